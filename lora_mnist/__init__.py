@@ -1,0 +1,3 @@
+"""Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""`python -m lora_mnist` is `lora-mnist`."""
+
+from lora_mnist.cli import script
+
+script()

@@ -1,0 +1,48 @@
+"""Where the arithmetic runs, and how it is kept fast and repeatable."""
+
+import os
+
+import torch
+
+from lora_mnist.errors import UsageError
+
+
+def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
+    """Set the process up for training and return the device to use.
+
+    Args:
+        device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.
+        threads: CPU threads; None keeps torch's choice.
+
+    Raises:
+        UsageError: the device is unknown or absent, or `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"`threads` (={threads}) must be at least 1.", "Leave --threads out to let torch choose.")
+    # Adam's moments of dead inputs decay into denormal floats, which CPUs handle a hundred times slower. New threads
+    # inherit the mode from the one that starts them, so it is set before torch starts any.
+    torch.set_flush_denormal(True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found = _find(device)
+    if found.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
+        torch.use_deterministic_algorithms(True)
+    return found
+
+
+def _find(device: str) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    if device == "cpu":
+        return torch.device("cpu")
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or (":" in device and not number.isdecimal()):
+        raise UsageError(f"`device` (={device!r}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
+    if int(number or 0) >= count:
+        raise UsageError(
+            f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices.",
+            "Use --device cpu, or auto.",
+        )
+    return torch.device("cuda", int(number or 0))

@@ -1,0 +1,49 @@
+"""What can go wrong by a user's hand, each with its exit code.
+
+Every message is two sentences: the cause with the value received, and the way out.
+"""
+
+
+class LoraMnistError(Exception):
+    """Base of all errors a user can cause. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+    def __init__(self, cause: str, way_out: str):
+        super().__init__(f"{cause} {way_out}")
+        self.cause = cause
+        self.way_out = way_out
+
+
+class UsageError(LoraMnistError):
+    """A setting or option that is wrong by itself, or contradicts the run."""
+
+    exit_code = 2
+
+
+class DataError(LoraMnistError):
+    """A data set that is missing, unreachable or not what it should be."""
+
+    exit_code = 3
+
+
+class RunError(LoraMnistError):
+    """A run, checkpoint or adapter that is missing, finished already, or unusable."""
+
+    exit_code = 4
+
+
+class AlteredError(RunError):
+    """Stored bytes that are not the ones that were saved. `verify`, which looks for just that, exits with 5 on it."""
+
+
+class ProofError(LoraMnistError):
+    """Weights that should be frozen are not the sealed ones, or an adapter is not what it claims."""
+
+    exit_code = 5
+
+
+class DiskError(LoraMnistError):
+    """The disk refused a write."""
+
+    exit_code = 6

@@ -1,0 +1,101 @@
+"""The proof that an adapter left its base alone and is what it claims to be.
+
+frozen  every byte of every base tensor is as before
+off     with the adapter off, the logits are the base's, bit for bit
+on      with it on, the weights are W + scaling · B A: bit-equal to that formula, and the factored logits agree with
+        the plain network of those weights to 1e-5 of the largest
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_mnist.evaluate import logits_of
+from lora_mnist.integrity import changed_bytes, seal
+from lora_mnist.lora import LoRAConfig, base_tensors, disabled, match_layers, updates_of
+
+TOLERANCE = 1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by about 1e-6
+
+
+def prove(
+    base: nn.Module, adapted: nn.Module, name: str, config: LoRAConfig, images: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Check all three claims for adapter `name`, alone in `adapted`.
+
+    Args:
+        base: the plain network, from the sealed file.
+        adapted: the same network with the adapter, at strength 1.
+        images: uint8 (N, 28, 28) of every split.
+
+    Returns:
+        The findings, ready for JSON, with `passed` overall; and the adapted model's logits (N, 10) by split.
+    """
+    before, after = dict(base.state_dict()), base_tensors(adapted)
+    changed = changed_bytes(before, after)
+    frozen = {
+        "passed": not changed and seal(before) == seal(after),
+        "tensors": len(before),
+        "bytes": sum(tensor.nbytes for tensor in before.values()),
+        "changed_bytes": changed,
+        "seal": seal(after).sha256,
+    }
+
+    plain = {split: logits_of(base, batch) for split, batch in images.items()}
+    with disabled(adapted):
+        off = {split: logits_of(adapted, batch) for split, batch in images.items()}
+    unequal = sum(int((_bits(plain[split]) != _bits(off[split])).any(1).sum()) for split in images)
+    count = sum(map(len, plain.values()))
+
+    on = {split: logits_of(adapted, batch) for split, batch in images.items()}
+    merged, wrong_layers = _by_formula(base, adapted, name, config)
+    difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())
+    largest = max(float(logits.abs().max()) for logits in on.values())
+
+    findings = {
+        "frozen": frozen,
+        "off": {"passed": unequal == 0, "images": count, "images_that_differ": unequal},
+        "on": {
+            "passed": not wrong_layers and difference <= TOLERANCE * largest,
+            "layers_off_the_formula": wrong_layers,
+            "largest_difference": difference,
+            "largest_logit": largest,
+        },
+    }
+    return {"passed": all(part["passed"] for part in findings.values()), **findings}, on
+
+
+def failures(findings: Mapping[str, Any]) -> list[str]:
+    """What `prove` found wrong, a clause each."""
+    frozen, off, on = findings["frozen"], findings["off"], findings["on"]
+    clauses = [f"base tensor {name} changed" for name in frozen["changed_bytes"]]
+    if not off["passed"]:
+        clauses.append(f"switched off, {off['images_that_differ']} of {off['images']} images have other logits")
+    clauses += [f"the weight of {layer} is not W + scaling · B A" for layer in on["layers_off_the_formula"]]
+    if not on["passed"] and not on["layers_off_the_formula"]:
+        clauses.append(
+            f"its logits differ by {on['largest_difference']:.2g} from those of W + scaling · B A"
+            f" (at most {TOLERANCE:g} of {on['largest_logit']:.3g} is rounding)"
+        )
+    return clauses
+
+
+@torch.no_grad()
+def _by_formula(base: nn.Module, adapted: nn.Module, name: str, config: LoRAConfig) -> tuple[nn.Module, list[str]]:
+    """A plain copy of `base` with W + scaling · B A written out; and the layers whose merged weight is not that."""
+    merged = copy.deepcopy(base)
+    layers = match_layers(adapted, config.targets)
+    wrong = []
+    for path, update in updates_of(adapted, name).items():
+        weight = base.get_submodule(path).weight
+        by_hand = weight + config.scaling * (update.lora_B @ update.lora_A)  # (out, in) + (out, rank) @ (rank, in)
+        if not torch.equal(by_hand, layers[path].merged_weight()):
+            wrong.append(path)
+        merged.get_submodule(path).weight.copy_(by_hand)
+    return merged, wrong
+
+
+def _bits(logits: torch.Tensor) -> torch.Tensor:
+    return logits.view(torch.int32)  # fp32 comparison takes 0.0 and -0.0 for equal

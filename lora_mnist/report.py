@@ -1,0 +1,125 @@
+"""A run → PNG files and one self-contained HTML page. It reads what the stages stored and computes nothing anew."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+
+from lora_mnist import plots
+from lora_mnist.evaluate import verdict
+from lora_mnist.rundir import Run
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG beside the page and inside it."""
+
+    name: str
+    png: bytes
+    alt: str
+
+    @property
+    def source(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+def write_report(folder: Path) -> Path:
+    """Write the report of the run in `folder` and return its page. Raises RunError if there is no base."""
+    run = Run(folder)
+    run.require_base()
+    names = list(reversed(run.adapter_names()))  # the newest first
+    for name in names:
+        run.require_adapter(name)
+    run.require_writable()
+    base = run.evaluation()
+    sections = [_adapter_section(run, name, base["splits"]["test"]) for name in names]
+    base_pictures = _base_pictures(run, base["splits"]["test"])
+    environment = Environment(loader=PackageLoader("lora_mnist"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda share, places=2: f"{100 * share:.{places}f} %"
+    page = environment.get_template("report.html.j2").render(
+        record=run.record(), base=base, sections=sections, pictures=base_pictures
+    )
+    pictures = [*base_pictures, *(picture for section in sections for picture in section["pictures"])]
+    return run.save_report({"index.html": page.encode(), **{picture.name: picture.png for picture in pictures}})
+
+
+def _base_pictures(run: Run, test: Mapping[str, Any]) -> list[Picture]:
+    return [
+        _picture(
+            "base-confusion",
+            plots.confusion(test["confusion"], "Base: test images by true and predicted digit"),
+            "Confusion matrix of the base on the test images; its counts stand in evaluation.json.",
+        ),
+        _picture(
+            "base-errors",
+            plots.errors_per_digit(test["wrong"], None, None, "Base: wrong test images per digit"),
+            f"Bars of the wrong test images per digit, 0 to 9: {', '.join(map(str, test['wrong']))}.",
+        ),
+        _picture(
+            "base-loss",
+            plots.loss_curve(run.losses(), "Base: loss while pretraining"),
+            "Loss of every pretraining step.",
+        ),
+    ]
+
+
+def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    after = run.evaluation(name)["splits"]["test"]
+    document = run.document(name, "finetune.json")
+    comparison = run.document(name, "analysis.json")["splits"]
+    digit = document["digit"]
+    largest = max(
+        matrix[row][column]
+        for matrix in (before["confusion"], after["confusion"])
+        for row in range(10)
+        for column in range(10)
+        if row != column
+    )
+    counts = comparison["test"]
+    pictures = [
+        _picture(
+            f"{name}-before",
+            plots.confusion(before["confusion"], "Before: base, test images", largest),
+            f"Confusion before: {counts['before']['errors']} errors, {counts['before']['missed']} missed {digit}s.",
+        ),
+        _picture(
+            f"{name}-after",
+            plots.confusion(after["confusion"], f"After: base + {name}, test images", largest),
+            f"Confusion after: {counts['after']['errors']} errors, {counts['after']['missed']} missed {digit}s.",
+        ),
+        _picture(
+            f"{name}-change",
+            plots.confusion_change(before["confusion"], after["confusion"], "Change: after − before"),
+            "Difference of the two confusion matrices, cell by cell.",
+        ),
+        _picture(
+            f"{name}-errors",
+            plots.errors_per_digit(before["wrong"], after["wrong"], digit, "Wrong test images per digit"),
+            f"Bars per digit 0 to 9: before {before['wrong']}, after {after['wrong']}.",
+        ),
+        _picture(
+            f"{name}-loss",
+            plots.loss_curve(run.losses(name), "Loss while fine-tuning"),
+            "Loss of every fine-tuning step.",
+        ),
+    ]
+    return {
+        "name": name,
+        "document": document,
+        "comparison": comparison,
+        "verdict": verdict(counts, digit),
+        "before": before,
+        "after": after,
+        "pictures": pictures,
+    }
+
+
+def _picture(name: str, figure: Figure, alt: str) -> Picture:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110, metadata={"Software": None})  # the same bytes for the same numbers
+    return Picture(f"{name}.png", png.getvalue(), alt)

@@ -1,0 +1,227 @@
+"""Where everything of a run lies, and how it is saved and loaded: whole or not at all.
+
+`base/run.json` is the run's record; the copy at the top of the run is for people and is renewed from it. They can not
+disagree for long, because the record is moved into place together with the weights it describes.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+
+from lora_mnist import peft_format
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.files import (
+    check_folder,
+    is_finished,
+    new_folder,
+    read_json,
+    remove_folder,
+    require_writable,
+    to_json,
+    write_file,
+)
+from lora_mnist.integrity import Seal, first_difference, seal
+from lora_mnist.lora import LoRAConfig, LoRAUpdate, inject
+from lora_mnist.model import MLP
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training and evaluation leave behind, for the base and for every adapter alike.
+
+    Attributes:
+        losses, rates: of every training step.
+        evaluation: the document of evaluation.json.
+        logits: (N, 10) fp32 by split.
+    """
+
+    losses: Sequence[float]
+    rates: Sequence[float]
+    evaluation: Mapping[str, Any]
+    logits: Mapping[str, torch.Tensor]
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.base = path / "base"
+        self.report = path / "report"
+
+    def adapter(self, name: str) -> Path:
+        return self.path / "adapters" / name
+
+    @property
+    def has_base(self) -> bool:
+        return is_finished(self.base)
+
+    def has_adapter(self, name: str) -> bool:
+        return is_finished(self.adapter(name))
+
+    def adapter_names(self) -> list[str]:
+        """Finished adapters, oldest first."""
+        folder = self.path / "adapters"
+        names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
+        finished = [name for name in names if not name.startswith(".") and self.has_adapter(name)]
+        return sorted(finished, key=lambda name: ((self.adapter(name) / "manifest.json").stat().st_mtime_ns, name))
+
+    def require_writable(self) -> None:
+        """Raises DiskError now rather than after the training."""
+        require_writable(self.path)
+
+    # The base -------------------------------------------------------------------------------------------------------
+
+    def require_base(self) -> None:
+        """Raises RunError if there is no base, or a file of it is not the one that was saved."""
+        if not self.has_base:
+            raise RunError(f"There is no base in {self.path}.", self._call("pretrain"))
+        check_folder(self.base)
+
+    def record(self) -> dict[str, Any]:
+        """The run's record (settings, data set, versions, …). Raises RunError if there is none."""
+        if not self.has_base:
+            raise RunError(f"There is no base in {self.path}.", self._call("pretrain"))
+        return read_json(self.base / "run.json")
+
+    def save_base(self, model: MLP, record: Mapping[str, Any], outcome: Outcome) -> list[str]:
+        """Save a new base, then remove what belonged to the old one. Returns the names of the adapters removed."""
+        obsolete = self.adapter_names()
+        with new_folder(self.base) as folder:
+            architecture = json.dumps({"class": "MLP", "hidden": model.hidden})
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+            metadata = {"format": "pt", "architecture": architecture, "seal": seal(tensors).to_text()}
+            write_file(folder / "model.safetensors", save(tensors, metadata))
+            write_file(folder / "run.json", to_json(record))
+            _save_outcome(folder, outcome)
+        remove_folder(self.path / "adapters")
+        remove_folder(self.report)
+        self.renew_copy()
+        return obsolete
+
+    def renew_copy(self) -> None:
+        """Make run.json at the top what it is in base/ again, if it is not (a crash, an edit)."""
+        content, copy = (self.base / "run.json").read_bytes(), self.path / "run.json"
+        if not copy.is_file() or copy.read_bytes() != content:
+            write_file(copy, content)
+
+    def load_base(self, device: torch.device | str = "cpu") -> tuple[MLP, Seal]:
+        """The base, rebuilt from its checkpoint alone, and its seal.
+
+        Raises:
+            RunError: it is missing or damaged.
+            AlteredError: its tensors are not the sealed ones.
+        """
+        path = self.base / "model.safetensors"
+        tensors, metadata = _load_tensors(path)
+        stored = Seal.from_text(metadata.get("seal", ""))
+        if name := first_difference(stored, seal(tensors)):
+            raise AlteredError(f"{path}: tensor {name} is not the sealed one.", "Restore the file from a copy.")
+        try:
+            model = MLP(json.loads(metadata["architecture"])["hidden"])
+            model.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunError(f"{path} holds no network of ours: {error}.", "Restore the file from a copy.") from error
+        return model.to(device), stored
+
+    # Adapters -------------------------------------------------------------------------------------------------------
+
+    def require_adapter(self, name: str) -> None:
+        """Raises RunError if there is no adapter `name`, or a file of it is not the one that was saved."""
+        if not self.has_adapter(name):
+            there = ", ".join(self.adapter_names()) or "none yet"
+            raise RunError(f"There is no adapter {name!r} in {self.path}.", f"It has {there}.")
+        check_folder(self.adapter(name))
+
+    def save_adapter(
+        self,
+        name: str,
+        config: LoRAConfig,
+        updates: Mapping[str, LoRAUpdate],
+        base_seal: Seal,
+        documents: Mapping[str, Any],
+        outcome: Outcome,
+    ) -> None:
+        """Save an adapter; `documents` are further JSON files by name."""
+        with new_folder(self.adapter(name)) as folder:
+            peft_format.save_adapter(folder, config, updates, base_seal)
+            for file, document in documents.items():
+                write_file(folder / file, to_json(document))
+            _save_outcome(folder, outcome)
+
+    def load_adapter(self, model: MLP, base_seal: Seal, name: str) -> LoRAConfig:
+        """Inject adapter `name` into `model`, at strength 1.
+
+        Raises:
+            RunError: it is missing or damaged, does not fit, or was trained on a base with another seal.
+        """
+        folder = self.adapter(name)
+        config = peft_format.load_config(folder)
+        stored = peft_format.load_seal(folder)
+        if different := first_difference(stored, base_seal):
+            raise RunError(
+                f"Adapter {name!r} was trained on another base: tensor {different} differs.",
+                "Use it with the run it came from, or train it again on this base.",
+            )
+        peft_format.load_weights(folder, inject(model, name, config))
+        return config
+
+    # What stages left behind ----------------------------------------------------------------------------------------
+
+    def folder(self, adapter: str | None) -> Path:
+        """Of the base, or of an adapter."""
+        return self.base if adapter is None else self.adapter(adapter)
+
+    def evaluation(self, adapter: str | None = None) -> dict[str, Any]:
+        return read_json(self.folder(adapter) / "evaluation.json")
+
+    def document(self, adapter: str, file: str) -> dict[str, Any]:
+        return read_json(self.adapter(adapter) / file)
+
+    def losses(self, adapter: str | None = None) -> list[float]:
+        with (self.folder(adapter) / "history.csv").open(newline="") as file:
+            return [float(row["loss"]) for row in csv.DictReader(file)]
+
+    def logits(self, adapter: str | None = None) -> dict[str, torch.Tensor]:
+        return _load_tensors(self.folder(adapter) / "logits.safetensors")[0]
+
+    def save_report(self, files: Mapping[str, bytes]) -> Path:
+        """Replace the report by `files` and return its page."""
+        with new_folder(self.report) as folder:
+            for name, content in files.items():
+                write_file(folder / name, content)
+        return self.report / "index.html"
+
+    def _call(self, command: str) -> str:
+        return f"Run `lora-mnist {command} --run {self.path}` first."
+
+
+def _save_outcome(folder: Path, outcome: Outcome) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["step", "learning_rate", "loss"])
+    writer.writerows(zip(range(1, len(outcome.losses) + 1), outcome.rates, outcome.losses, strict=True))
+    write_file(folder / "history.csv", table.getvalue().encode())
+    write_file(folder / "evaluation.json", to_json(outcome.evaluation))
+    write_file(folder / "logits.safetensors", save(dict(outcome.logits)))
+
+
+def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return load(path.read_bytes()), metadata
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}.", "Restore it from a copy, or make it again with --force."
+        ) from error

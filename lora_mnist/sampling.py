@@ -1,0 +1,66 @@
+"""Which image is seen in which step: int64 tables of shape (steps, batch), drawn once from a seeded generator.
+
+Drawn on the CPU always, so that every device sees the same images in the same order.
+"""
+
+import torch
+
+from lora_mnist.errors import UsageError
+
+
+def epoch_batches(count: int, batch_size: int, epochs: int, generator: torch.Generator) -> torch.Tensor:
+    """Every epoch is a fresh permutation of `count` images, cut into batches; a last, smaller one is left out.
+
+    Returns:
+        int64 (epochs * (count // batch_size), batch_size), values in [0, count).
+
+    Raises:
+        UsageError: one batch is more than all images.
+    """
+    per_epoch = count // batch_size
+    if per_epoch == 0:
+        raise UsageError(
+            f"`pretrain.batch_size` (={batch_size}) is more than the {count} training images.",
+            "Choose a smaller --batch-size.",
+        )
+    orders = [torch.randperm(count, generator=generator)[: per_epoch * batch_size] for _ in range(epochs)]
+    return torch.cat(orders).view(epochs * per_epoch, batch_size)
+
+
+def focus_batches(
+    labels: torch.Tensor, digit: int, focus: float, steps: int, batch_size: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Every batch holds round(focus * batch_size) images of `digit`, the rest drawn evenly from all other images.
+
+    Either pool is gone through in random order without repetition, and again in a new order once it is used up.
+
+    Args:
+        labels: int64 (N,), the digits of the training images.
+        focus: share of the target digit, in (0, 1]; 1 is "only nines".
+
+    Returns:
+        int64 (steps, batch_size), values in [0, N).
+
+    Raises:
+        UsageError: the share rounds to no image of the digit at all.
+    """
+    of_digit = round(focus * batch_size)
+    if of_digit == 0:
+        raise UsageError(
+            f"`focus` (={focus}) of a batch of {batch_size} is not even one image of the target digit.",
+            "Choose a larger --focus or --batch-size.",
+        )
+    targets, others = (labels == digit).nonzero().flatten(), (labels != digit).nonzero().flatten()
+    return torch.cat(
+        [
+            _in_turn(targets, steps, of_digit, generator),
+            _in_turn(others, steps, batch_size - of_digit, generator),
+        ],
+        dim=1,
+    )
+
+
+def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    rounds = -(-steps * width // len(pool))
+    orders = [pool[torch.randperm(len(pool), generator=generator)] for _ in range(rounds)]
+    return torch.cat([*orders, pool[:0]])[: steps * width].view(steps, width)

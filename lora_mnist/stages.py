@@ -1,0 +1,306 @@
+"""The pipeline: pretrain, evaluate, finetune, verify. Each reads the run, does one thing, writes the run, and returns
+its result as a document ready for JSON."""
+
+import copy
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from lora_mnist import __version__, data
+from lora_mnist.config import Layer, Settings, merge
+from lora_mnist.device import prepare
+from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
+from lora_mnist.evaluate import compare, logits_of, summarise, weakest_digit
+from lora_mnist.integrity import Seal, seal
+from lora_mnist.lora import LoRAConfig, inject, oversized, parameter_table, set_strength
+from lora_mnist.model import MLP
+from lora_mnist.proof import TOLERANCE, failures, prove
+from lora_mnist.request import Request
+from lora_mnist.rundir import SCHEMA, Outcome, Run
+from lora_mnist.sampling import epoch_batches, focus_batches
+from lora_mnist.train import learning_rates, train
+
+log = logging.getLogger("lora_mnist")
+
+
+def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
+    """Train the base, evaluate it, seal it, save it. With `resume`, a finished base is returned as it is."""
+    run = Run(request.run)
+    if run.has_base and not request.force:
+        if resume:
+            return _finished_base(run, request)
+        raise RunError(
+            f"{run.base} is finished already.",
+            "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
+        )
+    stored = _stored_settings(run)
+    wanted = request.settings(stored, "mnist")  # a wrong value is told before anything is downloaded
+    run.require_writable()
+    device = prepare(request.device, request.threads)
+    name = data.choose(wanted.data.dataset, request.folder, request.quiet)
+    if stored and stored["data"]["dataset"] != name:
+        stored = None  # made for another data set, which has its own epochs and steps
+    settings = request.settings(stored, name)
+    dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
+
+    started = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
+    generator = torch.Generator().manual_seed(settings.seed)
+    batches = epoch_batches(len(dataset.train), settings.pretrain.batch_size, settings.pretrain.epochs, generator)
+    losses = train(
+        model, dataset.train.images, dataset.train.labels, batches, settings.pretrain, "pretraining", request.quiet
+    )
+    seconds = time.perf_counter() - started
+
+    logits = _held_out_logits(model, dataset)
+    sealed = seal(model.state_dict())
+    evaluation = _evaluation(dataset, sealed, [], logits)
+    record = {
+        "schema_version": SCHEMA,
+        "settings": merge([settings.model_dump(mode="json"), {"data": {"dataset": name}}], name),
+        "dataset": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "train": len(dataset.train),
+            "val": len(dataset.val),
+            "test": len(dataset.test),
+        },
+        **_environment(device),
+        "base_seal": sealed.sha256,
+        "seconds": round(seconds, 2),
+    }
+    rates = learning_rates(settings.pretrain, len(losses))
+    removed = run.save_base(model, record, Outcome(losses, rates, evaluation, logits))
+    if removed:
+        log.warning("Removed the adapters of the old base: %s.", ", ".join(removed))
+    return {**evaluation, "run": str(request.run), "seconds": record["seconds"]}
+
+
+def evaluate(request: Request, adapters: Sequence[str] = (), strength: float = 1.0) -> dict[str, Any]:
+    """Confusion matrix and errors per digit of the base, or of the base with adapters; nothing is stored."""
+    run, settings = _open(request)
+    for name in adapters:
+        run.require_adapter(name)
+    device = prepare(request.device, request.threads)
+    dataset = _load_data(run, settings, request, device)
+    model, sealed = run.load_base(device)
+    for name in dict.fromkeys(adapters):
+        run.load_adapter(model, sealed, name)
+        set_strength(model, name, strength)
+    used = [{"name": name, "strength": strength} for name in dict.fromkeys(adapters)]
+    return _evaluation(dataset, sealed, used, _held_out_logits(model, dataset))
+
+
+def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
+    """Inject LoRA, train it on one digit, prove that the base is untouched, evaluate, save.
+
+    With `resume`, a finished adapter is returned as it is.
+
+    Raises:
+        ProofError: the proof failed. The adapter is then not kept.
+    """
+    run, settings = _open(request)
+    device = prepare(request.device, request.threads)
+    dataset = _load_data(run, settings, request, device)
+    digit = _target_digit(run, settings, dataset)
+    name = settings.finetune.name or f"digit{digit}-r{settings.finetune.rank}"
+    if run.has_adapter(name) and not request.force:
+        if resume:
+            return _finished_adapter(run, name, request)
+        raise RunError(
+            f"{run.adapter(name)} is finished already.",
+            "Look at it with `lora-mnist report`, give this one another --name, or train it again with --force.",
+        )
+    run.require_writable()
+    base, sealed = run.load_base(device)
+
+    started = time.perf_counter()
+    config = lora_config(settings)
+    adapted = copy.deepcopy(base)
+    torch.manual_seed(settings.seed)  # dropout
+    generator = torch.Generator().manual_seed(settings.seed)
+    updates = inject(adapted, name, config, generator)
+    for layer in oversized(base, config):
+        log.info("Note: rank %d is above the smaller side of %s, which cannot use all of it.", config.rank, layer)
+    tuning = settings.finetune
+    batches = focus_batches(dataset.train.labels.cpu(), digit, tuning.focus, tuning.steps, tuning.batch_size, generator)
+    losses = train(
+        adapted, dataset.train.images, dataset.train.labels, batches, tuning, f"fine-tuning {digit}", request.quiet
+    )
+    seconds = time.perf_counter() - started
+
+    images = {split: part.images for split, part in dataset.held_out.items()}
+    findings, logits = prove(base, adapted, name, config, images)
+    if not findings["passed"]:
+        raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
+    labels = {split: part.labels for split, part in dataset.held_out.items()}
+    document = {
+        "schema_version": SCHEMA,
+        "adapter": name,
+        "digit": digit,
+        "weakest_on_val": settings.finetune.digit == "weakest",
+        "settings": {**tuning.model_dump(mode="json"), "alpha": config.alpha, "digit": digit, "name": name},
+        "seed": settings.seed,
+        "scaling": config.scaling,
+        "parameters": parameter_table(adapted, name),
+        "proof": findings,
+        **_environment(device),
+        "seconds": round(seconds, 2),
+    }
+    evaluation = _evaluation(dataset, sealed, [{"name": name, "strength": 1.0}], logits)
+    analysis = {"schema_version": SCHEMA, "splits": compare(run.logits(), logits, labels, digit)}
+    outcome = Outcome(losses, learning_rates(tuning, len(losses)), evaluation, logits)
+    run.save_adapter(name, config, updates, sealed, {"finetune.json": document, "analysis.json": analysis}, outcome)
+    return {**document, "comparison": analysis["splits"], "evaluation": evaluation}
+
+
+def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
+    """Prove everything again from the files, for the base and for `adapters` (all, if none is named).
+
+    Returns:
+        The findings, with `passed` overall and `failures`, a sentence for each. Nothing is written.
+
+    Raises:
+        RunError: something is missing altogether, or belongs to another base.
+    """
+    run = Run(request.run)
+    try:
+        run, settings = _open(request)
+        names = list(dict.fromkeys(adapters)) or run.adapter_names()
+        device = prepare(request.device, request.threads)
+        dataset = _load_data(run, settings, request, device)
+        base, sealed = run.load_base(device)
+    except AlteredError as error:
+        return {"passed": False, "failures": [error.cause], "base": {"passed": False}, "adapters": []}
+    entries = [_verify_adapter(run, name, base, sealed, dataset) for name in names]
+    failed = [f"{entry['name']}: {failure}" for entry in entries for failure in entry["failures"]]
+    facts = {"passed": True, "seal": sealed.sha256, "tensors": len(sealed.tensors)}
+    return {"passed": not failed, "failures": failed, "base": facts, "adapters": entries}
+
+
+def run_all(request: Request) -> dict[str, Any]:
+    """pretrain, then finetune; what is finished is skipped unless forced. Returns what `finetune` returns."""
+    pretrain(request, resume=True)
+    return finetune(request, resume=True)
+
+
+def lora_config(settings: Settings) -> LoRAConfig:
+    """The part of the settings that describes the adapter; alpha, unless set, is the rank."""
+    tuning = settings.finetune
+    return LoRAConfig(
+        targets=tuning.targets,
+        rank=tuning.rank,
+        alpha=tuning.rank if tuning.alpha is None else tuning.alpha,
+        rslora=tuning.rslora,
+        dropout=tuning.dropout,
+        init=tuning.init,
+    )
+
+
+def _open(request: Request) -> tuple[Run, Settings]:
+    """The run and the settings for a stage after pretraining. Raises UsageError if what was asked contradicts it."""
+    run = Run(request.run)
+    run.require_base()
+    stored = run.record()["settings"]
+    name = stored["data"]["dataset"]
+    request.refuse_contradictions(stored, ("data", "model"), name, run.base)
+    return run, request.settings(stored, name)
+
+
+def _finished_base(run: Run, request: Request) -> dict[str, Any]:
+    run.require_base()
+    record = run.record()
+    sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
+    request.refuse_contradictions(record["settings"], sections, record["dataset"]["name"], run.base)
+    log.info("%s is finished: skipped.", run.base)
+    return {**run.evaluation(), "run": str(request.run), "seconds": record["seconds"]}
+
+
+def _finished_adapter(run: Run, name: str, request: Request) -> dict[str, Any]:
+    run.require_adapter(name)
+    document = run.document(name, "finetune.json")
+    stored = {"seed": document["seed"], "finetune": document["settings"]}
+    request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], run.adapter(name))
+    log.info("%s is finished: skipped.", run.adapter(name))
+    comparison = run.document(name, "analysis.json")["splits"]
+    return {**document, "comparison": comparison, "evaluation": run.evaluation(name)}
+
+
+def _stored_settings(run: Run) -> Layer | None:
+    try:
+        return run.record()["settings"]
+    except RunError:
+        return None  # no run yet, or one that --force is about to replace because it is damaged
+
+
+def _load_data(run: Run, settings: Settings, request: Request, device: torch.device) -> data.Dataset:
+    chosen, stored = settings.data, run.record()["dataset"]
+    dataset = data.load(chosen.dataset, request.folder, chosen.val_share, chosen.split_seed, device)
+    if dataset.sha256 != stored["sha256"]:
+        raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
+    return dataset
+
+
+def _target_digit(run: Run, settings: Settings, dataset: data.Dataset) -> int:
+    digit = settings.finetune.digit
+    if digit != "weakest":
+        return digit
+    if not len(dataset.val):
+        raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
+    digit = weakest_digit(run.logits()["val"], dataset.val.labels)
+    log.info("The weakest digit on val is %d.", digit)
+    return digit
+
+
+def _held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:
+    return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
+
+
+def _evaluation(
+    dataset: data.Dataset, sealed: Seal, adapters: Sequence[Mapping[str, Any]], logits: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """The document of evaluation.json."""
+    return {
+        "schema_version": SCHEMA,
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "base_seal": sealed.sha256,
+        "adapters": list(adapters),
+        "splits": {split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
+    }
+
+
+def _verify_adapter(run: Run, name: str, base: MLP, sealed: Seal, dataset: data.Dataset) -> dict[str, Any]:
+    try:
+        run.require_adapter(name)
+        adapted = copy.deepcopy(base)
+        config = run.load_adapter(adapted, sealed, name)
+    except AlteredError as error:
+        return {"name": name, "passed": False, "failures": [error.cause]}
+    findings, logits = prove(base, adapted, name, config, {s: part.images for s, part in dataset.held_out.items()})
+    wrong = failures(findings)
+    stored = run.logits(name)
+    for split, part in dataset.held_out.items():
+        if float((stored[split] - logits[split]).abs().max()) > 10 * TOLERANCE * findings["on"]["largest_logit"]:
+            wrong.append(f"the stored logits of {split} are not those of its weights")
+        if run.evaluation(name)["splits"][split] != summarise(stored[split], part.labels):
+            wrong.append(f"the stored evaluation of {split} is not that of its logits")
+    return {"name": name, **findings, "passed": not wrong, "failures": wrong}
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "lora-mnist": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
