@@ -16,6 +16,8 @@ import typer
 from lora_mnist import __version__
 from lora_mnist.errors import DiskError, LoraMnistError, ProofError, UsageError
 
+log = logging.getLogger("lora_mnist")
+
 app = typer.Typer(
     name="lora-mnist",
     help="Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.",
@@ -69,7 +71,9 @@ def command(function: Callable[..., None]) -> Callable[..., int]:
 
     @functools.wraps(function)
     def handled(*, json: bool = False, quiet: bool = False, debug: bool = False, **options: Any) -> int:
-        _log_to_stderr(logging.ERROR if quiet else logging.INFO)
+        notes = logging.StreamHandler()  # to standard error
+        log.addHandler(notes)
+        log.setLevel(logging.ERROR if quiet else logging.INFO)
         try:
             function(json=json, quiet=quiet, debug=debug, **options)
             sys.stdout.flush()
@@ -77,18 +81,26 @@ def command(function: Callable[..., None]) -> Callable[..., int]:
             if debug:
                 traceback.print_exc()
             return _report(error, json)
+        finally:
+            log.removeHandler(notes)
         return 0
 
     return app.command()(handled)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(__version__)
         raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 @command
@@ -339,13 +351,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
         1,
         f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Run it again with --debug and report that.",
     )
-
-
-def _log_to_stderr(level: int) -> None:
-    log = logging.getLogger("lora_mnist")
-    log.handlers = [logging.StreamHandler()]
-    log.setLevel(level)
-    log.propagate = False
 
 
 def _request(options: dict[str, Any], **settings: Any) -> Any:

@@ -57,7 +57,7 @@ class PretrainSettings(TrainingSettings):
 class FinetuneSettings(TrainingSettings):
     """The adapter and its training."""
 
-    digit: Literal[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, "weakest"]
+    digit: int | Literal["weakest"]
     rank: Positive
     alpha: Rate | None = None  # None: equal to the rank
     rslora: bool
@@ -67,6 +67,13 @@ class FinetuneSettings(TrainingSettings):
     steps: Positive
     focus: float = Field(gt=0, le=1)
     name: str | None = None  # None: digit9-r1
+
+    @field_validator("digit", mode="before")
+    @classmethod
+    def _is_a_digit(cls, digit: Any) -> Any:
+        if digit != "weakest" and not (type(digit) is int and 0 <= digit <= 9):
+            raise ValueError("must be a digit from 0 to 9, or weakest")
+        return digit
 
     @field_validator("name")
     @classmethod

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def _read_file(folder: Path, name: str) -> bytes:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(size + 1)  # one more shows that it is too long, without unpacking gigabytes
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Delete it; MNIST is then downloaded again.") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(

@@ -43,7 +43,7 @@ def save_adapter(folder: Path, config: LoRAConfig, updates: Mapping[str, LoRAUpd
         for part in ("lora_A", "lora_B"):
             tensors[_key(path, part)] = getattr(update, part).detach().float().cpu().contiguous()
     write_file(folder / CONFIG, to_json(document))
-    write_file(folder / WEIGHTS, save(tensors, {"format": "pt", "base_seal": base_seal.to_text()}))
+    write_file(folder / WEIGHTS, save(tensors, {"base_seal": base_seal.to_text()}))
 
 
 def load_config(folder: Path) -> LoRAConfig:

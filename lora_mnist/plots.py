@@ -8,8 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 DIGITS = range(10)
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"  # Okabe and Ito's palette: distinct for the colour-blind
-INK = "#1a1a1a"
+BLUE, GREY, INK = "#0072b2", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
 
 
 def confusion(matrix: Sequence[Sequence[int]], title: str, largest: int | None = None) -> Figure:

@@ -98,10 +98,10 @@ class Run:
         """Save a new base, then remove what belonged to the old one. Returns the names of the adapters removed."""
         obsolete = self.adapter_names()
         with new_folder(self.base) as folder:
-            architecture = json.dumps({"class": "MLP", "hidden": model.hidden})
             tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-            metadata = {"format": "pt", "architecture": architecture, "seal": seal(tensors).to_text()}
-            write_file(folder / "model.safetensors", save(tensors, metadata))
+            about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "seal": seal(tensors).to_text()}
+            # one entry only: safetensors writes several in random order, and equal bases should be equal files
+            write_file(folder / "model.safetensors", save(tensors, {"lora_mnist": json.dumps(about)}))
             write_file(folder / "run.json", to_json(record))
             _save_outcome(folder, outcome)
         remove_folder(self.path / "adapters")
@@ -124,13 +124,17 @@ class Run:
         """
         path = self.base / "model.safetensors"
         tensors, metadata = _load_tensors(path)
-        stored = Seal.from_text(metadata.get("seal", ""))
+        try:
+            about = json.loads(metadata["lora_mnist"])
+            hidden, stored = about["architecture"]["hidden"], Seal.from_text(about["seal"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} does not say what network it holds.", "Restore the file from a copy.") from error
         if name := first_difference(stored, seal(tensors)):
             raise AlteredError(f"{path}: tensor {name} is not the sealed one.", "Restore the file from a copy.")
         try:
-            model = MLP(json.loads(metadata["architecture"])["hidden"])
+            model = MLP(hidden)
             model.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, RuntimeError) as error:
             raise RunError(f"{path} holds no network of ours: {error}.", "Restore the file from a copy.") from error
         return model.to(device), stored
 

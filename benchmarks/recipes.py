@@ -1,0 +1,74 @@
+"""What the recipes reach: run a config with several seeds and print base accuracy, missed, claimed and all errors.
+
+    python benchmarks/recipes.py classic --seeds 5
+    python benchmarks/recipes.py default --dataset digits
+
+Every run goes through the command line as a user's would; `test` figures are printed, decisions were taken on `val`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+COUNTS = ("missed", "claimed", "errors")
+
+
+def measure(config: str, dataset: str, seed: int, options: list[str]) -> dict:
+    """One whole `lora-mnist run` in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "lora_mnist", "run", "--config", config, "--dataset", dataset]
+        command += ["--seed", str(seed), "--run", str(Path(folder) / "run"), "--json", *options]
+        started = time.perf_counter()
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        seconds = time.perf_counter() - started
+    result = json.loads(done.stdout)
+    tuned, test = result["finetune"], result["finetune"]["comparison"]["test"]
+    return {
+        "seed": seed,
+        "digit": tuned["digit"],
+        "accuracy": [
+            result["pretrain"]["splits"]["test"]["accuracy"],
+            tuned["evaluation"]["splits"]["test"]["accuracy"],
+        ],
+        **{count: [test["before"][count], test["after"][count]] for count in COUNTS},
+        "proof": tuned["proof"]["passed"],
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and beside it JSON if asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    arguments, options = parser.parse_known_args()
+
+    rows = []
+    print("| seed | digit | accuracy | missed | claimed | all errors | proof | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for seed in range(arguments.seeds):
+        row = measure(arguments.config, arguments.dataset, seed, options)
+        rows.append(row)
+        before, after = row["accuracy"]
+        counts = " | ".join(f"{row[count][0]} → {row[count][1]}" for count in COUNTS)
+        proof = "passed" if row["proof"] else "failed"
+        print(f"| {seed} | {row['digit']} | {before:.4f} → {after:.4f} | {counts} | {proof} | {row['seconds']:.1f} |")
+        sys.stdout.flush()
+    before, after = ([statistics.mean(row["accuracy"][i] for row in rows)] for i in (0, 1))
+    means = {count: [statistics.mean(row[count][i] for row in rows) for i in (0, 1)] for count in COUNTS}
+    counts = " | ".join(f"{b:.1f} → {a:.1f} ({100 * (a / b - 1):+.0f} %)" for b, a in means.values())
+    seconds = statistics.median(row["seconds"] for row in rows)
+    print(f"| mean | | {before[0]:.4f} → {after[0]:.4f} | {counts} | | median {seconds:.1f} |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Whole commands: what they print, what they return, and what they leave alone when they fail."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora_mnist import __version__, stages
+
+from .conftest import flip_bit, snapshot
+
+COMMANDS = ("run", "pretrain", "evaluate", "finetune", "verify", "report")
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def lora_mnist(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """The command as its own process."""
+    command = [sys.executable, "-m", "lora_mnist", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_run_does_everything_and_names_its_report(cli, tmp_path):
+    code, out, err = cli("run", "--config", "smoke", "--dataset", "digits", "--run", tmp_path / "r")
+    assert code == 0, err
+    assert out.splitlines()[-1].endswith(str(tmp_path / "r" / "report" / "index.html"))
+    assert (tmp_path / "r" / "report" / "index.html").is_file()
+    assert "not MNIST" in out
+    assert "The weakest digit on val is" in err
+
+
+def test_the_three_commands_the_project_exists_for(cli, tmp_path):
+    run = ("--run", tmp_path / "r")
+    assert cli("pretrain", "--config", "smoke", "--dataset", "digits", *run)[0] == 0
+    code, out, _ = cli("finetune", "--digit", "9", "--rank", "1", *run)
+    assert code == 0
+    assert "missed 9s" in out
+    code, out, _ = cli("report", *run)
+    assert (code, out) == (0, f"{tmp_path / 'r' / 'report' / 'index.html'}\n")
+    assert (tmp_path / "r" / "adapters" / "digit9-r1").is_dir()
+
+
+def test_json_is_one_object_and_the_stored_one(cli, finished_run, adapter):
+    code, out, _ = cli("evaluate", "--run", finished_run, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((finished_run / "base" / "evaluation.json").read_text())
+    code, out, _ = cli("verify", "--run", finished_run, "--json")
+    assert json.loads(out)["passed"] is True
+    code, out, _ = cli("report", "--run", adapter.parent.parent, "--json")
+    assert "index.html" in json.loads(out)["files"]
+
+
+def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
+    run = ("--run", tmp_path / "r", "--json")
+    flags = "--epochs 2 --batch-size 40 --learning-rate 0.02 --optimizer adamw --schedule constant --weight-decay 0.1"
+    flags += " --hidden 20,14 --val-share 0.2 --seed 3 --dataset digits --config smoke --threads 1 --device cpu --quiet"
+    code, out, err = cli("pretrain", *flags.split(), *run)
+    assert (code, err) == (0, "")
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert record["threads"] == 1
+    settings = record["settings"]
+    assert (settings["seed"], settings["model"]["hidden"], settings["data"]["val_share"]) == (3, [20, 14], 0.2)
+    training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}
+    assert settings["pretrain"] == {**training, "weight_decay": 0.1, "epochs": 2}
+    flags = "--digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1 --init gaussian"
+    flags += " --steps 7 --batch-size 11 --focus 0.5 --learning-rate 0.003 --optimizer adamw --schedule constant"
+    code, out, err = cli("finetune", *flags.split(), "--weight-decay", "0.2", "--name", "mine", *run)
+    assert code == 0, err
+    document = json.loads(out)
+    training = {"batch_size": 11, "learning_rate": 0.003, "optimizer": "adamw", "schedule": "constant"}
+    assert document["settings"] == {
+        **training,
+        "weight_decay": 0.2,
+        "digit": 4,
+        "rank": 3,
+        "alpha": 5.0,
+        "rslora": True,
+        "init": "gaussian",
+        "dropout": 0.1,
+        "targets": ["linear1", "linear[2]"],
+        "steps": 7,
+        "focus": 0.5,
+        "name": "mine",
+    }
+    assert document["scaling"] == pytest.approx(5 / 3**0.5)
+
+
+def test_strength_is_applied(cli, finished_run):
+    name = next((finished_run / "adapters").iterdir()).name
+    at_zero = json.loads(cli("evaluate", "--run", finished_run, "--adapter", name, "--strength", "0", "--json")[1])
+    base = json.loads(cli("evaluate", "--run", finished_run, "--json")[1])
+    assert at_zero["splits"] == base["splits"]
+    assert at_zero["adapters"] == [{"name": name, "strength": 0.0}]
+
+
+# What goes wrong ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("finetune --digit 10", 2, "digit"),
+        ("finetune --digit -1", 2, "digit"),
+        ("finetune --rank 0", 2, "rank"),
+        ("finetune --digit 3 --rank 5000", 2, "rank"),
+        ("finetune --learning-rate -1", 2, "learning_rate"),
+        ("finetune --learning-rate 0", 2, "learning_rate"),
+        ("finetune --learning-rate inf", 2, "learning_rate"),
+        ("finetune --learning-rate nan", 2, "learning_rate"),
+        ("finetune --digit 3 --learning-rate 1e30", 2, "loss became"),
+        ("finetune --digit 3 --targets linear9", 2, "linear9"),
+        ("finetune --digit 3 --targets (", 2, "regular expression"),
+        ("finetune --digit 3 --focus 0.001", 2, "focus"),
+        ("finetune --digit 3 --name ../up", 2, "name"),
+        ("finetune --config nowhere.toml", 2, "nowhere.toml"),
+        ("finetune --config classic", 2, "contradicts"),
+        ("finetune --rank x", 2, "--rank"),
+        ("finetune --no-such-option", 2, "--no-such-option"),
+        ("finetune", 4, "--force"),
+        ("pretrain", 4, "--force"),
+        ("pretrain --force --hidden 5,x", 2, "hidden"),
+        ("pretrain --force --hidden 0", 2, "hidden"),
+        ("pretrain --force --epochs 0", 2, "epochs"),
+        ("pretrain --force --batch-size 99999 --dataset digits", 2, "batch_size"),
+        ("pretrain --force --dataset cifar", 2, "dataset"),
+        ("evaluate --device gpu", 2, "device"),
+        ("evaluate --threads 0", 2, "threads"),
+        ("evaluate --adapter nine", 4, "nine"),
+        ("verify --adapter nine", 4, "nine"),
+        ("evaluate --strength nan --adapter ADAPTER", 2, "strength"),
+        ("frobnicate", 2, "frobnicate"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_harms_nothing(cli, run_copy, adapter, arguments, code, words):
+    before = snapshot(run_copy)
+    parts = [adapter.name if part == "ADAPTER" else part for part in arguments.split()]
+    where = [] if parts == ["frobnicate"] else ["--run", run_copy]
+    got, out, err = cli(*parts, *where)
+    assert got == code, err
+    assert out == ""
+    assert words in err
+    assert err.startswith("Error: ") or "\nError: " in err
+    assert "Traceback" not in err
+    got, out, _ = cli(*parts, *where, "--json")
+    assert got == code
+    assert words in json.loads(out)["error"]["message"]
+    assert json.loads(out)["error"]["code"] == code
+    assert snapshot(run_copy) == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "finetune", "verify", "report"])
+def test_before_pretrain_every_command_says_so(cli, tmp_path, command):
+    code, out, err = cli(command, "--run", tmp_path / "none")
+    assert (code, out) == (4, "")
+    assert "lora-mnist pretrain" in err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "empty", "missing"])
+@pytest.mark.parametrize("part", ["base/model.safetensors", "ADAPTER/adapter_model.safetensors"])
+def test_damaged_checkpoints_are_refused_by_name(cli, run_copy, adapter, part, damage):
+    path = run_copy / part.replace("ADAPTER", f"adapters/{adapter.name}")
+    if damage == "bit":
+        flip_bit(path)
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-9] if damage == "truncated" else b"")
+    before = snapshot(run_copy)
+    for command in ("evaluate", "verify"):
+        code, _, err = cli(command, "--run", run_copy, "--adapter", adapter.name)
+        assert code == (5 if command == "verify" and damage != "missing" else 4)
+        assert path.name in err
+    assert cli("report", "--run", run_copy)[0] == 4
+    assert snapshot(run_copy) == before
+
+
+def test_an_unknown_config_key_is_named(cli, tmp_path):
+    (tmp_path / "my.toml").write_text("[finetune]\nstepz = 3\n")
+    code, _, err = cli("run", "--config", tmp_path / "my.toml", "--run", tmp_path / "r")
+    assert code == 2
+    assert "finetune.stepz" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_that_cannot_be_written_is_told_before_training(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "train", None)  # calling it would be a bug with exit code 1
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("pretrain", "--config", "smoke", "--dataset", "digits", "--run", tmp_path / "file" / "run")
+    assert code == 6
+    assert "Cannot write" in err
+
+
+def test_a_full_disk_is_told_and_loses_nothing(run_copy):
+    before = snapshot(run_copy)
+
+    def small_files_only():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = lora_mnist("finetune", "--digit", "2", "--run", run_copy, preexec_fn=small_files_only)
+    assert done.returncode == 6, done.stderr
+    assert "Cannot write" in done.stderr
+    assert snapshot(run_copy) == before
+
+
+def test_results_that_cannot_be_printed_are_an_error(finished_run):
+    command = [sys.executable, "-m", "lora_mnist", "evaluate", "--run", str(finished_run)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 6
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_the_previous_state(run_copy, number, code):
+    before = snapshot(run_copy)
+    command = [sys.executable, "-m", "lora_mnist", "finetune", "--name", "x", "--steps", "1000000", "--run", run_copy]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job inherits it ignored
+    ) as process:
+        try:
+            assert "weakest digit" in process.stderr.readline()  # from here on it draws batches and trains
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == code
+    assert "what was finished before is kept" in err
+    assert "Traceback" not in err
+    assert snapshot(run_copy) == before
+
+
+def test_a_closed_pipe_is_no_error(finished_run):
+    command = f"{sys.executable} -m lora_mnist evaluate --run {finished_run} | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_bug_is_owned_up_to(cli, finished_run, monkeypatch):
+    monkeypatch.setattr(stages, "evaluate", lambda *_: 1 / 0)
+    code, _, err = cli("evaluate", "--run", finished_run)
+    assert code == 1
+    assert "bug in lora-mnist" in err
+    assert "Traceback" not in err
+    assert "Traceback" in cli("evaluate", "--run", finished_run, "--debug")[2]
+
+
+def test_piped_output_has_no_escapes_and_no_bars(finished_run, run_copy):
+    done = lora_mnist("finetune", "--digit", "2", "--run", run_copy)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stderr
+
+
+def test_a_narrow_encoding_is_no_error(finished_run):
+    done = lora_mnist("verify", "--run", finished_run, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+
+
+def test_help_needs_none_of_the_heavy_libraries():
+    program = (
+        "import sys\nfrom lora_mnist.cli import main\nmain(['--help'])\n"
+        "heavy = {'torch', 'torchvision', 'matplotlib', 'sklearn', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_command_imports_torchvision(finished_run):
+    program = (
+        "import sys\nfrom lora_mnist.cli import main\n"
+        f"code = main(['evaluate', '--run', {str(finished_run)!r}])\n"
+        "sys.exit(code or 'torchvision' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
+
+
+def test_version(cli):
+    assert cli("--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_readme(cli, command):
+    code, out, _ = cli(command, "--help")
+    assert code == 0
+    assert "--run" in out
+    assert f"lora-mnist {command}" in README
+
+
+def test_every_option_says_what_it_does():
+    import typer
+
+    from lora_mnist.cli import app
+
+    for name, command in typer.main.get_command(app).commands.items():
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_a_command_called_without_arguments_shows_the_help(cli):
+    code, out, err = cli()
+    assert "pretrain" in out + err
+    assert re.search(r"Usage", out + err)
+    assert code == 2

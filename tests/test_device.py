@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from lora_mnist.device import prepare
+from lora_mnist.errors import UsageError
+
+
+def test_auto_takes_cuda_only_where_there_is_one():
+    assert prepare("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_threads_are_set():
+    prepare("cpu", threads=1)
+    assert torch.get_num_threads() == 1
+
+
+def test_denormals_are_flushed():
+    prepare("cpu")
+    assert float(torch.tensor(1e-40) * 1) == 0.0
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "cpu:0", "cuda:99"])
+def test_an_unknown_or_absent_device_is_refused_by_name(device):
+    with pytest.raises(UsageError, match=repr(device)):
+        prepare(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_asked_for_and_absent_is_an_error():
+    with pytest.raises(UsageError, match="sees 0 CUDA devices"):
+        prepare("cuda")
+
+
+def test_no_threads_at_all_are_refused():
+    with pytest.raises(UsageError, match="threads"):
+        prepare("cpu", threads=0)

@@ -1,0 +1,72 @@
+"""Each claim holds for an honest adapter, and each is seen to fail when it is broken on purpose."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lora_mnist.evaluate import logits_of
+from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
+from lora_mnist.model import MLP
+from lora_mnist.proof import failures, prove
+
+CONFIG = LoRAConfig(("linear1", "linear3"), rank=3, alpha=5.0)
+IMAGES = {"test": torch.randint(256, (50, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    base = MLP((12, 11))
+    adapted = copy.deepcopy(base)
+    for update in inject(adapted, "a", CONFIG, torch.Generator().manual_seed(0)).values():
+        nn.init.normal_(update.lora_B.data, std=0.1)
+    return base, adapted
+
+
+def findings(pair):
+    return prove(*pair, "a", CONFIG, IMAGES)[0]
+
+
+def test_an_honest_adapter_passes(pair):
+    found, logits = prove(*pair, "a", CONFIG, IMAGES)
+    assert found["passed"]
+    assert failures(found) == []
+    assert found["frozen"]["tensors"] == 6
+    assert torch.equal(logits["test"], logits_of(pair[1], IMAGES["test"]))
+
+
+@pytest.mark.parametrize("tensor", ["linear1.base.weight", "linear2.weight", "linear3.base.bias"])
+def test_one_flipped_bit_of_the_base_is_caught_and_named(pair, tensor):
+    bits = pair[1].state_dict()[tensor].view(torch.int32).view(-1)
+    bits[len(bits) // 2] ^= 1
+    found = findings(pair)
+    assert not found["passed"]
+    assert found["frozen"]["changed_bytes"] == {tensor.replace(".base", ""): 1}
+    assert "changed" in failures(found)[0]
+
+
+def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):
+    forward = LoRALinear.forward
+    monkeypatch.setattr(LoRALinear, "forward", lambda self, x: forward(self, x) + 1e-6)
+    found = findings(pair)
+    assert found["frozen"]["passed"]
+    assert not found["off"]["passed"]
+    assert any("switched off" in clause for clause in failures(found))
+
+
+def test_a_forward_that_is_not_the_formula_is_caught(pair, monkeypatch):
+    forward = LoRAUpdate.forward
+    monkeypatch.setattr(LoRAUpdate, "forward", lambda self, x: 1.001 * forward(self, x))
+    found = findings(pair)
+    assert found["off"]["passed"]
+    assert not found["on"]["passed"]
+    assert any("logits differ" in clause for clause in failures(found))
+
+
+def test_a_merged_weight_with_another_scaling_is_caught(pair):
+    updates_of(pair[1], "a")["linear1"].scaling = 5.0  # alpha left undivided
+    found = findings(pair)
+    assert found["on"]["layers_off_the_formula"] == ["linear1"]
+    assert not found["passed"]

@@ -1,0 +1,68 @@
+"""What is printed fits 80 columns and says what the JSON says."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from lora_mnist import stages, terminal
+from lora_mnist.request import Request
+from lora_mnist.rundir import Run
+
+
+def printed(renderable, **options) -> str:
+    console = Console(file=io.StringIO(), width=80, highlight=False, **options)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def tuned(finished_run):
+    run = Run(finished_run)
+    name = run.adapter_names()[0]
+    document = run.document(name, "finetune.json")
+    comparison = run.document(name, "analysis.json")["splits"]
+    return {**document, "comparison": comparison, "evaluation": run.evaluation(name)}
+
+
+def test_everything_fits_80_columns_even_with_the_largest_counts(finished_run, tuned):
+    evaluation = Run(finished_run).evaluation()
+    for split in evaluation["splits"].values():
+        split["confusion"] = [[1135] * 10] * 10
+        split["wrong"] = [1135] * 10
+    for split in tuned["comparison"].values():
+        split["before"] = split["after"] = {"missed": 1135, "claimed": 9999, "errors": 9999}
+    findings = stages.verify(Request(run=finished_run))
+    for view in (terminal.evaluation(evaluation), terminal.finetuning(tuned), terminal.verification(findings)):
+        lines = printed(view).splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "…" not in "".join(lines)
+
+
+def test_errors_per_digit_stand_in_the_table(finished_run):
+    evaluation = Run(finished_run).evaluation()
+    lines = printed(terminal.evaluation(evaluation)).splitlines()
+    test = evaluation["splits"]["test"]
+    for digit in range(10):
+        cells = next(line for line in lines if line.startswith(f"│ {digit} ")).split("│")
+        assert cells[6].strip() == str(test["wrong"][digit])
+    assert any(f"{100 * test['accuracy']:.2f} % on test" in line for line in lines)
+    assert "not MNIST" in lines[0]
+
+
+def test_the_repair_is_told_with_its_price(tuned):
+    text = printed(terminal.finetuning(tuned))
+    digit = tuned["digit"]
+    rows = (f"missed {digit}s", f"claimed as {digit}", "all errors", f"{digit} (target)")
+    for words in (*rows, "frozen", "bit-identical"):
+        assert words in text
+
+
+def test_a_failed_proof_cannot_be_overlooked(tuned):
+    findings = {**tuned["proof"], "off": {**tuned["proof"]["off"], "passed": False}}
+    assert "FAILED  off" in printed(terminal.proof(findings))
+
+
+def test_without_colour_there_are_no_escapes(tuned):
+    assert "\x1b" in printed(terminal.finetuning(tuned), force_terminal=True, color_system="standard")
+    assert "\x1b" not in printed(terminal.finetuning(tuned))
