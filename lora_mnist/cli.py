@@ -1,12 +1,7 @@
-"""The command line: parse, call one stage, print, turn an error into its exit code."""
+"""The command line: parse, call one stage, print."""
 
-import functools
 import json
-import logging
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +9,40 @@ from typing import Annotated, Any
 import typer
 
 from lora_mnist import __version__
-from lora_mnist.errors import DiskError, LoraMnistError, ProofError, UsageError
-
-log = logging.getLogger("lora_mnist")
+from lora_mnist.errors import ProofError, UsageError
+from lora_mnist.exits import listen_to_termination, report_error, returns_exit_code
+from lora_mnist.options import (
+    Adapters,
+    Alpha,
+    BatchSize,
+    Config,
+    Data,
+    Dataset,
+    Debug,
+    Device,
+    Digit,
+    Dropout,
+    Epochs,
+    Focus,
+    Force,
+    Hidden,
+    Init,
+    Json,
+    LearningRate,
+    Name,
+    Optimizer,
+    Quiet,
+    Rank,
+    RsLoRA,
+    RunDir,
+    Schedule,
+    Seed,
+    Steps,
+    Targets,
+    Threads,
+    ValShare,
+    WeightDecay,
+)
 
 app = typer.Typer(
     name="lora-mnist",
@@ -27,65 +53,9 @@ app = typer.Typer(
 )
 
 
-def _option(kind: Any, name: str, text: str, **more: Any) -> Any:
-    return Annotated[kind, typer.Option(name, help=text, **more)]
-
-
-RunDir = _option(Path, "--run", "Directory of the run.")
-Config = _option(str | None, "--config", "default, classic, smoke, or a TOML file.", metavar="NAME|FILE")
-Dataset = _option(
-    str | None, "--dataset", "auto: MNIST if it can be had, else the embedded digits.", metavar="auto|mnist|digits"
-)
-Data = _option(Path, "--data", "Where data sets lie; MNIST in its MNIST/raw/.", envvar="LORA_MNIST_DATA")
-Device = _option(str, "--device", "auto, cpu, cuda or cuda:N.")
-Threads = _option(int | None, "--threads", "CPU threads.  [default: torch's choice]")
-Seed = _option(int | None, "--seed", "Of weights and of the order of images.")
-Json = _option(bool, "--json", "Print one JSON object.")
-Quiet = _option(bool, "--quiet", "No progress and no notes.")
-Force = _option(bool, "--force", "Replace what is finished.")
-Debug = _option(bool, "--debug", "Show the traceback of an error.")
-Adapters = _option(list[str] | None, "--adapter", "Adapter by name; may be repeated.")
-
-Epochs = _option(int | None, "--epochs", "Passes over the training images.")
-BatchSize = _option(int | None, "--batch-size", "Images per step.")
-LearningRate = _option(float | None, "--learning-rate", "Of the first step.")
-Optimizer = _option(str | None, "--optimizer", "Adam, or AdamW.", metavar="adam|adamw")
-Schedule = _option(str | None, "--schedule", "Of the learning rate; the cosine falls to 0.", metavar="constant|cosine")
-WeightDecay = _option(float | None, "--weight-decay", "Adam: L2 penalty; AdamW: decoupled.")
-Hidden = _option(str | None, "--hidden", "Sizes of the hidden layers, as 1000,2000.")
-ValShare = _option(float | None, "--val-share", "Share of the training images that takes the decisions.")
-Digit = _option(str | None, "--digit", "Digit to repair, or weakest (found on val).", metavar="0-9|weakest")
-Rank = _option(int | None, "--rank", "Of the adapter.")
-Alpha = _option(float | None, "--alpha", "scaling = alpha / rank.  [default: the rank]")
-RsLoRA = _option(bool | None, "--rslora/--no-rslora", "scaling = alpha / sqrt(rank).")
-Targets = _option(list[str] | None, "--targets", "Layer by name or regular expression; may be repeated.")
-Dropout = _option(float | None, "--dropout", "On the input of lora_A, while training.")
-Init = _option(str | None, "--init", "Start of lora_A: uniform as in loralib, or N(0, 1).", metavar="kaiming|gaussian")
-Steps = _option(int | None, "--steps", "Fine-tuning steps.")
-Focus = _option(float | None, "--focus", "Share of every batch that is the target digit; 1 is only that digit.")
-Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
-
-
 def command(function: Callable[..., None]) -> Callable[..., int]:
-    """Register `function` as a command whose errors become one message and an exit code."""
-
-    @functools.wraps(function)
-    def handled(*, json: bool = False, quiet: bool = False, debug: bool = False, **options: Any) -> int:
-        notes = logging.StreamHandler()  # to standard error
-        log.addHandler(notes)
-        log.setLevel(logging.ERROR if quiet else logging.INFO)
-        try:
-            function(json=json, quiet=quiet, debug=debug, **options)
-            sys.stdout.flush()
-        except BaseException as error:
-            if debug:
-                traceback.print_exc()
-            return _report(error, json)
-        finally:
-            log.removeHandler(notes)
-        return 0
-
-    return app.command()(handled)
+    """Register `function` as a command that returns its exit code."""
+    return app.command()(returns_exit_code(function))
 
 
 def _print_version(wanted: bool) -> None:
@@ -298,7 +268,7 @@ def report(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    listen_to_termination()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal that has no "·" shows "?" rather than a traceback
     try:
@@ -306,51 +276,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code or 0
     except BaseException as error:
-        return _report(error, "--json" in arguments)
+        return report_error(error, "--json" in arguments)
 
 
 def script() -> None:
     """`lora-mnist` on the command line."""
     sys.exit(main())
-
-
-class _Terminated(BaseException):
-    pass
-
-
-def _terminate(*_: Any) -> None:
-    raise _Terminated
-
-
-def _report(error: BaseException, as_json: bool) -> int:
-    """Print `error` as a user should see it and return its exit code."""
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own exit
-        return 0
-    code, message = _explain(error)
-    if as_json and code not in (130, 143):
-        print(json.dumps({"error": {"code": code, "type": type(error).__name__, "message": message}}), flush=True)
-    else:
-        print(f"Error: {message}" if code < 128 else message, file=sys.stderr)
-    return code
-
-
-def _explain(error: BaseException) -> tuple[int, str]:
-    if isinstance(error, LoraMnistError):
-        return error.exit_code, str(error)
-    if isinstance(error, typer.TyperException):  # an unknown option or a value of the wrong type
-        return 2, f"{error.format_message()} See --help."
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return 130, "Interrupted; what was finished before is kept."
-    if isinstance(error, _Terminated):
-        return 143, "Terminated; what was finished before is kept."
-    if isinstance(error, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."
-    return (
-        1,
-        f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Run it again with --debug and report that.",
-    )
 
 
 def _request(options: dict[str, Any], **settings: Any) -> Any:

@@ -4,7 +4,6 @@ its result as a document ready for JSON."""
 import copy
 import logging
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,13 @@ from lora_mnist.device import prepare
 from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
 from lora_mnist.evaluate import compare, logits_of, summarise, weakest_digit
 from lora_mnist.integrity import Seal, seal
-from lora_mnist.lora import LoRAConfig, inject, oversized, parameter_table, set_strength
+from lora_mnist.lora import parameter_table, set_strength
 from lora_mnist.model import MLP
 from lora_mnist.proof import TOLERANCE, failures, prove
+from lora_mnist.recipe import lora_config, train_adapter, train_base
 from lora_mnist.request import Request
 from lora_mnist.rundir import SCHEMA, Outcome, Run
-from lora_mnist.sampling import epoch_batches, focus_batches
-from lora_mnist.train import learning_rates, train
+from lora_mnist.train import learning_rates
 
 log = logging.getLogger("lora_mnist")
 
@@ -48,16 +47,7 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     settings = request.settings(stored, name)
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
 
-    started = time.perf_counter()
-    torch.manual_seed(settings.seed)
-    model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
-    generator = torch.Generator().manual_seed(settings.seed)
-    batches = epoch_batches(len(dataset.train), settings.pretrain.batch_size, settings.pretrain.epochs, generator)
-    losses = train(
-        model, dataset.train.images, dataset.train.labels, batches, settings.pretrain, "pretraining", request.quiet
-    )
-    seconds = time.perf_counter() - started
-
+    model, losses, seconds = train_base(settings, dataset, device, request.quiet)
     logits = _held_out_logits(model, dataset)
     sealed = seal(model.state_dict())
     evaluation = _evaluation(dataset, sealed, [], logits)
@@ -65,21 +55,21 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
         "schema_version": SCHEMA,
         "settings": merge([settings.model_dump(mode="json"), {"data": {"dataset": name}}], name),
         "dataset": {
-            "name": dataset.name,
+            "name": name,
             "sha256": dataset.sha256,
             "train": len(dataset.train),
             "val": len(dataset.val),
             "test": len(dataset.test),
         },
-        **_environment(device),
         "base_seal": sealed.sha256,
-        "seconds": round(seconds, 2),
+        "seconds": seconds,
+        **_environment(device),
     }
     rates = learning_rates(settings.pretrain, len(losses))
     removed = run.save_base(model, record, Outcome(losses, rates, evaluation, logits))
     if removed:
         log.warning("Removed the adapters of the old base: %s.", ", ".join(removed))
-    return {**evaluation, "run": str(request.run), "seconds": record["seconds"]}
+    return {**evaluation, "run": str(request.run), "seconds": seconds}
 
 
 def evaluate(request: Request, adapters: Sequence[str] = (), strength: float = 1.0) -> dict[str, Any]:
@@ -119,43 +109,34 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
         )
     run.require_writable()
     base, sealed = run.load_base(device)
-
-    started = time.perf_counter()
     config = lora_config(settings)
-    adapted = copy.deepcopy(base)
-    torch.manual_seed(settings.seed)  # dropout
-    generator = torch.Generator().manual_seed(settings.seed)
-    updates = inject(adapted, name, config, generator)
-    for layer in oversized(base, config):
-        log.info("Note: rank %d is above the smaller side of %s, which cannot use all of it.", config.rank, layer)
-    tuning = settings.finetune
-    batches = focus_batches(dataset.train.labels.cpu(), digit, tuning.focus, tuning.steps, tuning.batch_size, generator)
-    losses = train(
-        adapted, dataset.train.images, dataset.train.labels, batches, tuning, f"fine-tuning {digit}", request.quiet
-    )
-    seconds = time.perf_counter() - started
-
+    adapted, updates, losses, seconds = train_adapter(base, name, digit, settings, dataset, request.quiet)
     images = {split: part.images for split, part in dataset.held_out.items()}
     findings, logits = prove(base, adapted, name, config, images)
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
-    labels = {split: part.labels for split, part in dataset.held_out.items()}
     document = {
         "schema_version": SCHEMA,
         "adapter": name,
         "digit": digit,
         "weakest_on_val": settings.finetune.digit == "weakest",
-        "settings": {**tuning.model_dump(mode="json"), "alpha": config.alpha, "digit": digit, "name": name},
+        "settings": {
+            **settings.finetune.model_dump(mode="json"),
+            "alpha": config.alpha,
+            "digit": digit,
+            "name": name,
+        },
         "seed": settings.seed,
         "scaling": config.scaling,
         "parameters": parameter_table(adapted, name),
         "proof": findings,
+        "seconds": seconds,
         **_environment(device),
-        "seconds": round(seconds, 2),
     }
     evaluation = _evaluation(dataset, sealed, [{"name": name, "strength": 1.0}], logits)
+    labels = {split: part.labels for split, part in dataset.held_out.items()}
     analysis = {"schema_version": SCHEMA, "splits": compare(run.logits(), logits, labels, digit)}
-    outcome = Outcome(losses, learning_rates(tuning, len(losses)), evaluation, logits)
+    outcome = Outcome(losses, learning_rates(settings.finetune, len(losses)), evaluation, logits)
     run.save_adapter(name, config, updates, sealed, {"finetune.json": document, "analysis.json": analysis}, outcome)
     return {**document, "comparison": analysis["splits"], "evaluation": evaluation}
 
@@ -188,19 +169,6 @@ def run_all(request: Request) -> dict[str, Any]:
     """pretrain, then finetune; what is finished is skipped unless forced. Returns what `finetune` returns."""
     pretrain(request, resume=True)
     return finetune(request, resume=True)
-
-
-def lora_config(settings: Settings) -> LoRAConfig:
-    """The part of the settings that describes the adapter; alpha, unless set, is the rank."""
-    tuning = settings.finetune
-    return LoRAConfig(
-        targets=tuning.targets,
-        rank=tuning.rank,
-        alpha=tuning.rank if tuning.alpha is None else tuning.alpha,
-        rslora=tuning.rslora,
-        dropout=tuning.dropout,
-        init=tuning.init,
-    )
 
 
 def _open(request: Request) -> tuple[Run, Settings]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist import __version__, stages
+from lora_mnist import __version__, recipe, stages
 
 from .conftest import flip_bit, snapshot
 
@@ -189,7 +189,7 @@ def test_an_unknown_config_key_is_named(cli, tmp_path):
 
 
 def test_a_run_that_cannot_be_written_is_told_before_training(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "train", None)  # calling it would be a bug with exit code 1
+    monkeypatch.setattr(recipe, "train", None)  # calling it would be a bug with exit code 1
     (tmp_path / "file").write_text("")
     code, _, err = cli("pretrain", "--config", "smoke", "--dataset", "digits", "--run", tmp_path / "file" / "run")
     assert code == 6

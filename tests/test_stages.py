@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lora_mnist import stages
+from lora_mnist import recipe, stages
 from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.request import Request
 from lora_mnist.rundir import Run
@@ -73,14 +73,14 @@ def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
 
 @pytest.mark.parametrize("leak", ["weight", "bias"])
 def test_an_adapter_whose_proof_fails_is_not_kept(run_copy, monkeypatch, leak):
-    honest = stages.train
+    honest = recipe.train
 
     def leaking(model, *arguments, **more):
         losses = honest(model, *arguments, **more)
         getattr(model.linear2.base, leak).data.view(torch.int32).view(-1)[3] ^= 1
         return losses
 
-    monkeypatch.setattr(stages, "train", leaking)
+    monkeypatch.setattr(recipe, "train", leaking)
     before = snapshot(run_copy)
     with pytest.raises(ProofError, match=rf"linear2\.{leak}"):
         stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 3}}))
@@ -180,7 +180,7 @@ def test_a_forced_stage_that_dies_leaves_the_old_state(run_copy, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "train", interrupted)
+    monkeypatch.setattr(recipe, "train", interrupted)
     for stage in (stages.pretrain, stages.finetune):
         with pytest.raises(KeyboardInterrupt):
             stage(Request(run=run_copy, force=True))

@@ -1,0 +1,83 @@
+"""What ends a command → one message and the exit code of the design."""
+
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from lora_mnist.errors import DiskError, LoraMnistError
+
+log = logging.getLogger("lora_mnist")
+
+
+def returns_exit_code(function: Callable[..., None]) -> Callable[..., int]:
+    """Wrap a command, which has `json`, `quiet` and `debug`, so that its errors become a message and an exit code."""
+
+    @functools.wraps(function)
+    def handled(*, json: bool = False, quiet: bool = False, debug: bool = False, **options: Any) -> int:
+        notes = logging.StreamHandler()  # to standard error
+        log.addHandler(notes)
+        log.setLevel(logging.ERROR if quiet else logging.INFO)
+        try:
+            function(json=json, quiet=quiet, debug=debug, **options)
+            sys.stdout.flush()
+        except BaseException as error:
+            if debug:
+                traceback.print_exc()
+            return report_error(error, json)
+        finally:
+            log.removeHandler(notes)
+        return 0
+
+    return handled
+
+
+class _Terminated(BaseException):
+    pass
+
+
+def listen_to_termination() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, so that it cleans up."""
+
+    def terminate(*_: Any) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def report_error(error: BaseException, as_json: bool) -> int:
+    """Print `error` as a user should see it and return its exit code."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own exit
+        return 0
+    code, message = _explain(error)
+    if as_json and code not in (130, 143):
+        print(json.dumps({"error": {"code": code, "type": type(error).__name__, "message": message}}), flush=True)
+    else:
+        print(f"Error: {message}" if code < 128 else message, file=sys.stderr)
+    return code
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, LoraMnistError):
+        return error.exit_code, str(error)
+    if isinstance(error, typer.TyperException):  # an unknown option or a value of the wrong type
+        return 2, f"{error.format_message()} See --help."
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return 130, "Interrupted; what was finished before is kept."
+    if isinstance(error, _Terminated):
+        return 143, "Terminated; what was finished before is kept."
+    if isinstance(error, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."
+    return (
+        1,
+        f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Run it again with --debug and report that.",
+    )

@@ -1,0 +1,45 @@
+"""The command line's options: each is spelled and explained once, for all commands that have it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(kind: Any, name: str, text: str, **more: Any) -> Any:
+    return Annotated[kind, typer.Option(name, help=text, **more)]
+
+
+RunDir = _option(Path, "--run", "Directory of the run.")
+Config = _option(str | None, "--config", "default, classic, smoke, or a TOML file.", metavar="NAME|FILE")
+Dataset = _option(
+    str | None, "--dataset", "auto: MNIST if it can be had, else the embedded digits.", metavar="auto|mnist|digits"
+)
+Data = _option(Path, "--data", "Where data sets lie; MNIST in its MNIST/raw/.", envvar="LORA_MNIST_DATA")
+Device = _option(str, "--device", "auto, cpu, cuda or cuda:N.")
+Threads = _option(int | None, "--threads", "CPU threads.  [default: torch's choice]")
+Seed = _option(int | None, "--seed", "Of weights and of the order of images.")
+Json = _option(bool, "--json", "Print one JSON object.")
+Quiet = _option(bool, "--quiet", "No progress and no notes.")
+Force = _option(bool, "--force", "Replace what is finished.")
+Debug = _option(bool, "--debug", "Show the traceback of an error.")
+Adapters = _option(list[str] | None, "--adapter", "Adapter by name; may be repeated.")
+
+Epochs = _option(int | None, "--epochs", "Passes over the training images.")
+BatchSize = _option(int | None, "--batch-size", "Images per step.")
+LearningRate = _option(float | None, "--learning-rate", "Of the first step.")
+Optimizer = _option(str | None, "--optimizer", "Adam, or AdamW.", metavar="adam|adamw")
+Schedule = _option(str | None, "--schedule", "Of the learning rate; the cosine falls to 0.", metavar="constant|cosine")
+WeightDecay = _option(float | None, "--weight-decay", "Adam: L2 penalty; AdamW: decoupled.")
+Hidden = _option(str | None, "--hidden", "Sizes of the hidden layers, as 1000,2000.")
+ValShare = _option(float | None, "--val-share", "Share of the training images that takes the decisions.")
+Digit = _option(str | None, "--digit", "Digit to repair, or weakest (found on val).", metavar="0-9|weakest")
+Rank = _option(int | None, "--rank", "Of the adapter.")
+Alpha = _option(float | None, "--alpha", "scaling = alpha / rank.  [default: the rank]")
+RsLoRA = _option(bool | None, "--rslora/--no-rslora", "scaling = alpha / sqrt(rank).")
+Targets = _option(list[str] | None, "--targets", "Layer by name or regular expression; may be repeated.")
+Dropout = _option(float | None, "--dropout", "On the input of lora_A, while training.")
+Init = _option(str | None, "--init", "Start of lora_A: uniform as in loralib, or N(0, 1).", metavar="kaiming|gaussian")
+Steps = _option(int | None, "--steps", "Fine-tuning steps.")
+Focus = _option(float | None, "--focus", "Share of every batch that is the target digit; 1 is only that digit.")
+Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
