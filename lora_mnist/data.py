@@ -95,7 +95,7 @@ def load(name: str, folder: Path, val_share: float, split_seed: int, device: tor
         files = [_read_file(folder, file) for file in MNIST_FILES]
         images, labels, test_images, test_labels = (_array(file) for file in files)
         sha256 = hashlib.sha256("".join(digest for digest, _ in MNIST_FILES.values()).encode()).hexdigest()
-    else:
+    elif name == "digits":
         all_images, all_labels = draw_digits()
         sha256 = DIGITS_SHA256
         rest, test = _stratified(all_labels, DIGITS_TEST_SHARE, seed=0)
@@ -105,6 +105,8 @@ def load(name: str, folder: Path, val_share: float, split_seed: int, device: tor
             all_images[test],
             all_labels[test],
         )
+    else:
+        raise ValueError(f"{name!r} is no data set; `choose` decides between mnist and digits")
     train, val = _stratified(labels, val_share, split_seed)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:

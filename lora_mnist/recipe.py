@@ -23,9 +23,8 @@ def train_base(
     started = time.perf_counter()
     torch.manual_seed(settings.seed)
     model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
-    generator = torch.Generator().manual_seed(settings.seed)
     recipe, images, labels = settings.pretrain, dataset.train.images, dataset.train.labels
-    batches = epoch_batches(len(labels), recipe.batch_size, recipe.epochs, generator)
+    batches = epoch_batches(len(labels), recipe.batch_size, recipe.epochs, torch.default_generator)
     losses = train(model, images, labels, batches, recipe, "pretraining", quiet)
     return model, losses, round(time.perf_counter() - started, 2)
 
@@ -36,13 +35,13 @@ def train_adapter(
     """A copy of `base` with a trained adapter, its updates by layer, its losses, and the seconds it took."""
     started = time.perf_counter()
     adapted, config = copy.deepcopy(base), lora_config(settings)
-    torch.manual_seed(settings.seed)  # for dropout
-    generator = torch.Generator().manual_seed(settings.seed)
-    updates = inject(adapted, name, config, generator)
+    torch.manual_seed(settings.seed)
+    updates = inject(adapted, name, config)
     for layer in oversized(base, config):
         log.info("Note: rank %d is above the smaller side of %s, which cannot use all of it.", config.rank, layer)
     recipe, images, labels = settings.finetune, dataset.train.images, dataset.train.labels
-    batches = focus_batches(labels.cpu(), digit, recipe.focus, recipe.steps, recipe.batch_size, generator)
+    share, generator = (recipe.focus, recipe.steps, recipe.batch_size), torch.default_generator
+    batches = focus_batches(labels.cpu(), digit, *share, generator)
     losses = train(adapted, images, labels, batches, recipe, f"fine-tuning on {digit}", quiet)
     return adapted, updates, losses, round(time.perf_counter() - started, 2)
 

@@ -32,12 +32,21 @@ class Request:
     quiet: bool = True
 
     def settings(self, stored: Layer | None, dataset: str) -> Settings:
-        """Defaults, then the run's `stored` settings, then a config, then the command line.
+        """Defaults, then the run's `stored` settings, then a config, then the command line, all for `dataset`.
 
         Raises:
             UsageError: an unknown setting, or a value out of its range.
         """
-        return resolve([load_config("default"), stored or {}, *self._asked()], dataset)
+        layers = [load_config("default"), stored or {}, *self._asked()]
+        return resolve([*layers, {"data": {"dataset": dataset}}], dataset)
+
+    def wanted_dataset(self, stored: Layer | None) -> str:
+        """`auto`, `mnist` or `digits`. Every other setting is checked on the way, before anything is downloaded.
+
+        Raises:
+            UsageError: as `settings` does.
+        """
+        return resolve([load_config("default"), stored or {}, *self._asked()], "mnist").data.dataset
 
     def refuse_contradictions(
         self, stored: Mapping[str, Any], sections: Sequence[str], dataset: str, what: Path

@@ -23,7 +23,7 @@ def epoch_batches(count: int, batch_size: int, epochs: int, generator: torch.Gen
             f"`pretrain.batch_size` (={batch_size}) is more than the {count} training images.",
             "Choose a smaller --batch-size.",
         )
-    orders = [torch.randperm(count, generator=generator)[: per_epoch * batch_size] for _ in range(epochs)]
+    orders = [_shuffled(count, generator)[: per_epoch * batch_size] for _ in range(epochs)]
     return torch.cat(orders).view(epochs * per_epoch, batch_size)
 
 
@@ -62,5 +62,13 @@ def focus_batches(
 
 def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Generator) -> torch.Tensor:
     rounds = -(-steps * width // len(pool))
-    orders = [pool[torch.randperm(len(pool), generator=generator)] for _ in range(rounds)]
+    orders = [pool[_shuffled(len(pool), generator)] for _ in range(rounds)]
     return torch.cat([*orders, pool[:0]])[: steps * width].view(steps, width)
+
+
+def _shuffled(count: int, generator: torch.Generator) -> torch.Tensor:
+    """The permutation that `DataLoader(shuffle=True)` takes from a generator in this state, so that a plain training
+    script with the same seed sees the same batches."""
+    torch.empty((), dtype=torch.int64).random_(generator=generator)  # DataLoader's seed for its workers
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))  # RandomSampler's for the permutation
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from lora_mnist import __version__, data
-from lora_mnist.config import Layer, Settings, merge
+from lora_mnist.config import Layer, Settings
 from lora_mnist.device import prepare
 from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
 from lora_mnist.evaluate import compare, logits_of, summarise, weakest_digit
@@ -38,10 +38,10 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
             "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
         )
     stored = _stored_settings(run)
-    wanted = request.settings(stored, "mnist")  # a wrong value is told before anything is downloaded
+    wanted = request.wanted_dataset(stored)
     run.require_writable()
     device = prepare(request.device, request.threads)
-    name = data.choose(wanted.data.dataset, request.folder, request.quiet)
+    name = data.choose(wanted, request.folder, request.quiet)
     if stored and stored["data"]["dataset"] != name:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)
@@ -53,7 +53,7 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     evaluation = _evaluation(dataset, sealed, [], logits)
     record = {
         "schema_version": SCHEMA,
-        "settings": merge([settings.model_dump(mode="json"), {"data": {"dataset": name}}], name),
+        "settings": settings.model_dump(mode="json"),
         "dataset": {
             "name": name,
             "sha256": dataset.sha256,

@@ -202,6 +202,11 @@ def test_later_stages_inherit_the_runs_settings(run_copy):
     assert document["settings"]["alpha"] == document["settings"]["rank"] == 4
 
 
+def test_a_config_that_says_auto_keeps_the_runs_data_set(run_copy):
+    request = Request(run=run_copy, config="smoke", options={"finetune": {"digit": 2}})
+    assert stages.finetune(request)["evaluation"]["dataset"]["name"] == "digits"
+
+
 @pytest.mark.parametrize(
     "options", [{"data": {"val_share": 0.1}}, {"data": {"dataset": "mnist"}}, {"model": {"hidden": [5]}}]
 )
