@@ -6,6 +6,8 @@ import torch
 
 from lora_mnist.errors import UsageError
 
+MOST_THREADS = 512  # far beyond use; tens of thousands end the process without a word
+
 
 def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
     """Set the process up for training and return the device to use.
@@ -15,10 +17,12 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
         threads: CPU threads; None keeps torch's choice.
 
     Raises:
-        UsageError: the device is unknown or absent, or `threads` is below 1.
+        UsageError: the device is unknown or absent, or `threads` is out of its range.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"`threads` (={threads}) must be at least 1.", "Leave --threads out to let torch choose.")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(
+            f"`threads` (={threads}) must be from 1 to {MOST_THREADS}.", "Leave --threads out to let torch choose."
+        )
     # Adam's moments of dead inputs decay into denormal floats, which CPUs handle a hundred times slower. New threads
     # inherit the mode from the one that starts them, so it is set before torch starts any.
     torch.set_flush_denormal(True)

@@ -74,6 +74,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 130, "Interrupted; what was finished before is kept."
     if isinstance(error, _Terminated):
         return 143, "Terminated; what was finished before is kept."
+    if isinstance(error, MemoryError) or "allocate" in str(error):  # torch says it in a RuntimeError
+        return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
     if isinstance(error, OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 
 from lora_mnist import plots
+from lora_mnist.errors import RunError
 from lora_mnist.evaluate import verdict
 from lora_mnist.rundir import Run
 
@@ -29,14 +30,22 @@ class Picture:
 
 
 def write_report(folder: Path) -> Path:
-    """Write the report of the run in `folder` and return its page. Raises RunError if there is no base."""
+    """Write the report of the run in `folder` and return its page.
+
+    Raises:
+        RunError: there is no base, or a file is damaged or belongs to another base.
+    """
     run = Run(folder)
     run.require_base()
     names = list(reversed(run.adapter_names()))  # the newest first
+    base = run.evaluation()
     for name in names:
         run.require_adapter(name)
+        if run.evaluation(name)["base_seal"] != base["base_seal"]:
+            raise RunError(
+                f"Adapter {name!r} was trained on another base.", f"Remove {run.adapter(name)}, or train it again."
+            )
     run.require_writable()
-    base = run.evaluation()
     sections = [_adapter_section(run, name, base["splits"]["test"]) for name in names]
     base_pictures = _base_pictures(run, base["splits"]["test"])
     environment = Environment(loader=PackageLoader("lora_mnist"), autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -55,7 +55,7 @@ class Request:
         asked = merge(self._asked(), dataset)
         for key, wanted in _flat({name: asked[name] for name in sections if name in asked}):
             there = dict(_flat(stored)).get(key)
-            if wanted != there and not (key == "data.dataset" and wanted == "auto"):
+            if wanted not in (there, "auto", "weakest"):  # these two agree with whatever was found
                 raise UsageError(
                     f"`{key}` (={wanted!r}) contradicts {what}, which was made with {there!r}.",
                     "Leave it out, choose another --run, or make it again with --force.",

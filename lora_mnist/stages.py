@@ -108,6 +108,7 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
             "Look at it with `lora-mnist report`, give this one another --name, or train it again with --force.",
         )
     run.require_writable()
+    run.renew_copy()
     base, sealed = run.load_base(device)
     config = lora_config(settings)
     adapted, updates, losses, seconds = train_adapter(base, name, digit, settings, dataset, request.quiet)
@@ -159,16 +160,12 @@ def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
         base, sealed = run.load_base(device)
     except AlteredError as error:
         return {"passed": False, "failures": [error.cause], "base": {"passed": False}, "adapters": []}
+    wrong = _unlike_stored(run, None, dataset, _held_out_logits(base, dataset))
+    facts = {"passed": not wrong, "seal": sealed.sha256, "tensors": len(sealed.tensors)}
     entries = [_verify_adapter(run, name, base, sealed, dataset) for name in names]
-    failed = [f"{entry['name']}: {failure}" for entry in entries for failure in entry["failures"]]
-    facts = {"passed": True, "seal": sealed.sha256, "tensors": len(sealed.tensors)}
+    failed = [f"base: {clause}" for clause in wrong]
+    failed += [f"{entry['name']}: {clause}" for entry in entries for clause in entry["failures"]]
     return {"passed": not failed, "failures": failed, "base": facts, "adapters": entries}
-
-
-def run_all(request: Request) -> dict[str, Any]:
-    """pretrain, then finetune; what is finished is skipped unless forced. Returns what `finetune` returns."""
-    pretrain(request, resume=True)
-    return finetune(request, resume=True)
 
 
 def _open(request: Request) -> tuple[Run, Settings]:
@@ -251,14 +248,22 @@ def _verify_adapter(run: Run, name: str, base: MLP, sealed: Seal, dataset: data.
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
     findings, logits = prove(base, adapted, name, config, {s: part.images for s, part in dataset.held_out.items()})
-    wrong = failures(findings)
-    stored = run.logits(name)
-    for split, part in dataset.held_out.items():
-        if float((stored[split] - logits[split]).abs().max()) > 10 * TOLERANCE * findings["on"]["largest_logit"]:
-            wrong.append(f"the stored logits of {split} are not those of its weights")
-        if run.evaluation(name)["splits"][split] != summarise(stored[split], part.labels):
-            wrong.append(f"the stored evaluation of {split} is not that of its logits")
+    wrong = failures(findings) + _unlike_stored(run, name, dataset, logits)
     return {"name": name, **findings, "passed": not wrong, "failures": wrong}
+
+
+def _unlike_stored(
+    run: Run, adapter: str | None, dataset: data.Dataset, logits: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """What of the stored logits and evaluation does not follow from the weights, a clause each."""
+    stored, splits, wrong = run.logits(adapter), run.evaluation(adapter)["splits"], []
+    for split, part in dataset.held_out.items():
+        tolerance = 10 * TOLERANCE * float(logits[split].abs().max())  # they may come from another machine
+        if stored[split].shape != logits[split].shape or (stored[split] - logits[split]).abs().max() > tolerance:
+            wrong.append(f"the stored logits of {split} are not those of its weights")
+        elif splits[split] != summarise(stored[split], part.labels):
+            wrong.append(f"the stored evaluation of {split} is not that of its logits")
+    return wrong
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

@@ -42,11 +42,11 @@ def confusion(matrix: Sequence[Sequence[int]]) -> Table:
 
 def finetuning(document: Mapping[str, Any]) -> RenderableType:
     """Parameters, what changed, the proof and the verdict."""
-    comparison, digit = document["comparison"], document["digit"]
+    comparison, digit, evaluation = document["comparison"], document["digit"], document["evaluation"]
     return Group(
         parameters(document["parameters"]),
-        summary(comparison, digit),
-        per_digit(comparison["test"], document["evaluation"]["splits"]["test"]["wrong"], digit),
+        summary(comparison, digit, DATASETS[evaluation["dataset"]["name"]]),
+        per_digit(comparison["test"], evaluation["splits"]["test"]["wrong"], digit),
         proof(document["proof"]),
         Text(verdict(comparison["test"], digit), style="bold"),
     )
@@ -61,9 +61,9 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
     return Group(rows, Text(f"{total} ({100 * table['share']:.3f} % added)"))
 
 
-def summary(comparison: Mapping[str, Any], digit: int) -> Table:
+def summary(comparison: Mapping[str, Any], digit: int, dataset: str) -> Table:
     """Missed, claimed and all errors of every split, before and after, together."""
-    table = Table("", title=f"Digit {digit} before and after")
+    table = Table("", title=f"{dataset}: digit {digit} before and after")
     for split in comparison:
         for heading in (f"{split} before", "after", "change"):
             table.add_column(heading, justify="right")

@@ -35,6 +35,12 @@ def adapter(run_copy) -> Path:
     return next((run_copy / "adapters").iterdir())
 
 
+def resume(request: Request) -> dict:
+    """What `lora-mnist run` does before it verifies and reports."""
+    stages.pretrain(request, resume=True)
+    return stages.finetune(request, resume=True)
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Path:
     """The folder with real MNIST in its MNIST/raw/."""

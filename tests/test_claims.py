@@ -10,10 +10,12 @@ from lora_mnist.report import write_report
 from lora_mnist.request import Request
 from lora_mnist.rundir import Run
 
+from .conftest import resume
+
 
 def whole_run(config, mnist, folder):
     request = Request(run=folder, folder=mnist, config=config, options={"data": {"dataset": "mnist"}})
-    return stages.run_all(request), Run(folder)
+    return resume(request), Run(folder)
 
 
 @pytest.fixture(scope="module")

@@ -130,6 +130,7 @@ def test_strength_is_applied(cli, finished_run):
         ("pretrain --force --dataset cifar", 2, "dataset"),
         ("evaluate --device gpu", 2, "device"),
         ("evaluate --threads 0", 2, "threads"),
+        ("pretrain --force --hidden 10,3000000,3000000", 2, "memory"),
         ("evaluate --adapter nine", 4, "nine"),
         ("verify --adapter nine", 4, "nine"),
         ("evaluate --strength nan --adapter ADAPTER", 2, "strength"),

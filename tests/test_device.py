@@ -31,6 +31,7 @@ def test_cuda_asked_for_and_absent_is_an_error():
         prepare("cuda")
 
 
-def test_no_threads_at_all_are_refused():
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_impossible_numbers_of_threads_are_refused(threads):
     with pytest.raises(UsageError, match="threads"):
-        prepare("cpu", threads=0)
+        prepare("cpu", threads=threads)

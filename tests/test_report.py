@@ -1,11 +1,17 @@
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
+import pytest
+
+from lora_mnist import stages
+from lora_mnist.errors import RunError
 from lora_mnist.report import write_report
+from lora_mnist.request import Request
 from lora_mnist.rundir import Run
 
-from .conftest import snapshot
+from .conftest import SMOKE, snapshot
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -75,17 +81,21 @@ def test_the_data_set_stands_in_the_first_line(run_copy):
 
 
 def test_a_run_without_adapters_gets_a_page_too(run_copy, adapter):
-    import shutil
-
     shutil.rmtree(adapter)
     page = page_of(run_copy)
     assert "no adapter yet" in page.text
     assert len(page.alts) == 3
 
 
-def test_the_newest_adapter_comes_first(run_copy, adapter):
-    import shutil
+def test_an_adapter_of_another_base_is_refused_by_name(run_copy, adapter):
+    stranger = stages.pretrain(Request(run=run_copy.with_name("other"), config="smoke", options={**SMOKE, "seed": 4}))
+    assert stranger["base_seal"] != Run(run_copy).evaluation()["base_seal"]
+    shutil.copytree(adapter, run_copy.with_name("other") / "adapters" / adapter.name)
+    with pytest.raises(RunError, match=adapter.name):
+        write_report(run_copy.with_name("other"))
 
+
+def test_the_newest_adapter_comes_first(run_copy, adapter):
     shutil.copytree(adapter, adapter.with_name("newer"))
     (adapter.with_name("newer") / "manifest.json").touch()
     headings = re.findall(r"<h2>(.*?):", page_of(run_copy).text)

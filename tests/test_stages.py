@@ -11,7 +11,7 @@ from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.request import Request
 from lora_mnist.rundir import Run
 
-from .conftest import SMOKE, flip_bit, snapshot
+from .conftest import SMOKE, flip_bit, resume, snapshot
 
 
 def smoke(path, **options):
@@ -144,16 +144,19 @@ def test_verify_sees_through_a_manifest_made_to_fit(run_copy, adapter):
     assert "is not the sealed one" in stages.verify(Request(run=run_copy))["failures"][0]
 
 
-def test_verify_notices_logits_that_are_not_the_adapters(run_copy, adapter):
+@pytest.mark.parametrize("of_base", [True, False])
+def test_verify_notices_logits_that_are_not_those_of_the_weights(run_copy, adapter, of_base):
     from safetensors.torch import load_file, save_file
 
     from lora_mnist.files import _write_manifest
 
-    logits = load_file(adapter / "logits.safetensors")
-    save_file({**logits, "val": logits["val"].flip(0).contiguous()}, adapter / "logits.safetensors")
-    (adapter / "manifest.json").unlink()
-    _write_manifest(adapter)
-    assert any("stored logits of val" in failure for failure in stages.verify(Request(run=run_copy))["failures"])
+    folder = run_copy / "base" if of_base else adapter
+    logits = load_file(folder / "logits.safetensors")
+    save_file({**logits, "val": logits["val"].flip(0).contiguous()}, folder / "logits.safetensors")
+    (folder / "manifest.json").unlink()
+    _write_manifest(folder)
+    failure = f"{'base' if of_base else adapter.name}: the stored logits of val are not those of its weights"
+    assert stages.verify(Request(run=run_copy))["failures"] == [failure]
 
 
 def test_finished_work_is_not_replaced_without_force(run_copy, adapter):
@@ -218,15 +221,15 @@ def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
 
 def test_run_resumes_and_refuses_what_contradicts_the_finished_part(run_copy):
     before = snapshot(run_copy)
-    again = stages.run_all(smoke(run_copy))
+    again = resume(smoke(run_copy, finetune={"digit": "weakest"}))
     assert again["adapter"] == Run(run_copy).adapter_names()[0]
     assert snapshot(run_copy) == before
     with pytest.raises(UsageError, match=r"pretrain\.epochs"):
-        stages.run_all(smoke(run_copy, pretrain={"epochs": 9}))
+        resume(smoke(run_copy, pretrain={"epochs": 9}))
     with pytest.raises(UsageError, match=r"finetune\.steps"):
-        stages.run_all(smoke(run_copy, finetune={"steps": 9}))
+        resume(smoke(run_copy, finetune={"steps": 9}))
     with pytest.raises(UsageError, match="seed"):
-        stages.run_all(smoke(run_copy, seed=9))
+        resume(smoke(run_copy, seed=9))
     assert snapshot(run_copy) == before
 
 
