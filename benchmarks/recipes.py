@@ -61,13 +61,13 @@ def main() -> None:
         proof = "passed" if row["proof"] else "failed"
         print(f"| {seed} | {row['digit']} | {before:.4f} → {after:.4f} | {counts} | {proof} | {row['seconds']:.1f} |")
         sys.stdout.flush()
-    before, after = ([statistics.mean(row["accuracy"][i] for row in rows)] for i in (0, 1))
-    means = {count: [statistics.mean(row[count][i] for row in rows) for i in (0, 1)] for count in COUNTS}
-    counts = " | ".join(f"{b:.1f} → {a:.1f} ({100 * (a / b - 1):+.0f} %)" for b, a in means.values())
-    seconds = statistics.median(row["seconds"] for row in rows)
-    print(f"| mean | | {before[0]:.4f} → {after[0]:.4f} | {counts} | | median {seconds:.1f} |")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    before, after = ([statistics.mean(row["accuracy"][i] for row in rows)] for i in (0, 1))
+    means = {count: [statistics.mean(row[count][i] for row in rows) for i in (0, 1)] for count in COUNTS}
+    counts = " | ".join(f"{b:.1f} → {a:.1f} ({100 * (a / b - 1) if b else 0:+.0f} %)" for b, a in means.values())
+    seconds = statistics.median(row["seconds"] for row in rows)
+    print(f"| mean | | {before[0]:.4f} → {after[0]:.4f} | {counts} | | median {seconds:.1f} |")
 
 
 if __name__ == "__main__":

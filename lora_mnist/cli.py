@@ -10,7 +10,7 @@ import typer
 
 from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.exits import listen_to_termination, report_error, returns_exit_code
+from lora_mnist.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
 from lora_mnist.options import (
     Adapters,
     Alpha,
@@ -38,6 +38,7 @@ from lora_mnist.options import (
     Schedule,
     Seed,
     Steps,
+    Strength,
     Targets,
     Threads,
     ValShare,
@@ -119,7 +120,7 @@ def run(
     if json:
         _print_json({"pretrain": base, "finetune": tuned, "report": str(page)})
     else:
-        print(f"Verified from the files. The report is {page}")
+        _write(f"Verified from the files. The report is {page}\n")
 
 
 @command
@@ -162,7 +163,7 @@ def pretrain(
 def evaluate(
     run: RunDir = Path("runs/default"),
     adapter: Adapters = None,
-    strength: Annotated[float, typer.Option(help="Factor on every adapter named; 1 as trained, 0 off.")] = 1.0,
+    strength: Strength = None,
     data: Data = Path("data"),
     device: Device = "auto",
     threads: Threads = None,
@@ -262,7 +263,7 @@ def report(
     if json:
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
-        print(page)
+        _write(f"{page}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -342,10 +343,18 @@ def _print(renderable: Any) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
-    with console.capture() as text:  # printed by us, because rich ends the process when the pipe is closed
+    with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         console.print(renderable)
-    sys.stdout.write(text.get())
+    _write(text.get())
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    print(json.dumps(document, indent=1))
+    _write(json.dumps(document, indent=1) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()  # shown before the next stage begins
+    except BrokenPipeError:
+        silence_stdout()  # nobody reads on, but the work is still to be finished

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, fiel
 from lora_mnist.errors import UsageError
 
 Layer = Mapping[str, Any]  # nested tables, as TOML gives them
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
 
@@ -51,7 +51,7 @@ class TrainingSettings(_Section):
 class PretrainSettings(TrainingSettings):
     """The base's training."""
 
-    epochs: Positive
+    epochs: int = Field(ge=1, le=1000)
 
 
 class FinetuneSettings(TrainingSettings):
@@ -80,6 +80,8 @@ class FinetuneSettings(TrainingSettings):
     def _is_a_folder(cls, name: str | None) -> str | None:
         if name is not None and not (name.replace("-", "").replace("_", "").isalnum() and name.isascii()):
             raise ValueError("must be letters, digits, - and _ only, because it names a folder")
+        if name == "base":
+            raise ValueError("must not be base, which is the network itself")
         return name
 
 

@@ -72,7 +72,7 @@ def choose(wanted: str, folder: Path, quiet: bool = False) -> str:
     log.info("MNIST is not in %s: downloading it (11 MB, at most %.0f s).", _raw(folder), DEADLINE)
     try:
         _download(folder, quiet=quiet)
-    except DataError as error:
+    except (DataError, DiskError) as error:
         if wanted == "mnist":
             raise
         log.warning("%s Using scikit-learn's 1,797 digits instead.", error.cause)
@@ -178,9 +178,7 @@ def _read_file(folder: Path, name: str) -> bytes:
     """The raw bytes of one MNIST file, from itself or its .gz, exactly as published."""
     path = _found(folder, name)
     if path is None:
-        raise DataError(
-            f"{_raw(folder) / name} is missing.", "Lay it there, plain or as .gz, or take --dataset digits."
-        )
+        raise DataError(f"{_raw(folder) / name} is missing.", "Lay it there, plain or as .gz, or point --data to it.")
     sha256, size = MNIST_FILES[name]
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -205,15 +203,13 @@ def _download(folder: Path, deadline: float = DEADLINE, mirrors: tuple[str, ...]
     try:
         _raw(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(
-            f"Cannot write {_raw(folder)}: {error.strerror}.", "Choose another place with --data."
-        ) from error
+        raise _unwritable(folder, error) from error
     try:
         fresh = fetch_mnist(folder, list(MNIST_FILES), deadline, mirrors, quiet)
     except OSError as error:
         raise DataError(
             f"MNIST could not be downloaded: {error}.",
-            f"Lay the four files into {_raw(folder)}, or take --dataset digits.",
+            f"Lay the four files into {_raw(folder)}, or point --data to them.",
         ) from error
     top = fresh.parents[1]
     try:
@@ -221,5 +217,11 @@ def _download(folder: Path, deadline: float = DEADLINE, mirrors: tuple[str, ...]
             _read_file(top, name)
             if not _found(folder, name):
                 os.replace(fresh / name, _raw(folder) / name)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     finally:
         shutil.rmtree(top)
+
+
+def _unwritable(folder: Path, error: OSError) -> DiskError:
+    return DiskError(f"Cannot write {_raw(folder)}: {error.strerror}.", "Choose another place with --data.")

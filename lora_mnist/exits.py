@@ -24,7 +24,7 @@ def returns_exit_code(function: Callable[..., None]) -> Callable[..., int]:
     def handled(*, json: bool = False, quiet: bool = False, debug: bool = False, **options: Any) -> int:
         notes = logging.StreamHandler()  # to standard error
         log.addHandler(notes)
-        log.setLevel(logging.ERROR if quiet else logging.INFO)
+        log.setLevel(logging.WARNING if quiet else logging.INFO)
         try:
             function(json=json, quiet=quiet, debug=debug, **options)
             sys.stdout.flush()
@@ -55,14 +55,23 @@ def listen_to_termination() -> None:
 def report_error(error: BaseException, as_json: bool) -> int:
     """Print `error` as a user should see it and return its exit code."""
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its own exit
+        silence_stdout()
         return 0
     code, message = _explain(error)
-    if as_json and code not in (130, 143):
-        print(json.dumps({"error": {"code": code, "type": type(error).__name__, "message": message}}), flush=True)
-    else:
-        print(f"Error: {message}" if code < 128 else message, file=sys.stderr)
+    try:
+        if as_json and code < 128:
+            print(json.dumps({"error": {"code": code, "type": type(error).__name__, "message": message}}), flush=True)
+            return code
+        sys.stdout.flush()
+    except OSError:  # it is standard output itself that cannot be written
+        silence_stdout()
+    print(f"Error: {message}" if code < 128 else message, file=sys.stderr)
     return code
+
+
+def silence_stdout() -> None:
+    """Let what is still to be printed vanish, or Python complains at its own exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -77,7 +86,6 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, MemoryError) or "allocate" in str(error):  # torch says it in a RuntimeError
         return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
     if isinstance(error, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."
     return (
         1,

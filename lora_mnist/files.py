@@ -107,6 +107,13 @@ def is_finished(place: Path) -> bool:
     return (place / MANIFEST).is_file()
 
 
+def finished_folders(parent: Path) -> list[Path]:
+    """The folders in `parent` that were saved whole, oldest first."""
+    places = {parent / _name_of(entry.name) for entry in parent.iterdir()} if parent.is_dir() else set()
+    finished = [place for place in places if is_finished(place)]
+    return sorted(finished, key=lambda place: ((place / MANIFEST).stat().st_mtime_ns, place.name))
+
+
 def remove_folder(place: Path) -> None:
     """Remove a folder so that no reader ever finds it half there. Raises DiskError."""
     with _disk_errors(place):
@@ -133,16 +140,26 @@ def _old(place: Path) -> Path:
     return place.with_name(f".{place.name}.old")
 
 
+def _name_of(entry: str) -> str:
+    """Of a folder that may be waiting as its own `_old`."""
+    return entry[1:-4] if entry.startswith(".") and entry.endswith(".old") else entry
+
+
 def _exchange(fresh: Path, place: Path) -> None:
     """Two renames, because no portable call swaps folders. `_restore` undoes the first if the second never came."""
     old = _old(place)
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    try:
-        fresh.rename(place)
-    finally:
-        _restore(place)
+    for attempt in (1, 2):
+        if place.exists():  # else `old` may be the only copy
+            shutil.rmtree(old, ignore_errors=True)
+            place.rename(old)
+        try:
+            fresh.rename(place)
+            break
+        except OSError:  # a reader put the old one back between the two renames; it will hardly do so twice
+            if attempt == 2:
+                raise
+        finally:
+            _restore(place)
     shutil.rmtree(old, ignore_errors=True)
 
 

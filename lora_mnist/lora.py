@@ -121,7 +121,7 @@ def inject(
 
     Raises:
         UsageError: a target matches no linear layer, the rank is above the smaller side of every target, or the
-            model has an adapter of that name.
+            model has an adapter of that name, or torch cannot store one under it.
     """
     layers = match_layers(model, config.targets)
     if all(config.rank > min(_linear(layer).weight.shape) for layer in layers.values()):
@@ -130,6 +130,8 @@ def inject(
             f"`rank` (={config.rank}) is above the smaller side of every target layer.",
             f"Choose a --rank of at most {largest}.",
         )
+    if not name or "." in name or hasattr(nn.ModuleDict, name):
+        raise UsageError(f"{name!r} cannot be an adapter's name: torch has another use for it.", "Choose another name.")
     if name in adapter_names(model):
         raise UsageError(f"The model has an adapter {name!r} already.", "Give this one another name.")
     model.requires_grad_(False)

@@ -35,7 +35,7 @@ Hidden = _option(str | None, "--hidden", "Sizes of the hidden layers, as 1000,20
 ValShare = _option(float | None, "--val-share", "Share of the training images that takes the decisions.")
 Digit = _option(str | None, "--digit", "Digit to repair, or weakest (found on val).", metavar="0-9|weakest")
 Rank = _option(int | None, "--rank", "Of the adapter.")
-Alpha = _option(float | None, "--alpha", "scaling = alpha / rank.  [default: the rank]")
+Alpha = _option(float | None, "--alpha", "scaling = alpha / rank.  [default: the config's, else the rank]")
 RsLoRA = _option(bool | None, "--rslora/--no-rslora", "scaling = alpha / sqrt(rank).")
 Targets = _option(list[str] | None, "--targets", "Layer by name or regular expression; may be repeated.")
 Dropout = _option(float | None, "--dropout", "On the input of lora_A, while training.")
@@ -43,3 +43,4 @@ Init = _option(str | None, "--init", "Start of lora_A: uniform as in loralib, or
 Steps = _option(int | None, "--steps", "Fine-tuning steps.")
 Focus = _option(float | None, "--focus", "Share of every batch that is the target digit; 1 is only that digit.")
 Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
+Strength = _option(float | None, "--strength", "Factor on every adapter named: 1 as trained, 0 off.  [default: 1]")

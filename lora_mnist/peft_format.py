@@ -62,7 +62,7 @@ def load_config(folder: Path) -> LoRAConfig:
             raise RunError(f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it.")
     if missing := sorted(OURS - {"use_rslora", "lora_dropout", "init_lora_weights"} - document.keys()):
         raise RunError(f"{path} has no {missing[0]!r}.", "Restore it, or make the adapter again with --force.")
-    inits = {peft: ours for ours, peft in INITS.items()}
+    start = document.get("init_lora_weights")
     targets = document["target_modules"]
     try:
         return LoRAConfig(
@@ -71,7 +71,7 @@ def load_config(folder: Path) -> LoRAConfig:
             alpha=document["lora_alpha"],
             rslora=document.get("use_rslora", False),
             dropout=document.get("lora_dropout", 0.0),
-            init=inits.get(document.get("init_lora_weights", True), "kaiming"),
+            init=next((ours for ours, theirs in INITS.items() if theirs == start), "kaiming"),
         )
     except UsageError as error:
         raise RunError(f"{path}: {error.cause}", "Restore it.") from error

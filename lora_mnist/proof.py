@@ -14,19 +14,25 @@ import torch
 from torch import nn
 
 from lora_mnist.evaluate import logits_of
-from lora_mnist.integrity import changed_bytes, seal
+from lora_mnist.integrity import Seal, changed_bytes, first_difference, seal
 from lora_mnist.lora import LoRAConfig, base_tensors, disabled, match_layers, updates_of
 
 TOLERANCE = 1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by about 1e-6
 
 
 def prove(
-    base: nn.Module, adapted: nn.Module, name: str, config: LoRAConfig, images: Mapping[str, torch.Tensor]
+    base: nn.Module,
+    sealed: Seal,
+    adapted: nn.Module,
+    name: str,
+    config: LoRAConfig,
+    images: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Check all three claims for adapter `name`, alone in `adapted`.
 
     Args:
         base: the plain network, from the sealed file.
+        sealed: the seal in that file, so that a base changed together with `adapted` is noticed too.
         adapted: the same network with the adapter, at strength 1.
         images: uint8 (N, 28, 28) of every split.
 
@@ -36,11 +42,12 @@ def prove(
     before, after = dict(base.state_dict()), base_tensors(adapted)
     changed = changed_bytes(before, after)
     frozen = {
-        "passed": not changed and seal(before) == seal(after),
+        "passed": not changed and seal(after) == sealed,
         "tensors": len(before),
         "bytes": sum(tensor.nbytes for tensor in before.values()),
         "changed_bytes": changed,
-        "seal": seal(after).sha256,
+        "first_off_the_seal": first_difference(sealed, seal(after)),
+        "seal": sealed.sha256,
     }
 
     plain = {split: logits_of(base, batch) for split, batch in images.items()}
@@ -71,6 +78,8 @@ def failures(findings: Mapping[str, Any]) -> list[str]:
     """What `prove` found wrong, a clause each."""
     frozen, off, on = findings["frozen"], findings["off"], findings["on"]
     clauses = [f"base tensor {name} changed" for name in frozen["changed_bytes"]]
+    if not frozen["passed"] and not clauses:
+        clauses = [f"base tensor {frozen['first_off_the_seal']} is not the sealed one"]
     if not off["passed"]:
         clauses.append(f"switched off, {off['images_that_differ']} of {off['images']} images have other logits")
     clauses += [f"the weight of {layer} is not W + scaling · B A" for layer in on["layers_off_the_formula"]]

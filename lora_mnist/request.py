@@ -37,7 +37,8 @@ class Request:
         Raises:
             UsageError: an unknown setting, or a value out of its range.
         """
-        layers = [load_config("default"), stored or {}, *self._asked()]
+        inherited = merge([stored or {}, {"finetune": {"name": None}}], dataset)  # a name belongs to one adapter
+        layers = [load_config("default"), inherited, *self._asked()]
         return resolve([*layers, {"data": {"dataset": dataset}}], dataset)
 
     def wanted_dataset(self, stored: Layer | None) -> str:

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lora_mnist import peft_format
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import (
     check_folder,
+    finished_folders,
     is_finished,
     new_folder,
     read_json,
@@ -71,14 +73,20 @@ class Run:
 
     def adapter_names(self) -> list[str]:
         """Finished adapters, oldest first."""
-        folder = self.path / "adapters"
-        names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
-        finished = [name for name in names if not name.startswith(".") and self.has_adapter(name)]
-        return sorted(finished, key=lambda name: ((self.adapter(name) / "manifest.json").stat().st_mtime_ns, name))
+        return [place.name for place in finished_folders(self.path / "adapters")]
 
     def require_writable(self) -> None:
         """Raises DiskError now rather than after the training."""
         require_writable(self.path)
+        require_writable(self.path / "adapters")
+
+    def require_vacant(self) -> None:
+        """Raises RunError if something lies where a new run would go: remains of another one, or not a run at all."""
+        for place in (self.base, self.path / "adapters", self.report):
+            if place.is_dir() and any(place.iterdir()):
+                raise RunError(
+                    f"{place} is there, but no finished base.", "Choose another --run, or replace it with --force."
+                )
 
     # The base -------------------------------------------------------------------------------------------------------
 
@@ -95,8 +103,10 @@ class Run:
         return read_json(self.base / "run.json")
 
     def save_base(self, model: MLP, record: Mapping[str, Any], outcome: Outcome) -> list[str]:
-        """Save a new base, then remove what belonged to the old one. Returns the names of the adapters removed."""
+        """Save a new base, then remove the adapters and the report of the old one. Returns the adapters' names."""
         obsolete = self.adapter_names()
+        with suppress(RunError):
+            record = {**record, "replaced_seal": self.evaluation()["base_seal"]}
         with new_folder(self.base) as folder:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
             about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "seal": seal(tensors).to_text()}
@@ -104,13 +114,19 @@ class Run:
             write_file(folder / "model.safetensors", save(tensors, {"lora_mnist": json.dumps(about)}))
             write_file(folder / "run.json", to_json(record))
             _save_outcome(folder, outcome)
-        remove_folder(self.path / "adapters")
-        remove_folder(self.report)
-        self.renew_copy()
+        for name in obsolete:
+            remove_folder(self.adapter(name))
+        if is_finished(self.report):
+            remove_folder(self.report)
+        self.tidy()
         return obsolete
 
-    def renew_copy(self) -> None:
-        """Make run.json at the top what it is in base/ again, if it is not (a crash, an edit)."""
+    def tidy(self) -> None:
+        """Finish what a killed `save_base` left: adapters of the base it replaced, and the copy of run.json."""
+        record = self.record()
+        for name in self.adapter_names():
+            if self.evaluation(name)["base_seal"] == record.get("replaced_seal") != record["base_seal"]:
+                remove_folder(self.adapter(name))
         content, copy = (self.base / "run.json").read_bytes(), self.path / "run.json"
         if not copy.is_file() or copy.read_bytes() != content:
             write_file(copy, content)

@@ -37,6 +37,8 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
             f"{run.base} is finished already.",
             "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
         )
+    if not request.force:
+        run.require_vacant()
     stored = _stored_settings(run)
     wanted = request.wanted_dataset(stored)
     run.require_writable()
@@ -49,6 +51,7 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
 
     model, losses, seconds = train_base(settings, dataset, device, request.quiet)
     logits = _held_out_logits(model, dataset)
+    _require_finite(logits)
     sealed = seal(model.state_dict())
     evaluation = _evaluation(dataset, sealed, [], logits)
     record = {
@@ -72,9 +75,19 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     return {**evaluation, "run": str(request.run), "seconds": seconds}
 
 
-def evaluate(request: Request, adapters: Sequence[str] = (), strength: float = 1.0) -> dict[str, Any]:
-    """Confusion matrix and errors per digit of the base, or of the base with adapters; nothing is stored."""
+def evaluate(request: Request, adapters: Sequence[str] = (), strength: float | None = None) -> dict[str, Any]:
+    """Confusion matrix and errors per digit of the base, or of the base with adapters; nothing is stored.
+
+    Args:
+        strength: factor on every one of `adapters`; None is 1, as trained.
+
+    Raises:
+        UsageError: a strength without an adapter, or one that is not finite.
+    """
     run, settings = _open(request)
+    if strength is not None and not adapters:
+        raise UsageError(f"`strength` (={strength}) needs an adapter to act on.", "Name one with --adapter.")
+    strength = 1.0 if strength is None else strength
     for name in adapters:
         run.require_adapter(name)
     device = prepare(request.device, request.threads)
@@ -102,18 +115,19 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
     name = settings.finetune.name or f"digit{digit}-r{settings.finetune.rank}"
     if run.has_adapter(name) and not request.force:
         if resume:
-            return _finished_adapter(run, name, request)
+            return _finished_adapter(run, name, digit, request)
         raise RunError(
             f"{run.adapter(name)} is finished already.",
             "Look at it with `lora-mnist report`, give this one another --name, or train it again with --force.",
         )
     run.require_writable()
-    run.renew_copy()
+    run.tidy()
     base, sealed = run.load_base(device)
     config = lora_config(settings)
     adapted, updates, losses, seconds = train_adapter(base, name, digit, settings, dataset, request.quiet)
     images = {split: part.images for split, part in dataset.held_out.items()}
-    findings, logits = prove(base, adapted, name, config, images)
+    findings, logits = prove(base, sealed, adapted, name, config, images)
+    _require_finite(logits)
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
     document = {
@@ -165,7 +179,13 @@ def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
     entries = [_verify_adapter(run, name, base, sealed, dataset) for name in names]
     failed = [f"base: {clause}" for clause in wrong]
     failed += [f"{entry['name']}: {clause}" for entry in entries for clause in entry["failures"]]
-    return {"passed": not failed, "failures": failed, "base": facts, "adapters": entries}
+    return {
+        "passed": not failed,
+        "failures": failed,
+        "dataset": dataset.name,
+        "base": facts,
+        "adapters": entries,
+    }
 
 
 def _open(request: Request) -> tuple[Run, Settings]:
@@ -180,6 +200,7 @@ def _open(request: Request) -> tuple[Run, Settings]:
 
 def _finished_base(run: Run, request: Request) -> dict[str, Any]:
     run.require_base()
+    run.tidy()
     record = run.record()
     sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
     request.refuse_contradictions(record["settings"], sections, record["dataset"]["name"], run.base)
@@ -187,9 +208,13 @@ def _finished_base(run: Run, request: Request) -> dict[str, Any]:
     return {**run.evaluation(), "run": str(request.run), "seconds": record["seconds"]}
 
 
-def _finished_adapter(run: Run, name: str, request: Request) -> dict[str, Any]:
+def _finished_adapter(run: Run, name: str, digit: int, request: Request) -> dict[str, Any]:
     run.require_adapter(name)
     document = run.document(name, "finetune.json")
+    if document["digit"] != digit:
+        raise UsageError(
+            f"{run.adapter(name)} repairs {document['digit']}, not {digit}.", "Give another --name, or use --force."
+        )
     stored = {"seed": document["seed"], "finetune": document["settings"]}
     request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], run.adapter(name))
     log.info("%s is finished: skipped.", run.adapter(name))
@@ -199,6 +224,7 @@ def _finished_adapter(run: Run, name: str, request: Request) -> dict[str, Any]:
 
 def _stored_settings(run: Run) -> Layer | None:
     try:
+        run.require_base()
         return run.record()["settings"]
     except RunError:
         return None  # no run yet, or one that --force is about to replace because it is damaged
@@ -206,6 +232,7 @@ def _stored_settings(run: Run) -> Layer | None:
 
 def _load_data(run: Run, settings: Settings, request: Request, device: torch.device) -> data.Dataset:
     chosen, stored = settings.data, run.record()["dataset"]
+    data.choose(chosen.dataset, request.folder, request.quiet)
     dataset = data.load(chosen.dataset, request.folder, chosen.val_share, chosen.split_seed, device)
     if dataset.sha256 != stored["sha256"]:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
@@ -221,6 +248,12 @@ def _target_digit(run: Run, settings: Settings, dataset: data.Dataset) -> int:
     digit = weakest_digit(run.logits()["val"], dataset.val.labels)
     log.info("The weakest digit on val is %d.", digit)
     return digit
+
+
+def _require_finite(logits: Mapping[str, torch.Tensor]) -> None:
+    """A last step may leave finite weights that are so large that the logits are not."""
+    if not all(bool(part.isfinite().all()) for part in logits.values()):
+        raise UsageError("The training ended in logits that are no numbers.", "Choose a lower --learning-rate.")
 
 
 def _held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:
@@ -247,7 +280,8 @@ def _verify_adapter(run: Run, name: str, base: MLP, sealed: Seal, dataset: data.
         config = run.load_adapter(adapted, sealed, name)
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
-    findings, logits = prove(base, adapted, name, config, {s: part.images for s, part in dataset.held_out.items()})
+    images = {split: part.images for split, part in dataset.held_out.items()}
+    findings, logits = prove(base, sealed, adapted, name, config, images)
     wrong = failures(findings) + _unlike_stored(run, name, dataset, logits)
     return {"name": name, **findings, "passed": not wrong, "failures": wrong}
 
@@ -259,7 +293,7 @@ def _unlike_stored(
     stored, splits, wrong = run.logits(adapter), run.evaluation(adapter)["splits"], []
     for split, part in dataset.held_out.items():
         tolerance = 10 * TOLERANCE * float(logits[split].abs().max())  # they may come from another machine
-        if stored[split].shape != logits[split].shape or (stored[split] - logits[split]).abs().max() > tolerance:
+        if not torch.allclose(stored[split], logits[split], rtol=0, atol=tolerance):  # False for NaN
             wrong.append(f"the stored logits of {split} are not those of its weights")
         elif splits[split] != summarise(stored[split], part.labels):
             wrong.append(f"the stored evaluation of {split} is not that of its logits")

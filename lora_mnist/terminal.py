@@ -44,8 +44,9 @@ def finetuning(document: Mapping[str, Any]) -> RenderableType:
     """Parameters, what changed, the proof and the verdict."""
     comparison, digit, evaluation = document["comparison"], document["digit"], document["evaluation"]
     return Group(
+        Text(f"Data set: {DATASETS[evaluation['dataset']['name']]}"),
         parameters(document["parameters"]),
-        summary(comparison, digit, DATASETS[evaluation["dataset"]["name"]]),
+        summary(comparison, digit),
         per_digit(comparison["test"], evaluation["splits"]["test"]["wrong"], digit),
         proof(document["proof"]),
         Text(verdict(comparison["test"], digit), style="bold"),
@@ -61,9 +62,9 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
     return Group(rows, Text(f"{total} ({100 * table['share']:.3f} % added)"))
 
 
-def summary(comparison: Mapping[str, Any], digit: int, dataset: str) -> Table:
+def summary(comparison: Mapping[str, Any], digit: int) -> Table:
     """Missed, claimed and all errors of every split, before and after, together."""
-    table = Table("", title=f"{dataset}: digit {digit} before and after")
+    table = Table("", title=f"Digit {digit} before and after")
     for split in comparison:
         for heading in (f"{split} before", "after", "change"):
             table.add_column(heading, justify="right")
@@ -99,8 +100,10 @@ def proof(findings: Mapping[str, Any]) -> RenderableType:
 
 def verification(document: Mapping[str, Any]) -> RenderableType:
     """The findings of `verify`: the base, then every adapter."""
-    base = document["base"]
-    parts: list[RenderableType] = [Text.assemble(_mark(base["passed"]), "  base: every byte is the sealed one")]
+    parts: list[RenderableType] = []
+    if "dataset" in document:  # not known if the base is damaged
+        parts.append(Text(f"Data set: {DATASETS[document['dataset']]}"))
+    parts.append(Text.assemble(_mark(document["base"]["passed"]), "  base: bytes, seal, stored logits and evaluation"))
     for entry in document["adapters"]:
         parts.append(Text.assemble(_mark(entry["passed"]), f"  {entry['name']}"))
         if "frozen" in entry:

@@ -72,11 +72,11 @@ def learning_rates(settings: TrainingSettings, steps: int) -> list[float]:
 
 
 def _finite_mean(losses: torch.Tensor) -> float:
-    """Mean of the last window. Raises UsageError if any loss so far is not a finite number."""
-    mean = float(losses[-WINDOW:].mean())
-    if not math.isfinite(mean):
+    """Mean of the last window. Raises UsageError if a loss in it is not a finite number."""
+    window = losses[-WINDOW:]
+    if not bool(window.isfinite().all()):
         step = int((~losses.isfinite()).nonzero()[0])
         raise UsageError(
             f"The loss became {float(losses[step])} in step {step + 1}.", "Choose a lower --learning-rate."
         )
-    return mean
+    return float(window.mean())

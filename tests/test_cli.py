@@ -130,8 +130,10 @@ def test_strength_is_applied(cli, finished_run):
         ("pretrain --force --dataset cifar", 2, "dataset"),
         ("evaluate --device gpu", 2, "device"),
         ("evaluate --threads 0", 2, "threads"),
-        ("pretrain --force --hidden 10,3000000,3000000", 2, "memory"),
+        ("pretrain --force --hidden 10,1000000,1000000", 2, "memory"),
         ("evaluate --adapter nine", 4, "nine"),
+        ("evaluate --strength 0.5", 2, "--adapter"),
+        ("finetune --digit 3 --name train", 2, "train"),
         ("verify --adapter nine", 4, "nine"),
         ("evaluate --strength nan --adapter ADAPTER", 2, "strength"),
         ("frobnicate", 2, "frobnicate"),
@@ -245,6 +247,19 @@ def test_a_closed_pipe_is_no_error(finished_run):
     command = f"{sys.executable} -m lora_mnist evaluate --run {finished_run} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_pipe_does_not_cut_the_work_short(tmp_path):
+    command = f"{sys.executable} -m lora_mnist run --config smoke --dataset digits --run {tmp_path / 'r'} | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "r" / "report" / "index.html").is_file()
+
+
+def test_an_error_of_the_system_is_told_as_json_too(cli, tmp_path):
+    code, out, _ = cli("evaluate", "--json", "--run", tmp_path / ("a" * 300))
+    assert code == 6
+    assert json.loads(out)["error"]["code"] == 6
 
 
 def test_a_bug_is_owned_up_to(cli, finished_run, monkeypatch):

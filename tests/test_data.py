@@ -9,7 +9,7 @@ import torch
 
 from lora_mnist import data
 from lora_mnist.data import MNIST_FILES, choose, draw_digits, load
-from lora_mnist.errors import DataError
+from lora_mnist.errors import DataError, DiskError
 
 from .conftest import flip_bit
 
@@ -142,6 +142,13 @@ def test_auto_without_mnist_takes_the_digits_and_says_so(tmp_path, monkeypatch, 
     assert "1,797 digits" in caplog.text
     with pytest.raises(DataError, match="no route to host"):
         choose("mnist", tmp_path)
+
+
+def test_auto_where_nothing_can_be_written_takes_the_digits_too(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert choose("auto", tmp_path / "file" / "data") == "digits"
+    with pytest.raises(DiskError):
+        choose("mnist", tmp_path / "file" / "data")
 
 
 def test_digits_need_neither_disk_nor_network(tmp_path, monkeypatch):

@@ -184,6 +184,12 @@ def test_a_rank_above_every_side_is_refused_and_above_some_is_told():
     assert oversized(MLP((1000, 2000)), config(rank=10)) == []
 
 
+@pytest.mark.parametrize("name", ["", "a.b", "train", "update", "keys"])
+def test_names_that_torch_cannot_store_are_refused(name):
+    with pytest.raises(UsageError, match="name"):
+        inject(MLP((12, 11)), name, config(), generator())
+
+
 def test_two_adapters_of_one_name_are_refused():
     model, _ = adapted("a")
     with pytest.raises(UsageError, match="already"):

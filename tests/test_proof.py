@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lora_mnist.evaluate import logits_of
+from lora_mnist.integrity import seal
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
 from lora_mnist.model import MLP
 from lora_mnist.proof import failures, prove
@@ -26,11 +27,15 @@ def pair():
 
 
 def findings(pair):
-    return prove(*pair, "a", CONFIG, IMAGES)[0]
+    return examine(*pair)[0]
+
+
+def examine(base, adapted, sealed=None):
+    return prove(base, sealed or seal(base.state_dict()), adapted, "a", CONFIG, IMAGES)
 
 
 def test_an_honest_adapter_passes(pair):
-    found, logits = prove(*pair, "a", CONFIG, IMAGES)
+    found, logits = examine(*pair)
     assert found["passed"]
     assert failures(found) == []
     assert found["frozen"]["tensors"] == 6
@@ -45,6 +50,15 @@ def test_one_flipped_bit_of_the_base_is_caught_and_named(pair, tensor):
     assert not found["passed"]
     assert found["frozen"]["changed_bytes"] == {tensor.replace(".base", ""): 1}
     assert "changed" in failures(found)[0]
+
+
+def test_a_base_that_changed_together_with_its_copy_is_caught(pair):
+    sealed = seal(pair[0].state_dict())
+    pair[0].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
+    pair[1].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
+    found, _ = examine(*pair, sealed)
+    assert found["frozen"]["changed_bytes"] == {}
+    assert failures(found) == ["base tensor linear2.weight is not the sealed one"]
 
 
 def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):

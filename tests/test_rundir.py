@@ -57,8 +57,26 @@ def test_the_copy_at_the_top_follows_the_base(run_copy):
     record = (run_copy / "base" / "run.json").read_bytes()
     assert (run_copy / "run.json").read_bytes() == record
     (run_copy / "run.json").write_text("edited")
-    Run(run_copy).renew_copy()
+    Run(run_copy).tidy()
     assert (run_copy / "run.json").read_bytes() == record
+
+
+def test_a_killed_replacement_is_finished_by_the_next_writer(run_copy, adapter):
+    """The new base is in place, the process died before it removed the old adapters."""
+    run = Run(run_copy)
+    record = run.record()
+    stranger = shutil.copytree(adapter, adapter.with_name("stranger"))
+    evaluation = json.loads((stranger / "evaluation.json").read_text())
+    (stranger / "evaluation.json").write_text(json.dumps({**evaluation, "base_seal": "of a third base"}))
+    new = {**record, "base_seal": "of the new base", "replaced_seal": record["base_seal"]}
+    (run_copy / "base" / "run.json").write_text(json.dumps(new))
+    run.tidy()
+    assert run.adapter_names() == ["stranger"]
+
+
+def test_an_adapter_between_its_two_renames_is_not_lost(run_copy, adapter):
+    adapter.rename(adapter.with_name(f".{adapter.name}.old"))
+    assert Run(run_copy).adapter_names() == [adapter.name]
 
 
 def test_adapters_come_oldest_first_and_only_whole_ones(run_copy, adapter):

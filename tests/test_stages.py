@@ -8,6 +8,7 @@ import torch
 
 from lora_mnist import recipe, stages
 from lora_mnist.errors import ProofError, RunError, UsageError
+from lora_mnist.report import write_report
 from lora_mnist.request import Request
 from lora_mnist.rundir import Run
 
@@ -169,11 +170,13 @@ def test_finished_work_is_not_replaced_without_force(run_copy, adapter):
 
 
 def test_a_forced_pretrain_removes_the_old_adapters_and_says_so(run_copy, adapter, caplog):
-    (run_copy / "report").mkdir()
+    write_report(run_copy)
+    (run_copy / "adapters" / "notes.txt").write_text("the user's own")
     stages.pretrain(replace(smoke(run_copy, seed=5), force=True))
     assert adapter.name in caplog.text
     assert Run(run_copy).adapter_names() == []
     assert not (run_copy / "report").exists()
+    assert (run_copy / "adapters" / "notes.txt").is_file()
     assert Run(run_copy).record()["settings"]["seed"] == 5
 
 
@@ -190,8 +193,40 @@ def test_a_forced_stage_that_dies_leaves_the_old_state(run_copy, monkeypatch):
     assert snapshot(run_copy) == before
 
 
-def test_force_replaces_even_a_damaged_base(run_copy):
-    (run_copy / "base" / "run.json").write_bytes(b"")
+@pytest.mark.parametrize("place", ["adapters", "report", "base"])
+def test_nothing_that_lies_where_a_run_would_go_is_removed_unasked(tmp_path, place):
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "thesis.txt").write_text("years of work")
+    before = snapshot(tmp_path)
+    with pytest.raises(RunError, match=place):
+        stages.pretrain(smoke(tmp_path))
+    assert snapshot(tmp_path) == before
+
+
+def test_a_network_whose_logits_are_no_numbers_is_not_kept(run_copy):
+    before = snapshot(run_copy)
+    options = {"finetune": {"digit": 3, "steps": 1, "learning_rate": 1e30}}
+    with pytest.raises(UsageError, match="learning-rate"):
+        stages.finetune(Request(run=run_copy, options=options))
+    assert snapshot(run_copy) == before
+
+
+def test_a_strength_needs_an_adapter(finished_run):
+    with pytest.raises(UsageError, match="--adapter"):
+        stages.evaluate(Request(run=finished_run), [], strength=0.5)
+
+
+def test_an_adapters_name_is_not_inherited(tmp_path):
+    resume(smoke(tmp_path, finetune={"name": "mine", "digit": 1}))
+    stages.finetune(Request(run=tmp_path, options={"finetune": {"digit": 2}}))
+    assert Run(tmp_path).adapter_names() == ["mine", "digit2-r2"]
+    with pytest.raises(UsageError, match="repairs 1, not 3"):
+        resume(smoke(tmp_path, finetune={"name": "mine", "digit": 3}))
+
+
+@pytest.mark.parametrize("record", [b"", b"{}"])
+def test_force_replaces_even_a_damaged_base(run_copy, record):
+    (run_copy / "base" / "run.json").write_bytes(record)
     (run_copy / "base" / "model.safetensors").write_bytes(b"")
     stages.pretrain(replace(smoke(run_copy), force=True))
     assert stages.verify(Request(run=run_copy))["passed"]

@@ -6,7 +6,7 @@ from lora_mnist.config import PretrainSettings
 from lora_mnist.errors import UsageError
 from lora_mnist.integrity import seal
 from lora_mnist.model import MLP, normalise
-from lora_mnist.train import learning_rates, train
+from lora_mnist.train import _finite_mean, learning_rates, train
 
 IMAGES = torch.randint(60, (200, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(10, (200,), generator=torch.Generator().manual_seed(1))
@@ -77,6 +77,10 @@ def test_a_loss_that_leaves_the_numbers_is_an_error():
     with pytest.raises(UsageError, match=r"loss became (nan|inf) in step \d+") as caught:
         trained(learning_rate=1e30)
     assert "--learning-rate" in str(caught.value)
+
+
+def test_losses_whose_sum_overflows_are_no_bug():
+    assert _finite_mean(torch.full((50,), 3e38)) > 0
 
 
 def test_a_last_step_that_leaves_the_numbers_is_an_error_too():
