@@ -27,6 +27,7 @@ def prove(
     name: str,
     config: LoRAConfig,
     images: Mapping[str, torch.Tensor],
+    plain: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Check all three claims for adapter `name`, alone in `adapted`.
 
@@ -35,6 +36,7 @@ def prove(
         sealed: the seal in that file, so that a base changed together with `adapted` is noticed too.
         adapted: the same network with the adapter, at strength 1.
         images: uint8 (N, 28, 28) of every split.
+        plain: logits (N, 10) of `base` on them, by split.
 
     Returns:
         The findings, ready for JSON, with `passed` overall; and the adapted model's logits (N, 10) by split.
@@ -50,7 +52,6 @@ def prove(
         "seal": sealed.sha256,
     }
 
-    plain = {split: logits_of(base, batch) for split, batch in images.items()}
     with disabled(adapted):
         off = {split: logits_of(adapted, batch) for split, batch in images.items()}
     unequal = sum(int((_bits(plain[split]) != _bits(off[split])).any(1).sum()) for split in images)

@@ -126,7 +126,7 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
     config = lora_config(settings)
     adapted, updates, losses, seconds = train_adapter(base, name, digit, settings, dataset, request.quiet)
     images = {split: part.images for split, part in dataset.held_out.items()}
-    findings, logits = prove(base, sealed, adapted, name, config, images)
+    findings, logits = prove(base, sealed, adapted, name, config, images, _held_out_logits(base, dataset))
     _require_finite(logits)
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
@@ -174,9 +174,10 @@ def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
         base, sealed = run.load_base(device)
     except AlteredError as error:
         return {"passed": False, "failures": [error.cause], "base": {"passed": False}, "adapters": []}
-    wrong = _unlike_stored(run, None, dataset, _held_out_logits(base, dataset))
+    plain = _held_out_logits(base, dataset)
+    wrong = _unlike_stored(run, None, dataset, plain)
     facts = {"passed": not wrong, "seal": sealed.sha256, "tensors": len(sealed.tensors)}
-    entries = [_verify_adapter(run, name, base, sealed, dataset) for name in names]
+    entries = [_verify_adapter(run, name, base, sealed, dataset, plain) for name in names]
     failed = [f"base: {clause}" for clause in wrong]
     failed += [f"{entry['name']}: {clause}" for entry in entries for clause in entry["failures"]]
     return {
@@ -273,7 +274,9 @@ def _evaluation(
     }
 
 
-def _verify_adapter(run: Run, name: str, base: MLP, sealed: Seal, dataset: data.Dataset) -> dict[str, Any]:
+def _verify_adapter(
+    run: Run, name: str, base: MLP, sealed: Seal, dataset: data.Dataset, plain: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
     try:
         run.require_adapter(name)
         adapted = copy.deepcopy(base)
@@ -281,7 +284,7 @@ def _verify_adapter(run: Run, name: str, base: MLP, sealed: Seal, dataset: data.
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
     images = {split: part.images for split, part in dataset.held_out.items()}
-    findings, logits = prove(base, sealed, adapted, name, config, images)
+    findings, logits = prove(base, sealed, adapted, name, config, images, plain)
     wrong = failures(findings) + _unlike_stored(run, name, dataset, logits)
     return {"name": name, **findings, "passed": not wrong, "failures": wrong}
 
