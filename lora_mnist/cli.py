@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lora_mnist import __version__
-from lora_mnist.errors import ProofError, UsageError
+from lora_mnist.errors import ProofError
 from lora_mnist.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
 from lora_mnist.options import (
     Adapters,
@@ -43,6 +43,10 @@ from lora_mnist.options import (
     Threads,
     ValShare,
     WeightDecay,
+    digit_of,
+    request_of,
+    sizes_of,
+    training,
 )
 
 app = typer.Typer(
@@ -101,13 +105,13 @@ def run(
     from lora_mnist import stages, terminal
     from lora_mnist.report import write_report
 
-    request = _request(
+    request = request_of(
         locals(),
         seed=seed,
         data={"dataset": dataset, "val_share": val_share},
-        model={"hidden": _sizes(hidden)},
+        model={"hidden": sizes_of(hidden)},
         pretrain={"epochs": epochs},
-        finetune={**_digit(digit), "rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "name": name},
+        finetune={**digit_of(digit), "rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "name": name},
     )
     base = stages.pretrain(request, resume=True)
     if not json:
@@ -148,13 +152,15 @@ def pretrain(
     """Train the base, print accuracy and errors per digit, seal it."""
     from lora_mnist import stages, terminal
 
-    training = _training(batch_size, learning_rate, optimizer, schedule, weight_decay)
-    request = _request(
+    request = request_of(
         locals(),
         seed=seed,
         data={"dataset": dataset, "val_share": val_share},
-        model={"hidden": _sizes(hidden)},
-        pretrain={"epochs": epochs, **training},
+        model={"hidden": sizes_of(hidden)},
+        pretrain={
+            "epochs": epochs,
+            **training(batch_size, learning_rate, optimizer, schedule, weight_decay),
+        },
     )
     _show(stages.pretrain(request), terminal.evaluation, json)
 
@@ -174,7 +180,7 @@ def evaluate(
     """Confusion matrix and errors per digit of the base, or of the base with adapters."""
     from lora_mnist import stages, terminal
 
-    _show(stages.evaluate(_request(locals()), adapter or [], strength), terminal.evaluation, json)
+    _show(stages.evaluate(request_of(locals()), adapter or [], strength), terminal.evaluation, json)
 
 
 @command
@@ -208,11 +214,11 @@ def finetune(
     """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
     from lora_mnist import stages, terminal
 
-    request = _request(
+    request = request_of(
         locals(),
         seed=seed,
         finetune={
-            **_digit(digit),
+            **digit_of(digit),
             "rank": rank,
             "alpha": alpha,
             "rslora": rslora,
@@ -222,7 +228,7 @@ def finetune(
             "steps": steps,
             "focus": focus,
             "name": name,
-            **_training(batch_size, learning_rate, optimizer, schedule, weight_decay),
+            **training(batch_size, learning_rate, optimizer, schedule, weight_decay),
         },
     )
     _show(stages.finetune(request), terminal.finetuning, json)
@@ -242,7 +248,7 @@ def verify(
     """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A."""
     from lora_mnist import stages, terminal
 
-    findings = stages.verify(_request(locals()), adapter or [])
+    findings = stages.verify(request_of(locals()), adapter or [])
     if json:
         _raise_failures(findings)
     _show(findings, terminal.verification, json)
@@ -283,48 +289,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def script() -> None:
     """`lora-mnist` on the command line."""
     sys.exit(main())
-
-
-def _request(options: dict[str, Any], **settings: Any) -> Any:
-    from lora_mnist.request import Request
-
-    return Request(
-        run=options["run"],
-        folder=options["data"],
-        config=options.get("config"),
-        options=_given(settings),
-        device=options["device"],
-        threads=options["threads"],
-        force=options.get("force", False),
-        quiet=options["quiet"],
-    )
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without the options that were left out."""
-    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in settings.items()}
-    return {key: value for key, value in nested.items() if value is not None}
-
-
-def _training(batch_size, learning_rate, optimizer, schedule, weight_decay) -> dict[str, Any]:
-    return {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "weight_decay": weight_decay,
-    }
-
-
-def _digit(digit: str | None) -> dict[str, Any]:
-    return {"digit": int(digit) if digit and digit.isdecimal() else digit}
-
-
-def _sizes(hidden: str | None) -> list[int] | None:
-    try:
-        return hidden and [int(size) for size in hidden.split(",")]
-    except ValueError as error:
-        raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
 
 
 def _raise_failures(findings: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
-"""The command line's options: each is spelled and explained once, for all commands that have it."""
+"""The command line's options, each spelled and explained once, and how they become settings."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from lora_mnist.errors import UsageError
 
 
 def _option(kind: Any, name: str, text: str, **more: Any) -> Any:
@@ -44,3 +46,49 @@ Steps = _option(int | None, "--steps", "Fine-tuning steps.")
 Focus = _option(float | None, "--focus", "Share of every batch that is the target digit; 1 is only that digit.")
 Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
 Strength = _option(float | None, "--strength", "Factor on every adapter named: 1 as trained, 0 off.  [default: 1]")
+
+
+def request_of(options: dict[str, Any], **settings: Any) -> Any:
+    """The `Request` of a command, from its parameters and the settings it was given by them."""
+    from lora_mnist.request import Request
+
+    return Request(
+        run=options["run"],
+        folder=options["data"],
+        config=options.get("config"),
+        options=_given(settings),
+        device=options["device"],
+        threads=options["threads"],
+        force=options.get("force", False),
+        quiet=options["quiet"],
+    )
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that were left out."""
+    nested = {key: _given(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    return {key: value for key, value in nested.items() if value is not None}
+
+
+def training(batch_size, learning_rate, optimizer, schedule, weight_decay) -> dict[str, Any]:
+    """The settings that both trainings have."""
+    return {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+    }
+
+
+def digit_of(digit: str | None) -> dict[str, Any]:
+    """The setting, a number if it looks like one."""
+    return {"digit": int(digit) if digit and digit.isdecimal() else digit}
+
+
+def sizes_of(hidden: str | None) -> list[int] | None:
+    """`1000,2000` as numbers. Raises UsageError if it is anything else."""
+    try:
+        return hidden and [int(size) for size in hidden.split(",")]
+    except ValueError as error:
+        raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error

@@ -41,17 +41,6 @@ def prove(
     Returns:
         The findings, ready for JSON, with `passed` overall; and the adapted model's logits (N, 10) by split.
     """
-    before, after = dict(base.state_dict()), base_tensors(adapted)
-    changed = changed_bytes(before, after)
-    frozen = {
-        "passed": not changed and seal(after) == sealed,
-        "tensors": len(before),
-        "bytes": sum(tensor.nbytes for tensor in before.values()),
-        "changed_bytes": changed,
-        "first_off_the_seal": first_difference(sealed, seal(after)),
-        "seal": sealed.sha256,
-    }
-
     with disabled(adapted):
         off = {split: logits_of(adapted, batch) for split, batch in images.items()}
     unequal = sum(int((_bits(plain[split]) != _bits(off[split])).any(1).sum()) for split in images)
@@ -63,7 +52,7 @@ def prove(
     largest = max(float(logits.abs().max()) for logits in on.values())
 
     findings = {
-        "frozen": frozen,
+        "frozen": _frozen(base, sealed, adapted),
         "off": {"passed": unequal == 0, "images": count, "images_that_differ": unequal},
         "on": {
             "passed": not wrong_layers and difference <= TOLERANCE * largest,
@@ -73,6 +62,19 @@ def prove(
         },
     }
     return {"passed": all(part["passed"] for part in findings.values()), **findings}, on
+
+
+def _frozen(base: nn.Module, sealed: Seal, adapted: nn.Module) -> dict[str, Any]:
+    before, after = dict(base.state_dict()), base_tensors(adapted)
+    changed, now = changed_bytes(before, after), seal(after)
+    return {
+        "passed": not changed and now == sealed,
+        "tensors": len(before),
+        "bytes": sum(tensor.nbytes for tensor in before.values()),
+        "changed_bytes": changed,
+        "first_off_the_seal": first_difference(sealed, now),
+        "seal": sealed.sha256,
+    }
 
 
 def failures(findings: Mapping[str, Any]) -> list[str]:

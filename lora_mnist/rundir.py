@@ -34,8 +34,6 @@ from lora_mnist.integrity import Seal, first_difference, seal
 from lora_mnist.lora import LoRAConfig, LoRAUpdate, inject
 from lora_mnist.model import MLP
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -3,16 +3,15 @@ its result as a document ready for JSON."""
 
 import copy
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy
 import torch
 
-from lora_mnist import __version__, data
+from lora_mnist import data
 from lora_mnist.config import Layer, Settings
 from lora_mnist.device import prepare
+from lora_mnist.documents import SCHEMA, environment, evaluation_of, record_of_adapter, record_of_run
 from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
 from lora_mnist.evaluate import compare, logits_of, summarise, weakest_digit
 from lora_mnist.integrity import Seal, seal
@@ -21,7 +20,7 @@ from lora_mnist.model import MLP
 from lora_mnist.proof import TOLERANCE, failures, prove
 from lora_mnist.recipe import lora_config, train_adapter, train_base
 from lora_mnist.request import Request
-from lora_mnist.rundir import SCHEMA, Outcome, Run
+from lora_mnist.rundir import Outcome, Run
 from lora_mnist.train import learning_rates
 
 log = logging.getLogger("lora_mnist")
@@ -53,21 +52,8 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     logits = _held_out_logits(model, dataset)
     _require_finite(logits)
     sealed = seal(model.state_dict())
-    evaluation = _evaluation(dataset, sealed, [], logits)
-    record = {
-        "schema_version": SCHEMA,
-        "settings": settings.model_dump(mode="json"),
-        "dataset": {
-            "name": name,
-            "sha256": dataset.sha256,
-            "train": len(dataset.train),
-            "val": len(dataset.val),
-            "test": len(dataset.test),
-        },
-        "base_seal": sealed.sha256,
-        "seconds": seconds,
-        **_environment(device),
-    }
+    evaluation = evaluation_of(dataset, sealed, [], logits)
+    record = record_of_run(settings, dataset, sealed, device, seconds)
     rates = learning_rates(settings.pretrain, len(losses))
     removed = run.save_base(model, record, Outcome(losses, rates, evaluation, logits))
     if removed:
@@ -97,7 +83,7 @@ def evaluate(request: Request, adapters: Sequence[str] = (), strength: float | N
         run.load_adapter(model, sealed, name)
         set_strength(model, name, strength)
     used = [{"name": name, "strength": strength} for name in dict.fromkeys(adapters)]
-    return _evaluation(dataset, sealed, used, _held_out_logits(model, dataset))
+    return evaluation_of(dataset, sealed, used, _held_out_logits(model, dataset))
 
 
 def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
@@ -130,25 +116,9 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
     _require_finite(logits)
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
-    document = {
-        "schema_version": SCHEMA,
-        "adapter": name,
-        "digit": digit,
-        "weakest_on_val": settings.finetune.digit == "weakest",
-        "settings": {
-            **settings.finetune.model_dump(mode="json"),
-            "alpha": config.alpha,
-            "digit": digit,
-            "name": name,
-        },
-        "seed": settings.seed,
-        "scaling": config.scaling,
-        "parameters": parameter_table(adapted, name),
-        "proof": findings,
-        "seconds": seconds,
-        **_environment(device),
-    }
-    evaluation = _evaluation(dataset, sealed, [{"name": name, "strength": 1.0}], logits)
+    document = record_of_adapter(settings, config, name, digit, parameter_table(adapted, name), findings)
+    document |= {**environment(device), "seconds": seconds}
+    evaluation = evaluation_of(dataset, sealed, [{"name": name, "strength": 1.0}], logits)
     labels = {split: part.labels for split, part in dataset.held_out.items()}
     analysis = {"schema_version": SCHEMA, "splits": compare(run.logits(), logits, labels, digit)}
     outcome = Outcome(losses, learning_rates(settings.finetune, len(losses)), evaluation, logits)
@@ -261,19 +231,6 @@ def _held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tenso
     return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
 
 
-def _evaluation(
-    dataset: data.Dataset, sealed: Seal, adapters: Sequence[Mapping[str, Any]], logits: Mapping[str, torch.Tensor]
-) -> dict[str, Any]:
-    """The document of evaluation.json."""
-    return {
-        "schema_version": SCHEMA,
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-        "base_seal": sealed.sha256,
-        "adapters": list(adapters),
-        "splits": {split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
-    }
-
-
 def _verify_adapter(
     run: Run, name: str, base: MLP, sealed: Seal, dataset: data.Dataset, plain: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
@@ -301,16 +258,3 @@ def _unlike_stored(
         elif splits[split] != summarise(stored[split], part.labels):
             wrong.append(f"the stored evaluation of {split} is not that of its logits")
     return wrong
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    return {
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "lora-mnist": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
-    }

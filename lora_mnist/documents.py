@@ -1,0 +1,87 @@
+"""What the stages store as JSON, apart from what `proof` and `evaluate` return ready-made."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy
+import torch
+
+from lora_mnist import __version__
+from lora_mnist.config import Settings
+from lora_mnist.data import Dataset
+from lora_mnist.evaluate import summarise
+from lora_mnist.integrity import Seal
+from lora_mnist.lora import LoRAConfig
+
+SCHEMA = 1
+
+
+def evaluation_of(
+    dataset: Dataset, sealed: Seal, adapters: Sequence[Mapping[str, Any]], logits: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """The document of evaluation.json."""
+    return {
+        "schema_version": SCHEMA,
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "base_seal": sealed.sha256,
+        "adapters": list(adapters),
+        "splits": {split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
+    }
+
+
+def record_of_run(
+    settings: Settings, dataset: Dataset, sealed: Seal, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    """The document of run.json."""
+    return {
+        "schema_version": SCHEMA,
+        "settings": settings.model_dump(mode="json"),
+        "dataset": {
+            "name": dataset.name,
+            "sha256": dataset.sha256,
+            "train": len(dataset.train),
+            "val": len(dataset.val),
+            "test": len(dataset.test),
+        },
+        "base_seal": sealed.sha256,
+        "seconds": seconds,
+        **environment(device),
+    }
+
+
+def record_of_adapter(
+    settings: Settings,
+    config: LoRAConfig,
+    name: str,
+    digit: int,
+    parameters: Mapping[str, Any],
+    proof: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The document of finetune.json, but for where and how long it ran."""
+    resolved = {"alpha": config.alpha, "digit": digit, "name": name}
+    return {
+        "schema_version": SCHEMA,
+        "adapter": name,
+        "digit": digit,
+        "weakest_on_val": settings.finetune.digit == "weakest",
+        "settings": {**settings.finetune.model_dump(mode="json"), **resolved},
+        "seed": settings.seed,
+        "scaling": config.scaling,
+        "parameters": parameters,
+        "proof": proof,
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where it ran, and with what."""
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "lora-mnist": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
