@@ -1,6 +1,7 @@
 """The command line: parse, call one stage, print."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -276,8 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     listen_to_termination()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal that has no "·" shows "?" rather than a traceback
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no "·" shows "?" rather than a traceback
     try:
         code = typer.main.get_command(app).main(arguments, "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
@@ -293,7 +296,8 @@ def script() -> None:
 
 def _raise_failures(findings: dict[str, Any]) -> None:
     if not findings["passed"]:
-        raise ProofError(f"The proof failed: {'; '.join(findings['failures'])}.", "Restore the run from a copy.")
+        failures = "; ".join(failure.rstrip(".") for failure in findings["failures"])
+        raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
 
 
 def _show(document: dict[str, Any], renderer: Callable[[dict[str, Any]], Any], as_json: bool) -> None:

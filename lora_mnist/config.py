@@ -19,6 +19,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
 
 
+RULES = {  # what pydantic says in Python's words, in TOML's
+    "tuple_type": "must be a list",
+    "too_short": "must have at least one entry",
+    "model_type": "must be a table",
+}
+
+
 class _Section(BaseModel):
     # strict and finite: by default pydantic takes True or "1" for a rank and infinity for a learning rate
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -80,6 +87,8 @@ class FinetuneSettings(TrainingSettings):
     def _is_a_folder(cls, name: str | None) -> str | None:
         if name is not None and not (name.replace("-", "").replace("_", "").isalnum() and name.isascii()):
             raise ValueError("must be letters, digits, - and _ only, because it names a folder")
+        if name is not None and len(name) > 64:
+            raise ValueError("must be 64 characters at most, because it names a folder")
         if name == "base":
             raise ValueError("must not be base, which is the network itself")
         return name
@@ -108,7 +117,7 @@ def load_config(name_or_path: str) -> Layer:
     """
     path = _folder() / f"{name_or_path}.toml" if name_or_path in config_names() else Path(name_or_path)
     try:
-        layer = tomllib.loads(path.read_text(encoding="utf-8"))
+        layer = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"There is no config {name_or_path!r}: {error.strerror}.",
@@ -137,7 +146,9 @@ def resolve(layers: Sequence[Layer], dataset: str, origin: str = "the command li
             raise UsageError(
                 f"There is no setting `{key}` (in {origin}).", "Settings and their meaning stand in default.toml."
             ) from error
-        rule = first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should", "must")
+        rule = RULES.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace(
+            "should", "must"
+        )
         raise UsageError(f"`{key}` (={first['input']!r}) {rule} (in {origin}).", "Correct that value.") from error
 
 

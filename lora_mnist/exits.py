@@ -78,7 +78,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, LoraMnistError):
         return error.exit_code, str(error)
     if isinstance(error, typer.TyperException):  # an unknown option or a value of the wrong type
-        return 2, f"{error.format_message()} See --help."
+        return 2, f"{error.format_message() or 'No command was given.'} See --help."
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130, "Interrupted; what was finished before is kept."
     if isinstance(error, _Terminated):

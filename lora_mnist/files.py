@@ -25,13 +25,14 @@ def to_json(document: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file. Raises RunError if it is missing or not JSON."""
+    """Parse a JSON file. Raises RunError if it cannot be read, AlteredError if it is not JSON."""
+    way_out = "Restore it from a copy, or run its stage again with --force."
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path} cannot be read: {error}.", "Restore it, or run its stage again with --force."
-        ) from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.", way_out) from error
+    except ValueError as error:
+        raise AlteredError(f"{path} is not JSON: {error}.", way_out) from error
 
 
 def require_writable(folder: Path) -> None:

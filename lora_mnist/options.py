@@ -83,7 +83,7 @@ def training(batch_size, learning_rate, optimizer, schedule, weight_decay) -> di
 
 def digit_of(digit: str | None) -> dict[str, Any]:
     """The setting, a number if it looks like one."""
-    return {"digit": int(digit) if digit and digit.isdecimal() else digit}
+    return {"digit": int(digit) if digit and digit.isascii() and digit.isdecimal() else digit}
 
 
 def sizes_of(hidden: str | None) -> list[int] | None:

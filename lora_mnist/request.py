@@ -63,7 +63,7 @@ class Request:
                 )
 
     def _asked(self) -> list[Layer]:
-        return [*([load_config(self.config)] if self.config else []), self.options]
+        return [*([] if self.config is None else [load_config(self.config)]), self.options]
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -70,8 +70,19 @@ class Run:
         return is_finished(self.adapter(name))
 
     def adapter_names(self) -> list[str]:
-        """Finished adapters, oldest first."""
+        """Finished adapters, oldest first; without those that a killed `save_base` was about to remove."""
+        return [name for name in self._all_adapters() if not self._is_obsolete(name)]
+
+    def _all_adapters(self) -> list[str]:
         return [place.name for place in finished_folders(self.path / "adapters")]
+
+    def _is_obsolete(self, name: str) -> bool:
+        """Whether adapter `name` belongs to the base that the present one replaced."""
+        try:
+            record, seal = self.record(), self.evaluation(name)["base_seal"]
+        except RunError:
+            return False  # damaged, which is for `require_adapter` to say
+        return seal == record.get("replaced_seal") != record["base_seal"]
 
     def require_writable(self) -> None:
         """Raises DiskError now rather than after the training."""
@@ -102,7 +113,7 @@ class Run:
 
     def save_base(self, model: MLP, record: Mapping[str, Any], outcome: Outcome) -> list[str]:
         """Save a new base, then remove the adapters and the report of the old one. Returns the adapters' names."""
-        obsolete = self.adapter_names()
+        obsolete = self._all_adapters()
         with suppress(RunError):
             record = {**record, "replaced_seal": self.evaluation()["base_seal"]}
         with new_folder(self.base) as folder:
@@ -121,9 +132,8 @@ class Run:
 
     def tidy(self) -> None:
         """Finish what a killed `save_base` left: adapters of the base it replaced, and the copy of run.json."""
-        record = self.record()
-        for name in self.adapter_names():
-            if self.evaluation(name)["base_seal"] == record.get("replaced_seal") != record["base_seal"]:
+        for name in self._all_adapters():
+            if self._is_obsolete(name):
                 remove_folder(self.adapter(name))
         content, copy = (self.base / "run.json").read_bytes(), self.path / "run.json"
         if not copy.is_file() or copy.read_bytes() != content:

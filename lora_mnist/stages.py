@@ -50,7 +50,7 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
 
     model, losses, seconds = train_base(settings, dataset, device, request.quiet)
     logits = _held_out_logits(model, dataset)
-    _require_finite(logits)
+    _require_finite(logits, "Choose a lower --learning-rate.")
     sealed = seal(model.state_dict())
     evaluation = evaluation_of(dataset, sealed, [], logits)
     record = record_of_run(settings, dataset, sealed, device, seconds)
@@ -83,7 +83,9 @@ def evaluate(request: Request, adapters: Sequence[str] = (), strength: float | N
         run.load_adapter(model, sealed, name)
         set_strength(model, name, strength)
     used = [{"name": name, "strength": strength} for name in dict.fromkeys(adapters)]
-    return evaluation_of(dataset, sealed, used, _held_out_logits(model, dataset))
+    logits = _held_out_logits(model, dataset)
+    _require_finite(logits, "Choose a smaller --strength.")
+    return evaluation_of(dataset, sealed, used, logits)
 
 
 def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
     adapted, updates, losses, seconds = train_adapter(base, name, digit, settings, dataset, request.quiet)
     images = {split: part.images for split, part in dataset.held_out.items()}
     findings, logits = prove(base, sealed, adapted, name, config, images, _held_out_logits(base, dataset))
-    _require_finite(logits)
+    _require_finite(logits, "Choose a lower --learning-rate.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
     document = record_of_adapter(settings, config, name, digit, parameter_table(adapted, name), findings)
@@ -221,10 +223,10 @@ def _target_digit(run: Run, settings: Settings, dataset: data.Dataset) -> int:
     return digit
 
 
-def _require_finite(logits: Mapping[str, torch.Tensor]) -> None:
-    """A last step may leave finite weights that are so large that the logits are not."""
+def _require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
+    """Weights can be finite and yet so large that the logits are not."""
     if not all(bool(part.isfinite().all()) for part in logits.values()):
-        raise UsageError("The training ended in logits that are no numbers.", "Choose a lower --learning-rate.")
+        raise UsageError("The network's logits are no longer finite numbers.", way_out)
 
 
 def _held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:

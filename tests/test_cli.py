@@ -136,6 +136,8 @@ def test_strength_is_applied(cli, finished_run):
         ("finetune --digit 3 --name train", 2, "train"),
         ("verify --adapter nine", 4, "nine"),
         ("evaluate --strength nan --adapter ADAPTER", 2, "strength"),
+        ("evaluate --strength 1e38 --adapter ADAPTER", 2, "strength"),
+        ("finetune --config= --digit 3", 2, "config"),
         ("frobnicate", 2, "frobnicate"),
     ],
 )
@@ -243,6 +245,14 @@ def test_an_interrupt_keeps_the_previous_state(run_copy, number, code):
     assert snapshot(run_copy) == before
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_the_caller_closed_is_no_error(finished_run, stream):
+    command = f"{sys.executable} -m lora_mnist report --json --run {finished_run}x {stream}>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+
+
 def test_a_closed_pipe_is_no_error(finished_run):
     command = f"{sys.executable} -m lora_mnist evaluate --run {finished_run} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
@@ -331,4 +341,5 @@ def test_a_command_called_without_arguments_shows_the_help(cli):
     code, out, err = cli()
     assert "pretrain" in out + err
     assert re.search(r"Usage", out + err)
+    assert "No command was given" in err
     assert code == 2

@@ -74,6 +74,8 @@ def test_settings_survive_being_stored():
         ("finetune", "name", "../up"),
         ("finetune", "name", ""),
         ("finetune", "name", "base"),
+        ("finetune", "name", "x" * 65),
+        ("finetune", "targets", "linear1"),
         ("finetune", "steps", 10**9),
         ("finetune", "learning_rate", -1.0),
         ("finetune", "learning_rate", 0.0),
@@ -104,6 +106,11 @@ def test_an_unknown_key_is_named_with_its_file(tmp_path, text):
     with pytest.raises(UsageError, match=r"stepz|digits") as caught:
         load_config(str(path))
     assert "mine.toml" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert load_config(str(tmp_path / "bom.toml")) == {"seed": 3}
 
 
 def test_a_missing_or_broken_file_is_one_sentence_each(tmp_path):

@@ -135,6 +135,12 @@ def test_verify_catches_one_flipped_bit_in_an_adapter(run_copy, adapter, file):
     assert findings["base"]["passed"]
 
 
+def test_verify_takes_a_truncated_manifest_for_altered_bytes(run_copy, adapter):
+    for folder in (adapter, run_copy / "base"):
+        (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes()[:30])
+        assert str(folder) in stages.verify(Request(run=run_copy))["failures"][0]
+
+
 def test_verify_sees_through_a_manifest_made_to_fit(run_copy, adapter):
     """Weights and manifest changed together: the seal and the stored logits still tell."""
     from lora_mnist.files import _write_manifest
