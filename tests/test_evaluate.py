@@ -83,6 +83,7 @@ def test_compare_counts_the_same_images():
         (-20, -5, "Repaired: 20 fewer missed 9s, 5 fewer errors in all."),
         (-20, 0, "Repaired: 20 fewer missed 9s, no more and no fewer errors in all."),
         (0, -3, "Not repaired: no more and no fewer missed 9s, 3 fewer errors in all."),
+        (-1, -1, "Repaired: 1 fewer missed 9, 1 fewer error in all."),
         (2, 3, "Not repaired: 2 more missed 9s, 3 more errors in all."),
     ],
 )
