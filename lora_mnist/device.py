@@ -6,7 +6,7 @@ import torch
 
 from lora_mnist.errors import UsageError
 
-MOST_THREADS = 512  # far beyond use; tens of thousands end the process without a word
+MOST_THREADS = 512  # far beyond use
 
 
 def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
@@ -23,7 +23,7 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
         raise UsageError(
             f"`threads` (={threads}) must be from 1 to {MOST_THREADS}.", "Leave --threads out to let torch choose."
         )
-    # Adam's moments of dead inputs decay into denormal floats, which CPUs handle a hundred times slower. New threads
+    # Adam's moments of dead inputs decay into denormal floats, which CPUs handle many times slower. New threads
     # inherit the mode from the one that starts them, so it is set before torch starts any.
     torch.set_flush_denormal(True)
     if threads is not None:

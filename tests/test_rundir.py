@@ -103,7 +103,7 @@ def test_what_was_stored_comes_back(finished_run):
 
 def test_json_on_disk_has_no_nan(finished_run):
     for file in finished_run.rglob("*.json"):
-        json.loads(file.read_text(), parse_constant=pytest.fail)
+        assert json.loads(file.read_text(), parse_constant=pytest.fail)
 
 
 def test_a_model_with_another_shape_does_not_take_the_adapter(run_copy, adapter):
