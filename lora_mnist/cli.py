@@ -13,9 +13,12 @@ from lora_mnist import __version__
 from lora_mnist.errors import ProofError
 from lora_mnist.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
 from lora_mnist.options import (
+    AdapterFolders,
     Adapters,
     Alpha,
+    AlphaPattern,
     BatchSize,
+    Checkpoint,
     Config,
     Data,
     Dataset,
@@ -26,6 +29,7 @@ from lora_mnist.options import (
     Epochs,
     Focus,
     Force,
+    Full,
     Hidden,
     Init,
     Json,
@@ -34,17 +38,24 @@ from lora_mnist.options import (
     Optimizer,
     Quiet,
     Rank,
+    RankPattern,
+    Ranks,
     RsLoRA,
     RunDir,
     Schedule,
     Seed,
+    Shapes,
     Steps,
-    Strength,
+    Strengths,
     Targets,
     Threads,
+    Unsealed,
     ValShare,
     WeightDecay,
+    applied,
     digit_of,
+    pattern_of,
+    refuse_with_full,
     request_of,
     sizes_of,
     training,
@@ -169,8 +180,10 @@ def pretrain(
 @command
 def evaluate(
     run: RunDir = Path("runs/default"),
-    adapter: Adapters = None,
-    strength: Strength = None,
+    adapter: AdapterFolders = None,
+    strength: Strengths = None,
+    checkpoint: Checkpoint = None,
+    allow_unsealed: Unsealed = False,
     data: Data = Path("data"),
     device: Device = "auto",
     threads: Threads = None,
@@ -181,7 +194,8 @@ def evaluate(
     """Confusion matrix and errors per digit of the base, or of the base with adapters."""
     from lora_mnist import stages, terminal
 
-    _show(stages.evaluate(request_of(locals()), adapter or [], strength), terminal.evaluation, json)
+    evaluation = stages.evaluate(request_of(locals()), applied(adapter, strength), checkpoint, allow_unsealed)
+    _show(evaluation, terminal.evaluation, json)
 
 
 @command
@@ -189,8 +203,11 @@ def finetune(
     run: RunDir = Path("runs/default"),
     config: Config = None,
     digit: Digit = None,
+    full: Full = False,
     rank: Rank = None,
     alpha: Alpha = None,
+    rank_pattern: RankPattern = None,
+    alpha_pattern: AlphaPattern = None,
     rslora: RsLoRA = None,
     targets: Targets = None,
     dropout: Dropout = None,
@@ -215,6 +232,8 @@ def finetune(
     """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
     from lora_mnist import stages, terminal
 
+    if full:
+        refuse_with_full(locals())
     request = request_of(
         locals(),
         seed=seed,
@@ -222,6 +241,8 @@ def finetune(
             **digit_of(digit),
             "rank": rank,
             "alpha": alpha,
+            "rank_pattern": pattern_of(rank_pattern, int),
+            "alpha_pattern": pattern_of(alpha_pattern, float),
             "rslora": rslora,
             "targets": targets,
             "dropout": dropout,
@@ -229,10 +250,11 @@ def finetune(
             "steps": steps,
             "focus": focus,
             "name": name,
-            **training(batch_size, learning_rate, optimizer, schedule, weight_decay),
+            "full_learning_rate": learning_rate if full else None,
+            **training(batch_size, None if full else learning_rate, optimizer, schedule, weight_decay),
         },
     )
-    _show(stages.finetune(request), terminal.finetuning, json)
+    _show((stages.finetune_full if full else stages.finetune)(request), terminal.finetuning, json)
 
 
 @command
@@ -254,6 +276,75 @@ def verify(
         _raise_failures(findings)
     _show(findings, terminal.verification, json)
     _raise_failures(findings)
+
+
+@command
+def merge(
+    run: RunDir = Path("runs/default"),
+    adapter: AdapterFolders = None,
+    strength: Strengths = None,
+    allow_unsealed: Unsealed = False,
+    name: Name = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Write the base with adapters merged into its weights as a checkpoint of its own."""
+    from lora_mnist import conversions, terminal
+
+    used = applied(adapter, strength)
+    _show(conversions.merge_adapters(request_of(locals()), used, name, allow_unsealed), terminal.merging, json)
+
+
+@command
+def extract(
+    run: RunDir = Path("runs/default"),
+    rank: Rank = 8,
+    checkpoint: Checkpoint = None,
+    digit: Digit = None,
+    name: Name = None,
+    data: Data = Path("data"),
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Make the best adapter of a rank from a network that was fine-tuned whole."""
+    from lora_mnist import conversions, terminal
+
+    request = request_of(locals(), finetune=digit_of(digit))
+    _show(conversions.extract_adapter(request, rank, checkpoint, name), terminal.extraction, json)
+
+
+@command
+def adapters(
+    run: RunDir = Path("runs/default"), json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """List a run's adapters: digit, rank, size, errors before and after, proof."""
+    from lora_mnist import overview, terminal
+
+    _show(overview.list_adapters(run), terminal.adapters, json)
+
+
+@command
+def params(
+    run: RunDir = Path("runs/default"),
+    rank: Ranks = "1,2,4,8,16,32,64",
+    shape: Shapes = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Count what full fine-tuning and LoRA train, for the run's network or any layer."""
+    from lora_mnist import overview, terminal
+
+    _show(overview.count_parameters(run, rank, shape), terminal.sizes, json)
 
 
 @command

@@ -67,12 +67,15 @@ class FinetuneSettings(TrainingSettings):
     digit: int | Literal["weakest"]
     rank: Positive
     alpha: Rate | None = None  # None: equal to the rank
+    rank_pattern: dict[str, Positive] | None = None  # by layer, in place of `rank`
+    alpha_pattern: dict[str, Rate] | None = None
     rslora: bool
     init: Literal["kaiming", "gaussian"]
     dropout: float = Field(ge=0, lt=1)
     targets: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
     steps: Positive
     focus: float = Field(gt=0, le=1)
+    full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
     name: str | None = None  # None: digit9-r1
 
     @field_validator("digit", mode="before")

@@ -12,7 +12,6 @@ from lora_mnist.config import Settings
 from lora_mnist.data import Dataset
 from lora_mnist.evaluate import summarise
 from lora_mnist.integrity import Seal
-from lora_mnist.lora import LoRAConfig
 
 SCHEMA = 1
 
@@ -50,26 +49,30 @@ def record_of_run(
     }
 
 
-def record_of_adapter(
-    settings: Settings,
-    config: LoRAConfig,
+def record_of_tuning(
+    method: str,
     name: str,
     digit: int,
+    settings: Mapping[str, Any],
     parameters: Mapping[str, Any],
-    proof: Mapping[str, Any],
+    proof: Mapping[str, Any] | None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """The document of finetune.json, but for where and how long it ran."""
-    resolved = {"alpha": config.alpha, "digit": digit, "name": name}
+    """The document of finetune.json.
+
+    Args:
+        method: `lora` (a trained adapter), `full` (all weights trained) or `svd` (an adapter from two networks).
+        proof: what `prove` found; None where no adapter is involved.
+    """
     return {
         "schema_version": SCHEMA,
-        "adapter": name,
+        "method": method,
+        "name": name,
         "digit": digit,
-        "weakest_on_val": settings.finetune.digit == "weakest",
-        "settings": {**settings.finetune.model_dump(mode="json"), **resolved},
-        "seed": settings.seed,
-        "scaling": config.scaling,
+        "settings": dict(settings),
         "parameters": parameters,
         "proof": proof,
+        **more,
     }
 
 

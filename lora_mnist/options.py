@@ -26,6 +26,9 @@ Quiet = _option(bool, "--quiet", "No progress and no notes.")
 Force = _option(bool, "--force", "Replace what is finished.")
 Debug = _option(bool, "--debug", "Show the traceback of an error.")
 Adapters = _option(list[str] | None, "--adapter", "Adapter by name; may be repeated.")
+AdapterFolders = _option(
+    list[str] | None, "--adapter", "Adapter by name, or a folder of PEFT's; may be repeated.", metavar="NAME|DIR"
+)
 
 Epochs = _option(int | None, "--epochs", "Passes over the training images.")
 BatchSize = _option(int | None, "--batch-size", "Images per step.")
@@ -45,7 +48,16 @@ Init = _option(str | None, "--init", "Start of lora_A: uniform as in loralib, or
 Steps = _option(int | None, "--steps", "Fine-tuning steps.")
 Focus = _option(float | None, "--focus", "Share of every batch that is the target digit; 1 is only that digit.")
 Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
-Strength = _option(float | None, "--strength", "Factor on every adapter named: 1 as trained, 0 off.  [default: 1]")
+Strengths = _option(
+    list[float] | None, "--strength", "Factor on the adapters, one for all or one each: 1 as trained, 0 off."
+)
+Checkpoint = _option(str | None, "--checkpoint", "Network made from the base, by name or file.", metavar="NAME|FILE")
+Unsealed = _option(bool, "--allow-unsealed", "Take adapters that do not say what base they are for.")
+Full = _option(bool, "--full", "Train all weights of a copy instead, to compare.")
+RankPattern = _option(list[str] | None, "--rank-pattern", "Another rank for some layers.", metavar="TARGET=RANK")
+AlphaPattern = _option(list[str] | None, "--alpha-pattern", "Another alpha for some layers.", metavar="TARGET=ALPHA")
+Ranks = _option(str, "--rank", "Ranks to count for.", metavar="1,2,4")
+Shapes = _option(list[str] | None, "--shape", "A layer of that shape instead of the run's.", metavar="OUTxIN")
 
 
 def request_of(options: dict[str, Any], **settings: Any) -> Any:
@@ -92,3 +104,39 @@ def sizes_of(hidden: str | None) -> list[int] | None:
         return hidden and [int(size) for size in hidden.split(",")]
     except ValueError as error:
         raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
+
+
+def pattern_of(entries: list[str] | None, kind: type) -> dict[str, Any] | None:
+    """`["linear3=2"]` as `{"linear3": 2}`. Raises UsageError if an entry is anything else."""
+    try:
+        return {t: kind(value) for t, value in (entry.rsplit("=", 1) for entry in entries or [])} or None
+    except ValueError as error:
+        raise UsageError(f"{entries!r} is not a layer and a number each.", "Write it as linear3=2.") from error
+
+
+def applied(adapters: list[str] | None, strengths: list[float] | None) -> list[Any]:
+    """The adapters, each with its strength.
+
+    Raises:
+        UsageError: there are strengths, but neither one nor as many as adapters.
+    """
+    from lora_mnist.request import Applied
+
+    names = list(dict.fromkeys(adapters or []))
+    if strengths and not names:
+        raise UsageError(f"`strength` (={strengths[0]}) needs an adapter to act on.", "Name one with --adapter.")
+    factors = (strengths or [1.0]) * (len(names) if len(strengths or [1.0]) == 1 else 1)
+    if len(factors) != len(names):
+        raise UsageError(
+            f"There are {len(names)} adapters and {len(factors)} strengths.",
+            "Give one for all, or one each.",
+        )
+    return [Applied(name, factor) for name, factor in zip(names, factors, strict=True)]
+
+
+def refuse_with_full(options: dict[str, Any]) -> None:
+    """Raises UsageError if `--full` comes with an option that only an adapter has."""
+    of_adapters = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init")
+    if given := [name for name in of_adapters if options[name] not in (None, [])]:
+        flag = "--" + given[0].replace("_", "-")
+        raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")

@@ -4,125 +4,226 @@ The only file that knows PEFT's names: `r`, `lora_alpha`, and the keys of the te
 safetensors file, so the seal of the base rides there.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
+from torch import nn
 
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.files import read_json, to_json, write_file
-from lora_mnist.integrity import Seal
-from lora_mnist.lora import LoRAConfig, LoRAUpdate
+from lora_mnist.integrity import Seal, first_difference, seal
+from lora_mnist.lora.adapters import attach, base_tensors, linear_layers, remove, updates_of
+from lora_mnist.lora.layers import LoRAConfig, LoRAUpdate
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 INITS = {"kaiming": True, "gaussian": "gaussian"}  # ours → PEFT's init_lora_weights; only for the record once trained
+# Those of PEFT's that leave the base as it is; others (pissa, olora, …) keep a part of W in the adapter.
+HARMLESS_INITS = (True, False, "gaussian")
 # Written out although they are PEFT's defaults: without `r` or `lora_alpha` PEFT silently takes 8.
-FIXED = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "inference_mode": True, "task_type": None}
-OURS = {"r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "target_modules"}
-# Change nothing in what an adapter computes once it is trained.
-IGNORED = {"auto_mapping", "base_model_name_or_path", "peft_version", "revision", "megatron_core", "qalora_group_size"}
+FIXED = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False}
+OURS = {
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern"),
+    *("use_rslora", "lora_dropout", "init_lora_weights", "target_modules"),
+}
+# Change nothing in what an adapter computes once it is trained. A task that brings layers of its own along does so in
+# `modules_to_save`, which is refused.
+IGNORED = {
+    *("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "inference_mode", "task_type"),
+    *("megatron_core", "qalora_group_size"),
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def save_adapter(folder: Path, config: LoRAConfig, updates: Mapping[str, LoRAUpdate], base_seal: Seal) -> None:
-    """Write both files. `updates` are keyed by layer; their names become PEFT's `target_modules`."""
+def save_adapter(folder: Path, model: nn.Module, name: str, base_seal: Seal | None = None) -> None:
+    """Write adapter `name` of `model` so that PEFT, and `load_adapter`, read it onto the same base.
+
+    A strength is not stored: it belongs to the use of an adapter.
+
+    Args:
+        base_seal: of the base; None makes it now.
+
+    Raises:
+        UsageError: there is no such adapter.
+        DiskError: the disk refused.
+    """
+    updates = updates_of(model, name)
+    own = {path: update.config for path, update in updates.items()}
+    typical = max(own.values(), key=lambda config: config.rank)
     document = {
         **FIXED,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "use_rslora": config.rslora,
-        "lora_dropout": config.dropout,
-        "init_lora_weights": INITS[config.init],
-        "target_modules": list(updates),
+        "task_type": None,
+        "inference_mode": True,
+        "r": typical.rank,
+        "lora_alpha": typical.alpha,
+        "rank_pattern": {_exactly(path): c.rank for path, c in own.items() if c.rank != typical.rank},
+        "alpha_pattern": {_exactly(path): c.alpha for path, c in own.items() if c.alpha != typical.alpha},
+        "use_rslora": typical.rslora,
+        "lora_dropout": typical.dropout,
+        "init_lora_weights": INITS[typical.init],
+        "target_modules": _target_modules(list(updates), linear_layers(model)),
     }
-    tensors = {}
-    for path, update in updates.items():
-        for part in ("lora_A", "lora_B"):
-            tensors[_key(path, part)] = getattr(update, part).detach().float().cpu().contiguous()
+    tensors = {key: part.detach().float().cpu().contiguous() for key, part in _tensors(updates).items()}
+    base_seal = base_seal or seal(base_tensors(model))
     write_file(folder / CONFIG, to_json(document))
     write_file(folder / WEIGHTS, save(tensors, {"base_seal": base_seal.to_text()}))
 
 
-def load_config(folder: Path) -> LoRAConfig:
-    """Read adapter_config.json.
+def load_adapter(
+    folder: Path, model: nn.Module, name: str, base_seal: Seal | None = None, allow_unsealed: bool = False
+) -> dict[str, LoRAUpdate]:
+    """Add the adapter in `folder` to `model` as `name`, at strength 1. If it raises, the model is as it was.
+
+    Args:
+        base_seal: of `model`'s base; None makes it now.
+        allow_unsealed: take an adapter that does not say what base it was trained on, as PEFT's own do not.
+
+    Returns:
+        The updates by layer.
 
     Raises:
-        RunError: it is missing, damaged, or uses an option of PEFT's that is not implemented here.
+        RunError: a file is missing or damaged, does not fit, uses an option that is not implemented, or was made on
+            another base; the first tensor that differs is named.
+        UsageError: as `inject` does for the name.
     """
-    path = folder / CONFIG
+    stored = load_seal(folder)
+    if stored is None and not allow_unsealed:
+        raise RunError(
+            f"{folder / WEIGHTS} does not say which base it was trained on.",
+            "Use --allow-unsealed if you know that it was this one.",
+        )
+    if stored and (different := first_difference(stored, base_seal or seal(base_tensors(model)))):
+        raise RunError(
+            f"The adapter in {folder} was trained on another base: tensor {different} differs.",
+            "Use it with the base it came from, or train it again on this one.",
+        )
+    config = load_config(folder, linear_layers(model))
+    required = [parameter.requires_grad for parameter in model.parameters()]
+    parameters = list(model.parameters())
+    updates = attach(model, name, config, torch.Generator())  # its own generator: what it draws is overwritten
+    try:
+        _load_weights(folder / WEIGHTS, updates)
+    except RunError:
+        remove(model, name)
+        for parameter, flag in zip(parameters, required, strict=True):
+            parameter.requires_grad_(flag)
+        raise
+    return updates
+
+
+def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
+    """Read adapter_config.json, with PEFT's patterns resolved to the names in `layers`, those of the linear layers.
+
+    Raises:
+        RunError: it is missing, damaged, finds no layer, or uses an option of PEFT's that is not implemented here.
+    """
+    path, layers = folder / CONFIG, list(layers)
     document = read_json(path)
     if not isinstance(document, dict):
         raise RunError(f"{path} is not an adapter's config.", "Restore it.")
-    for name, value in document.items():
-        neutral = FIXED.get(name, value if name in OURS | IGNORED else None)
-        if name != "inference_mode" and value != neutral and (name in FIXED or value not in (None, False, {}, [])):
-            raise RunError(f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it.")
-    if missing := sorted(OURS - {"use_rslora", "lora_dropout", "init_lora_weights"} - document.keys()):
+    _refuse_what_is_not_implemented(path, document)
+    if missing := [key for key in ("r", "lora_alpha", "target_modules") if document.get(key) is None]:
         raise RunError(f"{path} has no {missing[0]!r}.", "Restore it, or make the adapter again with --force.")
-    start = document.get("init_lora_weights")
-    targets = document["target_modules"]
+    start = document.get("init_lora_weights", True)
     try:
+        targets = [layer for layer in layers if _is_target(document["target_modules"], layer)]
+        ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
         return LoRAConfig(
-            targets=tuple(targets) if isinstance(targets, list) else (targets,),
+            targets=tuple(targets),
             rank=document["r"],
             alpha=document["lora_alpha"],
-            rslora=document.get("use_rslora", False),
+            rank_pattern={layer: rank for layer in targets if (rank := _first(ranks, layer)) is not None},
+            alpha_pattern={layer: alpha for layer in targets if (alpha := _first(alphas, layer)) is not None},
+            rslora=bool(document.get("use_rslora", False)),
             dropout=document.get("lora_dropout", 0.0),
-            init=next((ours for ours, theirs in INITS.items() if theirs == start), "kaiming"),
+            init="gaussian" if start == "gaussian" else "kaiming",
         )
     except UsageError as error:
         raise RunError(f"{path}: {error.cause}", "Restore it.") from error
+    except (TypeError, AttributeError, re.error) as error:
+        raise RunError(f"{path} is not an adapter's config: {error}.", "Restore it.") from error
 
 
-def load_seal(folder: Path) -> Seal:
-    """The seal of the base that the adapter was trained on. Raises RunError if there is none, or it is damaged."""
+def load_seal(folder: Path) -> Seal | None:
+    """The seal of the base that the adapter was trained on, if it carries one.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("base_seal")
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
-    if text is None:
-        raise RunError(f"{path} does not say which base it was trained on.", "Use an adapter made by `finetune`.")
-    return Seal.from_text(text)
+    return text and Seal.from_text(text)
 
 
-def load_weights(folder: Path, updates: Mapping[str, LoRAUpdate]) -> None:
-    """Copy the stored tensors into `updates`, strictly: every tensor must be there, fit, and be finite, and no other.
+def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> None:
+    for name, value in document.items():
+        if name in FIXED:
+            known = value == FIXED[name]
+        elif name == "init_lora_weights":
+            known = value in HARMLESS_INITS
+        else:
+            known = name in OURS | IGNORED or value in (None, False, {}, [])
+        if not known:
+            raise RunError(f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it.")
 
-    Raises:
-        RunError: the file is missing, damaged, or does not fit.
-    """
-    tensors = _read(folder / WEIGHTS)
-    wanted = {
-        _key(path, part): getattr(update, part) for path, update in updates.items() for part in ("lora_A", "lora_B")
-    }
+
+def _load_weights(path: Path, updates: Mapping[str, LoRAUpdate]) -> None:
+    """Copy the stored tensors into `updates`, strictly: every one must be there, fit and be finite, and no other."""
+    try:
+        tensors = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+    wanted = _tensors(updates)
     for trouble, keys in (
         ("lacks", wanted.keys() - tensors.keys()),
         ("should not have", tensors.keys() - wanted.keys()),
     ):
         if keys:
-            raise RunError(f"{folder / WEIGHTS} {trouble} {', '.join(sorted(keys))}.", "Restore the adapter.")
+            raise RunError(f"{path} {trouble} {', '.join(sorted(keys))}.", "Restore the adapter.")
     for key, parameter in wanted.items():
         stored = tensors[key]
-        if stored.shape != parameter.shape or stored.dtype != torch.float32 or not stored.isfinite().all():
-            raise RunError(
-                f"{folder / WEIGHTS}: {key} is not {tuple(parameter.shape)} finite fp32 numbers.",
-                "Restore the adapter.",
-            )
+        if stored.shape != parameter.shape or stored.dtype not in DTYPES or not stored.isfinite().all():
+            raise RunError(f"{path}: {key} is not {tuple(parameter.shape)} finite numbers.", "Restore the adapter.")
         with torch.no_grad():
             parameter.copy_(stored)
 
 
-def _key(path: str, part: str) -> str:
-    return f"{PREFIX}{path}.{part}.weight"
+def _tensors(updates: Mapping[str, LoRAUpdate]) -> dict[str, nn.Parameter]:
+    return {
+        f"{PREFIX}{path}.{part}.weight": getattr(update, part)
+        for path, update in updates.items()
+        for part in ("lora_A", "lora_B")
+    }
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+def _exactly(layer: str) -> str:
+    """As a key of PEFT's patterns, which otherwise also mean every layer whose name ends so."""
+    return f"^{re.escape(layer)}$"
+
+
+def _target_modules(targets: list[str], layers: Iterable[str]) -> list[str] | str:
+    """The names, or, where PEFT would also take other layers that end so, an expression for exactly those."""
+    if any(_is_target(targets, layer) for layer in layers if layer not in targets):
+        return "|".join(map(re.escape, targets))
+    return targets
+
+
+def _is_target(target_modules: Any, layer: str) -> bool:
+    """PEFT's rule: a string is an expression for the whole name, a list holds whole names or their ends."""
+    if isinstance(target_modules, str):
+        return re.fullmatch(target_modules, layer) is not None
+    return any(layer == name or layer.endswith(f".{name}") for name in target_modules)
+
+
+def _first(patterns: Mapping[str, Any], layer: str) -> Any:
+    """PEFT's rule: the first whose expression fits the end of the name, from a dot on."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), None)

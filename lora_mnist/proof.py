@@ -15,7 +15,7 @@ from torch import nn
 
 from lora_mnist.evaluate import logits_of
 from lora_mnist.integrity import Seal, changed_bytes, first_difference, seal
-from lora_mnist.lora import LoRAConfig, base_tensors, disabled, match_layers, updates_of
+from lora_mnist.lora.adapters import base_tensors, disabled, updates_of
 
 TOLERANCE = (
     1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
@@ -27,7 +27,6 @@ def prove(
     sealed: Seal,
     adapted: nn.Module,
     name: str,
-    config: LoRAConfig,
     images: Mapping[str, torch.Tensor],
     plain: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -49,7 +48,7 @@ def prove(
     count = sum(map(len, plain.values()))
 
     on = {split: logits_of(adapted, batch) for split, batch in images.items()}
-    merged, wrong_layers = _by_formula(base, adapted, name, config)
+    merged, wrong_layers = _by_formula(base, adapted, name)
     difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())
     largest = max(float(logits.abs().max()) for logits in on.values())
 
@@ -97,15 +96,15 @@ def failures(findings: Mapping[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def _by_formula(base: nn.Module, adapted: nn.Module, name: str, config: LoRAConfig) -> tuple[nn.Module, list[str]]:
+def _by_formula(base: nn.Module, adapted: nn.Module, name: str) -> tuple[nn.Module, list[str]]:
     """A plain copy of `base` with W + scaling · B A written out; and the layers whose merged weight is not that."""
     merged = copy.deepcopy(base)
-    layers = match_layers(adapted, config.targets)
     wrong = []
     for path, update in updates_of(adapted, name).items():
         weight = base.get_submodule(path).weight
-        by_hand = weight + config.scaling * (update.lora_B @ update.lora_A)  # (out, in) + (out, rank) @ (rank, in)
-        if not torch.equal(by_hand, layers[path].merged_weight()):
+        product = update.lora_B @ update.lora_A  # (out, rank) @ (rank, in) -> (out, in)
+        by_hand = weight + update.config.scaling * product
+        if not torch.equal(by_hand, adapted.get_submodule(path).merged_weight()):
             wrong.append(path)
         merged.get_submodule(path).weight.copy_(by_hand)
     return merged, wrong

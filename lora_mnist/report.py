@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from lora_mnist import plots
 from lora_mnist.errors import RunError
-from lora_mnist.evaluate import verdict
 from lora_mnist.rundir import Run
+from lora_mnist.verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def write_report(folder: Path) -> Path:
     base = run.evaluation()
     for name in names:
         run.require_adapter(name)
-        if run.evaluation(name)["base_seal"] != base["base_seal"]:
+        if run.evaluation(run.adapter(name))["base_seal"] != base["base_seal"]:
             raise RunError(
                 f"Adapter {name!r} was trained on another base.", f"Remove {run.adapter(name)}, or train it again."
             )
@@ -78,9 +78,9 @@ def _base_pictures(run: Run, test: Mapping[str, Any]) -> list[Picture]:
 
 
 def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str, Any]:
-    after = run.evaluation(name)["splits"]["test"]
-    document = run.document(name, "finetune.json")
-    comparison = run.document(name, "analysis.json")["splits"]
+    after = run.evaluation(run.adapter(name))["splits"]["test"]
+    document = run.document(run.adapter(name), "finetune.json")
+    comparison = run.document(run.adapter(name), "analysis.json")["splits"]
     digit = document["digit"]
     largest = max(
         matrix[row][column]
@@ -113,7 +113,7 @@ def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str
         ),
         _picture(
             f"{name}-loss",
-            plots.loss_curve(run.losses(name), "Loss while fine-tuning"),
+            plots.loss_curve(run.losses(run.adapter(name)), "Loss while fine-tuning"),
             "Loss of every fine-tuning step.",
         ),
     ]

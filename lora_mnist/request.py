@@ -10,6 +10,14 @@ from lora_mnist.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Applied:
+    """An adapter and how strongly it is applied; `reference` is its name in the run, or the path of a folder."""
+
+    reference: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Request:
     """The options that all stages share.
 

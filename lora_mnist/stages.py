@@ -1,27 +1,29 @@
 """The pipeline: pretrain, evaluate, finetune, verify. Each reads the run, does one thing, writes the run, and returns
 its result as a document ready for JSON."""
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_mnist import data
-from lora_mnist.config import Layer, Settings
+from lora_mnist.checkpoint import load_network
+from lora_mnist.config import Layer
 from lora_mnist.device import prepare
-from lora_mnist.documents import SCHEMA, environment, evaluation_of, record_of_adapter, record_of_run
+from lora_mnist.documents import SCHEMA, environment, evaluation_of, record_of_run, record_of_tuning
 from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
-from lora_mnist.evaluate import compare, logits_of, summarise, weakest_digit
-from lora_mnist.integrity import Seal, seal
-from lora_mnist.lora import parameter_table, set_strength
-from lora_mnist.model import MLP
+from lora_mnist.evaluate import compare, summarise
+from lora_mnist.integrity import seal
+from lora_mnist.lora.adapters import parameter_table
+from lora_mnist.peft_format import save_adapter
 from lora_mnist.proof import TOLERANCE, failures, prove
-from lora_mnist.recipe import lora_config, train_adapter, train_base
-from lora_mnist.request import Request
-from lora_mnist.rundir import Outcome, Run
+from lora_mnist.recipe import lora_config, train_adapter, train_all_weights, train_base
+from lora_mnist.request import Applied, Request
+from lora_mnist.rundir import WEIGHTS, Outcome, Run
 from lora_mnist.train import learning_rates
+from lora_mnist.workspace import Workspace, held_out_logits, open_workspace, require_finite
 
 log = logging.getLogger("lora_mnist")
 
@@ -49,43 +51,42 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
 
     model, losses, seconds = train_base(settings, dataset, device, request.quiet)
-    logits = _held_out_logits(model, dataset)
-    _require_finite(logits, "Choose a lower --learning-rate.")
+    logits = held_out_logits(model, dataset)
+    require_finite(logits, "Choose a lower --learning-rate.")
     sealed = seal(model.state_dict())
     evaluation = evaluation_of(dataset, sealed, [], logits)
     record = record_of_run(settings, dataset, sealed, device, seconds)
     rates = learning_rates(settings.pretrain, len(losses))
-    removed = run.save_base(model, record, Outcome(losses, rates, evaluation, logits))
+    removed = run.save_base(model, record, Outcome(evaluation, logits, losses, rates))
     if removed:
-        log.warning("Removed the adapters of the old base: %s.", ", ".join(removed))
+        log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
     return {**evaluation, "run": str(request.run), "seconds": seconds}
 
 
-def evaluate(request: Request, adapters: Sequence[str] = (), strength: float | None = None) -> dict[str, Any]:
-    """Confusion matrix and errors per digit of the base, or of the base with adapters; nothing is stored.
+def evaluate(
+    request: Request,
+    adapters: Sequence[Applied] = (),
+    checkpoint: str | None = None,
+    allow_unsealed: bool = False,
+) -> dict[str, Any]:
+    """Confusion matrix and errors per digit of the base, of the base with adapters, or of a network made from it.
 
-    Args:
-        strength: factor on every one of `adapters`; None is 1, as trained.
+    Nothing is stored.
 
     Raises:
-        UsageError: a strength without an adapter, or one that is not finite.
+        UsageError: both adapters and a checkpoint are given, or a strength is not finite.
     """
-    run, settings = _open(request)
-    if strength is not None and not adapters:
-        raise UsageError(f"`strength` (={strength}) needs an adapter to act on.", "Name one with --adapter.")
-    strength = 1.0 if strength is None else strength
-    for name in adapters:
-        run.require_adapter(name)
-    device = prepare(request.device, request.threads)
-    dataset = _load_data(run, settings, request, device)
-    model, sealed = run.load_base(device)
-    for name in dict.fromkeys(adapters):
-        run.load_adapter(model, sealed, name)
-        set_strength(model, name, strength)
-    used = [{"name": name, "strength": strength} for name in dict.fromkeys(adapters)]
-    logits = _held_out_logits(model, dataset)
-    _require_finite(logits, "Choose a smaller --strength.")
-    return evaluation_of(dataset, sealed, used, logits)
+    if adapters and checkpoint:
+        raise UsageError("A checkpoint takes no adapters.", "Give --adapter or --checkpoint.")
+    work = open_workspace(request)
+    if checkpoint:
+        model, name = work.checkpoint(checkpoint)
+        logits = held_out_logits(model, work.dataset)
+        return {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
+    model, used = work.adapted(adapters, allow_unsealed)
+    logits = held_out_logits(model, work.dataset)
+    require_finite(logits, "Choose a smaller --strength.")
+    return evaluation_of(work.dataset, work.sealed, used, logits)
 
 
 def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
@@ -96,40 +97,96 @@ def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
     """
-    run, settings = _open(request)
-    device = prepare(request.device, request.threads)
-    dataset = _load_data(run, settings, request, device)
-    digit = _target_digit(run, settings, dataset)
+    work = open_workspace(request)
+    run, settings = work.run, work.settings
+    digit = work.target_digit()
     name = settings.finetune.name or f"digit{digit}-r{settings.finetune.rank}"
-    if run.has_adapter(name) and not request.force:
-        if resume:
-            return _finished_adapter(run, name, digit, request)
-        raise RunError(
-            f"{run.adapter(name)} is finished already.",
-            "Look at it with `lora-mnist report`, give this one another --name, or train it again with --force.",
-        )
+    if resume and name in run.adapter_names() and not request.force:
+        return _finished_adapter(run, name, digit, request)
+    run.require_unused(run.adapter(name), request.force)
     run.require_writable()
     run.tidy()
-    base, sealed = run.load_base(device)
-    config = lora_config(settings)
-    adapted, updates, losses, seconds = train_adapter(base, name, digit, settings, dataset, request.quiet)
-    images = {split: part.images for split, part in dataset.held_out.items()}
-    findings, logits = prove(base, sealed, adapted, name, config, images, _held_out_logits(base, dataset))
-    _require_finite(logits, "Choose a lower --learning-rate.")
+    adapted, losses, seconds = train_adapter(work.base, name, digit, settings, work.dataset, request.quiet)
+    alpha = lora_config(settings).alpha
+    chosen = {**settings.finetune.model_dump(mode="json"), "alpha": alpha, "digit": digit, "name": name}
+    facts = {"weakest_on_val": settings.finetune.digit == "weakest", "seed": settings.seed, "seconds": seconds}
+    rates = learning_rates(settings.finetune, len(losses))
+    return keep_adapter(work, adapted, "lora", name, digit, chosen, losses, rates, **facts)
+
+
+def keep_adapter(
+    work: Workspace,
+    adapted: torch.nn.Module,
+    method: str,
+    name: str,
+    digit: int,
+    settings: Mapping[str, Any],
+    losses: Sequence[float] = (),
+    rates: Sequence[float] = (),
+    **facts: Any,
+) -> dict[str, Any]:
+    """Prove adapter `name` of `adapted`, evaluate it against the base, and save it; the result of a stage.
+
+    Raises:
+        ProofError: the proof failed; nothing is saved.
+        UsageError: the logits are not finite; nor here.
+    """
+    plain = held_out_logits(work.base, work.dataset)
+    findings, logits = prove(work.base, work.sealed, adapted, name, work.images, plain)
+    require_finite(logits, "Choose a lower --learning-rate.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
-    document = record_of_adapter(settings, config, name, digit, parameter_table(adapted, name), findings)
-    document |= {**environment(device), "seconds": seconds}
-    evaluation = evaluation_of(dataset, sealed, [{"name": name, "strength": 1.0}], logits)
-    labels = {split: part.labels for split, part in dataset.held_out.items()}
-    analysis = {"schema_version": SCHEMA, "splits": compare(run.logits(), logits, labels, digit)}
-    outcome = Outcome(losses, learning_rates(settings.finetune, len(losses)), evaluation, logits)
-    run.save_adapter(name, config, updates, sealed, {"finetune.json": document, "analysis.json": analysis}, outcome)
+    table = parameter_table(adapted, name)
+    document = record_of_tuning(method, name, digit, settings, table, findings, **facts, **environment(work.device))
+    evaluation = evaluation_of(work.dataset, work.sealed, [{"name": name, "strength": 1.0}], logits)
+    analysis = {"schema_version": SCHEMA, "splits": compare(work.run.logits(), logits, work.labels, digit)}
+    documents = {"finetune.json": document, "analysis.json": analysis}
+    outcome = Outcome(evaluation, logits, losses, rates, documents)
+    work.run.save_adapter(name, lambda folder: save_adapter(folder, adapted, name, work.sealed), outcome)
     return {**document, "comparison": analysis["splits"], "evaluation": evaluation}
 
 
+def finetune_full(request: Request) -> dict[str, Any]:
+    """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
+
+    It is the yardstick for what an adapter reaches: the same batches, the same steps, no limit on the rank.
+    """
+    work = open_workspace(request)
+    run, settings = work.run, work.settings
+    digit = work.target_digit()
+    name = settings.finetune.name or f"digit{digit}-full"
+    run.require_unused(run.checkpoint(name), request.force)
+    run.require_writable()
+    run.tidy()
+    tuned, losses, seconds = train_all_weights(work.base, digit, settings, work.dataset, request.quiet)
+    logits = held_out_logits(tuned, work.dataset)
+    require_finite(logits, "Choose a lower --learning-rate.")
+    count = sum(parameter.numel() for parameter in tuned.parameters())
+    recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
+    about_lora = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "init", "dropout", "targets")
+    chosen = recipe.model_dump(mode="json", exclude={*about_lora, "full_learning_rate"})
+    facts = {"weakest_on_val": settings.finetune.digit == "weakest", "seed": settings.seed, "seconds": seconds}
+    document = record_of_tuning(
+        "full",
+        name,
+        digit,
+        {**chosen, "digit": digit, "name": name},
+        {"base": count, "trained": count},
+        None,
+        **facts,
+        **environment(work.device),
+    )
+    evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
+    analysis = {"schema_version": SCHEMA, "splits": compare(run.logits(), logits, work.labels, digit)}
+    documents = {"finetune.json": document, "analysis.json": analysis}
+    rates = learning_rates(recipe, len(losses))
+    file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents))
+    return {**document, "file": str(file), "comparison": analysis["splits"], "evaluation": evaluation}
+
+
 def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
-    """Prove everything again from the files, for the base and for `adapters` (all, if none is named).
+    """Prove everything again from the files: the base, and `adapters`; if none is named, all of them and all
+    checkpoints.
 
     Returns:
         The findings, with `passed` overall and `failures`, a sentence for each. Nothing is written.
@@ -137,38 +194,27 @@ def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         RunError: something is missing altogether, or belongs to another base.
     """
-    run = Run(request.run)
     try:
-        run, settings = _open(request)
-        names = list(dict.fromkeys(adapters)) or run.adapter_names()
-        device = prepare(request.device, request.threads)
-        dataset = _load_data(run, settings, request, device)
-        base, sealed = run.load_base(device)
+        work = open_workspace(request)
     except AlteredError as error:
-        return {"passed": False, "failures": [error.cause], "base": {"passed": False}, "adapters": []}
-    plain = _held_out_logits(base, dataset)
-    wrong = _unlike_stored(run, None, dataset, plain)
-    facts = {"passed": not wrong, "seal": sealed.sha256, "tensors": len(sealed.tensors)}
-    entries = [_verify_adapter(run, name, base, sealed, dataset, plain) for name in names]
+        failed = [error.cause]
+        return {"passed": False, "failures": failed, "base": {"passed": False}, "adapters": [], "checkpoints": []}
+    names = list(dict.fromkeys(adapters)) or work.run.adapter_names()
+    plain = held_out_logits(work.base, work.dataset)
+    wrong = _unlike_stored(work, work.run.base, plain)
+    facts = {"passed": not wrong, "seal": work.sealed.sha256, "tensors": len(work.sealed.tensors)}
+    entries = [_verify_adapter(work, name, plain) for name in names]
+    networks = [] if adapters else [_verify_checkpoint(work, name) for name in work.run.checkpoint_names()]
     failed = [f"base: {clause}" for clause in wrong]
-    failed += [f"{entry['name']}: {clause}" for entry in entries for clause in entry["failures"]]
+    failed += [f"{entry['name']}: {clause}" for entry in [*entries, *networks] for clause in entry["failures"]]
     return {
         "passed": not failed,
         "failures": failed,
-        "dataset": dataset.name,
+        "dataset": work.dataset.name,
         "base": facts,
         "adapters": entries,
+        "checkpoints": networks,
     }
-
-
-def _open(request: Request) -> tuple[Run, Settings]:
-    """The run and the settings for a stage after pretraining. Raises UsageError if what was asked contradicts it."""
-    run = Run(request.run)
-    run.require_base()
-    stored = run.record()["settings"]
-    name = stored["data"]["dataset"]
-    request.refuse_contradictions(stored, ("data", "model"), name, run.base)
-    return run, request.settings(stored, name)
 
 
 def _finished_base(run: Run, request: Request) -> dict[str, Any]:
@@ -183,16 +229,15 @@ def _finished_base(run: Run, request: Request) -> dict[str, Any]:
 
 def _finished_adapter(run: Run, name: str, digit: int, request: Request) -> dict[str, Any]:
     run.require_adapter(name)
-    document = run.document(name, "finetune.json")
+    place = run.adapter(name)
+    document = run.document(place, "finetune.json")
     if document["digit"] != digit:
-        raise UsageError(
-            f"{run.adapter(name)} repairs {document['digit']}, not {digit}.", "Give another --name, or use --force."
-        )
+        raise UsageError(f"{place} repairs {document['digit']}, not {digit}.", "Give another --name, or use --force.")
     stored = {"seed": document["seed"], "finetune": document["settings"]}
-    request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], run.adapter(name))
-    log.info("%s is finished: skipped.", run.adapter(name))
-    comparison = run.document(name, "analysis.json")["splits"]
-    return {**document, "comparison": comparison, "evaluation": run.evaluation(name)}
+    request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], place)
+    log.info("%s is finished: skipped.", place)
+    comparison = run.document(place, "analysis.json")["splits"]
+    return {**document, "comparison": comparison, "evaluation": run.evaluation(place)}
 
 
 def _stored_settings(run: Run) -> Layer | None:
@@ -203,57 +248,30 @@ def _stored_settings(run: Run) -> Layer | None:
         return None  # no run yet, or one that --force is about to replace because it is damaged
 
 
-def _load_data(run: Run, settings: Settings, request: Request, device: torch.device) -> data.Dataset:
-    chosen, stored = settings.data, run.record()["dataset"]
-    data.choose(chosen.dataset, request.folder, request.quiet)
-    dataset = data.load(chosen.dataset, request.folder, chosen.val_share, chosen.split_seed, device)
-    if dataset.sha256 != stored["sha256"]:
-        raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
-    return dataset
-
-
-def _target_digit(run: Run, settings: Settings, dataset: data.Dataset) -> int:
-    digit = settings.finetune.digit
-    if digit != "weakest":
-        return digit
-    if not len(dataset.val):
-        raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-    digit = weakest_digit(run.logits()["val"], dataset.val.labels)
-    log.info("The weakest digit on val is %d.", digit)
-    return digit
-
-
-def _require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
-    """Weights can be finite and yet so large that the logits are not."""
-    if not all(bool(part.isfinite().all()) for part in logits.values()):
-        raise UsageError("The network's logits are no longer finite numbers.", way_out)
-
-
-def _held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:
-    return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
-
-
-def _verify_adapter(
-    run: Run, name: str, base: MLP, sealed: Seal, dataset: data.Dataset, plain: Mapping[str, torch.Tensor]
-) -> dict[str, Any]:
+def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     try:
-        run.require_adapter(name)
-        adapted = copy.deepcopy(base)
-        config = run.load_adapter(adapted, sealed, name)
+        adapted, _ = work.adapted([Applied(name)])
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
-    images = {split: part.images for split, part in dataset.held_out.items()}
-    findings, logits = prove(base, sealed, adapted, name, config, images, plain)
-    wrong = failures(findings) + _unlike_stored(run, name, dataset, logits)
+    findings, logits = prove(work.base, work.sealed, adapted, name, work.images, plain)
+    wrong = failures(findings) + _unlike_stored(work, work.run.adapter(name), logits)
     return {"name": name, **findings, "passed": not wrong, "failures": wrong}
 
 
-def _unlike_stored(
-    run: Run, adapter: str | None, dataset: data.Dataset, logits: Mapping[str, torch.Tensor]
-) -> list[str]:
+def _verify_checkpoint(work: Workspace, name: str) -> dict[str, Any]:
+    try:
+        work.run.require_checkpoint(name)
+        model, sealed = load_network(work.run.checkpoint(name) / WEIGHTS, work.device)
+    except AlteredError as error:
+        return {"name": name, "passed": False, "failures": [error.cause]}
+    wrong = _unlike_stored(work, work.run.checkpoint(name), held_out_logits(model, work.dataset))
+    return {"name": name, "seal": sealed.sha256, "passed": not wrong, "failures": wrong}
+
+
+def _unlike_stored(work: Workspace, place: Path, logits: Mapping[str, torch.Tensor]) -> list[str]:
     """What of the stored logits and evaluation does not follow from the weights, a clause each."""
-    stored, splits, wrong = run.logits(adapter), run.evaluation(adapter)["splits"], []
-    for split, part in dataset.held_out.items():
+    stored, splits, wrong = work.run.logits(place), work.run.evaluation(place)["splits"], []
+    for split, part in work.dataset.held_out.items():
         tolerance = 10 * TOLERANCE * float(logits[split].abs().max())  # they may come from another machine
         if not torch.allclose(stored[split], logits[split], rtol=0, atol=tolerance):  # False for NaN
             wrong.append(f"the stored logits of {split} are not those of its weights")

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_mnist.evaluate import verdict
+from lora_mnist.verdict import verdict
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 
@@ -16,7 +16,8 @@ def evaluation(document: Mapping[str, Any]) -> RenderableType:
     """Errors per digit on every split, and the confusion matrix of `test`."""
     splits = document["splits"]
     used = "".join(f" + {adapter['name']} at strength {adapter['strength']:g}" for adapter in document["adapters"])
-    table = Table("digit", title=f"{DATASETS[document['dataset']['name']]}: errors of the base{used}")
+    what = f"checkpoint {document['checkpoint']}" if "checkpoint" in document else f"the base{used}"
+    table = Table("digit", title=f"{DATASETS[document['dataset']['name']]}: errors of {what}")
     for split in splits:
         for heading in (f"{split} images", "wrong", "%"):
             table.add_column(heading, justify="right")
@@ -41,16 +42,93 @@ def confusion(matrix: Sequence[Sequence[int]]) -> Table:
 
 
 def finetuning(document: Mapping[str, Any]) -> RenderableType:
-    """Parameters, what changed, the proof and the verdict."""
+    """Parameters, what changed, the proof and the verdict; of an adapter, or of a network trained whole."""
     comparison, digit, evaluation = document["comparison"], document["digit"], document["evaluation"]
+    whole = document["method"] == "full"
     return Group(
         Text(f"Data set: {DATASETS[evaluation['dataset']['name']]}"),
-        parameters(document["parameters"]),
+        _all_weights(document) if whole else parameters(document["parameters"]),
         summary(comparison, digit),
         per_digit(comparison["test"], evaluation["splits"]["test"]["wrong"], digit),
-        proof(document["proof"]),
+        *([] if whole else [proof(document["proof"])]),
         Text(verdict(comparison["test"], digit), style="bold"),
     )
+
+
+def _all_weights(document: Mapping[str, Any]) -> Text:
+    return Text(f"All {document['parameters']['trained']:,} weights of a copy trained, saved as {document['file']}")
+
+
+def extraction(document: Mapping[str, Any]) -> RenderableType:
+    """What an extracted adapter kept of the change, layer by layer, and what it is worth beside the whole of it."""
+    facts, test = document["extraction"], document["comparison"]["test"]
+    layers = Table("layer", title=f"{facts['checkpoint']} - base, at rank {document['settings']['rank']}")
+    for heading in ("rank", "energy kept", "largest singular values"):
+        layers.add_column(heading, justify="left" if heading.startswith("largest") else "right")
+    for path, row in facts["layers"].items():
+        values = " ".join(f"{value:.3g}" for value in row["singular_values"][:6])
+        values += " …" if len(row["singular_values"]) > 6 else ""
+        layers.add_row(path, str(row["rank"]), f"{100 * row['energy']:.2f} %", values)
+    rows = Table("test images", title=f"Digit {document['digit']}: the base, all of the change, the adapter")
+    for heading in ("missed", "claimed", "all errors"):
+        rows.add_column(heading, justify="right")
+    kinds = {"base": test["before"], facts["checkpoint"]: facts["of_checkpoint"], document["name"]: test["after"]}
+    for name, counts in kinds.items():
+        rows.add_row(name, *(str(counts[key]) for key in ("missed", "claimed", "errors")))
+    moved = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts["left_out"].items() if share)
+    return Group(
+        Text(f"Data set: {DATASETS[document['evaluation']['dataset']['name']]}"),
+        layers,
+        Text(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
+        rows,
+        parameters(document["parameters"]),
+        proof(document["proof"]),
+    )
+
+
+def merging(document: Mapping[str, Any]) -> RenderableType:
+    """Where the merged network lies, and how far its logits are from those of base and adapters."""
+    used = " + ".join(f"{adapter['name']} at strength {adapter['strength']:g}" for adapter in document["merged"])
+    difference, largest = document["largest_difference"], document["largest_logit"]
+    return Group(
+        evaluation(document["evaluation"]),
+        Text(f"Merged: base + {used}"),
+        Text(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
+        Text(document["file"], no_wrap=True, overflow="ignore"),
+    )
+
+
+def adapters(document: Mapping[str, Any]) -> RenderableType:
+    """One line for every adapter, and for every network trained whole."""
+    if not document["adapters"]:
+        return Text(f"{document['run']} has no adapters yet.")
+    table = Table("adapter", title=f"{DATASETS[document['dataset']]}: adapters, with test figures")
+    for heading in ("digit", "rank", "numbers", "missed", "errors", "proof", "size"):
+        table.add_column(heading, justify="right")
+    for row in document["adapters"]:
+        before, after = row["before"], row["after"]
+        table.add_row(
+            row["name"],
+            str(row["digit"]),
+            "-" if row["rank"] is None else str(row["rank"]),
+            f"{row['parameters']:,}",
+            *(f"{before[key]} → {after[key]}" for key in ("missed", "errors")),
+            "-" if row["proof"] is None else _mark(row["proof"]),
+            _size(row["bytes"]),
+        )
+    return table
+
+
+def sizes(document: Mapping[str, Any]) -> RenderableType:
+    """Numbers that full fine-tuning and LoRA train, a row per rank."""
+    shapes = ", ".join(" x ".join(map(str, shape)) for shape in document["layers"].values())
+    table = Table("rank", title=f"{document['full']:,} numbers in {shapes}", title_justify="left")
+    for heading in ("LoRA", "share", "fewer"):
+        table.add_column(heading, justify="right")
+    for row in document["ranks"]:
+        fewer = f"{1 / row['share']:,.1f} x"
+        table.add_row(str(row["rank"]), f"{row['lora']:,}", f"{100 * row['share']:.2f} %", fewer)
+    return table
 
 
 def parameters(table: Mapping[str, Any]) -> RenderableType:
@@ -108,6 +186,8 @@ def verification(document: Mapping[str, Any]) -> RenderableType:
         parts.append(Text.assemble(_mark(entry["passed"]), f"  {entry['name']}"))
         if "frozen" in entry:
             parts.append(proof(entry))
+    for entry in document["checkpoints"]:
+        parts.append(Text.assemble(_mark(entry["passed"]), f"  {entry['name']}: bytes, seal, stored logits"))
     return Group(*parts)
 
 
@@ -130,3 +210,7 @@ def _change(change: int) -> Text:
 
 def _mark(passed: bool) -> Text:
     return Text("passed", style="green") if passed else Text("FAILED", style="bold red")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

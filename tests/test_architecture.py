@@ -10,24 +10,21 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lora_mnist"
 FLOORS = {
     file: int(floor)
-    for floor, file in re.findall(r"^\| (\d+) \| `(\w+\.py)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    for floor, file in re.findall(r"^\| (\d+) \| `([\w/]+\.py)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
 }
-FILES = sorted(file.name for file in PACKAGE.glob("*.py") if file.name != "__init__.py")
+FILES = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 
 
 def imports_of(file: str) -> set[str]:
     """Files of the package that `file` imports, at its top or anywhere inside."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "lora_mnist":
-            found |= {f"{alias.name}.py" for alias in node.names if (PACKAGE / f"{alias.name}.py").is_file()}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lora_mnist."):
-            found.add(node.module.removeprefix("lora_mnist.") + ".py")
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {
-                f"{a.name.removeprefix('lora_mnist.')}.py" for a in node.names if a.name.startswith("lora_mnist.")
-            }
-    return found
+            names |= {alias.name for alias in node.names}
+    paths = [name.removeprefix("lora_mnist.").replace(".", "/") for name in names if name.startswith("lora_mnist.")]
+    return {file for path in paths for file in (f"{path}.py", f"{path}/__init__.py") if (PACKAGE / file).is_file()}
 
 
 def test_every_file_has_its_row_in_the_readme():

@@ -15,7 +15,10 @@ from lora_mnist import __version__, recipe, stages
 
 from .conftest import flip_bit, snapshot
 
-COMMANDS = ("run", "pretrain", "evaluate", "finetune", "verify", "report")
+COMMANDS = (
+    *("run", "pretrain", "evaluate", "finetune", "verify", "report"),
+    *("merge", "extract", "adapters", "params"),
+)
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -68,6 +71,7 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}
     assert settings["pretrain"] == {**training, "weight_decay": 0.1, "epochs": 2}
     flags = "--digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1 --init gaussian"
+    flags += " --rank-pattern linear2=2 --alpha-pattern linear2=7"
     flags += " --steps 7 --batch-size 11 --focus 0.5 --learning-rate 0.003 --optimizer adamw --schedule constant"
     code, out, err = cli("finetune", *flags.split(), "--weight-decay", "0.2", "--name", "mine", *run)
     assert code == 0, err
@@ -79,6 +83,9 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
         "digit": 4,
         "rank": 3,
         "alpha": 5.0,
+        "rank_pattern": {"linear2": 2},
+        "alpha_pattern": {"linear2": 7.0},
+        "full_learning_rate": 0.001,
         "rslora": True,
         "init": "gaussian",
         "dropout": 0.1,
@@ -87,7 +94,7 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
         "focus": 0.5,
         "name": "mine",
     }
-    assert document["scaling"] == pytest.approx(5 / 3**0.5)
+    assert [row["scaling"] for row in document["parameters"]["layers"]] == pytest.approx([5 / 3**0.5, 7 / 2**0.5, None])
 
 
 def test_strength_is_applied(cli, finished_run):

@@ -61,16 +61,18 @@ def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
 
 def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
     base, _, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
-    adapted, updates, losses, _ = train_adapter(base, "a", 9, settings, digits, quiet=True)
+    adapted, losses, _ = train_adapter(base, "a", 9, settings, digits, quiet=True)
 
     torch.manual_seed(settings.seed)
     base.requires_grad_(False)
     for linear in base.children():
         parametrize.register_parametrization(linear, "weight", PlainLoRA(linear.weight))
     nines = digits.train.labels == 9
+    torch.manual_seed(settings.seed)  # the order of images does not hang on the size of the adapter
     expected = plain_training(base, (digits.train.images[nines], digits.train.labels[nines]), 12)
     assert losses == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    assert set(updates) == set(updates_of(adapted, "a")) == {"linear1", "linear2", "linear3"}
+    updates = updates_of(adapted, "a")
+    assert set(updates) == {"linear1", "linear2", "linear3"}
     for name, update in updates.items():
         theirs = base.get_submodule(name).parametrizations.weight[0]
         torch.testing.assert_close(update.lora_A, theirs.A, rtol=1e-3, atol=1e-5)

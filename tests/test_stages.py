@@ -9,7 +9,7 @@ import torch
 from lora_mnist import recipe, stages
 from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.report import write_report
-from lora_mnist.request import Request
+from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import Run
 
 from .conftest import SMOKE, flip_bit, resume, snapshot
@@ -38,12 +38,12 @@ def test_finetuning_changes_no_byte_of_the_base(run_copy):
     before = snapshot(run_copy / "base")
     stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 3, "rank": 1}}))
     assert snapshot(run_copy / "base") == before
-    assert Run(run_copy).has_adapter("digit3-r1")
+    assert "digit3-r1" in Run(run_copy).adapter_names()
 
 
 def test_the_weakest_digit_has_the_highest_error_rate_on_val(finished_run):
     run = Run(finished_run)
-    document = run.document(run.adapter_names()[0], "finetune.json")
+    document = run.document(run.adapter(run.adapter_names()[0]), "finetune.json")
     val = run.evaluation()["splits"]["val"]
     rates = [wrong / sum(row) for wrong, row in zip(val["wrong"], val["confusion"], strict=True)]
     assert rates[document["digit"]] == max(rates)
@@ -62,11 +62,11 @@ def test_without_val_the_digit_must_be_named(tmp_path):
 def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
     run = Run(finished_run)
     name = run.adapter_names()[0]
-    before, after = run.evaluation()["splits"]["test"], run.evaluation(name)["splits"]["test"]
-    counts = run.document(name, "analysis.json")["splits"]["test"]
+    before, after = run.evaluation()["splits"]["test"], run.evaluation(run.adapter(name))["splits"]["test"]
+    counts = run.document(run.adapter(name), "analysis.json")["splits"]["test"]
     assert counts["before"]["errors"] == sum(before["wrong"])
     assert counts["after"]["errors"] == sum(after["wrong"])
-    digit = run.document(name, "finetune.json")["digit"]
+    digit = run.document(run.adapter(name), "finetune.json")["digit"]
     assert counts["after"]["missed"] == after["wrong"][digit]
     claimed = [row[digit] for true_digit, row in enumerate(after["confusion"]) if true_digit != digit]
     assert counts["after"]["claimed"] == sum(claimed)
@@ -92,19 +92,19 @@ def test_evaluate_agrees_with_what_was_stored(finished_run):
     run = Run(finished_run)
     assert stages.evaluate(Request(run=finished_run)) == run.evaluation()
     name = run.adapter_names()[0]
-    assert stages.evaluate(Request(run=finished_run), [name]) == run.evaluation(name)
-    off = stages.evaluate(Request(run=finished_run), [name], strength=0.0)
+    assert stages.evaluate(Request(run=finished_run), [Applied(name)]) == run.evaluation(run.adapter(name))
+    off = stages.evaluate(Request(run=finished_run), [Applied(name, 0.0)])
     assert off["splits"] == run.evaluation()["splits"]
 
 
 def test_several_adapters_at_once_add_up(run_copy):
     first = Run(run_copy).adapter_names()[0]
     stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 1, "name": "second", "focus": 1.0}}))
-    both = stages.evaluate(Request(run=run_copy), [first, "second"])
+    both = stages.evaluate(Request(run=run_copy), [Applied(first), Applied("second")])
     assert [adapter["name"] for adapter in both["adapters"]] == [first, "second"]
     assert both["splits"] not in (
-        Run(run_copy).evaluation(first)["splits"],
-        Run(run_copy).evaluation("second")["splits"],
+        Run(run_copy).evaluation(run_copy / "adapters" / first)["splits"],
+        Run(run_copy).evaluation(run_copy / "adapters" / "second")["splits"],
     )
 
 
@@ -217,9 +217,9 @@ def test_a_network_whose_logits_are_no_numbers_is_not_kept(run_copy):
     assert snapshot(run_copy) == before
 
 
-def test_a_strength_needs_an_adapter(finished_run):
-    with pytest.raises(UsageError, match="--adapter"):
-        stages.evaluate(Request(run=finished_run), [], strength=0.5)
+def test_a_checkpoint_takes_no_adapters(finished_run):
+    with pytest.raises(UsageError, match="no adapters"):
+        stages.evaluate(Request(run=finished_run), [Applied("a")], checkpoint="b")
 
 
 def test_an_adapters_name_is_not_inherited(tmp_path):
@@ -263,7 +263,7 @@ def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
 def test_run_resumes_and_refuses_what_contradicts_the_finished_part(run_copy):
     before = snapshot(run_copy)
     again = resume(smoke(run_copy, finetune={"digit": "weakest"}))
-    assert again["adapter"] == Run(run_copy).adapter_names()[0]
+    assert again["name"] == Run(run_copy).adapter_names()[0]
     assert snapshot(run_copy) == before
     with pytest.raises(UsageError, match=r"pretrain\.epochs"):
         resume(smoke(run_copy, pretrain={"epochs": 9}))
@@ -282,9 +282,11 @@ def test_stages_before_pretrain_say_what_to_do(tmp_path):
 
 
 def test_an_adapter_that_does_not_exist_is_named(finished_run):
-    for stage in (stages.evaluate, stages.verify):
-        with pytest.raises(RunError, match="nine"):
-            stage(Request(run=finished_run), ["nine"])
+    with pytest.raises(RunError, match="nine"):
+        stages.evaluate(Request(run=finished_run), [Applied("nine")])
+    assert stages.verify(Request(run=finished_run))["passed"]
+    with pytest.raises(RunError, match="nine"):
+        stages.verify(Request(run=finished_run), ["nine"])
 
 
 def test_the_record_tells_how_the_run_was_made(finished_run):

@@ -1,0 +1,50 @@
+"""Low-rank adaptation (LoRA, arXiv 2106.09685) of the linear layers of any `nn.Module`.
+
+W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank). W itself is never written.
+"""
+
+from lora_mnist.lora.adapters import (
+    adapter_names,
+    base_tensors,
+    disabled,
+    inject,
+    linear_layers,
+    parameter_table,
+    remove,
+    set_strength,
+    strengths,
+    switch,
+    train_only,
+    updates_of,
+)
+from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate
+from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
+from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
+
+__all__ = [
+    "Approximation",
+    "LoRAConfig",
+    "LoRALinear",
+    "LoRAUpdate",
+    "adapter_names",
+    "base_tensors",
+    "combine_cat",
+    "combine_svd",
+    "disabled",
+    "extract",
+    "factorise",
+    "inject",
+    "is_merged",
+    "left_out",
+    "linear_layers",
+    "merge",
+    "merged_copy",
+    "parameter_table",
+    "remove",
+    "set_strength",
+    "strengths",
+    "switch",
+    "train_only",
+    "unmerge",
+    "updates_of",
+]

@@ -1,0 +1,239 @@
+"""The adapters of a model, by name: add, remove, list, switch, and see what they cost.
+
+A model stays what it is; only its target layers are exchanged for `LoRALinear`, in place.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_mnist.errors import UsageError
+from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate, check_name
+
+
+def inject(
+    model: nn.Module, name: str, config: LoRAConfig, generator: torch.Generator | None = None
+) -> dict[str, LoRAUpdate]:
+    """Freeze all of `model` and add adapter `name`, the only thing in it that trains.
+
+    Adapters that are there already stay on, frozen too. If it raises, the model is as it was.
+
+    Args:
+        model: any module; its target layers are replaced by `LoRALinear` in place, wherever they occur in it.
+        generator: draws `lora_A`; None takes torch's global one.
+
+    Returns:
+        The new update of every adapted layer, by the layer's name.
+
+    Raises:
+        UsageError: a pattern matches no linear layer, the rank is above the smaller side of every target, the
+            model is merged, or it has an adapter of that name, or torch cannot store one under it.
+    """
+    layers = linear_layers(model)
+    sides = [(own.rank, _smaller_side(layers[path])) for path, own in config.of_layers(layers).items()]
+    if all(rank > side > 0 for rank, side in sides):
+        raise UsageError(
+            f"`rank` (={config.rank}) is above the smaller side of every target layer.",
+            f"Choose a rank of at most {max(side for _, side in sides)}.",
+        )
+    return attach(model, name, config, generator)
+
+
+def attach(
+    model: nn.Module, name: str, config: LoRAConfig, generator: torch.Generator | None = None
+) -> dict[str, LoRAUpdate]:
+    """`inject` for adapters that exist already, whose rank is what it is."""
+    layers = linear_layers(model)
+    configs = config.of_layers(layers)
+    if not all(_smaller_side(layers[path]) for path in configs):
+        raise UsageError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
+    check_name(name, adapter_names(model))
+    for layer in adapted_layers(model).values():
+        layer.require_unmerged("add an adapter")
+    wrapped = {path: _wrapped(layers[path], path) for path in configs}
+    updates = {path: layer.add(name, configs[path], generator) for path, layer in wrapped.items()}
+    for path, layer in wrapped.items():
+        _exchange(model, layers[path], layer)
+    train_only(model, name)
+    return updates
+
+
+def remove(model: nn.Module, name: str) -> None:
+    """Take adapter `name` out; a layer without adapters is the `nn.Linear` it was. The base stays frozen.
+
+    Raises:
+        UsageError: there is no such adapter, or the model is merged.
+    """
+    updates = updates_of(model, name)
+    layers = {path: layer for path, layer in adapted_layers(model).items() if path in updates}
+    for layer in layers.values():
+        layer.require_unmerged("remove an adapter")
+    for path, layer in layers.items():
+        del layer.updates[name]
+        if path and not layer.updates:
+            _exchange(model, layer, layer.base)
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Names of the adapters in `model`, in the order they came."""
+    return list(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.updates))
+
+
+def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
+    """The updates of adapter `name`, by the name of their layer. Raises UsageError if there is no such adapter."""
+    if name not in adapter_names(model):
+        raise UsageError(
+            f"The model has no adapter {name!r}.", f"It has {', '.join(adapter_names(model)) or 'no adapters'}."
+        )
+    return {path: layer.updates[name] for path, layer in adapted_layers(model).items() if name in layer.updates}
+
+
+def strengths(model: nn.Module) -> dict[str, float]:
+    """The strength of every adapter: 1 as trained, 0 off."""
+    return {name: next(iter(updates_of(model, name).values())).strength for name in adapter_names(model)}
+
+
+def set_strength(model: nn.Module, name: str, strength: float) -> None:
+    """Apply adapter `name` with a factor: 1 as trained, 0 off.
+
+    Raises:
+        UsageError: it is not finite, there is no such adapter, or the model is merged.
+    """
+    switch(model, {**strengths(model), name: strength})
+
+
+def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
+    """Apply the adapters in `wanted`, each with its strength, and no other. If it raises, nothing is switched.
+
+    Raises:
+        UsageError: a strength is not finite, there is no such adapter, or the model is merged.
+    """
+    for name, strength in wanted.items():
+        updates_of(model, name)
+        if not math.isfinite(strength):
+            raise UsageError(f"`strength` (={strength}) must be a finite number.", "1 is as trained, 0 is the base.")
+    for layer in adapted_layers(model).values():
+        layer.require_unmerged("switch adapters")
+    for layer in adapted_layers(model).values():
+        for name, update in layer.updates.items():
+            update.strength = float(wanted.get(name, 0.0))
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Within the block every adapter is off and the model is the base, bit for bit; merged or not."""
+    layers = adapted_layers(model).values()
+    merged = [(layer, layer.merged) for layer in layers]
+    updates = [(update, update.strength) for layer in layers for update in layer.updates.values()]
+    try:
+        for layer in layers:
+            layer.merged = None
+        for update, _ in updates:
+            update.strength = 0.0
+        yield model
+    finally:
+        for update, strength in updates:
+            update.strength = strength
+        for layer, weight in merged:
+            layer.merged = weight
+
+
+def train_only(model: nn.Module, name: str) -> None:
+    """Let adapter `name` require gradients, and nothing else in `model`. Raises UsageError if there is none."""
+    updates = updates_of(model, name)
+    model.requires_grad_(False)
+    for update in updates.values():
+        update.requires_grad_(True)
+
+
+def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors without its adapters, under the names they have in the base. Not copies."""
+    tensors = model.state_dict()
+    for path, layer in adapted_layers(model, every_name=True).items():
+        prefix = f"{path}." if path else ""
+        for key in layer.state_dict():
+            tensor = tensors.pop(prefix + key)
+            if key.startswith("base."):
+                tensors[prefix + key.removeprefix("base.")] = tensor
+    return dict(tensors)
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers that can be adapted (`nn.Linear` whose forward is the usual one) or are (`LoRALinear`), by name.
+
+    A layer that occurs twice goes by its first name; adapted, it is so at both places.
+    """
+    wrapped = {id(layer.base) for layer in adapted_layers(model).values()}
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, LoRALinear) or (_is_linear(module) and id(module) not in wrapped)
+    }
+
+
+def plain_linear(layer: nn.Module) -> nn.Linear:
+    """An entry of `linear_layers` without its adapters."""
+    return layer.base if isinstance(layer, LoRALinear) else layer
+
+
+def adapted_layers(model: nn.Module, every_name: bool = False) -> dict[str, LoRALinear]:
+    """The layers that carry adapters, by name; those that occur twice under both if `every_name`."""
+    modules = model.named_modules(remove_duplicate=not every_name)
+    return {path: module for path, module in modules if isinstance(module, LoRALinear)}
+
+
+def oversized(model: nn.Module, config: LoRAConfig) -> list[str]:
+    """Target layers whose smaller side is below their rank: there the adapter has more numbers than it can use."""
+    layers = linear_layers(model)
+    return [path for path, own in config.of_layers(layers).items() if own.rank > _smaller_side(layers[path])]
+
+
+def parameter_table(model: nn.Module, name: str) -> dict[str, Any]:
+    """Shapes layer by layer, and totals: `base`, `added` by adapter `name`, `total`, `share` = added / base."""
+    updates = updates_of(model, name)
+    rows = []
+    for path, layer in linear_layers(model).items():
+        linear, update = plain_linear(layer), updates.get(path)
+        rows.append(
+            {
+                "layer": path,
+                "weight": list(linear.weight.shape),
+                "bias": None if linear.bias is None else list(linear.bias.shape),
+                "lora_A": update and list(update.lora_A.shape),
+                "lora_B": update and list(update.lora_B.shape),
+                "scaling": update and update.scaling,
+            }
+        )
+    added = sum(parameter.numel() for update in updates.values() for parameter in update.parameters())
+    of_adapters = {id(p) for layer in adapted_layers(model).values() for p in layer.updates.parameters()}
+    base = sum(p.numel() for p in model.parameters() if id(p) not in of_adapters)
+    return {"layers": rows, "base": base, "added": added, "total": base + added, "share": added / base}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Quantised and other layers that inherit from nn.Linear but compute otherwise are left alone."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def _smaller_side(layer: nn.Module) -> int:
+    return min(layer.in_features, layer.out_features)
+
+
+def _wrapped(layer: nn.Module, path: str) -> LoRALinear:
+    if isinstance(layer, LoRALinear):
+        return layer
+    if not path:
+        raise UsageError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
+    return LoRALinear(layer)
+
+
+def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is a child in `model`."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                setattr(parent, name, new)

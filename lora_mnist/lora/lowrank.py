@@ -1,0 +1,185 @@
+"""Adapters that are computed rather than trained: from two networks, or from other adapters.
+
+The best approximation of a matrix by one of rank R keeps its R largest singular values (Eckart and Young 1936, "The
+approximation of one matrix by another of lower rank"). With D = U S Vᵀ: B = U_R S_R and A = V_Rᵀ.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lora_mnist.errors import UsageError
+from lora_mnist.lora.adapters import (
+    adapter_names,
+    attach,
+    base_tensors,
+    linear_layers,
+    plain_linear,
+    switch,
+    updates_of,
+)
+from lora_mnist.lora.layers import LoRAConfig, LoRAUpdate
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """What a layer's matrix became.
+
+    Attributes:
+        singular_values: all of the matrix, largest first.
+        rank: how many were kept.
+    """
+
+    singular_values: tuple[float, ...]
+    rank: int
+
+    @property
+    def energy(self) -> float:
+        """Share of the squared Frobenius norm that was kept; 1 for a matrix of zeros."""
+        squares = [value**2 for value in self.singular_values]
+        return sum(squares[: self.rank]) / sum(squares) if sum(squares) else 1.0
+
+    @property
+    def error(self) -> float:
+        """Frobenius norm of what was left out, relative to that of the matrix: sqrt(1 − energy)."""
+        squares = [value**2 for value in self.singular_values]
+        return math.sqrt(sum(squares[self.rank :]) / sum(squares)) if sum(squares) else 0.0
+
+
+def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, Approximation]:
+    """The best approximation B A of `matrix` (out, in) of at most `rank`, computed in fp64.
+
+    Returns:
+        A (rank, in) and B (out, rank), both fp64, with a rank of at most the smaller side; and what was kept.
+    """
+    _check_rank(rank)
+    u, s, vh = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
+    kept = min(rank, len(s))
+    return vh[:kept], u[:, :kept] * s[:kept], Approximation(tuple(s.tolist()), kept)
+
+
+def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[str, Approximation]:
+    """Turn the difference between two networks into adapter `name` of `model`: what full fine-tuning did, at low rank.
+
+    Only the weights of linear layers are in it. Whatever else differs, biases above all, is for the caller to
+    weigh: `left_out` measures it.
+
+    Args:
+        model: the base; gets the adapter.
+        tuned: the same architecture with other weights.
+
+    Returns:
+        What each layer's difference became, by the layer's name.
+
+    Raises:
+        UsageError: the two are not of one architecture, or as `inject` does.
+    """
+    before = {path: plain_linear(layer).weight.detach() for path, layer in linear_layers(model).items()}
+    after = {path: layer.weight.detach() for path, layer in linear_layers(tuned).items()}
+    if _shapes(before) != _shapes(after):
+        raise UsageError("The two networks have different linear layers.", "Take a network tuned from this base.")
+    factors, kept = {}, {}
+    for path, weight in before.items():
+        a, b, kept[path] = factorise(after[path].double() - weight.double(), rank)
+        factors[path] = (a, b)
+    _install(model, name, factors)
+    return kept
+
+
+def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
+    """How far each tensor moved that `extract` leaves out: ‖after − before‖ / ‖before‖, inf where that norm is 0."""
+    before, after = base_tensors(model), base_tensors(tuned)
+    inside = {f"{path}.weight" for path in linear_layers(tuned)}
+    moved = {}
+    for name in after.keys() - inside:
+        norm = float(before[name].double().norm())
+        way = float((after[name].double() - before[name].double()).norm())
+        moved[name] = way / norm if norm else math.inf if way else 0.0
+    return dict(sorted(moved.items()))
+
+
+def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> dict[str, LoRAUpdate]:
+    """Weighted sum of adapters as one adapter `name`, exactly: A and B side by side, ranks add up.
+
+    The new adapter is on alone; those it was made of are off, and stay.
+
+    Args:
+        weights: factor of every adapter that takes part, on top of nothing: strengths they have now do not count.
+
+    Returns:
+        The new updates, by layer.
+
+    Raises:
+        UsageError: no adapter is given, one does not exist, a weight is not finite, or as `inject` does.
+    """
+    factors = {}
+    for path, parts in _parts(model, weights).items():
+        a = torch.cat([update.lora_A.detach() for update, _ in parts])  # (rank1 + rank2 + …, in)
+        b = torch.cat([update.lora_B.detach() * (w * update.scaling) for update, w in parts], dim=1)
+        factors[path] = (a, b)
+    return _install(model, name, factors)
+
+
+def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank: int) -> dict[str, Approximation]:
+    """Weighted sum of adapters as one adapter `name` of a chosen rank, the best there is.
+
+    The arguments, errors and what is on afterwards are as in `combine_cat`.
+
+    Returns:
+        What was kept of each layer's sum, by the layer's name; `error` is the price.
+    """
+    _check_rank(rank)
+    factors, kept = {}, {}
+    for path, parts in _parts(model, weights).items():
+        a = torch.cat([update.lora_A.detach().double() for update, _ in parts])
+        b = torch.cat([update.lora_B.detach().double() * (w * update.scaling) for update, w in parts], dim=1)
+        # B A = Q_b (R_b R_aᵀ) Q_aᵀ with orthonormal Q: only the small core needs a decomposition
+        q_b, r_b = torch.linalg.qr(b)
+        q_a, r_a = torch.linalg.qr(a.T)
+        a_core, b_core, kept[path] = factorise(r_b @ r_a.T, rank)
+        factors[path] = (a_core @ q_a.T, q_b @ b_core)
+    _install(model, name, factors)
+    return kept
+
+
+def _parts(model: nn.Module, weights: Mapping[str, float]) -> dict[str, list[tuple[LoRAUpdate, float]]]:
+    if not weights:
+        raise UsageError("There is nothing to combine.", f"The adapters are {', '.join(adapter_names(model))}.")
+    parts: dict[str, list[tuple[LoRAUpdate, float]]] = {}
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise UsageError(f"The weight of {name!r} (={weight}) must be a finite number.", "Correct that value.")
+        for path, update in updates_of(model, name).items():
+            parts.setdefault(path, []).append((update, weight))
+    return parts
+
+
+def _install(model: nn.Module, name: str, factors: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, LoRAUpdate]:
+    """Add adapter `name` with the given A and B of each layer and a scaling of 1."""
+    ranks = {path: len(a) for path, (a, _) in factors.items()}
+    config = LoRAConfig(
+        targets=tuple(factors),
+        rank=max(ranks.values()),
+        alpha=float(max(ranks.values())),
+        rank_pattern={path: rank for path, rank in ranks.items() if rank != max(ranks.values())},
+        alpha_pattern={path: float(rank) for path, rank in ranks.items() if rank != max(ranks.values())},
+    )
+    updates = attach(model, name, config, torch.Generator())  # a generator of its own: what it draws is overwritten
+    with torch.no_grad():
+        for path, (a, b) in factors.items():
+            updates[path].lora_A.copy_(a)
+            updates[path].lora_B.copy_(b)
+    switch(model, {name: 1.0})
+    return updates
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _check_rank(rank: int) -> None:
+    if type(rank) is not int or rank < 1:
+        raise UsageError(f"`rank` (={rank!r}) must be a whole number from 1.", "Correct that value.")

@@ -1,0 +1,150 @@
+"""An opened run: what every stage after pretraining starts from."""
+
+import copy
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lora_mnist import data
+from lora_mnist.checkpoint import load_network
+from lora_mnist.config import Settings
+from lora_mnist.device import prepare
+from lora_mnist.errors import RunError, UsageError
+from lora_mnist.evaluate import logits_of, weakest_digit
+from lora_mnist.integrity import Seal
+from lora_mnist.lora.adapters import set_strength
+from lora_mnist.model import MLP
+from lora_mnist.peft_format import load_adapter, load_seal
+from lora_mnist.request import Applied, Request
+from lora_mnist.rundir import WEIGHTS, Run
+
+log = logging.getLogger("lora_mnist")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A run with its base loaded, its images at hand and the device chosen."""
+
+    run: Run
+    settings: Settings
+    device: torch.device
+    dataset: data.Dataset
+    base: MLP
+    sealed: Seal
+
+    @property
+    def labels(self) -> dict[str, torch.Tensor]:
+        """int64 (N,) by split."""
+        return {split: part.labels for split, part in self.dataset.held_out.items()}
+
+    @property
+    def images(self) -> dict[str, torch.Tensor]:
+        """uint8 (N, 28, 28) by split."""
+        return {split: part.images for split, part in self.dataset.held_out.items()}
+
+    def target_digit(self) -> int:
+        """The digit to repair: the one in the settings, or the weakest on `val`.
+
+        Raises:
+            UsageError: the weakest is wanted and there is no `val`.
+        """
+        digit = self.settings.finetune.digit
+        if digit != "weakest":
+            return digit
+        if not len(self.dataset.val):
+            raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
+        digit = weakest_digit(self.run.logits()["val"], self.dataset.val.labels)
+        log.info("The weakest digit on val is %d.", digit)
+        return digit
+
+    def adapted(self, adapters: Sequence[Applied], allow_unsealed: bool = False) -> tuple[MLP, list[dict]]:
+        """A copy of the base with adapters, and what evaluation.json says of them.
+
+        Raises:
+            RunError: one is missing, damaged, or made on another base; or has no seal, unless that is allowed.
+            UsageError: a strength is not finite.
+        """
+        model, used = copy.deepcopy(self.base), []
+        for one in adapters:
+            folder, name = self._locate(one.reference)
+            load_adapter(folder, model, name, self.sealed, allow_unsealed)
+            set_strength(model, name, one.strength)
+            used.append({"name": name, "strength": one.strength})
+            if load_seal(folder) is None:
+                log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
+                used[-1]["sealed"] = False
+        return model, used
+
+    def checkpoint(self, reference: str | None) -> tuple[MLP, str]:
+        """A network made from the base, and its name; None is the latest one that `finetune --full` made.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        if reference is None:
+            full = [n for n in self.run.checkpoint_names() if (self.run.checkpoint(n) / "finetune.json").is_file()]
+            if not full:
+                raise RunError(
+                    f"{self.run.path} has no fully fine-tuned checkpoint.",
+                    f"Run `lora-mnist finetune --full --run {self.run.path}` first.",
+                )
+            reference = full[-1]
+        if _is_path(reference):
+            path = Path(reference)
+            path = path / WEIGHTS if path.is_dir() else path
+            return load_network(path, self.device)[0], _name_from(path.parent.name)
+        self.run.require_checkpoint(reference)
+        return load_network(self.run.checkpoint(reference) / WEIGHTS, self.device)[0], reference
+
+    def _locate(self, reference: str) -> tuple[Path, str]:
+        if _is_path(reference):
+            return Path(reference), _name_from(Path(reference).resolve().name)
+        self.run.require_adapter(reference)
+        return self.run.adapter(reference), reference
+
+
+def open_workspace(request: Request) -> Workspace:
+    """Open the run of `request`.
+
+    Raises:
+        RunError: it has no base, or one that is damaged or was trained on other images.
+        UsageError: what was asked contradicts it.
+    """
+    run = Run(request.run)
+    run.require_base()
+    record = run.record()
+    stored = record["settings"]
+    name = stored["data"]["dataset"]
+    request.refuse_contradictions(stored, ("data", "model"), name, run.base)
+    settings = request.settings(stored, name)
+    device = prepare(request.device, request.threads)
+    data.choose(name, request.folder, request.quiet)
+    dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
+    if dataset.sha256 != record["dataset"]["sha256"]:
+        raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
+    base, sealed = load_network(run.base / WEIGHTS, device)
+    return Workspace(run, settings, device, dataset, base, sealed)
+
+
+def held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:
+    """(N, 10) fp32 by split."""
+    return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
+
+
+def require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
+    """Raises UsageError if a logit is not finite: weights can be so and yet be too large."""
+    if not all(bool(part.isfinite().all()) for part in logits.values()):
+        raise UsageError("The network's logits are no longer finite numbers.", way_out)
+
+
+def _is_path(reference: str) -> bool:
+    """Names in a run hold neither dots nor separators."""
+    return re.search(r"[./\\]", reference) is not None
+
+
+def _name_from(folder: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "-", folder)
