@@ -296,8 +296,8 @@ def merge(
     """Write the base with adapters merged into its weights as a checkpoint of its own."""
     from lora_mnist import conversions, terminal
 
-    used = applied(adapter, strength)
-    _show(conversions.merge_adapters(request_of(locals()), used, name, allow_unsealed), terminal.merging, json)
+    request = request_of(locals(), finetune={"name": name})
+    _show(conversions.merge_adapters(request, applied(adapter, strength), allow_unsealed), terminal.merging, json)
 
 
 @command
@@ -318,8 +318,8 @@ def extract(
     """Make the best adapter of a rank from a network that was fine-tuned whole."""
     from lora_mnist import conversions, terminal
 
-    request = request_of(locals(), finetune=digit_of(digit))
-    _show(conversions.extract_adapter(request, rank, checkpoint, name), terminal.extraction, json)
+    request = request_of(locals(), finetune={**digit_of(digit), "name": name})
+    _show(conversions.extract_adapter(request, rank, checkpoint), terminal.extraction, json)
 
 
 @command
@@ -396,6 +396,8 @@ def _show(document: dict[str, Any], renderer: Callable[[dict[str, Any]], Any], a
         _print_json(document)
     else:
         _print(renderer(document))
+        if "file" in document:
+            _write(f"Saved as {document['file']}\n")
 
 
 def _print(renderable: Any) -> None:

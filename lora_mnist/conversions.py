@@ -16,9 +16,7 @@ from lora_mnist.stages import keep_adapter
 from lora_mnist.workspace import Workspace, held_out_logits, open_workspace, require_finite
 
 
-def merge_adapters(
-    request: Request, adapters: Sequence[Applied], name: str | None = None, allow_unsealed: bool = False
-) -> dict[str, Any]:
+def merge_adapters(request: Request, adapters: Sequence[Applied], allow_unsealed: bool = False) -> dict[str, Any]:
     """Write the base with `adapters` merged into its weights as a network of its own, beside the base.
 
     Returns:
@@ -32,7 +30,7 @@ def merge_adapters(
         raise UsageError("There is nothing to merge.", "Name an adapter with --adapter.")
     work = open_workspace(request)
     model, used = work.adapted(adapters, allow_unsealed)
-    name = name or "-".join([*(adapter["name"] for adapter in used), "merged"])
+    name = work.settings.finetune.name or "-".join([*(adapter["name"] for adapter in used), "merged"])
     work.run.require_unused(work.run.checkpoint(name), request.force)
     work.run.require_writable()
     work.run.tidy()
@@ -52,9 +50,7 @@ def merge_adapters(
     return {**document, "file": str(file), "evaluation": evaluation}
 
 
-def extract_adapter(
-    request: Request, rank: int, checkpoint: str | None = None, name: str | None = None
-) -> dict[str, Any]:
+def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) -> dict[str, Any]:
     """The best adapter of `rank` for what separates a network from the base; proved, evaluated, saved like any other.
 
     Args:
@@ -70,7 +66,7 @@ def extract_adapter(
     """
     work = open_workspace(request)
     tuned, source = work.checkpoint(checkpoint)
-    name = name or f"{source}-r{rank}"
+    name = work.settings.finetune.name or f"{source}-r{rank}"
     work.run.require_unused(work.run.adapter(name), request.force)
     work.run.require_writable()
     work.run.tidy()

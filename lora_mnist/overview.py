@@ -9,7 +9,7 @@ from lora_mnist.rundir import Run
 
 
 def list_adapters(folder: Path) -> dict[str, Any]:
-    """Every adapter and checkpoint of the run in `folder`, oldest first, with what it did on `test`.
+    """Every adapter of the run in `folder`, oldest first, then every full fine-tuning, with what it did on `test`.
 
     Raises:
         RunError: there is no base, or a file is missing or damaged.

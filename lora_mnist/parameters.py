@@ -21,15 +21,16 @@ def size_table(layers: Mapping[str, tuple[int, int]], biases: bool, ranks: Seque
         biases: whether full fine-tuning has a bias (out) in each of them too.
 
     Returns:
-        `layers`, `full` (numbers in W and, if there are any, biases), and a row per rank: `rank`, `lora`, `share` =
-        lora / full.
+        `layers`, `biases`, `full` (numbers in W and, if there are any, biases), and `ranks`, a row for each: `rank`,
+        `lora`, `share` = lora / full.
     """
     full = sum(rows * columns + rows * biases for rows, columns in layers.values())
     rows = []
     for rank in ranks:
         size = sum(lora_size(shape, rank) for shape in layers.values())
         rows.append({"rank": rank, "lora": size, "share": size / full})
-    return {"layers": {name: list(shape) for name, shape in layers.items()}, "full": full, "ranks": rows}
+    shapes = {name: list(shape) for name, shape in layers.items()}
+    return {"layers": shapes, "biases": biases, "full": full, "ranks": rows}
 
 
 def mlp_layers(hidden: Sequence[int]) -> dict[str, tuple[int, int]]:

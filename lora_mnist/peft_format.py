@@ -40,7 +40,7 @@ IGNORED = {
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def save_adapter(folder: Path, model: nn.Module, name: str, base_seal: Seal | None = None) -> None:
+def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Seal | None = None) -> None:
     """Write adapter `name` of `model` so that PEFT, and `load_adapter`, read it onto the same base.
 
     A strength is not stored: it belongs to the use of an adapter.
@@ -52,7 +52,7 @@ def save_adapter(folder: Path, model: nn.Module, name: str, base_seal: Seal | No
         UsageError: there is no such adapter.
         DiskError: the disk refused.
     """
-    updates = updates_of(model, name)
+    folder, updates = Path(folder), updates_of(model, name)
     own = {path: update.config for path, update in updates.items()}
     typical = max(own.values(), key=lambda config: config.rank)
     document = {
@@ -75,7 +75,7 @@ def save_adapter(folder: Path, model: nn.Module, name: str, base_seal: Seal | No
 
 
 def load_adapter(
-    folder: Path, model: nn.Module, name: str, base_seal: Seal | None = None, allow_unsealed: bool = False
+    folder: Path | str, model: nn.Module, name: str, base_seal: Seal | None = None, allow_unsealed: bool = False
 ) -> dict[str, LoRAUpdate]:
     """Add the adapter in `folder` to `model` as `name`, at strength 1. If it raises, the model is as it was.
 
@@ -91,6 +91,7 @@ def load_adapter(
             another base; the first tensor that differs is named.
         UsageError: as `inject` does for the name.
     """
+    folder = Path(folder)
     stored = load_seal(folder)
     if stored is None and not allow_unsealed:
         raise RunError(

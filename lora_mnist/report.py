@@ -111,12 +111,10 @@ def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str
             plots.errors_per_digit(before["wrong"], after["wrong"], digit, "Wrong test images per digit"),
             f"Bars per digit 0 to 9: before {before['wrong']}, after {after['wrong']}.",
         ),
-        _picture(
-            f"{name}-loss",
-            plots.loss_curve(run.losses(run.adapter(name)), "Loss while fine-tuning"),
-            "Loss of every fine-tuning step.",
-        ),
     ]
+    if losses := run.losses(run.adapter(name)):  # an extracted adapter was not trained
+        figure = plots.loss_curve(losses, "Loss while fine-tuning")
+        pictures.append(_picture(f"{name}-loss", figure, "Loss of every fine-tuning step."))
     return {
         "name": name,
         "document": document,

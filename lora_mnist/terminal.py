@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -47,16 +48,14 @@ def finetuning(document: Mapping[str, Any]) -> RenderableType:
     whole = document["method"] == "full"
     return Group(
         Text(f"Data set: {DATASETS[evaluation['dataset']['name']]}"),
-        _all_weights(document) if whole else parameters(document["parameters"]),
+        Text(f"All {document['parameters']['trained']:,} weights of a copy trained; the base is as it was.")
+        if whole
+        else parameters(document["parameters"]),
         summary(comparison, digit),
         per_digit(comparison["test"], evaluation["splits"]["test"]["wrong"], digit),
         *([] if whole else [proof(document["proof"])]),
         Text(verdict(comparison["test"], digit), style="bold"),
     )
-
-
-def _all_weights(document: Mapping[str, Any]) -> Text:
-    return Text(f"All {document['parameters']['trained']:,} weights of a copy trained, saved as {document['file']}")
 
 
 def extraction(document: Mapping[str, Any]) -> RenderableType:
@@ -94,7 +93,6 @@ def merging(document: Mapping[str, Any]) -> RenderableType:
         evaluation(document["evaluation"]),
         Text(f"Merged: base + {used}"),
         Text(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
-        Text(document["file"], no_wrap=True, overflow="ignore"),
     )
 
 
@@ -102,9 +100,11 @@ def adapters(document: Mapping[str, Any]) -> RenderableType:
     """One line for every adapter, and for every network trained whole."""
     if not document["adapters"]:
         return Text(f"{document['run']} has no adapters yet.")
-    table = Table("adapter", title=f"{DATASETS[document['dataset']]}: adapters, with test figures")
+    title = f"{DATASETS[document['dataset']]}: adapters, with test figures"
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("adapter", overflow="fold")
     for heading in ("digit", "rank", "numbers", "missed", "errors", "proof", "size"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in document["adapters"]:
         before, after = row["before"], row["after"]
         table.add_row(
@@ -122,13 +122,13 @@ def adapters(document: Mapping[str, Any]) -> RenderableType:
 def sizes(document: Mapping[str, Any]) -> RenderableType:
     """Numbers that full fine-tuning and LoRA train, a row per rank."""
     shapes = ", ".join(" x ".join(map(str, shape)) for shape in document["layers"].values())
-    table = Table("rank", title=f"{document['full']:,} numbers in {shapes}", title_justify="left")
+    table = Table("rank")
     for heading in ("LoRA", "share", "fewer"):
         table.add_column(heading, justify="right")
     for row in document["ranks"]:
         fewer = f"{1 / row['share']:,.1f} x"
         table.add_row(str(row["rank"]), f"{row['lora']:,}", f"{100 * row['share']:.2f} %", fewer)
-    return table
+    return Group(Text(f"Full: {document['full']:,} numbers in {shapes}{' and biases' * document['biases']}"), table)
 
 
 def parameters(table: Mapping[str, Any]) -> RenderableType:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from lora_mnist import __version__, recipe, stages
+from lora_mnist.checkpoint import load_network
+from lora_mnist.fetch import import_torchvision
 
 from .conftest import flip_bit, snapshot
 
@@ -97,6 +99,68 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     assert [row["scaling"] for row in document["parameters"]["layers"]] == pytest.approx([5 / 3**0.5, 7 / 2**0.5, None])
 
 
+def test_a_strength_for_each_adapter(cli, run_copy, adapter):
+    run = ("--run", run_copy, "--json")
+    assert cli("finetune", "--digit", "3", "--name", "second", *run)[0] == 0
+    names = ("--adapter", adapter.name, "--adapter", "second")
+    code, out, err = cli("evaluate", *names, "--strength", "0.5", "--strength", "-1", *run)
+    assert code == 0, err
+    used = [{"name": adapter.name, "strength": 0.5}, {"name": "second", "strength": -1.0}]
+    assert json.loads(out)["adapters"] == used
+    both = json.loads(cli("evaluate", *names, "--strength", "0.5", *run)[1])["adapters"]
+    assert [one["strength"] for one in both] == [0.5, 0.5]
+
+
+def test_from_full_fine_tuning_to_an_adapter_to_a_network(cli, run_copy):
+    run = ("--run", run_copy)
+    code, out, err = cli("finetune", "--full", "--digit", "3", *run)
+    assert code == 0, err
+    assert "weights of a copy trained" in out
+    code, out, err = cli("extract", "--rank", "2", *run)
+    assert code == 0, err
+    assert "energy kept" in out
+    assert "linear1.bias" in out
+    code, out, err = cli("merge", "--adapter", "digit3-full-r2", "--strength", "0.5", *run)
+    assert code == 0, err
+    assert "Largest logit difference from the unmerged model" in out
+    file = run_copy / "checkpoints" / "digit3-full-r2-merged" / "model.safetensors"
+    assert out.splitlines()[-1] == f"Saved as {file}"
+    code, out, err = cli("evaluate", "--checkpoint", "digit3-full-r2-merged", *run)
+    assert (code, "checkpoint digit3-full-r2-merged" in " ".join(out.split())) == (0, True)
+    code, out, _ = cli("adapters", *run)
+    assert (code, "digit3-full-r2" in out, "…" in out) == (0, True, False)
+    code, out, err = cli("verify", *run)
+    assert code == 0, err
+    assert "digit3-full-r2-merged" in out
+    assert cli("report", *run)[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_pefts_needs_to_be_allowed(cli, finished_run, tmp_path):
+    import_torchvision()
+    from peft import LoraConfig, get_peft_model
+
+    base, _ = load_network(finished_run / "base" / "model.safetensors")
+    get_peft_model(base, LoraConfig(r=2, lora_alpha=4, target_modules=["linear1"])).save_pretrained(tmp_path / "p.1")
+    arguments = ("--adapter", tmp_path / "p.1", "--run", finished_run, "--json")
+    code, out, _ = cli("evaluate", *arguments)
+    assert (code, "--allow-unsealed" in out) == (4, True)
+    code, out, err = cli("evaluate", *arguments, "--allow-unsealed")
+    assert code == 0, err
+    assert "carries no seal" in err
+    assert json.loads(out)["adapters"] == [{"name": "p-1", "strength": 1.0, "sealed": False}]
+
+
+def test_params_of_any_layer(cli, tmp_path):
+    run = ("--run", tmp_path / "none")
+    code, out, _ = cli("params", "--shape", "4096x4096", "--rank", "4,8,16,32,64", *run)
+    assert code == 0
+    assert [line.split("│")[3].split()[0] for line in out.splitlines() if "│" in line] == [
+        *("0.20", "0.39", "0.78", "1.56", "3.12")
+    ]
+    assert "30,000" in cli("params", "--shape", "1000x5000", "--rank", "5", *run)[1]
+
+
 def test_strength_is_applied(cli, finished_run):
     name = next((finished_run / "adapters").iterdir()).name
     at_zero = json.loads(cli("evaluate", "--run", finished_run, "--adapter", name, "--strength", "0", "--json")[1])
@@ -140,6 +204,30 @@ def test_strength_is_applied(cli, finished_run):
         ("pretrain --force --hidden 10,1000000,1000000", 2, "memory"),
         ("evaluate --adapter nine", 4, "nine"),
         ("evaluate --strength 0.5", 2, "--adapter"),
+        ("evaluate --adapter ADAPTER --strength 1 --strength 2", 2, "2 strengths"),
+        ("evaluate --adapter ADAPTER --checkpoint x", 2, "--checkpoint"),
+        ("evaluate --adapter ./nowhere", 4, "nowhere"),
+        ("evaluate --checkpoint nine", 4, "nine"),
+        ("evaluate --checkpoint ./nine.safetensors", 4, "nine.safetensors"),
+        ("finetune --full --rank 3", 2, "--rank"),
+        ("finetune --full --targets linear1", 2, "--targets"),
+        ("finetune --full --digit 3 --learning-rate 1e30", 2, "loss became"),
+        ("finetune --digit 3 --rank-pattern linear3", 2, "linear3=2"),
+        ("finetune --digit 3 --rank-pattern linear3=x", 2, "linear3=2"),
+        ("finetune --digit 3 --rank-pattern linear3=0", 2, "rank_pattern"),
+        ("finetune --digit 3 --alpha-pattern nowhere=2", 2, "nowhere"),
+        ("merge", 2, "--adapter"),
+        ("merge --adapter nine", 4, "nine"),
+        ("merge --adapter ADAPTER --strength inf", 2, "strength"),
+        ("merge --adapter ADAPTER --strength 1e39", 2, "strength"),
+        ("merge --adapter ADAPTER --name ../up", 2, "name"),
+        ("extract", 4, "finetune --full"),
+        ("extract --checkpoint nine", 4, "nine"),
+        ("extract --rank 0 --checkpoint BASE", 2, "rank"),
+        ("extract --checkpoint BASE --digit 3 --name a/b", 2, "name"),
+        ("params --rank 0", 2, "rank"),
+        ("params --rank 1,x", 2, "rank"),
+        ("params --shape 10", 2, "shape"),
         ("finetune --digit 3 --name train", 2, "train"),
         ("verify --adapter nine", 4, "nine"),
         ("evaluate --strength nan --adapter ADAPTER", 2, "strength"),
@@ -150,7 +238,8 @@ def test_strength_is_applied(cli, finished_run):
 )
 def test_bad_input_is_one_clear_error_and_harms_nothing(cli, run_copy, adapter, arguments, code, words):
     before = snapshot(run_copy)
-    parts = [adapter.name if part == "ADAPTER" else part for part in arguments.split()]
+    places = {"ADAPTER": adapter.name, "BASE": str(run_copy / "base")}
+    parts = [places.get(part, part) for part in arguments.split()]
     where = [] if parts == ["frobnicate"] else ["--run", run_copy]
     got, out, err = cli(*parts, *where)
     assert got == code, err
@@ -165,9 +254,11 @@ def test_bad_input_is_one_clear_error_and_harms_nothing(cli, run_copy, adapter, 
     assert snapshot(run_copy) == before
 
 
-@pytest.mark.parametrize("command", ["evaluate", "finetune", "verify", "report"])
+@pytest.mark.parametrize(
+    "command", ["evaluate", "finetune", "verify", "report", "extract", "merge --adapter a", "adapters", "params"]
+)
 def test_before_pretrain_every_command_says_so(cli, tmp_path, command):
-    code, out, err = cli(command, "--run", tmp_path / "none")
+    code, out, err = cli(*command.split(), "--run", tmp_path / "none")
     assert (code, out) == (4, "")
     assert "lora-mnist pretrain" in err
     assert not (tmp_path / "none").exists()
@@ -308,6 +399,17 @@ def test_help_needs_none_of_the_heavy_libraries():
         "import sys\nfrom lora_mnist.cli import main\nmain(['--help'])\n"
         "heavy = {'torch', 'torchvision', 'matplotlib', 'sklearn', 'numpy', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["adapters", "params"])
+def test_commands_that_read_json_start_without_torch(finished_run, command):
+    program = (
+        "import sys\nfrom lora_mnist.cli import main\n"
+        f"code = main([{command!r}, '--run', {str(finished_run)!r}])\n"
+        "sys.exit(code or {'torch', 'numpy', 'matplotlib'} & set(sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -85,3 +85,19 @@ def test_a_merged_weight_with_another_scaling_is_caught(pair):
     found = findings(pair)
     assert found["on"]["layers_off_the_formula"] == ["linear1"]
     assert not found["passed"]
+
+
+def test_an_adapter_merged_into_the_base_and_applied_again_is_caught(pair):
+    with torch.no_grad():
+        pair[1].linear1.base.weight += updates_of(pair[1], "a")["linear1"].weight()
+    assert "base tensor linear1.weight changed" in failures(findings(pair))
+
+
+def test_a_weight_with_the_update_in_it_twice_is_caught(pair, monkeypatch):
+    honest = LoRALinear.merged_weight
+
+    def twice(layer):
+        return honest(layer) + sum(update.weight() for update in layer.updates.values())
+
+    monkeypatch.setattr(LoRALinear, "merged_weight", twice)
+    assert "the weight of linear1 is not W + scaling · B A" in failures(findings(pair))

@@ -3,17 +3,18 @@
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_the_python_runs(code):
+def test_the_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(code, names)
-    assert names["original"].shape == (32, 3)
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(code, names)
+    assert names["original"].shape == (32, 20, 64)
+    assert 0 < names["lost"]["linear1"].error < 1
+    assert (tmp_path / "adapters" / "both" / "adapter_config.json").is_file()
 
 
 def test_every_option_in_a_command_exists():

@@ -77,9 +77,8 @@ def test_an_adapter_whose_proof_fails_is_not_kept(run_copy, monkeypatch, leak):
     honest = recipe.train
 
     def leaking(model, *arguments, **more):
-        losses = honest(model, *arguments, **more)
-        getattr(model.linear2.base, leak).data.view(torch.int32).view(-1)[3] ^= 1
-        return losses
+        getattr(model.linear2.base, leak).requires_grad_(True)
+        return honest(model, *arguments, **more)
 
     monkeypatch.setattr(recipe, "train", leaking)
     before = snapshot(run_copy)
