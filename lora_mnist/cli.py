@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,28 +31,35 @@ from lora_mnist.options import (
     Focus,
     Force,
     Full,
+    Guard,
     Hidden,
     Init,
     Json,
     LearningRate,
     Name,
+    OnTopOf,
     Optimizer,
     Quiet,
     Rank,
     RankPattern,
     Ranks,
+    Rotate,
+    Rounds,
     RsLoRA,
     RunDir,
     Schedule,
     Seed,
     Shapes,
+    Shift,
     Steps,
     Strengths,
     Targets,
     Threads,
+    Twin,
     Unsealed,
     ValShare,
     WeightDecay,
+    Zoom,
     applied,
     digit_of,
     pattern_of,
@@ -104,6 +112,8 @@ def run(
     alpha: Alpha = None,
     steps: Steps = None,
     focus: Focus = None,
+    guard: Guard = None,
+    rounds: Rounds = 1,
     name: Name = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -123,18 +133,23 @@ def run(
         data={"dataset": dataset, "val_share": val_share},
         model={"hidden": sizes_of(hidden)},
         pretrain={"epochs": epochs},
-        finetune={**digit_of(digit), "rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "name": name},
+        finetune={
+            **digit_of(digit),
+            **{"rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "guard": guard, "name": name},
+        },
     )
     base = stages.pretrain(request, resume=True)
     if not json:
         _print(terminal.evaluation(base))
-    tuned = stages.finetune(request, resume=True)
+    tuned = stages.repair(request, rounds)
     if not json:
-        _print(terminal.finetuning(tuned))
+        for result in tuned:
+            _print(terminal.finetuning(result))
+        _print(terminal.path(tuned))
     _raise_failures(stages.verify(request))
     page = write_report(run)
     if json:
-        _print_json({"pretrain": base, "finetune": tuned, "report": str(page)})
+        _print_json({"pretrain": base, "finetune": tuned[0], "rounds": tuned, "report": str(page)})
     else:
         _write(f"Verified from the files. The report is {page}\n")
 
@@ -215,6 +230,12 @@ def finetune(
     steps: Steps = None,
     batch_size: BatchSize = None,
     focus: Focus = None,
+    shift: Shift = None,
+    rotate: Rotate = None,
+    zoom: Zoom = None,
+    guard: Guard = None,
+    twin: Twin = False,
+    on_top_of: OnTopOf = None,
     learning_rate: LearningRate = None,
     optimizer: Optimizer = None,
     schedule: Schedule = None,
@@ -249,12 +270,17 @@ def finetune(
             "init": init,
             "steps": steps,
             "focus": focus,
+            "shift": shift,
+            "rotate": rotate,
+            "zoom": zoom,
+            "guard": guard,
             "name": name,
             "full_learning_rate": learning_rate if full else None,
             **training(batch_size, None if full else learning_rate, optimizer, schedule, weight_decay),
         },
     )
-    _show((stages.finetune_full if full else stages.finetune)(request), terminal.finetuning, json)
+    stage = stages.finetune_full if full else partial(stages.finetune, on_top_of=on_top_of or [], twin=twin)
+    _show(stage(request), terminal.finetuning, json)
 
 
 @command

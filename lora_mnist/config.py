@@ -75,6 +75,10 @@ class FinetuneSettings(TrainingSettings):
     targets: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
     steps: Positive
     focus: float = Field(gt=0, le=1)
+    shift: float = Field(ge=0, le=14)  # pixels
+    rotate: float = Field(ge=0, le=180)  # degrees
+    zoom: float = Field(ge=0, lt=1)
+    guard: Literal["errors", "digit", "none"]
     full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
     name: str | None = None  # None: digit9-r1
 

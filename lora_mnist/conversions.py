@@ -7,13 +7,13 @@ from typing import Any
 
 from lora_mnist.documents import SCHEMA, environment, evaluation_of
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluate import missed_claimed_errors
+from lora_mnist.evaluate import missed_claimed_errors, require_finite
 from lora_mnist.lora.lowrank import Approximation, extract, left_out
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import Outcome
-from lora_mnist.stages import keep_adapter
-from lora_mnist.workspace import Workspace, held_out_logits, open_workspace, require_finite
+from lora_mnist.stages import Made, keep_adapter
+from lora_mnist.workspace import Workspace, held_out_logits, open_workspace
 
 
 def merge_adapters(request: Request, adapters: Sequence[Applied], allow_unsealed: bool = False) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
         },
     }
     settings = {"rank": rank, "alpha": float(rank), "digit": digit, "name": name, "checkpoint": source}
-    facts = {"weakest_on_val": False, "seed": None, "seconds": seconds, "extraction": extraction}
-    return keep_adapter(work, adapted, "svd", name, digit, settings, **facts)
+    facts = {"weakest_on_val": False, "seed": None, "seconds": seconds, "on_top_of": [], "extraction": extraction}
+    return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts))
 
 
 def _digit_of(request: Request, work: Workspace, source: str) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lora_mnist.errors import UsageError
 from lora_mnist.model import normalise
 
 BATCH = 1000  # images per forward pass: 8 MB of activations in the widest layer
@@ -18,6 +19,12 @@ def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     model.eval()
     parts = [model(normalise(part)).cpu() for part in images.split(BATCH)]
     return torch.cat(parts) if parts else torch.empty(0, 10)
+
+
+def require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
+    """Raises UsageError if a logit is not finite: weights can be so and yet be too large."""
+    if not all(bool(part.isfinite().all()) for part in logits.values()):
+        raise UsageError("The network's logits are no longer finite numbers.", way_out)
 
 
 def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -47,6 +47,15 @@ Dropout = _option(float | None, "--dropout", "On the input of lora_A, while trai
 Init = _option(str | None, "--init", "Start of lora_A: uniform as in loralib, or N(0, 1).", metavar="kaiming|gaussian")
 Steps = _option(int | None, "--steps", "Fine-tuning steps.")
 Focus = _option(float | None, "--focus", "Share of every batch that is the target digit; 1 is only that digit.")
+Shift = _option(float | None, "--shift", "Move training images by up to so many pixels.")
+Rotate = _option(float | None, "--rotate", "Turn training images by up to so many degrees.")
+Zoom = _option(float | None, "--zoom", "Make training images smaller or larger by up to this share.")
+Guard = _option(
+    str | None, "--guard", "What on val may not be more, or the adapter is not kept.", metavar="errors|digit|none"
+)
+Twin = _option(bool, "--twin", "Train one with the digit at its natural share too, and compare.")
+OnTopOf = _option(list[str] | None, "--on-top-of", "Adapter that is on while this one trains; may be repeated.")
+Rounds = _option(int, "--rounds", "Repair the weakest digit, then the next on top, so many times.")
 Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
 Strengths = _option(
     list[float] | None, "--strength", "Factor on the adapters, one for all or one each: 1 as trained, 0 off."
@@ -137,6 +146,7 @@ def applied(adapters: list[str] | None, strengths: list[float] | None) -> list[A
 def refuse_with_full(options: dict[str, Any]) -> None:
     """Raises UsageError if `--full` comes with an option that only an adapter has."""
     of_adapters = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init")
-    if given := [name for name in of_adapters if options[name] not in (None, [])]:
+    of_adapters += ("guard", "twin", "on_top_of")
+    if given := [name for name in of_adapters if options[name] not in (None, [], False)]:
         flag = "--" + given[0].replace("_", "-")
         raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")

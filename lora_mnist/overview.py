@@ -53,6 +53,7 @@ def _row(run: Run, place: Path, weights: str) -> dict[str, Any]:
         "digit": document["digit"],
         "rank": document["settings"].get("rank"),
         "parameters": parameters.get("added", parameters.get("trained")),
+        "on_top_of": document.get("on_top_of", []),
         "before": test["before"],
         "after": test["after"],
         "proof": None if proof is None else proof["passed"],

@@ -15,7 +15,7 @@ from torch import nn
 
 from lora_mnist.evaluate import logits_of
 from lora_mnist.integrity import Seal, changed_bytes, first_difference, seal
-from lora_mnist.lora.adapters import base_tensors, disabled, updates_of
+from lora_mnist.lora.adapters import adapter_names, base_tensors, disabled, updates_of
 
 TOLERANCE = (
     1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
@@ -26,16 +26,15 @@ def prove(
     base: nn.Module,
     sealed: Seal,
     adapted: nn.Module,
-    name: str,
     images: Mapping[str, torch.Tensor],
     plain: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Check all three claims for adapter `name`, alone in `adapted`.
+    """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
 
     Args:
         base: the plain network, from the sealed file.
         sealed: the seal in that file, so that a base changed together with `adapted` is noticed too.
-        adapted: the same network with the adapter, at strength 1.
+        adapted: the same network with the adapters, at strength 1.
         images: uint8 (N, 28, 28) of every split.
         plain: logits (N, 10) of `base` on them, by split.
 
@@ -48,7 +47,7 @@ def prove(
     count = sum(map(len, plain.values()))
 
     on = {split: logits_of(adapted, batch) for split, batch in images.items()}
-    merged, wrong_layers = _by_formula(base, adapted, name)
+    merged, wrong_layers = _by_formula(base, adapted)
     difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())
     largest = max(float(logits.abs().max()) for logits in on.values())
 
@@ -96,14 +95,17 @@ def failures(findings: Mapping[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def _by_formula(base: nn.Module, adapted: nn.Module, name: str) -> tuple[nn.Module, list[str]]:
+def _by_formula(base: nn.Module, adapted: nn.Module) -> tuple[nn.Module, list[str]]:
     """A plain copy of `base` with W + scaling · B A written out; and the layers whose merged weight is not that."""
     merged = copy.deepcopy(base)
+    weights: dict[str, torch.Tensor] = {}
+    for name in adapter_names(adapted):
+        for path, update in updates_of(adapted, name).items():
+            weight = weights.get(path, base.get_submodule(path).weight)
+            product = update.lora_B @ update.lora_A  # (out, rank) @ (rank, in) -> (out, in)
+            weights[path] = weight + update.config.scaling * product
     wrong = []
-    for path, update in updates_of(adapted, name).items():
-        weight = base.get_submodule(path).weight
-        product = update.lora_B @ update.lora_A  # (out, rank) @ (rank, in) -> (out, in)
-        by_hand = weight + update.config.scaling * product
+    for path, by_hand in weights.items():
         if not torch.equal(by_hand, adapted.get_submodule(path).merged_weight()):
             wrong.append(path)
         merged.get_submodule(path).weight.copy_(by_hand)

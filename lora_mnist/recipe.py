@@ -2,10 +2,12 @@
 
 import copy
 import logging
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from lora_mnist.augment import draw_warps
 from lora_mnist.config import FinetuneSettings, Settings
 from lora_mnist.data import Dataset
 from lora_mnist.lora.adapters import inject, oversized
@@ -15,52 +17,78 @@ from lora_mnist.sampling import epoch_batches, focus_batches
 from lora_mnist.train import train
 
 log = logging.getLogger("lora_mnist")
+SNAPSHOTS = 10  # of an adapter while it trains; copying one costs less than a step
 
 
-def train_base(
-    settings: Settings, dataset: Dataset, device: torch.device, quiet: bool
-) -> tuple[MLP, list[float], float]:
-    """A new base, its losses, and the seconds it took."""
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class Snapshot:
+    """An adapter after `step` steps: A and B of every layer."""
+
+    step: int
+    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[MLP, list[float]]:
+    """A new base and its losses."""
     torch.manual_seed(settings.seed)
     model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
     recipe, images, labels = settings.pretrain, dataset.train.images, dataset.train.labels
     batches = epoch_batches(len(labels), recipe.batch_size, recipe.epochs, torch.default_generator)
-    losses = train(model, images, labels, batches, recipe, "pretraining", quiet)
-    return model, losses, round(time.perf_counter() - started, 2)
+    return model, train(model, images, labels, batches, recipe, "pretraining", quiet)
 
 
 def train_adapter(
-    base: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, quiet: bool
-) -> tuple[MLP, list[float], float]:
-    """A copy of `base` with a trained adapter `name`, its losses, and the seconds it took."""
-    started = time.perf_counter()
-    adapted, config = copy.deepcopy(base), lora_config(settings)
+    start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, quiet: bool
+) -> tuple[MLP, list[float], list[Snapshot]]:
+    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; its losses, and snapshots.
+
+    The last snapshot is the adapter as it is in the model.
+    """
+    adapted, config = copy.deepcopy(start), lora_config(settings)
     torch.manual_seed(settings.seed)
-    inject(adapted, name, config)
-    for layer in oversized(base, config):
+    updates = inject(adapted, name, config)
+    for layer in oversized(adapted, config):
         log.info("Note: rank %d is above the smaller side of %s, which cannot use all of it.", config.rank, layer)
-    losses = _tune(adapted, digit, settings.finetune, settings.seed, dataset, quiet)
-    return adapted, losses, round(time.perf_counter() - started, 2)
+    steps, snapshots = settings.finetune.steps, []
+    marks = {max(1, round(steps * part / SNAPSHOTS)) for part in range(1, SNAPSHOTS + 1)}
+
+    def keep(step: int) -> None:
+        if step in marks:
+            tensors = {path: (u.lora_A.detach().clone(), u.lora_B.detach().clone()) for path, u in updates.items()}
+            snapshots.append(Snapshot(step, tensors))
+
+    losses = _tune(adapted, digit, settings.finetune, settings.seed, dataset, quiet, keep)
+    return adapted, losses, snapshots
 
 
 def train_all_weights(
     base: MLP, digit: int, settings: Settings, dataset: Dataset, quiet: bool
-) -> tuple[MLP, list[float], float]:
-    """A copy of `base`, trained whole on the batches that an adapter with these settings would see; as above."""
-    started = time.perf_counter()
+) -> tuple[MLP, list[float]]:
+    """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its losses."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    losses = _tune(tuned, digit, recipe, settings.seed, dataset, quiet)
-    return tuned, losses, round(time.perf_counter() - started, 2)
+    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, quiet)
 
 
-def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, quiet: bool) -> list[float]:
+def _tune(
+    model: MLP,
+    digit: int,
+    recipe: FinetuneSettings,
+    seed: int,
+    dataset: Dataset,
+    quiet: bool,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> list[float]:
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
     batches = focus_batches(labels.cpu(), digit, recipe.focus, recipe.steps, recipe.batch_size, generator)
-    return train(model, images, labels, batches, recipe, f"fine-tuning on {digit}", quiet)
+    warps = None
+    if recipe.shift or recipe.rotate or recipe.zoom:
+        moves = (recipe.shift, recipe.rotate, recipe.zoom)
+        warps = draw_warps(recipe.steps, recipe.batch_size, *moves, generator).to(images.device)
+    description = f"fine-tuning on {digit}"
+    return train(model, images, labels, batches, recipe, description, quiet, warps, after_step)
 
 
 def lora_config(settings: Settings) -> LoRAConfig:

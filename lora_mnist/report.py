@@ -46,7 +46,7 @@ def write_report(folder: Path) -> Path:
                 f"Adapter {name!r} was trained on another base.", f"Remove {run.adapter(name)}, or train it again."
             )
     run.require_writable()
-    sections = [_adapter_section(run, name, base["splits"]["test"]) for name in names]
+    sections = [_adapter_section(run, name) for name in names]
     base_pictures = _base_pictures(run, base["splits"]["test"])
     environment = Environment(loader=PackageLoader("lora_mnist"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda share, places=2: f"{100 * share:.{places}f} %"
@@ -77,10 +77,13 @@ def _base_pictures(run: Run, test: Mapping[str, Any]) -> list[Picture]:
     ]
 
 
-def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str, Any]:
+def _adapter_section(run: Run, name: str) -> dict[str, Any]:
     after = run.evaluation(run.adapter(name))["splits"]["test"]
     document = run.document(run.adapter(name), "finetune.json")
-    comparison = run.document(run.adapter(name), "analysis.json")["splits"]
+    below = document["on_top_of"]
+    before = run.evaluation(run.adapter(below[-1]) if below else None)["splits"]["test"]
+    analysis = run.document(run.adapter(name), "analysis.json")
+    comparison, threshold = analysis["splits"], analysis["threshold"]
     digit = document["digit"]
     largest = max(
         matrix[row][column]
@@ -93,12 +96,12 @@ def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str
     pictures = [
         _picture(
             f"{name}-before",
-            plots.confusion(before["confusion"], "Before: base, test images", largest),
+            plots.confusion(before["confusion"], f"Before: {' + '.join(['base', *below])}, test images", largest),
             f"Confusion before: {counts['before']['errors']} errors, {counts['before']['missed']} missed {digit}s.",
         ),
         _picture(
             f"{name}-after",
-            plots.confusion(after["confusion"], f"After: base + {name}, test images", largest),
+            plots.confusion(after["confusion"], f"After: {' + '.join(['base', *below, name])}, test images", largest),
             f"Confusion after: {counts['after']['errors']} errors, {counts['after']['missed']} missed {digit}s.",
         ),
         _picture(
@@ -119,7 +122,9 @@ def _adapter_section(run: Run, name: str, before: Mapping[str, Any]) -> dict[str
         "name": name,
         "document": document,
         "comparison": comparison,
-        "verdict": verdict(counts, digit),
+        "verdict": verdict(counts, digit, threshold["splits"]["test"]),
+        "threshold": threshold,
+        "twin": analysis.get("twin"),
         "before": before,
         "after": after,
         "pictures": pictures,

@@ -2,7 +2,9 @@
 its result as a document ready for JSON."""
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,22 @@ import torch
 
 from lora_mnist import data
 from lora_mnist.checkpoint import load_network
-from lora_mnist.config import Layer
+from lora_mnist.config import Layer, Settings, TrainingSettings
 from lora_mnist.device import prepare
-from lora_mnist.documents import SCHEMA, environment, evaluation_of, record_of_run, record_of_tuning
+from lora_mnist.documents import analysis_of, environment, evaluation_of, record_of_run, record_of_tuning
 from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
-from lora_mnist.evaluate import compare, summarise
+from lora_mnist.evaluate import require_finite, summarise
+from lora_mnist.guard import choose
 from lora_mnist.integrity import seal
 from lora_mnist.lora.adapters import parameter_table
+from lora_mnist.model import MLP
 from lora_mnist.peft_format import save_adapter
 from lora_mnist.proof import TOLERANCE, failures, prove
 from lora_mnist.recipe import lora_config, train_adapter, train_all_weights, train_base
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import WEIGHTS, Outcome, Run
 from lora_mnist.train import learning_rates
-from lora_mnist.workspace import Workspace, held_out_logits, open_workspace, require_finite
+from lora_mnist.workspace import Workspace, held_out_logits, open_settings, open_workspace
 
 log = logging.getLogger("lora_mnist")
 
@@ -50,7 +54,9 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     settings = request.settings(stored, name)
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
 
-    model, losses, seconds = train_base(settings, dataset, device, request.quiet)
+    started = time.perf_counter()
+    model, losses = train_base(settings, dataset, device, request.quiet)
+    seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     sealed = seal(model.state_dict())
@@ -89,67 +95,114 @@ def evaluate(
     return evaluation_of(work.dataset, work.sealed, used, logits)
 
 
-def finetune(request: Request, resume: bool = False) -> dict[str, Any]:
+def finetune(
+    request: Request, resume: bool = False, on_top_of: Sequence[str] = (), twin: bool = False
+) -> dict[str, Any]:
     """Inject LoRA, train it on one digit, prove that the base is untouched, evaluate, save.
 
-    With `resume`, a finished adapter is returned as it is.
+    Args:
+        resume: return a finished adapter as it is.
+        on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
+        twin: train a second one, with the digit at its natural share, and compare the two on the same images.
+
+    Returns:
+        The document of the adapter, with `kept`. It is False if no snapshot met the guard; nothing is saved then.
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
+        UsageError: there is a guard, but no `val` to judge by.
     """
     work = open_workspace(request)
     run, settings = work.run, work.settings
-    digit = work.target_digit()
-    name = settings.finetune.name or f"digit{digit}-r{settings.finetune.rank}"
+    stack = list(dict.fromkeys(on_top_of))
+    digit = work.target_digit(stack)
+    name = settings.finetune.name or _free_name(f"digit{digit}-r{settings.finetune.rank}", stack)
     if resume and name in run.adapter_names() and not request.force:
-        return _finished_adapter(run, name, digit, request)
+        return _finished_adapter(run, name, digit, stack, request)
     run.require_unused(run.adapter(name), request.force)
+    if settings.finetune.guard != "none" and not len(work.dataset.val):
+        raise UsageError(
+            f"`guard` (={settings.finetune.guard!r}) is judged on `val`, and this run has none.", "Use --guard none."
+        )
     run.require_writable()
     run.tidy()
-    adapted, losses, seconds = train_adapter(work.base, name, digit, settings, work.dataset, request.quiet)
-    alpha = lora_config(settings).alpha
-    chosen = {**settings.finetune.model_dump(mode="json"), "alpha": alpha, "digit": digit, "name": name}
-    facts = {"weakest_on_val": settings.finetune.digit == "weakest", "seed": settings.seed, "seconds": seconds}
-    rates = learning_rates(settings.finetune, len(losses))
-    return keep_adapter(work, adapted, "lora", name, digit, chosen, losses, rates, **facts)
+    started = time.perf_counter()
+    start, used = work.adapted([Applied(one) for one in stack])
+    before = work.logits_of_stack(stack)
+    adapted, losses, snapshots = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
+    guard = choose(adapted, name, snapshots, settings.finetune.guard, before.get("val"), work.dataset.val, digit)
+    seconds = round(time.perf_counter() - started, 2)
+    if guard["kept"] is None:
+        return {"kept": False, "name": name, "digit": digit, "guard": guard, "seconds": seconds}
+    chosen = {**settings.finetune.model_dump(mode="json"), "alpha": lora_config(settings).alpha}
+    facts = {
+        "weakest_on_val": settings.finetune.digit == "weakest",
+        "seed": settings.seed,
+        "seconds": seconds,
+        "guard": guard,
+        "on_top_of": stack,
+    }
+    made = Made("lora", name, digit, {**chosen, "digit": digit, "name": name}, facts, losses, settings.finetune)
+    if twin:
+        made = replace(made, twin=_train_twin(work, start, digit, settings, request.quiet))
+    return keep_adapter(work, adapted, made, used)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How an adapter came about.
+
+    Attributes:
+        method, name, digit, settings: as in finetune.json.
+        facts: further entries of that document.
+        losses, recipe: of its training, if it was trained.
+        twin: logits of the twin by split, if there is one.
+    """
+
+    method: str
+    name: str
+    digit: int
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    losses: Sequence[float] = ()
+    recipe: TrainingSettings | None = None
+    twin: Mapping[str, torch.Tensor] | None = None
 
 
 def keep_adapter(
-    work: Workspace,
-    adapted: torch.nn.Module,
-    method: str,
-    name: str,
-    digit: int,
-    settings: Mapping[str, Any],
-    losses: Sequence[float] = (),
-    rates: Sequence[float] = (),
-    **facts: Any,
+    work: Workspace, adapted: MLP, made: Made, on_top_of: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """Prove adapter `name` of `adapted`, evaluate it against the base, and save it; the result of a stage.
+    """Prove the adapters in `adapted`, evaluate the one that is new, and save it; the result of a stage.
+
+    Args:
+        on_top_of: the adapters in `adapted` that are not new, as evaluation.json has them.
 
     Raises:
         ProofError: the proof failed; nothing is saved.
         UsageError: the logits are not finite; nor here.
     """
-    plain = held_out_logits(work.base, work.dataset)
-    findings, logits = prove(work.base, work.sealed, adapted, name, work.images, plain)
+    findings, logits = prove(work.base, work.sealed, adapted, work.images, held_out_logits(work.base, work.dataset))
     require_finite(logits, "Choose a lower --learning-rate.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
-    table = parameter_table(adapted, name)
-    document = record_of_tuning(method, name, digit, settings, table, findings, **facts, **environment(work.device))
-    evaluation = evaluation_of(work.dataset, work.sealed, [{"name": name, "strength": 1.0}], logits)
-    analysis = {"schema_version": SCHEMA, "splits": compare(work.run.logits(), logits, work.labels, digit)}
+    table = parameter_table(adapted, made.name)
+    environs = {**made.facts, **environment(work.device)}
+    document = record_of_tuning(made.method, made.name, made.digit, made.settings, table, findings, **environs)
+    used = [*on_top_of, {"name": made.name, "strength": 1.0}]
+    evaluation = evaluation_of(work.dataset, work.sealed, used, logits)
+    before = work.logits_of_stack([one["name"] for one in on_top_of])
+    analysis = analysis_of(before, logits, work.labels, made.digit, made.twin)
+    rates = learning_rates(made.recipe, len(made.losses)) if made.recipe else []
     documents = {"finetune.json": document, "analysis.json": analysis}
-    outcome = Outcome(evaluation, logits, losses, rates, documents)
-    work.run.save_adapter(name, lambda folder: save_adapter(folder, adapted, name, work.sealed), outcome)
-    return {**document, "comparison": analysis["splits"], "evaluation": evaluation}
+    outcome = Outcome(evaluation, logits, made.losses, rates, documents)
+    work.run.save_adapter(made.name, lambda folder: save_adapter(folder, adapted, made.name, work.sealed), outcome)
+    return _result(document, analysis, evaluation)
 
 
 def finetune_full(request: Request) -> dict[str, Any]:
     """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
 
-    It is the yardstick for what an adapter reaches: the same batches, the same steps, no limit on the rank.
+    It is the yardstick for what an adapter reaches: the same batches, the same steps, no limit on the rank, no guard.
     """
     work = open_workspace(request)
     run, settings = work.run, work.settings
@@ -158,14 +211,15 @@ def finetune_full(request: Request) -> dict[str, Any]:
     run.require_unused(run.checkpoint(name), request.force)
     run.require_writable()
     run.tidy()
-    tuned, losses, seconds = train_all_weights(work.base, digit, settings, work.dataset, request.quiet)
+    started = time.perf_counter()
+    tuned, losses = train_all_weights(work.base, digit, settings, work.dataset, request.quiet)
+    seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     count = sum(parameter.numel() for parameter in tuned.parameters())
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    about_lora = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "init", "dropout", "targets")
-    chosen = recipe.model_dump(mode="json", exclude={*about_lora, "full_learning_rate"})
-    facts = {"weakest_on_val": settings.finetune.digit == "weakest", "seed": settings.seed, "seconds": seconds}
+    of_adapters = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "init", "dropout", "targets", "guard")
+    chosen = recipe.model_dump(mode="json", exclude={*of_adapters, "full_learning_rate"})
     document = record_of_tuning(
         "full",
         name,
@@ -173,15 +227,40 @@ def finetune_full(request: Request) -> dict[str, Any]:
         {**chosen, "digit": digit, "name": name},
         {"base": count, "trained": count},
         None,
-        **facts,
+        weakest_on_val=settings.finetune.digit == "weakest",
+        seed=settings.seed,
+        seconds=seconds,
         **environment(work.device),
     )
     evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
-    analysis = {"schema_version": SCHEMA, "splits": compare(run.logits(), logits, work.labels, digit)}
+    analysis = analysis_of(run.logits(), logits, work.labels, digit)
     documents = {"finetune.json": document, "analysis.json": analysis}
     rates = learning_rates(recipe, len(losses))
     file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents))
-    return {**document, "file": str(file), "comparison": analysis["splits"], "evaluation": evaluation}
+    return {**_result(document, analysis, evaluation), "file": str(file)}
+
+
+def repair(request: Request, rounds: int) -> list[dict[str, Any]]:
+    """Repair the weakest digit, look again with that adapter on, repair the next on top; at most `rounds` times.
+
+    It ends early when a round is not kept. Rounds that are finished already are not done again.
+
+    Raises:
+        UsageError: there are several rounds, but one digit or one name is asked for.
+    """
+    if rounds < 1:
+        raise UsageError(f"`rounds` (={rounds}) must be a whole number from 1.", "Correct that value.")
+    results: list[dict[str, Any]] = []
+    while len(results) < rounds and all(result["kept"] for result in results):
+        if rounds > 1:
+            _, settings = open_settings(request)
+            if settings.finetune.digit != "weakest" or settings.finetune.name:
+                raise UsageError(
+                    f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
+                    "Use --digit weakest and no --name.",
+                )
+        results.append(finetune(request, resume=True, on_top_of=[result["name"] for result in results]))
+    return results
 
 
 def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
@@ -227,17 +306,40 @@ def _finished_base(run: Run, request: Request) -> dict[str, Any]:
     return {**run.evaluation(), "run": str(request.run), "seconds": record["seconds"]}
 
 
-def _finished_adapter(run: Run, name: str, digit: int, request: Request) -> dict[str, Any]:
+def _result(document: Mapping[str, Any], analysis: Mapping[str, Any], evaluation: Any) -> dict[str, Any]:
+    rest = {key: value for key, value in analysis.items() if key not in ("schema_version", "splits")}
+    return {"kept": True, **document, "comparison": analysis["splits"], **rest, "evaluation": evaluation}
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    """`name`, or with the first number that makes it new: a digit may be repaired again further up."""
+    names = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
+    return next(free for free in names if free not in taken)
+
+
+def _train_twin(work: Workspace, start: MLP, digit: int, settings: Settings, quiet: bool) -> dict[str, torch.Tensor]:
+    """Logits of an adapter that differs in one thing: the digit has its natural share of every batch."""
+    share = float((work.dataset.train.labels == digit).float().mean())
+    natural = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"focus": share})})
+    twin, _, _ = train_adapter(start, "twin", digit, natural, work.dataset, quiet)
+    logits = held_out_logits(twin, work.dataset)
+    require_finite(logits, "Choose a lower --learning-rate.")
+    return logits
+
+
+def _finished_adapter(run: Run, name: str, digit: int, on_top_of: Sequence[str], request: Request) -> dict[str, Any]:
     run.require_adapter(name)
     place = run.adapter(name)
     document = run.document(place, "finetune.json")
     if document["digit"] != digit:
         raise UsageError(f"{place} repairs {document['digit']}, not {digit}.", "Give another --name, or use --force.")
+    if document.get("on_top_of", []) != list(on_top_of):
+        found, wanted = (", ".join(names) or "the base" for names in (document.get("on_top_of"), on_top_of))
+        raise UsageError(f"{place} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": document["seed"], "finetune": document["settings"]}
     request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], place)
     log.info("%s is finished: skipped.", place)
-    comparison = run.document(place, "analysis.json")["splits"]
-    return {**document, "comparison": comparison, "evaluation": run.evaluation(place)}
+    return _result(document, run.document(place, "analysis.json"), run.evaluation(place))
 
 
 def _stored_settings(run: Run) -> Layer | None:
@@ -250,10 +352,12 @@ def _stored_settings(run: Run) -> Layer | None:
 
 def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     try:
-        adapted, _ = work.adapted([Applied(name)])
+        work.run.require_adapter(name)
+        below = work.run.document(work.run.adapter(name), "finetune.json").get("on_top_of", [])
+        adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
-    findings, logits = prove(work.base, work.sealed, adapted, name, work.images, plain)
+    findings, logits = prove(work.base, work.sealed, adapted, work.images, plain)
     wrong = failures(findings) + _unlike_stored(work, work.run.adapter(name), logits)
     return {"name": name, **findings, "passed": not wrong, "failures": wrong}
 

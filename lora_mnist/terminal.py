@@ -44,6 +44,8 @@ def confusion(matrix: Sequence[Sequence[int]]) -> Table:
 
 def finetuning(document: Mapping[str, Any]) -> RenderableType:
     """Parameters, what changed, the proof and the verdict; of an adapter, or of a network trained whole."""
+    if not document["kept"]:
+        return _not_kept(document)
     comparison, digit, evaluation = document["comparison"], document["digit"], document["evaluation"]
     whole = document["method"] == "full"
     return Group(
@@ -52,10 +54,62 @@ def finetuning(document: Mapping[str, Any]) -> RenderableType:
         if whole
         else parameters(document["parameters"]),
         summary(comparison, digit),
+        excuses(document),
         per_digit(comparison["test"], evaluation["splits"]["test"]["wrong"], digit),
         *([] if whole else [proof(document["proof"])]),
-        Text(verdict(comparison["test"], digit), style="bold"),
+        Text(verdict(comparison["test"], digit, document["threshold"]["splits"]["test"]), style="bold"),
     )
+
+
+def _not_kept(document: Mapping[str, Any]) -> Text:
+    guard, digit = document["guard"], document["digit"]
+    count, words = ("errors", "errors in all") if guard["rule"] == "errors" else ("missed", f"missed {digit}s")
+    tried = ", ".join(str(snapshot[count]) for snapshot in guard["tried"])
+    text = f"Nothing kept: no snapshot of {document['name']} has at most the {guard['before'][count]} {words} on val"
+    return Text(f"{text} that there are without it (they have {tried}). --guard none would keep it.", style="bold")
+
+
+def excuses(document: Mapping[str, Any]) -> RenderableType:
+    """What else would have lowered the missed images: one shifted logit, and the twin where it was trained."""
+    test, digit, threshold = document["comparison"]["test"], document["digit"], document["threshold"]
+    table = Table("on test", title=f"Digit {digit}, beside what needs no repair")
+    for heading in (f"missed {digit}s", "claimed", "all errors"):
+        table.add_column(heading, justify="right")
+    rows = {"before": test["before"], document["name"]: test["after"]}
+    one_number = f"{threshold['shift']:+.2f} on the logit of {digit}, by {threshold['chosen_on']}"
+    rows[one_number] = threshold["splits"]["test"]
+    if "twin" in document:
+        rows["twin, digit at its natural share"] = document["twin"]["test"]
+    for name, counts in rows.items():
+        table.add_row(name, *(str(counts[key]) for key in ("missed", "claimed", "errors")))
+    if "twin" not in document:
+        return table
+    pairs = document["twin"]["test"]
+    lines = []
+    for key, words in (("all", "all images"), ("digit", f"the {digit}s")):
+        pair = pairs[key]
+        lines.append(
+            f"Of {words}, {pair['only_adapter_right']} are right with the adapter only,"
+            f" {pair['only_twin_right']} with the twin only (McNemar, exact: p = {pair['p']:.2g})."
+        )
+    return Group(table, Text("\n".join(lines)))
+
+
+def path(results: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What each round of a repair did, if there were several."""
+    if len(results) == 1:
+        return Group()
+    table = Table("round", title="Digit after digit, on test")
+    for heading in ("digit", "missed", "claimed", "all errors", "adapter"):
+        table.add_column(heading, justify="left" if heading == "adapter" else "right")
+    for i, result in enumerate(results, 1):
+        if not result["kept"]:
+            table.add_row(str(i), str(result["digit"]), "-", "-", "-", "not kept")
+            continue
+        test = result["comparison"]["test"]
+        counts = (f"{test['before'][key]} → {test['after'][key]}" for key in ("missed", "claimed", "errors"))
+        table.add_row(str(i), str(result["digit"]), *counts, result["name"])
+    return table
 
 
 def extraction(document: Mapping[str, Any]) -> RenderableType:
@@ -103,7 +157,7 @@ def adapters(document: Mapping[str, Any]) -> RenderableType:
     title = f"{DATASETS[document['dataset']]}: adapters, with test figures"
     table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("adapter", overflow="fold")
-    for heading in ("digit", "rank", "numbers", "missed", "errors", "proof", "size"):
+    for heading in ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in document["adapters"]:
         before, after = row["before"], row["after"]
@@ -112,11 +166,13 @@ def adapters(document: Mapping[str, Any]) -> RenderableType:
             str(row["digit"]),
             "-" if row["rank"] is None else str(row["rank"]),
             f"{row['parameters']:,}",
-            *(f"{before[key]} → {after[key]}" for key in ("missed", "errors")),
+            *(f"{before[key]}→{after[key]}" for key in ("missed", "claimed", "errors")),
             "-" if row["proof"] is None else _mark(row["proof"]),
             _size(row["bytes"]),
         )
-    return table
+    below = [row for row in document["adapters"] if row["on_top_of"]]
+    notes = [f"{row['name']} is for use on top of {', '.join(row['on_top_of'])}." for row in below]
+    return Group(table, *map(Text, notes))
 
 
 def sizes(document: Mapping[str, Any]) -> RenderableType:

@@ -1,12 +1,14 @@
 """The only training loop. What it trains is what requires a gradient: the whole base, or an adapter alone."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from lora_mnist.augment import warp
 from lora_mnist.config import TrainingSettings
 from lora_mnist.errors import UsageError
 from lora_mnist.model import normalise
@@ -23,6 +25,8 @@ def train(
     settings: TrainingSettings,
     description: str = "training",
     quiet: bool = True,
+    warps: torch.Tensor | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
     """Minimise the mean cross-entropy of each batch in turn.
 
@@ -33,6 +37,8 @@ def train(
         batches: int64 (steps, batch), indices into both: which images each step sees.
         settings: optimizer, learning rate, schedule, weight decay.
         quiet: True shows no progress bar; False shows one if standard error is a terminal.
+        warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
+        after_step: called with the number of steps done.
 
     Returns:
         The loss of every step, before that step's update.
@@ -48,12 +54,16 @@ def train(
     with tqdm(batches.to(images.device), desc=description, unit="step", leave=False, disable=quiet or None) as bar:
         for step, batch in enumerate(bar):
             optimizer.param_groups[0]["lr"] = rates[step]
-            logits = model(normalise(images[batch]))  # (B, 28, 28) -> (B, 10)
+            seen = normalise(images[batch])  # (B, 28, 28)
+            if warps is not None:
+                seen = warp(seen, warps[step])
+            logits = model(seen)  # (B, 28, 28) -> (B, 10)
             loss = F.cross_entropy(logits, labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses[step] = loss.detach()
+            after_step(step + 1)
             if step % WINDOW == WINDOW - 1:
                 running = _finite_mean(losses[: step + 1])
                 bar.set_postfix(loss=f"{running:.3f}", refresh=False)

@@ -4,18 +4,36 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def verdict(comparison: Mapping[str, Any], digit: int) -> str:
-    """One sentence on one split of `compare`: what happened to the target digit, and at whose expense."""
+def verdict(comparison: Mapping[str, Any], digit: int, shifted: Mapping[str, int]) -> str:
+    """What happened to the target digit, at whose expense, and whether one shifted logit would have done as well.
+
+    Args:
+        comparison: one split of `compare`.
+        shifted: missed, claimed and errors of the shifted threshold on that split.
+    """
     before, after = comparison["before"], comparison["after"]
     missed, errors = after["missed"] - before["missed"], after["errors"] - before["errors"]
     facts = f"{_more(missed, f'missed {digit}')}, {_more(errors, 'error')} in all"
-    harm = {d: comparison["broken"][d] - comparison["fixed"][d] for d in range(10) if d != digit}
-    victim = max(harm, key=lambda d: harm[d])
-    if missed < 0 and errors <= 0:
-        return f"Repaired: {facts}."
-    if missed < 0:
-        return f"Fixed one digit and forgot others: {facts}; {victim} suffers most ({harm[victim]:,} more wrong)."
-    return f"Not repaired: {facts}."
+    if missed >= 0:
+        return f"Not repaired: {facts}."
+    if errors > 0:
+        harm = {d: comparison["broken"][d] - comparison["fixed"][d] for d in range(10) if d != digit}
+        victim = max(harm, key=lambda d: harm[d])
+        worst = f"; {victim} suffers most ({harm[victim]:,} more wrong)" if harm[victim] > 0 else ""
+        return f"Fixed one digit and forgot others: {facts}{worst}. {_against(after, shifted, digit)}"
+    if after["errors"] < shifted["errors"]:
+        return f"A repair: {facts}. {_against(after, shifted, digit)}"
+    return f"No better than a shifted threshold: {facts}. {_against(after, shifted, digit)}"
+
+
+def _against(after: Mapping[str, int], shifted: Mapping[str, int], digit: int) -> str:
+    same = "as many" if shifted["missed"] == after["missed"] else f"{shifted['missed']:,}"
+    if after["errors"] == shifted["errors"]:
+        change = "just as many errors as"
+    else:
+        share = abs(after["errors"] / shifted["errors"] - 1)
+        change = f"{100 * share:.0f} % {'fewer' if after['errors'] < shifted['errors'] else 'more'} errors than"
+    return f"It makes {change} a shifted threshold that misses {same} {digit}s."
 
 
 def _more(change: int, noun: str) -> str:

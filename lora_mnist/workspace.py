@@ -3,7 +3,7 @@
 import copy
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +46,12 @@ class Workspace:
         """uint8 (N, 28, 28) by split."""
         return {split: part.images for split, part in self.dataset.held_out.items()}
 
-    def target_digit(self) -> int:
-        """The digit to repair: the one in the settings, or the weakest on `val`.
+    def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base."""
+        return self.run.logits(self.run.adapter(names[-1]) if names else None)
+
+    def target_digit(self, on_top_of: Sequence[str] = ()) -> int:
+        """The digit to repair: the one in the settings, or the weakest on `val` with the adapters that are there.
 
         Raises:
             UsageError: the weakest is wanted and there is no `val`.
@@ -57,8 +61,8 @@ class Workspace:
             return digit
         if not len(self.dataset.val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        digit = weakest_digit(self.run.logits()["val"], self.dataset.val.labels)
-        log.info("The weakest digit on val is %d.", digit)
+        digit = weakest_digit(self.logits_of_stack(on_top_of)["val"], self.dataset.val.labels)
+        log.info("The weakest digit on val is %d%s.", digit, f" with {', '.join(on_top_of)}" if on_top_of else "")
         return digit
 
     def adapted(self, adapters: Sequence[Applied], allow_unsealed: bool = False) -> tuple[MLP, list[dict]]:
@@ -74,6 +78,7 @@ class Workspace:
             load_adapter(folder, model, name, self.sealed, allow_unsealed)
             set_strength(model, name, one.strength)
             used.append({"name": name, "strength": one.strength})
+            self._mention_what_is_missing(folder, [one["name"] for one in used])
             if load_seal(folder) is None:
                 log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
                 used[-1]["sealed"] = False
@@ -100,11 +105,32 @@ class Workspace:
         self.run.require_checkpoint(reference)
         return load_network(self.run.checkpoint(reference) / WEIGHTS, self.device)[0], reference
 
+    def _mention_what_is_missing(self, folder: Path, present: Sequence[str]) -> None:
+        record = folder / "finetune.json"
+        below = self.run.document(folder, record.name).get("on_top_of", []) if record.is_file() else []
+        if missing := [name for name in below if name not in present]:
+            log.info("Note: %s was trained on top of %s, which is not on.", folder.name, ", ".join(missing))
+
     def _locate(self, reference: str) -> tuple[Path, str]:
         if _is_path(reference):
             return Path(reference), _name_from(Path(reference).resolve().name)
         self.run.require_adapter(reference)
         return self.run.adapter(reference), reference
+
+
+def open_settings(request: Request) -> tuple[Run, Settings]:
+    """The run of `request`, and its settings with what is asked now.
+
+    Raises:
+        RunError: it has no base, or one that is damaged.
+        UsageError: what was asked contradicts it.
+    """
+    run = Run(request.run)
+    run.require_base()
+    stored = run.record()["settings"]
+    name = stored["data"]["dataset"]
+    request.refuse_contradictions(stored, ("data", "model"), name, run.base)
+    return run, request.settings(stored, name)
 
 
 def open_workspace(request: Request) -> Workspace:
@@ -114,17 +140,12 @@ def open_workspace(request: Request) -> Workspace:
         RunError: it has no base, or one that is damaged or was trained on other images.
         UsageError: what was asked contradicts it.
     """
-    run = Run(request.run)
-    run.require_base()
-    record = run.record()
-    stored = record["settings"]
-    name = stored["data"]["dataset"]
-    request.refuse_contradictions(stored, ("data", "model"), name, run.base)
-    settings = request.settings(stored, name)
+    run, settings = open_settings(request)
     device = prepare(request.device, request.threads)
+    name = settings.data.dataset
     data.choose(name, request.folder, request.quiet)
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
-    if dataset.sha256 != record["dataset"]["sha256"]:
+    if dataset.sha256 != run.record()["dataset"]["sha256"]:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
     base, sealed = load_network(run.base / WEIGHTS, device)
     return Workspace(run, settings, device, dataset, base, sealed)
@@ -133,12 +154,6 @@ def open_workspace(request: Request) -> Workspace:
 def held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:
     """(N, 10) fp32 by split."""
     return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
-
-
-def require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
-    """Raises UsageError if a logit is not finite: weights can be so and yet be too large."""
-    if not all(bool(part.isfinite().all()) for part in logits.values()):
-        raise UsageError("The network's logits are no longer finite numbers.", way_out)
 
 
 def _is_path(reference: str) -> bool:

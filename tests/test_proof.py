@@ -32,7 +32,7 @@ def findings(pair):
 
 def examine(base, adapted, sealed=None):
     plain = {split: logits_of(base, images) for split, images in IMAGES.items()}
-    return prove(base, sealed or seal(base.state_dict()), adapted, "a", IMAGES, plain)
+    return prove(base, sealed or seal(base.state_dict()), adapted, IMAGES, plain)
 
 
 def test_an_honest_adapter_passes(pair):

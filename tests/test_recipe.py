@@ -52,7 +52,7 @@ def plain_training(model, split, steps=None):
 
 
 def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
-    _, losses, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
+    _, losses = train_base(settings, digits, torch.device("cpu"), quiet=True)
     torch.manual_seed(settings.seed)
     plain = MLP((40, 30))
     expected = plain_training(plain, (digits.train.images, digits.train.labels))
@@ -60,7 +60,7 @@ def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
 
 
 def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
-    base, _, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
+    base, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
     adapted, losses, _ = train_adapter(base, "a", 9, settings, digits, quiet=True)
 
     torch.manual_seed(settings.seed)

@@ -1,6 +1,7 @@
 """The stages on the embedded digits; the claims about real MNIST are in test_claims.py."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 
 from lora_mnist import recipe, stages
 from lora_mnist.errors import ProofError, RunError, UsageError
+from lora_mnist.evaluate import weakest_digit
 from lora_mnist.report import write_report
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import Run
+from lora_mnist.threshold import shifted_threshold
+from lora_mnist.workspace import open_workspace
 
 from .conftest import SMOKE, flip_bit, resume, snapshot
 
@@ -98,7 +102,9 @@ def test_evaluate_agrees_with_what_was_stored(finished_run):
 
 def test_several_adapters_at_once_add_up(run_copy):
     first = Run(run_copy).adapter_names()[0]
-    stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 1, "name": "second", "focus": 1.0}}))
+    stages.finetune(
+        Request(run=run_copy, options={"finetune": {"digit": 1, "name": "second", "focus": 1.0, "learning_rate": 0.03}})
+    )
     both = stages.evaluate(Request(run=run_copy), [Applied(first), Applied("second")])
     assert [adapter["name"] for adapter in both["adapters"]] == [first, "second"]
     assert both["splits"] not in (
@@ -294,3 +300,140 @@ def test_the_record_tells_how_the_run_was_made(finished_run):
     assert record["dataset"]["name"] == "digits"
     assert record["settings"]["data"]["dataset"] == "digits"
     assert {"device", "threads", "seconds", "base_seal"} <= set(record)
+
+
+# Repairs, measured against their excuses ----------------------------------------------------------------------------
+
+
+def tuning(**options):
+    return {"finetune": options}
+
+
+def test_every_repair_stands_beside_one_shifted_logit(finished_run):
+    run = Run(finished_run)
+    name = run.adapter_names()[0]
+    analysis = run.document(run.adapter(name), "analysis.json")
+    digit = run.document(run.adapter(name), "finetune.json")["digit"]
+    labels = open_workspace(Request(run=finished_run)).labels
+    expected = shifted_threshold(run.logits(), run.logits(run.adapter(name)), labels, digit)
+    assert analysis["threshold"] == expected
+    assert expected["chosen_on"] == "val"
+
+
+def test_an_adapter_that_the_guard_refuses_is_not_kept(run_copy):
+    before = snapshot(run_copy)
+    options = tuning(digit=3, guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
+    result = stages.finetune(Request(run=run_copy, options=options))
+    assert result["kept"] is False
+    assert result["guard"]["kept"] is None
+    limit = result["guard"]["before"]["errors"]
+    assert limit == sum(Run(run_copy).evaluation()["splits"]["val"]["wrong"])
+    assert all(tried["errors"] > limit for tried in result["guard"]["tried"])
+    assert len(result["guard"]["tried"]) == recipe.SNAPSHOTS
+    assert snapshot(run_copy) == before
+
+
+def test_what_the_guard_keeps_is_what_it_measured(run_copy):
+    options = tuning(digit=3, guard="digit", focus=1.0, learning_rate=0.05, schedule="constant", name="kept")
+    result = stages.finetune(Request(run=run_copy, options=options))
+    assert result["kept"]
+    last = result["guard"]["tried"][-1]
+    assert last["step"] == result["guard"]["kept"]
+    val = result["comparison"]["val"]
+    assert {key: last[key] for key in ("missed", "claimed", "errors")} == val["after"]
+    assert val["after"]["missed"] <= val["before"]["missed"] == result["guard"]["before"]["missed"]
+    assert stages.verify(Request(run=run_copy), ["kept"])["passed"]
+
+
+def test_an_earlier_snapshot_is_taken_if_the_last_one_fails(run_copy, monkeypatch):
+    """The last snapshots are spoilt; the adapter that is kept is the one before."""
+    honest = stages.choose
+
+    def spoilt(adapted, name, snapshots, *rest):
+        for late in snapshots[-3:]:
+            for _, b in late.tensors.values():
+                b.normal_(std=10)
+        return honest(adapted, name, snapshots, *rest)
+
+    monkeypatch.setattr(stages, "choose", spoilt)
+    options = tuning(digit=3, guard="errors", learning_rate=1e-4, steps=50)
+    result = stages.finetune(Request(run=run_copy, options=options))
+    assert result["guard"]["kept"] == 35
+    assert len(result["guard"]["tried"]) == 4
+    assert result["comparison"]["val"]["after"]["errors"] <= result["guard"]["before"]["errors"]
+
+
+def test_a_guard_needs_val(tmp_path):
+    stages.pretrain(smoke(tmp_path, data={"dataset": "digits", "val_share": 0.0}))
+    with pytest.raises(UsageError, match="--guard none"):
+        stages.finetune(Request(run=tmp_path, options=tuning(digit=3, guard="errors")))
+
+
+def test_the_twin_differs_in_the_share_of_the_digit_only(run_copy, monkeypatch):
+    seen = []
+    honest = recipe.focus_batches
+    monkeypatch.setattr(recipe, "focus_batches", lambda *a: seen.append(a) or honest(*a))
+    result = stages.finetune(Request(run=run_copy, options=tuning(digit=3)), twin=True)
+    (labels, *one), (_, *other) = seen
+    assert one[1] != other[1] == pytest.approx(float((labels == 3).float().mean()))
+    assert (one[0], one[2:4]) == (other[0], other[2:4])
+    twin = result["twin"]["test"]
+    pair, after = twin["all"], result["comparison"]["test"]["after"]
+    assert after["errors"] - twin["errors"] == pair["only_twin_right"] - pair["only_adapter_right"]
+    assert after["missed"] - twin["missed"] == twin["digit"]["only_twin_right"] - twin["digit"]["only_adapter_right"]
+    alone = stages.finetune(Request(run=run_copy, options=tuning(digit=3, name="again")))
+    assert alone["comparison"] == result["comparison"]  # training a twin changes nothing for the adapter
+
+
+def test_a_repair_on_top_of_another(run_copy, adapter):
+    before = snapshot(adapter)
+    result = stages.finetune(Request(run=run_copy, options=tuning(digit=1)), on_top_of=[adapter.name])
+    run = Run(run_copy)
+    below = run.evaluation(adapter)["splits"]["test"]
+    assert result["on_top_of"] == [adapter.name]
+    assert result["comparison"]["test"]["before"]["errors"] == sum(below["wrong"])
+    assert [one["name"] for one in result["evaluation"]["adapters"]] == [adapter.name, result["name"]]
+    both = stages.evaluate(Request(run=run_copy), [Applied(adapter.name), Applied(result["name"])])
+    assert both == result["evaluation"]
+    assert snapshot(adapter) == before
+    assert stages.verify(Request(run=run_copy))["passed"]
+    assert "on top of" in write_report(run_copy).read_text()
+
+
+def test_an_adapter_used_without_the_one_below_is_mentioned(run_copy, adapter, caplog):
+    caplog.set_level("INFO", "lora_mnist")
+    result = stages.finetune(Request(run=run_copy, options=tuning(digit=1)), on_top_of=[adapter.name])
+    stages.evaluate(Request(run=run_copy), [Applied(result["name"])])
+    assert f"trained on top of {adapter.name}, which is not on" in caplog.text
+
+
+def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
+    results = stages.repair(Request(run=run_copy), 3)
+    assert [result["on_top_of"] for result in results] == [
+        [],
+        [adapter.name],
+        [adapter.name, results[1]["name"]],
+    ]
+    run, labels = Run(run_copy), open_workspace(Request(run=run_copy)).labels["val"]
+    for below, result in zip([None, *results], results, strict=False):
+        logits = run.logits(run.adapter(below["name"]) if below else None)["val"]
+        assert result["digit"] == weakest_digit(logits, labels)
+    before = snapshot(run_copy)
+    again = stages.repair(Request(run=run_copy), 3)
+    assert [result["name"] for result in again] == [result["name"] for result in results]
+    assert snapshot(run_copy) == before
+
+
+def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
+    options = tuning(guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
+    shutil.rmtree(adapter)
+    results = stages.repair(Request(run=run_copy, options=options), 5)
+    assert [result["kept"] for result in results] == [False]
+
+
+@pytest.mark.parametrize("options", [{"digit": 3}, {"name": "x"}])
+def test_rounds_with_one_digit_or_one_name_are_refused(run_copy, options):
+    with pytest.raises(UsageError, match="rounds"):
+        stages.repair(Request(run=run_copy, options=tuning(**options)), 2)
+    with pytest.raises(UsageError, match="rounds"):
+        stages.repair(Request(run=run_copy), 0)

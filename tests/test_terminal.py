@@ -21,8 +21,9 @@ def tuned(finished_run):
     run = Run(finished_run)
     name = run.adapter_names()[0]
     document = run.document(run.adapter(name), "finetune.json")
-    comparison = run.document(run.adapter(name), "analysis.json")["splits"]
-    return {**document, "comparison": comparison, "evaluation": run.evaluation(run.adapter(name))}
+    analysis = run.document(run.adapter(name), "analysis.json")
+    rest = {"comparison": analysis["splits"], "threshold": analysis["threshold"], "kept": True}
+    return {**document, **rest, "evaluation": run.evaluation(run.adapter(name))}
 
 
 def test_everything_fits_80_columns_even_with_the_largest_counts(finished_run, tuned):
