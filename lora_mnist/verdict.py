@@ -20,20 +20,20 @@ def verdict(comparison: Mapping[str, Any], digit: int, shifted: Mapping[str, int
         harm = {d: comparison["broken"][d] - comparison["fixed"][d] for d in range(10) if d != digit}
         victim = max(harm, key=lambda d: harm[d])
         worst = f"; {victim} suffers most ({harm[victim]:,} more wrong)" if harm[victim] > 0 else ""
-        return f"Fixed one digit and forgot others: {facts}{worst}. {_against(after, shifted, digit)}"
+        return f"Fixed one digit and forgot others: {facts}{worst}. {_against(after, shifted)}"
     if after["errors"] < shifted["errors"]:
-        return f"A repair: {facts}. {_against(after, shifted, digit)}"
-    return f"No better than a shifted threshold: {facts}. {_against(after, shifted, digit)}"
+        return f"A repair: {facts}. {_against(after, shifted)}"
+    return f"No better than a shifted threshold: {facts}. {_against(after, shifted)}"
 
 
-def _against(after: Mapping[str, int], shifted: Mapping[str, int], digit: int) -> str:
+def _against(after: Mapping[str, int], shifted: Mapping[str, int]) -> str:
     same = "as many" if shifted["missed"] == after["missed"] else f"{shifted['missed']:,}"
     if after["errors"] == shifted["errors"]:
         change = "just as many errors as"
     else:
         share = abs(after["errors"] / shifted["errors"] - 1)
         change = f"{100 * share:.0f} % {'fewer' if after['errors'] < shifted['errors'] else 'more'} errors than"
-    return f"It makes {change} a shifted threshold that misses {same} {digit}s."
+    return f"It makes {change} a shifted threshold, which misses {same}."
 
 
 def _more(change: int, noun: str) -> str:

@@ -10,8 +10,8 @@ SHIFTED = {"missed": 80, "claimed": 50, "errors": 400}
     [
         (-96, 1100, "Fixed one digit and forgot others: 96 fewer missed 9s, 1,100 more errors in all; 7 suffers most"),
         (-20, -50, "A repair: 20 fewer missed 9s, 50 fewer errors in all. It makes 12 % fewer errors than a shifted"),
-        (-20, -50, "threshold that misses as many 9s."),
-        (-22, -50, "threshold that misses 80 9s."),
+        (-20, -50, "threshold, which misses as many."),
+        (-22, -50, "threshold, which misses 80."),
         (
             -20,
             0,
