@@ -35,7 +35,7 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, S
     try:
         about = json.loads(metadata[ABOUT])
         hidden, stored = about["architecture"]["hidden"], Seal.from_text(about["seal"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} does not say what network it holds.", RESTORE) from error
     if name := first_difference(stored, seal(tensors)):
         raise AlteredError(f"{path}: tensor {name} is not the sealed one.", RESTORE)
@@ -43,7 +43,8 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, S
         model = MLP(hidden)
         model.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
-        raise RunError(f"{path} holds no network of ours: {error}.", RESTORE) from error
+        reason = str(error).partition("\n")[0].rstrip(".:")  # torch's goes on with frames of C++
+        raise RunError(f"{path} holds no network of ours: {reason}.", RESTORE) from error
     return model.to(device), stored
 
 
@@ -62,5 +63,5 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         return load(path.read_bytes()), metadata
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error

@@ -3,10 +3,11 @@
 import copy
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lora_mnist.documents import SCHEMA, environment, evaluation_of
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluate import missed_claimed_errors, require_finite
 from lora_mnist.lora.lowrank import Approximation, extract, left_out
 from lora_mnist.lora.merging import merged_copy
@@ -65,12 +66,13 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
         UsageError: the rank is out of its range, or the network is not one of the same shape.
     """
     work = open_workspace(request)
-    tuned, source = work.checkpoint(checkpoint)
+    tuned, source, folder = work.checkpoint(checkpoint)
+    _require_same_base(work, folder)
     name = work.settings.finetune.name or f"{source}-r{rank}"
     work.run.require_unused(work.run.adapter(name), request.force)
     work.run.require_writable()
     work.run.tidy()
-    digit = _digit_of(request, work, source)
+    digit = _digit_of(request, work, folder)
     started = time.perf_counter()
     adapted = copy.deepcopy(work.base)
     kept = extract(adapted, name, tuned, rank)
@@ -86,17 +88,23 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
             **missed_claimed_errors(theirs["confusion"], digit),
         },
     }
-    settings = {"rank": rank, "alpha": float(rank), "digit": digit, "name": name, "checkpoint": source}
+    largest = max(approximation.rank for approximation in kept.values())
+    settings = {"rank": largest, "alpha": float(largest), "digit": digit, "name": name, "checkpoint": source}
     facts = {"weakest_on_val": False, "seed": None, "seconds": seconds, "on_top_of": [], "extraction": extraction}
     return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts))
 
 
-def _digit_of(request: Request, work: Workspace, source: str) -> int:
+def _digit_of(request: Request, work: Workspace, folder: Path) -> int:
     """The digit that the comparison is about: as asked for, else the one that the checkpoint was tuned on."""
-    made_with = work.run.checkpoint(source) / "finetune.json"
-    if "digit" not in request.options.get("finetune", {}) and made_with.is_file():
-        return work.run.document(made_with.parent, made_with.name)["digit"]
+    if "digit" not in request.options.get("finetune", {}) and (folder / "finetune.json").is_file():
+        return work.run.document(folder, "finetune.json")["digit"]
     return work.target_digit()
+
+
+def _require_same_base(work: Workspace, folder: Path) -> None:
+    """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
+    if (folder / "evaluation.json").is_file() and work.run.evaluation(folder)["base_seal"] != work.sealed.sha256:
+        raise RunError(f"{folder} was made from another base.", "Use it with the run it came from.")
 
 
 def _row(approximation: Approximation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.", way_out) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AlteredError(f"{path} is not JSON: {error}.", way_out) from error
 
 
@@ -58,6 +58,24 @@ def write_file(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace several files that belong together: all are written before the first is replaced, so that a full disk
+    leaves the old ones; killed in between, some are missing, but none of the old stands beside one of the new.
+
+    Raises:
+        DiskError: the disk refused.
+    """
+    with _disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as fresh:
+            for name, content in contents.items():
+                write_file(Path(fresh) / name, content)
+            for name in contents:
+                (folder / name).unlink(missing_ok=True)
+            for name in contents:
+                (Path(fresh) / name).rename(folder / name)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Seal:
             document = json.loads(text)
             seal = cls(dict(document["tensors"]))
             whole = seal.sha256 == document["sha256"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             whole = False
         if not whole:
             raise AlteredError("The stored seal is damaged.", "Restore the file it came from.")

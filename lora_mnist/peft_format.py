@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.files import read_json, to_json, write_file
+from lora_mnist.files import read_json, to_json, write_files
 from lora_mnist.integrity import Seal, first_difference, seal
 from lora_mnist.lora.adapters import attach, base_tensors, linear_layers, remove, updates_of
 from lora_mnist.lora.layers import LoRAConfig, LoRAUpdate
@@ -24,7 +24,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 INITS = {"kaiming": True, "gaussian": "gaussian"}  # ours → PEFT's init_lora_weights; only for the record once trained
 # Those of PEFT's that leave the base as it is; others (pissa, olora, …) keep a part of W in the adapter.
-HARMLESS_INITS = (True, False, "gaussian")
+HARMLESS_INITS = ("gaussian",)  # and True and False, the usual one and a random B
 # Written out although they are PEFT's defaults: without `r` or `lora_alpha` PEFT silently takes 8.
 FIXED = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False}
 OURS = {
@@ -37,19 +37,21 @@ IGNORED = {
     *("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "inference_mode", "task_type"),
     *("megatron_core", "qalora_group_size"),
 }
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Seal | None = None) -> None:
     """Write adapter `name` of `model` so that PEFT, and `load_adapter`, read it onto the same base.
 
-    A strength is not stored: it belongs to the use of an adapter.
+    A strength is not stored: it belongs to the use of an adapter. Where PEFT goes past its own adapters, it goes past
+    this one: at the second place of a layer that occurs twice, and where torch reads a layer's weight instead of
+    calling it (see `LoRALinear`).
 
     Args:
         base_seal: of the base; None makes it now.
 
     Raises:
-        UsageError: there is no such adapter.
+        UsageError: there is no such adapter, or it is not finite.
         DiskError: the disk refused.
     """
     folder, updates = Path(folder), updates_of(model, name)
@@ -66,12 +68,14 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
         "use_rslora": typical.rslora,
         "lora_dropout": typical.dropout,
         "init_lora_weights": INITS[typical.init],
-        "target_modules": _target_modules(list(updates), linear_layers(model)),
+        "target_modules": _target_modules(list(updates), [path for path, _ in model.named_modules()]),
     }
     tensors = {key: part.detach().float().cpu().contiguous() for key, part in _tensors(updates).items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UsageError(f"Adapter {name!r} has NaN or infinity in it.", "Train it with a lower learning rate.")
     base_seal = base_seal or seal(base_tensors(model))
-    write_file(folder / CONFIG, to_json(document))
-    write_file(folder / WEIGHTS, save(tensors, {"base_seal": base_seal.to_text()}))
+    contents = {CONFIG: to_json(document), WEIGHTS: save(tensors, {"base_seal": base_seal.to_text()})}
+    write_files(folder, contents)
 
 
 def load_adapter(
@@ -98,18 +102,20 @@ def load_adapter(
             f"{folder / WEIGHTS} does not say which base it was trained on.",
             "Use --allow-unsealed if you know that it was this one.",
         )
-    if stored and (different := first_difference(stored, base_seal or seal(base_tensors(model)))):
+    if stored is not None and (different := first_difference(stored, base_seal or seal(base_tensors(model)))):
         raise RunError(
             f"The adapter in {folder} was trained on another base: tensor {different} differs.",
             "Use it with the base it came from, or train it again on this one.",
         )
     config = load_config(folder, linear_layers(model))
+    if stored is None:
+        _refuse_what_peft_adapts_once(folder, model, config)
     required = [parameter.requires_grad for parameter in model.parameters()]
     parameters = list(model.parameters())
     updates = attach(model, name, config, torch.Generator())  # its own generator: what it draws is overwritten
     try:
         _load_weights(folder / WEIGHTS, updates)
-    except RunError:
+    except BaseException:
         remove(model, name)
         for parameter, flag in zip(parameters, required, strict=True):
             parameter.requires_grad_(flag)
@@ -133,6 +139,8 @@ def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
     start = document.get("init_lora_weights", True)
     try:
         targets = [layer for layer in layers if _is_target(document["target_modules"], layer)]
+        if not targets:
+            raise RunError(f"{path}: target_modules finds no linear layer of this model.", "Use it with its own base.")
         ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
         return LoRAConfig(
             targets=tuple(targets),
@@ -162,7 +170,7 @@ def load_seal(folder: Path) -> Seal | None:
             text = (file.metadata() or {}).get("base_seal")
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
-    return text and Seal.from_text(text)
+    return None if text is None else Seal.from_text(text)
 
 
 def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> None:
@@ -170,18 +178,32 @@ def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> 
         if name in FIXED:
             known = value == FIXED[name]
         elif name == "init_lora_weights":
-            known = value in HARMLESS_INITS
+            known = value is None or value is True or value is False or value in HARMLESS_INITS
+        elif name == "use_rslora":
+            known = value is None or isinstance(value, bool)
         else:
-            known = name in OURS | IGNORED or value in (None, False, {}, [])
+            known = name in OURS | IGNORED or value is None or value is False or value in ({}, [])
         if not known:
             raise RunError(f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it.")
+
+
+def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRAConfig) -> None:
+    """PEFT adapts a layer that occurs twice at the first place only; here it is one layer."""
+    layers = linear_layers(model)
+    everywhere = [id(layer) for layer in linear_layers(model, every_name=True).values()]
+    for target in config.targets:
+        if everywhere.count(id(layers[target])) > 1:
+            raise RunError(
+                f"{folder}: {target} occurs twice in the model, and PEFT adapts only its first place.",
+                "Give the model two layers there.",
+            )
 
 
 def _load_weights(path: Path, updates: Mapping[str, LoRAUpdate]) -> None:
     """Copy the stored tensors into `updates`, strictly: every one must be there, fit and be finite, and no other."""
     try:
         tensors = load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
     wanted = _tensors(updates)
     for trouble, keys in (
@@ -192,8 +214,11 @@ def _load_weights(path: Path, updates: Mapping[str, LoRAUpdate]) -> None:
             raise RunError(f"{path} {trouble} {', '.join(sorted(keys))}.", "Restore the adapter.")
     for key, parameter in wanted.items():
         stored = tensors[key]
-        if stored.shape != parameter.shape or stored.dtype not in DTYPES or not stored.isfinite().all():
-            raise RunError(f"{path}: {key} is not {tuple(parameter.shape)} finite numbers.", "Restore the adapter.")
+        if stored.shape != parameter.shape or stored.dtype not in DTYPES:
+            found = f"{tuple(stored.shape)} of {stored.dtype}"
+            raise RunError(f"{path}: {key} is {found}, not {tuple(parameter.shape)} floats.", "Restore the adapter.")
+        if not stored.to(parameter.dtype).isfinite().all():
+            raise RunError(f"{path}: {key} is not finite in {parameter.dtype}.", "Restore the adapter.")
         with torch.no_grad():
             parameter.copy_(stored)
 
@@ -211,9 +236,9 @@ def _exactly(layer: str) -> str:
     return f"^{re.escape(layer)}$"
 
 
-def _target_modules(targets: list[str], layers: Iterable[str]) -> list[str] | str:
-    """The names, or, where PEFT would also take other layers that end so, an expression for exactly those."""
-    if any(_is_target(targets, layer) for layer in layers if layer not in targets):
+def _target_modules(targets: list[str], modules: Iterable[str]) -> list[str] | str:
+    """The names, or, where PEFT would also take other modules that end so, an expression for exactly those."""
+    if any(_is_target(targets, module) for module in modules if module not in targets):
         return "|".join(map(re.escape, targets))
     return targets
 

@@ -82,12 +82,13 @@ def evaluate(
     Raises:
         UsageError: both adapters and a checkpoint are given, or a strength is not finite.
     """
-    if adapters and checkpoint:
+    if adapters and checkpoint is not None:
         raise UsageError("A checkpoint takes no adapters.", "Give --adapter or --checkpoint.")
     work = open_workspace(request)
-    if checkpoint:
-        model, name = work.checkpoint(checkpoint)
+    if checkpoint is not None:
+        model, name, _ = work.checkpoint(checkpoint)
         logits = held_out_logits(model, work.dataset)
+        require_finite(logits, "Its weights are too large, or not numbers.")
         return {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
     model, used = work.adapted(adapters, allow_unsealed)
     logits = held_out_logits(model, work.dataset)
@@ -182,7 +183,7 @@ def keep_adapter(
         UsageError: the logits are not finite; nor here.
     """
     findings, logits = prove(work.base, work.sealed, adapted, work.images, held_out_logits(work.base, work.dataset))
-    require_finite(logits, "Choose a lower --learning-rate.")
+    require_finite(logits, "Choose a lower --learning-rate." if made.losses else "Check the network it is made from.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
     table = parameter_table(adapted, made.name)

@@ -18,7 +18,7 @@ from lora_mnist.evaluate import logits_of, weakest_digit
 from lora_mnist.integrity import Seal
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.model import MLP
-from lora_mnist.peft_format import load_adapter, load_seal
+from lora_mnist.peft_format import CONFIG, load_adapter, load_seal
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import WEIGHTS, Run
 
@@ -84,8 +84,8 @@ class Workspace:
                 used[-1]["sealed"] = False
         return model, used
 
-    def checkpoint(self, reference: str | None) -> tuple[MLP, str]:
-        """A network made from the base, and its name; None is the latest one that `finetune --full` made.
+    def checkpoint(self, reference: str | None) -> tuple[MLP, str, Path]:
+        """A network made from the base, its name and its folder; None is the latest that `finetune --full` made.
 
         Raises:
             RunError: it is missing or damaged.
@@ -100,10 +100,13 @@ class Workspace:
             reference = full[-1]
         if _is_path(reference):
             path = Path(reference)
-            path = path / WEIGHTS if path.is_dir() else path
-            return load_network(path, self.device)[0], _name_from(path.parent.name)
+            path = (path / WEIGHTS if path.is_dir() else path).resolve()
+            return load_network(path, self.device)[0], _name_from(path.parent.name), path.parent
+        if not reference:
+            raise RunError("There is no checkpoint without a name.", "Name one, or leave --checkpoint out.")
         self.run.require_checkpoint(reference)
-        return load_network(self.run.checkpoint(reference) / WEIGHTS, self.device)[0], reference
+        folder = self.run.checkpoint(reference)
+        return load_network(folder / WEIGHTS, self.device)[0], reference, folder
 
     def _mention_what_is_missing(self, folder: Path, present: Sequence[str]) -> None:
         record = folder / "finetune.json"
@@ -114,6 +117,10 @@ class Workspace:
     def _locate(self, reference: str) -> tuple[Path, str]:
         if _is_path(reference):
             return Path(reference), _name_from(Path(reference).resolve().name)
+        if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
+            raise RunError(
+                f"There is no adapter {reference!r} in {self.run.path}.", f"For the folder write ./{reference}."
+            )
         self.run.require_adapter(reference)
         return self.run.adapter(reference), reference
 

@@ -167,6 +167,30 @@ def test_a_network_of_another_shape_is_refused(tuned_run, tmp_path):
     base, _ = load_network(tuned_run / "base" / "model.safetensors")
     other = type(base)((8,))
     save_network(tmp_path / "model.safetensors", copy.deepcopy(other))
-    with pytest.raises(UsageError, match="different linear layers"):
+    with pytest.raises(UsageError, match="different tensors"):
         extract_adapter(named(tuned_run, "other"), 2, str(tmp_path / "model.safetensors"))
     assert "other" not in Run(tuned_run).adapter_names()
+
+
+def test_a_checkpoint_of_another_base_is_refused(tuned_run, tmp_path):
+    stages.pretrain(Request(run=tmp_path / "other", config="smoke", options={**SMOKE, "seed": 5}))
+    stages.finetune_full(Request(run=tmp_path / "other", options={"finetune": {"digit": 0, "name": "digit3-full"}}))
+    foreign = str(tmp_path / "other" / "checkpoints" / "digit3-full")
+    with pytest.raises(RunError, match="another base"):
+        extract_adapter(named(tuned_run, "foreign"), 2, foreign)
+
+
+def test_a_network_that_is_not_finite_is_refused(tuned_run, tmp_path):
+    base, _ = load_network(tuned_run / "base" / "model.safetensors")
+    with torch.no_grad():
+        base.linear1.weight[0, 0] = torch.nan
+    save_network(tmp_path / "model.safetensors", base)
+    with pytest.raises(UsageError, match="finite"):
+        stages.evaluate(Request(run=tuned_run), checkpoint=str(tmp_path / "model.safetensors"))
+    with pytest.raises(UsageError, match="NaN"):
+        extract_adapter(named(tuned_run, "nan"), 2, str(tmp_path / "model.safetensors"))
+
+
+def test_a_rank_beyond_all_layers_is_recorded_as_what_it_came_to(tuned_run, tmp_path):
+    path = shutil.copytree(tuned_run, tmp_path / "run")
+    assert extract_adapter(named(path, "all"), 999_999)["settings"]["rank"] == 24

@@ -108,3 +108,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path, monkeypatch
     with pytest.raises(DiskError, match="No space left"):
         write_file(tmp_path / "a", b"two")
     assert snapshot(tmp_path) == {"a": b"one"}
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path, monkeypatch):
+    files.write_files(tmp_path, {"a": b"old", "b": b"old"})
+    honest = files.write_file
+
+    def full(path, content):
+        if path.name == "b":
+            raise DiskError("full", "")
+        honest(path, content)
+
+    monkeypatch.setattr(files, "write_file", full)
+    with pytest.raises(DiskError):
+        files.write_files(tmp_path, {"a": b"new", "b": b"new"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old", "b": b"old"}

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.lora import (
     LoRAConfig,
     LoRALinear,
+    LoRAUpdate,
     adapter_names,
     base_tensors,
     disabled,
@@ -76,11 +78,24 @@ def test_switching_off_would_notice_a_leak():
     model, base = adapted()
     images = torch.randn(9, 28, 28)
     with disabled(model):
-        updates_of(model, "a")["linear3"].strength = 1e-3
+        with torch.no_grad():
+            model.linear3.base.bias[0] += 1e-3
         assert not torch.equal(model(images), base(images))
 
 
-@pytest.mark.parametrize("strength", [math.nan, math.inf])
+def test_switching_off_ends_with_the_block_even_nested_or_failing():
+    model, base = adapted()
+    images = torch.randn(2, 28, 28)
+    on = model(images)
+    with suppress(KeyError), disabled(model):
+        with disabled(model):
+            pass
+        assert torch.equal(model(images), base(images))
+        raise KeyError
+    assert torch.equal(model(images), on)
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, "1", None])
 def test_a_strength_that_is_no_number_is_refused(strength):
     with pytest.raises(UsageError, match="strength"):
         set_strength(adapted()[0], "a", strength)
@@ -345,3 +360,48 @@ def test_base_tensors_of_a_layer_adapted_by_itself():
     layer = LoRALinear(nn.Linear(4, 3))
     layer.add("a", config(rank=2))
     assert set(base_tensors(layer)) == {"weight", "bias"}
+
+
+def test_what_is_merged_stays_so_while_switched_off():
+    model, _ = adapted("a")
+    merge(model)
+    with disabled(model), pytest.raises(UsageError, match="merged"):
+        remove(model, "a")
+
+
+def test_a_layer_whose_forward_was_replaced_is_left_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].forward = lambda x: 2 * x
+    assert list(linear_layers(model)) == ["0"]
+
+
+def test_running_out_of_memory_leaves_the_model_as_it_was(monkeypatch):
+    model, _ = adapted("a")
+    made = []
+
+    def second_one_fails(self, *arguments):
+        made.append(1)
+        if len(made) == 2:
+            raise MemoryError
+        return honest(self, *arguments)
+
+    honest = LoRAUpdate.__init__
+    monkeypatch.setattr(LoRAUpdate, "__init__", second_one_fails)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(MemoryError):
+        inject(model, "b", config())
+    assert adapter_names(model) == ["a"]
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+
+
+def test_base_tensors_are_tensors_only():
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = nn.Sequential(Odd(3, 3))
+    inject(model, "a", LoRAConfig(rank=1))
+    assert set(base_tensors(model)) == {"0.weight", "0.bias"}

@@ -115,6 +115,10 @@ def test_the_fast_path_of_a_transformer_layer_does_not_lose_the_adapter():
         {"dropout": 1.0},
         {"init": "zeros"},
         {"targets": ()},
+        {"targets": "12"},
+        {"rank": 10**14},
+        {"alpha": 10**400},
+        {"rank_pattern": None},
         {"rank_pattern": {"linear1": 0}},
         {"alpha_pattern": {"linear1": math.inf}},
     ],
@@ -133,7 +137,7 @@ def test_how_a_starts():
     assert float(gaussian.detach().std()) == pytest.approx(1, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "train", "update", "keys"])
+@pytest.mark.parametrize("name", ["", "a.b", "train", "update", "keys", "training", "_modules"])
 def test_names_that_torch_cannot_store_are_refused(name):
     with pytest.raises(UsageError, match="name"):
         LoRALinear(nn.Linear(3, 2)).add(name, config())
@@ -156,3 +160,22 @@ def test_a_copy_is_independent():
 def test_a_layer_can_be_adapted_by_itself():
     layer = LoRALinear(nn.Linear(6, 4))
     assert list(inject(layer, "a", LoRAConfig(rank=2, alpha=2.0))) == [""]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 1), LoRALinear(nn.Linear(2, 2))])
+def test_only_linear_layers_are_wrapped(layer):
+    with pytest.raises(UsageError, match=r"nn\.Linear"):
+        LoRALinear(layer)
+
+
+def test_numbers_of_numpy_are_numbers():
+    np = pytest.importorskip("numpy")
+    assert LoRAConfig(rank=np.int64(4), alpha=np.float64(2)).scaling == 0.5
+
+
+def test_attention_cannot_train_while_merged():
+    model = nn.MultiheadAttention(12, 3, batch_first=True)
+    add(model, "a", LoRAConfig(("out_proj",), rank=3))
+    merge(model)
+    with pytest.raises(UsageError, match="merged"):
+        model(*[torch.randn(2, 5, 12)] * 3)

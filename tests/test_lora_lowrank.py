@@ -134,7 +134,7 @@ def test_what_an_adapter_cannot_hold_is_measured():
 
 def test_networks_of_other_shapes_are_refused():
     model = MLP((12, 11))
-    with pytest.raises(UsageError, match="different linear layers"):
+    with pytest.raises(UsageError, match="different tensors"):
         extract(model, "x", MLP((12, 10)), 2)
     assert type(model.linear1) is nn.Linear
 
@@ -204,3 +204,29 @@ def test_nothing_sensible_to_combine_is_refused(combine, weights):
     with pytest.raises(UsageError, match="already"):
         combine(model, "a", {"b": 1.0})
     assert strengths(model) == {"a": 1.0, "b": 1.0}
+
+
+def test_matrices_that_are_not_finite_are_refused():
+    with pytest.raises(UsageError, match="NaN"):
+        factorise(torch.full((2, 2), math.nan), 1)
+
+
+def test_an_update_too_large_for_its_layer_is_refused():
+    model = nn.Sequential(nn.Linear(4, 3)).half()
+    add(model, "a", LoRAConfig(rank=2))
+    with pytest.raises(UsageError, match="too large"):
+        combine_cat(model, "b", {"a": 1e9})
+    assert strengths(model) == {"a": 1.0}
+
+
+def test_networks_with_other_tensors_are_refused():
+    with pytest.raises(UsageError, match="different tensors"):
+        extract(nn.Sequential(nn.Linear(4, 3, bias=False)), "x", nn.Sequential(nn.Linear(4, 3)), 1)
+
+
+def test_a_shared_layer_is_left_out_under_neither_name():
+    shared = nn.Linear(4, 4)
+    base = nn.Sequential(shared, nn.Sequential(shared))
+    tuned = copy.deepcopy(base)
+    tuned[0].weight.data.add_(1)
+    assert set(left_out(base, tuned)) == {"0.bias", "1.0.bias"}

@@ -170,3 +170,46 @@ def test_a_merged_model_moves_as_one():
     model, _ = adapted("a")
     merge(model)
     assert copy.deepcopy(model).double().linear1.merged.dtype == torch.float64
+
+
+def test_merging_keeps_the_precision_of_the_weights():
+    model, _ = adapted("a")
+    merge(model)
+    expected = model.linear1.merged.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        merge(model)
+    assert torch.equal(model.linear1.merged, expected)
+
+
+def test_a_model_merged_under_inference_mode_can_be_trained_around():
+    model, _ = adapted("a")
+    with torch.inference_mode():
+        merge(model)
+    images = IMAGES.clone().requires_grad_(True)
+    model(images).sum().backward()
+    assert images.grad.any()
+
+
+def test_hooks_that_a_merged_weight_would_go_past_are_refused():
+    model, _ = adapted("a")
+    handle = model.linear2.base.register_forward_hook(lambda layer, x, y: 2 * y)
+    for action in (merge, merged_copy):
+        with pytest.raises(UsageError, match=r"linear2 has forward hooks"):
+            action(model)
+    assert not is_merged(model)
+    handle.remove()
+    merge(model)
+
+
+def test_a_merged_copy_of_a_parametrized_layer_is_plain():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)))
+    nn.init.normal_(updates_of_new(model)["0"].lora_B.data)
+    x = torch.randn(3, 6)
+    plain = merged_copy(model)
+    assert type(plain[0]) is nn.Linear
+    torch.testing.assert_close(plain(x), model(x))
+
+
+def updates_of_new(model):
+    return add(model, "a", LoRAConfig(rank=2, alpha=3.0))

@@ -104,7 +104,7 @@ def test_peft_adapts_exactly_our_layers(peft, tmp_path, targets):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_what_peft_saved_gives_pefts_logits(peft, tmp_path, options, dtype):
     torch.manual_seed(0)
     base = MLP((12, 11))
@@ -229,7 +229,15 @@ def test_a_second_adapter_loads_beside_the_first(saved, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("use_dora", True), ("bias", "all"), ("fan_in_fan_out", True), ("peft_type", "LOHA"), ("new", 1)],
+    [
+        ("use_dora", True),
+        ("bias", "all"),
+        ("fan_in_fan_out", True),
+        ("peft_type", "LOHA"),
+        ("new", 1),
+        ("layers_to_transform", 0),
+        ("use_rslora", "false"),
+    ],
 )
 def test_an_option_that_is_not_implemented_is_refused_by_name(saved, option, value):
     path = saved[2] / "adapter_config.json"
@@ -270,7 +278,7 @@ def test_tensors_are_strict(saved, wrong):
     elif wrong == "shape":
         tensors[key] = tensors[key].T.contiguous()
     elif wrong == "dtype":
-        tensors[key] = tensors[key].double()
+        tensors[key] = tensors[key].int()
     elif wrong == "nan":
         tensors[key][0, 0] = float("nan")
     save_file(tensors, path)
@@ -284,3 +292,76 @@ def test_tensors_are_strict(saved, wrong):
     assert adapter_names(base) == []  # and the model is as it was
     assert seal(base_tensors(base)) == before
     assert [p.requires_grad for p in base.parameters()] == flags
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[" * 100_000])
+def test_a_seal_that_is_none_does_not_pass_for_no_seal(saved, text):
+    base, _, folder = saved
+    path = folder / "adapter_model.safetensors"
+    save_file(load_file(path), path, {"base_seal": text})
+    with pytest.raises(RunError, match="seal is damaged"):
+        load_adapter(folder, base, "a", allow_unsealed=True)
+
+
+@pytest.mark.parametrize("change", [{"r": 10**14}, {"r": 2**63}, {"lora_alpha": 10**400}, {"target_modules": ["no"]}])
+def test_a_config_out_of_all_bounds_is_refused(saved, change):
+    base, _, folder = saved
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(RunError, match=r"adapter_config\.json"):
+        load_adapter(folder, base, "a")
+    assert all(parameter.requires_grad for parameter in base.parameters())
+
+
+def test_a_dtype_that_torch_does_not_know_is_refused(saved):
+    base, _, folder = saved
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F4" ', 1))
+    with pytest.raises(RunError, match=r"adapter_model\.safetensors"):
+        load_adapter(folder, base, "a", allow_unsealed=True)
+    assert adapter_names(base) == []
+
+
+def test_a_layer_that_occurs_twice_is_not_taken_from_peft(tmp_path):
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.Sequential(shared))
+    add(model, "a", LoRAConfig(rank=1))
+    save_adapter(tmp_path, model, "a")
+    path = tmp_path / "adapter_model.safetensors"
+    fresh = nn.Sequential(shared, nn.Sequential(shared))
+    load_adapter(tmp_path, fresh, "a")  # ours, which says so by its seal
+    save_file(load_file(path), path)
+    with pytest.raises(RunError, match="occurs twice"):
+        load_adapter(tmp_path, nn.Sequential(shared, nn.Sequential(shared)), "a", allow_unsealed=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_peft_adapts_our_layers_beside_a_container_of_that_name(peft, tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential()
+    base.add_module("proj", nn.Linear(4, 4))
+    base.add_module("enc", nn.Sequential())
+    base.enc.add_module("proj", nn.Sequential(nn.ReLU()))
+    model = copy.deepcopy(base)
+    add(model, "a", LoRAConfig(("proj",), rank=2, alpha=3.0))
+    save_adapter(tmp_path, model, "a")
+    x = torch.randn(3, 4)
+    assert relative(peft.PeftModel.from_pretrained(base, tmp_path)(x), model(x)) < 1e-5
+
+
+def test_an_adapter_that_is_not_finite_is_not_saved(saved, tmp_path):
+    _, model, _ = saved
+    with torch.no_grad():
+        updates_of(model, "a")["linear1"].lora_B[0] = torch.nan
+    with pytest.raises(UsageError, match="NaN"):
+        save_adapter(tmp_path / "new", model, "a")
+    assert not (tmp_path / "new").exists()
+
+
+def test_too_large_for_the_base_is_refused(saved):
+    base, model, folder = saved
+    with torch.no_grad():
+        updates_of(model, "a")["linear1"].lora_B[0] = 1e30
+    save_adapter(folder, model, "a")
+    with pytest.raises(RunError, match=r"not finite in torch\.float16"):
+        load_adapter(folder, base.half(), "a", seal(base_tensors(model)))

@@ -6,6 +6,7 @@ A model stays what it is; only its target layers are exchanged for `LoRALinear`,
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ def inject(
     """Freeze all of `model` and add adapter `name`, the only thing in it that trains.
 
     Adapters that are there already stay on, frozen too. If it raises, the model is as it was.
+
+    What a forward pass itself changes is not frozen by this: the running statistics of nn.BatchNorm move in training
+    mode, and with them the base. Keep such layers in eval mode.
 
     Args:
         model: any module; its target layers are replaced by `LoRALinear` in place, wherever they occur in it.
@@ -54,10 +58,16 @@ def attach(
     check_name(name, adapter_names(model))
     for layer in adapted_layers(model).values():
         layer.require_unmerged("add an adapter")
-    wrapped = {path: _wrapped(layers[path], path) for path in configs}
-    updates = {path: layer.add(name, configs[path], generator) for path, layer in wrapped.items()}
-    for path, layer in wrapped.items():
-        _exchange(model, layers[path], layer)
+    linears = {path: plain_linear(layers[path]) for path in configs}
+    if "" in linears and not isinstance(model, LoRALinear):
+        raise UsageError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
+    updates = {path: LoRAUpdate(linears[path], own, generator) for path, own in configs.items()}
+    for path, update in updates.items():  # nothing can fail from here on
+        layer = layers[path]
+        if not isinstance(layer, LoRALinear):
+            layer = LoRALinear(layer)
+            _exchange(model, layers[path], layer)
+        layer.updates[name] = update.train(layer.training)
     train_only(model, name)
     return updates
 
@@ -114,8 +124,8 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
     """
     for name, strength in wanted.items():
         updates_of(model, name)
-        if not math.isfinite(strength):
-            raise UsageError(f"`strength` (={strength}) must be a finite number.", "1 is as trained, 0 is the base.")
+        if not isinstance(strength, Real) or not math.isfinite(strength):
+            raise UsageError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
     for layer in adapted_layers(model).values():
         layer.require_unmerged("switch adapters")
     for layer in adapted_layers(model).values():
@@ -126,20 +136,14 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Within the block every adapter is off and the model is the base, bit for bit; merged or not."""
-    layers = adapted_layers(model).values()
-    merged = [(layer, layer.merged) for layer in layers]
-    updates = [(update, update.strength) for layer in layers for update in layer.updates.values()]
+    before = [(layer, layer.off) for layer in adapted_layers(model).values()]
     try:
-        for layer in layers:
-            layer.merged = None
-        for update, _ in updates:
-            update.strength = 0.0
+        for layer, _ in before:
+            layer.off = True
         yield model
     finally:
-        for update, strength in updates:
-            update.strength = strength
-        for layer, weight in merged:
-            layer.merged = weight
+        for layer, off in before:
+            layer.off = off
 
 
 def train_only(model: nn.Module, name: str) -> None:
@@ -159,18 +163,18 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
             tensor = tensors.pop(prefix + key)
             if key.startswith("base."):
                 tensors[prefix + key.removeprefix("base.")] = tensor
-    return dict(tensors)
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
 
 
-def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Module]:
     """Layers that can be adapted (`nn.Linear` whose forward is the usual one) or are (`LoRALinear`), by name.
 
-    A layer that occurs twice goes by its first name; adapted, it is so at both places.
+    A layer that occurs twice goes by its first name, or under both if `every_name`; adapted, it is so at both places.
     """
     wrapped = {id(layer.base) for layer in adapted_layers(model).values()}
     return {
         path: module
-        for path, module in model.named_modules()
+        for path, module in model.named_modules(remove_duplicate=not every_name)
         if isinstance(module, LoRALinear) or (_is_linear(module) and id(module) not in wrapped)
     }
 
@@ -216,19 +220,15 @@ def parameter_table(model: nn.Module, name: str) -> dict[str, Any]:
 
 def _is_linear(module: nn.Module) -> bool:
     """Quantised and other layers that inherit from nn.Linear but compute otherwise are left alone."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+    return (
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and "forward" not in vars(module)  # replaced on this one layer
+    )
 
 
 def _smaller_side(layer: nn.Module) -> int:
     return min(layer.in_features, layer.out_features)
-
-
-def _wrapped(layer: nn.Module, path: str) -> LoRALinear:
-    if isinstance(layer, LoRALinear):
-        return layer
-    if not path:
-        raise UsageError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
-    return LoRALinear(layer)
 
 
 def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

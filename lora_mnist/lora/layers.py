@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.errors import UsageError
+
+LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack of memory
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,23 @@ class LoRAConfig:
     init: str = "kaiming"
 
     def __post_init__(self) -> None:
-        number = (int, float)
-        dropout = type(self.dropout) in number and 0 <= self.dropout < 1
-        rules = [("dropout", self.dropout, dropout, "a number from 0 to below 1")]
-        rules += [("init", self.init, self.init in ("kaiming", "gaussian"), "kaiming or gaussian")]
-        rules += [("targets", self.targets, bool(self.targets), "at least one layer")]
+        dropout = _is_number(self.dropout) and 0 <= self.dropout < 1
+        patterns = isinstance(self.targets, Sequence) and not isinstance(self.targets, str) and bool(self.targets)
+        rules = [
+            ("targets", self.targets, patterns, "a list of at least one pattern"),
+            ("dropout", self.dropout, dropout, "a number from 0 to below 1"),
+            ("init", self.init, self.init in ("kaiming", "gaussian"), "kaiming or gaussian"),
+            ("rank_pattern", self.rank_pattern, isinstance(self.rank_pattern, Mapping), "a rank by pattern"),
+            ("alpha_pattern", self.alpha_pattern, isinstance(self.alpha_pattern, Mapping), "an alpha by pattern"),
+        ]
+        _require(rules)
         for rank in (self.rank, *self.rank_pattern.values()):
-            rules += [("rank", rank, type(rank) is int and rank >= 1, "a whole number from 1")]
+            holds = isinstance(rank, Integral) and not isinstance(rank, bool) and 1 <= rank <= LARGEST
+            rules.append(("rank", rank, holds, f"a whole number from 1 to {LARGEST:,}"))
         for alpha in (self.alpha, *self.alpha_pattern.values()):
-            holds = type(alpha) in number and 0 < alpha < math.inf
-            rules += [("alpha", alpha, holds, "a finite number above 0")]
-        for name, value, holds, rule in rules:
-            if not holds:
-                raise UsageError(f"`{name}` (={value!r}) must be {rule}.", "Correct that value.")
+            holds = _is_number(alpha) and 0 < alpha <= 1e30
+            rules.append(("alpha", alpha, holds, "a finite number above 0"))
+        _require(rules)
 
     @property
     def scaling(self) -> float:
@@ -86,6 +93,16 @@ class LoRAConfig:
         }
 
 
+def _require(rules: Iterable[tuple[str, Any, bool, str]]) -> None:
+    for name, value, holds, rule in rules:
+        if not holds:
+            raise UsageError(f"`{name}` (={value!r}) must be {rule}.", "Correct that value.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def find(patterns: Iterable[str], layers: Sequence[str]) -> set[str]:
     """The names among `layers` that at least one of `patterns` finds.
 
@@ -95,7 +112,7 @@ def find(patterns: Iterable[str], layers: Sequence[str]) -> set[str]:
     return set().union(*(_find(pattern, layers) for pattern in patterns))
 
 
-def _find(pattern: str, layers: Sequence[str]) -> set[str]:
+def _find(pattern: str, layers: Sequence[str], kind: str = "linear") -> set[str]:
     if pattern in layers:
         return {pattern}
     if by_its_end := {layer for layer in layers if layer.endswith(f".{pattern}")}:
@@ -105,19 +122,19 @@ def _find(pattern: str, layers: Sequence[str]) -> set[str]:
     except re.error as error:
         raise UsageError(f"Target {pattern!r} is not a regular expression: {error}.", "Correct it.") from error
     if not by_expression:
-        there = f"The linear layers are {', '.join(layers)}." if layers else "There is none to adapt."
-        raise UsageError(f"Target {pattern!r} matches no linear layer.", there)
+        there = f"The {kind} layers are {', '.join(layers)}." if layers else "There is none to adapt."
+        raise UsageError(f"Target {pattern!r} matches no {kind} layer.", there)
     return by_expression
 
 
 def _by_layer(values: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
-    found = [(_find(pattern, layers), value) for pattern, value in values.items()]
+    found = [(_find(pattern, layers, "target"), value) for pattern, value in values.items()]
     return {layer: value for hits, value in reversed(found) for layer in hits}  # the first pattern has the last word
 
 
 def check_name(name: str, taken: Iterable[str]) -> None:
     """Raises UsageError if a new adapter cannot be called `name`."""
-    if not name or "." in name or hasattr(nn.ModuleDict, name):
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise UsageError(f"{name!r} cannot be an adapter's name: torch has another use for it.", "Choose another one.")
     if name in taken:
         raise UsageError(f"The model has an adapter {name!r} already.", "Give this one another name.")
@@ -166,21 +183,33 @@ class LoRALinear(nn.Module):
     Merged, it computes with one matrix that stands beside W rather than in its place: W cannot drift.
 
     Code that goes past `forward` to `weight` and `bias`, as nn.MultiheadAttention and the fast path of
-    nn.TransformerEncoderLayer do, finds W' there.
+    nn.TransformerEncoderLayer do, finds W' there (dropout then has nothing to act on). PEFT's layers show W there, so
+    PEFT computes without the adapter in these places.
+
+    Attributes:
+        off: while True, the layer is its base, whatever is on or merged; `disabled` sets it.
 
     Args:
         base: (in) → (out); frozen from now on.
+
+    Raises:
+        UsageError: `base` is not an `nn.Linear`.
     """
 
     def __init__(self, base: nn.Linear):
         super().__init__()
+        if not isinstance(base, nn.Linear):
+            raise UsageError(f"LoRALinear adapts an nn.Linear, not a {type(base).__name__}.", "Adapt its layers.")
         self.base = base.requires_grad_(False)
         self.updates = nn.ModuleDict()
         self.register_buffer("merged", None, persistent=False)  # (out, in) or None
+        self.off = False
         self.train(base.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)."""
+        if self.off:
+            return self.base(x)
         if self.merged is not None:
             self._refuse_training()
             return F.linear(x, self.merged, self.base.bias)
@@ -211,8 +240,13 @@ class LoRALinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """W' (out, in): what is merged, or else made anew at every look, with gradients."""
-        return self.merged_weight() if self.merged is None else self.merged
+        """W' (out, in): what is merged, or else made anew at every look, with gradients. To be read, not written."""
+        if self.off:
+            return self.base.weight
+        if self.merged is None:
+            return self.merged_weight()
+        self._refuse_training()
+        return self.merged
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -239,5 +273,6 @@ class LoRALinear(nn.Module):
             raise UsageError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`, first.")
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
+        # torch loads layer by layer: those before this one have their new weights by now
         self.require_unmerged("load weights")
         super()._load_from_state_dict(*arguments)

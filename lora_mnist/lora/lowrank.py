@@ -56,6 +56,8 @@ def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
         A (rank, in) and B (out, rank), both fp64, with a rank of at most the smaller side; and what was kept.
     """
     _check_rank(rank)
+    if not bool(matrix.isfinite().all()):
+        raise UsageError("A matrix with NaN or infinity in it has no singular values.", "Check the weights.")
     u, s, vh = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
     kept = min(rank, len(s))
     return vh[:kept], u[:, :kept] * s[:kept], Approximation(tuple(s.tolist()), kept)
@@ -65,7 +67,7 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     """Turn the difference between two networks into adapter `name` of `model`: what full fine-tuning did, at low rank.
 
     Only the weights of linear layers are in it. Whatever else differs, biases above all, is for the caller to
-    weigh: `left_out` measures it.
+    weigh: `left_out` measures it. The new adapter is on alone; others stay, switched off.
 
     Args:
         model: the base; gets the adapter.
@@ -75,12 +77,12 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
         What each layer's difference became, by the layer's name.
 
     Raises:
-        UsageError: the two are not of one architecture, or as `inject` does.
+        UsageError: the two are not of one architecture, a weight is not finite, or as `inject` does.
     """
+    if _shapes(base_tensors(model)) != _shapes(base_tensors(tuned)):
+        raise UsageError("The two networks have different tensors.", "Take a network tuned from this base.")
     before = {path: plain_linear(layer).weight.detach() for path, layer in linear_layers(model).items()}
     after = {path: layer.weight.detach() for path, layer in linear_layers(tuned).items()}
-    if _shapes(before) != _shapes(after):
-        raise UsageError("The two networks have different linear layers.", "Take a network tuned from this base.")
     factors, kept = {}, {}
     for path, weight in before.items():
         a, b, kept[path] = factorise(after[path].double() - weight.double(), rank)
@@ -92,7 +94,7 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
 def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
     """How far each tensor moved that `extract` leaves out: ‖after − before‖ / ‖before‖, inf where that norm is 0."""
     before, after = base_tensors(model), base_tensors(tuned)
-    inside = {f"{path}.weight" for path in linear_layers(tuned)}
+    inside = {f"{path}.weight" for path in linear_layers(tuned, every_name=True)}
     moved = {}
     for name in after.keys() - inside:
         norm = float(before[name].double().norm())
@@ -167,6 +169,10 @@ def _install(model: nn.Module, name: str, factors: Mapping[str, Sequence[torch.T
         rank_pattern={path: rank for path, rank in ranks.items() if rank != max(ranks.values())},
         alpha_pattern={path: float(rank) for path, rank in ranks.items() if rank != max(ranks.values())},
     )
+    for path, parts in factors.items():
+        dtype = plain_linear(linear_layers(model)[path]).weight.dtype
+        if not all(bool(part.to(dtype).isfinite().all()) for part in parts):
+            raise UsageError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
     updates = attach(model, name, config, torch.Generator())  # a generator of its own: what it draws is overwritten
     with torch.no_grad():
         for path, (a, b) in factors.items():

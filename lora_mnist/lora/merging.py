@@ -8,13 +8,13 @@ import copy
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from lora_mnist.errors import UsageError
 from lora_mnist.lora.adapters import adapted_layers
 from lora_mnist.lora.layers import LoRALinear
 
 
-@torch.no_grad()
 def merge(model: nn.Module) -> None:
     """Let every adapted layer compute with W + strength · scaling · B A over its adapters, as one matrix.
 
@@ -22,15 +22,19 @@ def merge(model: nn.Module) -> None:
     more. Until `unmerge`, adapters can neither train, nor be added, removed or switched.
 
     Raises:
-        UsageError: a merged weight would not be finite; nothing is merged then.
+        UsageError: a merged weight would not be finite, or a layer has forward hooks, which one matrix would go past;
+            nothing is merged then.
     """
-    weights = {path: layer.merged_weight() for path, layer in adapted_layers(model).items()}
-    for path, weight in weights.items():
-        if not bool(weight.isfinite().all()):
+    layers = adapted_layers(model)
+    weights = {}
+    for path, layer in layers.items():
+        if layer.base._forward_hooks or layer.base._forward_pre_hooks:
+            raise UsageError(f"{path} has forward hooks, which a merged weight would go past.", "Remove them before.")
+        weights[path] = _merged(layer)
+        if not bool(weights[path].isfinite().all()):
             raise UsageError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
-    for path, layer in adapted_layers(model).items():
-        # a copy even where no adapter is on: then the sum is W itself, and what is merged must not follow it
-        layer.merged = weights[path].clone() if weights[path] is layer.base.weight else weights[path]
+    for path, layer in layers.items():
+        layer.merged = weights[path]
 
 
 def unmerge(model: nn.Module) -> None:
@@ -44,7 +48,6 @@ def is_merged(model: nn.Module) -> bool:
     return any(layer.merged is not None for layer in adapted_layers(model).values())
 
 
-@torch.no_grad()
 def merged_copy(model: nn.Module) -> nn.Module:
     """A copy without any adapter: plain `nn.Linear` layers that hold the merged weights, and share nothing.
 
@@ -64,7 +67,19 @@ def merged_copy(model: nn.Module) -> nn.Module:
     return plain
 
 
+def _merged(layer: LoRALinear) -> torch.Tensor:
+    """In the precision of the weights, and fit for training around it, whatever mode the caller is in."""
+    kind = layer.base.weight.device.type
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
+        weight = layer.merged_weight()
+        # a copy even where no adapter is on: then the sum is W itself, and what is merged must not follow it
+        return weight.clone() if weight is layer.base.weight else weight
+
+
 def _plain(layer: LoRALinear) -> nn.Linear:
-    linear = copy.deepcopy(layer.base)
-    linear.weight = nn.Parameter(layer.merged, requires_grad=False)
-    return linear
+    weight, bias = layer.merged, layer.base.bias
+    linear = skip_init(nn.Linear, *reversed(weight.shape), bias is not None, device=weight.device, dtype=weight.dtype)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return linear.train(layer.training)
