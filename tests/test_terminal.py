@@ -67,3 +67,29 @@ def test_a_failed_proof_cannot_be_overlooked(tuned):
 def test_without_colour_there_are_no_escapes(tuned):
     assert "\x1b" in printed(terminal.finetuning(tuned), force_terminal=True, color_system="standard")
     assert "\x1b" not in printed(terminal.finetuning(tuned))
+
+
+def test_the_excuses_stand_beside_the_repair(tuned):
+    twin = {"missed": 7, "claimed": 8, "errors": 9}
+    pair = {"only_adapter_right": 11, "only_twin_right": 12, "p": 0.5}
+    text = printed(terminal.finetuning({**tuned, "twin": {"test": {**twin, "all": pair, "digit": pair}}}))
+    threshold = tuned["threshold"]
+    assert f"{threshold['shift']:+.2f} on the logit of {tuned['digit']}, by val" in text
+    assert "natural share" in text
+    assert "11 are right with the adapter only" in " ".join(text.split())
+    assert "p = 0.5" in text
+
+
+def test_what_was_not_kept_says_why():
+    guard = {"rule": "errors", "kept": None, "before": {"errors": 10}, "tried": [{"errors": 12}, {"errors": 11}]}
+    text = " ".join(printed(terminal.finetuning({"kept": False, "name": "x", "digit": 3, "guard": guard})).split())
+    assert "no snapshot of x has at most the 10 errors in all on val" in text
+    assert "(they have 12, 11)" in text
+
+
+def test_the_path_of_several_rounds(tuned):
+    refused = {"kept": False, "digit": 4}
+    text = printed(terminal.path([tuned, refused]))
+    assert tuned["name"] in text
+    assert "not kept" in text
+    assert printed(terminal.path([tuned])).strip() == ""

@@ -1,0 +1,148 @@
+"""Is it a repair? The adapter beside everything that could excuse it, on finished bases, many seeds.
+
+    python benchmarks/repairs.py measure out.jsonl --seeds 0-9      # appends a line per seed; resumes
+    python benchmarks/repairs.py table out.jsonl [more.jsonl …]     # means on `test` with 95 % intervals
+
+Per seed and base (1 and 3 epochs): the default recipe with its twin, `--rank 1`, all weights, the shifted threshold at
+the same number of missed images (chosen on `val`, and once more on `test` itself), and on the first base five rounds.
+The digit is the weakest on `val`; `test` decides nothing.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from lora_mnist import stages
+from lora_mnist.request import Request
+from lora_mnist.rundir import Run
+from lora_mnist.threshold import shifted_threshold
+from lora_mnist.workspace import open_workspace
+
+COUNTS = ("missed", "claimed", "errors")
+
+
+def measure(seed: int, epochs: int, data: Path, threads: int | None) -> dict:
+    """One base and everything on it: missed, claimed and errors on `test` by what was done."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def request(**finetune) -> Request:
+            options = {"seed": seed, "data": {"dataset": "mnist"}, "pretrain": {"epochs": epochs}}
+            return Request(Path(folder), data, options={**options, "finetune": finetune}, threads=threads)
+
+        base = stages.pretrain(request())
+        labels = {"test": open_workspace(request()).labels["test"]}
+        run = Run(Path(folder))
+        started = time.perf_counter()
+        default = stages.finetune(request(), twin=True)
+        seconds = time.perf_counter() - started
+        rank1 = stages.finetune(request(rank=1))
+        full = stages.finetune_full(request())
+        row = {"seed": seed, "epochs": epochs, "accuracy": base["splits"]["test"]["accuracy"], "seconds": seconds}
+        row |= {"digit": default["digit"], "full": full["comparison"]["test"]["after"]}
+        row["base"] = full["comparison"]["test"]["before"]
+        for name, result in (("default", default), ("rank 1", rank1)):
+            if not result["kept"]:
+                row[name] = None
+                continue
+            row[name] = result["comparison"]["test"]["after"]
+            row[f"{name}: threshold"] = result["threshold"]["splits"]["test"]
+            pair = ({"test": run.logits(place)["test"]} for place in (None, run.adapter(result["name"])))
+            on_test = shifted_threshold(*pair, labels, default["digit"])
+            row[f"{name}: threshold on test"] = on_test["splits"]["test"]
+        if default["kept"]:
+            row["twin"] = {key: default["twin"]["test"][key] for key in (*COUNTS, "all", "digit")}
+        if epochs == 1:
+            rounds = stages.repair(request(), 5)
+            row["rounds"] = [_round(result) for result in rounds]
+    return row
+
+
+def _round(result: dict) -> dict:
+    counts = result["comparison"]["test"] if result["kept"] else {}
+    return {"digit": result["digit"], "kept": result["kept"], **counts}
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half-width of its 95 % interval (Student's t)."""
+    mean, n = statistics.mean(values), len(values)
+    half = student.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
+    return f"{mean:.1f} ± {half:.1f}"
+
+
+def table(rows: list[dict]) -> None:
+    """Print every comparison."""
+    for epochs in sorted({row["epochs"] for row in rows}):
+        chosen = [row for row in rows if row["epochs"] == epochs]
+        accuracies = [row["accuracy"] for row in chosen]
+        print(f"\n{epochs} epoch(s), {len(chosen)} seeds, accuracy {min(accuracies):.4f} to {max(accuracies):.4f}\n")
+        print("| on test | missed | claimed | all errors | missed | all errors | kept |")
+        print("|---|---|---|---|---|---|---|")
+        names = ["base", "default", "default: threshold", "default: threshold on test", "twin"]
+        names += ["rank 1", "rank 1: threshold", "rank 1: threshold on test", "full"]
+        for name in names:
+            there = [row for row in chosen if row.get(name)]
+            if not there:
+                continue
+            cells = [interval([row[name][key] for row in there]) for key in COUNTS]
+            for key in ("missed", "errors"):
+                change = sum(row[name][key] for row in there) / sum(row["base"][key] for row in there) - 1
+                cells.append(f"{100 * change:+.0f} %")
+            print(f"| {name} | {' | '.join(cells)} | {len(there)} of {len(chosen)} |")
+        for name in ("default", "rank 1"):
+            there = [row for row in chosen if row.get(name)]
+            for words in ("threshold", "threshold on test"):
+                ratio = sum(r[f"{name}: {words}"]["errors"] for r in there) / sum(r[name]["errors"] for r in there)
+                print(f"\n{name}: the {words} makes {100 * (ratio - 1):+.1f} % errors")
+        if epochs == 1:
+            path(chosen)
+
+
+def path(rows: list[dict]) -> None:
+    """Print the rounds: means over the seeds that got so far, and whether all errors fell in each."""
+    print("\n| round | kept | missed | all errors | errors fell in |\n|---|---|---|---|---|")
+    for i in range(5):
+        there = [row["rounds"][i] for row in rows if len(row["rounds"]) > i]
+        kept = [one for one in there if one["kept"]]
+        if kept:
+            pairs = [(one["before"]["errors"], one["after"]["errors"]) for one in kept]
+            means = []
+            for key in ("missed", "errors"):
+                before, after = (statistics.mean(one[when][key] for one in kept) for when in ("before", "after"))
+                means.append(f"{before:.1f} → {after:.1f}")
+            fell = sum(after < before for before, after in pairs)
+            print(f"| {i + 1} | {len(kept)} of {len(there)} | {' | '.join(means)} | {fell} of {len(kept)} |")
+
+
+def main() -> None:
+    """Measure or print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("measure", "table"))
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--seeds", default="0-9")
+    parser.add_argument("--epochs", default="1,3")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.action == "table":
+        table([json.loads(line) for file in arguments.files for line in file.read_text().splitlines()])
+        return
+    out = arguments.files[0]
+    done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    first, last = map(int, arguments.seeds.split("-"))
+    for epochs in map(int, arguments.epochs.split(",")):
+        for seed in range(first, last + 1):
+            if not any((row["seed"], row["epochs"]) == (seed, epochs) for row in done):
+                row = measure(seed, epochs, arguments.data, arguments.threads)
+                with out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
