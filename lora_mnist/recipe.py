@@ -1,7 +1,6 @@
 """Settings and a data set → a trained base, or a base with a trained adapter. The seed decides every bit of both."""
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,13 +9,12 @@ import torch
 from lora_mnist.augment import draw_warps
 from lora_mnist.config import FinetuneSettings, Settings
 from lora_mnist.data import Dataset
-from lora_mnist.lora.adapters import inject, oversized
+from lora_mnist.lora.adapters import inject
 from lora_mnist.lora.layers import LoRAConfig
 from lora_mnist.model import MLP
 from lora_mnist.sampling import epoch_batches, focus_batches
 from lora_mnist.train import train
 
-log = logging.getLogger("lora_mnist")
 SNAPSHOTS = 10  # of an adapter while it trains; copying one costs less than a step
 
 
@@ -44,11 +42,9 @@ def train_adapter(
 
     The last snapshot is the adapter as it is in the model.
     """
-    adapted, config = copy.deepcopy(start), lora_config(settings)
+    adapted = copy.deepcopy(start)
     torch.manual_seed(settings.seed)
-    updates = inject(adapted, name, config)
-    for layer in oversized(adapted, config):
-        log.info("Note: rank %d is above the smaller side of %s, which cannot use all of it.", config.rank, layer)
+    updates = inject(adapted, name, lora_config(settings))
     steps, snapshots = settings.finetune.steps, []
     marks = {max(1, round(steps * part / SNAPSHOTS)) for part in range(1, SNAPSHOTS + 1)}
 

@@ -193,7 +193,10 @@ def parameters(table: Mapping[str, Any]) -> RenderableType:
     for row in table["layers"]:
         rows.add_row(row["layer"], *(_shape(row[key]) for key in ("weight", "bias", "lora_A", "lora_B")))
     total = f"{table['base']:,} frozen + {table['added']:,} trained = {table['total']:,}"
-    return Group(rows, Text(f"{total} ({100 * table['share']:.3f} % added)"))
+    adapted = [row for row in table["layers"] if row["lora_A"]]
+    small = [row["layer"] for row in adapted if row["lora_A"][0] > min(row["weight"])]
+    note = f"The rank is above the smaller side of {', '.join(small)}: more numbers than it can use."
+    return Group(rows, Text(f"{total} ({100 * table['share']:.3f} % added)"), *([Text(note)] if small else []))
 
 
 def summary(comparison: Mapping[str, Any], digit: int) -> Table:

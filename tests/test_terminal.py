@@ -93,3 +93,10 @@ def test_the_path_of_several_rounds(tuned):
     assert tuned["name"] in text
     assert "not kept" in text
     assert printed(terminal.path([tuned])).strip() == ""
+
+
+def test_a_rank_that_a_layer_cannot_use_is_told(tuned):
+    assert "smaller side" not in printed(terminal.parameters(tuned["parameters"]))
+    rows = [{**row, "lora_A": [11, row["lora_A"][1]]} for row in tuned["parameters"]["layers"]]
+    text = printed(terminal.parameters({**tuned["parameters"], "layers": rows}))
+    assert "above the smaller side of linear3:" in text

@@ -190,12 +190,6 @@ def adapted_layers(model: nn.Module, every_name: bool = False) -> dict[str, LoRA
     return {path: module for path, module in modules if isinstance(module, LoRALinear)}
 
 
-def oversized(model: nn.Module, config: LoRAConfig) -> list[str]:
-    """Target layers whose smaller side is below their rank: there the adapter has more numbers than it can use."""
-    layers = linear_layers(model)
-    return [path for path, own in config.of_layers(layers).items() if own.rank > _smaller_side(layers[path])]
-
-
 def parameter_table(model: nn.Module, name: str) -> dict[str, Any]:
     """Shapes layer by layer, and totals: `base`, `added` by adapter `name`, `total`, `share` = added / base."""
     updates = updates_of(model, name)
