@@ -66,7 +66,7 @@ class FinetuneSettings(TrainingSettings):
 
     digit: int | Literal["weakest"]
     rank: Positive
-    alpha: Rate | None = None  # None: equal to the rank
+    alpha: Rate
     rank_pattern: dict[str, Positive] | None = None  # by layer, in place of `rank`
     alpha_pattern: dict[str, Rate] | None = None
     rslora: bool

@@ -15,7 +15,7 @@ from lora_mnist.model import MLP
 from lora_mnist.sampling import epoch_batches, focus_batches
 from lora_mnist.train import train
 
-SNAPSHOTS = 10  # of an adapter while it trains; copying one costs less than a step
+SNAPSHOTS = 20  # of an adapter while it trains; copying one costs less than a step
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,14 @@ def _tune(
 
 
 def lora_config(settings: Settings) -> LoRAConfig:
-    """The part of the settings that describes the adapter; alpha, unless set, is the rank, layer by layer."""
+    """The part of the settings that describes the adapter."""
     tuning = settings.finetune
-    rank_pattern, alpha_pattern = dict(tuning.rank_pattern or {}), dict(tuning.alpha_pattern or {})
-    if tuning.alpha is None:
-        alpha_pattern |= {p: float(r) for p, r in rank_pattern.items() if p not in alpha_pattern}
     return LoRAConfig(
         targets=tuning.targets,
         rank=tuning.rank,
-        alpha=float(tuning.rank) if tuning.alpha is None else tuning.alpha,
-        rank_pattern=rank_pattern,
-        alpha_pattern=alpha_pattern,
+        alpha=tuning.alpha,
+        rank_pattern=dict(tuning.rank_pattern or {}),
+        alpha_pattern=dict(tuning.alpha_pattern or {}),
         rslora=tuning.rslora,
         dropout=tuning.dropout,
         init=tuning.init,

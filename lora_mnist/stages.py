@@ -23,7 +23,7 @@ from lora_mnist.lora.adapters import parameter_table
 from lora_mnist.model import MLP
 from lora_mnist.peft_format import save_adapter
 from lora_mnist.proof import TOLERANCE, failures, prove
-from lora_mnist.recipe import lora_config, train_adapter, train_all_weights, train_base
+from lora_mnist.recipe import train_adapter, train_all_weights, train_base
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import WEIGHTS, Outcome, Run
 from lora_mnist.train import learning_rates
@@ -135,7 +135,6 @@ def finetune(
     seconds = round(time.perf_counter() - started, 2)
     if guard["kept"] is None:
         return {"kept": False, "name": name, "digit": digit, "guard": guard, "seconds": seconds}
-    chosen = {**settings.finetune.model_dump(mode="json"), "alpha": lora_config(settings).alpha}
     facts = {
         "weakest_on_val": settings.finetune.digit == "weakest",
         "seed": settings.seed,
@@ -143,7 +142,8 @@ def finetune(
         "guard": guard,
         "on_top_of": stack,
     }
-    made = Made("lora", name, digit, {**chosen, "digit": digit, "name": name}, facts, losses, settings.finetune)
+    chosen = {**settings.finetune.model_dump(mode="json"), "digit": digit, "name": name}
+    made = Made("lora", name, digit, chosen, facts, losses, settings.finetune)
     if twin:
         made = replace(made, twin=_train_twin(work, start, digit, settings, request.quiet))
     return keep_adapter(work, adapted, made, used)
