@@ -246,7 +246,8 @@ def test_later_stages_inherit_the_runs_settings(run_copy):
     assert settings["finetune"]["steps"] == 20  # smoke's own for the digits
     document = stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 2, "rank": 4}}))
     assert document["settings"]["steps"] == 20
-    assert document["settings"]["alpha"] == document["settings"]["rank"] == 4
+    assert document["settings"]["alpha"] == settings["finetune"]["alpha"]
+    assert document["settings"]["rank"] == 4
 
 
 def test_a_config_that_says_auto_keeps_the_runs_data_set(run_copy):
