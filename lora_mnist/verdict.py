@@ -12,8 +12,8 @@ def verdict(comparison: Mapping[str, Any], digit: int, shifted: Mapping[str, int
         shifted: missed, claimed and errors of the shifted threshold on that split.
     """
     before, after = comparison["before"], comparison["after"]
-    missed, errors = after["missed"] - before["missed"], after["errors"] - before["errors"]
-    facts = f"{_more(missed, f'missed {digit}')}, {_more(errors, 'error')} in all"
+    missed, claimed, errors = (after[key] - before[key] for key in ("missed", "claimed", "errors"))
+    facts = f"{_more(missed, f'missed {digit}')}, {_more(claimed, 'claimed', '')}, {_more(errors, 'error')} in all"
     if missed >= 0:
         return f"Not repaired: {facts}."
     if errors > 0:
@@ -36,7 +36,7 @@ def _against(after: Mapping[str, int], shifted: Mapping[str, int]) -> str:
     return f"It makes {change} a shifted threshold, which misses {same}."
 
 
-def _more(change: int, noun: str) -> str:
+def _more(change: int, noun: str, plural: str = "s") -> str:
     if not change:
-        return f"no more and no fewer {noun}s"
-    return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else 's'}"
+        return f"as many {noun}{plural}"
+    return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else plural}"
