@@ -18,6 +18,7 @@ from lora_mnist import data
 from lora_mnist.config import Settings, load_config, resolve
 from lora_mnist.device import prepare
 from lora_mnist.evaluate import confusion_matrix, logits_of, missed_claimed_errors, weakest_digit
+from lora_mnist.guard import choose
 from lora_mnist.model import MLP
 from lora_mnist.recipe import train_adapter, train_base
 from lora_mnist.threshold import shifted_threshold
@@ -46,11 +47,16 @@ def measure(variant: dict, seed: int, epochs: int, base: MLP, dataset: data.Data
     held_out = {"val": dataset.val, "test": dataset.test}
     before = {name: logits_of(base, part.images) for name, part in held_out.items()}
     digit = weakest_digit(before["val"], dataset.val.labels)
-    adapted, _, _ = train_adapter(base, "a", digit, settings_of(variant, seed, epochs), dataset, quiet=True)
+    settings = settings_of(variant, seed, epochs)
+    adapted, _ = train_adapter(base, "a", digit, settings, dataset, quiet=True)
+    guard = choose(adapted, "a", settings.finetune.guard, before["val"], dataset.val, digit)
+    if guard["strength"] is None:
+        adapted = base
     after = logits_of(adapted, dataset.test.images)
     labels = dataset.test.labels
     shifted = shifted_threshold({"test": before["test"]}, {"test": after}, {"test": labels}, digit)
     return {
+        "strength": guard["strength"],
         "base": missed_claimed_errors(confusion_matrix(before["test"], labels).tolist(), digit),
         "adapter": missed_claimed_errors(confusion_matrix(after, labels).tolist(), digit),
         "threshold": shifted["splits"]["test"],
@@ -74,7 +80,10 @@ def main() -> None:
         rows = [measure(variant, seed, arguments.epochs, *base) for seed, base in bases.items()]
         with arguments.out.open("a") as file:
             file.write(json.dumps({"variant": variant, "epochs": arguments.epochs, "rows": rows}) + "\n")
-        mean = {who: {k: statistics.mean(row[who][k] for row in rows) for k in COUNTS} for who in rows[0]}
+        mean = {
+            who: {k: statistics.mean(row[who][k] for row in rows) for k in COUNTS}
+            for who in ("base", "adapter", "threshold")
+        }
         cells = [f"{mean['base'][key]:.1f} → {mean['adapter'][key]:.1f}" for key in COUNTS]
         cells += [f"{100 * (mean['adapter'][key] / mean['base'][key] - 1):+.0f} %" for key in ("missed", "errors")]
         cells += [f"{mean['threshold']['errors']:.1f}"]

@@ -1,8 +1,6 @@
 """Settings and a data set → a trained base, or a base with a trained adapter. The seed decides every bit of both."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
@@ -14,16 +12,6 @@ from lora_mnist.lora.layers import LoRAConfig
 from lora_mnist.model import MLP
 from lora_mnist.sampling import epoch_batches, focus_batches
 from lora_mnist.train import train
-
-SNAPSHOTS = 20  # of an adapter while it trains; copying one costs less than a step
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """An adapter after `step` steps: A and B of every layer."""
-
-    step: int
-    tensors: dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[MLP, list[float]]:
@@ -37,24 +25,12 @@ def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet
 
 def train_adapter(
     start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, quiet: bool
-) -> tuple[MLP, list[float], list[Snapshot]]:
-    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; its losses, and snapshots.
-
-    The last snapshot is the adapter as it is in the model.
-    """
+) -> tuple[MLP, list[float]]:
+    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its losses."""
     adapted = copy.deepcopy(start)
     torch.manual_seed(settings.seed)
-    updates = inject(adapted, name, lora_config(settings))
-    steps, snapshots = settings.finetune.steps, []
-    marks = {max(1, round(steps * part / SNAPSHOTS)) for part in range(1, SNAPSHOTS + 1)}
-
-    def keep(step: int) -> None:
-        if step in marks:
-            tensors = {path: (u.lora_A.detach().clone(), u.lora_B.detach().clone()) for path, u in updates.items()}
-            snapshots.append(Snapshot(step, tensors))
-
-    losses = _tune(adapted, digit, settings.finetune, settings.seed, dataset, quiet, keep)
-    return adapted, losses, snapshots
+    inject(adapted, name, lora_config(settings))
+    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, quiet)
 
 
 def train_all_weights(
@@ -66,15 +42,7 @@ def train_all_weights(
     return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, quiet)
 
 
-def _tune(
-    model: MLP,
-    digit: int,
-    recipe: FinetuneSettings,
-    seed: int,
-    dataset: Dataset,
-    quiet: bool,
-    after_step: Callable[[int], None] = lambda step: None,
-) -> list[float]:
+def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, quiet: bool) -> list[float]:
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
@@ -83,8 +51,7 @@ def _tune(
     if recipe.shift or recipe.rotate or recipe.zoom:
         moves = (recipe.shift, recipe.rotate, recipe.zoom)
         warps = draw_warps(recipe.steps, recipe.batch_size, *moves, generator).to(images.device)
-    description = f"fine-tuning on {digit}"
-    return train(model, images, labels, batches, recipe, description, quiet, warps, after_step)
+    return train(model, images, labels, batches, recipe, f"fine-tuning on {digit}", quiet, warps)
 
 
 def lora_config(settings: Settings) -> LoRAConfig:

@@ -107,7 +107,7 @@ def finetune(
         twin: train a second one, with the digit at its natural share, and compare the two on the same images.
 
     Returns:
-        The document of the adapter, with `kept`. It is False if no snapshot met the guard; nothing is saved then.
+        The document of the adapter, with `kept`. It is False if no strength met the guard; nothing is saved then.
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
@@ -130,10 +130,10 @@ def finetune(
     started = time.perf_counter()
     start, used = work.adapted([Applied(one) for one in stack])
     before = work.logits_of_stack(stack)
-    adapted, losses, snapshots = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
-    guard = choose(adapted, name, snapshots, settings.finetune.guard, before.get("val"), work.dataset.val, digit)
+    adapted, losses = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
+    guard = choose(adapted, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit)
     seconds = round(time.perf_counter() - started, 2)
-    if guard["kept"] is None:
+    if guard["strength"] is None:
         return {"kept": False, "name": name, "digit": digit, "guard": guard, "seconds": seconds}
     facts = {
         "weakest_on_val": settings.finetune.digit == "weakest",
@@ -145,7 +145,7 @@ def finetune(
     chosen = {**settings.finetune.model_dump(mode="json"), "digit": digit, "name": name}
     made = Made("lora", name, digit, chosen, facts, losses, settings.finetune)
     if twin:
-        made = replace(made, twin=_train_twin(work, start, digit, settings, request.quiet))
+        made = replace(made, twin=_train_twin(work, start, before, digit, settings, request.quiet))
     return keep_adapter(work, adapted, made, used)
 
 
@@ -318,11 +318,19 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     return next(free for free in names if free not in taken)
 
 
-def _train_twin(work: Workspace, start: MLP, digit: int, settings: Settings, quiet: bool) -> dict[str, torch.Tensor]:
+def _train_twin(
+    work: Workspace,
+    start: MLP,
+    before: Mapping[str, torch.Tensor],
+    digit: int,
+    settings: Settings,
+    quiet: bool,
+) -> dict[str, torch.Tensor]:
     """Logits of an adapter that differs in one thing: the digit has its natural share of every batch."""
     share = float((work.dataset.train.labels == digit).float().mean())
     natural = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"focus": share})})
-    twin, _, _ = train_adapter(start, "twin", digit, natural, work.dataset, quiet)
+    twin, _ = train_adapter(start, "twin", digit, natural, work.dataset, quiet)
+    choose(twin, "twin", settings.finetune.guard, before.get("val"), work.dataset.val, digit)
     logits = held_out_logits(twin, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     return logits

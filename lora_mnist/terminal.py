@@ -54,6 +54,7 @@ def finetuning(document: Mapping[str, Any]) -> RenderableType:
         if whole
         else parameters(document["parameters"]),
         summary(comparison, digit),
+        *_strength(document),
         excuses(document),
         per_digit(comparison["test"], evaluation["splits"]["test"]["wrong"], digit),
         *([] if whole else [proof(document["proof"])]),
@@ -61,12 +62,23 @@ def finetuning(document: Mapping[str, Any]) -> RenderableType:
     )
 
 
+def _strength(document: Mapping[str, Any]) -> list[Text]:
+    guard = document.get("guard")
+    if not guard or guard["rule"] == "none":
+        return []
+    return [
+        Text(f"Kept at {guard['strength']:g} of the trained update, the best on val under --guard {guard['rule']}.")
+    ]
+
+
 def _not_kept(document: Mapping[str, Any]) -> Text:
     guard, digit = document["guard"], document["digit"]
     count, words = ("errors", "errors in all") if guard["rule"] == "errors" else ("missed", f"missed {digit}s")
-    tried = ", ".join(str(snapshot[count]) for snapshot in guard["tried"])
-    text = f"Nothing kept: no snapshot of {document['name']} has at most the {guard['before'][count]} {words} on val"
-    return Text(f"{text} that there are without it (they have {tried}). --guard none would keep it.", style="bold")
+    fewest = min(one[count] for one in guard["tried"])
+    text = (
+        f"Nothing kept: at every strength {document['name']} has more {words} on val than the {guard['before'][count]}"
+    )
+    return Text(f"{text} without it ({fewest} at the least). --guard none would keep it as trained.", style="bold")
 
 
 def excuses(document: Mapping[str, Any]) -> RenderableType:

@@ -1,7 +1,6 @@
 """The only training loop. What it trains is what requires a gradient: the whole base, or an adapter alone."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -26,7 +25,6 @@ def train(
     description: str = "training",
     quiet: bool = True,
     warps: torch.Tensor | None = None,
-    after_step: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
     """Minimise the mean cross-entropy of each batch in turn.
 
@@ -38,7 +36,6 @@ def train(
         settings: optimizer, learning rate, schedule, weight decay.
         quiet: True shows no progress bar; False shows one if standard error is a terminal.
         warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
-        after_step: called with the number of steps done.
 
     Returns:
         The loss of every step, before that step's update.
@@ -63,7 +60,6 @@ def train(
             loss.backward()
             optimizer.step()
             losses[step] = loss.detach()
-            after_step(step + 1)
             if step % WINDOW == WINDOW - 1:
                 running = _finite_mean(losses[: step + 1])
                 bar.set_postfix(loss=f"{running:.3f}", refresh=False)

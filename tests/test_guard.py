@@ -1,4 +1,4 @@
-"""Which snapshot is kept, on a network whose errors are known."""
+"""How much of an adapter is kept, on a network whose errors are known."""
 
 import math
 
@@ -8,36 +8,34 @@ import torch
 from lora_mnist.data import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluate import logits_of
-from lora_mnist.guard import choose
-from lora_mnist.lora import LoRAConfig, inject, updates_of
+from lora_mnist.guard import STRENGTHS, choose
+from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.model import MLP
-from lora_mnist.recipe import Snapshot
 
 DIGIT = 3
 
 
 @pytest.fixture
 def model():
-    """A network with an adapter on its last layer, and the images it is judged by."""
+    """A network, the images it is judged by, many of them missed images of the digit, and its logits."""
     torch.manual_seed(0)
     network = MLP((12,)).eval()
-    images = torch.randint(256, (300, 28, 28), dtype=torch.uint8)
+    images = torch.randint(256, (400, 28, 28), dtype=torch.uint8)
     labels = logits_of(network, images).argmax(1)
-    labels[::3] = (labels[::3] + 1) % 10  # a third is wrong
-    labels[:30] = DIGIT
-    val = Split(images, labels)
+    labels[:250] = DIGIT
     before = logits_of(network, images)
     inject(network, "a", LoRAConfig(("linear2",), rank=1, alpha=1.0))
-    return network, val, before
+    return network, Split(images, labels), before
 
 
-def snapshots(*strengths):
-    """B that adds so much of one direction to all logits but the first's; 0 changes nothing."""
-    a = torch.ones(1, 12)
-    return [
-        Snapshot(10 * (i + 1), {"linear2": (a, strength * torch.eye(10)[7][:, None])})
-        for i, strength in enumerate(strengths)
-    ]
+def lift(network, digit, amount):
+    """Let the adapter add about so much to one logit of every image."""
+    update = updates_of(network, "a")["linear2"]
+    with torch.no_grad():
+        update.lora_A.fill_(1.0)
+        update.lora_B.zero_()
+        update.lora_B[digit] = amount
+    return update
 
 
 def counts(logits, labels):
@@ -45,40 +43,58 @@ def counts(logits, labels):
     return {"errors": int(wrong.sum()), "missed": int((wrong & (labels == DIGIT)).sum())}
 
 
-@pytest.mark.parametrize(("strengths", "kept"), [((0.0, 0.0), 20), ((0.0, 1e4), 10), ((0.0, 1e4, 0.0), 30)])
-def test_the_last_that_is_not_worse_is_kept_and_put_in(model, strengths, kept):
+def by_hand(network, val, update, whole, strength):
+    with torch.no_grad():
+        update.lora_B.copy_(whole * strength)
+    return counts(logits_of(network, val.images), val.labels)
+
+
+@pytest.mark.parametrize("amount", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("rule", ["errors", "digit"])
+def test_the_best_strength_that_meets_the_rule_is_put_into_the_weights(model, amount, rule):
     network, val, before = model
-    found = choose(network, "a", snapshots(*strengths), "errors", before, val, DIGIT)
-    assert found["kept"] == kept
-    assert found["before"]["errors"] == counts(before, val.labels)["errors"]
-    assert torch.equal(logits_of(network, val.images), before)
+    update = lift(network, DIGIT, amount)
+    whole = update.lora_B.detach().clone()
+    found = choose(network, "a", rule, before, val, DIGIT)
+    kept = update.lora_B.detach().clone()
+    by_strength = {strength: by_hand(network, val, update, whole, strength) for strength in STRENGTHS}
+    limit = counts(before, val.labels)
+    count = {"errors": "errors", "digit": "missed"}[rule]
+    allowed = {s: c for s, c in by_strength.items() if c[count] <= limit[count]}
+    allowed = {s: c for s, c in allowed.items() if s >= 0.5} or allowed
+    best = min(allowed, key=lambda s: (allowed[s]["errors"] + 2 * allowed[s]["missed"], -s))
+    assert found["strength"] == best
+    assert torch.equal(kept, whole * best)
+    assert strengths(network) == {"a": 1.0}
+    assert all(one["errors"] == by_strength[one["strength"]]["errors"] for one in found["tried"])
 
 
-def test_none_is_kept_if_all_are_worse(model):
+def test_nothing_is_kept_if_every_strength_is_worse(model):
     network, val, before = model
-    found = choose(network, "a", snapshots(1e4, 1e5), "errors", before, val, DIGIT)
-    assert found["kept"] is None
-    assert [tried["step"] for tried in found["tried"]] == [20, 10]
-    assert all(tried["errors"] > found["before"]["errors"] for tried in found["tried"])
+    lift(network, 7, 1e4)
+    found = choose(network, "a", "errors", before, val, DIGIT)
+    assert found["strength"] is None
+    assert all(one["errors"] > found["before"]["errors"] for one in found["tried"])
+    assert strengths(network) == {"a": 1.0}
 
 
-def test_the_digit_alone_may_cost_the_others(model):
+def test_without_a_rule_it_is_kept_as_trained(model):
     network, val, before = model
-    lift = [Snapshot(5, {"linear2": (torch.ones(1, 12), 1e4 * torch.eye(10)[DIGIT][:, None])})]
-    found = choose(network, "a", lift, "digit", before, val, DIGIT)
-    assert found["kept"] == 5
-    assert found["tried"][0]["errors"] > found["before"]["errors"]
-    assert choose(network, "a", lift, "errors", before, val, DIGIT)["kept"] is None
-
-
-def test_without_a_rule_the_last_is_kept_unseen(model):
-    network, val, before = model
-    found = choose(network, "a", snapshots(1e4), "none", before, val, DIGIT)
-    assert found == {"rule": "none", "kept": 10, "before": None, "tried": []}
-    assert not updates_of(network, "a")["linear2"].lora_B.any()  # left as training left it
+    update = lift(network, 7, 1e4)
+    whole = update.lora_B.detach().clone()
+    found = choose(network, "a", "none", before, val, DIGIT)
+    assert found == {"rule": "none", "strength": 1.0, "before": None, "tried": []}
+    assert torch.equal(update.lora_B, whole)
 
 
 def test_logits_that_are_not_finite_are_an_error(model):
     network, val, before = model
+    lift(network, DIGIT, math.inf)
     with pytest.raises(UsageError, match="finite"):
-        choose(network, "a", snapshots(math.inf), "errors", before, val, DIGIT)
+        choose(network, "a", "errors", before, val, DIGIT)
+
+
+def test_a_rule_needs_images_to_judge_by(model):
+    network, val, _ = model
+    with pytest.raises(UsageError, match="--guard none"):
+        choose(network, "a", "errors", None, val, DIGIT)

@@ -61,7 +61,7 @@ def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
 
 def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
     base, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
-    adapted, losses, _ = train_adapter(base, "a", 9, settings, digits, quiet=True)
+    adapted, losses = train_adapter(base, "a", 9, settings, digits, quiet=True)
 
     torch.manual_seed(settings.seed)
     base.requires_grad_(False)

@@ -81,10 +81,14 @@ def test_the_excuses_stand_beside_the_repair(tuned):
 
 
 def test_what_was_not_kept_says_why():
-    guard = {"rule": "errors", "kept": None, "before": {"errors": 10}, "tried": [{"errors": 12}, {"errors": 11}]}
+    guard = {"rule": "errors", "strength": None, "before": {"errors": 10}, "tried": [{"errors": 12}, {"errors": 11}]}
     text = " ".join(printed(terminal.finetuning({"kept": False, "name": "x", "digit": 3, "guard": guard})).split())
-    assert "no snapshot of x has at most the 10 errors in all on val" in text
-    assert "(they have 12, 11)" in text
+    assert "at every strength x has more errors in all on val than the 10 without it (11 at the least)" in text
+
+
+def test_how_much_of_the_update_was_kept(tuned):
+    guard = {"rule": "errors", "strength": 0.7}
+    assert "Kept at 0.7 of the trained update" in printed(terminal.finetuning({**tuned, "guard": guard}))
 
 
 def test_the_path_of_several_rounds(tuned):
