@@ -85,6 +85,7 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
     analysis = run.document(run.adapter(name), "analysis.json")
     comparison, threshold = analysis["splits"], analysis["threshold"]
     digit = document["digit"]
+    start = " + ".join(["base", *below]) if len(below) < 2 else f"base + {len(below)} adapters"
     largest = max(
         matrix[row][column]
         for matrix in (before["confusion"], after["confusion"])
@@ -96,12 +97,12 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
     pictures = [
         _picture(
             f"{name}-before",
-            plots.confusion(before["confusion"], f"Before: {' + '.join(['base', *below])}, test images", largest),
+            plots.confusion(before["confusion"], f"Before: {start}, test images", largest),
             f"Confusion before: {counts['before']['errors']} errors, {counts['before']['missed']} missed {digit}s.",
         ),
         _picture(
             f"{name}-after",
-            plots.confusion(after["confusion"], f"After: {' + '.join(['base', *below, name])}, test images", largest),
+            plots.confusion(after["confusion"], f"After: {start} + {name}, test images", largest),
             f"Confusion after: {counts['after']['errors']} errors, {counts['after']['missed']} missed {digit}s.",
         ),
         _picture(
