@@ -66,9 +66,8 @@ def _strength(document: Mapping[str, Any]) -> list[Text]:
     guard = document.get("guard")
     if not guard or guard["rule"] == "none":
         return []
-    return [
-        Text(f"Kept at {guard['strength']:g} of the trained update, the best on val under --guard {guard['rule']}.")
-    ]
+    kept = "as trained" if guard["strength"] == 1 else f"at {guard['strength']:g} of the trained update"
+    return [Text(f"Kept {kept}, which is best on val under --guard {guard['rule']}.")]
 
 
 def _not_kept(document: Mapping[str, Any]) -> Text:

@@ -89,6 +89,7 @@ def test_what_was_not_kept_says_why():
 def test_how_much_of_the_update_was_kept(tuned):
     guard = {"rule": "errors", "strength": 0.7}
     assert "Kept at 0.7 of the trained update" in printed(terminal.finetuning({**tuned, "guard": guard}))
+    assert "Kept as trained, " in printed(terminal.finetuning({**tuned, "guard": {**guard, "strength": 1.0}}))
 
 
 def test_the_path_of_several_rounds(tuned):
