@@ -402,6 +402,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(arguments, "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
         return code or 0
+    except SystemExit:  # rich ends the process so when nobody reads on, and only it does
+        silence_stdout()
+        return 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
 

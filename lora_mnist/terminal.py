@@ -166,7 +166,7 @@ def adapters(document: Mapping[str, Any]) -> RenderableType:
     if not document["adapters"]:
         return Text(f"{document['run']} has no adapters yet.")
     title = f"{DATASETS[document['dataset']]}: adapters, with test figures"
-    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=0)
     table.add_column("adapter", overflow="fold")
     for heading in ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -176,7 +176,7 @@ def adapters(document: Mapping[str, Any]) -> RenderableType:
             row["name"],
             str(row["digit"]),
             "-" if row["rank"] is None else str(row["rank"]),
-            f"{row['parameters']:,}",
+            _number(row["parameters"]),
             *(f"{before[key]}→{after[key]}" for key in ("missed", "claimed", "errors")),
             "-" if row["proof"] is None else _mark(row["proof"]),
             _size(row["bytes"]),
@@ -283,4 +283,8 @@ def _mark(passed: bool) -> Text:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def _number(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,}"

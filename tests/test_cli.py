@@ -365,6 +365,13 @@ def test_a_closed_pipe_is_no_error(finished_run):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["--help", "finetune --help"])
+def test_help_that_is_not_read_to_its_end_is_no_error(command):
+    line = f"{sys.executable} -m lora_mnist {command} | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_closed_pipe_does_not_cut_the_work_short(tmp_path):
     command = f"{sys.executable} -m lora_mnist run --config smoke --dataset digits --run {tmp_path / 'r'} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

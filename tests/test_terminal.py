@@ -105,3 +105,13 @@ def test_a_rank_that_a_layer_cannot_use_is_told(tuned):
     rows = [{**row, "lora_A": [11, row["lora_A"][1]]} for row in tuned["parameters"]["layers"]]
     text = printed(terminal.parameters({**tuned["parameters"], "layers": rows}))
     assert "above the smaller side of linear3:" in text
+
+
+def test_adapters_take_a_line_each_even_with_large_counts():
+    counts = {"missed": 1135, "claimed": 9999, "errors": 9999}
+    row = {"digit": 9, "rank": 16, "parameters": 2_807_010, "before": counts, "after": counts, "bytes": 11_228_040}
+    rows = [{**row, "name": f"digit9-full-r{i}", "on_top_of": [], "proof": True} for i in range(3)]
+    text = printed(terminal.adapters({"run": "r", "dataset": "mnist", "adapters": rows}))
+    assert sum("digit9-full-r" in line for line in text.splitlines()) == 3
+    assert sum(bool(line.strip()) for line in text.splitlines()) == 6
+    assert all(len(line) <= 80 for line in text.splitlines())
