@@ -58,7 +58,7 @@ def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int
         if epochs == 1:
             row["full"] = stages.finetune_full(request())["comparison"]["test"]["after"]
             if default["kept"]:
-                row["twin"] = {key: default["twin"]["test"][key] for key in (*COUNTS, "all", "digit")}
+                row["twin"] = {key: default["twin"]["splits"]["test"][key] for key in (*COUNTS, "all", "digit")}
             if rounds:
                 row["rounds"] = [_round(result) for result in stages.repair(request(), rounds)]
     return row
@@ -87,17 +87,19 @@ def table(rows: list[dict]) -> None:
         names = ["base", "default", "default: threshold", "default: threshold on test", "twin"]
         names += ["rank 1", "rank 1: threshold", "rank 1: threshold on test", "full"]
         for name in names:
-            there = [row for row in chosen if row.get(name)]
-            if not there:
+            if not any(name in row for row in chosen):
                 continue
-            cells = [interval([row[name][key] for row in there]) for key in COUNTS]
+            counts = [row.get(name) or row["base"] for row in chosen]  # what was not kept changed nothing
+            cells = [interval([one[key] for one in counts]) for key in COUNTS]
             for key in ("missed", "errors"):
-                change = sum(row[name][key] for row in there) / sum(row["base"][key] for row in there) - 1
+                change = sum(one[key] for one in counts) / sum(row["base"][key] for row in chosen) - 1
                 cells.append(f"{100 * change:+.0f} %")
-            print(f"| {name} | {' | '.join(cells)} | {len(there)} of {len(chosen)} |")
+            print(f"| {name} | {' | '.join(cells)} | {sum(bool(row.get(name)) for row in chosen)} of {len(chosen)} |")
         for name in ("default", "rank 1"):
-            there = [row for row in chosen if row.get(name)]
+            there = [row for row in chosen if row.get(name)]  # a baseline needs something to be compared with
             for words in ("threshold", "threshold on test"):
+                if not there:
+                    continue
                 ratio = sum(r[f"{name}: {words}"]["errors"] for r in there) / sum(r[name]["errors"] for r in there)
                 print(f"\n{name}: the {words} makes {100 * (ratio - 1):+.1f} % errors")
         if several := [row for row in chosen if "rounds" in row]:
@@ -107,7 +109,7 @@ def table(rows: list[dict]) -> None:
 def path(rows: list[dict]) -> None:
     """Print the rounds: means over the seeds that got so far, and whether all errors fell in each."""
     print("\n| round | kept | missed | all errors | errors fell in |\n|---|---|---|---|---|")
-    for i in range(5):
+    for i in range(max(len(row["rounds"]) for row in rows)):
         there = [row["rounds"][i] for row in rows if len(row["rounds"]) > i]
         kept = [one for one in there if one["kept"]]
         if kept:

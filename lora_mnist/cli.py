@@ -138,6 +138,7 @@ def run(
             **{"rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "guard": guard, "name": name},
         },
     )
+    stages.require_rounds(request, rounds)
     base = stages.pretrain(request, resume=True)
     if not json:
         _print(terminal.evaluation(base))

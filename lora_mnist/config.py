@@ -101,6 +101,9 @@ class FinetuneSettings(TrainingSettings):
         return name
 
 
+OF_ADAPTERS = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init", "guard")
+
+
 class Settings(_Section):
     """All settings of a run."""
 

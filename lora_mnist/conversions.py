@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.documents import SCHEMA, environment, evaluation_of
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist import SCHEMA
+from lora_mnist.documents import environment, evaluation_of
+from lora_mnist.errors import UsageError
 from lora_mnist.evaluate import missed_claimed_errors, require_finite
 from lora_mnist.lora.lowrank import Approximation, extract, left_out
 from lora_mnist.lora.merging import merged_copy
@@ -67,12 +68,11 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
     """
     work = open_workspace(request)
     tuned, source, folder = work.checkpoint(checkpoint)
-    _require_same_base(work, folder)
     name = work.settings.finetune.name or f"{source}-r{rank}"
     work.run.require_unused(work.run.adapter(name), request.force)
     work.run.require_writable()
     work.run.tidy()
-    digit = _digit_of(request, work, folder)
+    digit, weakest = _digit_of(request, work, folder)
     started = time.perf_counter()
     adapted = copy.deepcopy(work.base)
     kept = extract(adapted, name, tuned, rank)
@@ -90,21 +90,16 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
     }
     largest = max(approximation.rank for approximation in kept.values())
     settings = {"rank": largest, "alpha": float(largest), "digit": digit, "name": name, "checkpoint": source}
-    facts = {"weakest_on_val": False, "seed": None, "seconds": seconds, "on_top_of": [], "extraction": extraction}
+    facts = {"weakest_on_val": weakest, "seed": None, "seconds": seconds, "on_top_of": [], "extraction": extraction}
     return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts))
 
 
-def _digit_of(request: Request, work: Workspace, folder: Path) -> int:
-    """The digit that the comparison is about: as asked for, else the one that the checkpoint was tuned on."""
+def _digit_of(request: Request, work: Workspace, folder: Path) -> tuple[int, bool]:
+    """The digit to compare by, as asked for or else the one that the checkpoint was tuned on; is it the weakest?"""
     if "digit" not in request.options.get("finetune", {}) and (folder / "finetune.json").is_file():
-        return work.run.document(folder, "finetune.json")["digit"]
-    return work.target_digit()
-
-
-def _require_same_base(work: Workspace, folder: Path) -> None:
-    """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
-    if (folder / "evaluation.json").is_file() and work.run.evaluation(folder)["base_seal"] != work.sealed.sha256:
-        raise RunError(f"{folder} was made from another base.", "Use it with the run it came from.")
+        document = work.run.document(folder, "finetune.json")
+        return document["digit"], document["weakest_on_val"]
+    return work.target_digit(), work.settings.finetune.digit == "weakest"
 
 
 def _row(approximation: Approximation) -> dict[str, Any]:

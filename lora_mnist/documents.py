@@ -2,20 +2,19 @@
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 import torch
 
-from lora_mnist import __version__
+from lora_mnist import SCHEMA, __version__
 from lora_mnist.config import Settings
 from lora_mnist.data import Dataset
 from lora_mnist.evaluate import compare, confusion_matrix, missed_claimed_errors, summarise
 from lora_mnist.integrity import Seal
 from lora_mnist.significance import mcnemar
 from lora_mnist.threshold import shifted_threshold
-
-SCHEMA = 1
 
 
 def evaluation_of(
@@ -78,17 +77,25 @@ def record_of_tuning(
     }
 
 
+@dataclass(frozen=True)
+class Twin:
+    """What an adapter is compared with: at what strength it was kept (None: not at all), and its logits by split."""
+
+    strength: float | None
+    logits: Mapping[str, torch.Tensor]
+
+
 def analysis_of(
     before: Mapping[str, torch.Tensor],
     after: Mapping[str, torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     digit: int,
-    twin: Mapping[str, torch.Tensor] | None = None,
+    twin: Twin | None = None,
 ) -> dict[str, Any]:
     """The document of analysis.json: what changed, beside what one shifted logit would have done, and the twin.
 
     Args:
-        before, after, twin: logits (N, 10) by split.
+        before, after: logits (N, 10) by split.
         labels: int64 (N,) by split.
     """
     document = {
@@ -97,7 +104,8 @@ def analysis_of(
         "threshold": shifted_threshold(before, after, labels, digit),
     }
     if twin is not None:
-        document["twin"] = {split: _paired(twin[split], after[split], labels[split].cpu(), digit) for split in labels}
+        splits = {split: _paired(twin.logits[split], after[split], labels[split].cpu(), digit) for split in labels}
+        document["twin"] = {"strength": twin.strength, "splits": splits}
     return document
 
 

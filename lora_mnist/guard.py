@@ -39,8 +39,7 @@ def choose(adapted: MLP, name: str, rule: str, before: torch.Tensor | None, val:
     """
     if rule == "none":
         return {"rule": rule, "strength": 1.0, "before": None, "tried": []}
-    if before is None or not len(val):
-        raise UsageError(f"`guard` (={rule!r}) is judged on `val`, and this run has none.", "Use --guard none.")
+    require_val(rule, val)
     limit, count, tried = _counts(before, val, digit), COUNTED[rule], []
     for strength in STRENGTHS:
         if strength < 0.5 and any(one[count] <= limit[count] for one in tried):
@@ -57,6 +56,12 @@ def choose(adapted: MLP, name: str, rule: str, before: torch.Tensor | None, val:
     for update in updates_of(adapted, name).values():
         update.lora_B.mul_(best["strength"])
     return {"rule": rule, "strength": best["strength"], "before": limit, "tried": tried}
+
+
+def require_val(rule: str, val: Split) -> None:
+    """Raises UsageError if there is a rule, but no images to judge by."""
+    if rule != "none" and not len(val):
+        raise UsageError(f"`guard` (={rule!r}) is judged on `val`, and this run has none.", "Use --guard none.")
 
 
 def _counts(logits: torch.Tensor, val: Split, digit: int) -> dict[str, int]:

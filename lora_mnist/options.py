@@ -51,14 +51,17 @@ Shift = _option(float | None, "--shift", "Move training images by up to so many 
 Rotate = _option(float | None, "--rotate", "Turn training images by up to so many degrees.")
 Zoom = _option(float | None, "--zoom", "Make training images smaller or larger by up to this share.")
 Guard = _option(
-    str | None, "--guard", "What on val may not be more, or the adapter is not kept.", metavar="errors|digit|none"
+    str | None,
+    "--guard",
+    "Keep the adapter at the best strength with no more of these on val.",
+    metavar="errors|digit|none",
 )
 Twin = _option(bool, "--twin", "Train one with the digit at its natural share too, and compare.")
 OnTopOf = _option(list[str] | None, "--on-top-of", "Adapter that is on while this one trains; may be repeated.")
 Rounds = _option(int, "--rounds", "Repair the weakest digit, then the next on top, so many times.")
-Name = _option(str | None, "--name", "Of the adapter.  [default: digit9-r1 and the like]")
+Name = _option(str | None, "--name", "Of what is made.  [default: digit9-r1 and the like]")
 Strengths = _option(
-    list[float] | None, "--strength", "Factor on the adapters, one for all or one each: 1 as trained, 0 off."
+    list[float] | None, "--strength", "Factor on the adapters, one for all or one each: 1 as kept, 0 off."
 )
 Checkpoint = _option(str | None, "--checkpoint", "Network made from the base, by name or file.", metavar="NAME|FILE")
 Unsealed = _option(bool, "--allow-unsealed", "Take adapters that do not say what base they are for.")
@@ -145,8 +148,8 @@ def applied(adapters: list[str] | None, strengths: list[float] | None) -> list[A
 
 def refuse_with_full(options: dict[str, Any]) -> None:
     """Raises UsageError if `--full` comes with an option that only an adapter has."""
-    of_adapters = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init")
-    of_adapters += ("guard", "twin", "on_top_of")
-    if given := [name for name in of_adapters if options[name] not in (None, [], False)]:
+    from lora_mnist.config import OF_ADAPTERS
+
+    if given := [name for name in (*OF_ADAPTERS, "twin", "on_top_of") if options[name] not in (None, [], False)]:
         flag = "--" + given[0].replace("_", "-")
         raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lora_mnist import plots
 from lora_mnist.errors import RunError
 from lora_mnist.rundir import Run
-from lora_mnist.verdict import verdict
+from lora_mnist.verdict import paired, verdict
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def write_report(folder: Path) -> Path:
     sections = [_adapter_section(run, name) for name in names]
     base_pictures = _base_pictures(run, base["splits"]["test"])
     environment = Environment(loader=PackageLoader("lora_mnist"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = _shown
     environment.filters["percent"] = lambda share, places=2: f"{100 * share:.{places}f} %"
     page = environment.get_template("report.html.j2").render(
         record=run.record(), base=base, sections=sections, pictures=base_pictures
@@ -81,6 +82,11 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
     after = run.evaluation(run.adapter(name))["splits"]["test"]
     document = run.document(run.adapter(name), "finetune.json")
     below = document["on_top_of"]
+    if missing := [one for one in below if one not in run.adapter_names()]:
+        raise RunError(
+            f"{name} was trained on top of {', '.join(missing)}, which is not in the run.",
+            f"Restore that, or remove {run.adapter(name)}.",
+        )
     before = run.evaluation(run.adapter(below[-1]) if below else None)["splits"]["test"]
     analysis = run.document(run.adapter(name), "analysis.json")
     comparison, threshold = analysis["splits"], analysis["threshold"]
@@ -126,10 +132,30 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
         "verdict": verdict(counts, digit, threshold["splits"]["test"]),
         "threshold": threshold,
         "twin": analysis.get("twin"),
+        "paired": paired,
+        "full": _full_fine_tunings(run, digit) if not below else [],
         "before": before,
         "after": after,
         "pictures": pictures,
     }
+
+
+def _shown(value: Any) -> str:
+    """A setting as it would be typed."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={entry}" for key, entry in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _full_fine_tunings(run: Run, digit: int) -> list[tuple[str, dict[str, int]]]:
+    """In words, and by counts on `test`, every copy of the base that was trained whole on `digit`."""
+    places = [run.checkpoint(name) for name in run.checkpoint_names()]
+    tuned = [place for place in places if (place / "finetune.json").is_file()]
+    return [
+        (f"{place.name}: all weights trained", run.document(place, "analysis.json")["splits"]["test"]["after"])
+        for place in tuned
+        if run.document(place, "finetune.json")["digit"] == digit
+    ]
 
 
 def _picture(name: str, figure: Figure, alt: str) -> Picture:

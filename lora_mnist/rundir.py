@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError
 from lora_mnist.files import (
     check_folder,
@@ -137,7 +138,12 @@ class Run:
         check_folder(place)
 
     def require_unused(self, place: Path, force: bool) -> None:
-        """Raises RunError if `place` is finished already and not to be replaced."""
+        """Raises RunError if `place` is finished already and not to be replaced, or if adapters were trained on it."""
+        above = [name for name in self.adapter_names() if place.name in self.on_top_of(name)]
+        if is_finished(place) and place.parent == self.adapters and force and above:
+            raise RunError(
+                f"{place} cannot be replaced: {', '.join(above)} was trained on top of it.", "Choose another --name."
+            )
         if is_finished(place) and not force:
             raise RunError(
                 f"{place} is finished already.",
@@ -145,10 +151,16 @@ class Run:
             )
 
     def record(self) -> dict[str, Any]:
-        """The run's record (settings, data set, versions, …). Raises RunError if there is none."""
+        """Settings, data set, versions, … of the run. Raises RunError if there are none, or of another schema."""
         if not self.has_base:
             raise RunError(f"There is no base in {self.path}.", self._call("pretrain"))
-        return read_json(self.base / "run.json")
+        record = read_json(self.base / "run.json")
+        if (found := record.get("schema_version")) != SCHEMA:
+            raise RunError(
+                f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
+                "Use that version, choose another --run, or train it again with `lora-mnist pretrain --force`.",
+            )
+        return record
 
     # Saving ---------------------------------------------------------------------------------------------------------
 
@@ -209,6 +221,11 @@ class Run:
 
     def document(self, place: Path, file: str) -> dict[str, Any]:
         return read_json(place / file)
+
+    def on_top_of(self, adapter: str) -> list[str]:
+        """The adapters that were on, frozen, while this one was trained; [] if it is not in the run."""
+        record = self.adapter(adapter) / "finetune.json"
+        return read_json(record)["on_top_of"] if record.is_file() else []
 
     def losses(self, place: Path | None = None) -> list[float]:
         with ((place or self.base) / "history.csv").open(newline="") as file:

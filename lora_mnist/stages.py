@@ -12,12 +12,12 @@ import torch
 
 from lora_mnist import data
 from lora_mnist.checkpoint import load_network
-from lora_mnist.config import Layer, Settings, TrainingSettings
+from lora_mnist.config import OF_ADAPTERS, Layer, Settings, TrainingSettings
 from lora_mnist.device import prepare
-from lora_mnist.documents import analysis_of, environment, evaluation_of, record_of_run, record_of_tuning
+from lora_mnist.documents import Twin, analysis_of, environment, evaluation_of, record_of_run, record_of_tuning
 from lora_mnist.errors import AlteredError, ProofError, RunError, UsageError
 from lora_mnist.evaluate import require_finite, summarise
-from lora_mnist.guard import choose
+from lora_mnist.guard import choose, require_val
 from lora_mnist.integrity import seal
 from lora_mnist.lora.adapters import parameter_table
 from lora_mnist.model import MLP
@@ -27,7 +27,7 @@ from lora_mnist.recipe import train_adapter, train_all_weights, train_base
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import WEIGHTS, Outcome, Run
 from lora_mnist.train import learning_rates
-from lora_mnist.workspace import Workspace, held_out_logits, open_settings, open_workspace
+from lora_mnist.workspace import Workspace, held_out_logits, open_workspace
 
 log = logging.getLogger("lora_mnist")
 
@@ -111,20 +111,19 @@ def finetune(
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
+        RunError: `on_top_of` are not adapters of the run, trained on top of each other in that order.
         UsageError: there is a guard, but no `val` to judge by.
     """
     work = open_workspace(request)
     run, settings = work.run, work.settings
     stack = list(dict.fromkeys(on_top_of))
+    work.require_stack(stack)
     digit = work.target_digit(stack)
-    name = settings.finetune.name or _free_name(f"digit{digit}-r{settings.finetune.rank}", stack)
+    name = settings.finetune.name or _free_name(run, f"digit{digit}-r{settings.finetune.rank}", digit, stack)
     if resume and name in run.adapter_names() and not request.force:
         return _finished_adapter(run, name, digit, stack, request)
     run.require_unused(run.adapter(name), request.force)
-    if settings.finetune.guard != "none" and not len(work.dataset.val):
-        raise UsageError(
-            f"`guard` (={settings.finetune.guard!r}) is judged on `val`, and this run has none.", "Use --guard none."
-        )
+    require_val(settings.finetune.guard, work.dataset.val)
     run.require_writable()
     run.tidy()
     started = time.perf_counter()
@@ -145,7 +144,7 @@ def finetune(
     chosen = {**settings.finetune.model_dump(mode="json"), "digit": digit, "name": name}
     made = Made("lora", name, digit, chosen, facts, losses, settings.finetune)
     if twin:
-        made = replace(made, twin=_train_twin(work, start, before, digit, settings, request.quiet))
+        made = replace(made, twin=_train_twin(work, start, before, name, digit, settings, request.quiet))
     return keep_adapter(work, adapted, made, used)
 
 
@@ -157,7 +156,7 @@ class Made:
         method, name, digit, settings: as in finetune.json.
         facts: further entries of that document.
         losses, recipe: of its training, if it was trained.
-        twin: logits of the twin by split, if there is one.
+        twin: if there is one.
     """
 
     method: str
@@ -167,7 +166,7 @@ class Made:
     facts: Mapping[str, Any]
     losses: Sequence[float] = ()
     recipe: TrainingSettings | None = None
-    twin: Mapping[str, torch.Tensor] | None = None
+    twin: Twin | None = None
 
 
 def keep_adapter(
@@ -219,8 +218,7 @@ def finetune_full(request: Request) -> dict[str, Any]:
     require_finite(logits, "Choose a lower --learning-rate.")
     count = sum(parameter.numel() for parameter in tuned.parameters())
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    of_adapters = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "init", "dropout", "targets", "guard")
-    chosen = recipe.model_dump(mode="json", exclude={*of_adapters, "full_learning_rate"})
+    chosen = recipe.model_dump(mode="json", exclude={*OF_ADAPTERS, "full_learning_rate"})
     document = record_of_tuning(
         "full",
         name,
@@ -244,24 +242,29 @@ def finetune_full(request: Request) -> dict[str, Any]:
 def repair(request: Request, rounds: int) -> list[dict[str, Any]]:
     """Repair the weakest digit, look again with that adapter on, repair the next on top; at most `rounds` times.
 
-    It ends early when a round is not kept. Rounds that are finished already are not done again.
+    It ends early when a round is not kept. Rounds whose adapter is there already are not done again.
 
     Raises:
         UsageError: there are several rounds, but one digit or one name is asked for.
     """
-    if rounds < 1:
-        raise UsageError(f"`rounds` (={rounds}) must be a whole number from 1.", "Correct that value.")
+    require_rounds(request, rounds)
     results: list[dict[str, Any]] = []
     while len(results) < rounds and all(result["kept"] for result in results):
-        if rounds > 1:
-            _, settings = open_settings(request)
-            if settings.finetune.digit != "weakest" or settings.finetune.name:
-                raise UsageError(
-                    f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
-                    "Use --digit weakest and no --name.",
-                )
         results.append(finetune(request, resume=True, on_top_of=[result["name"] for result in results]))
     return results
+
+
+def require_rounds(request: Request, rounds: int) -> None:
+    """Raises UsageError as `repair` does, before anything is trained."""
+    if rounds < 1:
+        raise UsageError(f"`rounds` (={rounds}) must be a whole number from 1.", "Correct that value.")
+    stored = _stored_settings(Run(request.run))
+    settings = request.settings(stored, stored["data"]["dataset"] if stored else "mnist")
+    if rounds > 1 and (settings.finetune.digit != "weakest" or settings.finetune.name):
+        raise UsageError(
+            f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
+            "Use --digit weakest and no --name.",
+        )
 
 
 def verify(request: Request, adapters: Sequence[str] = ()) -> dict[str, Any]:
@@ -312,28 +315,38 @@ def _result(document: Mapping[str, Any], analysis: Mapping[str, Any], evaluation
     return {"kept": True, **document, "comparison": analysis["splits"], **rest, "evaluation": evaluation}
 
 
-def _free_name(name: str, taken: Sequence[str]) -> str:
-    """`name`, or with the first number that makes it new: a digit may be repaired again further up."""
-    names = (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3)))
-    return next(free for free in names if free not in taken)
+def _free_name(run: Run, name: str, digit: int, stack: Sequence[str]) -> str:
+    """`name`; on top of others, where a digit may be repaired again, with the first number that makes it new or that
+    belongs to this very round of an earlier run."""
+    if not stack:
+        return name
+    there = run.adapter_names()
+    for free in (name, *(f"{name}-{i}" for i in range(2, len(there) + 3))):
+        if free not in there:
+            return free
+        made = run.document(run.adapter(free), "finetune.json")
+        if made["on_top_of"] == list(stack) and made["digit"] == digit:
+            return free
+    raise AssertionError("one of them is always free")
 
 
 def _train_twin(
     work: Workspace,
     start: MLP,
     before: Mapping[str, torch.Tensor],
+    name: str,
     digit: int,
     settings: Settings,
     quiet: bool,
-) -> dict[str, torch.Tensor]:
-    """Logits of an adapter that differs in one thing: the digit has its natural share of every batch."""
+) -> Twin:
+    """An adapter that differs in one thing: the digit has its natural share of every batch."""
     share = float((work.dataset.train.labels == digit).float().mean())
     natural = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"focus": share})})
-    twin, _ = train_adapter(start, "twin", digit, natural, work.dataset, quiet)
-    choose(twin, "twin", settings.finetune.guard, before.get("val"), work.dataset.val, digit)
-    logits = held_out_logits(twin, work.dataset)
+    twin, _ = train_adapter(start, name, digit, natural, work.dataset, quiet)
+    guard = choose(twin, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit)
+    logits = before if guard["strength"] is None else held_out_logits(twin, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
-    return logits
+    return Twin(guard["strength"], logits)
 
 
 def _finished_adapter(run: Run, name: str, digit: int, on_top_of: Sequence[str], request: Request) -> dict[str, Any]:
@@ -342,8 +355,8 @@ def _finished_adapter(run: Run, name: str, digit: int, on_top_of: Sequence[str],
     document = run.document(place, "finetune.json")
     if document["digit"] != digit:
         raise UsageError(f"{place} repairs {document['digit']}, not {digit}.", "Give another --name, or use --force.")
-    if document.get("on_top_of", []) != list(on_top_of):
-        found, wanted = (", ".join(names) or "the base" for names in (document.get("on_top_of"), on_top_of))
+    if document["on_top_of"] != list(on_top_of):
+        found, wanted = (", ".join(names) or "the base" for names in (document["on_top_of"], on_top_of))
         raise UsageError(f"{place} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": document["seed"], "finetune": document["settings"]}
     request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], place)
@@ -362,7 +375,10 @@ def _stored_settings(run: Run) -> Layer | None:
 def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     try:
         work.run.require_adapter(name)
-        below = work.run.document(work.run.adapter(name), "finetune.json").get("on_top_of", [])
+        below = work.run.on_top_of(name)
+        if missing := [one for one in below if one not in work.run.adapter_names()]:
+            clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
+            return {"name": name, "passed": False, "failures": [clause]}
         adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
@@ -374,6 +390,7 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
 def _verify_checkpoint(work: Workspace, name: str) -> dict[str, Any]:
     try:
         work.run.require_checkpoint(name)
+        work.require_same_base(work.run.checkpoint(name))
         model, sealed = load_network(work.run.checkpoint(name) / WEIGHTS, work.device)
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lora_mnist.verdict import verdict
+from lora_mnist.verdict import paired, verdict
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 
@@ -73,11 +73,9 @@ def _strength(document: Mapping[str, Any]) -> list[Text]:
 def _not_kept(document: Mapping[str, Any]) -> Text:
     guard, digit = document["guard"], document["digit"]
     count, words = ("errors", "errors in all") if guard["rule"] == "errors" else ("missed", f"missed {digit}s")
-    fewest = min(one[count] for one in guard["tried"])
-    text = (
-        f"Nothing kept: at every strength {document['name']} has more {words} on val than the {guard['before'][count]}"
-    )
-    return Text(f"{text} without it ({fewest} at the least). --guard none would keep it as trained.", style="bold")
+    limit = f"than the {guard['before'][count]} without it ({min(one[count] for one in guard['tried'])} at the least)"
+    text = f"Nothing kept: at every strength {document['name']} has more {words} on val {limit}."
+    return Text(f"{text} --guard none keeps it as trained. What was kept before is still there.", style="bold")
 
 
 def excuses(document: Mapping[str, Any]) -> RenderableType:
@@ -86,24 +84,17 @@ def excuses(document: Mapping[str, Any]) -> RenderableType:
     table = Table("on test", title=f"Digit {digit}, beside what needs no repair")
     for heading in (f"missed {digit}s", "claimed", "all errors"):
         table.add_column(heading, justify="right")
-    rows = {"before": test["before"], document["name"]: test["after"]}
     one_number = f"{threshold['shift']:+.2f} on the logit of {digit}, by {threshold['chosen_on']}"
-    rows[one_number] = threshold["splits"]["test"]
-    if "twin" in document:
-        rows["twin, digit at its natural share"] = document["twin"]["test"]
-    for name, counts in rows.items():
-        table.add_row(name, *(str(counts[key]) for key in ("missed", "claimed", "errors")))
-    if "twin" not in document:
-        return table
-    pairs = document["twin"]["test"]
+    rows = [("before", test["before"]), (document["name"], test["after"]), (one_number, threshold["splits"]["test"])]
     lines = []
-    for key, words in (("all", "all images"), ("digit", f"the {digit}s")):
-        pair = pairs[key]
-        lines.append(
-            f"Of {words}, {pair['only_adapter_right']} are right with the adapter only,"
-            f" {pair['only_twin_right']} with the twin only (McNemar, exact: p = {pair['p']:.2g})."
-        )
-    return Group(table, Text("\n".join(lines)))
+    if twin := document.get("twin"):
+        pairs = twin["splits"]["test"]
+        kept = "" if twin["strength"] is not None else " (not kept)"
+        rows.append((f"twin, digit at its natural share{kept}", pairs))
+        lines = [paired(pairs["all"], "all images"), paired(pairs["digit"], f"the {digit}s")]
+    for name, counts in rows:
+        table.add_row(name, *(str(counts[key]) for key in ("missed", "claimed", "errors")))
+    return Group(table, *map(Text, lines))
 
 
 def path(results: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -136,8 +127,8 @@ def extraction(document: Mapping[str, Any]) -> RenderableType:
     rows = Table("test images", title=f"Digit {document['digit']}: the base, all of the change, the adapter")
     for heading in ("missed", "claimed", "all errors"):
         rows.add_column(heading, justify="right")
-    kinds = {"base": test["before"], facts["checkpoint"]: facts["of_checkpoint"], document["name"]: test["after"]}
-    for name, counts in kinds.items():
+    kinds = [("base", test["before"]), (f"{facts['checkpoint']} (all of it)", facts["of_checkpoint"])]
+    for name, counts in [*kinds, (f"{document['name']} (adapter)", test["after"])]:
         rows.add_row(name, *(str(counts[key]) for key in ("missed", "claimed", "errors")))
     moved = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts["left_out"].items() if share)
     return Group(
@@ -146,7 +137,9 @@ def extraction(document: Mapping[str, Any]) -> RenderableType:
         Text(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
         rows,
         parameters(document["parameters"]),
+        excuses(document),
         proof(document["proof"]),
+        Text(verdict(test, document["digit"], document["threshold"]["splits"]["test"]), style="bold"),
     )
 
 

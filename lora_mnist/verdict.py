@@ -30,6 +30,8 @@ def _against(after: Mapping[str, int], shifted: Mapping[str, int]) -> str:
     same = "as many" if shifted["missed"] == after["missed"] else f"{shifted['missed']:,}"
     if after["errors"] == shifted["errors"]:
         change = "just as many errors as"
+    elif not shifted["errors"]:
+        change = f"{after['errors']:,} more errors than"
     else:
         share = abs(after["errors"] / shifted["errors"] - 1)
         change = f"{100 * share:.0f} % {'fewer' if after['errors'] < shifted['errors'] else 'more'} errors than"
@@ -40,3 +42,11 @@ def _more(change: int, noun: str, plural: str = "s") -> str:
     if not change:
         return f"as many {noun}{plural}"
     return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else plural}"
+
+
+def paired(pair: Mapping[str, Any], images: str) -> str:
+    """One sentence on an adapter and its twin: who alone is right about how many of the same images."""
+    return (
+        f"Of {images}, {pair['only_adapter_right']} are right with the adapter only, {pair['only_twin_right']}"
+        f" with the twin only (McNemar, exact: p = {pair['p']:.2g})."
+    )

@@ -46,6 +46,17 @@ class Workspace:
         """uint8 (N, 28, 28) by split."""
         return {split: part.images for split, part in self.dataset.held_out.items()}
 
+    def require_stack(self, names: Sequence[str]) -> None:
+        """Raises RunError unless each of `names` is an adapter of the run, trained on top of those before it."""
+        for i, name in enumerate(names):
+            self.run.require_adapter(name)
+            below = self.run.on_top_of(name)
+            if below != list(names[:i]):
+                raise RunError(
+                    f"{name!r} was trained on top of {', '.join(below) or 'the base'}, not of what is named before it.",
+                    "Name the adapters of one `run --rounds`, in their order.",
+                )
+
     def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base."""
         return self.run.logits(self.run.adapter(names[-1]) if names else None)
@@ -75,20 +86,25 @@ class Workspace:
         model, used = copy.deepcopy(self.base), []
         for one in adapters:
             folder, name = self._locate(one.reference)
+            names = (name, *(f"{name}-{i}" for i in range(2, len(adapters) + 2)))  # folders may be called the same
+            name = next(free for free in names if free not in {other["name"] for other in used})
             load_adapter(folder, model, name, self.sealed, allow_unsealed)
             set_strength(model, name, one.strength)
             used.append({"name": name, "strength": one.strength})
-            self._mention_what_is_missing(folder, [one["name"] for one in used])
             if load_seal(folder) is None:
                 log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
                 used[-1]["sealed"] = False
+        on = {one["name"] for one in used}
+        for name in sorted(on):
+            if missing := [below for below in self.run.on_top_of(name) if below not in on]:
+                log.info("Note: %s was trained on top of %s, which is not on.", name, ", ".join(missing))
         return model, used
 
     def checkpoint(self, reference: str | None) -> tuple[MLP, str, Path]:
         """A network made from the base, its name and its folder; None is the latest that `finetune --full` made.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: it is missing or damaged, or was made from another base.
         """
         if reference is None:
             full = [n for n in self.run.checkpoint_names() if (self.run.checkpoint(n) / "finetune.json").is_file()]
@@ -101,18 +117,19 @@ class Workspace:
         if _is_path(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()
+            self.require_same_base(path.parent)
             return load_network(path, self.device)[0], _name_from(path.parent.name), path.parent
         if not reference:
             raise RunError("There is no checkpoint without a name.", "Name one, or leave --checkpoint out.")
         self.run.require_checkpoint(reference)
         folder = self.run.checkpoint(reference)
+        self.require_same_base(folder)
         return load_network(folder / WEIGHTS, self.device)[0], reference, folder
 
-    def _mention_what_is_missing(self, folder: Path, present: Sequence[str]) -> None:
-        record = folder / "finetune.json"
-        below = self.run.document(folder, record.name).get("on_top_of", []) if record.is_file() else []
-        if missing := [name for name in below if name not in present]:
-            log.info("Note: %s was trained on top of %s, which is not on.", folder.name, ", ".join(missing))
+    def require_same_base(self, folder: Path) -> None:
+        """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
+        if (folder / "evaluation.json").is_file() and self.run.evaluation(folder)["base_seal"] != self.sealed.sha256:
+            raise RunError(f"{folder} was made from another base.", "Use it with the run it came from.")
 
     def _locate(self, reference: str) -> tuple[Path, str]:
         if _is_path(reference):

@@ -116,6 +116,28 @@ def test_a_strength_for_each_adapter(cli, run_copy, adapter):
     assert [one["strength"] for one in both] == [0.5, 0.5]
 
 
+def test_rounds_twin_and_on_top_of(cli, tmp_path):
+    run = ("--run", tmp_path / "r")
+    code, out, err = cli("run", "--config", "smoke", "--dataset", "digits", "--rounds", "2", *run, "--json")
+    assert code == 0, err
+    rounds = json.loads(out)["rounds"]
+    assert [one["on_top_of"] for one in rounds] == [[], [rounds[0]["name"]]]
+    code, out, err = cli("finetune", "--digit", "3", "--twin", "--on-top-of", rounds[0]["name"], *run, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["on_top_of"] == [rounds[0]["name"]]
+    assert document["twin"]["splits"]["test"]["errors"] >= 0
+    code, out, err = cli("run", "--rounds", "2", *run)
+    assert code == 0, err
+    assert "Digit after digit" in out
+
+
+def test_impossible_rounds_leave_no_base_behind(cli, tmp_path):
+    code, _, err = cli("run", "--config", "classic", "--rounds", "2", "--run", tmp_path / "r")
+    assert (code, "rounds" in err) == (2, True)
+    assert not (tmp_path / "r").exists()
+
+
 def test_from_full_fine_tuning_to_an_adapter_to_a_network(cli, run_copy):
     run = ("--run", run_copy)
     code, out, err = cli("finetune", "--full", "--digit", "3", *run)

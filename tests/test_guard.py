@@ -97,4 +97,4 @@ def test_logits_that_are_not_finite_are_an_error(model):
 def test_a_rule_needs_images_to_judge_by(model):
     network, val, _ = model
     with pytest.raises(UsageError, match="--guard none"):
-        choose(network, "a", "errors", None, val, DIGIT)
+        choose(network, "a", "errors", None, Split(val.images[:0], val.labels[:0]), DIGIT)

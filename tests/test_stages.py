@@ -357,7 +357,7 @@ def test_the_twin_differs_in_the_share_of_the_digit_only(run_copy, monkeypatch):
     (labels, *one), (_, *other) = seen
     assert one[1] != other[1] == pytest.approx(float((labels == 3).float().mean()))
     assert (one[0], one[2:4]) == (other[0], other[2:4])
-    twin = result["twin"]["test"]
+    twin = result["twin"]["splits"]["test"]
     pair, after = twin["all"], result["comparison"]["test"]["after"]
     assert after["errors"] - twin["errors"] == pair["only_twin_right"] - pair["only_adapter_right"]
     assert after["missed"] - twin["missed"] == twin["digit"]["only_twin_right"] - twin["digit"]["only_adapter_right"]
@@ -417,3 +417,78 @@ def test_rounds_with_one_digit_or_one_name_are_refused(run_copy, options):
         stages.repair(Request(run=run_copy, options=tuning(**options)), 2)
     with pytest.raises(UsageError, match="rounds"):
         stages.repair(Request(run=run_copy), 0)
+
+
+def test_a_stack_is_named_in_the_order_it_was_trained_in(run_copy, adapter):
+    stages.finetune(Request(run=run_copy, options=tuning(digit=1, name="beside")))
+    upper = stages.finetune(Request(run=run_copy, options=tuning(digit=1)), on_top_of=[adapter.name])["name"]
+    for stack in ([adapter.name, "beside"], [upper], ["nine"], [f"./{adapter.name}"]):
+        with pytest.raises(RunError):
+            stages.finetune(Request(run=run_copy, options=tuning(digit=2, name="new")), on_top_of=stack)
+    result = stages.finetune(Request(run=run_copy, options=tuning(digit=2)), on_top_of=[adapter.name, upper])
+    below = stages.evaluate(Request(run=run_copy), [Applied(adapter.name), Applied(upper)])["splits"]["test"]
+    assert result["comparison"]["test"]["before"]["errors"] == sum(below["wrong"])
+
+
+def test_what_others_are_on_top_of_is_not_replaced(run_copy, adapter):
+    upper = stages.finetune(Request(run=run_copy, options=tuning(digit=1)), on_top_of=[adapter.name])["name"]
+    before = snapshot(run_copy)
+    with pytest.raises(RunError, match=f"{upper} was trained on top of it"):
+        stages.finetune(Request(run=run_copy, options=tuning(name=adapter.name, digit=2), force=True))
+    assert snapshot(run_copy) == before
+
+
+def test_an_adapter_without_the_one_below_is_a_finding_of_verify_and_an_error_of_the_report(run_copy, adapter):
+    upper = stages.finetune(Request(run=run_copy, options=tuning(digit=1)), on_top_of=[adapter.name])["name"]
+    shutil.rmtree(adapter)
+    findings = stages.verify(Request(run=run_copy))
+    assert findings["failures"] == [f"{upper}: it was trained on top of {adapter.name}, which is not in the run"]
+    with pytest.raises(RunError, match="which is not in the run"):
+        write_report(run_copy)
+
+
+def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
+    round_2 = stages.repair(Request(run=run_copy), 2)[1]
+    shutil.rmtree(run_copy / "adapters" / round_2["name"])
+    taken = tuning(digit=round_2["digit"], name=round_2["name"])
+    stages.finetune(Request(run=run_copy, options=taken))  # of the same digit, but on the base
+    again = stages.repair(Request(run=run_copy), 2)[1]
+    assert again["name"] == f"{round_2['name']}-2"
+    assert stages.repair(Request(run=run_copy), 2)[1]["name"] == again["name"]
+
+
+def test_a_run_of_another_schema_is_refused_and_can_be_replaced(run_copy):
+    record = json.loads((run_copy / "base" / "run.json").read_text())
+    files_of = run_copy / "base"
+    (files_of / "run.json").write_text(json.dumps({**record, "schema_version": 1}))
+    with pytest.raises(RunError, match="another version"):
+        Run(run_copy).record()
+    stages.pretrain(replace(smoke(run_copy), force=True))
+    assert stages.verify(Request(run=run_copy))["passed"]
+
+
+def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(UsageError, match="rounds"):
+        stages.require_rounds(smoke(tmp_path / "new", finetune={"digit": 3}), 2)
+    with pytest.raises(UsageError, match="rounds"):
+        stages.require_rounds(Request(run=tmp_path / "new", config="classic"), 2)
+    stages.require_rounds(smoke(tmp_path / "new", finetune={"digit": 3}), 1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_report_shows_the_twin_and_the_full_fine_tuning_beside_the_repair(run_copy):
+    result = stages.finetune(Request(run=run_copy, options=tuning(digit=3)), twin=True)
+    full = stages.finetune_full(Request(run=run_copy, options=tuning(digit=3)))
+    page = " ".join(write_report(run_copy).read_text().split())
+    pair = result["twin"]["splits"]["test"]["all"]
+    assert (
+        f"{pair['only_adapter_right']} are right with the adapter only, {pair['only_twin_right']} with the twin" in page
+    )
+    after = full["comparison"]["test"]["after"]
+    row = "digit3-full: all weights trained</th>" + "".join(
+        f"<td>{after[k]}</td>" for k in ("missed", "claimed", "errors")
+    )
+    assert row in page
+    counts = result["threshold"]["splits"]["test"]
+    cells = "".join(f"<td>{counts[key]}</td>" for key in ("missed", "claimed", "errors"))
+    assert f"on the logit of 3, chosen on val</th>{cells}" in page

@@ -42,3 +42,7 @@ def test_the_verdict_says_at_whose_expense_and_beside_what(change, words):
 def test_fewer_errors_than_before_are_no_repair_if_one_number_does_as_well():
     words = verdict(compared(-37, 12, -28), 9, {"missed": 63, "claimed": 24, "errors": 371})
     assert words.startswith("No better than a shifted threshold: 37 fewer missed 9s")
+
+
+def test_a_threshold_without_any_error_is_no_trouble():
+    assert "It makes 350 more errors than" in verdict(compared(-1, 0, -50), 9, {"missed": 0, "claimed": 0, "errors": 0})
