@@ -89,8 +89,8 @@ def excuses(document: Mapping[str, Any]) -> RenderableType:
     lines = []
     if twin := document.get("twin"):
         pairs = twin["splits"]["test"]
-        kept = "" if twin["strength"] is not None else " (not kept)"
-        rows.append((f"twin, digit at its natural share{kept}", pairs))
+        kept = "" if twin["strength"] is not None else ", not kept"
+        rows.append((f"twin, natural share{kept}", pairs))
         lines = [paired(pairs["all"], "all images"), paired(pairs["digit"], f"the {digit}s")]
     for name, counts in rows:
         table.add_row(name, *(str(counts[key]) for key in ("missed", "claimed", "errors")))

@@ -83,7 +83,7 @@ def test_the_data_set_stands_in_the_first_line(run_copy):
 def test_a_run_without_adapters_gets_a_page_too(run_copy, adapter):
     shutil.rmtree(adapter)
     page = page_of(run_copy)
-    assert "no adapter yet" in page.text
+    assert "a base and no adapter" in page.text
     assert len(page.alts) == 3
 
 

@@ -72,14 +72,11 @@ def test_without_colour_there_are_no_escapes(tuned):
 def test_the_excuses_stand_beside_the_repair(tuned):
     twin = {"missed": 7, "claimed": 8, "errors": 9}
     pair = {"only_adapter_right": 11, "only_twin_right": 12, "p": 0.5}
-    text = printed(
-        terminal.finetuning(
-            {**tuned, "twin": {"strength": None, "splits": {"test": {**twin, "all": pair, "digit": pair}}}}
-        )
-    )
+    twin = {"strength": None, "splits": {"test": {**twin, "all": pair, "digit": pair}}}
+    text = " ".join(printed(terminal.excuses({**tuned, "twin": twin})).split())
     threshold = tuned["threshold"]
     assert f"{threshold['shift']:+.2f} on the logit of {tuned['digit']}, by val" in text
-    assert "natural share (not kept)" in text
+    assert "twin, natural share, not kept" in text
     assert "11 are right with the adapter only" in " ".join(text.split())
     assert "p = 0.5" in text
 
