@@ -17,7 +17,7 @@ import torch
 from lora_mnist import data
 from lora_mnist.config import Settings, load_config, resolve
 from lora_mnist.device import prepare
-from lora_mnist.evaluate import confusion_matrix, logits_of, missed_claimed_errors, weakest_digit
+from lora_mnist.evaluate import counts_of, logits_of, weakest_digit
 from lora_mnist.guard import choose
 from lora_mnist.model import MLP
 from lora_mnist.recipe import train_adapter, train_base
@@ -57,8 +57,8 @@ def measure(variant: dict, seed: int, epochs: int, base: MLP, dataset: data.Data
     shifted = shifted_threshold({"test": before["test"]}, {"test": after}, {"test": labels}, digit)
     return {
         "strength": guard["strength"],
-        "base": missed_claimed_errors(confusion_matrix(before["test"], labels).tolist(), digit),
-        "adapter": missed_claimed_errors(confusion_matrix(after, labels).tolist(), digit),
+        "base": counts_of(before["test"], labels, digit),
+        "adapter": counts_of(after, labels, digit),
         "threshold": shifted["splits"]["test"],
     }
 

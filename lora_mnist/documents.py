@@ -11,7 +11,7 @@ import torch
 from lora_mnist import SCHEMA, __version__
 from lora_mnist.config import Settings
 from lora_mnist.data import Dataset
-from lora_mnist.evaluate import compare, confusion_matrix, missed_claimed_errors, summarise
+from lora_mnist.evaluate import compare, counts_of, summarise
 from lora_mnist.integrity import Seal
 from lora_mnist.significance import mcnemar
 from lora_mnist.threshold import shifted_threshold
@@ -119,7 +119,7 @@ def _paired(twin: torch.Tensor, adapter: torch.Tensor, labels: torch.Tensor, dig
             int((right_twin & ~right_adapter & chosen).sum()),
         )
         pairs[key] = {"only_adapter_right": fixed, "only_twin_right": broken, "p": mcnemar(fixed, broken)}
-    return {**missed_claimed_errors(confusion_matrix(twin, labels).tolist(), digit), **pairs}
+    return {**counts_of(twin, labels, digit), **pairs}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

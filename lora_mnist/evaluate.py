@@ -64,6 +64,11 @@ def missed_claimed_errors(confusion: list[list[int]], digit: int) -> dict[str, i
     }
 
 
+def counts_of(logits: torch.Tensor, labels: torch.Tensor, digit: int) -> dict[str, int]:
+    """`missed_claimed_errors` of logits (N, 10) on labels (N,)."""
+    return missed_claimed_errors(confusion_matrix(logits, labels).tolist(), digit)
+
+
 def compare(
     before: Mapping[str, torch.Tensor],
     after: Mapping[str, torch.Tensor],
@@ -86,8 +91,8 @@ def compare(
         truth = truth.cpu()
         right_before, right_after = before[split].argmax(1) == truth, after[split].argmax(1) == truth
         result[split] = {
-            "before": missed_claimed_errors(confusion_matrix(before[split], truth).tolist(), digit),
-            "after": missed_claimed_errors(confusion_matrix(after[split], truth).tolist(), digit),
+            "before": counts_of(before[split], truth, digit),
+            "after": counts_of(after[split], truth, digit),
             "fixed": torch.bincount(truth[~right_before & right_after], minlength=10).tolist(),
             "broken": torch.bincount(truth[right_before & ~right_after], minlength=10).tolist(),
         }

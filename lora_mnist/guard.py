@@ -11,7 +11,7 @@ import torch
 
 from lora_mnist.data import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluate import confusion_matrix, logits_of, missed_claimed_errors, require_finite
+from lora_mnist.evaluate import counts_of, logits_of, require_finite
 from lora_mnist.lora.adapters import set_strength, updates_of
 from lora_mnist.model import MLP
 
@@ -31,38 +31,34 @@ def choose(adapted: MLP, name: str, rule: str, before: torch.Tensor | None, val:
         val: its images and labels; not looked at if the rule is `none`.
 
     Returns:
-        `rule`; `strength`: the share of the trained update that is kept, or None if none meets the rule; and, on `val`,
-        the counts `before` and those `tried`, from strength 1 downwards.
+        `rule`; `counted`: the count that may not rise; `strength`: the share of the trained update that is kept, None
+        if none meets the rule; and, on `val`, the counts `before` and those `tried`, from strength 1 downwards.
 
     Raises:
         UsageError: a rule, but no images to judge by; or a logit that is not finite.
     """
     if rule == "none":
-        return {"rule": rule, "strength": 1.0, "before": None, "tried": []}
+        return {"rule": rule, "counted": None, "strength": 1.0, "before": None, "tried": []}
     require_val(rule, val)
-    limit, count, tried = _counts(before, val, digit), COUNTED[rule], []
+    limit, count, tried = counts_of(before, val.labels, digit), COUNTED[rule], []
     for strength in STRENGTHS:
         if strength < 0.5 and any(one[count] <= limit[count] for one in tried):
             break  # hardly anything is left of the repair there: looked at only if nothing above will do
         set_strength(adapted, name, strength)
         logits = logits_of(adapted, val.images)
         require_finite({"val": logits}, "Choose a lower --learning-rate.")
-        tried.append({"strength": strength, **_counts(logits, val, digit)})
+        tried.append({"strength": strength, **counts_of(logits, val.labels, digit)})
     set_strength(adapted, name, 1.0)
     allowed = [one for one in tried if one[count] <= limit[count]]
     if not allowed:
-        return {"rule": rule, "strength": None, "before": limit, "tried": tried}
+        return {"rule": rule, "counted": count, "strength": None, "before": limit, "tried": tried}
     best = min(allowed, key=lambda one: one["errors"] + 2 * one["missed"])  # the first of equals is the strongest
     for update in updates_of(adapted, name).values():
         update.lora_B.mul_(best["strength"])
-    return {"rule": rule, "strength": best["strength"], "before": limit, "tried": tried}
+    return {"rule": rule, "counted": count, "strength": best["strength"], "before": limit, "tried": tried}
 
 
 def require_val(rule: str, val: Split) -> None:
     """Raises UsageError if there is a rule, but no images to judge by."""
     if rule != "none" and not len(val):
         raise UsageError(f"`guard` (={rule!r}) is judged on `val`, and this run has none.", "Use --guard none.")
-
-
-def _counts(logits: torch.Tensor, val: Split, digit: int) -> dict[str, int]:
-    return missed_claimed_errors(confusion_matrix(logits, val.labels).tolist(), digit)

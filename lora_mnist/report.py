@@ -92,6 +92,32 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
     comparison, threshold = analysis["splits"], analysis["threshold"]
     digit = document["digit"]
     start = " + ".join(["base", *below]) if len(below) < 2 else f"base + {len(below)} adapters"
+    counts = comparison["test"]
+    return {
+        "name": name,
+        "document": document,
+        "comparison": comparison,
+        "verdict": verdict(counts, digit, threshold["splits"]["test"]),
+        "threshold": threshold,
+        "twin": analysis.get("twin"),
+        "paired": paired,
+        "full": _full_fine_tunings(run, digit) if not below else [],
+        "before": before,
+        "after": after,
+        "pictures": _adapter_pictures(run, name, digit, start, before, after, counts),
+    }
+
+
+def _adapter_pictures(
+    run: Run,
+    name: str,
+    digit: int,
+    start: str,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    counts: Mapping[str, Any],
+) -> list[Picture]:
+    """Confusion before, after and its change, errors per digit, and the loss; `start` names what it was put on."""
     largest = max(
         matrix[row][column]
         for matrix in (before["confusion"], after["confusion"])
@@ -99,7 +125,6 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
         for column in range(10)
         if row != column
     )
-    counts = comparison["test"]
     pictures = [
         _picture(
             f"{name}-before",
@@ -125,19 +150,7 @@ def _adapter_section(run: Run, name: str) -> dict[str, Any]:
     if losses := run.losses(run.adapter(name)):  # an extracted adapter was not trained
         figure = plots.loss_curve(losses, "Loss while fine-tuning")
         pictures.append(_picture(f"{name}-loss", figure, "Loss of every fine-tuning step."))
-    return {
-        "name": name,
-        "document": document,
-        "comparison": comparison,
-        "verdict": verdict(counts, digit, threshold["splits"]["test"]),
-        "threshold": threshold,
-        "twin": analysis.get("twin"),
-        "paired": paired,
-        "full": _full_fine_tunings(run, digit) if not below else [],
-        "before": before,
-        "after": after,
-        "pictures": pictures,
-    }
+    return pictures
 
 
 def _shown(value: Any) -> str:

@@ -72,7 +72,8 @@ def _strength(document: Mapping[str, Any]) -> list[Text]:
 
 def _not_kept(document: Mapping[str, Any]) -> Text:
     guard, digit = document["guard"], document["digit"]
-    count, words = ("errors", "errors in all") if guard["rule"] == "errors" else ("missed", f"missed {digit}s")
+    count = guard["counted"]
+    words = {"errors": "errors in all", "missed": f"missed {digit}s"}[count]
     limit = f"than the {guard['before'][count]} without it ({min(one[count] for one in guard['tried'])} at the least)"
     text = f"Nothing kept: at every strength {document['name']} has more {words} on val {limit}."
     return Text(f"{text} --guard none keeps it as trained. What was kept before is still there.", style="bold")

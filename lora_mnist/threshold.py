@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_mnist.evaluate import confusion_matrix, missed_claimed_errors
+from lora_mnist.evaluate import counts_of
 
 
 def shifted_threshold(
@@ -35,7 +35,7 @@ def shifted_threshold(
     for split, logits in before.items():
         moved = logits.double()
         moved[:, digit] += shift
-        splits[split] = missed_claimed_errors(confusion_matrix(moved, labels[split]).tolist(), digit)
+        splits[split] = counts_of(moved, labels[split], digit)
     return {"shift": shift, "chosen_on": chosen_on, "splits": splits}
 
 

@@ -142,21 +142,6 @@ class Workspace:
         return self.run.adapter(reference), reference
 
 
-def open_settings(request: Request) -> tuple[Run, Settings]:
-    """The run of `request`, and its settings with what is asked now.
-
-    Raises:
-        RunError: it has no base, or one that is damaged.
-        UsageError: what was asked contradicts it.
-    """
-    run = Run(request.run)
-    run.require_base()
-    stored = run.record()["settings"]
-    name = stored["data"]["dataset"]
-    request.refuse_contradictions(stored, ("data", "model"), name, run.base)
-    return run, request.settings(stored, name)
-
-
 def open_workspace(request: Request) -> Workspace:
     """Open the run of `request`.
 
@@ -164,12 +149,16 @@ def open_workspace(request: Request) -> Workspace:
         RunError: it has no base, or one that is damaged or was trained on other images.
         UsageError: what was asked contradicts it.
     """
-    run, settings = open_settings(request)
+    run = Run(request.run)
+    run.require_base()
+    record = run.record()
+    name = record["settings"]["data"]["dataset"]
+    request.refuse_contradictions(record["settings"], ("data", "model"), name, run.base)
+    settings = request.settings(record["settings"], name)
     device = prepare(request.device, request.threads)
-    name = settings.data.dataset
     data.choose(name, request.folder, request.quiet)
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
-    if dataset.sha256 != run.record()["dataset"]["sha256"]:
+    if dataset.sha256 != record["dataset"]["sha256"]:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
     base, sealed = load_network(run.base / WEIGHTS, device)
     return Workspace(run, settings, device, dataset, base, sealed)

@@ -83,7 +83,7 @@ def test_without_a_rule_it_is_kept_as_trained(model):
     update = lift(network, 7, 1e4)
     whole = update.lora_B.detach().clone()
     found = choose(network, "a", "none", before, val, DIGIT)
-    assert found == {"rule": "none", "strength": 1.0, "before": None, "tried": []}
+    assert found == {"rule": "none", "counted": None, "strength": 1.0, "before": None, "tried": []}
     assert torch.equal(update.lora_B, whole)
 
 

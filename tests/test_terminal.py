@@ -82,7 +82,7 @@ def test_the_excuses_stand_beside_the_repair(tuned):
 
 
 def test_what_was_not_kept_says_why():
-    guard = {"rule": "errors", "strength": None, "before": {"errors": 10}, "tried": [{"errors": 12}, {"errors": 11}]}
+    guard = {"counted": "errors", "strength": None, "before": {"errors": 10}, "tried": [{"errors": 12}, {"errors": 11}]}
     text = " ".join(printed(terminal.finetuning({"kept": False, "name": "x", "digit": 3, "guard": guard})).split())
     assert "at every strength x has more errors in all on val than the 10 without it (11 at the least)" in text
 

@@ -66,7 +66,7 @@ def attach(
         layer = layers[path]
         if not isinstance(layer, LoRALinear):
             layer = LoRALinear(layer)
-            _exchange(model, layers[path], layer)
+            exchange(model, layers[path], layer)
         layer.updates[name] = update.train(layer.training)
     train_only(model, name)
     return updates
@@ -85,7 +85,7 @@ def remove(model: nn.Module, name: str) -> None:
     for path, layer in layers.items():
         del layer.updates[name]
         if path and not layer.updates:
-            _exchange(model, layer, layer.base)
+            exchange(model, layer, layer.base)
 
 
 def adapter_names(model: nn.Module) -> list[str]:
@@ -225,7 +225,7 @@ def _smaller_side(layer: nn.Module) -> int:
     return min(layer.in_features, layer.out_features)
 
 
-def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` is a child in `model`."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():

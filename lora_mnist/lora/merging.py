@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from lora_mnist.errors import UsageError
-from lora_mnist.lora.adapters import adapted_layers
+from lora_mnist.lora.adapters import adapted_layers, exchange
 from lora_mnist.lora.layers import LoRALinear
 
 
@@ -59,11 +59,8 @@ def merged_copy(model: nn.Module) -> nn.Module:
     layers = adapted_layers(plain)
     if "" in layers:
         return _plain(layers[""])
-    by_identity = {id(layer): _plain(layer) for layer in layers.values()}
-    for parent in list(plain.modules()):
-        for name, child in list(parent._modules.items()):
-            if id(child) in by_identity:
-                setattr(parent, name, by_identity[id(child)])
+    for layer in layers.values():
+        exchange(plain, layer, _plain(layer))
     return plain
 
 
