@@ -18,7 +18,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from lora_mnist import stages
+from lora_mnist import stages, tuning
 from lora_mnist.evaluate import missed_claimed_errors
 from lora_mnist.request import Request
 from lora_mnist.rundir import Run
@@ -40,9 +40,9 @@ def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int
         labels = {"test": open_workspace(request()).labels["test"]}
         run = Run(Path(folder))
         started = time.perf_counter()
-        default = stages.finetune(request(), twin=epochs == 1)
+        default = tuning.finetune(request(), twin=epochs == 1)
         seconds = time.perf_counter() - started
-        rank1 = stages.finetune(request(rank=1))
+        rank1 = tuning.finetune(request(rank=1))
         row = {"seed": seed, "epochs": epochs, "accuracy": base["splits"]["test"]["accuracy"], "seconds": seconds}
         row["digit"] = default["digit"]
         row["base"] = missed_claimed_errors(base["splits"]["test"]["confusion"], row["digit"])
@@ -56,11 +56,11 @@ def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int
             on_test = shifted_threshold(*pair, labels, default["digit"])
             row[f"{name}: threshold on test"] = on_test["splits"]["test"]
         if epochs == 1:
-            row["full"] = stages.finetune_full(request())["comparison"]["test"]["after"]
+            row["full"] = tuning.finetune_full(request())["comparison"]["test"]["after"]
             if default["kept"]:
                 row["twin"] = {key: default["twin"]["splits"]["test"][key] for key in (*COUNTS, "all", "digit")}
             if rounds:
-                row["rounds"] = [_round(result) for result in stages.repair(request(), rounds)]
+                row["rounds"] = [_round(result) for result in tuning.repair(request(), rounds)]
     return row
 
 

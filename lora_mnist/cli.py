@@ -124,7 +124,7 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Everything below, in order: pretrain, finetune, verify, report. Skips what is finished."""
-    from lora_mnist import stages, terminal
+    from lora_mnist import stages, terminal, tuning
     from lora_mnist.report import write_report
 
     request = request_of(
@@ -138,11 +138,11 @@ def run(
             **{"rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "guard": guard, "name": name},
         },
     )
-    stages.require_rounds(request, rounds)
+    tuning.require_rounds(request, rounds)
     base = stages.pretrain(request, resume=True)
     if not json:
         _print(terminal.evaluation(base))
-    tuned = stages.repair(request, rounds)
+    tuned = tuning.repair(request, rounds)
     if not json:
         for result in tuned:
             _print(terminal.finetuning(result))
@@ -252,7 +252,7 @@ def finetune(
     debug: Debug = False,
 ) -> None:
     """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
-    from lora_mnist import stages, terminal
+    from lora_mnist import terminal, tuning
 
     if full:
         refuse_with_full(locals())
@@ -280,7 +280,7 @@ def finetune(
             **training(batch_size, None if full else learning_rate, optimizer, schedule, weight_decay),
         },
     )
-    stage = stages.finetune_full if full else partial(stages.finetune, on_top_of=on_top_of or [], twin=twin)
+    stage = tuning.finetune_full if full else partial(tuning.finetune, on_top_of=on_top_of or [], twin=twin)
     _show(stage(request), terminal.finetuning, json)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from lora_mnist import SCHEMA
 from lora_mnist.documents import environment, evaluation_of
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluate import missed_claimed_errors, require_finite
+from lora_mnist.evaluate import missed_claimed_errors, require_finite, summarise
 from lora_mnist.lora.lowrank import Approximation, extract, left_out
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import Outcome
-from lora_mnist.stages import Made, keep_adapter
+from lora_mnist.tuning import Made, keep_adapter
 from lora_mnist.workspace import Workspace, held_out_logits, open_workspace
 
 
@@ -77,8 +77,7 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
     adapted = copy.deepcopy(work.base)
     kept = extract(adapted, name, tuned, rank)
     seconds = round(time.perf_counter() - started, 2)
-    tuned_logits = held_out_logits(tuned, work.dataset)
-    theirs = evaluation_of(work.dataset, work.sealed, [], tuned_logits)["splits"]["test"]
+    theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
     extraction = {
         "checkpoint": source,
         "layers": {path: _row(approximation) for path, approximation in kept.items()},
@@ -90,7 +89,7 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
     }
     largest = max(approximation.rank for approximation in kept.values())
     settings = {"rank": largest, "alpha": float(largest), "digit": digit, "name": name, "checkpoint": source}
-    facts = {"weakest_on_val": weakest, "seed": None, "seconds": seconds, "on_top_of": [], "extraction": extraction}
+    facts = {"weakest_on_val": weakest, "seed": None, "seconds": seconds, "extraction": extraction}
     return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts))
 
 

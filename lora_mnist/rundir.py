@@ -162,6 +162,14 @@ class Run:
             )
         return record
 
+    def stored_settings(self) -> dict[str, Any] | None:
+        """The settings in the record, or None: no run yet, or one that --force is about to replace as it is damaged."""
+        try:
+            self.require_base()
+            return self.record()["settings"]
+        except RunError:
+            return None
+
     # Saving ---------------------------------------------------------------------------------------------------------
 
     def save_base(self, model: MLP, record: Mapping[str, Any], outcome: Outcome) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mnist import stages
+from lora_mnist import stages, tuning
 from lora_mnist.cli import main
 from lora_mnist.data import MNIST_FILES
 from lora_mnist.request import Request
@@ -20,7 +20,7 @@ def finished_run(tmp_path_factory) -> Path:
     """A run with a base and one adapter; never changed, copy it with `run_copy`."""
     path = tmp_path_factory.mktemp("finished") / "run"
     stages.pretrain(Request(run=path, config="smoke", options=SMOKE))
-    stages.finetune(Request(run=path))
+    tuning.finetune(Request(run=path))
     return path
 
 
@@ -38,7 +38,7 @@ def adapter(run_copy) -> Path:
 def resume(request: Request) -> dict:
     """What `lora-mnist run` does before it verifies and reports."""
     stages.pretrain(request, resume=True)
-    return stages.finetune(request, resume=True)
+    return tuning.finetune(request, resume=True)
 
 
 @pytest.fixture(scope="session")

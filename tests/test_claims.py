@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_mnist import stages, terminal
+from lora_mnist import stages, terminal, tuning
 from lora_mnist.conversions import extract_adapter, merge_adapters
 from lora_mnist.report import write_report
 from lora_mnist.request import Applied, Request
@@ -67,7 +67,7 @@ def test_default_repairs_without_ruining(default):
 
 def test_rank_1_repairs_too_and_is_guarded(default, mnist):
     request = Request(run=default[1].path, folder=mnist, options={"finetune": {"rank": 1}})
-    tuned = stages.finetune(request)
+    tuned = tuning.finetune(request)
     assert tuned["kept"]
     assert tuned["comparison"]["test"]["after"]["missed"] < tuned["comparison"]["test"]["before"]["missed"]
     assert tuned["comparison"]["val"]["after"]["errors"] <= tuned["comparison"]["val"]["before"]["errors"]
@@ -77,7 +77,7 @@ def test_rank_1_repairs_too_and_is_guarded(default, mnist):
 def test_full_fine_tuning_extraction_and_merging(default, mnist):
     path = default[1].path
     request = Request(run=path, folder=mnist, options={"finetune": {"steps": 50}})
-    full = stages.finetune_full(request)
+    full = tuning.finetune_full(request)
     extracted = extract_adapter(Request(run=path, folder=mnist), 8)
     assert extracted["extraction"]["of_checkpoint"]["errors"] == full["comparison"]["test"]["after"]["errors"]
     assert all(0 < layer["energy"] < 1 for layer in extracted["extraction"]["layers"].values())

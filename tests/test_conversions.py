@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from lora_mnist import stages
+from lora_mnist import stages, tuning
 from lora_mnist.checkpoint import load_network, save_network
 from lora_mnist.conversions import extract_adapter, merge_adapters
 from lora_mnist.errors import RunError, UsageError
@@ -29,7 +29,7 @@ def named(path, name):
 def tuned_run(finished_run, tmp_path_factory):
     """A run with an adapter, a full fine-tuning of digit 3, and what was extracted from it at rank 2."""
     path = shutil.copytree(finished_run, tmp_path_factory.mktemp("tuned") / "run")
-    stages.finetune_full(Request(run=path, options={"finetune": {"digit": 3}}))
+    tuning.finetune_full(Request(run=path, options={"finetune": {"digit": 3}}))
     extract_adapter(Request(run=path), 2)
     return path
 
@@ -50,9 +50,9 @@ def test_full_fine_tuning_has_the_batches_of_an_adapter(run_copy, monkeypatch):
     honest = recipe.train
     monkeypatch.setattr(recipe, "train", lambda *a: seen.append((a[3], a[7])) or honest(*a))
     options = {"finetune": {"digit": 3}}
-    stages.finetune(Request(run=run_copy, options=options))
-    stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 3, "rank": 5}}))
-    stages.finetune_full(Request(run=run_copy, options=options))
+    tuning.finetune(Request(run=run_copy, options=options))
+    tuning.finetune(Request(run=run_copy, options={"finetune": {"digit": 3, "rank": 5}}))
+    tuning.finetune_full(Request(run=run_copy, options=options))
     for batches, warps in seen[1:]:
         assert torch.equal(batches, seen[0][0])
         assert torch.equal(warps, seen[0][1])
@@ -120,7 +120,7 @@ def test_a_merged_checkpoint_is_the_formula_and_stands_alone(run_copy, adapter):
 
 
 def test_merging_several(run_copy, adapter):
-    stages.finetune(Request(run=run_copy, options={"finetune": {"digit": 1, "name": "second"}}))
+    tuning.finetune(Request(run=run_copy, options={"finetune": {"digit": 1, "name": "second"}}))
     used = [Applied(adapter.name, 0.5), Applied("second")]
     document = merge_adapters(named(run_copy, "both"), used)
     assert document["merged"] == [{"name": adapter.name, "strength": 0.5}, {"name": "second", "strength": 1.0}]
@@ -133,7 +133,7 @@ def test_nothing_finished_is_replaced_without_force(tuned_run, tmp_path, again):
     path = shutil.copytree(tuned_run, tmp_path / "run")
     adapter = Run(path).adapter_names()[0]
     actions = [
-        lambda r: stages.finetune_full(r),
+        lambda r: tuning.finetune_full(r),
         lambda r: extract_adapter(r, 2),
         lambda r: merge_adapters(r, [Applied(adapter)]),
     ]
@@ -175,7 +175,7 @@ def test_a_network_of_another_shape_is_refused(tuned_run, tmp_path):
 
 def test_a_checkpoint_of_another_base_is_refused(tuned_run, tmp_path):
     stages.pretrain(Request(run=tmp_path / "other", config="smoke", options={**SMOKE, "seed": 5}))
-    stages.finetune_full(Request(run=tmp_path / "other", options={"finetune": {"digit": 0, "name": "digit3-full"}}))
+    tuning.finetune_full(Request(run=tmp_path / "other", options={"finetune": {"digit": 0, "name": "digit3-full"}}))
     foreign = str(tmp_path / "other" / "checkpoints" / "digit3-full")
     with pytest.raises(RunError, match="another base"):
         extract_adapter(named(tuned_run, "foreign"), 2, foreign)

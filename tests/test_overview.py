@@ -1,12 +1,12 @@
 import json
 
-from lora_mnist import stages
+from lora_mnist import tuning
 from lora_mnist.overview import count_parameters, list_adapters
 from lora_mnist.request import Request
 
 
 def test_adapters_are_listed_with_what_they_did(run_copy, adapter):
-    stages.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3}}))
+    tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3}}))
     document = list_adapters(run_copy)
     first, full = document["adapters"]
     stored = json.loads((adapter / "analysis.json").read_text())["splits"]["test"]

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from lora_mnist import stages
+from lora_mnist import tuning
 from lora_mnist.errors import RunError
 from lora_mnist.evaluate import logits_of
 from lora_mnist.request import Applied, Request
@@ -32,7 +32,7 @@ def test_a_folder_needs_a_path_and_the_error_says_so(run_copy, adapter, tmp_path
 
 
 def test_a_checkpoint_by_name_folder_file_or_as_the_latest(run_copy, monkeypatch):
-    stages.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3}}))
+    tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3}}))
     folder = run_copy / "checkpoints" / "digit3-full"
     work = open_workspace(Request(run=run_copy))
     monkeypatch.chdir(folder)
