@@ -48,13 +48,13 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, S
     return model.to(device), stored
 
 
-def save_logits(path: Path, logits: dict[str, torch.Tensor]) -> None:
-    """Write logits (N, 10) fp32 by split. Raises DiskError."""
-    write_file(path, save(logits))
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors by name. Raises DiskError."""
+    write_file(path, save(tensors))
 
 
-def load_logits(path: Path) -> dict[str, torch.Tensor]:
-    """Read what `save_logits` wrote. Raises RunError if it is missing or damaged."""
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_tensors` wrote. Raises RunError if it is missing or damaged."""
     return _read(path)[0]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,9 @@ from lora_mnist.options import (
     Json,
     LearningRate,
     Name,
+    Normalise,
     OnTopOf,
+    Open,
     Optimizer,
     Quiet,
     Rank,
@@ -377,18 +380,22 @@ def params(
 @command
 def report(
     run: RunDir = Path("runs/default"),
+    normalise: Normalise = False,
+    open: Open = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Confusion plots before, after and their difference, and the HTML page."""
+    """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON."""
     from lora_mnist.report import write_report
 
-    page = write_report(run)
+    page = write_report(run, normalise)
     if json:
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
         _write(f"{page}\n")
+    if open and not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("Note: no browser could be opened.", err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

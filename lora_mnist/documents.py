@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -11,10 +10,8 @@ import torch
 from lora_mnist import SCHEMA, __version__
 from lora_mnist.config import Settings
 from lora_mnist.data import Dataset
-from lora_mnist.evaluate import compare, counts_of, summarise
+from lora_mnist.evaluate import summarise
 from lora_mnist.integrity import Seal
-from lora_mnist.significance import mcnemar
-from lora_mnist.threshold import shifted_threshold
 
 
 def evaluation_of(
@@ -75,51 +72,6 @@ def record_of_tuning(
         "proof": proof,
         **more,
     }
-
-
-@dataclass(frozen=True)
-class Twin:
-    """What an adapter is compared with: at what strength it was kept (None: not at all), and its logits by split."""
-
-    strength: float | None
-    logits: Mapping[str, torch.Tensor]
-
-
-def analysis_of(
-    before: Mapping[str, torch.Tensor],
-    after: Mapping[str, torch.Tensor],
-    labels: Mapping[str, torch.Tensor],
-    digit: int,
-    twin: Twin | None = None,
-) -> dict[str, Any]:
-    """The document of analysis.json: what changed, beside what one shifted logit would have done, and the twin.
-
-    Args:
-        before, after: logits (N, 10) by split.
-        labels: int64 (N,) by split.
-    """
-    document = {
-        "schema_version": SCHEMA,
-        "splits": compare(before, after, labels, digit),
-        "threshold": shifted_threshold(before, after, labels, digit),
-    }
-    if twin is not None:
-        splits = {split: _paired(twin.logits[split], after[split], labels[split].cpu(), digit) for split in labels}
-        document["twin"] = {"strength": twin.strength, "splits": splits}
-    return document
-
-
-def _paired(twin: torch.Tensor, adapter: torch.Tensor, labels: torch.Tensor, digit: int) -> dict[str, Any]:
-    """The twin's counts, and for all images and for those of the digit which of the two got more of them right."""
-    right_twin, right_adapter = twin.argmax(1) == labels, adapter.argmax(1) == labels
-    pairs = {}
-    for key, chosen in (("all", torch.ones_like(right_twin)), ("digit", labels == digit)):
-        fixed, broken = (
-            int((~right_twin & right_adapter & chosen).sum()),
-            int((right_twin & ~right_adapter & chosen).sum()),
-        )
-        pairs[key] = {"only_adapter_right": fixed, "only_twin_right": broken, "p": mcnemar(fixed, broken)}
-    return {**counts_of(twin, labels, digit), **pairs}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

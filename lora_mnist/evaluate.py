@@ -83,17 +83,30 @@ def compare(
         digit: the target digit.
 
     Returns:
-        For every split `before` and `after` (missed, claimed, errors) and, per digit, `fixed` (wrong before, right
-        after) and `broken` (the reverse).
+        For every split `before` and `after` (missed, claimed, errors); per digit, `fixed` (wrong before, right after)
+        and `broken` (the reverse); and the same two numbers for the images that missed, claimed and errors count.
     """
     result = {}
     for split, truth in labels.items():
         truth = truth.cpu()
         right_before, right_after = before[split].argmax(1) == truth, after[split].argmax(1) == truth
+        other = truth != digit
+        free_before, free_after = (part[split].argmax(1) != digit for part in (before, after))
+        pairs = {
+            "missed": _paired(right_before[~other], right_after[~other]),
+            "claimed": _paired(free_before[other], free_after[other]),
+            "errors": _paired(right_before, right_after),
+        }
         result[split] = {
             "before": counts_of(before[split], truth, digit),
             "after": counts_of(after[split], truth, digit),
             "fixed": torch.bincount(truth[~right_before & right_after], minlength=10).tolist(),
             "broken": torch.bincount(truth[right_before & ~right_after], minlength=10).tolist(),
+            "pairs": pairs,
         }
     return result
+
+
+def _paired(good_before: torch.Tensor, good_after: torch.Tensor) -> dict[str, int]:
+    fixed, broken = (~good_before & good_after).sum(), (good_before & ~good_after).sum()
+    return {"fixed": int(fixed), "broken": int(broken)}

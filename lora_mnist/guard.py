@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from lora_mnist.data import Split
+from lora_mnist.dial import cost, counts_at
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluate import counts_of, logits_of, require_finite
+from lora_mnist.evaluate import counts_of
 from lora_mnist.lora.adapters import set_strength, updates_of
 from lora_mnist.model import MLP
 
@@ -20,42 +21,45 @@ STRENGTHS = tuple(step / 10 for step in range(10, 0, -1))
 
 
 @torch.no_grad()
-def choose(adapted: MLP, name: str, rule: str, before: torch.Tensor | None, val: Split, digit: int) -> dict[str, Any]:
+def choose(
+    adapted: MLP, name: str, rule: str, before: torch.Tensor | None, val: Split, digit: int, gain: int = 0
+) -> dict[str, Any]:
     """Scale adapter `name` so that its strength 1 is the best one on `val` of those that meet `rule`.
 
-    Best is the fewest errors in all, the digit's missed images counted three times; ties go to the larger strength.
+    Best is the least `cost`; ties go to the larger strength.
 
     Args:
         rule: `errors`: all errors on `val` not up; `digit`: the digit's missed images not up; `none`: as trained.
         before: logits (N, 10) on `val` without the adapter.
         val: its images and labels; not looked at if the rule is `none`.
+        gain: by how many images, at the least, what the rule counts has to fall.
 
     Returns:
-        `rule`; `counted`: the count that may not rise; `strength`: the share of the trained update that is kept, None
-        if none meets the rule; and, on `val`, the counts `before` and those `tried`, from strength 1 downwards.
+        `rule`; `counted`: the count that may not rise; `gain`; `strength`: the share of the trained update that is
+        kept, None if none meets the rule; and, on `val`, the counts `before` and those `tried`, from strength 1 on
+        downwards.
 
     Raises:
         UsageError: a rule, but no images to judge by; or a logit that is not finite.
     """
     if rule == "none":
-        return {"rule": rule, "counted": None, "strength": 1.0, "before": None, "tried": []}
+        return {"rule": rule, "counted": None, "gain": 0, "strength": 1.0, "before": None, "tried": []}
     require_val(rule, val)
-    limit, count, tried = counts_of(before, val.labels, digit), COUNTED[rule], []
+    start, count, tried = counts_of(before, val.labels, digit), COUNTED[rule], []
+    limit = start[count] - gain
     for strength in STRENGTHS:
-        if strength < 0.5 and any(one[count] <= limit[count] for one in tried):
+        if strength < 0.5 and any(one[count] <= limit for one in tried):
             break  # hardly anything is left of the repair there: looked at only if nothing above will do
-        set_strength(adapted, name, strength)
-        logits = logits_of(adapted, val.images)
-        require_finite({"val": logits}, "Choose a lower --learning-rate.")
-        tried.append({"strength": strength, **counts_of(logits, val.labels, digit)})
+        tried.append(counts_at(adapted, name, strength, val, digit))
     set_strength(adapted, name, 1.0)
-    allowed = [one for one in tried if one[count] <= limit[count]]
+    allowed = [one for one in tried if one[count] <= limit]
+    found = {"rule": rule, "counted": count, "gain": gain, "before": start, "tried": tried}
     if not allowed:
-        return {"rule": rule, "counted": count, "strength": None, "before": limit, "tried": tried}
-    best = min(allowed, key=lambda one: one["errors"] + 2 * one["missed"])  # the first of equals is the strongest
+        return {**found, "strength": None}
+    best = min(allowed, key=cost)  # the first of equals is the strongest
     for update in updates_of(adapted, name).values():
         update.lora_B.mul_(best["strength"])
-    return {"rule": rule, "counted": count, "strength": best["strength"], "before": limit, "tried": tried}
+    return {**found, "strength": best["strength"]}
 
 
 def require_val(rule: str, val: Split) -> None:

@@ -68,6 +68,8 @@ Unsealed = _option(bool, "--allow-unsealed", "Take adapters that do not say what
 Full = _option(bool, "--full", "Train all weights of a copy instead, to compare.")
 RankPattern = _option(list[str] | None, "--rank-pattern", "Another rank for some layers.", metavar="TARGET=RANK")
 AlphaPattern = _option(list[str] | None, "--alpha-pattern", "Another alpha for some layers.", metavar="TARGET=ALPHA")
+Normalise = _option(bool, "--normalise", "Confusion in per cent of each true digit instead of counts.")
+Open = _option(bool, "--open", "Show the page in the browser.")
 Ranks = _option(str, "--rank", "Ranks to count for.", metavar="1,2,4")
 Shapes = _option(list[str] | None, "--shape", "A layer of that shape instead of the run's.", metavar="OUTxIN")
 

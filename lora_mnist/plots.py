@@ -1,6 +1,8 @@
 """Numbers → matplotlib figures. Nothing here reads a run or touches a global of matplotlib's."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,27 +10,44 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 DIGITS = range(10)
-BLUE, GREY, INK = "#0072b2", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
+WIDTH = 5.2  # inches: at 390 pixels of a phone's screen a count is still 8 pixels high
+BLUE, ORANGE, GREY, INK = "#0072b2", "#b34a00", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
+MARKERS = "os^DvPX*"
 BAR = (0.85, 0.2, 0.03, 0.62)  # where a colour bar stands; fixed places take half the time of a fitted layout
 
 
-def confusion(matrix: Sequence[Sequence[int]], title: str, largest: int | None = None) -> Figure:
+def confusion(
+    matrix: Sequence[Sequence[int]], title: str, darkest: int | None = None, normalised: bool = False
+) -> Figure:
     """Confusion counts (10, 10), rows true digit. Colour shows errors only, so that the diagonal does not drown them.
 
     Args:
-        largest: count with the darkest colour; give two figures the same to make them comparable.
+        darkest: count with the darkest colour, for larger ones too; None takes the largest.
+        normalised: print every count as a share of its row, in per cent.
     """
     counts = np.asarray(matrix)
     errors = counts * ~np.eye(10, dtype=bool)
-    scale = Normalize(0, max(1, largest or errors.max()))
+    scale = Normalize(0, max(1, darkest or errors.max()), clip=True)
     figure, axes = _grid(title)
     picture = axes.imshow(np.ma.masked_array(errors, np.eye(10, dtype=bool)), cmap="Blues", norm=scale)
-    _print_counts(axes, counts, lambda value, on_diagonal: GREY if on_diagonal else _legible(scale(value) > 0.55))
-    figure.colorbar(picture, cax=figure.add_axes(BAR), label="wrong images")
+    _print_counts(
+        axes,
+        counts,
+        lambda value, on_diagonal: GREY if on_diagonal else _legible(scale(value) > 0.55),
+        of=counts.sum(1) if normalised else None,
+    )
+    figure.colorbar(
+        picture,
+        cax=figure.add_axes(BAR),
+        label="wrong images",
+        extend="max" if errors.max() > scale.vmax else "neither",
+    )
     return figure
 
 
-def confusion_change(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], title: str) -> Figure:
+def confusion_change(
+    before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], title: str, normalised: bool = False
+) -> Figure:
     """after − before (10, 10). Errors that came are orange, errors that went are purple, around white at zero."""
     change = np.asarray(after) - np.asarray(before)
     off_diagonal = change * ~np.eye(10, dtype=bool)
@@ -40,36 +59,110 @@ def confusion_change(before: Sequence[Sequence[int]], after: Sequence[Sequence[i
         axes,
         change,
         lambda value, on_diagonal: GREY if on_diagonal else _legible(abs(value) / reach > 0.6),
+        of=np.asarray(before).sum(1) if normalised else None,
         signed=True,
     )
     figure.colorbar(picture, cax=figure.add_axes(BAR), label="more (orange) or fewer (purple) wrong images")
     return figure
 
 
-def errors_per_digit(before: Sequence[int], after: Sequence[int] | None, target: int | None, title: str) -> Figure:
+def trade(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], points: Sequence[tuple[str, Mapping[str, int]]], digit: int
+) -> Figure:
+    """Missed images of the digit against all errors: what each way of missing fewer of them costs.
+
+    Args:
+        curves: by label, counts along a way that starts at the base.
+        points: label and counts of single networks.
+    """
+    figure, axes = _axes()
+    for (label, curve), (colour, style) in zip(curves.items(), ((ORANGE, "--"), (BLUE, "-")), strict=False):
+        x, y = ([one[key] for one in curve] for key in ("missed", "errors"))
+        axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
+    for (label, counts), marker in zip(points, MARKERS, strict=False):
+        colour = GREY if marker == MARKERS[0] else INK
+        axes.plot(counts["missed"], counts["errors"], marker, color=colour, markersize=8, linestyle="none", label=label)
+    # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
+    highest = max(counts["errors"] for _, counts in points)
+    lowest = min(one["errors"] for one in (*itertools.chain(*curves.values()), *(counts for _, counts in points)))
+    margin = 0.2 * (highest - lowest) + 4
+    axes.set_ylim(max(0, lowest - margin), highest + margin)
+    axes.set_xlim(left=0)
+    axes.set(xlabel=f"missed {digit}s (test)", ylabel="all errors (test)")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def dial(points: Sequence[Mapping[str, float]], recommended: float, digit: int, split: str) -> Figure:
+    """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
+    figure, axes = _axes()
+    strengths = [point["strength"] for point in points]
+    lines = (
+        ("accuracy", "accuracy, all digits", INK, "-"),
+        ("recall", f"recall of {digit}", BLUE, "-"),
+        ("recall_of_others", "recall of the others", ORANGE, "--"),
+    )
+    for key, label, colour, style in lines:
+        values = [100 * point[key] for point in points]
+        axes.plot(strengths, values, style, color=colour, marker=".", linewidth=1.8, label=label)
+    axes.axvline(recommended, color=GREY, linestyle=":", linewidth=1.5, label=f"recommended: {recommended:g}")
+    axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {split}")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure:
+    """What the first layer's update looks for: (n, 28, 28), with the singular value of each above it."""
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(WIDTH, WIDTH * rows / columns * 0.98 + 0.2) if columns > 1 else (2.6, 2.8))
+    reach = np.abs(pictures).max() or 1.0
+    for i, (picture, value) in enumerate(zip(pictures, singular_values, strict=False)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.imshow(picture, cmap="PuOr_r", vmin=-reach, vmax=reach)
+        axes.set_title(f"σ = {value:.3g}", fontsize=8, pad=3)
+        axes.set_axis_off()
+    figure.subplots_adjust(0.02, 0.02, 0.98, 0.93, 0.05, 0.15)
+    return figure
+
+
+def side_by_side(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """From before to after, for every adapter: wrong images of its digit against wrong images of all others."""
+    figure, axes = _axes()
+    for row, marker in zip(rows, itertools.cycle(MARKERS)):
+        x, y = ([row[when][key] for when in ("before", "after")] for key in ("missed", "others"))
+        line = axes.plot(x, y, "-", linewidth=1.2, alpha=0.6)[0]
+        axes.plot(x[1], y[1], marker, color=line.get_color(), markersize=8, label=row["name"], linestyle="none")
+        axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
+    axes.set_xlim(left=0)
+    axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def errors_per_digit(before: Sequence[int], after: Sequence[int] | None, target: int | None) -> Figure:
     """Wrong images of every digit, before and, if given, after; the target digit is marked."""
-    figure = Figure(figsize=(7, 3.6))
-    axes = figure.add_axes((0.11, 0.2, 0.87, 0.71))
+    figure, axes = _axes()
     series = [("before", before, GREY)] + ([("after", after, BLUE)] if after is not None else [])
     width = 0.8 / len(series)
     for i, (label, counts, colour) in enumerate(series):
         places = np.arange(10) + (i - (len(series) - 1) / 2) * width
         bars = axes.bar(places, counts, width, label=label, color=colour)
         axes.bar_label(bars, fontsize=8, color=INK)
-    labels = [f"{digit}\n(target)" if digit == target else str(digit) for digit in DIGITS]
-    axes.set_xticks(DIGITS, labels)
-    axes.set(title=title, xlabel="digit", ylabel="wrong images")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks(DIGITS, list(map(str, DIGITS)))
+    if target is not None:
+        axes.get_xticklabels()[target].set(fontweight="bold", color=ORANGE)
+    words = "digit" if target is None else f"digit ({target} is the target)"
+    axes.set(xlabel=words, ylabel="wrong images (test)")
     axes.margins(y=0.12)
     if after is not None:
         axes.legend(frameon=False)
     return figure
 
 
-def loss_curve(losses: Sequence[float], title: str) -> Figure:
+def loss_curve(losses: Sequence[float]) -> Figure:
     """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
-    figure = Figure(figsize=(7, 3))
-    axes = figure.add_axes((0.11, 0.17, 0.87, 0.73))
+    figure, axes = _axes()
     window = max(1, len(losses) // 50)
     steps = np.arange(1, len(losses) + 1)
     running = np.convolve(losses, np.ones(window) / window, mode="valid")
@@ -77,16 +170,23 @@ def loss_curve(losses: Sequence[float], title: str) -> Figure:
     axes.plot(steps[window - 1 :], running, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
     if min(losses) > 0:
         axes.set_yscale("log")
-    axes.set(title=title, xlabel="step", ylabel="cross-entropy")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel="step", ylabel="cross-entropy")
     axes.legend(frameon=False)
     return figure
 
 
+def _axes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, 3.4))
+    axes = figure.add_axes((0.135, 0.155, 0.845, 0.81))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
 def _grid(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 6))
-    axes = figure.add_axes((0.06, 0.08, 0.75, 0.86))
-    axes.set(title=title, xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
+    figure = Figure(figsize=(WIDTH, 4.5))
+    axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
+    axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
+    axes.set_title(title, fontsize=10)
     axes.set_xticks(np.arange(-0.5, 10), minor=True)
     axes.set_yticks(np.arange(-0.5, 10), minor=True)
     axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
@@ -94,12 +194,15 @@ def _grid(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _print_counts(axes: Axes, counts: np.ndarray, colour, signed: bool = False) -> None:
-    """Every count that is not zero, in a colour that can be read on its cell."""
+def _print_counts(
+    axes: Axes, counts: np.ndarray, colour: Callable, of: np.ndarray | None = None, signed: bool = False
+) -> None:
+    """Every count that is not zero, or its per cent of `of` (10,), in a colour that can be read on its cell."""
     for (row, column), value in np.ndenumerate(counts):
         if value:
-            text = f"{value:+d}".replace("-", "−") if signed else str(value)
-            axes.text(column, row, text, ha="center", va="center", fontsize=9, color=colour(value, row == column))
+            shown = value if of is None else 100 * value / max(1, of[row])
+            text = f"{shown:{'+' if signed else ''}{'d' if of is None else '.1f'}}".replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour(value, row == column))
 
 
 def _legible(on_dark: bool) -> str:

@@ -1,156 +1,264 @@
-"""A run → PNG files and one self-contained HTML page. It reads what the stages stored and computes nothing anew."""
+"""A run → one self-contained HTML page, its plots as PNG and SVG, and its numbers as JSON and CSV.
+
+Everything on the page stands in `summarise_run`'s document; the run is only read, and nothing is computed anew.
+"""
 
 import base64
+import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lora_mnist import plots
-from lora_mnist.errors import RunError
+from lora_mnist.files import to_json
+from lora_mnist.reproduce import commands, configs
 from lora_mnist.rundir import Run
-from lora_mnist.verdict import paired, verdict
+from lora_mnist.summary import COUNTS, summarise_run
+from lora_mnist.verdict import paired
+
+LOW_RANK = 8  # of which every direction is drawn
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A PNG beside the page and inside it."""
+class Plot:
+    """A figure as the page and the folder need it; the same numbers give the same bytes."""
 
     name: str
-    png: bytes
+    figure: Figure = field(repr=False)
     alt: str
 
     @property
-    def source(self) -> str:
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+    def svg(self) -> bytes:
+        return self._saved("svg", metadata={"Date": None, "Creator": None})
+
+    @property
+    def png(self) -> bytes:
+        return self._saved("png", metadata={"Software": None}, dpi=120)
+
+    def _saved(self, kind: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": self.name}):
+            self.figure.savefig(file, format=kind, **options)
+        return file.getvalue()
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, normalised: bool = False) -> Path:
     """Write the report of the run in `folder` and return its page.
+
+    Args:
+        normalised: print the confusion matrices as shares of each true digit instead of counts.
 
     Raises:
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
     run = Run(folder)
-    run.require_base()
-    names = list(reversed(run.adapter_names()))  # the newest first
-    base = run.evaluation()
-    for name in names:
-        run.require_adapter(name)
-        if run.evaluation(run.adapter(name))["base_seal"] != base["base_seal"]:
-            raise RunError(
-                f"Adapter {name!r} was trained on another base.", f"Remove {run.adapter(name)}, or train it again."
-            )
+    summary = summarise_run(run)
     run.require_writable()
-    sections = [_adapter_section(run, name) for name in names]
-    base_pictures = _base_pictures(run, base["splits"]["test"])
-    environment = Environment(loader=PackageLoader("lora_mnist"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = _shown
-    environment.filters["percent"] = lambda share, places=2: f"{100 * share:.{places}f} %"
+    shown = {plot.name: plot for plot in _plots(run, summary, normalised)}
+    svgs = {name: plot.svg for name, plot in shown.items()}
+    environment = Environment(
+        loader=PackageLoader("lora_mnist"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"percent": _percent, "signed": _signed, "shown": _shown, "interval": _interval, "p": _p}
     page = environment.get_template("report.html.j2").render(
-        record=run.record(), base=base, sections=sections, pictures=base_pictures
+        **summary,
+        plots={name: {"source": _data("image/svg+xml", svg), "alt": shown[name].alt} for name, svg in svgs.items()},
+        pictures={section["name"]: _thumbnails(run, section["name"]) for section in summary["adapters"]},
+        normalised=normalised,
+        paired=paired,
+        verdict_kind=_verdict_kind,
+        commands=commands(summary),
     )
-    pictures = [*base_pictures, *(picture for section in sections for picture in section["pictures"])]
-    return run.save_report({"index.html": page.encode(), **{picture.name: picture.png for picture in pictures}})
+    files = {"index.html": page.encode(), "report.json": to_json(summary)}
+    files |= {f"{name}.svg": svg for name, svg in svgs.items()}
+    files |= {f"{name}.png": plot.png for name, plot in shown.items()}
+    return run.save_report(files | _tables(summary) | configs(summary))
 
 
-def _base_pictures(run: Run, test: Mapping[str, Any]) -> list[Picture]:
-    return [
-        _picture(
-            "base-confusion",
-            plots.confusion(test["confusion"], "Base: test images by true and predicted digit"),
-            "Confusion matrix of the base on the test images; its counts stand in evaluation.json.",
-        ),
-        _picture(
-            "base-errors",
-            plots.errors_per_digit(test["wrong"], None, None, "Base: wrong test images per digit"),
-            f"Bars of the wrong test images per digit, 0 to 9: {', '.join(map(str, test['wrong']))}.",
-        ),
-        _picture(
-            "base-loss",
-            plots.loss_curve(run.losses(), "Base: loss while pretraining"),
-            "Loss of every pretraining step.",
-        ),
+# Plots ----------------------------------------------------------------------------------------------------------------
+
+
+def _plots(run: Run, summary: Mapping[str, Any], normalised: bool) -> Iterator[Plot]:
+    base = summary["base"]
+    yield Plot(
+        "base-confusion",
+        plots.confusion(base["confusion"], "Base: test images", normalised=normalised),
+        f"Confusion matrix of the base: {base['errors']['count']} of {base['errors']['of']} test images are wrong.",
+    )
+    if not summary["adapters"]:
+        wrong = [row["count"] for row in base["digits"]]
+        yield Plot("base-errors", plots.errors_per_digit(wrong, None, None), f"Wrong test images per digit: {wrong}.")
+    yield Plot("base-loss", plots.loss_curve(run.losses()), "Loss of every pretraining step.")
+    if len(summary["side_by_side"]) > 1:
+        yield _side_by_side(summary["side_by_side"])
+    for section in summary["adapters"]:
+        yield from _adapter_plots(run, section, normalised)
+
+
+def _side_by_side(lines: Sequence[Mapping[str, Any]]) -> Plot:
+    rows = [
+        {
+            "name": line["name"],
+            **{when: {"missed": line[when]["missed"], "others": _others(line[when])} for when in ("before", "after")},
+        }
+        for line in lines
     ]
+    words = [
+        f"{row['name']}: {row['before']['missed']} to {row['after']['missed']} of its digit,"
+        f" {row['before']['others']} to {row['after']['others']} of the others"
+        for row in rows
+    ]
+    return Plot("side-by-side", plots.side_by_side(rows), f"Wrong test images. {'; '.join(words)}.")
 
 
-def _adapter_section(run: Run, name: str) -> dict[str, Any]:
-    after = run.evaluation(run.adapter(name))["splits"]["test"]
-    document = run.document(run.adapter(name), "finetune.json")
-    below = document["on_top_of"]
-    if missing := [one for one in below if one not in run.adapter_names()]:
-        raise RunError(
-            f"{name} was trained on top of {', '.join(missing)}, which is not in the run.",
-            f"Restore that, or remove {run.adapter(name)}.",
-        )
-    before = run.evaluation(run.adapter(below[-1]) if below else None)["splits"]["test"]
-    analysis = run.document(run.adapter(name), "analysis.json")
-    comparison, threshold = analysis["splits"], analysis["threshold"]
-    digit = document["digit"]
-    start = " + ".join(["base", *below]) if len(below) < 2 else f"base + {len(below)} adapters"
-    counts = comparison["test"]
-    return {
-        "name": name,
-        "document": document,
-        "comparison": comparison,
-        "verdict": verdict(counts, digit, threshold["splits"]["test"]),
-        "threshold": threshold,
-        "twin": analysis.get("twin"),
-        "paired": paired,
-        "full": _full_fine_tunings(run, digit) if not below else [],
-        "before": before,
-        "after": after,
-        "pictures": _adapter_pictures(run, name, digit, start, before, after, counts),
-    }
-
-
-def _adapter_pictures(
-    run: Run,
-    name: str,
-    digit: int,
-    start: str,
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    counts: Mapping[str, Any],
-) -> list[Picture]:
-    """Confusion before, after and its change, errors per digit, and the loss; `start` names what it was put on."""
-    largest = max(
-        matrix[row][column]
-        for matrix in (before["confusion"], after["confusion"])
-        for row in range(10)
-        for column in range(10)
-        if row != column
-    )
-    pictures = [
-        _picture(
+def _adapter_plots(run: Run, section: Mapping[str, Any], normalised: bool) -> Iterator[Plot]:
+    name, digit, head = section["name"], section["digit"], section["headline"]
+    before, after = section["confusion"]["before"], section["confusion"]["after"]
+    errors = {when: head["errors"][when]["count"] for when in ("before", "after")}
+    darkest = int((np.array(before) * ~np.eye(10, dtype=bool)).max())  # one scale for both, so that damage shows
+    if section["on_top_of"]:
+        yield Plot(
             f"{name}-before",
-            plots.confusion(before["confusion"], f"Before: {start}, test images", largest),
-            f"Confusion before: {counts['before']['errors']} errors, {counts['before']['missed']} missed {digit}s.",
-        ),
-        _picture(
-            f"{name}-after",
-            plots.confusion(after["confusion"], f"After: {start} + {name}, test images", largest),
-            f"Confusion after: {counts['after']['errors']} errors, {counts['after']['missed']} missed {digit}s.",
-        ),
-        _picture(
-            f"{name}-change",
-            plots.confusion_change(before["confusion"], after["confusion"], "Change: after − before"),
-            "Difference of the two confusion matrices, cell by cell.",
-        ),
-        _picture(
-            f"{name}-errors",
-            plots.errors_per_digit(before["wrong"], after["wrong"], digit, "Wrong test images per digit"),
-            f"Bars per digit 0 to 9: before {before['wrong']}, after {after['wrong']}.",
-        ),
-    ]
+            plots.confusion(before, "Before: test images", normalised=normalised),
+            f"Confusion matrix before, with {', '.join(section['on_top_of'])}: {errors['before']} errors.",
+        )
+    yield Plot(
+        f"{name}-after",
+        plots.confusion(after, f"With {name}: test images", darkest, normalised),
+        f"Confusion matrix with {name}: {errors['after']} errors.",
+    )
+    flows = ", ".join(f"{f['true']} taken for {f['predicted']} {_signed(f['change'])}" for f in section["flows"])
+    yield Plot(
+        f"{name}-change",
+        plots.confusion_change(before, after, "Change: after − before", normalised),
+        f"Change of the confusion matrix: {flows or 'none'}.",
+    )
+    wrong = {when: [row[when] for row in section["digits"]] for when in ("before", "after")}
+    yield Plot(
+        f"{name}-errors",
+        plots.errors_per_digit(wrong["before"], wrong["after"], digit),
+        f"Wrong test images per digit, 0 to 9: before {wrong['before']}, after {wrong['after']}.",
+    )
+    points = [("before", _counts(head, "before")), (name, _counts(head, "after"))]
+    points += [(one["name"], one) for one in section["yardsticks"]]
+    if section["dial"]["recommended"] not in (0, 1):  # those are before and after
+        points.append((f"recommended strength {section['dial']['recommended']:g}", section["dial"]["test"]))
+    curves = {f"a number added to the logit of {digit}": section["trade"]["threshold"]}
+    curves[f"{name} at strengths 0 to 1.5"] = section["trade"]["strength"]
+    words = "; ".join(f"{label}: {one['missed']} missed, {one['errors']} errors" for label, one in points)
+    yield Plot(f"{name}-trade", plots.trade(curves, points, digit), f"Missed {digit}s against all errors. {words}.")
+    dial = section["dial"]
+    yield Plot(
+        f"{name}-dial",
+        plots.dial(dial["points"], dial["recommended"], digit, dial["measured_on"]),
+        f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {dial['recommended']:g}.",
+    )
+    directions = run.pictures(run.adapter(name))["directions"]
+    if len(directions):
+        values = section["layers"][0]["singular_values"]
+        yield Plot(
+            f"{name}-directions",
+            plots.directions(directions, values),
+            "Weights of each pixel in what the first layer's update looks for, the strongest direction first.",
+        )
     if losses := run.losses(run.adapter(name)):  # an extracted adapter was not trained
-        figure = plots.loss_curve(losses, "Loss while fine-tuning")
-        pictures.append(_picture(f"{name}-loss", figure, "Loss of every fine-tuning step."))
-    return pictures
+        yield Plot(f"{name}-loss", plots.loss_curve(losses), "Loss of every fine-tuning step.")
+
+
+def _thumbnails(run: Run, name: str) -> list[str]:
+    """The changed test images, in the order of `examples`, as the sources of <img>."""
+    return [_data("image/png", _png(image)) for image in run.pictures(run.adapter(name))["examples"]]
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(255 - image).save(file, format="png")  # ink on paper
+    return file.getvalue()
+
+
+# Files beside the page ------------------------------------------------------------------------------------------------
+
+
+def _tables(summary: Mapping[str, Any]) -> dict[str, bytes]:
+    files = {"adapters.csv": [_flat(line) for line in summary["side_by_side"]]}
+    for section in summary["adapters"]:
+        matrices = section["confusion"]
+        files[f"{section['name']}-digits.csv"] = section["digits"]
+        files[f"{section['name']}-confusion.csv"] = [
+            {"true": row, "predicted": column, **{when: matrix[row][column] for when, matrix in matrices.items()}}
+            for row in range(10)
+            for column in range(10)
+        ]
+        files[f"{section['name']}-dial.csv"] = section["dial"]["points"]
+        files[f"{section['name']}-trade.csv"] = [
+            {"way": way, "amount": one.get("shift", one.get("strength")), **{key: one[key] for key in COUNTS}}
+            for way, curve in section["trade"].items()
+            for one in curve
+        ]
+    return {name: _csv(rows) for name, rows in files.items() if rows}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _flat(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts before and after as columns of their own."""
+    row = {key: " ".join(value) if isinstance(value, list) else value for key, value in line.items()}
+    for when in ("before", "after"):
+        row |= {f"{key}_{when}": count for key, count in row.pop(when).items()}
+    return row
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _counts(headline: Mapping[str, Any], when: str) -> dict[str, int]:
+    return {key: headline[key][when]["count"] for key in COUNTS}
+
+
+def _others(counts: Mapping[str, int]) -> int:
+    return counts["errors"] - counts["missed"]
+
+
+def _verdict_kind(verdict: str) -> str:
+    return "help" if verdict.startswith("A repair") else "harm"
+
+
+def _percent(share: float, places: int = 2) -> str:
+    return f"{100 * share:.{places}f} %"
+
+
+def _interval(share: Mapping[str, Any], places: int = 2) -> str:
+    return f"{100 * share['low']:.{places}f} to {100 * share['high']:.{places}f} %"
+
+
+def _signed(change: int) -> str:
+    return f"{change:+,}".replace("-", "−") if change else "0"
+
+
+def _p(value: float) -> str:
+    return f"= {value:.2g}" if value >= 1e-4 else "< 0.0001"
 
 
 def _shown(value: Any) -> str:
@@ -158,20 +266,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={entry}" for key, entry in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _full_fine_tunings(run: Run, digit: int) -> list[tuple[str, dict[str, int]]]:
-    """In words, and by counts on `test`, every copy of the base that was trained whole on `digit`."""
-    places = [run.checkpoint(name) for name in run.checkpoint_names()]
-    tuned = [place for place in places if (place / "finetune.json").is_file()]
-    return [
-        (f"{place.name}: all weights trained", run.document(place, "analysis.json")["splits"]["test"]["after"])
-        for place in tuned
-        if run.document(place, "finetune.json")["digit"] == digit
-    ]
-
-
-def _picture(name: str, figure: Figure, alt: str) -> Picture:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110, metadata={"Software": None})  # the same bytes for the same numbers
-    return Picture(f"{name}.png", png.getvalue(), alt)

@@ -31,12 +31,14 @@ from lora_mnist.files import (
 )
 
 if TYPE_CHECKING:
+    import numpy
     import torch
 
     from lora_mnist.model import MLP
 
 WEIGHTS = "model.safetensors"
 LOGITS = "logits.safetensors"
+PICTURES = "pictures.safetensors"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Outcome:
         logits: (N, 10) fp32 by split.
         losses, rates: of every training step; none if nothing was trained.
         documents: further JSON files, by name.
+        pictures: (n, 28, 28) by what they show; for the report.
     """
 
     evaluation: Mapping[str, Any]
@@ -55,6 +58,7 @@ class Outcome:
     losses: Sequence[float] = ()
     rates: Sequence[float] = ()
     documents: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Run:
@@ -241,16 +245,22 @@ class Run:
 
     def logits(self, place: Path | None = None) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split."""
-        from lora_mnist.checkpoint import load_logits
+        from lora_mnist.checkpoint import load_tensors
 
-        return load_logits((place or self.base) / LOGITS)
+        return load_tensors((place or self.base) / LOGITS)
+
+    def pictures(self, place: Path) -> dict[str, numpy.ndarray]:
+        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32."""
+        from safetensors.numpy import load_file
+
+        return load_file(place / PICTURES)
 
     def _call(self, command: str) -> str:
         return f"Run `lora-mnist {command} --run {self.path}` first."
 
 
 def _save_outcome(folder: Path, outcome: Outcome) -> None:
-    from lora_mnist.checkpoint import save_logits
+    from lora_mnist.checkpoint import save_tensors
 
     for name, document in outcome.documents.items():
         write_file(folder / name, to_json(document))
@@ -260,4 +270,6 @@ def _save_outcome(folder: Path, outcome: Outcome) -> None:
     writer.writerows(zip(range(1, len(outcome.losses) + 1), outcome.rates, outcome.losses, strict=True))
     write_file(folder / "history.csv", table.getvalue().encode())
     write_file(folder / "evaluation.json", to_json(outcome.evaluation))
-    save_logits(folder / LOGITS, dict(outcome.logits))
+    save_tensors(folder / LOGITS, dict(outcome.logits))
+    if outcome.pictures:
+        save_tensors(folder / PICTURES, dict(outcome.pictures))

@@ -1,4 +1,4 @@
-"""How sure a comparison of two classifiers on the same images is."""
+"""How sure a share of wrong images is, and how sure a comparison of two classifiers on the same images."""
 
 import math
 
@@ -13,3 +13,13 @@ def mcnemar(fixed: int, broken: int) -> float:
     changed = fixed + broken
     tail = sum(math.comb(changed, count) for count in range(min(fixed, broken) + 1))
     return min(1.0, 2 * tail / 2**changed)
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share that was seen as `count` of `total` (E. B. Wilson 1927, "Probable inference, the law of
+    succession, and statistical inference"). It stays within 0 and 1, and has a width even at 0 of `total`."""
+    z, share = 1.959963984540054, count / total  # the normal distribution's 97.5 % point
+    middle = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    low, high = ((middle + side) / (1 + z * z / total) for side in (-half, half))
+    return (low if count else 0.0), (high if count < total else 1.0)

@@ -74,8 +74,10 @@ def _not_kept(document: Mapping[str, Any]) -> Text:
     guard, digit = document["guard"], document["digit"]
     count = guard["counted"]
     words = {"errors": "errors in all", "missed": f"missed {digit}s"}[count]
-    limit = f"than the {guard['before'][count]} without it ({min(one[count] for one in guard['tried'])} at the least)"
-    text = f"Nothing kept: at every strength {document['name']} has more {words} on val {limit}."
+    least = min(one[count] for one in guard["tried"])
+    name, limit = document["name"], guard["before"][count]
+    text = f"Nothing kept: on val there are {limit} {words} without {name}, and {least} or more with it."
+    text += " One more adapter has to lower them." if guard["gain"] else ""
     return Text(f"{text} --guard none keeps it as trained. What was kept before is still there.", style="bold")
 
 

@@ -11,6 +11,8 @@ import torch
 
 from lora_mnist.evaluate import counts_of
 
+STEPS = 20  # of the curve, up to the chosen shift
+
 
 def shifted_threshold(
     before: Mapping[str, torch.Tensor],
@@ -27,16 +29,21 @@ def shifted_threshold(
         labels: int64 (N,) by split.
 
     Returns:
-        `shift`, `chosen_on`, and for every split the shifted base's missed, claimed and errors.
+        `shift`, `chosen_on`, for every split the shifted base's missed, claimed and errors, and as `curve` the same on
+        `test` from no shift to a quarter beyond this one (beyond 1 if there is none).
     """
     chosen_on = "val" if "val" in before else "test"
     shift = _shift(before[chosen_on], labels[chosen_on].cpu(), digit, after[chosen_on])
-    splits = {}
-    for split, logits in before.items():
-        moved = logits.double()
-        moved[:, digit] += shift
-        splits[split] = counts_of(moved, labels[split], digit)
-    return {"shift": shift, "chosen_on": chosen_on, "splits": splits}
+    splits = {split: _shifted(logits, labels[split], digit, shift) for split, logits in before.items()}
+    shifts = [(shift or 1.0) * step / STEPS for step in range(STEPS + STEPS // 4 + 1)]
+    curve = [{"shift": one, **_shifted(before["test"], labels["test"], digit, one)} for one in shifts]
+    return {"shift": shift, "chosen_on": chosen_on, "splits": splits, "curve": curve}
+
+
+def _shifted(logits: torch.Tensor, labels: torch.Tensor, digit: int, shift: float) -> dict[str, int]:
+    moved = logits.double()
+    moved[:, digit] += shift
+    return counts_of(moved, labels, digit)
 
 
 def _shift(before: torch.Tensor, labels: torch.Tensor, digit: int, after: torch.Tensor) -> float:

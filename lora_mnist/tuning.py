@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from lora_mnist.analysis import Twin, analyse, inspect, pictures
 from lora_mnist.config import OF_ADAPTERS, Settings, TrainingSettings
-from lora_mnist.documents import Twin, analysis_of, environment, evaluation_of, record_of_tuning
+from lora_mnist.documents import environment, evaluation_of, record_of_tuning
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluate import require_finite
 from lora_mnist.guard import choose, require_val
@@ -60,7 +61,8 @@ def finetune(
     start, _ = work.adapted([Applied(one) for one in stack])
     before = work.logits_of_stack(stack)
     adapted, losses = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
-    guard = choose(adapted, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit)
+    gain = 1 if stack else 0  # one adapter more has to earn its place
+    guard = choose(adapted, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit, gain)
     seconds = round(time.perf_counter() - started, 2)
     if guard["strength"] is None:
         return {"kept": False, "name": name, "digit": digit, "guard": guard, "seconds": seconds}
@@ -71,7 +73,7 @@ def finetune(
         "guard": guard,
     }
     chosen = {**settings.finetune.model_dump(mode="json"), "digit": digit, "name": name}
-    other = _train_twin(work, start, before, name, digit, settings, request.quiet) if twin else None
+    other = _train_twin(work, start, before, name, digit, settings, gain, request.quiet) if twin else None
     made = Made("lora", name, digit, chosen, facts, losses, settings.finetune, other, stack)
     return keep_adapter(work, adapted, made)
 
@@ -109,10 +111,10 @@ def finetune_full(request: Request) -> dict[str, Any]:
         **environment(work.device),
     )
     evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
-    analysis = analysis_of(run.logits(), logits, work.labels, digit)
+    analysis = analyse(run.logits(), logits, work.labels, digit)
     documents = {"finetune.json": document, "analysis.json": analysis}
-    rates = learning_rates(recipe, len(losses))
-    file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents))
+    rates, shown = learning_rates(recipe, len(losses)), {"examples": pictures(analysis, work.dataset)}
+    file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents, shown))
     return {**_result(document, analysis, evaluation), "file": str(file)}
 
 
@@ -182,10 +184,15 @@ def keep_adapter(work: Workspace, adapted: MLP, made: Made) -> dict[str, Any]:
     document = record_of_tuning(made.method, made.name, made.digit, made.settings, table, findings, **environs)
     used = [{"name": name, "strength": 1.0} for name in (*made.on_top_of, made.name)]
     evaluation = evaluation_of(work.dataset, work.sealed, used, logits)
-    analysis = analysis_of(work.logits_of_stack(made.on_top_of), logits, work.labels, made.digit, made.twin)
+    analysis = analyse(work.logits_of_stack(made.on_top_of), logits, work.labels, made.digit, made.twin)
+    guard = made.facts.get("guard", {})
+    tried = guard["tried"] if guard.get("strength") == 1 else []  # those were strengths of what was kept
+    learnt, directions = inspect(adapted, made.name, made.digit, work.dataset, analysis, tried)
+    analysis |= learnt
+    shown = {"examples": pictures(analysis, work.dataset), "directions": directions}
     rates = learning_rates(made.recipe, len(made.losses)) if made.recipe else []
     documents = {"finetune.json": document, "analysis.json": analysis}
-    outcome = Outcome(evaluation, logits, made.losses, rates, documents)
+    outcome = Outcome(evaluation, logits, made.losses, rates, documents, shown)
     work.run.save_adapter(made.name, lambda folder: save_adapter(folder, adapted, made.name, work.sealed), outcome)
     return _result(document, analysis, evaluation)
 
@@ -217,13 +224,14 @@ def _train_twin(
     name: str,
     digit: int,
     settings: Settings,
+    gain: int,
     quiet: bool,
 ) -> Twin:
     """An adapter that differs in one thing: the digit has its natural share of every batch."""
     share = float((work.dataset.train.labels == digit).float().mean())
     natural = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"focus": share})})
     twin, _ = train_adapter(start, name, digit, natural, work.dataset, quiet)
-    guard = choose(twin, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit)
+    guard = choose(twin, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit, gain)
     logits = before if guard["strength"] is None else held_out_logits(twin, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     return Twin(guard["strength"], logits)

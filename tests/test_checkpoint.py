@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_mnist.checkpoint import load_logits, load_network, save_logits, save_network
+from lora_mnist.checkpoint import load_network, load_tensors, save_network, save_tensors
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.integrity import seal
 from lora_mnist.model import MLP
@@ -59,5 +59,5 @@ def test_a_file_that_holds_no_network_of_ours_is_refused(saved, damage):
 
 def test_logits_come_back_bit_for_bit(tmp_path):
     logits = {"val": torch.randn(3, 10), "test": torch.randn(4, 10)}
-    save_logits(tmp_path / "logits", logits)
-    assert all(torch.equal(part, logits[split]) for split, part in load_logits(tmp_path / "logits").items())
+    save_tensors(tmp_path / "logits", logits)
+    assert all(torch.equal(part, logits[split]) for split, part in load_tensors(tmp_path / "logits").items())

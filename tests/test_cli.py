@@ -50,6 +50,22 @@ def test_the_three_commands_the_project_exists_for(cli, tmp_path):
     assert (tmp_path / "r" / "adapters" / "digit9-r1").is_dir()
 
 
+def test_the_report_is_opened_when_asked_to(cli, run_copy, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    assert cli("report", "--run", run_copy)[0] == 0
+    assert opened == []
+    assert cli("report", "--run", run_copy, "--open")[::2] == (0, "")
+    assert opened == [(run_copy / "report" / "index.html").as_uri()]
+
+
+def test_without_a_browser_the_report_is_written_and_says_so(cli, run_copy, monkeypatch):
+    monkeypatch.setattr("webbrowser.open", lambda url: False)
+    code, out, err = cli("report", "--run", run_copy, "--open", "--normalise")
+    assert (code, out) == (0, f"{run_copy / 'report' / 'index.html'}\n")
+    assert "no browser" in err
+
+
 def test_json_is_one_object_and_the_stored_one(cli, finished_run, adapter):
     code, out, _ = cli("evaluate", "--run", finished_run, "--json")
     assert code == 0

@@ -78,12 +78,19 @@ def test_nothing_is_kept_if_every_strength_is_worse(model):
     assert strengths(network) == {"a": 1.0}
 
 
+def test_a_gain_can_be_demanded(model):
+    network, val, before = model
+    lift(network, DIGIT, 0.0)  # changes nothing: not worse, but no gain either
+    assert choose(network, "a", "errors", before, val, DIGIT)["strength"] == 1.0
+    assert choose(network, "a", "errors", before, val, DIGIT, gain=1)["strength"] is None
+
+
 def test_without_a_rule_it_is_kept_as_trained(model):
     network, val, before = model
     update = lift(network, 7, 1e4)
     whole = update.lora_B.detach().clone()
     found = choose(network, "a", "none", before, val, DIGIT)
-    assert found == {"rule": "none", "counted": None, "strength": 1.0, "before": None, "tried": []}
+    assert found == {"rule": "none", "counted": None, "gain": 0, "strength": 1.0, "before": None, "tried": []}
     assert torch.equal(update.lora_B, whole)
 
 

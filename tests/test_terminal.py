@@ -82,9 +82,14 @@ def test_the_excuses_stand_beside_the_repair(tuned):
 
 
 def test_what_was_not_kept_says_why():
-    guard = {"counted": "errors", "strength": None, "before": {"errors": 10}, "tried": [{"errors": 12}, {"errors": 11}]}
-    text = " ".join(printed(terminal.finetuning({"kept": False, "name": "x", "digit": 3, "guard": guard})).split())
-    assert "at every strength x has more errors in all on val than the 10 without it (11 at the least)" in text
+    tried = [{"errors": 12}, {"errors": 11}]
+    guard = {"counted": "errors", "gain": 0, "strength": None, "before": {"errors": 10}, "tried": tried}
+    document = {"kept": False, "name": "x", "digit": 3, "guard": guard}
+    text = " ".join(printed(terminal.finetuning(document)).split())
+    assert "on val there are 10 errors in all without x, and 11 or more with it" in text
+    assert "One more" not in text
+    text = " ".join(printed(terminal.finetuning({**document, "guard": {**guard, "gain": 1}})).split())
+    assert "One more adapter has to lower them" in text
 
 
 def test_how_much_of_the_update_was_kept(tuned):

@@ -63,6 +63,15 @@ def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
     return vh[:kept], u[:, :kept] * s[:kept], Approximation(tuple(s.tolist()), kept)
 
 
+def factorise_product(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, Approximation]:
+    """`factorise` of b (out, k) @ a (k, in), without making that matrix if k is small."""
+    # B A = Q_b (R_b R_aᵀ) Q_aᵀ with orthonormal Q: only the small core needs a decomposition
+    q_b, r_b = torch.linalg.qr(b.detach().double())
+    q_a, r_a = torch.linalg.qr(a.detach().double().T)
+    a_core, b_core, kept = factorise(r_b @ r_a.T, rank)
+    return a_core @ q_a.T, q_b @ b_core, kept
+
+
 def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[str, Approximation]:
     """Turn the difference between two networks into adapter `name` of `model`: what full fine-tuning did, at low rank.
 
@@ -138,11 +147,7 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
     for path, parts in _parts(model, weights).items():
         a = torch.cat([update.lora_A.detach().double() for update, _ in parts])
         b = torch.cat([update.lora_B.detach().double() * (w * update.scaling) for update, w in parts], dim=1)
-        # B A = Q_b (R_b R_aᵀ) Q_aᵀ with orthonormal Q: only the small core needs a decomposition
-        q_b, r_b = torch.linalg.qr(b)
-        q_a, r_a = torch.linalg.qr(a.T)
-        a_core, b_core, kept[path] = factorise(r_b @ r_a.T, rank)
-        factors[path] = (a_core @ q_a.T, q_b @ b_core)
+        *factors[path], kept[path] = factorise_product(b, a, rank)
     _install(model, name, factors)
     return kept
 
