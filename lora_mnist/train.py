@@ -11,8 +11,8 @@ from lora_mnist.augment import warp
 from lora_mnist.config import TrainingSettings
 from lora_mnist.errors import UsageError
 from lora_mnist.model import normalise
+from lora_mnist.optimizer import FusedAdam
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
 
 
@@ -44,21 +44,19 @@ def train(
         UsageError: the loss or a weight became NaN or infinite.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = OPTIMIZERS[settings.optimizer](weights, weight_decay=settings.weight_decay, fused=True)
+    optimizer = FusedAdam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
     rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(batches), device=images.device)
     model.train()
     with tqdm(batches.to(images.device), desc=description, unit="step", leave=False, disable=quiet or None) as bar:
         for step, batch in enumerate(bar):
-            optimizer.param_groups[0]["lr"] = rates[step]
             seen = normalise(images[batch])  # (B, 28, 28)
             if warps is not None:
                 seen = warp(seen, warps[step])
             logits = model(seen)  # (B, 28, 28) -> (B, 10)
             loss = F.cross_entropy(logits, labels[batch])
-            optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            optimizer.step(rates[step])
             losses[step] = loss.detach()
             if step % WINDOW == WINDOW - 1:
                 running = _finite_mean(losses[: step + 1])
