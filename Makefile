@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest
+
+# every claim of speed; a quarter of an hour and more on two cores, most of it for the plain script
+bench: .venv/installed-test
+	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/commands.py
+	$(BIN)/python benchmarks/switches.py
+	$(BIN)/python benchmarks/pipeline.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -31,4 +40,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache
+	rm -rf .venv runs build .pytest_cache .ruff_cache

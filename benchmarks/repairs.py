@@ -108,7 +108,7 @@ def table(rows: list[dict]) -> None:
 
 def path(rows: list[dict]) -> None:
     """Print the rounds: means over the seeds that got so far, and whether all errors fell in each."""
-    print("\n| round | kept | missed | all errors | errors fell in |\n|---|---|---|---|---|")
+    print("\n| round | kept | missed | all errors | change | errors fell in |\n|---|---|---|---|---|---|")
     for i in range(max(len(row["rounds"]) for row in rows)):
         there = [row["rounds"][i] for row in rows if len(row["rounds"]) > i]
         kept = [one for one in there if one["kept"]]
@@ -119,6 +119,7 @@ def path(rows: list[dict]) -> None:
                 before, after = (statistics.mean(one[when][key] for one in kept) for when in ("before", "after"))
                 means.append(f"{before:.1f} → {after:.1f}")
             fell = sum(after < before for before, after in pairs)
+            means.append(interval([after - before for before, after in pairs]))
             print(f"| {i + 1} | {len(kept)} of {len(there)} | {' | '.join(means)} | {fell} of {len(kept)} |")
 
 

@@ -32,7 +32,8 @@ def test_it_is_the_one_of_torch_bit_for_bit(decoupled, reference, decay):
 def test_training_never_loads_the_compiler(tmp_path):
     code = (
         "import sys; from lora_mnist.cli import main\n"
-        f"assert main(['run', '--config', 'smoke', '--dataset', 'digits', '--quiet', '--run', {str(tmp_path)!r}]) == 0\n"
+        "options = ['--config', 'smoke', '--dataset', 'digits', '--quiet']\n"
+        f"assert main(['run', *options, '--run', {str(tmp_path)!r}]) == 0\n"
         "print('torch._dynamo' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -73,7 +73,7 @@ def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):
 
 def test_a_forward_that_is_not_the_formula_is_caught(pair, monkeypatch):
     forward = LoRAUpdate.forward
-    monkeypatch.setattr(LoRAUpdate, "forward", lambda self, x: 1.001 * forward(self, x))
+    monkeypatch.setattr(LoRAUpdate, "forward", lambda self, x, y: 1.001 * forward(self, x, y))
     found = findings(pair)
     assert found["off"]["passed"]
     assert not found["on"]["passed"]

@@ -141,7 +141,7 @@ def check_name(name: str, taken: Iterable[str]) -> None:
 
 
 class LoRAUpdate(nn.Module):
-    """One adapter's update of one layer: x (…, in) → strength · scaling · B A x (…, out).
+    """One adapter's update of one layer, strength · scaling · B A x.
 
     Attributes:
         lora_A: (rank, in), in the dtype and on the device of the layer's weight.
@@ -164,10 +164,14 @@ class LoRAUpdate(nn.Module):
         self.scaling = config.scaling
         self.strength = 1.0
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) → (…, out)."""
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x (…, in), y (…, out) → y + strength · scaling · B A x (…, out): one product adds and scales as well."""
         low = F.linear(self.dropout(x), self.lora_A)  # (…, in) -> (…, rank)
-        return F.linear(low * (self.scaling * self.strength), self.lora_B)  # (…, rank) -> (…, out)
+        factor = self.scaling * self.strength
+        if y.dim() == 2:
+            return torch.addmm(y, low, self.lora_B.t(), alpha=factor)  # (N, rank) @ (rank, out) -> (N, out)
+        rows = torch.addmm(y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1]), self.lora_B.t(), alpha=factor)
+        return rows.view(y.shape)
 
     def weight(self) -> torch.Tensor:
         """The update as one matrix (out, in)."""
@@ -216,7 +220,7 @@ class LoRALinear(nn.Module):
         y = self.base(x)
         for update in self.updates.values():
             if update.strength:
-                y = y + update(x)
+                y = update(x, y)
         return y
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:

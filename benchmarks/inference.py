@@ -1,0 +1,55 @@
+"""A forward pass of the base, of the base with an adapter, and merged.
+
+python benchmarks/inference.py [--device cuda] [--rounds 15] [--out build/bench]
+"""
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+from steps import HIDDEN, LAYERS, ours
+from timing import finish, interleaved, machine, ratio
+
+from lora_mnist.device import prepare
+from lora_mnist.lora import merge
+from lora_mnist.model import MLP
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    arguments = parser.parse_args()
+    device, about = prepare(arguments.device, arguments.threads), machine()
+    base = MLP(HIDDEN).to(device).eval()
+    rows = []
+    for batch in (1, 10, 100, 1000):
+        x = torch.randn(batch, 28, 28, device=device)
+        for rank in (1, 16):
+            adapted = ours(base, rank).eval()
+            for name in LAYERS:
+                adapted.get_submodule(name).updates["a"].lora_B.normal_()
+            merged = copy.deepcopy(adapted)
+            merge(merged)
+            models = {"base": base, "adapter": adapted, "merged": merged}
+            calls = {name: lambda model=model, x=x: model(x) for name, model in models.items()}
+            times = interleaved(calls, arguments.rounds, max(3, 1000 // batch))
+            rows.append(
+                {
+                    "batch": batch,
+                    "rank": rank,
+                    "base, ms": 1e3 * sorted(times["base"])[arguments.rounds // 2],
+                    "adapter / base": ratio(times, "adapter", "base"),
+                    "merged / base": ratio(times, "merged", "base"),
+                }
+            )
+    finish("inference", rows, arguments.out, about)
+
+
+if __name__ == "__main__":
+    main()

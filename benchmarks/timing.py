@@ -1,0 +1,65 @@
+"""Interleaved timings: what each contestant takes, and how they compare within the same rounds."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DATA = Path(os.environ.get("LORA_MNIST_DATA", "data"))
+
+
+def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds per call of every contestant in every round, in which all have their turn; a first round is left out."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, call in contestants.items():
+            started = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append((time.perf_counter() - started) / repeats)
+    return times
+
+
+def ratio(times: Mapping[str, Sequence[float]], name: str, to: str) -> float:
+    """How many times as long `name` takes as `to`: the median over the rounds."""
+    return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on, and how busy that was before."""
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
+    return {
+        "cpu": model.partition(":")[2].strip(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "load": [round(one, 2) for one in os.getloadavg()],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def finish(name: str, rows: Sequence[Mapping[str, Any]], folder: Path, about: Mapping[str, Any]) -> None:
+    """Print `rows` as a table with what it ran on, and write both to `folder`/`name`.json."""
+    print(f"\n{name}: {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['instructions']},")
+    print(f"GPU {about['gpu'] or 'none'}, load before {about['load']}, torch {about['torch']}\n")
+    headings = list(rows[0])
+    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
+    for row in rows:
+        print(f"| {' | '.join(_shown(value) for value in row.values())} |", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"machine": about, "rows": list(rows)}, indent=1) + "\n")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
