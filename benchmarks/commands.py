@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
-    about = machine()
+    load = [round(one, 2) for one in os.getloadavg()]
     common = ["--data", str(arguments.data), *(["--threads", str(arguments.threads)] if arguments.threads else [])]
 
     def options(command: str, run: str) -> list[str]:
@@ -57,6 +57,7 @@ def main() -> None:
             for name in READERS:
                 command = [name] if name == "--help" else options(name, f"{folder}/whole0")
                 readers[name].append(measure(command))
+    about = machine() | {"load": load}
     finish("stages", [_row(name, runs) for name, runs in whole.items()], arguments.out, about)
     finish("start-up", [_row(name, runs) for name, runs in readers.items()], arguments.out, about)
 

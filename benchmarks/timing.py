@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 DATA = Path(os.environ.get("LORA_MNIST_DATA", "data"))
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, list[float]]:
     """Seconds per call of every contestant in every round, in which all have their turn; a first round is left out."""
+    import torch
+
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, call in contestants.items():
@@ -35,7 +35,9 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, to: str) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on, and how busy that was before."""
+    """What it ran on, and how busy it was."""
+    import torch  # not above: a process that starts others to see how much memory they take must be small itself
+
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
     return {
         "cpu": model.partition(":")[2].strip(),
@@ -52,7 +54,7 @@ def machine() -> dict[str, Any]:
 def finish(name: str, rows: Sequence[Mapping[str, Any]], folder: Path, about: Mapping[str, Any]) -> None:
     """Print `rows` as a table with what it ran on, and write both to `folder`/`name`.json."""
     print(f"\n{name}: {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['instructions']},")
-    print(f"GPU {about['gpu'] or 'none'}, load before {about['load']}, torch {about['torch']}\n")
+    print(f"GPU {about['gpu'] or 'none'}, load {about['load']}, torch {about['torch']}\n")
     headings = list(rows[0])
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     for row in rows:

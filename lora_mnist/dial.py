@@ -11,8 +11,8 @@ from lora_mnist.evaluate import counts_of, logits_of, require_finite
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.model import MLP
 
-STRENGTHS = tuple(step / 10 for step in range(16))
-QUARTERS = tuple(step / 4 for step in range(7))  # on images that decide nothing, a coarser look is enough
+STRENGTHS = tuple(step / 4 for step in range(7))  # each takes a forward pass over all images
+COARSE = (0.0, 0.5, 1.0, 1.5)  # on images that decide nothing
 
 
 @torch.no_grad()
@@ -36,25 +36,24 @@ def cost(counts: Mapping[str, int]) -> int:
 def turn_dial(
     adapted: MLP, name: str, held_out: Mapping[str, Split], digit: int, known: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Counts at every strength, on `val` in tenths, on `test` in quarters and at the one that `val` recommends.
+    """Counts by strength: on `val` in quarters, on `test` in halves and at the one that `val` recommends.
 
     Args:
         adapted: a base with adapter `name`, left at strength 1.
-        known: by split, entries as `counts_at` makes them that need not be made again; 0 is among them.
+        known: by split, entries as `counts_at` makes them, which are taken over; 0 is among them.
 
     Returns:
-        `measured_on`: the split that recommends, `test` where there is no `val` (then in tenths too); `recommended`:
+        `measured_on`: the split that recommends, `test` where there is no `val` (then in quarters too); `recommended`:
         the strength of the least `cost` among those without more errors than at 0; and `splits`, each a list of counts
         by rising strength. Strengths at which logits are no longer finite are left out.
     """
     measured_on = "val" if "val" in held_out else "test"
-    tenths = _measure(adapted, name, held_out[measured_on], digit, STRENGTHS, known[measured_on])
-    allowed = [one for one in tenths if one["errors"] <= tenths[0]["errors"]]
+    points = _measure(adapted, name, held_out[measured_on], digit, STRENGTHS, known[measured_on])
+    allowed = [one for one in points if one["errors"] <= points[0]["errors"]]
     recommended = min(allowed, key=lambda one: (cost(one), -one["strength"]))["strength"]
-    splits = {measured_on: tenths}
+    splits = {measured_on: points}
     if measured_on != "test":
-        wanted = sorted({*QUARTERS, recommended})
-        splits["test"] = _measure(adapted, name, held_out["test"], digit, wanted, known["test"])
+        splits["test"] = _measure(adapted, name, held_out["test"], digit, (*COARSE, recommended), known["test"])
     set_strength(adapted, name, 1.0)
     return {"measured_on": measured_on, "recommended": recommended, "splits": splits}
 
@@ -69,7 +68,7 @@ def _measure(
 ) -> list[dict[str, Any]]:
     there = {one["strength"]: dict(one) for one in known}
     points = []
-    for strength in strengths:
+    for strength in sorted({*strengths, *there}):
         try:
             points.append(there.get(strength) or counts_at(adapted, name, strength, split, digit))
         except UsageError:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_mnist.data import Split
-from lora_mnist.dial import QUARTERS, STRENGTHS, cost, turn_dial
+from lora_mnist.dial import COARSE, STRENGTHS, cost, turn_dial
 from lora_mnist.evaluate import counts_of, logits_of
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.model import MLP
@@ -51,7 +51,7 @@ def test_every_strength_is_what_the_merged_network_does(model):
     dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
     assert dial["measured_on"] == "val"
     assert dial["splits"]["val"] == [by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS]
-    wanted = sorted({*QUARTERS, dial["recommended"]})
+    wanted = sorted({*COARSE, dial["recommended"]})
     assert dial["splits"]["test"] == [by_hand(base, adapted, s, held_out["test"]) for s in wanted]
     assert strengths(adapted) == {"a": 1.0}
 
@@ -76,9 +76,10 @@ def test_without_val_it_is_measured_on_test_and_says_so(model):
 def test_what_is_known_is_not_measured_again(model):
     base, adapted, held_out = model
     known = start(base, held_out)
-    known["val"].append({"strength": 0.5, "missed": 1, "claimed": 2, "errors": 3})
+    known["val"] += [{"strength": s, "missed": 1, "claimed": 2, "errors": 3} for s in (0.5, 0.6)]
     points = turn_dial(adapted, "a", held_out, DIGIT, known)["splits"]["val"]
-    assert points[5] == known["val"][1]
+    assert [one["strength"] for one in points] == [0.0, 0.25, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5]
+    assert points[2:4] == known["val"][1:]
 
 
 def test_it_ends_where_logits_are_no_longer_finite(model):
