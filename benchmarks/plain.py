@@ -7,8 +7,13 @@ image. It prints one JSON object: seconds of every part, accuracy and wrong nine
 """
 
 import argparse
+import gzip
 import json
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from steps import Parametrization
@@ -16,6 +21,7 @@ from timing import DATA
 from torch import nn
 from torch.nn.utils import parametrize
 
+from lora_mnist.data import MNIST_FILES
 from lora_mnist.fetch import import_torchvision
 
 
@@ -31,6 +37,20 @@ class Net(nn.Module):
         """(B, 1, 28, 28) → (B, 10)."""
         x = self.relu(self.linear1(image.view(-1, 784)))
         return self.linear3(self.relu(self.linear2(x)))
+
+
+@contextmanager
+def unpacked(data: str | Path) -> Iterator[str]:
+    """A root for torchvision, which reads MNIST only where it lies decompressed."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder, "MNIST", "raw")
+        raw.mkdir(parents=True)
+        for name in MNIST_FILES:
+            packed = Path(data, "MNIST", "raw", f"{name}.gz")
+            raw.joinpath(name).write_bytes(
+                gzip.decompress(packed.read_bytes()) if packed.is_file() else packed.with_suffix("").read_bytes()
+            )
+        yield folder
 
 
 def train(loader, net: Net, limit: int | None = None) -> None:
@@ -70,8 +90,9 @@ def main() -> None:
     torch.manual_seed(0)
     convert, scale = torchvision.transforms.ToTensor(), torchvision.transforms.Normalize((0.1307,), (0.3081,))
     transform = torchvision.transforms.Compose([convert, scale])
-    trainset = torchvision.datasets.MNIST(arguments.data, train=True, transform=transform)
-    testset = torchvision.datasets.MNIST(arguments.data, train=False, transform=transform)
+    with unpacked(arguments.data) as root:
+        trainset = torchvision.datasets.MNIST(root, train=True, transform=transform)
+        testset = torchvision.datasets.MNIST(root, train=False, transform=transform)
     loader = torch.utils.data.DataLoader(trainset, batch_size=10, shuffle=True)
     tests = torch.utils.data.DataLoader(testset, batch_size=10)
     seconds, marks = {}, {"started": time.perf_counter()}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from plain import unpacked
 from steps import ours, parametrized, stepper
 from timing import DATA, finish, machine
 from torch.nn import functional as F
@@ -61,7 +62,8 @@ def main() -> None:
     def with_data_loader() -> None:
         vision = import_torchvision()
         steps = [vision.transforms.ToTensor(), vision.transforms.Normalize((0.1307,), (0.3081,))]
-        images = vision.datasets.MNIST(arguments.data, transform=vision.transforms.Compose(steps))
+        with unpacked(arguments.data) as root:
+            images = vision.datasets.MNIST(root, transform=vision.transforms.Compose(steps))
         model = fresh().train()
         optimizer = FusedAdam(model.parameters())
         loader = torch.utils.data.DataLoader(images, batch_size=10, sampler=batches.flatten().tolist())

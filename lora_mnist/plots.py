@@ -170,6 +170,8 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     axes.plot(steps[window - 1 :], running, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
     if min(losses) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be set by mathtext, which is slow
+        axes.yaxis.set_minor_formatter("")
     axes.set(xlabel="step", ylabel="cross-entropy")
     axes.legend(frameon=False)
     return figure
@@ -186,11 +188,11 @@ def _grid(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, 4.5))
     axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
     axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
-    axes.set_title(title, fontsize=10)
-    axes.set_xticks(np.arange(-0.5, 10), minor=True)
-    axes.set_yticks(np.arange(-0.5, 10), minor=True)
-    axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
-    axes.tick_params(which="both", length=0)
+    axes.set_title(title, fontsize=10, y=1.0, pad=6)  # a fixed place: finding one means measuring every label
+    borders = np.arange(0.5, 9)
+    axes.vlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
+    axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
+    axes.tick_params(length=0)
     return figure, axes
 
 

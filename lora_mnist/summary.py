@@ -12,6 +12,12 @@ from lora_mnist.verdict import verdict
 
 COUNTS = ("missed", "claimed", "errors")
 FLOWS = 8  # pairs of digits that are put into words
+# MNIST test images in which at most two of five people saw what the label says, and how many did (Northcutt, Athalye
+# and Mueller 2021, arXiv 2103.14749; github.com/cleanlab/label-errors, mturk/mnist_mturk.json)
+DOUBTFUL = {
+    **{947: 0, 1621: 2, 1901: 2, 2130: 2, 2462: 0, 2597: 0, 2654: 0, 3520: 2, 3558: 1, 5937: 1, 6651: 0, 6783: 2},
+    **{8527: 2, 9679: 2, 9729: 2},
+}
 MADE = ("seconds", "device", "threads", "versions")
 
 
@@ -80,6 +86,7 @@ def _section(run: Run, name: str) -> dict[str, Any]:
     after = run.evaluation(place)["splits"]["test"]
     counts, threshold, dial = analysis["splits"]["test"], analysis["threshold"], analysis["dial"]
     others = list(_yardsticks(run, analysis, digit, below))
+    mnist = run.record()["dataset"]["name"] == "mnist"
     return {
         "name": name,
         "digit": digit,
@@ -111,7 +118,9 @@ def _section(run: Run, name: str) -> dict[str, Any]:
         "trade": {"threshold": threshold["curve"], "strength": dial["splits"]["test"]},
         "dial": _dial(dial, analysis["splits"], run.evaluation(place)["splits"], digit),
         "layers": [{"layer": path, **effect} for path, effect in analysis["layers"].items()],
-        "examples": analysis["examples"],
+        "examples": [
+            {**one, "agreed": DOUBTFUL.get(one["index"]) if mnist else None} for one in analysis["examples"]
+        ],
         "guard": document.get("guard"),
         "made": {
             "settings": document["settings"],

@@ -1,19 +1,22 @@
 """The numbers of the report, against what the stages stored and against scipy and scikit-learn."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from lora_mnist import stages, tuning
+from lora_mnist import data, stages, tuning
 from lora_mnist.errors import RunError
+from lora_mnist.files import _write_manifest
 from lora_mnist.request import Applied, Request
 from lora_mnist.rundir import Run
-from lora_mnist.summary import summarise_run
+from lora_mnist.summary import DOUBTFUL, summarise_run
 from lora_mnist.workspace import open_workspace
 
 from .conftest import SMOKE
@@ -112,6 +115,26 @@ def test_an_adapter_of_another_base_is_refused_by_name(run_copy, adapter):
     shutil.copytree(adapter, run_copy.with_name("other") / "adapters" / adapter.name)
     with pytest.raises(RunError, match=adapter.name):
         summarise_run(Run(run_copy.with_name("other")))
+
+
+def test_doubtful_labels_are_marked_on_mnist_only(run_copy, adapter):
+    for name, agreed in (("mnist", 2), ("digits", None)):
+        record = run_copy / "base" / "run.json"
+        record.write_text(re.sub(r'"name": "\w+"', f'"name": "{name}"', record.read_text()))
+        analysis = json.loads((adapter / "analysis.json").read_text())
+        analysis["examples"][0]["index"] = 2130
+        (adapter / "analysis.json").write_text(json.dumps(analysis))
+        _write_manifest(run_copy / "base")
+        _write_manifest(adapter)
+        assert summarise_run(Run(run_copy))["adapters"][0]["examples"][0]["agreed"] == agreed
+
+
+def test_they_are_the_published_images(mnist):
+    """The labels that the published list gives for its indices, so that these are of the same set in the same order."""
+    published = {947: 8, 1621: 0, 1901: 9, 2130: 4, 2462: 2, 2597: 5, 2654: 6, 3520: 6, 3558: 5, 5937: 5, 6651: 0}
+    published |= {6783: 1, 8527: 4, 9679: 6, 9729: 5}
+    labels = data.load("mnist", mnist, 0.0, 0, torch.device("cpu")).test.labels
+    assert {index: int(labels[index]) for index in DOUBTFUL} == published
 
 
 def test_it_is_made_without_torch(run_copy):
