@@ -1,6 +1,6 @@
 """What made the difference, by switching it off: denormals, the DataLoader, the factored update.
 
-    python benchmarks/switches.py [--steps 1500] [--data DIR] [--out build/bench]
+    python benchmarks/switches.py [--steps 2000] [--data DIR] [--out build/bench]
 
 Pretraining is the classic recipe's (batch 10, Adam at a constant rate), its first steps only; denormal numbers appear
 in Adam's moments after a few hundred of them, so the more steps, the more they cost.
@@ -8,7 +8,7 @@ in Adam's moments after a few hundred of them, so the more steps, the more they 
 
 import argparse
 import time
-from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -27,76 +27,67 @@ from lora_mnist.sampling import epoch_batches
 from lora_mnist.train import train
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
+def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> float:
+    """Seconds a step, of a process of its own: its threads take over how denormals are treated when they start."""
+    prepare("cpu", threads)
+    torch.set_flush_denormal(kind != "denormals kept")
+    settings = resolve([load_config("default"), load_config("classic")], "mnist").pretrain
+    dataset = data.load("mnist", folder, 0.0, 0, torch.device("cpu"))
+    batches = epoch_batches(60_000, 10, 1, torch.Generator().manual_seed(0))[:steps]
+    torch.manual_seed(0)
+    model = MLP()
+    if kind != "fed by a DataLoader":
+        started = time.perf_counter()
+        train(model, dataset.train.images, dataset.train.labels, batches, settings)
+        return (time.perf_counter() - started) / steps
+    vision = import_torchvision()
+    transforms = [vision.transforms.ToTensor(), vision.transforms.Normalize((0.1307,), (0.3081,))]
+    with unpacked(folder) as root:
+        images = vision.datasets.MNIST(root, transform=vision.transforms.Compose(transforms))
+    optimizer = FusedAdam(model.train().parameters())
+    loader = torch.utils.data.DataLoader(images, batch_size=10, sampler=batches.flatten().tolist())
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    for x, y in loader:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step(settings.learning_rate)
+    return (time.perf_counter() - started) / steps
+
+
+def tuning(threads: int | None, steps: int, kind: str) -> float:
+    """Seconds a step at rank 1."""
+    prepare("cpu", threads)
+    torch.manual_seed(0)
+    make = ours if kind == "as it is" else parametrized
+    step = stepper(make(MLP(), 1), torch.randn(10, 28, 28), torch.randint(10, (10,)), own=True)
+    for _ in range(20):
+        step()
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - started) / steps
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
-    device, about = prepare("cpu", arguments.threads), machine()
-    settings = resolve([load_config("default"), load_config("classic")], "mnist").pretrain
-    dataset = data.load("mnist", arguments.data, 0.0, 0, device)
-    batches = epoch_batches(60_000, 10, 1, torch.Generator().manual_seed(0))[: arguments.steps]
-
-    def fresh() -> MLP:
-        torch.manual_seed(0)
-        return MLP()
-
-    def as_it_is() -> None:
-        train(fresh(), dataset.train.images, dataset.train.labels, batches, settings)
-
-    def with_denormals() -> None:
-        torch.set_flush_denormal(False)
-        as_it_is()
-        torch.set_flush_denormal(True)
-
-    def with_data_loader() -> None:
-        vision = import_torchvision()
-        steps = [vision.transforms.ToTensor(), vision.transforms.Normalize((0.1307,), (0.3081,))]
-        with unpacked(arguments.data) as root:
-            images = vision.datasets.MNIST(root, transform=vision.transforms.Compose(steps))
-        model = fresh().train()
-        optimizer = FusedAdam(model.parameters())
-        loader = torch.utils.data.DataLoader(images, batch_size=10, sampler=batches.flatten().tolist())
-        for x, y in loader:
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step(settings.learning_rate)
-
-    as_it_is()  # the first is slower
-    base = fresh()
-    x, y = torch.randn(10, 28, 28), torch.randint(10, (10,))
-
-    def tuning(make: Callable) -> Callable[[], None]:
-        step = stepper(make(base, 1), x, y, own=True)
-
-        def steps() -> None:
-            for _ in range(arguments.steps // 5):
-                step()
-
-        return steps
-
-    rows = []
+    about = machine()
     works = {
-        "pretraining": (as_it_is, arguments.steps),
-        "pretraining, denormals kept": (with_denormals, arguments.steps),
-        "pretraining, fed by a DataLoader": (with_data_loader, arguments.steps),
-        "fine-tuning, rank 1": (tuning(ours), arguments.steps // 5),
-        "fine-tuning, W + B A formed": (tuning(parametrized), arguments.steps // 5),
+        "pretraining": (pretraining, (arguments.data,), ("as it is", "denormals kept", "fed by a DataLoader")),
+        "fine-tuning": (tuning, (), ("as it is", "W + B A formed")),
     }
-    first = {}
-    for name, (work, count) in works.items():
-        per_step = 1e3 * seconds(work) / count
-        usual = first.setdefault(name.partition(",")[0], per_step)
-        rows.append({"": name, "steps": count, "ms a step": per_step, "times as long": per_step / usual})
+    rows = []
+    for stage, (work, given, kinds) in works.items():
+        usual = None
+        for kind in kinds:
+            with get_context("spawn").Pool(1) as process:
+                seconds = process.apply(work, (*given, arguments.threads, arguments.steps, kind))
+            usual = usual or seconds
+            rows.append({"": stage, "switched off": kind, "ms a step": 1e3 * seconds, "times": seconds / usual})
     finish("switches", rows, arguments.out, about)
 
 
