@@ -94,6 +94,8 @@ class FinetuneSettings(TrainingSettings):
     def _is_a_folder(cls, name: str | None) -> str | None:
         if name is not None and not (name.replace("-", "").replace("_", "").isalnum() and name.isascii()):
             raise ValueError("must be letters, digits, - and _ only, because it names a folder")
+        if name is not None and not name[0].isalnum():
+            raise ValueError("must begin with a letter or a digit, because it names a folder")
         if name is not None and len(name) > 64:
             raise ValueError("must be 64 characters at most, because it names a folder")
         if name == "base":

@@ -36,7 +36,8 @@ def cost(counts: Mapping[str, int]) -> int:
 def turn_dial(
     adapted: MLP, name: str, held_out: Mapping[str, Split], digit: int, known: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Counts by strength: on `val` in quarters, on `test` in halves and at the one that `val` recommends.
+    """Counts by strength: on `val` in quarters, on `test` in halves and at the one that `val` recommends, and at every
+    strength that is `known`.
 
     Args:
         adapted: a base with adapter `name`, left at strength 1.

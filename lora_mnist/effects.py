@@ -42,8 +42,8 @@ def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> 
 def first_directions(adapted: MLP, name: str) -> torch.Tensor:
     """What the first layer's update looks for in an image: the right singular vectors of its B A, strongest first.
 
-    At rank 1 that is `lora_A` itself but for its length. The sign means nothing; it is such that lora_A, or the pixel
-    that counts most, is positive.
+    At rank 1 that is `lora_A` itself but for length and sign, which mean nothing; the pixel that counts most is
+    positive.
 
     Returns:
         float32 (up to `PICTURES`, 28, 28); (0, 28, 28) if the first layer is not adapted.

@@ -20,10 +20,9 @@ def list_adapters(folder: Path) -> dict[str, Any]:
     for name in run.adapter_names():
         run.require_adapter(name)
         rows.append(_row(run, run.adapter(name), "adapter_model.safetensors"))
-    for name in run.checkpoint_names():
-        run.require_checkpoint(name)
-        if (run.checkpoint(name) / "finetune.json").is_file():
-            rows.append(_row(run, run.checkpoint(name), "model.safetensors"))
+    for place in run.trained_whole():
+        run.require_checkpoint(place.name)
+        rows.append(_row(run, place, "model.safetensors"))
     base = run.evaluation()
     return {"run": str(folder), "dataset": base["dataset"]["name"], "base_seal": base["base_seal"], "adapters": rows}
 

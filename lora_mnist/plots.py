@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 DIGITS = range(10)
 WIDTH = 5.2  # inches: at 390 pixels of a phone's screen a count is still 8 pixels high
@@ -27,7 +28,7 @@ def confusion(
     """
     counts = np.asarray(matrix)
     errors = counts * ~np.eye(10, dtype=bool)
-    scale = Normalize(0, max(1, darkest or errors.max()), clip=True)
+    scale = Normalize(0, max(1, errors.max() if darkest is None else darkest), clip=True)
     figure, axes = _grid(title)
     picture = axes.imshow(np.ma.masked_array(errors, np.eye(10, dtype=bool)), cmap="Blues", norm=scale)
     _print_counts(
@@ -79,8 +80,8 @@ def trade(
     for (label, curve), (colour, style) in zip(curves.items(), ((ORANGE, "--"), (BLUE, "-")), strict=False):
         x, y = ([one[key] for one in curve] for key in ("missed", "errors"))
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
-    for (label, counts), marker in zip(points, MARKERS, strict=False):
-        colour = GREY if marker == MARKERS[0] else INK
+    for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
+        colour = INK if i else GREY
         axes.plot(counts["missed"], counts["errors"], marker, color=colour, markersize=8, linestyle="none", label=label)
     # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
     highest = max(counts["errors"] for _, counts in points)
@@ -170,6 +171,7 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     axes.plot(steps[window - 1 :], running, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
     if min(losses) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be set by mathtext, which is slow
         axes.yaxis.set_minor_formatter("")
     axes.set(xlabel="step", ylabel="cross-entropy")

@@ -1,6 +1,6 @@
 """A run → one self-contained HTML page, its plots as PNG and SVG, and its numbers as JSON and CSV.
 
-Everything on the page stands in `summarise_run`'s document; the run is only read, and nothing is computed anew.
+Every number on the page stands in `summarise_run`'s document; beside it, only stored pictures and losses are drawn.
 """
 
 import base64
@@ -23,8 +23,6 @@ from lora_mnist.reproduce import commands, configs
 from lora_mnist.rundir import Run
 from lora_mnist.summary import COUNTS, summarise_run
 from lora_mnist.verdict import paired
-
-LOW_RANK = 8  # of which every direction is drawn
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def _plots(run: Run, summary: Mapping[str, Any], normalised: bool) -> Iterator[P
         wrong = [row["count"] for row in base["digits"]]
         yield Plot("base-errors", plots.errors_per_digit(wrong, None, None), f"Wrong test images per digit: {wrong}.")
     yield Plot("base-loss", plots.loss_curve(run.losses()), "Loss of every pretraining step.")
-    if len(summary["side_by_side"]) > 1:
+    if len(summary["side_by_side"]) > len(summary["adapters"][:1]):  # several, or only a network trained whole
         yield _side_by_side(summary["side_by_side"])
     for section in summary["adapters"]:
         yield from _adapter_plots(run, section, normalised)
@@ -110,7 +108,7 @@ def _plots(run: Run, summary: Mapping[str, Any], normalised: bool) -> Iterator[P
 def _side_by_side(lines: Sequence[Mapping[str, Any]]) -> Plot:
     rows = [
         {
-            "name": line["name"],
+            "name": _label(line),
             **{when: {"missed": line[when]["missed"], "others": _others(line[when])} for when in ("before", "after")},
         }
         for line in lines
@@ -152,7 +150,7 @@ def _adapter_plots(run: Run, section: Mapping[str, Any], normalised: bool) -> It
         f"Wrong test images per digit, 0 to 9: before {wrong['before']}, after {wrong['after']}.",
     )
     points = [("before", _counts(head, "before")), (name, _counts(head, "after"))]
-    points += [(one["name"], one) for one in section["yardsticks"]]
+    points += [(_label({**one, "method": one["kind"]}), one) for one in section["yardsticks"]]
     if section["dial"]["recommended"] not in (0, 1):  # those are before and after
         points.append((f"recommended strength {section['dial']['recommended']:g}", section["dial"]["test"]))
     curves = {f"a number added to the logit of {digit}": section["trade"]["threshold"]}
@@ -235,6 +233,11 @@ def _data(kind: str, content: bytes) -> str:
 
 def _counts(headline: Mapping[str, Any], when: str) -> dict[str, int]:
     return {key: headline[key][when]["count"] for key in COUNTS}
+
+
+def _label(line: Mapping[str, Any]) -> str:
+    """An adapter and a network may have the same name."""
+    return line["name"] + (" (all weights)" if line["method"] == "full" else "")
 
 
 def _others(counts: Mapping[str, int]) -> int:

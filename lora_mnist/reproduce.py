@@ -1,6 +1,6 @@
 """What makes a run again: its settings as config files, and the commands that take them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tomli_w
@@ -15,31 +15,36 @@ def configs(summary: Mapping[str, Any]) -> dict[str, bytes]:
         summary: of a run, from `summarise_run`.
     """
     tables = {"base": summary["made"]["settings"]}
-    for one in _trained(summary):
-        tables[one["name"]] = {"seed": one["made"]["seed"], "finetune": one["made"]["settings"]}
+    for network in summary["networks"]:
+        tables[f"{network['name']}.full"] = _settings(network)  # an adapter may have the same name
+    for section in summary["adapters"]:
+        if section["method"] == "lora":
+            tables[section["name"]] = _settings(section)
     return {f"{name}.toml": tomli_w.dumps(_without_none(table)).encode() for name, table in tables.items()}
 
 
 def commands(summary: Mapping[str, Any]) -> list[str]:
-    """A line for each of them, to be run in order in the folder that holds the config files."""
+    """What makes all of it again, to be run in order in the folder that holds the config files."""
     lines = [f"lora-mnist pretrain {AGAIN} --config base.toml{_where(summary['made'])}"]
-    for one in _trained(summary):
-        below = "".join(f" --on-top-of {name}" for name in one.get("on_top_of", []))
-        twin = " --twin" if one.get("twin") else ""
-        full = "" if "method" in one else " --full"
-        lines.append(f"lora-mnist finetune{full} {AGAIN} --config {one['name']}.toml{below}{twin}{_where(one['made'])}")
-    for one in reversed(summary["adapters"]):
-        if one["method"] == "svd":
-            made = one["made"]["settings"]
+    for one in summary["networks"]:
+        lines.append(f"lora-mnist finetune --full {AGAIN} --config {one['name']}.full.toml{_where(one['made'])}")
+    networks = {one["name"] for one in summary["networks"]}
+    for one in reversed(summary["adapters"]):  # those below before those on top of them
+        name, where = one["name"], _where(one["made"])
+        if one["method"] == "lora":
+            below = "".join(f" --on-top-of {other}" for other in one["on_top_of"])
+            twin = " --twin" if one["twin"] else ""
+            lines.append(f"lora-mnist finetune {AGAIN} --config {name}.toml{below}{twin}{where}")
+        elif (made := one["made"]["settings"])["checkpoint"] in networks:
             options = f"--rank {made['rank']} --checkpoint {made['checkpoint']} --digit {one['digit']}"
-            lines.append(f"lora-mnist extract {AGAIN} {options} --name {one['name']}{_where(one['made'])}")
+            lines.append(f"lora-mnist extract {AGAIN} {options} --name {name}{where}")
+        else:
+            lines.append(f"# {name} was extracted from {made['checkpoint']}, which was not trained in this run")
     return lines
 
 
-def _trained(summary: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Networks trained whole, then trained adapters from the oldest on: those below before those on top of them."""
-    yield from summary["networks"]
-    yield from (one for one in reversed(summary["adapters"]) if one["method"] == "lora")
+def _settings(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {"seed": one["made"]["seed"], "finetune": one["made"]["settings"]}
 
 
 def _where(made: Mapping[str, Any]) -> str:

@@ -92,6 +92,11 @@ class Run:
         """Finished checkpoints, likewise."""
         return self._names(self.checkpoints)
 
+    def trained_whole(self) -> list[Path]:
+        """The folders of those checkpoints that `finetune --full` made, oldest first."""
+        places = [self.checkpoint(name) for name in self.checkpoint_names()]
+        return [place for place in places if (place / "finetune.json").is_file()]
+
     def _names(self, parent: Path) -> list[str]:
         return [place.name for place in finished_folders(parent) if not self._is_obsolete(place)]
 

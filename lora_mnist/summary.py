@@ -6,6 +6,7 @@ from typing import Any
 from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError
 from lora_mnist.files import MANIFEST, read_json
+from lora_mnist.overview import list_adapters
 from lora_mnist.rundir import WEIGHTS, Run
 from lora_mnist.significance import mcnemar, wilson
 from lora_mnist.verdict import verdict
@@ -25,17 +26,18 @@ def summarise_run(run: Run) -> dict[str, Any]:
     """The document of report.json.
 
     Returns:
-        `dataset`, `base`, `adapters` (a section each, the newest first), `networks` (trained whole), `side_by_side`
-        (a line for each of both, the oldest first) and `made` (settings, versions, hash, times of the base). Counts are
-        of `test` unless a key says otherwise, shares are 0 to 1, and intervals (`low`, `high`) are Wilson's, 95 %.
+        `dataset`, `base`, `adapters` (a section each, the newest first), `networks` (trained whole), `side_by_side` (a
+        line for each: adapters from the oldest on, then networks) and `made` (settings, versions, hash, times of the
+        base). Counts are of `test` unless a key says otherwise, shares are 0 to 1, and intervals (`low`, `high`) are
+        Wilson's, 95 %.
 
     Raises:
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
     run.require_base()
     base, record = run.evaluation(), run.record()
-    for place, require in _places(run):
-        require(place.name)
+    lines = list_adapters(run.path)["adapters"]
+    for place in (*map(run.adapter, run.adapter_names()), *run.trained_whole()):
         if run.evaluation(place)["base_seal"] != base["base_seal"]:
             raise RunError(f"{place.name!r} was trained on another base.", f"Remove {place}, or train it again.")
     test = base["splits"]["test"]
@@ -52,25 +54,14 @@ def summarise_run(run: Run) -> dict[str, Any]:
             "confusion": test["confusion"],
         },
         "adapters": [_section(run, name) for name in reversed(run.adapter_names())],
-        "networks": [_network(run, place) for place in _trained_whole(run)],
-        "side_by_side": [_line(run, place) for place, _ in _places(run)],
+        "networks": [_network(run, place) for place in run.trained_whole()],
+        "side_by_side": [{**line, "change": line["after"]["errors"] - line["before"]["errors"]} for line in lines],
         "made": {
             "settings": {key: value for key, value in record["settings"].items() if key != "finetune"},
             "sha256": _hash(run.base / WEIGHTS),
             **{key: record[key] for key in MADE},
         },
     }
-
-
-def _places(run: Run) -> list[tuple[Any, Any]]:
-    """The folder of every adapter, then of every network trained whole, each with what checks it by its name."""
-    adapters = [(run.adapter(name), run.require_adapter) for name in run.adapter_names()]
-    return adapters + [(place, run.require_checkpoint) for place in _trained_whole(run)]
-
-
-def _trained_whole(run: Run) -> list[Any]:
-    places = [run.checkpoint(name) for name in run.checkpoint_names()]
-    return [place for place in places if (place / "finetune.json").is_file()]
 
 
 def _section(run: Run, name: str) -> dict[str, Any]:
@@ -158,7 +149,7 @@ def _yardsticks(run: Run, analysis: Mapping[str, Any], digit: int, below: Sequen
     if twin := analysis.get("twin"):
         counts = {key: twin["splits"]["test"][key] for key in COUNTS}
         yield {"kind": "twin", "name": "twin", "kept": twin["strength"] is not None, **counts}
-    for place in _trained_whole(run) if not below else []:
+    for place in run.trained_whole() if not below else []:
         if run.document(place, "finetune.json")["digit"] == digit:
             counts = run.document(place, "analysis.json")["splits"]["test"]["after"]
             yield {"kind": "full", "name": place.name, "kept": True, **counts}
@@ -185,8 +176,8 @@ def _dial(
         {
             **point,
             "accuracy": 1 - point["errors"] / count,
-            "recall": 1 - point["missed"] / of_digit,
-            "recall_of_others": 1 - (point["errors"] - point["missed"]) / (count - of_digit),
+            "recall": 1 - point["missed"] / max(1, of_digit),  # a tiny val may have none of them
+            "recall_of_others": 1 - (point["errors"] - point["missed"]) / max(1, count - of_digit),
         }
         for point in dial["splits"][split]
     ]
@@ -200,25 +191,6 @@ def _network(run: Run, place: Any) -> dict[str, Any]:
     settings["full_learning_rate"] = settings.pop("learning_rate")  # as a config has it
     made = {"settings": settings, "seed": document["seed"], "sha256": _hash(place / WEIGHTS)}
     return {"name": place.name, "digit": document["digit"], "made": made | {key: document[key] for key in MADE}}
-
-
-def _line(run: Run, place: Any) -> dict[str, Any]:
-    """A row of the table of all adapters."""
-    document, counts = run.document(place, "finetune.json"), run.document(place, "analysis.json")["splits"]["test"]
-    parameters, proof = document["parameters"], document["proof"]
-    return {
-        "name": place.name,
-        "method": document["method"],
-        "digit": document["digit"],
-        "rank": document["settings"].get("rank"),
-        "on_top_of": document.get("on_top_of", []),
-        "trained": parameters.get("added", parameters.get("trained")),
-        "before": counts["before"],
-        "after": counts["after"],
-        "change": counts["after"]["errors"] - counts["before"]["errors"],
-        "proof": None if proof is None else proof["passed"],
-        "seconds": document["seconds"],
-    }
 
 
 def _hash(file: Any) -> str:

@@ -84,7 +84,7 @@ def _not_kept(document: Mapping[str, Any]) -> Text:
 def excuses(document: Mapping[str, Any]) -> RenderableType:
     """What else would have lowered the missed images: one shifted logit, and the twin where it was trained."""
     test, digit, threshold = document["comparison"]["test"], document["digit"], document["threshold"]
-    table = Table("on test", title=f"Digit {digit}, beside what needs no repair")
+    table = Table("on test", title=f"Digit {digit}, beside what else could be done")
     for heading in (f"missed {digit}s", "claimed", "all errors"):
         table.add_column(heading, justify="right")
     one_number = f"{threshold['shift']:+.2f} on the logit of {digit}, by {threshold['chosen_on']}"

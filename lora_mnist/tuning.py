@@ -113,8 +113,8 @@ def finetune_full(request: Request) -> dict[str, Any]:
     evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
     analysis = analyse(run.logits(), logits, work.labels, digit)
     documents = {"finetune.json": document, "analysis.json": analysis}
-    rates, shown = learning_rates(recipe, len(losses)), {"examples": pictures(analysis, work.dataset)}
-    file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents, shown))
+    rates = learning_rates(recipe, len(losses))
+    file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents))
     return {**_result(document, analysis, evaluation), "file": str(file)}
 
 

@@ -107,13 +107,13 @@ class Workspace:
             RunError: it is missing or damaged, or was made from another base.
         """
         if reference is None:
-            full = [n for n in self.run.checkpoint_names() if (self.run.checkpoint(n) / "finetune.json").is_file()]
+            full = self.run.trained_whole()
             if not full:
                 raise RunError(
                     f"{self.run.path} has no fully fine-tuned checkpoint.",
                     f"Run `lora-mnist finetune --full --run {self.run.path}` first.",
                 )
-            reference = full[-1]
+            reference = full[-1].name
         if _is_path(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()

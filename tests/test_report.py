@@ -11,7 +11,7 @@ import html5lib
 import numpy as np
 import pytest
 
-from lora_mnist import tuning
+from lora_mnist import stages, tuning
 from lora_mnist.conversions import extract_adapter
 from lora_mnist.report import write_report
 from lora_mnist.request import Request
@@ -160,8 +160,8 @@ def test_the_csv_holds_the_numbers_of_the_json(run_copy, adapter):
 
 
 def test_the_commands_on_the_page_make_the_same_run_again(rich_run, cli, monkeypatch):
-    page = page_of(rich_run)
-    commands = re.findall(r"lora-mnist (?:pretrain|finetune|extract) --.*?(?= lora-mnist| base seed)", page.visible)
+    page = write_report(rich_run).read_text()
+    commands = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].splitlines()
     assert len(commands) == 6
     monkeypatch.chdir(rich_run / "report")
     for line in commands:
@@ -199,7 +199,33 @@ def test_the_newest_adapter_comes_first(run_copy, adapter):
     shutil.copytree(adapter, adapter.with_name("newer"))
     (adapter.with_name("newer") / "manifest.json").touch()
     ids = page_of(run_copy).ids
-    assert ids == ["side-by-side", "newer", adapter.name, "base", "made"]
+    assert ids == ["side-by-side", "adapter:newer", f"adapter:{adapter.name}", "base", "made"]
+
+
+def test_awkward_runs_have_valid_pages(tmp_path):
+    """A val of a few images, other layers, names that are used elsewhere, the same name twice, a high rank."""
+    options = {"data": {"dataset": "digits", "val_share": 0.002}, "model": {"hidden": [12, 11]}}
+    stages.pretrain(Request(run=tmp_path, config="smoke", options=options))
+    val = Run(tmp_path).evaluation()["splits"]["val"]["confusion"]
+    absent = next(d for d in range(10) if not sum(val[d]))
+    write_report(tmp_path)
+    tuning.finetune_full(Request(run=tmp_path, options={"finetune": {"digit": absent, "name": "made", "steps": 5}}))
+    page = page_of(tmp_path)
+    assert "made (all weights)" in page.visible
+    assert "side-by-side" in page.ids
+    for name, more in (("made", {}), ("side-by-side", {"rank": 11}), ("last", {"targets": ["linear2"]})):
+        tuned = {"digit": absent, "name": name, **more}
+        tuning.finetune(Request(run=tmp_path, options={"finetune": tuned}))
+    text = write_report(tmp_path).read_text()
+    html5lib.HTMLParser(strict=True).parse(text)
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids)) == 6
+    assert {"made.toml", "made.full.toml"} <= {file.name for file in (tmp_path / "report").iterdir()}
+
+
+def test_what_applies_the_recommended_strength_names_the_whole_stack(rich_run):
+    first = Run(rich_run).on_top_of("on-top")[0]
+    assert f"evaluate --adapter {first} --strength 1 --adapter on-top --strength" in page_of(rich_run).visible
 
 
 def test_shares_instead_of_counts_on_request(run_copy, adapter):
