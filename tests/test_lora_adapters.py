@@ -403,3 +403,12 @@ def test_base_tensors_are_tensors_only():
     model = nn.Sequential(Odd(3, 3))
     inject(model, "a", LoRAConfig(rank=1))
     assert set(base_tensors(model)) == {"0.weight", "0.bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_strength_that_overflows_the_dtype_is_refused_before_anything_is_switched(dtype):
+    model, _ = adapted()
+    model.to(dtype)
+    with pytest.raises(UsageError, match="too large"):
+        set_strength(model, "a", float(torch.finfo(dtype).max))
+    assert strengths(model) == {"a": 1.0}

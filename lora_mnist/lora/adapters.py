@@ -120,12 +120,16 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
     """Apply the adapters in `wanted`, each with its strength, and no other. If it raises, nothing is switched.
 
     Raises:
-        UsageError: a strength is not finite, there is no such adapter, or the model is merged.
+        UsageError: a strength is not finite or too large, there is no such adapter, or the model is merged.
     """
     for name, strength in wanted.items():
-        updates_of(model, name)
+        updates = updates_of(model, name).values()
         if not isinstance(strength, Real) or not math.isfinite(strength):
             raise UsageError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
+        if any(abs(strength * one.scaling) > torch.finfo(one.lora_B.dtype).max for one in updates):
+            raise UsageError(
+                f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one."
+            )
     for layer in adapted_layers(model).values():
         layer.require_unmerged("switch adapters")
     for layer in adapted_layers(model).values():
