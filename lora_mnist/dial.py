@@ -12,7 +12,6 @@ from lora_mnist.lora.adapters import set_strength
 from lora_mnist.model import MLP
 
 STRENGTHS = tuple(step / 4 for step in range(7))  # each takes a forward pass over all images
-COARSE = (0.0, 0.5, 1.0, 1.5)  # on images that decide nothing
 
 
 @torch.no_grad()
@@ -36,17 +35,16 @@ def cost(counts: Mapping[str, int]) -> int:
 def turn_dial(
     adapted: MLP, name: str, held_out: Mapping[str, Split], digit: int, known: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Counts by strength: on `val` in quarters, on `test` in halves and at the one that `val` recommends, and at every
-    strength that is `known`.
+    """Counts by strength: in quarters, on `test` at the one that `val` recommends too, and wherever they are `known`.
 
     Args:
         adapted: a base with adapter `name`, left at strength 1.
         known: by split, entries as `counts_at` makes them, which are taken over; 0 is among them.
 
     Returns:
-        `measured_on`: the split that recommends, `test` where there is no `val` (then in quarters too); `recommended`:
-        the strength of the least `cost` among those without more errors than at 0; and `splits`, each a list of counts
-        by rising strength. Strengths at which logits are no longer finite are left out.
+        `measured_on`: the split that recommends, `test` where there is no `val`; `recommended`: the strength of the
+        least `cost` among those without more errors than at 0; and `splits`, each a list of counts by rising strength.
+        Strengths at which logits are no longer finite are left out.
     """
     measured_on = "val" if "val" in held_out else "test"
     points = _measure(adapted, name, held_out[measured_on], digit, STRENGTHS, known[measured_on])
@@ -54,7 +52,7 @@ def turn_dial(
     recommended = min(allowed, key=lambda one: (cost(one), -one["strength"]))["strength"]
     splits = {measured_on: points}
     if measured_on != "test":
-        splits["test"] = _measure(adapted, name, held_out["test"], digit, (*COARSE, recommended), known["test"])
+        splits["test"] = _measure(adapted, name, held_out["test"], digit, (*STRENGTHS, recommended), known["test"])
     set_strength(adapted, name, 1.0)
     return {"measured_on": measured_on, "recommended": recommended, "splits": splits}
 

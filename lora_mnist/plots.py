@@ -76,7 +76,7 @@ def trade(
         curves: by label, counts along a way that starts at the base.
         points: label and counts of single networks.
     """
-    figure, axes = _axes()
+    figure, axes = _axes(2 + len(points))
     for (label, curve), (colour, style) in zip(curves.items(), ((ORANGE, "--"), (BLUE, "-")), strict=False):
         x, y = ([one[key] for one in curve] for key in ("missed", "errors"))
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
@@ -90,13 +90,13 @@ def trade(
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
     axes.set(xlabel=f"missed {digit}s (test)", ylabel="all errors (test)")
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return figure
 
 
 def dial(points: Sequence[Mapping[str, float]], recommended: float, digit: int, split: str) -> Figure:
     """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
-    figure, axes = _axes()
+    figure, axes = _axes(4)
     strengths = [point["strength"] for point in points]
     lines = (
         ("accuracy", "accuracy, all digits", INK, "-"),
@@ -108,7 +108,7 @@ def dial(points: Sequence[Mapping[str, float]], recommended: float, digit: int, 
         axes.plot(strengths, values, style, color=colour, marker=".", linewidth=1.8, label=label)
     axes.axvline(recommended, color=GREY, linestyle=":", linewidth=1.5, label=f"recommended: {recommended:g}")
     axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {split}")
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return figure
 
 
@@ -129,7 +129,7 @@ def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure
 
 def side_by_side(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """From before to after, for every adapter: wrong images of its digit against wrong images of all others."""
-    figure, axes = _axes()
+    figure, axes = _axes(len(rows))
     for row, marker in zip(rows, itertools.cycle(MARKERS)):
         x, y = ([row[when][key] for when in ("before", "after")] for key in ("missed", "others"))
         line = axes.plot(x, y, "-", linewidth=1.2, alpha=0.6)[0]
@@ -137,7 +137,7 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
     axes.set_xlim(left=0)
     axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
-    axes.legend(frameon=False, fontsize=8)
+    _legend(axes)
     return figure
 
 
@@ -179,11 +179,18 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     return figure
 
 
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, 3.4))
-    axes = figure.add_axes((0.135, 0.155, 0.845, 0.81))
+def _axes(labels: int = 0) -> tuple[Figure, Axes]:
+    """Axes with room for a legend of so many labels above them, where it cannot hide anything."""
+    legend = 0.18 * -(-labels // 2)  # inches
+    height = 3.4 + legend
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0.135, 0.53 / height, 0.845, 2.75 / height))
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, labelspacing=0.2)
 
 
 def _grid(title: str) -> tuple[Figure, Axes]:

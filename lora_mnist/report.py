@@ -150,6 +150,7 @@ def _adapter_plots(run: Run, section: Mapping[str, Any], normalised: bool) -> It
         f"Wrong test images per digit, 0 to 9: before {wrong['before']}, after {wrong['after']}.",
     )
     points = [("before", _counts(head, "before")), (name, _counts(head, "after"))]
+    points.append((f"one number, chosen on {section['threshold']['chosen_on']}", section["threshold"]))
     points += [(_label({**one, "method": one["kind"]}), one) for one in section["yardsticks"]]
     if section["dial"]["recommended"] not in (0, 1):  # those are before and after
         points.append((f"recommended strength {section['dial']['recommended']:g}", section["dial"]["test"]))

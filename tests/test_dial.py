@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_mnist.data import Split
-from lora_mnist.dial import COARSE, STRENGTHS, cost, turn_dial
+from lora_mnist.dial import STRENGTHS, cost, turn_dial
 from lora_mnist.evaluate import counts_of, logits_of
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.model import MLP
@@ -51,7 +51,7 @@ def test_every_strength_is_what_the_merged_network_does(model):
     dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
     assert dial["measured_on"] == "val"
     assert dial["splits"]["val"] == [by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS]
-    wanted = sorted({*COARSE, dial["recommended"]})
+    wanted = sorted({*STRENGTHS, dial["recommended"]})
     assert dial["splits"]["test"] == [by_hand(base, adapted, s, held_out["test"]) for s in wanted]
     assert strengths(adapted) == {"a": 1.0}
 
