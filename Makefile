@@ -10,7 +10,7 @@ demo: .venv/installed
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest
 
-# every claim of speed; a quarter of an hour and more on two cores, most of it for the plain script
+# every claim of speed, on MNIST in data/ or LORA_MNIST_DATA; half an hour on two cores
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/inference.py

@@ -1,6 +1,7 @@
 """A run → every number that its report shows, as one document. Reads what the stages stored, without torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lora_mnist import SCHEMA
@@ -9,7 +10,7 @@ from lora_mnist.files import MANIFEST, read_json
 from lora_mnist.overview import list_adapters
 from lora_mnist.rundir import WEIGHTS, Run
 from lora_mnist.significance import mcnemar, wilson
-from lora_mnist.verdict import verdict
+from lora_mnist.verdict import is_repair, verdict
 
 COUNTS = ("missed", "claimed", "errors")
 FLOWS = 8  # pairs of digits that are put into words
@@ -86,8 +87,8 @@ def _section(run: Run, name: str) -> dict[str, Any]:
         "method": document["method"],
         "rank": document["settings"]["rank"],
         "verdict": verdict(counts, digit, threshold["splits"]["test"]),
+        "is_repair": is_repair(counts, threshold["splits"]["test"]),
         "headline": _headline(counts, before, digit),
-        "val": analysis["splits"].get("val"),
         "accuracy": {
             when: _share(part["count"] - sum(part["wrong"]), part["count"])
             for when, part in (("before", before), ("after", after))
@@ -97,21 +98,13 @@ def _section(run: Run, name: str) -> dict[str, Any]:
         "threshold": {"shift": threshold["shift"], "chosen_on": threshold["chosen_on"], **threshold["splits"]["test"]},
         "yardsticks": others,
         "twin": analysis.get("twin"),
-        "digits": [
-            {"digit": d, "images": sum(row), "before": before["wrong"][d], "fixed": fixed, "broken": broken,
-             "after": after["wrong"][d], "net": broken - fixed}
-            for d, (row, fixed, broken) in enumerate(
-                zip(before["confusion"], counts["fixed"], counts["broken"], strict=True)
-            )
-        ],
+        "digits": _digits(before, after, counts),
         "confusion": {"before": before["confusion"], "after": after["confusion"]},
         "flows": _flows(before["confusion"], after["confusion"]),
         "trade": {"threshold": threshold["curve"], "strength": dial["splits"]["test"]},
-        "dial": _dial(dial, analysis["splits"], run.evaluation(place)["splits"], digit),
+        "dial": _dial(dial, run.evaluation(place)["splits"], digit),
         "layers": [{"layer": path, **effect} for path, effect in analysis["layers"].items()],
-        "examples": [
-            {**one, "agreed": DOUBTFUL.get(one["index"]) if mnist else None} for one in analysis["examples"]
-        ],
+        "examples": [{**one, "agreed": DOUBTFUL.get(one["index"]) if mnist else None} for one in analysis["examples"]],
         "guard": document.get("guard"),
         "made": {
             "settings": document["settings"],
@@ -119,7 +112,7 @@ def _section(run: Run, name: str) -> dict[str, Any]:
             "sha256": _hash(place / "adapter_model.safetensors"),
             **{key: document[key] for key in MADE},
         },
-    }  # fmt: skip
+    }
 
 
 def _share(count: int, of: int) -> dict[str, Any]:
@@ -148,11 +141,27 @@ def _yardsticks(run: Run, analysis: Mapping[str, Any], digit: int, below: Sequen
     """The twin, and every network trained whole on the same digit."""
     if twin := analysis.get("twin"):
         counts = {key: twin["splits"]["test"][key] for key in COUNTS}
-        yield {"kind": "twin", "name": "twin", "kept": twin["strength"] is not None, **counts}
+        yield {"method": "twin", "name": "twin", "kept": twin["strength"] is not None, **counts}
     for place in run.trained_whole() if not below else []:
         if run.document(place, "finetune.json")["digit"] == digit:
             counts = run.document(place, "analysis.json")["splits"]["test"]["after"]
-            yield {"kind": "full", "name": place.name, "kept": True, **counts}
+            yield {"method": "full", "name": place.name, "kept": True, **counts}
+
+
+def _digits(before: Mapping[str, Any], after: Mapping[str, Any], counts: Mapping[str, Any]) -> list[dict[str, int]]:
+    """Wrong images of every digit before and after, and how many were fixed and broken."""
+    return [
+        {
+            "digit": d,
+            "images": sum(before["confusion"][d]),
+            "before": before["wrong"][d],
+            "fixed": counts["fixed"][d],
+            "broken": counts["broken"][d],
+            "after": after["wrong"][d],
+            "net": after["wrong"][d] - before["wrong"][d],
+        }
+        for d in range(10)
+    ]
 
 
 def _flows(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> list[dict[str, int]]:
@@ -166,9 +175,7 @@ def _flows(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> l
     return sorted(flows, key=lambda flow: -abs(flow["change"]))[:FLOWS]
 
 
-def _dial(
-    dial: Mapping[str, Any], comparison: Mapping[str, Any], splits: Mapping[str, Any], digit: int
-) -> dict[str, Any]:
+def _dial(dial: Mapping[str, Any], splits: Mapping[str, Any], digit: int) -> dict[str, Any]:
     """Accuracy and recalls at every strength, and what the recommended strength does on `test`."""
     split = dial["measured_on"]
     count, of_digit = splits[split]["count"], sum(splits[split]["confusion"][digit])
@@ -185,7 +192,7 @@ def _dial(
     return {"measured_on": split, "recommended": dial["recommended"], "points": points, "test": at}
 
 
-def _network(run: Run, place: Any) -> dict[str, Any]:
+def _network(run: Run, place: Path) -> dict[str, Any]:
     document = run.document(place, "finetune.json")
     settings = dict(document["settings"])
     settings["full_learning_rate"] = settings.pop("learning_rate")  # as a config has it
@@ -193,5 +200,5 @@ def _network(run: Run, place: Any) -> dict[str, Any]:
     return {"name": place.name, "digit": document["digit"], "made": made | {key: document[key] for key in MADE}}
 
 
-def _hash(file: Any) -> str:
+def _hash(file: Path) -> str:
     return read_json(file.parent / MANIFEST)["files"][file.name]

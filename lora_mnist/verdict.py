@@ -21,9 +21,16 @@ def verdict(comparison: Mapping[str, Any], digit: int, shifted: Mapping[str, int
         victim = max(harm, key=lambda d: harm[d])
         worst = f"; {victim} suffers most ({harm[victim]:,} more wrong)" if harm[victim] > 0 else ""
         return f"Fixed one digit and forgot others: {facts}{worst}. {_against(after, shifted)}"
-    if after["errors"] < shifted["errors"]:
+    if is_repair(comparison, shifted):
         return f"A repair: {facts}. {_against(after, shifted)}"
     return f"No better than a shifted threshold: {facts}. {_against(after, shifted)}"
+
+
+def is_repair(comparison: Mapping[str, Any], shifted: Mapping[str, int]) -> bool:
+    """Whether the digit is missed less, nothing is worse in all, and one shifted logit would have done worse."""
+    before, after = comparison["before"], comparison["after"]
+    better = after["missed"] < before["missed"] and after["errors"] <= before["errors"]
+    return better and after["errors"] < shifted["errors"]
 
 
 def _against(after: Mapping[str, int], shifted: Mapping[str, int]) -> str:

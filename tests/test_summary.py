@@ -101,7 +101,7 @@ def test_yardsticks_are_the_twin_and_what_was_trained_whole_on_the_same_digit(ru
     full = tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3, "steps": 5}}))
     tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 4, "steps": 5}}))
     summary = summarise_run(Run(run_copy))
-    rows = {row["kind"]: row for row in summary["adapters"][0]["yardsticks"]}
+    rows = {row["method"]: row for row in summary["adapters"][0]["yardsticks"]}
     assert rows.keys() == {"twin", "full"}
     assert rows["twin"]["errors"] == twin["errors"]
     assert rows["full"]["errors"] == full["comparison"]["test"]["after"]["errors"]
