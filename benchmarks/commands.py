@@ -3,16 +3,14 @@
 python benchmarks/commands.py [--rounds 5] [--data DIR] [--out build/bench]
 """
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-from timing import DATA, finish, machine
+from timing import finish, machine, options
 
 STAGES = ("pretrain", "finetune", "verify", "report")  # what `run` consists of
 READERS = ("--help", "adapters", "params", "report", "evaluate", "verify")
@@ -31,18 +29,12 @@ def measure(arguments: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=5, data=True)
     load = [round(one, 2) for one in os.getloadavg()]
     common = ["--data", str(arguments.data), *(["--threads", str(arguments.threads)] if arguments.threads else [])]
 
-    def options(command: str, run: str) -> list[str]:
-        extra = ["--dataset", arguments.dataset] if command in ("run", "pretrain") else []
+    def call(command: str, run: str) -> list[str]:
+        extra = ["--dataset", "mnist"] if command in ("run", "pretrain") else []
         reads = command in ("report", "adapters", "params")
         return [command, "--quiet", "--run", run, *extra, *([] if reads else common)]
 
@@ -50,12 +42,12 @@ def main() -> None:
     readers: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(arguments.rounds):
-            whole["run"].append(measure(options("run", f"{folder}/whole{i}")))
+            whole["run"].append(measure(call("run", f"{folder}/whole{i}")))
             for stage in STAGES:
-                whole[stage].append(measure(options(stage, f"{folder}/stages{i}")))
+                whole[stage].append(measure(call(stage, f"{folder}/stages{i}")))
         for _ in range(arguments.rounds):
             for name in READERS:
-                command = [name] if name == "--help" else options(name, f"{folder}/whole0")
+                command = [name] if name == "--help" else call(name, f"{folder}/whole0")
                 readers[name].append(measure(command))
     about = machine() | {"load": load}
     finish("stages", [_row(name, runs) for name, runs in whole.items()], arguments.out, about)

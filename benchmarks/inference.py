@@ -3,13 +3,11 @@
 python benchmarks/inference.py [--device cuda] [--rounds 15] [--out build/bench]
 """
 
-import argparse
 import copy
-from pathlib import Path
 
 import torch
 from steps import HIDDEN, LAYERS, ours
-from timing import finish, interleaved, machine, ratio
+from timing import finish, interleaved, machine, median_ms, options, ratio
 
 from lora_mnist.device import prepare
 from lora_mnist.lora import merge
@@ -19,12 +17,7 @@ from lora_mnist.model import MLP
 @torch.inference_mode()
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=15, device=True)
     device, about = prepare(arguments.device, arguments.threads), machine()
     base = MLP(HIDDEN).to(device).eval()
     rows = []
@@ -43,7 +36,7 @@ def main() -> None:
                 {
                     "batch": batch,
                     "rank": rank,
-                    "base, ms": 1e3 * sorted(times["base"])[arguments.rounds // 2],
+                    "base, ms": median_ms(times, "base"),
                     "adapter / base": ratio(times, "adapter", "base"),
                     "merged / base": ratio(times, "merged", "base"),
                 }

@@ -3,7 +3,6 @@
 python benchmarks/pipeline.py [--rounds 3] [--data DIR] [--out build/bench]
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -12,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from timing import DATA, finish, machine
+from timing import finish, machine, options
 
 
 def timed(command: list[str]) -> tuple[float, str]:
@@ -49,12 +48,7 @@ def plain(data: Path, threads: list[str]) -> dict:
 
 def main() -> None:
     """Measure in turns and print medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=1, data=True)
     threads = ["--threads", str(arguments.threads)] if arguments.threads else []
     about = machine()
     results = {"plain script": [], "lora-mnist run": []}

@@ -6,7 +6,6 @@ A DataLoader with per-image transforms, the default Adam, LoRA as a parametrizat
 image. It prints one JSON object: seconds of every part, accuracy and wrong nines.
 """
 
-import argparse
 import gzip
 import json
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 from steps import Parametrization
-from timing import DATA
+from timing import options
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -80,10 +79,7 @@ def evaluate(loader, net: Net) -> tuple[float, int]:
 
 def main() -> None:
     """Run it and say how long each part took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=DATA)
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, data=True, out=False)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torchvision = import_torchvision()

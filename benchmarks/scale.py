@@ -3,12 +3,9 @@
 python benchmarks/scale.py [--device cuda] [--rounds 5] [--out build/bench]
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 from steps import full, ours, stepper
-from timing import finish, interleaved, machine, ratio
+from timing import finish, interleaved, machine, median_ms, options, ratio
 
 from lora_mnist.device import prepare
 from lora_mnist.model import MLP
@@ -18,12 +15,7 @@ BATCH = 64
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=5, device=True)
     device, about = prepare(arguments.device, arguments.threads), machine()
     rows = []
     x, y = torch.randn(BATCH, 28, 28, device=device), torch.randint(10, (BATCH,), device=device)
@@ -33,7 +25,7 @@ def main() -> None:
         steps = {f"rank {rank}": stepper(ours(base, rank), x, y, True) for rank in ranks}
         steps["all weights"] = stepper(full(base, 0), x, y, True)
         times = interleaved(steps, arguments.rounds, max(1, 8192 // hidden // 2))
-        row = {"hidden": f"{hidden} x {hidden}", "rank 1, ms": 1e3 * sorted(times["rank 1"])[arguments.rounds // 2]}
+        row = {"hidden": f"{hidden} x {hidden}", "rank 1, ms": median_ms(times, "rank 1")}
         rows.append(row | {f"{name} / rank 1": ratio(times, name, "rank 1") for name in steps if name != "rank 1"})
     finish("scale", rows, arguments.out, about)
 

@@ -7,16 +7,14 @@ The floor of fine-tuning are three forward and two backward products into preall
 the three products of the weights' gradients and one fused Adam pass. Medians over interleaved rounds.
 """
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from loralib import Linear as LoralibLinear
 from loralib import mark_only_lora_as_trainable
-from timing import finish, interleaved, machine, ratio
+from timing import finish, interleaved, machine, median_ms, options, ratio
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -139,12 +137,7 @@ def floor(base: MLP, batch: int, everything: bool) -> Callable[[], None]:
 
 def main() -> None:
     """Measure and print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__, rounds=15, device=True)
     device, about = prepare(arguments.device, arguments.threads), machine()
     torch.manual_seed(0)
     base = MLP(HIDDEN).to(device)
@@ -167,10 +160,9 @@ def main() -> None:
 
 def _row(of: dict, times: dict) -> dict:
     """Milliseconds of ours and of the floor, ours relative to the floor, and everybody else relative to ours."""
-    medians = {f"{name}, ms": 1e3 * sorted(times[name])[len(times[name]) // 2] for name in ("floor", "ours")}
-    others = {f"{name} / ours": ratio(times, name, "ours") for name in times if name not in medians and name != "floor"}
-    others.pop("ours / ours", None)
-    return {**of, **medians, "ours / floor": ratio(times, "ours", "floor"), **others}
+    own = {f"{name}, ms": median_ms(times, name) for name in ("floor", "ours")}
+    others = {f"{name} / ours": ratio(times, name, "ours") for name in times if name not in ("floor", "ours")}
+    return {**of, **own, "ours / floor": ratio(times, "ours", "floor"), **others}
 
 
 if __name__ == "__main__":

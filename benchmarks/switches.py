@@ -1,12 +1,11 @@
 """What made the difference, by switching it off: denormals, the DataLoader, the factored update.
 
-    python benchmarks/switches.py [--steps 2000] [--data DIR] [--out build/bench]
+    python benchmarks/switches.py [--data DIR] [--out build/bench]
 
 Pretraining is the classic recipe's (batch 10, Adam at a constant rate), its first steps only; denormal numbers appear
 in Adam's moments after a few hundred of them, so the more steps, the more they cost.
 """
 
-import argparse
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from plain import unpacked
 from steps import ours, parametrized, stepper
-from timing import DATA, finish, machine
+from timing import finish, machine, options
 from torch.nn import functional as F
 
 from lora_mnist import data
@@ -25,6 +24,8 @@ from lora_mnist.model import MLP
 from lora_mnist.optimizer import FusedAdam
 from lora_mnist.sampling import epoch_batches
 from lora_mnist.train import train
+
+STEPS = 2000
 
 
 def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> float:
@@ -69,12 +70,7 @@ def tuning(threads: int | None, steps: int, kind: str) -> float:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    arguments = parser.parse_args()
+    arguments = options(__doc__, data=True)
     about = machine()
     works = {
         "pretraining": (pretraining, (arguments.data,), ("as it is", "denormals kept", "fed by a DataLoader")),
@@ -85,7 +81,7 @@ def main() -> None:
         usual = None
         for kind in kinds:
             with get_context("spawn").Pool(1) as process:
-                seconds = process.apply(work, (*given, arguments.threads, arguments.steps, kind))
+                seconds = process.apply(work, (*given, arguments.threads, STEPS, kind))
             usual = usual or seconds
             rows.append({"": stage, "switched off": kind, "ms a step": 1e3 * seconds, "times": seconds / usual})
     finish("switches", rows, arguments.out, about)

@@ -5,11 +5,32 @@ import os
 import platform
 import statistics
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-DATA = Path(os.environ.get("LORA_MNIST_DATA", "data"))
+
+def options(
+    about: str | None, rounds: int | None = None, device: bool = False, data: bool = False, out: bool = True
+) -> Namespace:
+    """The command line of a benchmark: `--threads`, and those of the others that it has; `rounds` is the default."""
+    parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
+    if device:
+        parser.add_argument("--device", default="cpu")
+    if data:
+        parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int)
+    if out:
+        parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    return parser.parse_args()
+
+
+def median_ms(times: Mapping[str, Sequence[float]], name: str) -> float:
+    """Milliseconds per call."""
+    return 1e3 * statistics.median(times[name])
 
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, list[float]]:
