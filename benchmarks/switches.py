@@ -1,6 +1,6 @@
-"""What made the difference, by switching it off: denormals, the DataLoader, the factored update.
+"""What made the difference, by switching it off: denormals, the DataLoader, the factored update, memory that is kept.
 
-    python benchmarks/switches.py [--data DIR] [--out build/bench]
+    python benchmarks/switches.py [--rounds 3] [--data DIR] [--out build/bench]
 
 Pretraining is the classic recipe's (batch 10, Adam at a constant rate), its first steps only; denormal numbers appear
 in Adam's moments after a few hundred of them, so the more steps, the more they cost.
@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from plain import unpacked
 from steps import ours, parametrized, stepper
-from timing import finish, machine, options
+from timing import finish, machine, median_ms, options, ratio
 from torch.nn import functional as F
 
-from lora_mnist import data
+from lora_mnist import data, device
 from lora_mnist.config import load_config, resolve
 from lora_mnist.device import prepare
 from lora_mnist.fetch import import_torchvision
@@ -26,10 +26,13 @@ from lora_mnist.sampling import epoch_batches
 from lora_mnist.train import train
 
 STEPS = 2000
+GIVEN_BACK = "freed memory given back"
 
 
 def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> float:
     """Seconds a step, of a process of its own: its threads take over how denormals are treated when they start."""
+    if kind == GIVEN_BACK:
+        device.keep_freed_memory = lambda: None
     prepare("cpu", threads)
     torch.set_flush_denormal(kind != "denormals kept")
     settings = resolve([load_config("default"), load_config("classic")], "mnist").pretrain
@@ -55,7 +58,7 @@ def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> flo
 
 
 def tuning(threads: int | None, steps: int, kind: str) -> float:
-    """Seconds a step at rank 1."""
+    """Seconds a step at rank 1, likewise."""
     prepare("cpu", threads)
     torch.manual_seed(0)
     make = ours if kind == "as it is" else parametrized
@@ -70,20 +73,26 @@ def tuning(threads: int | None, steps: int, kind: str) -> float:
 
 def main() -> None:
     """Measure and print the table."""
-    arguments = options(__doc__, data=True)
+    arguments = options(__doc__, rounds=3, data=True)
     about = machine()
     works = {
-        "pretraining": (pretraining, (arguments.data,), ("as it is", "denormals kept", "fed by a DataLoader")),
+        "pretraining": (
+            pretraining,
+            (arguments.data,),
+            ("as it is", "denormals kept", "fed by a DataLoader", GIVEN_BACK),
+        ),
         "fine-tuning": (tuning, (), ("as it is", "W + B A formed")),
     }
     rows = []
     for stage, (work, given, kinds) in works.items():
-        usual = None
+        times: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _ in range(arguments.rounds):
+            for kind in kinds:
+                with get_context("spawn").Pool(1) as process:
+                    times[kind].append(process.apply(work, (*given, arguments.threads, STEPS, kind)))
         for kind in kinds:
-            with get_context("spawn").Pool(1) as process:
-                seconds = process.apply(work, (*given, arguments.threads, STEPS, kind))
-            usual = usual or seconds
-            rows.append({"": stage, "switched off": kind, "ms a step": 1e3 * seconds, "times": seconds / usual})
+            measured = {"ms a step": median_ms(times, kind), "times": ratio(times, kind, "as it is")}
+            rows.append({"": stage, "switched off": kind, **measured})
     finish("switches", rows, arguments.out, about)
 
 

@@ -1,12 +1,16 @@
 """Where the arithmetic runs, and how it is kept fast and repeatable."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
 from lora_mnist.errors import UsageError
 
 MOST_THREADS = 512  # far beyond use
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+LARGEST_KEPT = 1 << 30  # bytes
 
 
 def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
@@ -26,6 +30,7 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
     # Adam's moments of dead inputs decay into denormal floats, which CPUs handle many times slower. New threads
     # inherit the mode from the one that starts them, so it is set before torch starts any.
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     found = _find(device)
@@ -33,6 +38,15 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
         torch.use_deterministic_algorithms(True)
     return found
+
+
+def keep_freed_memory() -> None:
+    """Let the next step have the memory of the last one. glibc would hand it back to the system and fetch it again,
+    page by page, which can take longer than what is computed in it."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):  # glibc has it, musl has not
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
 
 
 def _find(device: str) -> torch.device:

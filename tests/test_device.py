@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -17,6 +21,24 @@ def test_threads_are_set():
 def test_denormals_are_flushed():
     prepare("cpu")
     assert float(torch.tensor(1e-40) * 1) == 0.0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_a_step_gets_the_memory_of_the_last_one():
+    script = """if True:
+        import resource, torch
+        from lora_mnist.device import prepare
+        from lora_mnist.model import MLP
+        prepare("cpu")
+        model, images, faults = MLP(), torch.zeros(128, 28, 28), []
+        for _ in range(40):
+            model.zero_grad()
+            model(images).sum().backward()
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        print(faults[-1] - faults[19])
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100  # in 20 steps
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "cpu:0", "cuda:99"])
