@@ -175,7 +175,7 @@ def keep_adapter(work: Workspace, adapted: MLP, made: Made) -> dict[str, Any]:
         ProofError: the proof failed; nothing is saved.
         UsageError: the logits are not finite; nor here.
     """
-    findings, logits = prove(work.base, work.sealed, adapted, work.images, held_out_logits(work.base, work.dataset))
+    findings, logits = prove(work.base, work.sealed, adapted, work.images, work.logits_of_stack(()))
     require_finite(logits, "Choose a lower --learning-rate." if made.losses else "Check the network it is made from.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
