@@ -10,9 +10,12 @@ class LoraMnistError(Exception):
     exit_code = 1
 
     def __init__(self, cause: str, way_out: str):
-        super().__init__(f"{cause} {way_out}")
+        super().__init__(cause, way_out)  # what pickle makes it from again, on its way out of another process
         self.cause = cause
         self.way_out = way_out
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.way_out}"
 
 
 class UsageError(LoraMnistError):
