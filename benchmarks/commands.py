@@ -3,12 +3,14 @@
 python benchmarks/commands.py [--rounds 5] [--data DIR] [--out build/bench]
 """
 
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from timing import finish, machine, options
 
@@ -27,6 +29,12 @@ def measure(arguments: list[str]) -> tuple[float, float]:
     return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
+def training(run: Path) -> float:
+    """Seconds that the training of a finished run took, the choice of the strength included."""
+    made = [run / "run.json", *run.glob("adapters/*/finetune.json")]
+    return sum(json.loads(one.read_text())["seconds"] for one in made)
+
+
 def main() -> None:
     """Measure and print both tables."""
     arguments = options(__doc__, rounds=5, data=True)
@@ -38,11 +46,13 @@ def main() -> None:
         reads = command in ("report", "adapters", "params")
         return [command, "--quiet", "--run", run, *extra, *([] if reads else common)]
 
-    whole: dict[str, list[tuple[float, float]]] = {name: [] for name in ("run", *STAGES)}
+    whole: dict[str, list[tuple[float, float]]] = {name: [] for name in ("run", "run, but for training", *STAGES)}
     readers: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(arguments.rounds):
-            whole["run"].append(measure(call("run", f"{folder}/whole{i}")))
+            seconds, memory = measure(call("run", f"{folder}/whole{i}"))
+            whole["run"].append((seconds, memory))
+            whole["run, but for training"].append((seconds - training(Path(folder) / f"whole{i}"), memory))
             for stage in STAGES:
                 whole[stage].append(measure(call(stage, f"{folder}/stages{i}")))
         for _ in range(arguments.rounds):
