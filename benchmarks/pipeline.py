@@ -48,7 +48,7 @@ def plain(data: Path, threads: list[str]) -> dict:
 
 def main() -> None:
     """Measure in turns and print medians."""
-    arguments = options(__doc__, rounds=1, data=True)
+    arguments = options(__doc__, rounds=3, data=True)
     threads = ["--threads", str(arguments.threads)] if arguments.threads else []
     about = machine()
     results = {"plain script": [], "lora-mnist run": []}
