@@ -10,7 +10,10 @@ import torch
 from lora_mnist import stages, tuning
 from lora_mnist.cli import main
 from lora_mnist.data import MNIST_FILES
+from lora_mnist.device import prepare
 from lora_mnist.request import Request
+
+prepare("cpu")  # as every command does before it computes: some of it only takes effect then
 
 SMOKE = {"data": {"dataset": "digits"}}
 

@@ -1,3 +1,4 @@
+import os
 import platform
 import subprocess
 import sys
@@ -21,6 +22,21 @@ def test_threads_are_set():
 def test_denormals_are_flushed():
     prepare("cpu")
     assert float(torch.tensor(1e-40) * 1) == 0.0
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL")
+@pytest.mark.parametrize(("chosen", "mode"), [({}, "AUTO"), ({"MKL_CBWR": "COMPATIBLE"}, "COMPATIBLE")])
+def test_products_are_reproducible_unless_the_user_chose_otherwise(chosen, mode):
+    script = """if True:
+        import torch
+        from lora_mnist.device import prepare
+        prepare("cpu")
+        torch.ones(8, 8) @ torch.ones(8, 8)
+    """
+    unset = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    environment = {**unset, **chosen, "MKL_VERBOSE": "1"}  # MKL then says how it computed each product
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert f"CNR:{mode} " in done.stdout
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
