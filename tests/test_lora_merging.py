@@ -130,7 +130,7 @@ def test_the_state_of_a_merged_model_is_that_of_the_model():
 def test_a_merged_copy_is_plain_and_shares_nothing():
     model, base = adapted("a")
     plain = merged_copy(model)
-    assert [type(layer) for layer in plain.children()] == [nn.Linear] * 3
+    assert [type(layer) for layer in plain.children()] == [type(layer) for layer in base.children()]
     assert plain.state_dict().keys() == base.state_dict().keys()
     merge(model)
     assert torch.equal(plain(IMAGES), model(IMAGES))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import UsageError
+from lora_mnist.linear import Linear
 from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate, check_name
 
 
@@ -220,7 +221,7 @@ def _is_linear(module: nn.Module) -> bool:
     """Quantised and other layers that inherit from nn.Linear but compute otherwise are left alone."""
     return (
         isinstance(module, nn.Linear)
-        and type(module).forward is nn.Linear.forward
+        and type(module).forward in (nn.Linear.forward, Linear.forward)
         and "forward" not in vars(module)  # replaced on this one layer
     )
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.errors import UsageError
+from lora_mnist.linear import Linear, linear
 
 LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack of memory
 
@@ -216,7 +217,8 @@ class LoRALinear(nn.Module):
             return self.base(x)
         if self.merged is not None:
             self._refuse_training()
-            return F.linear(x, self.merged, self.base.bias)
+            product = linear if isinstance(self.base, Linear) else F.linear
+            return product(x, self.merged, self.base.bias)
         y = self.base(x)
         for update in self.updates.values():
             if update.strength:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from lora_mnist.errors import UsageError
+from lora_mnist.linear import Linear
 from lora_mnist.lora.adapters import adapted_layers, exchange
 from lora_mnist.lora.layers import LoRALinear
 
@@ -75,7 +76,8 @@ def _merged(layer: LoRALinear) -> torch.Tensor:
 
 def _plain(layer: LoRALinear) -> nn.Linear:
     weight, bias = layer.merged, layer.base.bias
-    linear = skip_init(nn.Linear, *reversed(weight.shape), bias is not None, device=weight.device, dtype=weight.dtype)
+    kind = Linear if isinstance(layer.base, Linear) else nn.Linear
+    linear = skip_init(kind, *reversed(weight.shape), bias is not None, device=weight.device, dtype=weight.dtype)
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
