@@ -179,3 +179,35 @@ def test_attention_cannot_train_while_merged():
     merge(model)
     with pytest.raises(UsageError, match="merged"):
         model(*[torch.randn(2, 5, 12)] * 3)
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)], ids=str)
+def test_inference_mode_changes_no_bit(shape):
+    layer = LoRALinear(nn.Linear(6, 4))
+    for name in ("a", "b"):
+        nn.init.normal_(layer.add(name, config(), generator()).lora_B.data)
+    x = torch.randn(shape)
+    with torch.inference_mode():
+        inferred = layer(x)
+    assert torch.equal(inferred, layer(x))
+
+
+def test_what_a_hook_has_seen_of_the_base_stays_as_it_was():
+    layer = LoRALinear(nn.Linear(6, 4))
+    nn.init.normal_(layer.add("a", config(), generator()).lora_B.data)
+    x, seen = torch.randn(3, 6), []
+    layer.base.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    with torch.inference_mode():
+        layer(x)
+        assert torch.equal(seen[0], F.linear(x, layer.base.weight, layer.base.bias))
+
+
+def test_autocast_holds_in_inference_mode():
+    layer = LoRALinear(nn.Linear(6, 4))
+    nn.init.normal_(layer.add("a", config(), generator()).lora_B.data)
+    x = torch.randn(3, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x)
+        with torch.inference_mode():
+            assert torch.equal(layer(x), expected)
+    assert expected.dtype == torch.bfloat16

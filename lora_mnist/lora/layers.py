@@ -166,12 +166,18 @@ class LoRAUpdate(nn.Module):
         self.strength = 1.0
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x (…, in), y (…, out) → y + strength · scaling · B A x (…, out): one product adds and scales as well."""
-        low = F.linear(self.dropout(x), self.lora_A)  # (…, in) -> (…, rank)
-        factor = self.scaling * self.strength
+        """x (…, in), y (…, out) → y + strength · scaling · B A x (…, out): one product adds and scales as well.
+
+        In inference mode that is y itself, where it can be: no gradient needs what it was, and a copy takes longer than
+        the product.
+        """
+        low = F.linear(self.dropout(x) if self.dropout.p else x, self.lora_A)  # (…, in) -> (…, rank)
+        B, factor = self.lora_B.t(), self.scaling * self.strength
+        if y.dim() == 2 and y.is_inference() and y.dtype == low.dtype == B.dtype:
+            return y.addmm_(low, B, alpha=factor)
         if y.dim() == 2:
-            return torch.addmm(y, low, self.lora_B.t(), alpha=factor)  # (N, rank) @ (rank, out) -> (N, out)
-        rows = torch.addmm(y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1]), self.lora_B.t(), alpha=factor)
+            return torch.addmm(y, low, B, alpha=factor)  # (N, rank) @ (rank, out) -> (N, out)
+        rows = torch.addmm(y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1]), B, alpha=factor)
         return rows.view(y.shape)
 
     def weight(self) -> torch.Tensor:
@@ -220,6 +226,8 @@ class LoRALinear(nn.Module):
             product = linear if isinstance(self.base, Linear) else F.linear
             return product(x, self.merged, self.base.bias)
         y = self.base(x)
+        if self.base._forward_hooks:
+            y = y.clone()  # a hook may have kept it, and an update may add to it in place
         for update in self.updates.values():
             if update.strength:
                 y = update(x, y)
