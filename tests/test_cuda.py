@@ -1,0 +1,96 @@
+"""What holds on CUDA, beside the CPU: the same order of images, the same repair, and no waiting within a step."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from lora_mnist import data, stages, tuning
+from lora_mnist.config import load_config, resolve
+from lora_mnist.device import prepare
+from lora_mnist.lora import inject
+from lora_mnist.model import MLP
+from lora_mnist.recipe import lora_config
+from lora_mnist.request import Request
+from lora_mnist.rundir import Run
+from lora_mnist.train import WINDOW, train
+from lora_mnist.verdict import is_repair
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here: nothing is shown of one")
+
+DIGITS = {"data": {"dataset": "digits"}}
+
+
+def whole_run(folder: Path, device: str) -> tuple[Run, dict]:
+    """The default recipe on the embedded digits."""
+    request = Request(run=folder, options=DIGITS, device=device)
+    stages.pretrain(request)
+    return Run(folder), tuning.finetune(request)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return {device: whole_run(tmp_path_factory.mktemp(device), device) for device in ("cpu", "cuda")}
+
+
+def test_both_devices_see_the_same_images_in_the_same_order(runs):
+    (on_cpu, cpu), (on_cuda, cuda) = runs["cpu"], runs["cuda"]
+    assert on_cuda.losses()[:10] == pytest.approx(on_cpu.losses()[:10], rel=1e-4)
+    tuned, expected = on_cuda.losses(on_cuda.adapter(cuda["name"])), on_cpu.losses(on_cpu.adapter(cpu["name"]))
+    assert tuned[:10] == pytest.approx(expected[:10], rel=1e-2)  # on two bases, which differ by rounding
+    assert len(tuned) == len(expected)
+
+
+def test_both_devices_end_alike(runs):
+    (on_cpu, cpu), (on_cuda, cuda) = runs["cpu"], runs["cuda"]
+    for run in (on_cpu, on_cuda):
+        assert run.evaluation()["splits"]["test"]["accuracy"] > 0.95
+    assert sum(on_cuda.losses()[-50:]) == pytest.approx(sum(on_cpu.losses()[-50:]), rel=0.2)
+    assert cuda["digit"] == cpu["digit"]
+    verdicts = [is_repair(made["comparison"]["test"], made["threshold"]["splits"]["test"]) for made in (cpu, cuda)]
+    assert verdicts[0] == verdicts[1]
+    assert cuda["proof"]["passed"]
+
+
+@pytest.mark.parametrize(("made_on", "verified_on"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
+def test_a_run_is_verified_on_either_device(runs, made_on, verified_on):
+    run, _ = runs[made_on]
+    assert stages.verify(Request(run=run.path, device=verified_on))["failures"] == []
+
+
+def test_equal_runs_give_equal_bytes(runs, tmp_path):
+    again, _ = whole_run(tmp_path, "cuda")
+    first, _ = runs["cuda"]
+    assert again.record()["base_seal"] == first.record()["base_seal"]
+    for name in ("adapter_model.safetensors", "logits.safetensors"):
+        adapter = again.adapter_names()[0]
+        assert (again.adapter(adapter) / name).read_bytes() == (first.adapter(adapter) / name).read_bytes()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_images_live_on_the_device_and_no_step_waits_for_it(adapted):
+    device = prepare("cuda")
+    settings = resolve([load_config("default"), DIGITS], "digits")
+    dataset = data.load("digits", Path(), 0.25, 0, device)
+    assert dataset.train.images.is_cuda
+    assert dataset.train.labels.is_cuda
+    model = MLP((64, 32)).to(device)
+    if adapted:
+        inject(model, "a", lora_config(settings))
+    recipe = settings.finetune if adapted else settings.pretrain
+
+    def waits(steps: int) -> int:
+        batches = torch.randint(len(dataset.train), (steps, 16))
+        warps = torch.zeros(steps, 16, 4, device=device) + torch.tensor([0.0, 1.0, 0.0, 0.0], device=device)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                train(model, dataset.train.images, dataset.train.labels, batches, recipe, warps=warps)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in seen)
+
+    waits(WINDOW - 1)  # warm-up
+    assert waits(10) == waits(WINDOW - 1) > 0  # only before and after all steps
