@@ -1,20 +1,20 @@
 """One training step: this library, its peers, and the floor that the matrix products alone set.
 
-    python benchmarks/steps.py [--device cuda] [--rounds 15] [--out build/bench]
+    python benchmarks/steps.py [--device cuda] [--rounds 3] [--out build/bench]
 
 Every contestant sees the same prepared batches; a step is forward pass, cross-entropy, backward pass and a fused Adam.
 The floor of fine-tuning are three forward and two backward products into preallocated outputs; that of pretraining adds
-the three products of the weights' gradients and one fused Adam pass. Medians over interleaved rounds.
+the three products of the weights' gradients and one fused Adam pass. Medians over the interleaved rounds of five
+processes. All that take their layers from the base, as PEFT does, take its `Linear`, which is ours.
 """
 
 import copy
-import sys
 from collections.abc import Callable
 
 import torch
 from loralib import Linear as LoralibLinear
 from loralib import mark_only_lora_as_trainable
-from timing import finish, interleaved, machine, median_ms, options, ratio
+from timing import Times, finish, in_processes, interleaved, machine, median_ms, options, ratio
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -135,27 +135,32 @@ def floor(base: MLP, batch: int, everything: bool) -> Callable[[], None]:
     return step
 
 
-def main() -> None:
-    """Measure and print both tables."""
-    arguments = options(__doc__, rounds=15, device=True)
-    device, about = prepare(arguments.device, arguments.threads), machine()
+def measure(device: str, threads: int | None, rounds: int) -> dict[tuple[int, int | None], Times]:
+    """Every contestant's times by batch and rank; rank None is pretraining."""
+    place = prepare(device, threads)
     torch.manual_seed(0)
-    base = MLP(HIDDEN).to(device)
-    tuning, training = [], []
+    base = MLP(HIDDEN).to(place)
     peers = {"ours": ours, "peft": peft, "loralib": loralib, "parametrize": parametrized, "full": full}
+    found = {}
     for batch in (10, 64, 256):
-        x, y = torch.randn(batch, 28, 28, device=device), torch.randint(10, (batch,), device=device)
+        x, y = torch.randn(batch, 28, 28, device=place), torch.randint(10, (batch,), device=place)
         repeats = max(5, 400 // batch)
         for rank in (1, 8):
             steps = {name: stepper(make(base, rank), x, y, own=name == "ours") for name, make in peers.items()}
-            times = interleaved({"floor": floor(base, batch, False), **steps}, arguments.rounds, repeats)
-            tuning.append(_row({"batch": batch, "rank": rank}, times))
-            print(".", end="", flush=True, file=sys.stderr)
+            found[batch, rank] = interleaved({"floor": floor(base, batch, False), **steps}, rounds, repeats)
         steps = {"ours": stepper(full(base, 0), x, y, True), "torch.optim": stepper(full(base, 0), x, y, False)}
-        times = interleaved({"floor": floor(base, batch, True), **steps}, arguments.rounds, repeats)
-        training.append(_row({"batch": batch}, times))
-    finish("fine-tuning-step", tuning, arguments.out, about)
-    finish("pretraining-step", training, arguments.out, about)
+        found[batch, None] = interleaved({"floor": floor(base, batch, True), **steps}, rounds, repeats)
+    return found
+
+
+def main() -> None:
+    """Measure and print both tables."""
+    arguments = options(__doc__, rounds=3, device=True)
+    about = machine()
+    found = in_processes(measure, arguments.device, arguments.threads, arguments.rounds)
+    rows = {key: _row({"batch": key[0]} | ({"rank": key[1]} if key[1] else {}), times) for key, times in found.items()}
+    finish("fine-tuning-step", [row for (_, rank), row in rows.items() if rank], arguments.out, about)
+    finish("pretraining-step", [row for (_, rank), row in rows.items() if not rank], arguments.out, about)
 
 
 def _row(of: dict, times: dict) -> dict:

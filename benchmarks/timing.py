@@ -4,9 +4,11 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,24 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, re
             if turn:
                 times[name].append((time.perf_counter() - started) / repeats)
     return times
+
+
+Times = dict[str, list[float]]  # seconds per call by contestant, a figure a round
+
+
+def in_processes(work: Callable[..., Mapping[Any, Times]], *given: Any, count: int = 5) -> dict[Any, Times]:
+    """What `work(*given)` measures, in several processes one after the other, their rounds put together.
+
+    Where the system happens to put a process's memory makes it faster or slower by a third, for all of its life.
+    """
+    together: dict[Any, Times] = {}
+    for _ in range(count):
+        with get_context("spawn").Pool(1) as process:
+            for row, times in process.apply(work, given).items():
+                for name, seconds in times.items():
+                    together.setdefault(row, {}).setdefault(name, []).extend(seconds)
+        print(".", end="", flush=True, file=sys.stderr)
+    return together
 
 
 def ratio(times: Mapping[str, Sequence[float]], name: str, to: str) -> float:
