@@ -1,22 +1,21 @@
 """What made the difference, by switching it off: the factored update, no DataLoader, and how the process is prepared.
 
-    python benchmarks/switches.py [--rounds 3] [--data DIR] [--out build/bench]
+    python benchmarks/switches.py [--rounds 5] [--data DIR] [--out build/bench]
 
 Pretraining is the classic recipe's (batch 10, Adam at a constant rate), its first steps only; denormal numbers appear
 in Adam's moments after a few hundred of them, so the more steps, the more they cost.
 """
 
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from plain import unpacked
 from steps import ours, parametrized, stepper
-from timing import finish, machine, median_ms, options, ratio
+from timing import finish, in_process, machine, median_ms, options, ratio
 from torch.nn import functional as F
 
-from lora_mnist import data, device
+from lora_mnist import data, device, linear
 from lora_mnist.config import load_config, resolve
 from lora_mnist.device import prepare
 from lora_mnist.fetch import import_torchvision
@@ -28,14 +27,13 @@ from lora_mnist.train import train
 STEPS = 2000
 GIVEN_BACK = "freed memory given back"
 UNSETTLED = "MKL's schedule left open"
+MKL = "large products left to MKL"
 FORMED = "W + B A formed"
 
 
 def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> float:
     """Seconds a step, of a process of its own: its threads take over how denormals are treated when they start."""
-    if kind == GIVEN_BACK:
-        device.keep_freed_memory = lambda: None
-    _first_product(kind)
+    _before(kind)
     prepare("cpu", threads)
     torch.set_flush_denormal(kind != "denormals kept")
     settings = resolve([load_config("default"), load_config("classic")], "mnist").pretrain
@@ -62,7 +60,7 @@ def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> flo
 
 def tuning(threads: int | None, steps: int, kind: str) -> float:
     """Seconds a step at rank 1, likewise."""
-    _first_product(kind)
+    _before(kind)
     prepare("cpu", threads)
     torch.manual_seed(0)
     make = parametrized if kind == FORMED else ours
@@ -75,30 +73,33 @@ def tuning(threads: int | None, steps: int, kind: str) -> float:
     return (time.perf_counter() - started) / steps
 
 
-def _first_product(kind: str) -> None:
+def _before(kind: str) -> None:
+    if kind == MKL:
+        linear.ONEDNN = False
+    if kind == GIVEN_BACK:
+        device.keep_freed_memory = lambda: None
     if kind == UNSETTLED:
         torch.ones(8, 8) @ torch.ones(8, 8)  # MKL takes its settings now, too early for `prepare`
 
 
 def main() -> None:
     """Measure and print the table."""
-    arguments = options(__doc__, rounds=3, data=True)
+    arguments = options(__doc__, rounds=5, data=True)
     about = machine()
     works = {
         "pretraining": (
             pretraining,
             (arguments.data,),
-            ("as it is", "denormals kept", "fed by a DataLoader", GIVEN_BACK, UNSETTLED),
+            ("as it is", "denormals kept", "fed by a DataLoader", GIVEN_BACK, UNSETTLED, MKL),
         ),
-        "fine-tuning": (tuning, (), ("as it is", FORMED, UNSETTLED)),
+        "fine-tuning": (tuning, (), ("as it is", FORMED, UNSETTLED, MKL)),
     }
     rows = []
     for stage, (work, given, kinds) in works.items():
         times: dict[str, list[float]] = {kind: [] for kind in kinds}
         for _ in range(arguments.rounds):
             for kind in kinds:
-                with get_context("spawn").Pool(1) as process:
-                    times[kind].append(process.apply(work, (*given, arguments.threads, STEPS, kind)))
+                times[kind].append(in_process(work, *given, arguments.threads, STEPS, kind))
         for kind in kinds:
             measured = {"ms a step": median_ms(times, kind), "times": ratio(times, kind, "as it is")}
             rows.append({"": stage, "switched off": kind, **measured})

@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, re
 Times = dict[str, list[float]]  # seconds per call by contestant, a figure a round
 
 
+def in_process(work: Callable[..., Any], *given: Any) -> Any:
+    """What `work(*given)` returns, called in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(work, *given).result()
+
+
 def in_processes(work: Callable[..., Mapping[Any, Times]], *given: Any, count: int = 5) -> dict[Any, Times]:
     """What `work(*given)` measures, in several processes one after the other, their rounds put together.
 
@@ -62,10 +69,9 @@ def in_processes(work: Callable[..., Mapping[Any, Times]], *given: Any, count: i
     """
     together: dict[Any, Times] = {}
     for _ in range(count):
-        with get_context("spawn").Pool(1) as process:
-            for row, times in process.apply(work, given).items():
-                for name, seconds in times.items():
-                    together.setdefault(row, {}).setdefault(name, []).extend(seconds)
+        for row, times in in_process(work, *given).items():
+            for name, seconds in times.items():
+                together.setdefault(row, {}).setdefault(name, []).extend(seconds)
         print(".", end="", flush=True, file=sys.stderr)
     return together
 
