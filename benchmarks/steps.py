@@ -164,8 +164,8 @@ def main() -> None:
 
 
 def _row(of: dict, times: dict) -> dict:
-    """Milliseconds of ours and of the floor, ours relative to the floor, and everybody else relative to ours."""
-    own = {f"{name}, ms": median_ms(times, name) for name in ("floor", "ours")}
+    """Milliseconds of all, ours relative to the floor, and everybody else relative to ours."""
+    own = {f"{name}, ms": median_ms(times, name) for name in times}
     others = {f"{name} / ours": ratio(times, name, "ours") for name in times if name not in ("floor", "ours")}
     return {**of, **own, "ours / floor": ratio(times, "ours", "floor"), **others}
 
