@@ -21,10 +21,10 @@ def test_values_and_gradients_are_those_of_a_linear_layer(batch, bias):
     result, expected = layer(x), exact(y)
     result.backward(upstream)
     expected.backward(upstream.double())
-    assert relative(result, expected) < 1e-6
-    assert relative(x.grad, y.grad) < 1e-6
+    assert relative(result, expected) < 5e-6
+    assert relative(x.grad, y.grad) < 5e-6
     for one, other in zip(layer.parameters(), exact.parameters(), strict=True):
-        assert relative(one.grad, other.grad) < 1e-6
+        assert relative(one.grad, other.grad) < 5e-6
     with torch.inference_mode():
         assert torch.equal(layer(x), result)
 
