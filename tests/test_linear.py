@@ -29,6 +29,21 @@ def test_values_and_gradients_are_those_of_a_linear_layer(batch, bias):
         assert torch.equal(layer(x), result)
 
 
+@pytest.mark.parametrize(
+    "x",
+    [torch.randn(784, 10).t(), torch.randn(10, 1568)[:, ::2], torch.randn(1, 784).expand(10, 784)],
+    ids=["transposed", "every other", "repeated"],
+)
+def test_the_layout_of_what_comes_in_does_not_matter(x):
+    torch.manual_seed(0)
+    layer, leaf = Linear(784, 300), x.detach().requires_grad_()
+    layer(leaf).sum().backward()  # a gradient of ones, which torch hands on as one number repeated
+    exact = layer.weight.detach().double()
+    assert relative(layer(x), x.double() @ exact.t() + layer.bias.double()) < 5e-6
+    assert relative(leaf.grad, exact.sum(0).expand(10, 784)) < 5e-6
+    assert relative(layer.weight.grad, x.double().sum(0).expand(300, 784)) < 5e-6
+
+
 def test_only_what_is_asked_for_gets_a_gradient():
     layer = Linear(6, 4).requires_grad_(False)
     assert not layer(torch.ones(3, 6)).requires_grad

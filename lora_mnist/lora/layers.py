@@ -223,7 +223,7 @@ class LoRALinear(nn.Module):
             return self.base(x)
         if self.merged is not None:
             self._refuse_training()
-            product = linear if isinstance(self.base, Linear) else F.linear
+            product = linear if isinstance(self.base, Linear) else F.linear  # the one that the base takes
             return product(x, self.merged, self.base.bias)
         y = self.base(x)
         if self.base._forward_hooks:
