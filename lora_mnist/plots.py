@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
 DIGITS = range(10)
@@ -37,12 +38,7 @@ def confusion(
         lambda value, on_diagonal: GREY if on_diagonal else _legible(scale(value) > 0.55),
         of=counts.sum(1) if normalised else None,
     )
-    figure.colorbar(
-        picture,
-        cax=figure.add_axes(BAR),
-        label="wrong images",
-        extend="max" if errors.max() > scale.vmax else "neither",
-    )
+    _bar(figure, picture, "wrong images", "max" if errors.max() > scale.vmax else "neither")
     return figure
 
 
@@ -63,7 +59,7 @@ def confusion_change(
         of=np.asarray(before).sum(1) if normalised else None,
         signed=True,
     )
-    figure.colorbar(picture, cax=figure.add_axes(BAR), label="more (orange) or fewer (purple) wrong images")
+    _bar(figure, picture, "more (orange) or fewer (purple) wrong images")
     return figure
 
 
@@ -203,6 +199,12 @@ def _grid(title: str) -> tuple[Figure, Axes]:
     axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.tick_params(length=0)
     return figure, axes
+
+
+def _bar(figure: Figure, picture: AxesImage, label: str, extend: str = "neither") -> None:
+    bar = figure.colorbar(picture, cax=figure.add_axes(BAR), extend=extend)
+    bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
+    bar.set_label(label, fontsize=8, labelpad=2)
 
 
 def _print_counts(

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lora_mnist import plots
@@ -150,3 +151,15 @@ def test_side_by_side_goes_from_before_to_after():
     ways = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
     assert ways == [[[30, 100], [10, 90]], [[20, 110], [5, 150]]]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("most", [7, 999])
+def test_nothing_of_a_matrix_lies_outside_its_picture(most):
+    before = np.full((10, 10), 1)
+    after = before.copy()
+    after[4, 9], after[9, 4] = most, 0
+    matrices = (plots.confusion(after, "t"), plots.confusion(after, "t", 3), plots.confusion_change(before, after, "t"))
+    for figure in matrices:
+        drawn = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())  # inches
+        assert 0 <= drawn.x0 < drawn.x1 <= figure.get_figwidth()
+        assert 0 <= drawn.y0 < drawn.y1 <= figure.get_figheight()
