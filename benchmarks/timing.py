@@ -65,7 +65,7 @@ def in_process(work: Callable[..., Any], *given: Any) -> Any:
 def in_processes(work: Callable[..., Mapping[Any, Times]], *given: Any, count: int = 5) -> dict[Any, Times]:
     """What `work(*given)` measures, in several processes one after the other, their rounds put together.
 
-    Where the system happens to put a process's memory makes it faster or slower by a third, for all of its life.
+    On a shared machine one may be a third faster or slower than the next, for all of its life.
     """
     together: dict[Any, Times] = {}
     for _ in range(count):
