@@ -74,6 +74,11 @@ def cli(capsys):
     return call
 
 
+def relative(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, in units of the largest of `other`."""
+    return float((one - other).detach().abs().max() / other.detach().abs().max())
+
+
 def flip_bit(path: Path, position: int = -1) -> None:
     """Damage a file by one bit."""
     content = bytearray(path.read_bytes())

@@ -6,9 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lora_mnist.linear import ONEDNN, Linear, linear
 
-
-def relative(one, other):
-    return float((one - other).detach().abs().max() / other.detach().abs().max())
+from .conftest import relative
 
 
 @pytest.mark.parametrize("batch", [1, 10, 128])

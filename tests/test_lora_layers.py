@@ -11,11 +11,8 @@ from torch.nn import functional as F
 from lora_mnist.errors import UsageError
 from lora_mnist.lora import LoRAConfig, LoRALinear, inject, merge, updates_of
 
+from .conftest import relative
 from .models import LAYERS, adapted, add, config, generator
-
-
-def relative(one, other):
-    return float((one - other).detach().abs().max() / other.detach().abs().max())
 
 
 @pytest.mark.parametrize(("rslora", "scaling"), [(False, 5 / 3), (True, 5 / math.sqrt(3))])

@@ -23,6 +23,7 @@ from lora_mnist.lora import (
 from lora_mnist.model import MLP
 from lora_mnist.peft_format import load_adapter, load_config, load_seal, save_adapter
 
+from .conftest import relative
 from .models import Transformer, add
 
 CONFIG = LoRAConfig(("linear1", "linear3"), rank=3, alpha=5.0)
@@ -50,10 +51,6 @@ def _save(folder, base, config):
     add(model, "a", config, std=1)
     save_adapter(folder, model, "a")
     return model, folder
-
-
-def relative(found, expected):
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own
