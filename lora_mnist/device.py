@@ -30,8 +30,8 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
     # Adam's moments of dead inputs decay into denormal floats, which CPUs handle many times slower. New threads
     # inherit the mode from the one that starts them, so it is set before torch starts any.
     torch.set_flush_denormal(True)
-    # Without it MKL may divide a product among threads in another way each time, with other last bits; and on AMD
-    # processors it takes up to half again as long for a small batch. MKL reads it once, at its first product.
+    # Without it MKL may divide a product among threads in another way each time, with other last bits. MKL reads it
+    # once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     keep_freed_memory()
     if threads is not None:
