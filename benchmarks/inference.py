@@ -9,9 +9,9 @@ import torch
 from steps import HIDDEN, LAYERS, ours
 from timing import finish, interleaved, machine, median_ms, options, ratio
 
-from lora_mnist.device import prepare
 from lora_mnist.lora import merge
-from lora_mnist.model import MLP
+from lora_mnist.training.device import prepare
+from lora_mnist.training.model import MLP
 
 
 @torch.inference_mode()

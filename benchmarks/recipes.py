@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lora_mnist.evaluate import missed_claimed_errors
+from lora_mnist.evaluation.metrics import missed_claimed_errors
 
 COUNTS = ("missed", "claimed", "errors")
 

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from lora_mnist import stages, tuning
-from lora_mnist.evaluate import missed_claimed_errors
-from lora_mnist.request import Request
-from lora_mnist.rundir import Run
-from lora_mnist.threshold import shifted_threshold
-from lora_mnist.workspace import open_workspace
+from lora_mnist.evaluation.metrics import missed_claimed_errors
+from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import stages
+from lora_mnist.pipeline.workspace import open_workspace
+from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.request import Request
 
 COUNTS = ("missed", "claimed", "errors")
 

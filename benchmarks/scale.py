@@ -7,8 +7,8 @@ import torch
 from steps import full, ours, stepper
 from timing import finish, interleaved, machine, median_ms, options, ratio
 
-from lora_mnist.device import prepare
-from lora_mnist.model import MLP
+from lora_mnist.training.device import prepare
+from lora_mnist.training.model import MLP
 
 BATCH = 64
 

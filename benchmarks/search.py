@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from lora_mnist import data
-from lora_mnist.config import Settings, load_config, resolve
-from lora_mnist.device import prepare
-from lora_mnist.evaluate import counts_of, logits_of, weakest_digit
-from lora_mnist.guard import choose
-from lora_mnist.model import MLP
-from lora_mnist.recipe import train_adapter, train_base
-from lora_mnist.threshold import shifted_threshold
+from lora_mnist.datasets import dataset as data
+from lora_mnist.evaluation.metrics import counts_of, logits_of, weakest_digit
+from lora_mnist.evaluation.strength import choose
+from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.settings.config import Settings, load_config, resolve
+from lora_mnist.training.device import prepare
+from lora_mnist.training.model import MLP
+from lora_mnist.training.train import train_adapter, train_base
 
 COUNTS = ("missed", "claimed", "errors")
 

@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from lora_mnist.device import prepare
-from lora_mnist.fetch import import_torchvision
+from lora_mnist.datasets.download import import_torchvision
 from lora_mnist.lora import LoRAConfig, inject
-from lora_mnist.model import MLP
-from lora_mnist.optimizer import FusedAdam
+from lora_mnist.training.device import prepare
+from lora_mnist.training.model import MLP
+from lora_mnist.training.optimizer import FusedAdam
 
 HIDDEN = (1000, 2000)
 LAYERS = ("linear1", "linear2", "linear3")

@@ -15,14 +15,15 @@ from steps import ours, parametrized, stepper
 from timing import finish, in_process, machine, median_ms, options, ratio
 from torch.nn import functional as F
 
-from lora_mnist import data, device, linear
-from lora_mnist.config import load_config, resolve
-from lora_mnist.device import prepare
-from lora_mnist.fetch import import_torchvision
-from lora_mnist.model import MLP
-from lora_mnist.optimizer import FusedAdam
-from lora_mnist.sampling import epoch_batches
-from lora_mnist.train import train
+from lora_mnist.datasets import dataset as data
+from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.training import device, linear
+from lora_mnist.training.batches import epoch_batches
+from lora_mnist.training.device import prepare
+from lora_mnist.training.loop import train
+from lora_mnist.training.model import MLP
+from lora_mnist.training.optimizer import FusedAdam
 
 STEPS = 2000
 GIVEN_BACK = "freed memory given back"

@@ -1,5 +1,5 @@
 """`python -m lora_mnist` is `lora-mnist`."""
 
-from lora_mnist.cli import script
+from lora_mnist.cli.commands import script
 
 script()

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mnist import stages, tuning
-from lora_mnist.cli import main
-from lora_mnist.data import MNIST_FILES
-from lora_mnist.device import prepare
-from lora_mnist.request import Request
+from lora_mnist.cli.commands import main
+from lora_mnist.datasets.dataset import MNIST_FILES
+from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import stages
+from lora_mnist.settings.request import Request
+from lora_mnist.training.device import prepare
 
 prepare("cpu")  # as every command does before it computes: some of it only takes effect then
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.lora import LoRAConfig, inject
-from lora_mnist.model import MLP
+from lora_mnist.training.model import MLP
 
 LAYERS = ("linear1", "linear2", "linear3")
 

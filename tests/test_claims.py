@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from lora_mnist import stages, terminal, tuning
-from lora_mnist.conversions import extract_adapter, merge_adapters
-from lora_mnist.report import write_report
-from lora_mnist.request import Applied, Request
-from lora_mnist.rundir import Run
-from lora_mnist.verdict import verdict
+from lora_mnist.cli import tables as terminal
+from lora_mnist.evaluation.verdict import verdict
+from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import stages
+from lora_mnist.pipeline.convert import extract_adapter, merge_adapters
+from lora_mnist.report.page import write_report
+from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.request import Applied, Request
 
 from .conftest import resume
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist import __version__, recipe, stages
-from lora_mnist.checkpoint import load_network
-from lora_mnist.fetch import import_torchvision
+from lora_mnist import __version__
+from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.pipeline import stages
+from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.training import train as recipe
 
 from .conftest import flip_bit, snapshot
 
@@ -449,7 +451,7 @@ def test_a_narrow_encoding_is_no_error(finished_run):
 
 def test_help_needs_none_of_the_heavy_libraries():
     program = (
-        "import sys\nfrom lora_mnist.cli import main\nmain(['--help'])\n"
+        "import sys\nfrom lora_mnist.cli.commands import main\nmain(['--help'])\n"
         "heavy = {'torch', 'torchvision', 'matplotlib', 'sklearn', 'numpy', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -460,7 +462,7 @@ def test_help_needs_none_of_the_heavy_libraries():
 @pytest.mark.parametrize("command", ["adapters", "params"])
 def test_commands_that_read_json_start_without_torch(finished_run, command):
     program = (
-        "import sys\nfrom lora_mnist.cli import main\n"
+        "import sys\nfrom lora_mnist.cli.commands import main\n"
         f"code = main([{command!r}, '--run', {str(finished_run)!r}])\n"
         "sys.exit(code or {'torch', 'numpy', 'matplotlib'} & set(sys.modules) or 0)"
     )
@@ -470,7 +472,7 @@ def test_commands_that_read_json_start_without_torch(finished_run, command):
 
 def test_no_command_imports_torchvision(finished_run):
     program = (
-        "import sys\nfrom lora_mnist.cli import main\n"
+        "import sys\nfrom lora_mnist.cli.commands import main\n"
         f"code = main(['evaluate', '--run', {str(finished_run)!r}])\n"
         "sys.exit(code or 'torchvision' in sys.modules)"
     )
@@ -492,7 +494,7 @@ def test_every_command_has_help_and_stands_in_the_readme(cli, command):
 def test_every_option_says_what_it_does():
     import typer
 
-    from lora_mnist.cli import app
+    from lora_mnist.cli.commands import app
 
     for name, command in typer.main.get_command(app).commands.items():
         for parameter in command.params:

@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mnist import data, stages, tuning
-from lora_mnist.config import load_config, resolve
-from lora_mnist.device import prepare
+from lora_mnist.datasets import dataset as data
+from lora_mnist.evaluation.verdict import is_repair
 from lora_mnist.lora import inject
-from lora_mnist.model import MLP
-from lora_mnist.recipe import lora_config
-from lora_mnist.request import Request
-from lora_mnist.rundir import Run
-from lora_mnist.train import WINDOW, train
-from lora_mnist.verdict import is_repair
+from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import stages
+from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.settings.request import Request
+from lora_mnist.training.device import prepare
+from lora_mnist.training.loop import WINDOW, train
+from lora_mnist.training.model import MLP
+from lora_mnist.training.train import lora_config
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here: nothing is shown of one")
 

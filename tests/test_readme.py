@@ -20,7 +20,7 @@ def test_the_python_runs(tmp_path, monkeypatch):
 def test_every_option_in_a_command_exists():
     import typer
 
-    from lora_mnist.cli import app
+    from lora_mnist.cli.commands import app
 
     commands = typer.main.get_command(app).commands
     lines = re.findall(r"^lora-mnist (\w+)([^#\n]*)", README, re.MULTILINE)

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import UsageError
-from lora_mnist.linear import Linear
 from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate, check_name
+from lora_mnist.training.linear import Linear
 
 
 def inject(

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.errors import UsageError
-from lora_mnist.linear import Linear, linear
+from lora_mnist.training.linear import Linear, linear
 
 LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack of memory
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from lora_mnist.errors import UsageError
-from lora_mnist.linear import Linear
 from lora_mnist.lora.adapters import adapted_layers, exchange
 from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.training.linear import Linear
 
 
 def merge(model: nn.Module) -> None:

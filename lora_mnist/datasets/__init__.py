@@ -1,0 +1,1 @@
+"""MNIST and the embedded digits as verified tensors."""

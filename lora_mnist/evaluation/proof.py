@@ -1,0 +1,118 @@
+"""The proof that an adapter left its base alone and is what it claims to be.
+
+frozen  every byte of every base tensor is as before
+off     with the adapter off, the logits are the base's, bit for bit
+on      with it on, the weights are W + scaling · B A: bit-equal to that formula, and the factored logits agree with
+        the plain network of those weights to 1e-5 of the largest
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_mnist.evaluation.metrics import logits_of
+from lora_mnist.lora.adapters import adapter_names, base_tensors, disabled, updates_of
+from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+
+TOLERANCE = (
+    1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
+)
+
+
+def prove(
+    base: nn.Module,
+    sealed: Seal,
+    adapted: nn.Module,
+    images: Mapping[str, torch.Tensor],
+    plain: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
+
+    Args:
+        base: the plain network, from the sealed file.
+        sealed: the seal in that file, so that a base changed together with `adapted` is noticed too.
+        adapted: the same network with the adapters, at strength 1.
+        images: uint8 (N, 28, 28) of every split.
+        plain: logits (N, 10) of `base` on them, by split; if they are another machine's, `base` is asked again.
+
+    Returns:
+        The findings, ready for JSON, with `passed` overall; and the adapted model's logits (N, 10) by split.
+    """
+    with disabled(adapted):
+        off = {split: logits_of(adapted, batch) for split, batch in images.items()}
+    unequal = _images_that_differ(plain, off)
+    if unequal:  # another processor or number of threads sums in another order
+        unequal = _images_that_differ({split: logits_of(base, batch) for split, batch in images.items()}, off)
+
+    on = {split: logits_of(adapted, batch) for split, batch in images.items()}
+    merged, wrong_layers = _by_formula(base, adapted)
+    difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())
+    largest = max(float(logits.abs().max()) for logits in on.values())
+
+    findings = {
+        "frozen": _frozen(base, sealed, adapted),
+        "off": {"passed": unequal == 0, "images": sum(map(len, off.values())), "images_that_differ": unequal},
+        "on": {
+            "passed": not wrong_layers and difference <= TOLERANCE * largest,
+            "layers_off_the_formula": wrong_layers,
+            "largest_difference": difference,
+            "largest_logit": largest,
+        },
+    }
+    return {"passed": all(part["passed"] for part in findings.values()), **findings}, on
+
+
+def _frozen(base: nn.Module, sealed: Seal, adapted: nn.Module) -> dict[str, Any]:
+    before, after = dict(base.state_dict()), base_tensors(adapted)
+    changed, now = changed_bytes(before, after), seal(after)
+    return {
+        "passed": not changed and now == sealed,
+        "tensors": len(before),
+        "bytes": sum(tensor.nbytes for tensor in before.values()),
+        "changed_bytes": changed,
+        "first_off_the_seal": first_difference(sealed, now),
+        "seal": sealed.sha256,
+    }
+
+
+def failures(findings: Mapping[str, Any]) -> list[str]:
+    """What `prove` found wrong, a clause each."""
+    frozen, off, on = findings["frozen"], findings["off"], findings["on"]
+    clauses = [f"base tensor {name} changed" for name in frozen["changed_bytes"]]
+    if not frozen["passed"] and not clauses:
+        clauses = [f"base tensor {frozen['first_off_the_seal']} is not the sealed one"]
+    if not off["passed"]:
+        clauses.append(f"switched off, {off['images_that_differ']} of {off['images']} images have other logits")
+    clauses += [f"the weight of {layer} is not W + scaling · B A" for layer in on["layers_off_the_formula"]]
+    if not on["passed"] and not on["layers_off_the_formula"]:
+        clauses.append(
+            f"its logits differ by {on['largest_difference']:.2g} from those of W + scaling · B A"
+            f" (at most {TOLERANCE:g} of {on['largest_logit']:.3g} is rounding)"
+        )
+    return clauses
+
+
+@torch.no_grad()
+def _by_formula(base: nn.Module, adapted: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A plain copy of `base` with W + scaling · B A written out; and the layers whose merged weight is not that."""
+    merged = copy.deepcopy(base)
+    weights: dict[str, torch.Tensor] = {}
+    for name in adapter_names(adapted):
+        for path, update in updates_of(adapted, name).items():
+            weight = weights.get(path, base.get_submodule(path).weight)
+            product = update.lora_B @ update.lora_A  # (out, rank) @ (rank, in) -> (out, in)
+            weights[path] = weight + update.config.scaling * product
+    wrong = []
+    for path, by_hand in weights.items():
+        if not torch.equal(by_hand, adapted.get_submodule(path).merged_weight()):
+            wrong.append(path)
+        merged.get_submodule(path).weight.copy_(by_hand)
+    return merged, wrong
+
+
+def _images_that_differ(logits: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> int:
+    """Compared as bits, because as numbers 0.0 and -0.0 are equal."""
+    return sum(int((logits[one].view(torch.int32) != others[one].view(torch.int32)).any(1).sum()) for one in others)

@@ -1,0 +1,1 @@
+"""A run → a page, its plots and its numbers. Knows no torch."""

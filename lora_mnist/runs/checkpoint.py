@@ -1,0 +1,67 @@
+"""A whole network ↔ one safetensors file from which alone it can be rebuilt: weights, architecture, seal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.files import write_file
+from lora_mnist.lora.seal import Seal, first_difference, seal
+from lora_mnist.training.model import MLP
+
+ABOUT = "lora_mnist"  # one entry: safetensors writes several in random order, and equal networks are to be equal files
+RESTORE = "Restore it from a copy, or make it again with --force."
+
+
+def save_network(path: Path, model: MLP) -> None:
+    """Write `model`, fp32, with its seal. Raises DiskError."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "seal": seal(tensors).to_text()}
+    write_file(path, save(tensors, {ABOUT: json.dumps(about)}))
+
+
+def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Seal]:
+    """The network in `path`, and its seal.
+
+    Raises:
+        RunError: it is missing or damaged.
+        AlteredError: its tensors are not the sealed ones.
+    """
+    tensors, metadata = _read(path)
+    try:
+        about = json.loads(metadata[ABOUT])
+        hidden, stored = about["architecture"]["hidden"], Seal.from_text(about["seal"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} does not say what network it holds.", RESTORE) from error
+    if name := first_difference(stored, seal(tensors)):
+        raise AlteredError(f"{path}: tensor {name} is not the sealed one.", RESTORE)
+    try:
+        model = MLP(hidden)
+        model.load_state_dict(tensors)
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".:")  # torch's goes on with frames of C++
+        raise RunError(f"{path} holds no network of ours: {reason}.", RESTORE) from error
+    return model.to(device), stored
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors by name. Raises DiskError."""
+    write_file(path, save(tensors))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_tensors` wrote. Raises RunError if it is missing or damaged."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return load(path.read_bytes()), metadata
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
+        raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error

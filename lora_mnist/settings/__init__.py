@@ -1,0 +1,1 @@
+"""What was asked for: config files and options → validated, frozen settings."""

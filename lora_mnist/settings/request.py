@@ -1,0 +1,84 @@
+"""What a command was asked to do, and whether that agrees with what the run holds already."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_mnist.errors import UsageError
+from lora_mnist.settings.config import Layer, Settings, load_config, merge, resolve
+
+
+@dataclass(frozen=True)
+class Applied:
+    """An adapter and how strongly it is applied; `reference` is its name in the run, or the path of a folder."""
+
+    reference: str
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that all stages share.
+
+    Attributes:
+        run: the run directory.
+        folder: where data sets lie.
+        config: a config's name or path.
+        options: settings given on the command line, nested like a config file.
+        force: replace what is finished.
+        quiet: no progress bars.
+    """
+
+    run: Path = Path("runs/default")
+    folder: Path = Path("data")
+    config: str | None = None
+    options: Layer = field(default_factory=dict)
+    device: str = "auto"
+    threads: int | None = None
+    force: bool = False
+    quiet: bool = True
+
+    def settings(self, stored: Layer | None, dataset: str) -> Settings:
+        """Defaults, then the run's `stored` settings, then a config, then the command line, all for `dataset`.
+
+        Raises:
+            UsageError: an unknown setting, or a value out of its range.
+        """
+        inherited = merge([stored or {}, {"finetune": {"name": None}}], dataset)  # a name belongs to one adapter
+        layers = [load_config("default"), inherited, *self._asked()]
+        return resolve([*layers, {"data": {"dataset": dataset}}], dataset)
+
+    def wanted_dataset(self, stored: Layer | None) -> str:
+        """`auto`, `mnist` or `digits`. Every other setting is checked on the way, before anything is downloaded.
+
+        Raises:
+            UsageError: as `settings` does.
+        """
+        return resolve([load_config("default"), stored or {}, *self._asked()], "mnist").data.dataset
+
+    def refuse_contradictions(
+        self, stored: Mapping[str, Any], sections: Sequence[str], dataset: str, what: Path
+    ) -> None:
+        """Raises UsageError if a setting asked for within `sections` is not the one that `what` was made with."""
+        asked = merge(self._asked(), dataset)
+        for key, wanted in _flat({name: asked[name] for name in sections if name in asked}):
+            there = dict(_flat(stored)).get(key)
+            if wanted not in (there, "auto", "weakest"):  # these two agree with whatever was found
+                raise UsageError(
+                    f"`{key}` (={wanted!r}) contradicts {what}, which was made with {there!r}.",
+                    "Leave it out, choose another --run, or make it again with --force.",
+                )
+
+    def _asked(self) -> list[Layer]:
+        return [*([] if self.config is None else [load_config(self.config)]), self.options]
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows = []
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, list(value) if isinstance(value, tuple) else value))
+    return rows

@@ -1,0 +1,1 @@
+"""Settings and images → a trained network. Knows neither the disk nor evaluation."""

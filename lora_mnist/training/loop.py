@@ -1,0 +1,86 @@
+"""The only training loop. What it trains is what requires a gradient: the whole base, or an adapter alone."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from lora_mnist.errors import UsageError
+from lora_mnist.settings.config import TrainingSettings
+from lora_mnist.training.augment import warp
+from lora_mnist.training.model import normalise
+from lora_mnist.training.optimizer import FusedAdam
+
+WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
+
+
+def train(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batches: torch.Tensor,
+    settings: TrainingSettings,
+    description: str = "training",
+    quiet: bool = True,
+    warps: torch.Tensor | None = None,
+) -> list[float]:
+    """Minimise the mean cross-entropy of each batch in turn.
+
+    Args:
+        model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode.
+        images: uint8 (N, 28, 28), on the model's device.
+        labels: int64 (N,), there too.
+        batches: int64 (steps, batch), indices into both: which images each step sees.
+        settings: optimizer, learning rate, schedule, weight decay.
+        quiet: True shows no progress bar; False shows one if standard error is a terminal.
+        warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
+
+    Returns:
+        The loss of every step, before that step's update.
+
+    Raises:
+        UsageError: the loss or a weight became NaN or infinite.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = FusedAdam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
+    rates = learning_rates(settings, len(batches))
+    losses = torch.zeros(len(batches), device=images.device)
+    model.train()
+    with tqdm(batches.to(images.device), desc=description, unit="step", leave=False, disable=quiet or None) as bar:
+        for step, batch in enumerate(bar):
+            seen = normalise(images[batch])  # (B, 28, 28)
+            if warps is not None:
+                seen = warp(seen, warps[step])
+            logits = model(seen)  # (B, 28, 28) -> (B, 10)
+            loss = F.cross_entropy(logits, labels[batch])
+            loss.backward()
+            optimizer.step(rates[step])
+            losses[step] = loss.detach()
+            if step % WINDOW == WINDOW - 1:
+                running = _finite_mean(losses[: step + 1])
+                bar.set_postfix(loss=f"{running:.3f}", refresh=False)
+    _finite_mean(losses)
+    if not all(bool(weight.isfinite().all()) for weight in weights):
+        raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
+    model.eval()
+    return losses.tolist()
+
+
+def learning_rates(settings: TrainingSettings, steps: int) -> list[float]:
+    """The rate of every step: constant, or half a cosine from the full one to 0 (SGDR, arXiv 1608.03983, eq. 5)."""
+    if settings.schedule == "constant":
+        return [settings.learning_rate] * steps
+    return [settings.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
+
+
+def _finite_mean(losses: torch.Tensor) -> float:
+    """Mean of the last window. Raises UsageError if a loss in it is not a finite number."""
+    window = losses[-WINDOW:]
+    if not bool(window.isfinite().all()):
+        step = int((~losses.isfinite()).nonzero()[0])
+        raise UsageError(
+            f"The loss became {float(losses[step])} in step {step + 1}.", "Choose a lower --learning-rate."
+        )
+    return float(window.mean())

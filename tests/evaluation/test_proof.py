@@ -1,0 +1,110 @@
+"""Each claim holds for an honest adapter, and each is seen to fail when it is broken on purpose."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lora_mnist.evaluation.metrics import logits_of
+from lora_mnist.evaluation.proof import failures, prove
+from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
+from lora_mnist.lora.seal import seal
+from lora_mnist.training.model import MLP
+
+CONFIG = LoRAConfig(("linear1", "linear3"), rank=3, alpha=5.0)
+IMAGES = {"test": torch.randint(256, (50, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    base = MLP((12, 11))
+    adapted = copy.deepcopy(base)
+    for update in inject(adapted, "a", CONFIG, torch.Generator().manual_seed(0)).values():
+        nn.init.normal_(update.lora_B.data, std=0.1)
+    return base, adapted
+
+
+def findings(pair):
+    return examine(*pair)[0]
+
+
+def examine(base, adapted, sealed=None):
+    plain = {split: logits_of(base, images) for split, images in IMAGES.items()}
+    return prove(base, sealed or seal(base.state_dict()), adapted, IMAGES, plain)
+
+
+def test_an_honest_adapter_passes(pair):
+    found, logits = examine(*pair)
+    assert found["passed"]
+    assert failures(found) == []
+    assert found["frozen"]["tensors"] == 6
+    assert torch.equal(logits["test"], logits_of(pair[1], IMAGES["test"]))
+
+
+@pytest.mark.parametrize("tensor", ["linear1.base.weight", "linear2.weight", "linear3.base.bias"])
+def test_one_flipped_bit_of_the_base_is_caught_and_named(pair, tensor):
+    bits = pair[1].state_dict()[tensor].view(torch.int32).view(-1)
+    bits[len(bits) // 2] ^= 1
+    found = findings(pair)
+    assert not found["passed"]
+    assert found["frozen"]["changed_bytes"] == {tensor.replace(".base", ""): 1}
+    assert "changed" in failures(found)[0]
+
+
+def test_a_base_that_changed_together_with_its_copy_is_caught(pair):
+    sealed = seal(pair[0].state_dict())
+    pair[0].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
+    pair[1].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
+    found, _ = examine(*pair, sealed)
+    assert found["frozen"]["changed_bytes"] == {}
+    assert failures(found) == ["base tensor linear2.weight is not the sealed one"]
+
+
+def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):
+    forward = LoRALinear.forward
+    monkeypatch.setattr(LoRALinear, "forward", lambda self, x: forward(self, x) + 1e-6)
+    found = findings(pair)
+    assert found["frozen"]["passed"]
+    assert not found["off"]["passed"]
+    assert any("switched off" in clause for clause in failures(found))
+
+
+def test_stored_logits_that_another_machine_rounded_do_not_matter(pair):
+    base, adapted = pair
+    elsewhere = {split: logits_of(base, images) * (1 + 1e-6) for split, images in IMAGES.items()}
+    found, _ = prove(base, seal(base.state_dict()), adapted, IMAGES, elsewhere)
+    assert found["off"] == {"passed": True, "images": 50, "images_that_differ": 0}
+
+
+def test_a_forward_that_is_not_the_formula_is_caught(pair, monkeypatch):
+    forward = LoRAUpdate.forward
+    monkeypatch.setattr(LoRAUpdate, "forward", lambda self, x, y: 1.001 * forward(self, x, y))
+    found = findings(pair)
+    assert found["off"]["passed"]
+    assert not found["on"]["passed"]
+    assert any("logits differ" in clause for clause in failures(found))
+
+
+def test_a_merged_weight_with_another_scaling_is_caught(pair):
+    updates_of(pair[1], "a")["linear1"].scaling = 5.0  # alpha left undivided
+    found = findings(pair)
+    assert found["on"]["layers_off_the_formula"] == ["linear1"]
+    assert not found["passed"]
+
+
+def test_an_adapter_merged_into_the_base_and_applied_again_is_caught(pair):
+    with torch.no_grad():
+        pair[1].linear1.base.weight += updates_of(pair[1], "a")["linear1"].weight()
+    assert "base tensor linear1.weight changed" in failures(findings(pair))
+
+
+def test_a_weight_with_the_update_in_it_twice_is_caught(pair, monkeypatch):
+    honest = LoRALinear.merged_weight
+
+    def twice(layer):
+        return honest(layer) + sum(update.weight() for update in layer.updates.values())
+
+    monkeypatch.setattr(LoRALinear, "merged_weight", twice)
+    assert "the weight of linear1 is not W + scaling · B A" in failures(findings(pair))

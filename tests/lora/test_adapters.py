@@ -1,0 +1,414 @@
+"""Adapters by name on several models: what is on, what trains, what a pattern finds, and what is refused."""
+
+import copy
+import math
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from lora_mnist.errors import UsageError
+from lora_mnist.lora import (
+    LoRAConfig,
+    LoRALinear,
+    LoRAUpdate,
+    adapter_names,
+    base_tensors,
+    disabled,
+    inject,
+    linear_layers,
+    merge,
+    parameter_table,
+    remove,
+    set_strength,
+    strengths,
+    switch,
+    train_only,
+    updates_of,
+)
+from lora_mnist.training.model import MLP
+
+from ..models import LAYERS, Transformer, adapted, add, config, generator
+
+
+def test_a_new_adapter_changes_nothing_yet():
+    base = MLP((12, 11))
+    model = copy.deepcopy(base)
+    inject(model, "a", config(), generator())
+    images = torch.randn(4, 28, 28)
+    assert torch.equal(model(images), base(images))
+
+
+def test_only_the_adapter_requires_gradients():
+    model, _ = adapted()
+    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trains == {f"{layer}.updates.a.{part}" for layer in LAYERS for part in ("lora_A", "lora_B")}
+
+
+def test_a_second_adapter_freezes_the_first_and_adds_to_it():
+    model, base = adapted("a")
+    inject(model, "b", config(rank=2, targets=("linear2",)), generator(1))
+    nn.init.normal_(updates_of(model, "b")["linear2"].lora_B.data)
+    assert adapter_names(model) == ["a", "b"]
+    assert not any(p.requires_grad for u in updates_of(model, "a").values() for p in u.parameters())
+    a, b = updates_of(model, "a")["linear2"], updates_of(model, "b")["linear2"]
+    expected = base.linear2.weight + a.weight() + 5 / 2 * (b.lora_B @ b.lora_A)
+    torch.testing.assert_close(model.linear2.merged_weight(), expected)
+
+
+def test_strength_scales_the_update_and_zero_is_the_base_bit_for_bit():
+    model, base = adapted()
+    update = updates_of(model, "a")["linear1"]
+    set_strength(model, "a", 0.5)
+    torch.testing.assert_close(
+        model.linear1.merged_weight(), base.linear1.weight + 0.5 * 5 / 3 * (update.lora_B @ update.lora_A)
+    )
+    images = torch.randn(9, 28, 28)
+    with disabled(model):
+        assert torch.equal(model(images), base(images))
+    assert update.strength == 0.5
+    set_strength(model, "a", 0.0)
+    assert torch.equal(model(images), base(images))
+    assert torch.equal(model.linear1.merged_weight(), base.linear1.weight)
+
+
+def test_switching_off_would_notice_a_leak():
+    model, base = adapted()
+    images = torch.randn(9, 28, 28)
+    with disabled(model):
+        with torch.no_grad():
+            model.linear3.base.bias[0] += 1e-3
+        assert not torch.equal(model(images), base(images))
+
+
+def test_switching_off_ends_with_the_block_even_nested_or_failing():
+    model, base = adapted()
+    images = torch.randn(2, 28, 28)
+    on = model(images)
+    with suppress(KeyError), disabled(model):
+        with disabled(model):
+            pass
+        assert torch.equal(model(images), base(images))
+        raise KeyError
+    assert torch.equal(model(images), on)
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, "1", None])
+def test_a_strength_that_is_no_number_is_refused(strength):
+    with pytest.raises(UsageError, match="strength"):
+        set_strength(adapted()[0], "a", strength)
+
+
+def test_base_tensors_are_the_bases_under_its_names():
+    model, base = adapted()
+    found = base_tensors(model)
+    assert set(found) == set(base.state_dict())
+    assert all(torch.equal(found[name], tensor) for name, tensor in base.state_dict().items())
+    assert found["linear1.weight"].data_ptr() == model.linear1.base.weight.data_ptr()
+
+
+def test_layers_called_base_are_layers_like_any_other():
+    model = nn.Sequential()
+    model.add_module("base", nn.Linear(4, 3))
+    inject(model, "a", config(rank=2, targets=("base",)), generator())
+    assert set(base_tensors(model)) == {"base.weight", "base.bias"}
+
+
+def test_the_parameter_table_of_the_published_adapter():
+    model = MLP()
+    inject(model, "a", config(rank=1, alpha=1.0), generator())
+    table = parameter_table(model, "a")
+    assert (table["base"], table["added"], table["total"]) == (2_807_010, 6_794, 2_813_804)
+    assert round(100 * table["share"], 3) == 0.242
+    assert table["layers"][0] == {
+        "layer": "linear1",
+        "weight": [1000, 784],
+        "bias": [1000],
+        "lora_A": [1, 784],
+        "lora_B": [1000, 1],
+        "scaling": 1.0,
+    }
+
+
+def test_a_rank_above_every_side_is_refused():
+    with pytest.raises(UsageError, match="at most 12"):
+        inject(MLP((12, 11)), "a", config(rank=13), generator())
+    inject(MLP((12, 11)), "a", config(rank=12), generator())
+
+
+def test_two_adapters_of_one_name_are_refused():
+    model, _ = adapted("a")
+    with pytest.raises(UsageError, match="already"):
+        inject(model, "a", config(), generator())
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        (("linear2",), ["linear2"]),
+        ((r"linear[13]",), ["linear1", "linear3"]),
+        (("linear3", "linear1"), ["linear1", "linear3"]),
+        ((".*",), list(LAYERS)),
+    ],
+)
+def test_targets_by_name_or_expression(targets, layers):
+    assert list(inject(MLP((12, 11)), "a", config(targets=targets))) == layers
+
+
+def test_a_transformer_adapted_at_q_and_v_only():
+    torch.manual_seed(0)
+    model, x = Transformer(), torch.randn(2, 5, 24)
+    by_hand = copy.deepcopy(model)
+    updates = add(model, "a", LoRAConfig(("q_proj", "v_proj"), rank=4, alpha=10.0))
+    assert list(updates) == [f"layers.{i}.{name}" for i in (0, 1) for name in ("q_proj", "v_proj")]
+    for path, update in updates.items():
+        by_hand.get_submodule(path).weight.data += 10 / 4 * update.lora_B.detach() @ update.lora_A.detach()
+    torch.testing.assert_close(model(x), by_hand(x), rtol=1e-5, atol=1e-5)
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trains == {f"{path}.updates.a.{part}" for path in updates for part in ("lora_A", "lora_B")}
+
+
+@pytest.mark.parametrize(
+    ("targets", "count"),
+    [
+        (("layers.0.q_proj",), 1),
+        (("0.q_proj",), 1),
+        (("q_proj",), 2),
+        ((r"layers\.1\..*_proj",), 4),
+        (("q_proj", r".*\.(up|down)"), 6),
+        (("head",), 1),
+    ],
+)
+def test_targets_by_the_end_of_a_name(targets, count):
+    assert len(inject(Transformer(), "a", LoRAConfig(targets, rank=2))) == count
+
+
+def test_a_full_name_finds_that_layer_alone():
+    model = nn.ModuleDict({"q": nn.Linear(3, 3), "x": nn.ModuleDict({"q": nn.Linear(3, 3)})})
+    assert list(inject(model, "a", LoRAConfig(("q",), rank=1))) == ["q"]
+    assert list(inject(model, "b", LoRAConfig(("x.q",), rank=1))) == ["x.q"]
+
+
+def test_rank_and_alpha_by_pattern():
+    patterns = {"rank_pattern": {"layers.0.q_proj": 5, "q_proj": 3}, "alpha_pattern": {"v_proj": 7.0}}
+    updates = inject(Transformer(), "a", LoRAConfig(("q_proj", "v_proj"), rank=2, alpha=4.0, **patterns))
+    found = {path: (len(update.lora_A), update.scaling) for path, update in updates.items()}
+    assert found == {
+        "layers.0.q_proj": (5, 4 / 5),  # the first pattern that finds a layer counts
+        "layers.0.v_proj": (2, 7 / 2),
+        "layers.1.q_proj": (3, 4 / 3),
+        "layers.1.v_proj": (2, 7 / 2),
+    }
+
+
+@pytest.mark.parametrize("target", ["linear4", "linear", "LINEAR1", "", "linear1.weight", "("])
+@pytest.mark.parametrize("where", ["targets", "rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_finds_nothing_is_refused_and_nothing_is_changed(where, target):
+    model = MLP((5, 4))
+    patterns = {"targets": ("linear1", target)} if where == "targets" else {where: {target: 2}}
+    with pytest.raises(UsageError, match="Target"):
+        inject(model, "a", config(**patterns))
+    assert not isinstance(model.linear1, LoRALinear)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_pattern_of_ranks_looks_among_the_targets_only():
+    with pytest.raises(UsageError, match="linear2"):
+        inject(MLP((5, 4)), "a", config(targets=("linear1",), rank_pattern={"linear2": 2}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": "train"}, {"name": "a"}, {"rank": 13}, {"targets": ("linear1", "nowhere")}], ids=str
+)
+def test_a_refused_adapter_leaves_everything_as_it_was(wrong):
+    model, _ = adapted("a")
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(UsageError):
+        inject(model, wrong.pop("name", "b"), config(**wrong))
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+    assert adapter_names(model) == ["a"]
+
+
+def test_removing_gives_the_plain_layers_back():
+    model, base = adapted("a")
+    linear = model.linear1.base
+    add(model, "b", config(targets=("linear1",)))
+    remove(model, "a")
+    assert adapter_names(model) == ["b"]
+    assert not isinstance(model.linear2, LoRALinear)
+    remove(model, "b")
+    assert model.linear1 is linear
+    images = torch.randn(4, 28, 28)
+    assert torch.equal(model(images), base(images))
+    assert model.state_dict().keys() == base.state_dict().keys()
+    with pytest.raises(UsageError, match="no adapter 'b'"):
+        remove(model, "b")
+
+
+def test_switching_several_on_with_a_strength_each():
+    model, base = adapted("a")
+    add(model, "b", config(rank=2), seed=5)
+    add(model, "c", config(rank=1), seed=9)
+    switch(model, {"a": 0.5, "c": -2.0})
+    assert strengths(model) == {"a": 0.5, "b": 0.0, "c": -2.0}
+    expected = copy.deepcopy(base)
+    for path in LAYERS:
+        a, c = (updates_of(model, name)[path] for name in ("a", "c"))
+        change = 0.5 * 5 / 3 * a.lora_B @ a.lora_A - 2 * 5 / 1 * c.lora_B @ c.lora_A
+        expected.get_submodule(path).weight.data += change.detach()
+    images = torch.randn(4, 28, 28)
+    torch.testing.assert_close(model(images), expected(images), rtol=1e-4, atol=1e-5)
+    switch(model, {})
+    assert torch.equal(model(images), base(images))
+
+
+@pytest.mark.parametrize("wanted", [{"b": 1.0}, {"a": math.nan}, {"a": 0.5, "b": 1.0}])
+def test_a_refused_switch_switches_nothing(wanted):
+    model, _ = adapted("a")
+    with pytest.raises(UsageError):
+        switch(model, wanted)
+    assert strengths(model) == {"a": 1.0}
+
+
+def test_which_adapter_trains_can_be_chosen():
+    model, _ = adapted("a")
+    add(model, "b", config(rank=2))
+    train_only(model, "a")
+    assert {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"a"}
+
+
+def test_a_layer_that_occurs_twice_is_adapted_at_both_places():
+    torch.manual_seed(0)
+    shared = nn.Linear(6, 6)
+    model = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared))
+    updates = add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    assert list(updates) == ["0"]
+    assert model[0] is model[2][0]
+    weight = shared.weight + 3 / 2 * updates["0"].lora_B @ updates["0"].lora_A
+    x = torch.randn(3, 6)
+    by_hand = torch.relu(x @ weight.T + shared.bias) @ weight.T + shared.bias
+    torch.testing.assert_close(model(x), by_hand)
+    assert set(base_tensors(model)) == {"0.weight", "0.bias", "2.0.weight", "2.0.bias"}
+    remove(model, "a")
+    assert model[0] is model[2][0] is shared
+
+
+def test_layers_that_only_look_linear_are_left_alone():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = nn.Sequential(nn.Linear(4, 4), Scaled(4, 4), nn.Conv1d(4, 4, 1), nn.Bilinear(4, 4, 4))
+    assert list(linear_layers(model)) == ["0"]
+
+
+def test_a_lazy_layer_and_a_lone_one_are_refused_with_a_way_out():
+    with pytest.raises(UsageError, match="Run the model once"):
+        inject(nn.Sequential(nn.LazyLinear(4)), "a", LoRAConfig(rank=1))
+    with pytest.raises(UsageError, match=r"LoRALinear\(model\)"):
+        inject(nn.Linear(4, 4), "a", LoRAConfig(rank=1))
+    with pytest.raises(UsageError, match="none to adapt"):
+        inject(nn.ReLU(), "a", LoRAConfig(rank=1))
+
+
+def test_an_adapted_model_saves_and_loads_its_state():
+    model, _ = adapted("a")
+    other, _ = adapted("a", hidden=(12, 11))
+    for update in updates_of(other, "a").values():
+        nn.init.zeros_(update.lora_B)
+    other.load_state_dict(model.state_dict())
+    images = torch.randn(4, 28, 28)
+    assert torch.equal(other(images), model(images))
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda model: inject(model, "b", config()),
+        lambda model: remove(model, "a"),
+        lambda model: set_strength(model, "a", 0.5),
+        lambda model: switch(model, {}),
+        lambda model: model.load_state_dict(model.state_dict()),
+        lambda model: model.linear1.add("b", config()),
+        lambda model: model.train()(torch.randn(2, 28, 28)),
+    ],
+    ids=["inject", "remove", "set_strength", "switch", "load", "add", "train"],
+)
+def test_what_would_not_show_while_merged_is_refused(action):
+    model, _ = adapted("a")
+    merge(model)
+    with pytest.raises(UsageError, match="merged"):
+        action(model)
+    assert adapter_names(model) == ["a"]
+    assert strengths(model) == {"a": 1.0}
+
+
+def test_switching_off_a_merged_model_is_the_base_bit_for_bit():
+    model, base = adapted("a")
+    images = torch.randn(4, 28, 28)
+    merge(model)
+    merged = model(images)
+    with disabled(model):
+        assert torch.equal(model(images), base(images))
+    assert torch.equal(model(images), merged)
+
+
+def test_base_tensors_of_a_layer_adapted_by_itself():
+    layer = LoRALinear(nn.Linear(4, 3))
+    layer.add("a", config(rank=2))
+    assert set(base_tensors(layer)) == {"weight", "bias"}
+
+
+def test_what_is_merged_stays_so_while_switched_off():
+    model, _ = adapted("a")
+    merge(model)
+    with disabled(model), pytest.raises(UsageError, match="merged"):
+        remove(model, "a")
+
+
+def test_a_layer_whose_forward_was_replaced_is_left_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].forward = lambda x: 2 * x
+    assert list(linear_layers(model)) == ["0"]
+
+
+def test_running_out_of_memory_leaves_the_model_as_it_was(monkeypatch):
+    model, _ = adapted("a")
+    made = []
+
+    def second_one_fails(self, *arguments):
+        made.append(1)
+        if len(made) == 2:
+            raise MemoryError
+        return honest(self, *arguments)
+
+    honest = LoRAUpdate.__init__
+    monkeypatch.setattr(LoRAUpdate, "__init__", second_one_fails)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(MemoryError):
+        inject(model, "b", config())
+    assert adapter_names(model) == ["a"]
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+
+
+def test_base_tensors_are_tensors_only():
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = nn.Sequential(Odd(3, 3))
+    inject(model, "a", LoRAConfig(rank=1))
+    assert set(base_tensors(model)) == {"0.weight", "0.bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_strength_that_overflows_the_dtype_is_refused_before_anything_is_switched(dtype):
+    model, _ = adapted()
+    model.to(dtype)
+    with pytest.raises(UsageError, match="too large"):
+        set_strength(model, "a", float(torch.finfo(dtype).max))
+    assert strengths(model) == {"a": 1.0}

@@ -1,0 +1,211 @@
+"""Merging is exact, explicit and undone to the last byte, where adding and subtracting is not."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lora_mnist.errors import UsageError
+from lora_mnist.lora import (
+    LoRAConfig,
+    LoRALinear,
+    base_tensors,
+    is_merged,
+    merge,
+    merged_copy,
+    set_strength,
+    switch,
+    unmerge,
+    updates_of,
+)
+from lora_mnist.lora.seal import changed_bytes, seal
+
+from ..models import LAYERS, Transformer, adapted, add, config
+
+IMAGES = torch.randn(6, 28, 28, generator=torch.Generator().manual_seed(0))
+
+
+def large(model):
+    """Updates a thousand times as large as the weights."""
+    for name in ("a", "b"):
+        for update in updates_of(model, name).values():
+            nn.init.normal_(update.lora_B.data, std=1e3)
+    return model
+
+
+def test_a_thousand_cycles_leave_every_byte_of_the_base():
+    model, base = adapted("a")
+    add(model, "b", config(rank=2), seed=3)
+    large(model)
+    before = {name: tensor.clone() for name, tensor in base_tensors(model).items()}
+    for cycle in range(1000):
+        switch(model, {"a": 1.0 + cycle, "b": -0.3})
+        merge(model)
+        unmerge(model)
+    assert changed_bytes(before, base_tensors(model)) == {}
+    assert seal(base_tensors(model)) == seal(base.state_dict())
+
+
+def test_one_cycle_of_adding_and_subtracting_does_change_bytes():
+    """What PEFT and loralib do; without this the test above could be passed by anything."""
+    model, base = adapted("a")
+    update = updates_of(model, "a")["linear1"].weight().detach()
+    weight = base.linear1.weight.detach().clone()
+    weight += update
+    weight -= update
+    assert changed_bytes({"w": base.linear1.weight}, {"w": weight})["w"] > 0
+
+
+def test_a_merged_weight_is_the_formula_bit_for_bit():
+    model, base = adapted("a")
+    set_strength(model, "a", 0.7)
+    merge(model)
+    for path in LAYERS:
+        update, weight = updates_of(model, "a")[path], base.get_submodule(path).weight
+        by_hand = weight + (5 / 3 * 0.7) * (update.lora_B @ update.lora_A)
+        assert torch.equal(model.get_submodule(path).merged, by_hand)
+        assert not model.get_submodule(path).merged.requires_grad
+
+
+def test_merging_twice_is_merging_once():
+    model, _ = adapted("a")
+    merge(model)
+    once = model.linear2.merged.clone()
+    merge(model)
+    assert torch.equal(model.linear2.merged, once)
+    unmerge(model)
+    assert not is_merged(model)
+    unmerge(model)  # nothing to undo, nothing done
+
+
+def test_eval_and_train_neither_merge_nor_unmerge():
+    model, _ = adapted("a")
+    model.train().eval()
+    assert not is_merged(model)
+    merge(model)
+    model.train().eval()
+    assert is_merged(model)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_would_not_be_finite_are_refused_and_nothing_is_merged(value):
+    model, _ = adapted("a")
+    with torch.no_grad():
+        updates_of(model, "a")["linear3"].lora_B[0, 0] = value
+    before = seal(base_tensors(model))
+    with pytest.raises(UsageError, match=r"linear3\.weight"):
+        merge(model)
+    assert not is_merged(model)
+    assert seal(base_tensors(model)) == before
+
+
+def test_what_is_merged_is_the_base_as_it_was_then():
+    model, _ = adapted("a")
+    add(model, "b", config(targets=("linear1",)))
+    switch(model, {"b": 1.0})  # linear2 carries no adapter that is on
+    merge(model)
+    before = model(IMAGES)
+    with torch.no_grad():
+        for name in LAYERS:
+            model.get_submodule(name).base.weight.add_(1)
+    assert torch.equal(model(IMAGES), before)
+
+
+def test_a_merged_model_computes_what_it_did():
+    model, _ = adapted("a")
+    factored = model(IMAGES)
+    merge(model)
+    assert float((model(IMAGES) - factored).detach().abs().max()) < 1e-5 * float(factored.detach().abs().max())
+
+
+def test_the_state_of_a_merged_model_is_that_of_the_model():
+    model, _ = adapted("a")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merge(model)
+    assert changed_bytes(before, model.state_dict()) == {}
+
+
+def test_a_merged_copy_is_plain_and_shares_nothing():
+    model, base = adapted("a")
+    plain = merged_copy(model)
+    assert [type(layer) for layer in plain.children()] == [type(layer) for layer in base.children()]
+    assert plain.state_dict().keys() == base.state_dict().keys()
+    merge(model)
+    assert torch.equal(plain(IMAGES), model(IMAGES))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+    unmerge(model)
+    assert seal(base_tensors(model)) == seal(base.state_dict())
+
+
+def test_a_merged_copy_keeps_shared_layers_shared_and_tied_weights_untouched():
+    torch.manual_seed(0)
+    shared = nn.Linear(6, 6)
+    model = nn.Sequential(shared, nn.Sequential(shared), nn.Embedding(6, 6))
+    model[2].weight = shared.weight
+    embedding = model[2].weight.detach().clone()
+    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    plain = merged_copy(model)
+    assert plain[0] is plain[1][0]
+    assert torch.equal(plain[2].weight, embedding)
+    merge(model)
+    assert torch.equal(model[2].weight, embedding)
+
+
+def test_a_merged_copy_of_a_transformer_and_of_one_layer():
+    torch.manual_seed(0)
+    model, x = Transformer().eval(), torch.randn(2, 5, 24)
+    add(model, "a", LoRAConfig(("q_proj", "down"), rank=4, alpha=10.0))
+    torch.testing.assert_close(merged_copy(model)(x), model(x), rtol=1e-5, atol=1e-5)
+    layer = LoRALinear(nn.Linear(6, 4))
+    nn.init.normal_(layer.add("a", config()).lora_B.data)
+    assert type(merged_copy(layer)) is nn.Linear
+    torch.testing.assert_close(merged_copy(layer)(torch.ones(6)), layer(torch.ones(6)))
+
+
+def test_a_merged_model_moves_as_one():
+    model, _ = adapted("a")
+    merge(model)
+    assert copy.deepcopy(model).double().linear1.merged.dtype == torch.float64
+
+
+def test_merging_keeps_the_precision_of_the_weights():
+    model, _ = adapted("a")
+    merge(model)
+    expected = model.linear1.merged.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        merge(model)
+    assert torch.equal(model.linear1.merged, expected)
+
+
+def test_a_model_merged_under_inference_mode_can_be_trained_around():
+    model, _ = adapted("a")
+    with torch.inference_mode():
+        merge(model)
+    images = IMAGES.clone().requires_grad_(True)
+    model(images).sum().backward()
+    assert images.grad.any()
+
+
+def test_hooks_that_a_merged_weight_would_go_past_are_refused():
+    model, _ = adapted("a")
+    handle = model.linear2.base.register_forward_hook(lambda layer, x, y: 2 * y)
+    for action in (merge, merged_copy):
+        with pytest.raises(UsageError, match=r"linear2 has forward hooks"):
+            action(model)
+    assert not is_merged(model)
+    handle.remove()
+    merge(model)
+
+
+def test_a_merged_copy_of_a_parametrized_layer_is_plain():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)))
+    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    x = torch.randn(3, 6)
+    plain = merged_copy(model)
+    assert type(plain[0]) is nn.Linear
+    torch.testing.assert_close(plain(x), model(x))

@@ -1,0 +1,255 @@
+"""The page and what lies beside it; what they say is `summary`'s, and how a browser shows it test_browser.py's."""
+
+import csv
+import json
+import re
+import shutil
+import tomllib
+from html.parser import HTMLParser
+
+import html5lib
+import numpy as np
+import pytest
+
+from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import stages
+from lora_mnist.pipeline.convert import extract_adapter
+from lora_mnist.report.page import write_report
+from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.request import Request
+
+from ..conftest import snapshot
+
+
+class Page(HTMLParser):
+    """Sources, alternatives and visible text of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.sources, self.alts, self.tags, self.words, self.ids, self.links = [], [], [], [], [], []
+        self.hidden = False
+        self.feed(text)
+        self.visible = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.hidden = tag == "style" or self.hidden
+        self.sources += [value for key, value in attributes.items() if key == "src"]
+        self.links += [value for key, value in attributes.items() if key == "href"]
+        self.ids += [value for key, value in attributes.items() if key == "id"]
+        if tag == "img":
+            self.alts.append(attributes.get("alt"))
+
+    def handle_endtag(self, tag):
+        self.hidden = False if tag == "style" else self.hidden
+
+    def handle_data(self, text):
+        if not self.hidden:
+            self.words.append(text)
+
+
+def page_of(run) -> Page:
+    return Page(write_report(run).read_text())
+
+
+@pytest.fixture(scope="module")
+def rich_run(finished_run, tmp_path_factory):
+    """A run with everything that a report can show: a stack, a twin, all weights, and an extracted adapter."""
+    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("rich") / "run")
+    first = Run(run).adapter_names()[0]
+    tuning.finetune(Request(run=run, options={"finetune": {"digit": 3, "rank": 1}}), twin=True)
+    tuning.finetune(Request(run=run, options={"finetune": {"digit": 8, "name": "on-top"}}), on_top_of=[first])
+    tuning.finetune_full(Request(run=run, options={"finetune": {"digit": 3, "steps": 5}}))
+    extract_adapter(Request(run=run), 2)
+    return run
+
+
+def faults_of(text: str) -> list:
+    """What a parser of the HTML standard finds wrong."""
+    parser = html5lib.HTMLParser()
+    parser.parse(text)
+    return parser.errors
+
+
+def test_the_page_is_valid_html(rich_run, run_copy, adapter):
+    page = write_report(rich_run).read_text()
+    assert faults_of(page) == []
+    assert faults_of(page.replace("</table>", "", 1))  # it would be noticed
+    shutil.rmtree(adapter)
+    assert faults_of(write_report(run_copy).read_text()) == []
+
+
+def test_it_needs_nothing_from_elsewhere_and_no_scripts(rich_run):
+    page = page_of(rich_run)
+    assert page.sources
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert all(link.removeprefix("#") in page.ids for link in page.links)
+    assert "script" not in page.tags
+    assert "http" not in page.visible
+
+
+def test_every_picture_has_a_text_alternative_and_every_id_is_one(rich_run):
+    page = page_of(rich_run)
+    assert len(page.alts) == len(page.sources)
+    assert all(page.alts)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_plots_numbers_and_settings_lie_beside_the_page(run_copy, adapter):
+    write_report(run_copy)
+    names = {file.name for file in (run_copy / "report").iterdir()}
+    kinds = ("after", "change", "errors", "trade", "dial", "directions", "loss")
+    plots = {f"{adapter.name}-{kind}" for kind in kinds} | {"base-confusion", "base-loss"}
+    tables = {f"{adapter.name}-{kind}.csv" for kind in ("digits", "confusion", "dial", "trade")} | {"adapters.csv"}
+    recipes = {"base.toml", f"{adapter.name}.toml"}
+    files = {f"{plot}.{kind}" for plot in plots for kind in ("png", "svg")}
+    assert names == files | tables | recipes | {"index.html", "report.json", "manifest.json"}
+
+
+def test_the_same_run_gives_the_same_bytes(rich_run):
+    write_report(rich_run)
+    first = snapshot(rich_run / "report")
+    write_report(rich_run)
+    assert snapshot(rich_run / "report") == first
+
+
+def numbers_in(document) -> list[float]:
+    if isinstance(document, dict):
+        return [number for value in document.values() for number in numbers_in(value)]
+    if isinstance(document, list):
+        return [number for value in document for number in numbers_in(value)]
+    return [document] if isinstance(document, int | float) and not isinstance(document, bool) else []
+
+
+def strings_in(document) -> list[str]:
+    if isinstance(document, dict):
+        return [s for key, value in document.items() for s in (key, *strings_in(value))]
+    if isinstance(document, list):
+        return [s for value in document for s in strings_in(value)]
+    return [document] if isinstance(document, str) else []
+
+
+def test_every_number_on_the_page_is_one_of_the_json(rich_run):
+    page = page_of(rich_run)
+    document = json.loads((rich_run / "report" / "report.json").read_text())
+    text = page.visible[: page.visible.index("How it was made")]
+    for known in sorted((s for s in strings_in(document) if re.search(r"\d", s)), key=len, reverse=True):
+        text = text.replace(known, " ")  # names, hashes, and the verdict, which has its own tests
+    said = {"95", "1.5", "1", "0"}  # in the sentences that explain
+    for number in map(abs, numbers_in(document)):
+        said |= {f"{number:,}", f"{number:g}", f"{number:.2f}", f"{number:.3g}", f"{number:.1e}", f"{number:.2g}"}
+        said |= {f"{100 * number:.{places}f}" for places in range(4)}
+    for section in document["adapters"]:
+        said |= {str(sum(one["kind"] == kind for one in section["examples"])) for kind in ("fixed", "broken")}
+        if section["twin"]:
+            said.add("0.0001")
+    found = re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?", re.sub(r"p < 0\.0001", "", text))
+    assert len(found) > 300
+    assert {number.rstrip(",") for number in found} - said == set()
+
+
+def test_the_csv_holds_the_numbers_of_the_json(run_copy, adapter):
+    write_report(run_copy)
+    section = json.loads((run_copy / "report" / "report.json").read_text())["adapters"][0]
+
+    def table(name):
+        with (run_copy / "report" / name).open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    digits = table(f"{adapter.name}-digits.csv")
+    assert [{key: int(value) for key, value in row.items()} for row in digits] == section["digits"]
+    cells = table(f"{adapter.name}-confusion.csv")
+    after = np.zeros((10, 10), int)
+    for cell in cells:
+        after[int(cell["true"]), int(cell["predicted"])] = int(cell["after"])
+    assert after.tolist() == section["confusion"]["after"]
+    dial = table(f"{adapter.name}-dial.csv")
+    assert [float(row["accuracy"]) for row in dial] == [point["accuracy"] for point in section["dial"]["points"]]
+
+
+def test_the_commands_on_the_page_make_the_same_run_again(rich_run, cli, monkeypatch):
+    page = write_report(rich_run).read_text()
+    commands = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].splitlines()
+    assert len(commands) == 6
+    monkeypatch.chdir(rich_run / "report")
+    for line in commands:
+        code, _, err = cli(*line.split()[1:], "--quiet")
+        assert code == 0, (line, err)
+    again = rich_run.parent.parent / rich_run.parent.name / "again"
+    one, other = (
+        {name: content for name, content in snapshot(folder).items() if name.endswith("model.safetensors")}
+        for folder in (rich_run, again)
+    )
+    assert one == other
+    assert len(one) == 6
+
+
+def test_the_settings_beside_it_are_toml_that_names_every_setting(run_copy, adapter):
+    write_report(run_copy)
+    tuned = tomllib.loads((run_copy / "report" / f"{adapter.name}.toml").read_text())
+    document = json.loads((adapter / "finetune.json").read_text())
+    assert tuned["finetune"] == {key: value for key, value in document["settings"].items() if value is not None}
+
+
+def test_the_data_set_stands_in_the_first_line(run_copy):
+    visible = page_of(run_copy).visible
+    assert "not MNIST" in visible[: visible.index("What the adapter did", 60)]
+
+
+def test_a_run_without_adapters_gets_a_page_too(run_copy, adapter):
+    shutil.rmtree(adapter)
+    page = page_of(run_copy)
+    assert "a base and no adapter" in page.visible
+    assert len(page.alts) == 3
+
+
+def test_the_newest_adapter_comes_first(run_copy, adapter):
+    shutil.copytree(adapter, adapter.with_name("newer"))
+    (adapter.with_name("newer") / "manifest.json").touch()
+    ids = page_of(run_copy).ids
+    assert ids == ["side-by-side", "adapter:newer", f"adapter:{adapter.name}", "base", "made"]
+
+
+def test_awkward_runs_have_valid_pages(tmp_path):
+    """A val of a few images, other layers, names that are used elsewhere, the same name twice, a high rank."""
+    options = {"data": {"dataset": "digits", "val_share": 0.002}, "model": {"hidden": [12, 11]}}
+    stages.pretrain(Request(run=tmp_path, config="smoke", options=options))
+    val = Run(tmp_path).evaluation()["splits"]["val"]["confusion"]
+    absent = next(d for d in range(10) if not sum(val[d]))
+    write_report(tmp_path)
+    tuning.finetune_full(Request(run=tmp_path, options={"finetune": {"digit": absent, "name": "made", "steps": 5}}))
+    page = page_of(tmp_path)
+    assert "made (all weights)" in page.visible
+    assert "side-by-side" in page.ids
+    for name, more in (("made", {}), ("side-by-side", {"rank": 11}), ("last", {"targets": ["linear2"]})):
+        tuned = {"digit": absent, "name": name, **more}
+        tuning.finetune(Request(run=tmp_path, options={"finetune": tuned}))
+    text = write_report(tmp_path).read_text()
+    assert faults_of(text) == []
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids)) == 6
+    assert {"made.toml", "made.full.toml"} <= {file.name for file in (tmp_path / "report").iterdir()}
+
+
+def test_what_applies_the_recommended_strength_names_the_whole_stack(rich_run):
+    first = Run(rich_run).on_top_of("on-top")[0]
+    assert f"evaluate --adapter {first} --strength 1 --adapter on-top --strength" in page_of(rich_run).visible
+
+
+def test_shares_instead_of_counts_on_request(run_copy, adapter):
+    write_report(run_copy)
+    counts = snapshot(run_copy / "report")
+    page = Page(write_report(run_copy, normalised=True).read_text())
+    shares = snapshot(run_copy / "report")
+    changed = {name for name in counts if shares[name] != counts[name]} - {"manifest.json"}
+    plots = {f"{adapter.name}-after", f"{adapter.name}-change", "base-confusion"}
+    assert changed == {f"{plot}.{kind}" for plot in plots for kind in ("png", "svg")} | {"index.html"}
+    assert "In per cent of the images of each true digit" in page.visible
+
+
+def test_a_report_changes_nothing_else(run_copy):
+    before = snapshot(run_copy)
+    write_report(run_copy)
+    after = snapshot(run_copy)
+    assert {name: content for name, content in after.items() if not name.startswith("report/")} == before

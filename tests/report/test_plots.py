@@ -1,0 +1,165 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lora_mnist.report import plots
+
+BEFORE = np.diag([900] * 10)
+BEFORE[4, 9], BEFORE[9, 4], BEFORE[7, 2] = 31, 12, 1
+AFTER = np.diag([895] * 10)
+AFTER[4, 9], AFTER[7, 9] = 3, 62
+
+
+def texts(figure: Figure) -> dict[tuple[int, int], str]:
+    """Printed counts by (row, column)."""
+    return {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in figure.axes[0].texts}
+
+
+def test_every_count_that_is_not_zero_is_printed():
+    printed = texts(plots.confusion(BEFORE, "t"))
+    assert printed == {(r, c): str(n) for (r, c), n in np.ndenumerate(BEFORE) if n}
+
+
+def test_the_diagonal_does_not_drown_the_errors():
+    picture = plots.confusion(BEFORE, "t").axes[0].images[0]
+    assert picture.get_array().mask.diagonal().all()
+    assert picture.norm.vmax == 31
+
+
+def test_before_and_after_can_share_one_scale():
+    figures = [plots.confusion(m, "t", darkest=31) for m in (BEFORE, AFTER)]
+    scales = [figure.axes[0].images[0].norm for figure in figures]
+    assert {(s.vmin, s.vmax) for s in scales} == {(0, 31)}
+    assert scales[1](62) == 1  # as dark as 31; the colour bar ends in an arrow
+    assert texts(figures[1])[7, 9] == "62"
+
+
+def test_the_change_is_centred_on_zero_and_signed():
+    figure = plots.confusion_change(BEFORE, AFTER, "t")
+    norm = figure.axes[0].images[0].norm
+    assert norm.vmin == -norm.vmax == -62
+    assert texts(figure)[7, 9] == "+62"
+    assert texts(figure)[4, 9] == "−28"
+    assert texts(figure)[0, 0] == "−5"
+
+
+def test_text_is_legible_on_every_cell():
+    """WCAG contrast of at least 4.5 between each count and the colour under it."""
+    change = plots.confusion_change(BEFORE, AFTER, "t")
+    for figure in (plots.confusion(BEFORE, "t"), plots.confusion(AFTER, "t", 31), change):
+        picture = figure.axes[0].images[0]
+        for text in figure.axes[0].texts:
+            column, row = map(int, text.get_position())
+            value = picture.get_array()[row, column]
+            ground = (1, 1, 1) if np.ma.is_masked(value) else picture.cmap(picture.norm(value))[:3]
+            assert contrast(ground, text.get_color()) >= 4.5, (row, column, text.get_text())
+
+
+def contrast(one, other) -> float:
+    from matplotlib.colors import to_rgb
+
+    def luminance(colour):
+        channels = np.array(to_rgb(colour))
+        return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4) @ [
+            0.2126,
+            0.7152,
+            0.0722,
+        ]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return float((high + 0.05) / (low + 0.05))
+
+
+@pytest.mark.parametrize("after", [None, [1] * 10])
+def test_bars_show_every_digit(after):
+    figure = plots.errors_per_digit(range(10), after, 9)
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert heights == [*range(10), *(after or [])]
+
+
+@pytest.mark.parametrize("losses", [[2.0], [2.0, 1.0] * 100, [0.0, 0.0]])
+def test_a_loss_curve_of_any_length(losses):
+    figure = plots.loss_curve(losses)
+    assert figure.axes[0].lines[0].get_ydata().tolist() == losses
+    assert drawn(figure)
+
+
+def test_no_errors_at_all_is_a_picture_too():
+    assert drawn(plots.confusion(np.diag([5] * 10), "t"))
+    assert drawn(plots.confusion_change(BEFORE, BEFORE, "t"))
+
+
+def drawn(figure: Figure) -> bool:
+    """Whether it can be written as a PNG."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue().startswith(b"\x89PNG")
+
+
+def test_counts_become_shares_of_their_row():
+    printed = texts(plots.confusion(BEFORE, "t", normalised=True))
+    assert printed[4, 9] == f"{100 * 31 / 931:.1f}"
+    changes = texts(plots.confusion_change(BEFORE, AFTER, "t", normalised=True))
+    assert changes[4, 9] == f"−{100 * 28 / 931:.1f}"
+
+
+def counts(missed, errors):
+    return {"missed": missed, "claimed": 0, "errors": errors}
+
+
+def test_the_trade_shows_every_curve_and_every_point():
+    curves = {"shift": [counts(9, 50), counts(5, 60), counts(1, 400)], "dial": [counts(9, 50), counts(2, 40)]}
+    figure = plots.trade(curves, [("before", counts(9, 50)), ("after", counts(2, 40)), ("twin", counts(6, 30))], 9)
+    axes = figure.axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn["shift"] == [[9, 50], [5, 60], [1, 400]]
+    assert drawn["dial"] == [[9, 50], [2, 40]]
+    assert drawn["twin"] == [[6, 30]]
+    low, high = axes.get_ylim()
+    assert low < 30 < 50 < high < 100  # a threshold that ruins everything does not squeeze the rest
+
+
+def test_the_dial_marks_the_recommended_strength():
+    points = [
+        {"strength": s / 10, "accuracy": 0.9, "recall": s / 20, "recall_of_others": 0.95 - s / 100} for s in range(16)
+    ]
+    axes = plots.dial(points, 0.5, 9, "val").axes[0]
+    drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert drawn["recall of 9"][:, 1] == pytest.approx([5 * s for s in range(16)])
+    assert set(drawn["recommended: 0.5"][:, 0]) == {0.5}
+    assert "val" in axes.get_ylabel()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_every_direction_is_drawn_on_one_scale(count):
+    pictures = np.arange(count * 784, dtype=float).reshape(count, 28, 28)
+    figure = plots.directions(pictures, [3.0] * count)
+    assert len(figure.axes) == count
+    assert {axes.images[0].get_clim() for axes in figure.axes} == {(-pictures.max(), pictures.max())}
+    assert drawn(figure)
+
+
+def test_side_by_side_goes_from_before_to_after():
+    rows = [
+        {"name": "a", "before": {"missed": 30, "others": 100}, "after": {"missed": 10, "others": 90}},
+        {"name": "b", "before": {"missed": 20, "others": 110}, "after": {"missed": 5, "others": 150}},
+    ]
+    axes = plots.side_by_side(rows).axes[0]
+    ways = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert ways == [[[30, 100], [10, 90]], [[20, 110], [5, 150]]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("most", [7, 999])
+def test_nothing_of_a_matrix_lies_outside_its_picture(most):
+    before = np.full((10, 10), 1)
+    after = before.copy()
+    after[4, 9], after[9, 4] = most, 0
+    matrices = (plots.confusion(after, "t"), plots.confusion(after, "t", 3), plots.confusion_change(before, after, "t"))
+    for figure in matrices:
+        drawn = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())  # inches
+        assert 0 <= drawn.x0 < drawn.x1 <= figure.get_figwidth()
+        assert 0 <= drawn.y0 < drawn.y1 <= figure.get_figheight()

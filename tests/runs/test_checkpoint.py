@@ -1,0 +1,63 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.lora.seal import seal
+from lora_mnist.runs.checkpoint import load_network, load_tensors, save_network, save_tensors
+from lora_mnist.training.model import MLP
+
+from ..conftest import flip_bit
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    model = MLP((12, 11))
+    save_network(tmp_path / "model.safetensors", model)
+    return model, tmp_path / "model.safetensors"
+
+
+def test_a_network_is_rebuilt_from_its_file_alone(saved):
+    model, path = saved
+    again, sealed = load_network(path)
+    assert again.hidden == (12, 11)
+    assert sealed == seal(again.state_dict()) == seal(model.state_dict())
+
+
+def test_equal_networks_are_equal_files(saved, tmp_path):
+    model, path = saved
+    save_network(tmp_path / "again.safetensors", model)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+
+
+def test_tensors_that_are_not_the_sealed_ones_are_refused_by_name(saved):
+    flip_bit(saved[1])
+    with pytest.raises(AlteredError, match=r"tensor linear\d\.\w+ is not the sealed one"):
+        load_network(saved[1])
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "no metadata", "no architecture", "other shape", "missing"])
+def test_a_file_that_holds_no_network_of_ours_is_refused(saved, damage):
+    model, path = saved
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif damage == "missing":
+        path.unlink()
+    else:
+        about = {"architecture": {"hidden": [12, 10]}, "seal": seal(model.state_dict()).to_text()}
+        if damage == "no architecture":
+            del about["architecture"]
+        save_file(load_file(path), path, None if damage == "no metadata" else {"lora_mnist": json.dumps(about)})
+    with pytest.raises(RunError, match=r"model\.safetensors"):
+        load_network(path)
+
+
+def test_logits_come_back_bit_for_bit(tmp_path):
+    logits = {"val": torch.randn(3, 10), "test": torch.randn(4, 10)}
+    save_tensors(tmp_path / "logits", logits)
+    assert all(torch.equal(part, logits[split]) for split, part in load_tensors(tmp_path / "logits").items())

@@ -1,0 +1,69 @@
+import json
+import shutil
+
+import pytest
+
+from lora_mnist.runs.rundir import Run
+
+
+def test_a_run_lies_as_designed(finished_run):
+    found = {str(file.relative_to(finished_run)) for file in finished_run.rglob("*") if file.is_file()}
+    outcome = {"history.csv", "evaluation.json", "logits.safetensors", "manifest.json"}
+    base = {f"base/{name}" for name in outcome | {"model.safetensors", "run.json"}}
+    adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
+    adapter |= {"pictures.safetensors"}
+    name = Run(finished_run).adapter_names()[0]
+    assert found == {"run.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
+
+
+def test_the_copy_at_the_top_follows_the_base(run_copy):
+    record = (run_copy / "base" / "run.json").read_bytes()
+    assert (run_copy / "run.json").read_bytes() == record
+    (run_copy / "run.json").write_text("edited")
+    Run(run_copy).tidy()
+    assert (run_copy / "run.json").read_bytes() == record
+
+
+def test_a_killed_replacement_is_finished_by_the_next_writer(run_copy, adapter):
+    """The new base is in place, the process died before it removed the old adapters."""
+    run = Run(run_copy)
+    record = run.record()
+    stranger = shutil.copytree(adapter, adapter.with_name("stranger"))
+    evaluation = json.loads((stranger / "evaluation.json").read_text())
+    (stranger / "evaluation.json").write_text(json.dumps({**evaluation, "base_seal": "of a third base"}))
+    new = {**record, "base_seal": "of the new base", "replaced_seal": record["base_seal"]}
+    (run_copy / "base" / "run.json").write_text(json.dumps(new))
+    assert run.adapter_names() == ["stranger"]  # readers go past it
+    run.tidy()
+    assert not adapter.exists()
+    assert stranger.exists()
+
+
+def test_an_adapter_between_its_two_renames_is_not_lost(run_copy, adapter):
+    adapter.rename(adapter.with_name(f".{adapter.name}.old"))
+    assert Run(run_copy).adapter_names() == [adapter.name]
+
+
+def test_adapters_come_oldest_first_and_only_whole_ones(run_copy, adapter):
+    younger = adapter.with_name("a-younger-one")
+    shutil.copytree(adapter, younger)
+    (younger / "manifest.json").touch()
+    adapter.with_name("half").mkdir()
+    assert Run(run_copy).adapter_names() == [adapter.name, younger.name]
+
+
+def test_what_was_stored_comes_back(finished_run):
+    run = Run(finished_run)
+    name = run.adapter_names()[0]
+    for which in (None, run.adapter(name)):
+        logits = run.logits(which)
+        assert set(logits) == {"val", "test"}
+        assert logits["test"].shape == (run.evaluation(which)["splits"]["test"]["count"], 10)
+    assert len(run.losses(run.adapter(name))) == 20
+    header = (run.adapter(name) / "history.csv").read_text().splitlines()[0]
+    assert header == "step,learning_rate,loss"
+
+
+def test_json_on_disk_has_no_nan(finished_run):
+    for file in finished_run.rglob("*.json"):
+        assert json.loads(file.read_text(), parse_constant=pytest.fail)

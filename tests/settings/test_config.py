@@ -1,0 +1,141 @@
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lora_mnist.errors import UsageError
+from lora_mnist.settings.config import load_config, merge, resolve
+
+DEFAULT = load_config("default")
+
+
+def test_classic_is_the_published_recipe():
+    settings = resolve([DEFAULT, load_config("classic")], "mnist")
+    assert settings.model.hidden == (1000, 2000)
+    assert settings.data.val_share == 0
+    assert settings.pretrain.model_dump() == {
+        "batch_size": 10,
+        "learning_rate": 0.001,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "epochs": 1,
+    }
+    assert settings.finetune.model_dump() == {
+        "batch_size": 10,
+        "learning_rate": 0.001,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "digit": 9,
+        "rank": 1,
+        "alpha": 1.0,
+        "rank_pattern": None,
+        "alpha_pattern": None,
+        "full_learning_rate": 0.001,
+        "rslora": False,
+        "init": "gaussian",
+        "dropout": 0.0,
+        "targets": ("linear1", "linear2", "linear3"),
+        "steps": 100,
+        "focus": 1.0,
+        "shift": 0.0,
+        "rotate": 0.0,
+        "zoom": 0.0,
+        "guard": "none",
+        "name": None,
+    }
+
+
+def test_later_layers_win_and_digits_tables_count_on_digits_only():
+    low = {"pretrain": {"epochs": 1}, "digits": {"pretrain": {"epochs": 30}}}
+    high = {"finetune": {"rank": 2}}
+    assert merge([low, high], "mnist")["pretrain"]["epochs"] == 1
+    assert merge([low, high], "digits")["pretrain"]["epochs"] == 30
+    assert merge([low, {"pretrain": {"epochs": 5}}], "digits")["pretrain"]["epochs"] == 5
+    assert low["pretrain"] == {"epochs": 1}
+
+
+def test_settings_survive_being_stored():
+    settings = resolve([DEFAULT], "mnist")
+    stored = json.loads(json.dumps(settings.model_dump(mode="json")))
+    assert resolve([DEFAULT, stored], "mnist") == settings
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("finetune", "digit", 10),
+        ("finetune", "digit", True),
+        ("finetune", "digit", "nine"),
+        ("finetune", "rank", 0),
+        ("finetune", "rank", True),
+        ("finetune", "rank", "1"),
+        ("finetune", "rank", 1.0),
+        ("finetune", "alpha", 0.0),
+        ("finetune", "dropout", 1.0),
+        ("finetune", "focus", 0.0),
+        ("finetune", "focus", 1.5),
+        ("finetune", "targets", []),
+        ("finetune", "name", "../up"),
+        ("finetune", "name", ""),
+        ("finetune", "name", "base"),
+        ("finetune", "name", "x" * 65),
+        ("finetune", "targets", "linear1"),
+        ("finetune", "steps", 10**9),
+        ("finetune", "learning_rate", -1.0),
+        ("finetune", "learning_rate", 0.0),
+        ("finetune", "learning_rate", float("inf")),
+        ("finetune", "learning_rate", float("nan")),
+        ("pretrain", "epochs", 0),
+        ("pretrain", "epochs", 10**6),
+        ("pretrain", "optimizer", "sgd"),
+        ("pretrain", "schedule", "linear"),
+        ("model", "hidden", []),
+        ("model", "hidden", [0]),
+        ("model", "hidden", [True]),
+        ("data", "val_share", 0.9),
+        ("data", "dataset", "cifar"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_received(table, key, value):
+    with pytest.raises(UsageError) as caught:
+        resolve([DEFAULT, {table: {key: value}}], "mnist")
+    assert f"`{table}.{key}" in str(caught.value)
+    assert "must" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["stepz = 1", "[finetune]\nstepz = 1", "[digits.finetune]\nstepz = 1", "digits = 3"])
+def test_an_unknown_key_is_named_with_its_file(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"stepz|digits") as caught:
+        load_config(str(path))
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert load_config(str(tmp_path / "bom.toml")) == {"seed": 3}
+
+
+def test_a_missing_or_broken_file_is_one_sentence_each(tmp_path):
+    with pytest.raises(UsageError, match="classic, default, smoke"):
+        load_config("nothere")
+    (tmp_path / "broken.toml").write_text("a = ")
+    with pytest.raises(UsageError, match="not TOML"):
+        load_config(str(tmp_path / "broken.toml"))
+    with pytest.raises(UsageError):
+        load_config(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["default", "classic"])
+def test_every_value_in_a_recipe_is_there_on_purpose(name):
+    """A recipe spells out all settings, so that a change of the defaults cannot move it."""
+    path = Path(__file__).parents[2] / "configs" / f"{name}.toml"
+    document = tomllib.loads(path.read_text())
+    settings = resolve([document], "mnist").model_dump(exclude_none=True)
+    assert set(document) - {"digits"} == set(settings)
+    for table in ("data", "model", "pretrain", "finetune"):
+        assert set(document[table]) == set(settings[table])

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from lora_mnist.errors import UsageError
+from lora_mnist.training.batches import epoch_batches, focus_batches
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_epoch_sees_every_image_once_but_for_the_remainder():
+    table = epoch_batches(103, 10, 3, seeded())
+    assert table.shape == (30, 10)
+    assert table.dtype == torch.int64
+    for epoch in table.view(3, 100):
+        assert len(epoch.unique()) == 100
+        assert epoch.max() < 103
+    assert not torch.equal(table[:10], table[10:20])
+
+
+def test_the_order_depends_on_the_seed_alone():
+    assert torch.equal(epoch_batches(50, 5, 2, seeded(1)), epoch_batches(50, 5, 2, seeded(1)))
+    assert not torch.equal(epoch_batches(50, 5, 2, seeded(1)), epoch_batches(50, 5, 2, seeded(2)))
+
+
+def test_a_batch_of_more_than_all_images_is_refused():
+    with pytest.raises(UsageError, match="11"):
+        epoch_batches(10, 11, 1, seeded())
+
+
+@pytest.mark.parametrize(("focus", "of_digit"), [(1.0, 10), (0.3, 3), (0.05, 0)])
+def test_every_batch_holds_the_share_asked_for(focus, of_digit):
+    labels = torch.arange(1000) % 10
+    if of_digit == 0:
+        with pytest.raises(UsageError, match="focus"):
+            focus_batches(labels, 9, 0.04, 50, 10, seeded())
+        return
+    table = focus_batches(labels, 9, focus, 50, 10, seeded())
+    assert table.shape == (50, 10)
+    assert ((labels[table] == 9).sum(1) == of_digit).all()
+
+
+def test_no_image_comes_twice_before_its_pool_is_used_up():
+    labels = torch.arange(1000) % 10
+    table = focus_batches(labels, 9, 0.5, 20, 10, seeded())
+    nines = table[labels[table] == 9]
+    assert len(nines) == 100
+    assert len(nines.unique()) == 100
+    others = table[labels[table] != 9]
+    assert len(others.unique()) == len(others)
+    longer = focus_batches(labels, 9, 0.5, 60, 10, seeded())
+    assert (longer[labels[longer] == 9].bincount()[9::10] == 3).all()

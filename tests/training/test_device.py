@@ -1,0 +1,74 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lora_mnist.errors import UsageError
+from lora_mnist.training.device import prepare
+
+
+def test_auto_takes_cuda_only_where_there_is_one():
+    assert prepare("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_threads_are_set():
+    prepare("cpu", threads=1)
+    assert torch.get_num_threads() == 1
+
+
+def test_denormals_are_flushed():
+    prepare("cpu")
+    assert float(torch.tensor(1e-40) * 1) == 0.0
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL")
+@pytest.mark.parametrize(("chosen", "mode"), [({}, "AUTO"), ({"MKL_CBWR": "COMPATIBLE"}, "COMPATIBLE")])
+def test_products_are_reproducible_unless_the_user_chose_otherwise(chosen, mode):
+    script = """if True:
+        import torch
+        from lora_mnist.training.device import prepare
+        prepare("cpu")
+        torch.ones(8, 8) @ torch.ones(8, 8)
+    """
+    unset = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    environment = {**unset, **chosen, "MKL_VERBOSE": "1"}  # MKL then says how it computed each product
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert f"CNR:{mode} " in done.stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_a_step_gets_the_memory_of_the_last_one():
+    script = """if True:
+        import resource, torch
+        from lora_mnist.training.device import prepare
+        prepare("cpu")
+        faults = []
+        for _ in range(60):  # the first steps may still find their place in the heap
+            torch.ones(16, 1 << 20)
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        print(faults[-1] - faults[39], (64 << 20) // resource.getpagesize())
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    faults, pages = map(int, done.stdout.split())
+    assert faults < pages  # of the 20 x pages that 20 steps touch
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "cpu:0", "cuda:99"])
+def test_an_unknown_or_absent_device_is_refused_by_name(device):
+    with pytest.raises(UsageError, match=repr(device)):
+        prepare(device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_asked_for_and_absent_is_an_error():
+    with pytest.raises(UsageError, match="sees 0 CUDA devices"):
+        prepare("cuda")
+
+
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_impossible_numbers_of_threads_are_refused(threads):
+    with pytest.raises(UsageError, match="threads"):
+        prepare("cpu", threads=threads)
