@@ -2,21 +2,27 @@
 
 A folder is built beside its place, sealed with `manifest.json` (SHA-256 of every file in it) and renamed into its
 place. A folder without a good manifest does not count.
+
+Where a writer was killed between the two renames of a replacement, the old folder stands beside its place. Readers find
+it there, by `standing`, and leave it; the next writer puts it back, by `recover`.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lora_mnist.errors import AlteredError, DiskError, RunError
 
 MANIFEST = "manifest.json"
+NEW = ".new-"  # in the name of what is not yet in its place; never read
+WAY_OUT = "Restore it from a copy, or make it again."
 
 
 def to_json(document: Any) -> bytes:
@@ -26,13 +32,12 @@ def to_json(document: Any) -> bytes:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises RunError if it cannot be read, AlteredError if it is not JSON."""
-    way_out = "Restore it from a copy, or run its stage again with --force."
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}.", way_out) from error
+        raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
     except (ValueError, RecursionError) as error:
-        raise AlteredError(f"{path} is not JSON: {error}.", way_out) from error
+        raise AlteredError(f"{path} is not JSON: {error}.", WAY_OUT) from error
 
 
 def require_writable(folder: Path) -> None:
@@ -47,17 +52,9 @@ def write_file(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step. Raises DiskError."""
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)  # mkstemp makes it private; a run is to be shared like any other file
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        _write(path, content)
+        if NEW not in path.parent.name:  # a folder that is being built is synced once, when it is whole
+            _sync_folder(path.parent)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -69,34 +66,54 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     """
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as fresh:
+        fresh = _make_folder(folder, "")
+        try:
             for name, content in contents.items():
-                write_file(Path(fresh) / name, content)
+                _write(fresh / name, content)
             for name in contents:
                 (folder / name).unlink(missing_ok=True)
             for name in contents:
-                (Path(fresh) / name).rename(folder / name)
+                (fresh / name).rename(folder / name)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        _sync_folder(folder)
 
 
 @contextmanager
 def new_folder(place: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on leaving, seal it and put it where `place` was.
 
-    If the block raises, or the process is killed at any moment, `place` is what it was before. Raises DiskError.
+    If the block raises, or the process is killed at any moment, a reader finds what there was before.
+
+    Raises:
+        DiskError: the disk refused. An OSError of the block itself passes as it is.
     """
     with _disk_errors(place):
         _restore(place)
         place.parent.mkdir(parents=True, exist_ok=True)
-        for remains in place.parent.glob(f".{place.name}.new-*"):  # of a process that was killed
+        for remains in place.parent.glob(f".{place.name}{NEW}*"):  # of a process that was killed
             shutil.rmtree(remains)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
-        try:
-            yield fresh
+        fresh = _make_folder(place.parent, place.name)
+    try:
+        yield fresh
+        with _disk_errors(place):
             _write_manifest(fresh)
-            fresh.chmod(0o755)
+            _sync_folder(fresh)
             _exchange(fresh, place)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            _sync_folder(place.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def standing(place: Path) -> Path:
+    """Where the finished folder of `place` stands now: there, or beside it; `place` itself if there is none.
+
+    For reading at once: the next writer moves it.
+    """
+    for where in (place, _old(place)):
+        if (where / MANIFEST).is_file():
+            return where
+    return place  # also if a writer finished between the two looks
 
 
 def check_folder(place: Path) -> None:
@@ -106,49 +123,104 @@ def check_folder(place: Path) -> None:
         RunError: a file is missing or unreadable.
         AlteredError: a file, named, is not the one that was saved.
     """
-    _restore(place)
+    place = standing(place)
     manifest = read_json(place / MANIFEST)
-    way_out = "Restore it from a copy, or make it again with --force."
     if not isinstance(manifest, dict) or manifest.get("sha256") != _digest_of(manifest.get("files")):
-        raise AlteredError(f"{place / MANIFEST} is damaged.", way_out)
+        raise AlteredError(f"{place / MANIFEST} is damaged.", WAY_OUT)
     for name, expected in manifest["files"].items():
         try:
-            found = hashlib.sha256((place / name).read_bytes()).hexdigest()
+            found = _sha256(place / name)
         except OSError as error:
-            raise RunError(f"{place / name} cannot be read: {error.strerror}.", way_out) from error
+            raise RunError(f"{place / name} cannot be read: {error.strerror}.", WAY_OUT) from error
         if found != expected:
-            raise AlteredError(f"{place / name} is not the file that was saved: its SHA-256 differs.", way_out)
+            raise AlteredError(f"{place / name} is not the file that was saved: its SHA-256 differs.", WAY_OUT)
 
 
 def is_finished(place: Path) -> bool:
     """Whether `place` was saved whole. Cheap: the manifest's presence, not its contents, since it is written last."""
-    _restore(place)
-    return (place / MANIFEST).is_file()
+    return _saved_at(place) is not None
 
 
 def finished_folders(parent: Path) -> list[Path]:
-    """The folders in `parent` that were saved whole, oldest first."""
-    places = {parent / _name_of(entry.name) for entry in parent.iterdir()} if parent.is_dir() else set()
-    finished = [place for place in places if is_finished(place)]
-    return sorted(finished, key=lambda place: ((place / MANIFEST).stat().st_mtime_ns, place.name))
+    """The places in `parent` whose folders were saved whole, oldest first; each stands where `standing` says."""
+    entries = [entry.name for entry in parent.iterdir() if NEW not in entry.name] if parent.is_dir() else []
+    saved = {place: _saved_at(place) for place in {parent / _name_of(entry) for entry in entries}}
+    finished = [(time, place.name, place) for place, time in saved.items() if time is not None]
+    return [place for _, _, place in sorted(finished)]
+
+
+def recover(parent: Path) -> None:
+    """Put back every folder in `parent` whose replacement was killed half-way. For writers. Raises DiskError."""
+    with _disk_errors(parent):
+        for old in parent.glob(".*.old"):
+            _restore(parent / _name_of(old.name))
 
 
 def remove_folder(place: Path) -> None:
     """Remove a folder so that no reader ever finds it half there. Raises DiskError."""
     with _disk_errors(place):
-        if place.exists():
-            gone = Path(tempfile.mkdtemp(prefix=f".{place.name}.new-", dir=place.parent))
-            place.rename(gone / place.name)
-            shutil.rmtree(gone)
+        for folder in (_old(place), place):  # the old one first, or it would stand for `place`
+            if folder.exists():
+                gone = _make_folder(place.parent, place.name)
+                folder.rename(gone / place.name)
+                shutil.rmtree(gone)
+
+
+def _write(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}{NEW}{_token()}")
+    try:
+        with fresh.open("xb") as file:  # not tempfile's, which are private: the umask decides who may read it
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            fresh.unlink()
+        raise
+
+
+def _make_folder(parent: Path, name: str) -> Path:
+    folder = parent / f".{name}{NEW}{_token()}"
+    folder.mkdir()
+    return folder
+
+
+def _token() -> str:
+    return os.urandom(4).hex()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the names in `folder` outlive a power cut as the files do that they name, where the system offers that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # as Windows has it
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems
+            raise
+    finally:
+        os.close(handle)
 
 
 def _write_manifest(folder: Path) -> None:
-    files = {
-        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
-    write_file(folder / MANIFEST, to_json({"files": files, "sha256": _digest_of(files)}))
+    files = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    _write(folder / MANIFEST, to_json({"files": files, "sha256": _digest_of(files)}))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _saved_at(place: Path) -> int | None:
+    """The time of its manifest in nanoseconds; None if it was not saved."""
+    for where in (place, _old(place), place):  # there again, because a writer may have finished since the first look
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (where / MANIFEST).stat().st_mtime_ns
+    return None
 
 
 def _digest_of(files: Any) -> str:
@@ -165,27 +237,35 @@ def _name_of(entry: str) -> str:
 
 
 def _exchange(fresh: Path, place: Path) -> None:
-    """Two renames, because no portable call swaps folders. `_restore` undoes the first if the second never came."""
+    """Two renames, because no portable call swaps folders; readers between them find the old one by `standing`.
+
+    A third takes the old one out of the way, whole, to where `fresh` was.
+    """
     old = _old(place)
     for attempt in (1, 2):
-        if place.exists():  # else `old` may be the only copy
-            shutil.rmtree(old, ignore_errors=True)
-            place.rename(old)
         try:
+            if place.exists():  # else `old` may be the only copy
+                shutil.rmtree(old, ignore_errors=True)
+                place.rename(old)
             fresh.rename(place)
             break
-        except OSError:  # a reader put the old one back between the two renames; it will hardly do so twice
+        except OSError:  # a writer of another folder put the old one back in between; it will hardly do so twice
             if attempt == 2:
                 raise
         finally:
             _restore(place)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # there was none
+        old.rename(fresh)
 
 
 def _restore(place: Path) -> None:
     old = _old(place)
     if old.exists() and not place.exists():
-        old.rename(place)
+        try:
+            old.rename(place)
+        except OSError:
+            if not place.exists():  # else its own writer came first
+                raise
 
 
 @contextmanager
@@ -195,5 +275,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DiskError(
             f"Cannot write {path}: {error.strerror or error}.",
-            "Free space or choose another place with --run; nothing that was finished before is lost.",
+            "Make room or choose another place; nothing that was finished before is lost.",
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import missed_claimed_errors, require_finite, summarise
+from lora_mnist.files import standing
 from lora_mnist.lora.lowrank import Approximation, extract, left_out
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.finetune import Made, keep_adapter
@@ -95,7 +96,7 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
 
 def _digit_of(request: Request, work: Workspace, folder: Path) -> tuple[int, bool]:
     """The digit to compare by, as asked for or else the one that the checkpoint was tuned on; is it the weakest?"""
-    if "digit" not in request.options.get("finetune", {}) and (folder / "finetune.json").is_file():
+    if "digit" not in request.options.get("finetune", {}) and (standing(folder) / "finetune.json").is_file():
         document = work.run.document(folder, "finetune.json")
         return document["digit"], document["weakest_on_val"]
     return work.target_digit(), work.settings.finetune.digit == "weakest"

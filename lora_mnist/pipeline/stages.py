@@ -13,6 +13,7 @@ from lora_mnist.datasets import dataset as data
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import require_finite, summarise
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
+from lora_mnist.files import standing
 from lora_mnist.lora.seal import seal
 from lora_mnist.pipeline.workspace import Workspace, held_out_logits, open_workspace
 from lora_mnist.runs.checkpoint import load_network
@@ -152,7 +153,7 @@ def _verify_checkpoint(work: Workspace, name: str) -> dict[str, Any]:
     try:
         work.run.require_checkpoint(name)
         work.require_same_base(work.run.checkpoint(name))
-        model, sealed = load_network(work.run.checkpoint(name) / WEIGHTS, work.device)
+        model, sealed = load_network(standing(work.run.checkpoint(name)) / WEIGHTS, work.device)
     except AlteredError as error:
         return {"name": name, "passed": False, "failures": [error.cause]}
     wrong = _unlike_stored(work, work.run.checkpoint(name), held_out_logits(model, work.dataset))

@@ -12,6 +12,7 @@ import torch
 from lora_mnist.datasets import dataset as data
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.metrics import logits_of, weakest_digit
+from lora_mnist.files import standing
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
 from lora_mnist.lora.seal import Seal
@@ -124,11 +125,12 @@ class Workspace:
         self.run.require_checkpoint(reference)
         folder = self.run.checkpoint(reference)
         self.require_same_base(folder)
-        return load_network(folder / WEIGHTS, self.device)[0], reference, folder
+        return load_network(standing(folder) / WEIGHTS, self.device)[0], reference, folder
 
     def require_same_base(self, folder: Path) -> None:
         """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
-        if (folder / "evaluation.json").is_file() and self.run.evaluation(folder)["base_seal"] != self.sealed.sha256:
+        told = (standing(folder) / "evaluation.json").is_file()
+        if told and self.run.evaluation(folder)["base_seal"] != self.sealed.sha256:
             raise RunError(f"{folder} was made from another base.", "Use it with the run it came from.")
 
     def _locate(self, reference: str) -> tuple[Path, str]:
@@ -139,7 +141,7 @@ class Workspace:
                 f"There is no adapter {reference!r} in {self.run.path}.", f"For the folder write ./{reference}."
             )
         self.run.require_adapter(reference)
-        return self.run.adapter(reference), reference
+        return standing(self.run.adapter(reference)), reference
 
 
 def open_workspace(request: Request) -> Workspace:
@@ -160,7 +162,7 @@ def open_workspace(request: Request) -> Workspace:
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
     if dataset.sha256 != record["dataset"]["sha256"]:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
-    base, sealed = load_network(run.base / WEIGHTS, device)
+    base, sealed = load_network(standing(run.base) / WEIGHTS, device)
     return Workspace(run, settings, device, dataset, base, sealed)
 
 

@@ -8,7 +8,7 @@ from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.significance import mcnemar, wilson
 from lora_mnist.evaluation.verdict import is_repair, verdict
-from lora_mnist.files import MANIFEST, read_json
+from lora_mnist.files import MANIFEST, read_json, standing
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import WEIGHTS, Run
 
@@ -201,4 +201,4 @@ def _network(run: Run, place: Path) -> dict[str, Any]:
 
 
 def _hash(file: Path) -> str:
-    return read_json(file.parent / MANIFEST)["files"][file.name]
+    return read_json(standing(file.parent) / MANIFEST)["files"][file.name]

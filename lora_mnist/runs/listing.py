@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lora_mnist.files import standing
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.sizes import mlp_layers, parse_ranks, parse_shape, size_table
 
@@ -56,5 +57,5 @@ def _row(run: Run, place: Path, weights: str) -> dict[str, Any]:
         "before": test["before"],
         "after": test["after"],
         "proof": None if proof is None else proof["passed"],
-        "bytes": (place / weights).stat().st_size,
+        "bytes": (standing(place) / weights).stat().st_size,
     }

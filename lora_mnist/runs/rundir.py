@@ -24,8 +24,10 @@ from lora_mnist.files import (
     is_finished,
     new_folder,
     read_json,
+    recover,
     remove_folder,
     require_writable,
+    standing,
     to_json,
     write_file,
 )
@@ -95,7 +97,7 @@ class Run:
     def trained_whole(self) -> list[Path]:
         """The folders of those checkpoints that `finetune --full` made, oldest first."""
         places = [self.checkpoint(name) for name in self.checkpoint_names()]
-        return [place for place in places if (place / "finetune.json").is_file()]
+        return [place for place in places if (standing(place) / "finetune.json").is_file()]
 
     def _names(self, parent: Path) -> list[str]:
         return [place.name for place in finished_folders(parent) if not self._is_obsolete(place)]
@@ -163,7 +165,7 @@ class Run:
         """Settings, data set, versions, … of the run. Raises RunError if there are none, or of another schema."""
         if not self.has_base:
             raise RunError(f"There is no base in {self.path}.", self._call("pretrain"))
-        record = read_json(self.base / "run.json")
+        record = self.document(self.base, "run.json")
         if (found := record.get("schema_version")) != SCHEMA:
             raise RunError(
                 f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
@@ -222,7 +224,10 @@ class Run:
         return self.report / "index.html"
 
     def tidy(self) -> None:
-        """Finish what a killed `save_base` left: what was made from the base it replaced, and the copy of run.json."""
+        """Finish what a killed writer left: a replacement half-way, what was made from a base that is replaced, and the
+        copy of run.json."""
+        for parent in (self.path, self.adapters, self.checkpoints):
+            recover(parent)
         for place in self._dependents():
             if self._is_obsolete(place):
                 remove_folder(place)
@@ -237,28 +242,28 @@ class Run:
         return self.document(place or self.base, "evaluation.json")
 
     def document(self, place: Path, file: str) -> dict[str, Any]:
-        return read_json(place / file)
+        return read_json(standing(place) / file)
 
     def on_top_of(self, adapter: str) -> list[str]:
         """The adapters that were on, frozen, while this one was trained; [] if it is not in the run."""
-        record = self.adapter(adapter) / "finetune.json"
+        record = standing(self.adapter(adapter)) / "finetune.json"
         return read_json(record)["on_top_of"] if record.is_file() else []
 
     def losses(self, place: Path | None = None) -> list[float]:
-        with ((place or self.base) / "history.csv").open(newline="") as file:
+        with (standing(place or self.base) / "history.csv").open(newline="") as file:
             return [float(row["loss"]) for row in csv.DictReader(file)]
 
     def logits(self, place: Path | None = None) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split."""
         from lora_mnist.runs.checkpoint import load_tensors
 
-        return load_tensors((place or self.base) / LOGITS)
+        return load_tensors(standing(place or self.base) / LOGITS)
 
     def pictures(self, place: Path) -> dict[str, numpy.ndarray]:
         """(n, 28, 28) by what they show: `examples` uint8, `directions` float32."""
         from safetensors.numpy import load_file
 
-        return load_file(place / PICTURES)
+        return load_file(standing(place) / PICTURES)
 
     def _call(self, command: str) -> str:
         return f"Run `lora-mnist {command} --run {self.path}` first."

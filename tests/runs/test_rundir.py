@@ -1,9 +1,16 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from lora_mnist.pipeline import convert, stages
+from lora_mnist.report.numbers import summarise_run
+from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.request import Applied, Request
+
+from ..conftest import snapshot
 
 
 def test_a_run_lies_as_designed(finished_run):
@@ -39,9 +46,34 @@ def test_a_killed_replacement_is_finished_by_the_next_writer(run_copy, adapter):
     assert stranger.exists()
 
 
-def test_an_adapter_between_its_two_renames_is_not_lost(run_copy, adapter):
-    adapter.rename(adapter.with_name(f".{adapter.name}.old"))
-    assert Run(run_copy).adapter_names() == [adapter.name]
+def set_aside(place: Path) -> None:
+    """As a writer leaves a folder that is killed between the two renames of its replacement."""
+    place.rename(place.with_name(f".{place.name}.old"))
+
+
+def test_readers_find_what_a_killed_writer_set_aside_and_move_nothing(run_copy, adapter):
+    merged = convert.merge_adapters(Request(run=run_copy), [Applied(adapter.name)])["name"]
+    expected = [summarise_run(Run(run_copy)), list_adapters(run_copy), stages.verify(Request(run=run_copy))]
+    for place in (run_copy / "base", adapter, run_copy / "checkpoints" / merged):
+        set_aside(place)
+    before = snapshot(run_copy)
+    assert [summarise_run(Run(run_copy)), list_adapters(run_copy), stages.verify(Request(run=run_copy))] == expected
+    assert expected[-1]["passed"]
+    request = Request(run=run_copy)
+    evaluation = stages.evaluate(request, [Applied(adapter.name)])
+    assert evaluation["splits"] == stages.evaluate(request, checkpoint=merged)["splits"]
+    run = Run(run_copy)
+    assert len(run.losses(run.adapter(adapter.name))) == 20
+    assert set(run.pictures(run.adapter(adapter.name))) == {"examples", "directions"}
+    assert snapshot(run_copy) == before
+
+
+def test_the_next_writer_puts_it_back(run_copy, adapter):
+    before = snapshot(run_copy)
+    for place in (run_copy / "base", adapter):
+        set_aside(place)
+    Run(run_copy).tidy()
+    assert snapshot(run_copy) == before
 
 
 def test_adapters_come_oldest_first_and_only_whole_ones(run_copy, adapter):
