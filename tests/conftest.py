@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora_mnist.cli.commands import main
-from lora_mnist.datasets.dataset import MNIST_FILES
+from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.pipeline import finetune as tuning
 from lora_mnist.pipeline import stages
 from lora_mnist.settings.request import Request

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_mnist import SCHEMA
+from lora_mnist.datasets.doubtful import DOUBTFUL
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.significance import mcnemar, wilson
 from lora_mnist.evaluation.verdict import is_repair, verdict
@@ -14,12 +15,6 @@ from lora_mnist.runs.rundir import WEIGHTS, Run
 
 COUNTS = ("missed", "claimed", "errors")
 FLOWS = 8  # pairs of digits that are put into words
-# MNIST test images in which at most two of five people saw what the label says, and how many did (Northcutt, Athalye
-# and Mueller 2021, arXiv 2103.14749; github.com/cleanlab/label-errors, mturk/mnist_mturk.json)
-DOUBTFUL = {
-    **{947: 0, 1621: 2, 1901: 2, 2130: 2, 2462: 0, 2597: 0, 2654: 0, 3520: 2, 3558: 1, 5937: 1, 6651: 0, 6783: 2},
-    **{8527: 2, 9679: 2, 9729: 2},
-}
 MADE = ("seconds", "device", "threads", "versions")
 
 

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lora_mnist.datasets import dataset as data
-from lora_mnist.datasets.dataset import MNIST_FILES, choose, load
+from lora_mnist.datasets import mnist as files
+from lora_mnist.datasets.dataset import choose, load
 from lora_mnist.datasets.download import fetch_mnist
+from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.errors import DataError
 
 # The published train-images .gz: torchvision checks its md5, and a copy packed anew has another gzip header.
@@ -79,7 +80,7 @@ def test_a_silent_or_dripping_server_ends_at_the_deadline(serve, tmp_path, answe
 
 def test_other_bytes_are_refused_and_leave_nothing(serve, tmp_path, monkeypatch):
     url = serve(not_mnist)
-    monkeypatch.setattr(data, "fetch_mnist", lambda *args, **kwargs: fetch_mnist(*args[:3], [url]))
+    monkeypatch.setattr(files, "fetch_mnist", lambda *args, **kwargs: fetch_mnist(*args[:3], [url]))
     with pytest.raises(DataError, match="could not be downloaded"):
         choose("mnist", tmp_path)
     assert os.listdir(tmp_path / "MNIST" / "raw") == []
@@ -99,7 +100,7 @@ def test_a_good_server_brings_the_published_files(serve, mnist, tmp_path, monkey
         handler.wfile.write(packed)
 
     url = serve(good)
-    monkeypatch.setattr(data, "fetch_mnist", lambda *args, **kwargs: fetch_mnist(*args[:3], [url]))
+    monkeypatch.setattr(files, "fetch_mnist", lambda *args, **kwargs: fetch_mnist(*args[:3], [url]))
     assert choose("mnist", tmp_path) == "mnist"
     assert sorted(os.listdir(tmp_path / "MNIST" / "raw")) == sorted(MNIST_FILES)
     assert os.listdir(tmp_path) == ["MNIST"]

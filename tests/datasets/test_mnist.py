@@ -1,0 +1,74 @@
+import gzip
+import shutil
+
+import pytest
+import torch
+
+from lora_mnist.datasets.dataset import choose, load
+from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.errors import DataError
+
+from ..conftest import flip_bit
+
+
+@pytest.fixture
+def mnist_copy(mnist, tmp_path):
+    """Real MNIST that a test may damage."""
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(mnist / "MNIST" / "raw", raw)
+    for name in MNIST_FILES:
+        if not (raw / name).exists():
+            (raw / name).write_bytes(gzip.decompress((raw / f"{name}.gz").read_bytes()))
+        (raw / f"{name}.gz").unlink(missing_ok=True)
+    return tmp_path
+
+
+def test_mnist_is_what_torchvision_reads(mnist_copy):
+    from lora_mnist.datasets.download import import_torchvision
+
+    import_torchvision()
+    from torchvision.datasets import MNIST
+
+    theirs, ours = MNIST(mnist_copy, train=False), load("mnist", mnist_copy, 0.0, 0).test
+    assert torch.equal(theirs.data, ours.images)
+    assert torch.equal(theirs.targets, ours.labels)
+
+
+def test_gz_files_laid_there_by_hand_serve(mnist_copy):
+    for name in MNIST_FILES:
+        plain = mnist_copy / "MNIST" / "raw" / name
+        plain.with_name(f"{name}.gz").write_bytes(gzip.compress(plain.read_bytes(), 1))
+        plain.unlink()
+    assert choose("mnist", mnist_copy) == "mnist"
+    assert len(load("mnist", mnist_copy, 0.0, 0).train) == 60_000
+
+
+@pytest.mark.parametrize("damage", ["flipped label", "truncated", "empty", "longer", "swapped"])
+def test_damaged_mnist_is_refused_by_name(mnist_copy, damage):
+    path = mnist_copy / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    content = path.read_bytes()
+    if damage == "flipped label":
+        flip_bit(path, 5000)
+    else:
+        train_labels = path.with_name("train-labels-idx1-ubyte").read_bytes()
+        path.write_bytes(
+            {"truncated": content[:-1], "empty": b"", "longer": content + b"\0", "swapped": train_labels}[damage]
+        )
+    assert choose("auto", mnist_copy) == "mnist"  # never silently the digits instead
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte"):
+        load("mnist", mnist_copy, 0.0, 0)
+
+
+def test_a_broken_gz_is_refused_by_name(tmp_path, mnist_copy):
+    path = mnist_copy / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    packed = gzip.compress(path.read_bytes())
+    path.unlink()
+    for broken in (packed[:-100], b"", b"not gzip", packed[:50] + b"\xff" * 20 + packed[70:]):
+        path.with_name(f"{path.name}.gz").write_bytes(broken)
+        with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz"):
+            load("mnist", mnist_copy, 0.0, 0)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match="train-images-idx3-ubyte is missing"):
+        load("mnist", tmp_path, 0.0, 0)
