@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +66,8 @@ def choose(wanted: str, folder: Path, quiet: bool = False) -> str:
     return "mnist"
 
 
-@lru_cache(maxsize=1)
 def load(name: str, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu") -> Dataset:
-    """Read data set `name` (`mnist` or `digits`) and split it; asked the same again, return it as it is.
+    """Read data set `name` (`mnist` or `digits`) and split it.
 
     Args:
         folder: holds MNIST/raw/; not used by `digits`.
