@@ -11,7 +11,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
 from lora_mnist.training.model import normalise
-from lora_mnist.training.optimizer import FusedAdam
+from lora_mnist.training.optimizer import adam
 
 WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
 
@@ -44,7 +44,7 @@ def train(
         UsageError: the loss or a weight became NaN or infinite.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = FusedAdam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
+    optimizer = adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
     rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(batches), device=images.device)
     model.train()

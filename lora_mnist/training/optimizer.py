@@ -1,9 +1,18 @@
 """Adam and AdamW (arXiv 1412.6980, 1711.05101) in one fused pass over all weights."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from typing import Protocol
 
 import torch
 from torch import nn
+
+
+class Adam(Protocol):
+    """What the training loop wants of an optimizer."""
+
+    def step(self, learning_rate: float) -> None:
+        """Move every weight once, and forget the gradients."""
 
 
 class FusedAdam:
@@ -11,7 +20,7 @@ class FusedAdam:
 
     Not those classes, because their first step imports torch's compiler: a second and 70 MB of every run, for nothing.
     And the kernel itself rather than the function around it, which takes longer to sort an adapter's few weights by
-    device and dtype than the kernel to move them.
+    device and dtype than the kernel to move them. The kernel is private to torch; `adam` asks first whether it works.
 
     Args:
         weights: parameters to change, of one device and dtype; every one of them has a gradient at each `step`.
@@ -47,3 +56,46 @@ class FusedAdam:
         )
         for weight in self.weights:
             weight.grad = None
+
+
+class PublicAdam:
+    """The same by `torch.optim`, fused or (None) as torch chooses."""
+
+    def __init__(
+        self,
+        weights: Sequence[nn.Parameter],
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        fused: bool | None = None,
+    ):
+        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+        self.optimizer = kind(weights, weight_decay=weight_decay, fused=fused)
+
+    def step(self, learning_rate: float) -> None:
+        """Move every weight once, and forget the gradients."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def adam(weights: Sequence[nn.Parameter], weight_decay: float = 0.0, decoupled: bool = False) -> Adam:
+    """`FusedAdam` where its kernel works, else `PublicAdam`, fused where that works. Arguments as there."""
+    return _way(weights[0].device.type, decoupled)(weights, weight_decay, decoupled)
+
+
+@cache
+def _way(device: str, decoupled: bool) -> Callable[..., Adam]:
+    ways: tuple[Callable[..., Adam], ...] = (FusedAdam, partial(PublicAdam, fused=True))
+    return next((way for way in ways if _works(way, device, decoupled)), PublicAdam)
+
+
+def _works(way: Callable[..., Adam], device: str, decoupled: bool) -> bool:
+    """Whether one step of one weight goes where it should: its length is the rate's, whatever the gradient's."""
+    weight = nn.Parameter(torch.ones(1, device=device))
+    weight.grad = torch.full_like(weight, 0.5)
+    try:
+        way([weight], 0.5, decoupled).step(0.1)
+        moved = weight.item()
+    except Exception:  # whatever a torch raises that has no such kernel, or another of that name
+        return False
+    return abs(moved - (0.85 if decoupled else 0.9)) < 1e-6  # decay takes 0.1 · 0.5 · 1 more only if decoupled

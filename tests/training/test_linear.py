@@ -4,9 +4,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from lora_mnist.training import linear as module
 from lora_mnist.training.linear import ONEDNN, Linear, linear
 
 from ..conftest import relative
+
+needs_onednn = pytest.mark.skipif(
+    not ONEDNN or module._operator() is None, reason="this torch has not both MKL and oneDNN"
+)
 
 
 @pytest.mark.parametrize("batch", [1, 10, 128])
@@ -51,7 +56,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
     assert torch.equal(layer.bias.grad, torch.full((4,), 3.0))
 
 
-@pytest.mark.skipif(not ONEDNN, reason="this torch has not both MKL and oneDNN")
+@needs_onednn
 def test_the_large_products_are_not_mkls():
     layer, x = Linear(784, 300), torch.randn(10, 784, requires_grad=True)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -79,9 +84,46 @@ def test_autocast_holds():
         assert layer(x).dtype == torch.bfloat16
 
 
-@pytest.mark.skipif(not ONEDNN, reason="this torch has not both MKL and oneDNN")
+@needs_onednn
 def test_a_second_derivative_is_refused_rather_than_wrong():
     x, weight = torch.ones(3, 6, requires_grad=True), torch.ones(4, 6, requires_grad=True)
     (first,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+def _refuse(*_):
+    raise RuntimeError("no such operator")
+
+
+def _twice(x, weight, *rest):
+    return 2 * F.linear(x, weight)
+
+
+@pytest.fixture
+def asked_anew():
+    """Let the operator be tried again, and forgotten afterwards."""
+    module._operator.cache_clear()
+    yield
+    module._operator.cache_clear()
+
+
+@pytest.mark.parametrize("operator", [None, _refuse, _twice], ids=["missing", "refuses", "is another"])
+def test_without_the_operator_torch_has_its_way(operator, asked_anew, monkeypatch):
+    operators = {} if operator is None else {"_linear_pointwise": operator}
+    monkeypatch.setattr(torch.ops, "mkldnn", type("Operators", (), operators))
+    torch.manual_seed(0)
+    layer, x = Linear(784, 300), torch.randn(10, 784, requires_grad=True)
+    result, expected = layer(x), F.linear(x, layer.weight, layer.bias)
+    assert torch.equal(result, expected)
+    assert type(result.grad_fn) is type(expected.grad_fn)
+
+
+@needs_onednn
+def test_the_operator_is_tried_once(asked_anew, monkeypatch):
+    calls, honest = [], torch.ops.mkldnn._linear_pointwise
+    counted = type("Operators", (), {"_linear_pointwise": lambda *given: calls.append(len(given[0])) or honest(*given)})
+    monkeypatch.setattr(torch.ops, "mkldnn", counted)
+    for _ in range(3):
+        linear(torch.ones(5, 4), torch.ones(2, 4))
+    assert calls == [1, 5, 5, 5]

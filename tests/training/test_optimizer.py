@@ -5,16 +5,27 @@ import sys
 import pytest
 import torch
 
-from lora_mnist.training.optimizer import FusedAdam
+from lora_mnist.training import optimizer
+from lora_mnist.training.optimizer import FusedAdam, PublicAdam, adam
+
+BOTH = pytest.mark.parametrize("decoupled", [False, True])
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize(("decoupled", "reference"), [(False, torch.optim.Adam), (True, torch.optim.AdamW)])
-def test_it_is_the_one_of_torch_bit_for_bit(decoupled, reference, decay):
+@pytest.fixture
+def asked_anew():
+    """Let the kernels be tried again, and forgotten afterwards."""
+    optimizer._way.cache_clear()
+    yield
+    optimizer._way.cache_clear()
+
+
+def steps(make, decoupled, decay=0.1):
+    """A small network after 30 steps of `make`'s optimizer and of torch's fused one, and the two optimizers."""
     torch.manual_seed(0)
     ours = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3))
     theirs = copy.deepcopy(ours)
-    one = FusedAdam(ours.parameters(), decay, decoupled)
+    one = make(list(ours.parameters()), decay, decoupled)
+    reference = torch.optim.AdamW if decoupled else torch.optim.Adam
     other = reference(theirs.parameters(), weight_decay=decay, fused=True)
     for step in range(30):
         x = torch.randn(4, 7)
@@ -25,8 +36,58 @@ def test_it_is_the_one_of_torch_bit_for_bit(decoupled, reference, decay):
         other.param_groups[0]["lr"] = rate
         other.step()
         other.zero_grad()
-        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
         assert all(weight.grad is None for weight in ours.parameters())
+    return one, list(ours.parameters()), list(theirs.parameters())
+
+
+@BOTH
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_it_is_the_one_of_torch_bit_for_bit(decoupled, decay, asked_anew):
+    one, ours, theirs = steps(adam, decoupled, decay)
+    assert type(one) is FusedAdam
+    assert all(map(torch.equal, ours, theirs))
+
+
+@BOTH
+def test_without_our_way_to_the_kernel_torchs_own_class_finds_it(decoupled, asked_anew, monkeypatch):
+    monkeypatch.setattr(FusedAdam, "step", _refuse)
+    one, ours, theirs = steps(adam, decoupled)
+    assert type(one) is PublicAdam
+    assert all(map(torch.equal, ours, theirs))
+
+
+def _refuse(*_, **__):
+    raise RuntimeError("no such operator")
+
+
+def _do_nothing(*_, **__):
+    pass
+
+
+@BOTH
+@pytest.mark.parametrize("kernel", [None, _refuse, _do_nothing], ids=["missing", "refuses", "does nothing"])
+def test_without_the_kernel_torchs_own_class_does_without(decoupled, kernel, asked_anew, monkeypatch):
+    with monkeypatch.context() as patched:
+        for name in ("_fused_adam_", "_fused_adamw_"):
+            if kernel is None:
+                patched.delattr(torch, name)
+            else:
+                patched.setattr(torch, name, kernel)
+        way = optimizer._way("cpu", decoupled)
+    one, ours, theirs = steps(way, decoupled)
+    assert type(one) is PublicAdam
+    assert not one.optimizer.defaults["fused"]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_kernel_is_tried_once(asked_anew, monkeypatch):
+    tried = []
+    honest = optimizer._works
+    monkeypatch.setattr(optimizer, "_works", lambda *about: tried.append(about) or honest(*about))
+    for _ in range(3):
+        adam([torch.nn.Parameter(torch.ones(2))])
+    assert tried == [(FusedAdam, "cpu", False)]
 
 
 def test_training_never_loads_the_compiler(tmp_path):
