@@ -21,7 +21,7 @@ from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training import device, linear
 from lora_mnist.training.batches import epoch_batches
 from lora_mnist.training.device import prepare
-from lora_mnist.training.loop import train
+from lora_mnist.training.loop import TrainingData, train
 from lora_mnist.training.model import MLP
 from lora_mnist.training.optimizer import FusedAdam
 
@@ -44,7 +44,7 @@ def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> flo
     model = MLP()
     if kind != "fed by a DataLoader":
         started = time.perf_counter()
-        train(model, dataset.train.images, dataset.train.labels, batches, settings)
+        train(model, TrainingData(dataset.train.images, dataset.train.labels, batches), settings)
         return (time.perf_counter() - started) / steps
     vision = import_torchvision()
     transforms = [vision.transforms.ToTensor(), vision.transforms.Normalize((0.1307,), (0.3081,))]

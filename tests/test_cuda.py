@@ -15,7 +15,7 @@ from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
-from lora_mnist.training.loop import WINDOW, train
+from lora_mnist.training.loop import WINDOW, TrainingData, train
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import lora_config
 
@@ -89,7 +89,7 @@ def test_images_live_on_the_device_and_no_step_waits_for_it(adapted):
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                train(model, dataset.train.images, dataset.train.labels, batches, recipe, warps=warps)
+                train(model, TrainingData(dataset.train.images, dataset.train.labels, batches, warps), recipe)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchroniz" in str(warning.message) for warning in seen)

@@ -17,6 +17,7 @@ from lora_mnist.pipeline.workspace import Workspace, held_out_logits, open_works
 from lora_mnist.runs.records import environment, evaluation_of
 from lora_mnist.runs.rundir import Outcome
 from lora_mnist.settings.request import Applied, Request
+from lora_mnist.training.loop import History
 
 
 def merge_adapters(request: Request, adapters: Sequence[Applied], allow_unsealed: bool = False) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) 
     largest = max(approximation.rank for approximation in kept.values())
     settings = {"rank": largest, "alpha": float(largest), "digit": digit, "name": name, "checkpoint": source}
     facts = {"weakest_on_val": weakest, "seed": None, "seconds": seconds, "extraction": extraction}
-    return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts))
+    return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts, History((), ())))
 
 
 def _digit_of(request: Request, work: Workspace, folder: Path) -> tuple[int, bool]:

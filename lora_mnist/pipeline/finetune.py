@@ -18,9 +18,9 @@ from lora_mnist.lora.peft import save_adapter
 from lora_mnist.pipeline.workspace import Workspace, held_out_logits, open_workspace
 from lora_mnist.runs.records import environment, evaluation_of, record_of_tuning
 from lora_mnist.runs.rundir import Outcome, Run
-from lora_mnist.settings.config import OF_ADAPTERS, Settings, TrainingSettings
+from lora_mnist.settings.config import OF_ADAPTERS, Settings
 from lora_mnist.settings.request import Applied, Request
-from lora_mnist.training.loop import learning_rates
+from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import train_adapter, train_all_weights
 
@@ -60,7 +60,7 @@ def finetune(
     started = time.perf_counter()
     start, _ = work.adapted([Applied(one) for one in stack])
     before = work.logits_of_stack(stack)
-    adapted, losses = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
+    adapted, history = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
     gain = 1 if stack else 0  # one adapter more has to earn its place
     guard = choose(adapted, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit, gain)
     seconds = round(time.perf_counter() - started, 2)
@@ -74,7 +74,7 @@ def finetune(
     }
     chosen = {**settings.finetune.model_dump(mode="json"), "digit": digit, "name": name}
     other = _train_twin(work, start, before, name, digit, settings, gain, request.quiet) if twin else None
-    made = Made("lora", name, digit, chosen, facts, losses, settings.finetune, other, stack)
+    made = Made("lora", name, digit, chosen, facts, history, other, stack)
     return keep_adapter(work, adapted, made)
 
 
@@ -91,7 +91,7 @@ def finetune_full(request: Request) -> dict[str, Any]:
     run.require_writable()
     run.tidy()
     started = time.perf_counter()
-    tuned, losses = train_all_weights(work.base, digit, settings, work.dataset, request.quiet)
+    tuned, history = train_all_weights(work.base, digit, settings, work.dataset, request.quiet)
     seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
@@ -113,8 +113,8 @@ def finetune_full(request: Request) -> dict[str, Any]:
     evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
     analysis = analyse(run.logits(), logits, work.labels, digit)
     documents = {"finetune.json": document, "analysis.json": analysis}
-    rates = learning_rates(recipe, len(losses))
-    file = run.save_checkpoint(name, tuned, Outcome(evaluation, logits, losses, rates, documents))
+    outcome = Outcome(evaluation, logits, history.losses, history.rates, documents)
+    file = run.save_checkpoint(name, tuned, outcome)
     return {**_result(document, analysis, evaluation), "file": str(file)}
 
 
@@ -153,7 +153,7 @@ class Made:
     Attributes:
         method, name, digit, settings, on_top_of: as in finetune.json.
         facts: further entries of that document.
-        losses, recipe: of its training, if it was trained.
+        history: of its training; empty if it was not trained.
         twin: if there is one.
     """
 
@@ -162,8 +162,7 @@ class Made:
     digit: int
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
-    losses: Sequence[float] = ()
-    recipe: TrainingSettings | None = None
+    history: History
     twin: Twin | None = None
     on_top_of: Sequence[str] = ()
 
@@ -176,7 +175,8 @@ def keep_adapter(work: Workspace, adapted: MLP, made: Made) -> dict[str, Any]:
         UsageError: the logits are not finite; nor here.
     """
     findings, logits = prove(work.base, work.sealed, adapted, work.images, work.logits_of_stack(()))
-    require_finite(logits, "Choose a lower --learning-rate." if made.losses else "Check the network it is made from.")
+    trained = bool(made.history.losses)
+    require_finite(logits, "Choose a lower --learning-rate." if trained else "Check the network it is made from.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
     table = parameter_table(adapted, made.name)
@@ -190,9 +190,8 @@ def keep_adapter(work: Workspace, adapted: MLP, made: Made) -> dict[str, Any]:
     learnt, directions = inspect(adapted, made.name, made.digit, work.dataset, analysis, tried)
     analysis |= learnt
     shown = {"examples": pictures(analysis, work.dataset), "directions": directions}
-    rates = learning_rates(made.recipe, len(made.losses)) if made.recipe else []
     documents = {"finetune.json": document, "analysis.json": analysis}
-    outcome = Outcome(evaluation, logits, made.losses, rates, documents, shown)
+    outcome = Outcome(evaluation, logits, made.history.losses, made.history.rates, documents, shown)
     work.run.save_adapter(made.name, lambda folder: save_adapter(folder, adapted, made.name, work.sealed), outcome)
     return _result(document, analysis, evaluation)
 

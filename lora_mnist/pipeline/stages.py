@@ -21,7 +21,6 @@ from lora_mnist.runs.records import evaluation_of, record_of_run
 from lora_mnist.runs.rundir import WEIGHTS, Outcome, Run
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
-from lora_mnist.training.loop import learning_rates
 from lora_mnist.training.train import train_base
 
 log = logging.getLogger("lora_mnist")
@@ -50,15 +49,14 @@ def pretrain(request: Request, resume: bool = False) -> dict[str, Any]:
     dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
 
     started = time.perf_counter()
-    model, losses = train_base(settings, dataset, device, request.quiet)
+    model, history = train_base(settings, dataset, device, request.quiet)
     seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     sealed = seal(model.state_dict())
     evaluation = evaluation_of(dataset, sealed, [], logits)
     record = record_of_run(settings, dataset, sealed, device, seconds)
-    rates = learning_rates(settings.pretrain, len(losses))
-    removed = run.save_base(model, record, Outcome(evaluation, logits, losses, rates))
+    removed = run.save_base(model, record, Outcome(evaluation, logits, history.losses, history.rates))
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
     return {**evaluation, "run": str(request.run), "seconds": seconds}

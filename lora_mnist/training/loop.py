@@ -1,6 +1,7 @@
 """The only training loop. What it trains is what requires a gradient: the whole base, or an adapter alone."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,39 +17,51 @@ from lora_mnist.training.optimizer import adam
 WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Images, and which of them each step sees.
+
+    Attributes:
+        images: uint8 (N, 28, 28), on the model's device.
+        labels: int64 (N,), there too.
+        batches: int64 (steps, batch), indices into both.
+        warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    batches: torch.Tensor
+    warps: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """The loss of every step, before that step's update, and its learning rate."""
+
+    losses: tuple[float, ...]
+    rates: tuple[float, ...]
+
+
 def train(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    batches: torch.Tensor,
-    settings: TrainingSettings,
-    description: str = "training",
-    quiet: bool = True,
-    warps: torch.Tensor | None = None,
-) -> list[float]:
+    model: nn.Module, data: TrainingData, settings: TrainingSettings, description: str = "training", quiet: bool = True
+) -> History:
     """Minimise the mean cross-entropy of each batch in turn.
 
     Args:
         model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode.
-        images: uint8 (N, 28, 28), on the model's device.
-        labels: int64 (N,), there too.
-        batches: int64 (steps, batch), indices into both: which images each step sees.
         settings: optimizer, learning rate, schedule, weight decay.
         quiet: True shows no progress bar; False shows one if standard error is a terminal.
-        warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
-
-    Returns:
-        The loss of every step, before that step's update.
 
     Raises:
         UsageError: the loss or a weight became NaN or infinite.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
+    images, labels, batches, warps = data.images, data.labels, data.batches.to(data.images.device), data.warps
     rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(batches), device=images.device)
     model.train()
-    with tqdm(batches.to(images.device), desc=description, unit="step", leave=False, disable=quiet or None) as bar:
+    with tqdm(batches, desc=description, unit="step", leave=False, disable=quiet or None) as bar:
         for step, batch in enumerate(bar):
             seen = normalise(images[batch])  # (B, 28, 28)
             if warps is not None:
@@ -65,14 +78,14 @@ def train(
     if not all(bool(weight.isfinite().all()) for weight in weights):
         raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
     model.eval()
-    return losses.tolist()
+    return History(tuple(losses.tolist()), rates)
 
 
-def learning_rates(settings: TrainingSettings, steps: int) -> list[float]:
+def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:
     """The rate of every step: constant, or half a cosine from the full one to 0 (SGDR, arXiv 1608.03983, eq. 5)."""
     if settings.schedule == "constant":
-        return [settings.learning_rate] * steps
-    return [settings.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
+        return (settings.learning_rate,) * steps
+    return tuple(settings.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps))
 
 
 def _finite_mean(losses: torch.Tensor) -> float:

@@ -10,39 +10,37 @@ from lora_mnist.lora.layers import LoRAConfig
 from lora_mnist.settings.config import FinetuneSettings, Settings
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, focus_batches
-from lora_mnist.training.loop import train
+from lora_mnist.training.loop import History, TrainingData, train
 from lora_mnist.training.model import MLP
 
 
-def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[MLP, list[float]]:
-    """A new base and its losses."""
+def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[MLP, History]:
+    """A new base and its history."""
     torch.manual_seed(settings.seed)
     model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
     recipe, images, labels = settings.pretrain, dataset.train.images, dataset.train.labels
     batches = epoch_batches(len(labels), recipe.batch_size, recipe.epochs, torch.default_generator)
-    return model, train(model, images, labels, batches, recipe, "pretraining", quiet)
+    return model, train(model, TrainingData(images, labels, batches), recipe, "pretraining", quiet)
 
 
 def train_adapter(
     start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, quiet: bool
-) -> tuple[MLP, list[float]]:
-    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its losses."""
+) -> tuple[MLP, History]:
+    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history."""
     adapted = copy.deepcopy(start)
     torch.manual_seed(settings.seed)
     inject(adapted, name, lora_config(settings))
     return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, quiet)
 
 
-def train_all_weights(
-    base: MLP, digit: int, settings: Settings, dataset: Dataset, quiet: bool
-) -> tuple[MLP, list[float]]:
-    """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its losses."""
+def train_all_weights(base: MLP, digit: int, settings: Settings, dataset: Dataset, quiet: bool) -> tuple[MLP, History]:
+    """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
     return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, quiet)
 
 
-def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, quiet: bool) -> list[float]:
+def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, quiet: bool) -> History:
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
@@ -51,7 +49,7 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
     if recipe.shift or recipe.rotate or recipe.zoom:
         moves = (recipe.shift, recipe.rotate, recipe.zoom)
         warps = draw_warps(recipe.steps, recipe.batch_size, *moves, generator).to(images.device)
-    return train(model, images, labels, batches, recipe, f"fine-tuning on {digit}", quiet, warps)
+    return train(model, TrainingData(images, labels, batches, warps), recipe, f"fine-tuning on {digit}", quiet)
 
 
 def lora_config(settings: Settings) -> LoRAConfig:

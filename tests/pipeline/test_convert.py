@@ -49,7 +49,7 @@ def test_full_fine_tuning_has_the_batches_of_an_adapter(run_copy, monkeypatch):
     from lora_mnist.training import train as recipe
 
     honest = recipe.train
-    monkeypatch.setattr(recipe, "train", lambda *a: seen.append((a[3], a[7])) or honest(*a))
+    monkeypatch.setattr(recipe, "train", lambda *a: seen.append((a[1].batches, a[1].warps)) or honest(*a))
     options = {"finetune": {"digit": 3}}
     tuning.finetune(Request(run=run_copy, options=options))
     tuning.finetune(Request(run=run_copy, options={"finetune": {"digit": 3, "rank": 5}}))

@@ -5,13 +5,14 @@ from torch.nn import functional as F
 from lora_mnist.errors import UsageError
 from lora_mnist.lora.seal import seal
 from lora_mnist.settings.config import PretrainSettings
-from lora_mnist.training.loop import _finite_mean, learning_rates, train
+from lora_mnist.training.loop import TrainingData, _finite_mean, learning_rates, train
 from lora_mnist.training.model import MLP, normalise
 
 IMAGES = torch.randint(60, (200, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(10, (200,), generator=torch.Generator().manual_seed(1))
 IMAGES[torch.arange(200), 2 * LABELS] = 255  # a bright row for each digit, so that there is something to learn
 BATCHES = torch.randint(200, (60, 16), generator=torch.Generator().manual_seed(2))
+DATA = TrainingData(IMAGES, LABELS, BATCHES)
 
 
 def settings(**changes):
@@ -22,12 +23,12 @@ def settings(**changes):
 def trained(**changes):
     torch.manual_seed(0)
     model = MLP((12, 11))
-    return model, train(model, IMAGES, LABELS, BATCHES, settings(**changes))
+    return model, train(model, DATA, settings(**changes))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_it_is_the_textbook_loop(optimizer):
-    model, losses = trained(optimizer=optimizer, weight_decay=0.1, schedule="cosine")
+    model, history = trained(optimizer=optimizer, weight_decay=0.1, schedule="cosine")
     torch.manual_seed(0)
     plain = MLP((12, 11))
     kind = torch.optim.Adam if optimizer == "adam" else torch.optim.AdamW
@@ -35,7 +36,8 @@ def test_it_is_the_textbook_loop(optimizer):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(steps, len(BATCHES))
     for i, batch in enumerate(BATCHES):
         loss = F.cross_entropy(plain(normalise(IMAGES[batch])), LABELS[batch])
-        assert losses[i] == pytest.approx(loss.item(), rel=1e-4)
+        assert history.rates[i] == pytest.approx(steps.param_groups[0]["lr"])
+        assert history.losses[i] == pytest.approx(loss.item(), rel=1e-4)
         steps.zero_grad()
         loss.backward()
         steps.step()
@@ -45,8 +47,8 @@ def test_it_is_the_textbook_loop(optimizer):
 
 
 def test_the_loss_falls_and_the_model_is_left_in_eval_mode():
-    model, losses = trained(learning_rate=1e-2)
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    model, history = trained(learning_rate=1e-2)
+    assert sum(history.losses[-10:]) < 0.7 * sum(history.losses[:10])
     assert not model.training
 
 
@@ -60,7 +62,7 @@ def test_what_requires_no_gradient_keeps_its_bytes():
     model = MLP((12, 11))
     model.linear1.requires_grad_(False)
     before = seal(model.linear1.state_dict())
-    train(model, IMAGES, LABELS, BATCHES, settings(weight_decay=0.5))
+    train(model, DATA, settings(weight_decay=0.5))
     assert seal(model.linear1.state_dict()) == before
     assert model.linear1.weight.grad is None
 
@@ -86,4 +88,4 @@ def test_losses_whose_sum_overflows_are_no_bug():
 def test_a_last_step_that_leaves_the_numbers_is_an_error_too():
     torch.manual_seed(0)
     with pytest.raises(UsageError, match="last step"):
-        train(MLP((12, 11)), IMAGES, LABELS, BATCHES[:1], settings(learning_rate=3e38))
+        train(MLP((12, 11)), TrainingData(IMAGES, LABELS, BATCHES[:1]), settings(learning_rate=3e38))

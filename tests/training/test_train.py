@@ -52,16 +52,16 @@ def plain_training(model, split, steps=None):
 
 
 def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
-    _, losses = train_base(settings, digits, torch.device("cpu"), quiet=True)
+    _, history = train_base(settings, digits, torch.device("cpu"), quiet=True)
     torch.manual_seed(settings.seed)
     plain = MLP((40, 30))
     expected = plain_training(plain, (digits.train.images, digits.train.labels))
-    assert losses[: len(expected)] == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert history.losses[: len(expected)] == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
     base, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
-    adapted, losses = train_adapter(base, "a", 9, settings, digits, quiet=True)
+    adapted, history = train_adapter(base, "a", 9, settings, digits, quiet=True)
 
     torch.manual_seed(settings.seed)
     base.requires_grad_(False)
@@ -70,7 +70,7 @@ def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
     nines = digits.train.labels == 9
     torch.manual_seed(settings.seed)  # the order of images does not hang on the size of the adapter
     expected = plain_training(base, (digits.train.images[nines], digits.train.labels[nines]), 12)
-    assert losses == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert history.losses == pytest.approx(expected, rel=1e-3, abs=1e-4)
     updates = updates_of(adapted, "a")
     assert set(updates) == {"linear1", "linear2", "linear3"}
     for name, update in updates.items():
