@@ -83,7 +83,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 130, "Interrupted; what was finished before is kept."
     if isinstance(error, _Terminated):
         return 143, "Terminated; what was finished before is kept."
-    if isinstance(error, MemoryError) or "allocate" in str(error):  # torch says it in a RuntimeError
+    if _is_out_of_memory(error):
         return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
     if isinstance(error, OSError):
         return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."
@@ -91,3 +91,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
         1,
         f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Run it again with --debug and report that.",
     )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")  # without it, it has not raised anything
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
+        return True
+    # On the CPU torch raises a plain RuntimeError, known only by the name that its allocator gives itself.
+    return type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,44 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lora_mnist.cli.exits import report_error
+
+
+def raised(function) -> BaseException:
+    with pytest.raises(BaseException) as caught:
+        function()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        raised(lambda: torch.empty(10**15)),
+        raised(lambda: torch.ones(1).expand(10**15).contiguous()),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB."),
+        raised(lambda: bytearray(2**62)),
+    ],
+    ids=["CPU", "CPU, in an operation", "CUDA", "Python"],
+)
+def test_memory_that_is_refused_is_no_bug(refused, capsys):
+    assert report_error(refused, as_json=True) == 2
+    assert "not enough memory" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, Exception])
+def test_a_sentence_that_speaks_of_allocation_is_one(error, capsys):
+    assert report_error(error("cannot allocate a digit to this image"), as_json=False) == 1
+    assert "bug" in capsys.readouterr().err
+
+
+def test_torch_is_not_imported_to_ask():
+    code = (
+        "import sys; from lora_mnist.cli.exits import report_error\n"
+        "print(report_error(MemoryError(), False), report_error(RuntimeError('x'), False), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 1 False\n"
