@@ -50,3 +50,19 @@ class DiskError(LoraMnistError):
     """The disk refused a write."""
 
     exit_code = 6
+
+
+class LoRAError(LoraMnistError, ValueError):
+    """What `lora_mnist.lora` cannot do as it was asked; the base of all its errors but `DiskError`."""
+
+    exit_code = 2
+
+
+class AdapterError(LoRAError, RunError):
+    """An adapter's files are missing, unreadable, made for another base, or use what is not implemented."""
+
+    exit_code = 4
+
+
+class DamagedError(AdapterError, AlteredError):
+    """Stored bytes that cannot be what was saved: a seal that does not hold, a config that is not JSON."""

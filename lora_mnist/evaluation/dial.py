@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lora_mnist.datasets.dataset import Split
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.metrics import counts_of, logits_of, require_finite
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.training.model import MLP
@@ -70,6 +70,6 @@ def _measure(
     for strength in sorted({*strengths, *there}):
         try:
             points.append(there.get(strength) or counts_at(adapted, name, strength, split, digit))
-        except UsageError:
+        except (UsageError, LoRAError):  # too large to apply, or for finite logits
             break
     return points

@@ -3,7 +3,10 @@
 W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank). W itself is never written.
 """
 
+from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
 from lora_mnist.lora.adapters import (
+    LayerParameters,
+    ParameterTable,
     adapter_names,
     base_tensors,
     disabled,
@@ -20,27 +23,42 @@ from lora_mnist.lora.adapters import (
 from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
 from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
+from lora_mnist.lora.peft import load_adapter, load_seal, save_adapter
+from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
 
 __all__ = [
+    "AdapterError",
     "Approximation",
+    "DamagedError",
+    "DiskError",
+    "LayerParameters",
     "LoRAConfig",
+    "LoRAError",
     "LoRALinear",
     "LoRAUpdate",
+    "ParameterTable",
+    "Seal",
     "adapter_names",
     "base_tensors",
+    "changed_bytes",
     "combine_cat",
     "combine_svd",
     "disabled",
     "extract",
     "factorise",
+    "first_difference",
     "inject",
     "is_merged",
     "left_out",
     "linear_layers",
+    "load_adapter",
+    "load_seal",
     "merge",
     "merged_copy",
     "parameter_table",
     "remove",
+    "save_adapter",
+    "seal",
     "set_strength",
     "strengths",
     "switch",

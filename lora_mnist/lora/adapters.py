@@ -6,15 +6,14 @@ A model stays what it is; only its target layers are exchanged for `LoRALinear`,
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import nn
 
-from lora_mnist.errors import UsageError
-from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate, check_name
-from lora_mnist.training.linear import Linear
+from lora_mnist.errors import LoRAError
+from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate, check_name, is_linear
 
 
 def inject(
@@ -35,13 +34,13 @@ def inject(
         The new update of every adapted layer, by the layer's name.
 
     Raises:
-        UsageError: a pattern matches no linear layer, the rank is above the smaller side of every target, the
+        LoRAError: a pattern matches no linear layer, the rank is above the smaller side of every target, the
             model is merged, or it has an adapter of that name, or torch cannot store one under it.
     """
     layers = linear_layers(model)
     sides = [(own.rank, _smaller_side(layers[path])) for path, own in config.of_layers(layers).items()]
     if all(rank > side > 0 for rank, side in sides):
-        raise UsageError(
+        raise LoRAError(
             f"`rank` (={config.rank}) is above the smaller side of every target layer.",
             f"Choose a rank of at most {max(side for _, side in sides)}.",
         )
@@ -55,19 +54,19 @@ def attach(
     layers = linear_layers(model)
     configs = config.of_layers(layers)
     if not all(_smaller_side(layers[path]) for path in configs):
-        raise UsageError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
+        raise LoRAError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
     check_name(name, adapter_names(model))
     for layer in adapted_layers(model).values():
         layer.require_unmerged("add an adapter")
     linears = {path: plain_linear(layers[path]) for path in configs}
     if "" in linears and not isinstance(model, LoRALinear):
-        raise UsageError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
+        raise LoRAError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
     updates = {path: LoRAUpdate(linears[path], own, generator) for path, own in configs.items()}
     for path, update in updates.items():  # nothing can fail from here on
-        layer = layers[path]
-        if not isinstance(layer, LoRALinear):
-            layer = LoRALinear(layer)
-            exchange(model, layers[path], layer)
+        found = layers[path]
+        layer = found if isinstance(found, LoRALinear) else LoRALinear(found)
+        if layer is not found:
+            exchange(model, found, layer)
         layer.updates[name] = update.train(layer.training)
     train_only(model, name)
     return updates
@@ -77,7 +76,7 @@ def remove(model: nn.Module, name: str) -> None:
     """Take adapter `name` out; a layer without adapters is the `nn.Linear` it was. The base stays frozen.
 
     Raises:
-        UsageError: there is no such adapter, or the model is merged.
+        LoRAError: there is no such adapter, or the model is merged.
     """
     updates = updates_of(model, name)
     layers = {path: layer for path, layer in adapted_layers(model).items() if path in updates}
@@ -95,9 +94,9 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 
 def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
-    """The updates of adapter `name`, by the name of their layer. Raises UsageError if there is no such adapter."""
+    """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
     if name not in adapter_names(model):
-        raise UsageError(
+        raise LoRAError(
             f"The model has no adapter {name!r}.", f"It has {', '.join(adapter_names(model)) or 'no adapters'}."
         )
     return {path: layer.updates[name] for path, layer in adapted_layers(model).items() if name in layer.updates}
@@ -112,7 +111,7 @@ def set_strength(model: nn.Module, name: str, strength: float) -> None:
     """Apply adapter `name` with a factor: 1 as trained, 0 off.
 
     Raises:
-        UsageError: it is not finite, there is no such adapter, or the model is merged.
+        LoRAError: it is not finite, there is no such adapter, or the model is merged.
     """
     switch(model, {**strengths(model), name: strength})
 
@@ -121,16 +120,14 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
     """Apply the adapters in `wanted`, each with its strength, and no other. If it raises, nothing is switched.
 
     Raises:
-        UsageError: a strength is not finite or too large, there is no such adapter, or the model is merged.
+        LoRAError: a strength is not finite or too large, there is no such adapter, or the model is merged.
     """
     for name, strength in wanted.items():
         updates = updates_of(model, name).values()
         if not isinstance(strength, Real) or not math.isfinite(strength):
-            raise UsageError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
+            raise LoRAError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
         if any(abs(strength * one.scaling) > torch.finfo(one.lora_B.dtype).max for one in updates):
-            raise UsageError(
-                f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one."
-            )
+            raise LoRAError(f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one.")
     for layer in adapted_layers(model).values():
         layer.require_unmerged("switch adapters")
     for layer in adapted_layers(model).values():
@@ -152,7 +149,7 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def train_only(model: nn.Module, name: str) -> None:
-    """Let adapter `name` require gradients, and nothing else in `model`. Raises UsageError if there is none."""
+    """Let adapter `name` require gradients, and nothing else in `model`. Raises LoRAError if there is none."""
     updates = updates_of(model, name)
     model.requires_grad_(False)
     for update in updates.values():
@@ -171,8 +168,8 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
 
 
-def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Module]:
-    """Layers that can be adapted (`nn.Linear` whose forward is the usual one) or are (`LoRALinear`), by name.
+def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear | LoRALinear]:
+    """Layers that can be adapted (see `is_linear`) or are (`LoRALinear`), by name.
 
     A layer that occurs twice goes by its first name, or under both if `every_name`; adapted, it is so at both places.
     """
@@ -180,11 +177,11 @@ def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Mo
     return {
         path: module
         for path, module in model.named_modules(remove_duplicate=not every_name)
-        if isinstance(module, LoRALinear) or (_is_linear(module) and id(module) not in wrapped)
+        if isinstance(module, LoRALinear) or (is_linear(module) and id(module) not in wrapped)
     }
 
 
-def plain_linear(layer: nn.Module) -> nn.Linear:
+def plain_linear(layer: nn.Linear | LoRALinear) -> nn.Linear:
     """An entry of `linear_layers` without its adapters."""
     return layer.base if isinstance(layer, LoRALinear) else layer
 
@@ -195,38 +192,69 @@ def adapted_layers(model: nn.Module, every_name: bool = False) -> dict[str, LoRA
     return {path: module for path, module in modules if isinstance(module, LoRALinear)}
 
 
-def parameter_table(model: nn.Module, name: str) -> dict[str, Any]:
-    """Shapes layer by layer, and totals: `base`, `added` by adapter `name`, `total`, `share` = added / base."""
+@dataclass(frozen=True)
+class LayerParameters:
+    """The shapes of one linear layer.
+
+    Attributes:
+        layer: its name.
+        weight: (out, in).
+        bias: (out,), or None where there is none.
+        lora_A, lora_B: (rank, in) and (out, rank), or None where the adapter has no part in this layer.
+        scaling: likewise.
+    """
+
+    layer: str
+    weight: tuple[int, ...]
+    bias: tuple[int, ...] | None
+    lora_A: tuple[int, ...] | None  # noqa: N815 - the parameter's name
+    lora_B: tuple[int, ...] | None  # noqa: N815
+    scaling: float | None
+
+
+@dataclass(frozen=True)
+class ParameterTable:
+    """What an adapter costs.
+
+    Attributes:
+        layers: all linear layers of the model, in its order.
+        base: parameters of the model without any adapter.
+        added: parameters of the adapter.
+        total: base + added.
+        share: added / base.
+    """
+
+    layers: tuple[LayerParameters, ...]
+    base: int
+    added: int
+    total: int
+    share: float
+
+
+def parameter_table(model: nn.Module, name: str) -> ParameterTable:
+    """Shapes layer by layer, and how many numbers adapter `name` adds. Raises LoRAError if there is none."""
     updates = updates_of(model, name)
     rows = []
     for path, layer in linear_layers(model).items():
         linear, update = plain_linear(layer), updates.get(path)
         rows.append(
-            {
-                "layer": path,
-                "weight": list(linear.weight.shape),
-                "bias": None if linear.bias is None else list(linear.bias.shape),
-                "lora_A": update and list(update.lora_A.shape),
-                "lora_B": update and list(update.lora_B.shape),
-                "scaling": update and update.scaling,
-            }
+            LayerParameters(
+                layer=path,
+                weight=tuple(linear.weight.shape),
+                bias=None if linear.bias is None else tuple(linear.bias.shape),
+                lora_A=None if update is None else tuple(update.lora_A.shape),
+                lora_B=None if update is None else tuple(update.lora_B.shape),
+                scaling=None if update is None else update.scaling,
+            )
         )
     added = sum(parameter.numel() for update in updates.values() for parameter in update.parameters())
-    of_adapters = {id(p) for layer in adapted_layers(model).values() for p in layer.updates.parameters()}
+    all_updates = [update for layer in adapted_layers(model).values() for update in layer.updates.values()]
+    of_adapters = {id(parameter) for update in all_updates for parameter in update.parameters()}
     base = sum(p.numel() for p in model.parameters() if id(p) not in of_adapters)
-    return {"layers": rows, "base": base, "added": added, "total": base + added, "share": added / base}
+    return ParameterTable(tuple(rows), base, added, base + added, added / base)
 
 
-def _is_linear(module: nn.Module) -> bool:
-    """Quantised and other layers that inherit from nn.Linear but compute otherwise are left alone."""
-    return (
-        isinstance(module, nn.Linear)
-        and type(module).forward in (nn.Linear.forward, Linear.forward)
-        and "forward" not in vars(module)  # replaced on this one layer
-    )
-
-
-def _smaller_side(layer: nn.Module) -> int:
+def _smaller_side(layer: nn.Linear | LoRALinear) -> int:
     return min(layer.in_features, layer.out_features)
 
 

@@ -5,17 +5,16 @@ W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, 
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.errors import UsageError
-from lora_mnist.training.linear import Linear, linear
+from lora_mnist.errors import LoRAError
 
 LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack of memory
 
@@ -39,7 +38,7 @@ class LoRAConfig:
             the model starts as the base (section 4.1).
 
     Raises:
-        UsageError: a value is out of its range.
+        LoRAError: a value is out of its range.
     """
 
     targets: tuple[str, ...] = (".*",)
@@ -79,16 +78,16 @@ class LoRAConfig:
         """What it comes to for each of its target layers among `layers`, in their order; without patterns.
 
         Raises:
-            UsageError: a pattern finds no layer. Those of rank and alpha look among the target layers only.
+            LoRAError: a pattern finds no layer. Those of rank and alpha look among the target layers only.
         """
         layers = list(layers)
         found = find(self.targets, layers)
         targets = [layer for layer in layers if layer in found]
         ranks, alphas = _by_layer(self.rank_pattern, targets), _by_layer(self.alpha_pattern, targets)
-        own = {"rank_pattern": {}, "alpha_pattern": {}}
+        plain = replace(self, rank_pattern={}, alpha_pattern={})
         return {
             layer: replace(
-                self, targets=(layer,), rank=ranks.get(layer, self.rank), alpha=alphas.get(layer, self.alpha), **own
+                plain, targets=(layer,), rank=ranks.get(layer, self.rank), alpha=alphas.get(layer, self.alpha)
             )
             for layer in targets
         }
@@ -97,7 +96,7 @@ class LoRAConfig:
 def _require(rules: Iterable[tuple[str, Any, bool, str]]) -> None:
     for name, value, holds, rule in rules:
         if not holds:
-            raise UsageError(f"`{name}` (={value!r}) must be {rule}.", "Correct that value.")
+            raise LoRAError(f"`{name}` (={value!r}) must be {rule}.", "Correct that value.")
 
 
 def _is_number(value: Any) -> bool:
@@ -108,7 +107,7 @@ def find(patterns: Iterable[str], layers: Sequence[str]) -> set[str]:
     """The names among `layers` that at least one of `patterns` finds.
 
     Raises:
-        UsageError: a pattern finds none, or is not a valid expression.
+        LoRAError: a pattern finds none, or is not a valid expression.
     """
     return set().union(*(_find(pattern, layers) for pattern in patterns))
 
@@ -121,10 +120,10 @@ def _find(pattern: str, layers: Sequence[str], kind: str = "linear") -> set[str]
     try:
         by_expression = {layer for layer in layers if re.fullmatch(pattern, layer)}
     except re.error as error:
-        raise UsageError(f"Target {pattern!r} is not a regular expression: {error}.", "Correct it.") from error
+        raise LoRAError(f"Target {pattern!r} is not a regular expression: {error}.", "Correct it.") from error
     if not by_expression:
         there = f"The {kind} layers are {', '.join(layers)}." if layers else "There is none to adapt."
-        raise UsageError(f"Target {pattern!r} matches no {kind} layer.", there)
+        raise LoRAError(f"Target {pattern!r} matches no {kind} layer.", there)
     return by_expression
 
 
@@ -134,11 +133,27 @@ def _by_layer(values: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any
 
 
 def check_name(name: str, taken: Iterable[str]) -> None:
-    """Raises UsageError if a new adapter cannot be called `name`."""
+    """Raises LoRAError if a new adapter cannot be called `name`."""
     if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise UsageError(f"{name!r} cannot be an adapter's name: torch has another use for it.", "Choose another one.")
+        raise LoRAError(f"{name!r} cannot be an adapter's name: torch has another use for it.", "Choose another one.")
     if name in taken:
-        raise UsageError(f"The model has an adapter {name!r} already.", "Give this one another name.")
+        raise LoRAError(f"The model has an adapter {name!r} already.", "Give this one another name.")
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether `module` computes x Wᵀ + b and nothing else, so that it can be adapted.
+
+    That is an `nn.Linear` with the forward of that class. A subclass with a forward of its own, as quantised layers
+    have, computes who knows what, unless it has a static method `linear_product(x, weight, bias)` beside it: that is
+    then what its forward does with its own weight and bias, and what a merged layer does with the merged weight.
+    """
+    kind, forward = type(module), type(module).forward
+    origins = [origin for origin in kind.__mro__ if vars(origin).get("forward") is forward]
+    return (
+        isinstance(module, nn.Linear)
+        and "forward" not in vars(module)  # replaced on this one layer
+        and any(origin is nn.Linear or "linear_product" in vars(origin) for origin in origins)
+    )
 
 
 class LoRAUpdate(nn.Module):
@@ -204,28 +219,31 @@ class LoRALinear(nn.Module):
         base: (in) → (out); frozen from now on.
 
     Raises:
-        UsageError: `base` is not an `nn.Linear`.
+        LoRAError: `base` is not an `nn.Linear`, or one with a forward of its own.
     """
+
+    merged: torch.Tensor | None
 
     def __init__(self, base: nn.Linear):
         super().__init__()
-        if not isinstance(base, nn.Linear):
-            raise UsageError(f"LoRALinear adapts an nn.Linear, not a {type(base).__name__}.", "Adapt its layers.")
-        self.base = base.requires_grad_(False)
-        self.updates = nn.ModuleDict()
+        if not is_linear(base):
+            raise LoRAError(f"LoRALinear adapts a plain nn.Linear, not a {type(base).__name__}.", "Adapt its layers.")
+        self.base: nn.Linear = base.requires_grad_(False)
+        self.updates = cast(MutableMapping[str, LoRAUpdate], nn.ModuleDict())
         self.register_buffer("merged", None, persistent=False)  # (out, in) or None
         self.off = False
         self.train(base.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)."""
-        if self.off:
-            return self.base(x)
-        if self.merged is not None:
+        if self.merged is not None and not self.off:
             self._refuse_training()
-            product = linear if isinstance(self.base, Linear) else F.linear  # the one that the base takes
+            # not by exchanging the base's weight for the time of a call: two threads at once would lose W for good
+            product: Callable[..., torch.Tensor] = getattr(type(self.base), "linear_product", F.linear)
             return product(x, self.merged, self.base.bias)
-        y = self.base(x)
+        y: torch.Tensor = self.base(x)
+        if self.off:
+            return y
         if self.base._forward_hooks:
             y = y.clone()  # a hook may have kept it, and an update may add to it in place
         for update in self.updates.values():
@@ -236,8 +254,11 @@ class LoRALinear(nn.Module):
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
         """Add the update of adapter `name`. The patterns in `config` mean nothing here; `inject` resolves them.
 
+        Args:
+            generator: draws `lora_A` (rank, in); None takes torch's global one.
+
         Raises:
-            UsageError: there is one of that name, torch cannot store one under it, or the layer is merged.
+            LoRAError: there is one of that name, torch cannot store one under it, or the layer is merged.
         """
         self.require_unmerged("add an adapter")
         check_name(name, self.updates)
@@ -278,13 +299,13 @@ class LoRALinear(nn.Module):
         return self.base.out_features
 
     def require_unmerged(self, action: str) -> None:
-        """Raises UsageError if the layer is merged: what `action` changes would not show in the merged matrix."""
+        """Raises LoRAError if the layer is merged: what `action` changes would not show in the merged matrix."""
         if self.merged is not None:
-            raise UsageError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
+            raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
 
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
-            raise UsageError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`, first.")
+            raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`, first.")
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         # torch loads layer by layer: those before this one have their new weights by now

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError
 from lora_mnist.lora.adapters import (
     adapter_names,
     attach,
@@ -57,7 +57,7 @@ def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
     """
     _check_rank(rank)
     if not bool(matrix.isfinite().all()):
-        raise UsageError("A matrix with NaN or infinity in it has no singular values.", "Check the weights.")
+        raise LoRAError("A matrix with NaN or infinity in it has no singular values.", "Check the weights.")
     u, s, vh = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
     kept = min(rank, len(s))
     return vh[:kept], u[:, :kept] * s[:kept], Approximation(tuple(s.tolist()), kept)
@@ -86,10 +86,10 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
         What each layer's difference became, by the layer's name.
 
     Raises:
-        UsageError: the two are not of one architecture, a weight is not finite, or as `inject` does.
+        LoRAError: the two are not of one architecture, a weight is not finite, or as `inject` does.
     """
     if _shapes(base_tensors(model)) != _shapes(base_tensors(tuned)):
-        raise UsageError("The two networks have different tensors.", "Take a network tuned from this base.")
+        raise LoRAError("The two networks have different tensors.", "Take a network tuned from this base.")
     before = {path: plain_linear(layer).weight.detach() for path, layer in linear_layers(model).items()}
     after = {path: layer.weight.detach() for path, layer in linear_layers(tuned).items()}
     factors, kept = {}, {}
@@ -124,7 +124,7 @@ def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> di
         The new updates, by layer.
 
     Raises:
-        UsageError: no adapter is given, one does not exist, a weight is not finite, or as `inject` does.
+        LoRAError: no adapter is given, one does not exist, a weight is not finite, or as `inject` does.
     """
     factors = {}
     for path, parts in _parts(model, weights).items():
@@ -154,11 +154,11 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
 
 def _parts(model: nn.Module, weights: Mapping[str, float]) -> dict[str, list[tuple[LoRAUpdate, float]]]:
     if not weights:
-        raise UsageError("There is nothing to combine.", f"The adapters are {', '.join(adapter_names(model))}.")
+        raise LoRAError("There is nothing to combine.", f"The adapters are {', '.join(adapter_names(model))}.")
     parts: dict[str, list[tuple[LoRAUpdate, float]]] = {}
     for name, weight in weights.items():
         if not math.isfinite(weight):
-            raise UsageError(f"The weight of {name!r} (={weight}) must be a finite number.", "Correct that value.")
+            raise LoRAError(f"The weight of {name!r} (={weight}) must be a finite number.", "Correct that value.")
         for path, update in updates_of(model, name).items():
             parts.setdefault(path, []).append((update, weight))
     return parts
@@ -177,7 +177,7 @@ def _install(model: nn.Module, name: str, factors: Mapping[str, Sequence[torch.T
     for path, parts in factors.items():
         dtype = plain_linear(linear_layers(model)[path]).weight.dtype
         if not all(bool(part.to(dtype).isfinite().all()) for part in parts):
-            raise UsageError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
+            raise LoRAError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
     updates = attach(model, name, config, torch.Generator())  # a generator of its own: what it draws is overwritten
     with torch.no_grad():
         for path, (a, b) in factors.items():
@@ -193,4 +193,4 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
 
 def _check_rank(rank: int) -> None:
     if type(rank) is not int or rank < 1:
-        raise UsageError(f"`rank` (={rank!r}) must be a whole number from 1.", "Correct that value.")
+        raise LoRAError(f"`rank` (={rank!r}) must be a whole number from 1.", "Correct that value.")

@@ -8,12 +8,11 @@ import copy
 
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
+from torch.nn.utils import parametrize
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError
 from lora_mnist.lora.adapters import adapted_layers, exchange
 from lora_mnist.lora.layers import LoRALinear
-from lora_mnist.training.linear import Linear
 
 
 def merge(model: nn.Module) -> None:
@@ -23,17 +22,17 @@ def merge(model: nn.Module) -> None:
     more. Until `unmerge`, adapters can neither train, nor be added, removed or switched.
 
     Raises:
-        UsageError: a merged weight would not be finite, or a layer has forward hooks, which one matrix would go past;
+        LoRAError: a merged weight would not be finite, or a layer has forward hooks, which one matrix would go past;
             nothing is merged then.
     """
     layers = adapted_layers(model)
     weights = {}
     for path, layer in layers.items():
         if layer.base._forward_hooks or layer.base._forward_pre_hooks:
-            raise UsageError(f"{path} has forward hooks, which a merged weight would go past.", "Remove them before.")
+            raise LoRAError(f"{path} has forward hooks, which a merged weight would go past.", "Remove them before.")
         weights[path] = _merged(layer)
         if not bool(weights[path].isfinite().all()):
-            raise UsageError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
+            raise LoRAError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
     for path, layer in layers.items():
         layer.merged = weights[path]
 
@@ -50,9 +49,9 @@ def is_merged(model: nn.Module) -> bool:
 
 
 def merged_copy(model: nn.Module) -> nn.Module:
-    """A copy without any adapter: plain `nn.Linear` layers that hold the merged weights, and share nothing.
+    """A copy without any adapter: the layers it was before, with the merged weights in them, which shares nothing.
 
-    Its parameters do not require gradients. Raises UsageError as `merge` does.
+    Its parameters do not require gradients. Raises LoRAError as `merge` does.
     """
     plain = copy.deepcopy(model)
     unmerge(plain)
@@ -75,10 +74,14 @@ def _merged(layer: LoRALinear) -> torch.Tensor:
 
 
 def _plain(layer: LoRALinear) -> nn.Linear:
-    weight, bias = layer.merged, layer.base.bias
-    kind = Linear if isinstance(layer.base, Linear) else nn.Linear
-    linear = skip_init(kind, *reversed(weight.shape), bias is not None, device=weight.device, dtype=weight.dtype)
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return linear.train(layer.training)
+    """The layer's own base, which belongs to a copy, with the merged weight in place of W and nothing parametrized."""
+    base, weight = layer.base, layer.merged
+    assert weight is not None, "`merged_copy` has merged it"
+    made = getattr(base, "parametrizations", nn.ModuleDict())
+    values = {name: getattr(base, name).detach().clone() for name in made} | {"weight": weight}
+    # not `remove_parametrizations`: it takes the properties off a class that the copy has in common with the model
+    base.__class__ = parametrize.type_before_parametrizations(base)
+    base._modules.pop("parametrizations", None)
+    for name, value in values.items():
+        setattr(base, name, nn.Parameter(value, requires_grad=False))
+    return base.requires_grad_(False).train(layer.training)

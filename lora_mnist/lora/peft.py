@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskError, LoRAError, RunError
 from lora_mnist.files import read_json, to_json, write_files
 from lora_mnist.lora.adapters import attach, base_tensors, linear_layers, remove, updates_of
 from lora_mnist.lora.layers import LoRAConfig, LoRAUpdate
@@ -51,8 +51,8 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
         base_seal: of the base; None makes it now.
 
     Raises:
-        UsageError: there is no such adapter, or it is not finite.
-        DiskError: the disk refused.
+        LoRAError: there is no such adapter, or it is not finite.
+        DiskError: the disk refused; what was in the folder before is still there.
     """
     folder, updates = Path(folder), updates_of(model, name)
     own = {path: update.config for path, update in updates.items()}
@@ -72,10 +72,13 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
     }
     tensors = {key: part.detach().float().cpu().contiguous() for key, part in _tensors(updates).items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise UsageError(f"Adapter {name!r} has NaN or infinity in it.", "Train it with a lower learning rate.")
+        raise LoRAError(f"Adapter {name!r} has NaN or infinity in it.", "Train it with a lower learning rate.")
     base_seal = base_seal or seal(base_tensors(model))
     contents = {CONFIG: to_json(document), WEIGHTS: save(tensors, {"base_seal": base_seal.to_text()})}
-    write_files(folder, contents)
+    try:
+        write_files(folder, contents)
+    except DiskError as error:
+        raise DiskError(error.cause, "Free space or choose another folder; what was in this one is kept.") from error
 
 
 def load_adapter(
@@ -91,19 +94,19 @@ def load_adapter(
         The updates by layer.
 
     Raises:
-        RunError: a file is missing or damaged, does not fit, uses an option that is not implemented, or was made on
+        AdapterError: a file is missing or damaged, does not fit, uses an option that is not implemented, or was made on
             another base; the first tensor that differs is named.
-        UsageError: as `inject` does for the name.
+        LoRAError: as `inject` does for the name.
     """
     folder = Path(folder)
     stored = load_seal(folder)
     if stored is None and not allow_unsealed:
-        raise RunError(
+        raise AdapterError(
             f"{folder / WEIGHTS} does not say which base it was trained on.",
-            "Use --allow-unsealed if you know that it was this one.",
+            "Pass allow_unsealed=True if you know that it was this one.",
         )
     if stored is not None and (different := first_difference(stored, base_seal or seal(base_tensors(model)))):
-        raise RunError(
+        raise AdapterError(
             f"The adapter in {folder} was trained on another base: tensor {different} differs.",
             "Use it with the base it came from, or train it again on this one.",
         )
@@ -127,21 +130,16 @@ def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
     """Read adapter_config.json, with PEFT's patterns resolved to the names in `layers`, those of the linear layers.
 
     Raises:
-        RunError: it is missing, damaged, finds no layer, or uses an option of PEFT's that is not implemented here.
+        AdapterError: it is missing, damaged, finds no layer, or uses an option of PEFT's that is not implemented here.
     """
-    path, layers = folder / CONFIG, list(layers)
-    document = read_json(path)
-    if not isinstance(document, dict):
-        raise RunError(f"{path} is not an adapter's config.", "Restore it.")
-    _refuse_what_is_not_implemented(path, document)
-    if missing := [key for key in ("r", "lora_alpha", "target_modules") if document.get(key) is None]:
-        raise RunError(f"{path} has no {missing[0]!r}.", "Restore it, or make the adapter again with --force.")
+    path = folder / CONFIG
+    document = _read_config(path)
     start = document.get("init_lora_weights", True)
+    ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
     try:
         targets = [layer for layer in layers if _is_target(document["target_modules"], layer)]
         if not targets:
-            raise RunError(f"{path}: target_modules finds no linear layer of this model.", "Use it with its own base.")
-        ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
+            raise AdapterError(f"{path}: target_modules finds no linear layer of this model.", "Use its own base.")
         return LoRAConfig(
             targets=tuple(targets),
             rank=document["r"],
@@ -152,25 +150,44 @@ def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
             dropout=document.get("lora_dropout", 0.0),
             init="gaussian" if start == "gaussian" else "kaiming",
         )
-    except UsageError as error:
-        raise RunError(f"{path}: {error.cause}", "Restore it.") from error
+    except AdapterError:
+        raise
+    except LoRAError as error:
+        raise AdapterError(f"{path}: {error.cause}", "Restore it.") from error
     except (TypeError, AttributeError, re.error) as error:
-        raise RunError(f"{path} is not an adapter's config: {error}.", "Restore it.") from error
+        raise AdapterError(f"{path} is not an adapter's config: {error}.", "Restore it.") from error
 
 
 def load_seal(folder: Path) -> Seal | None:
     """The seal of the base that the adapter was trained on, if it carries one.
 
     Raises:
-        RunError: the file is missing or damaged.
+        AdapterError: the file is missing or damaged.
     """
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("base_seal")
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+        raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
     return None if text is None else Seal.from_text(text)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Its document, with every option known and nothing missing for which PEFT would take a default in silence."""
+    way_out = "Restore it, or save the adapter again."
+    try:
+        document = read_json(path)
+    except AlteredError as error:
+        raise DamagedError(error.cause, way_out) from error
+    except RunError as error:
+        raise AdapterError(error.cause, way_out) from error
+    if not isinstance(document, dict):
+        raise AdapterError(f"{path} is not an adapter's config.", way_out)
+    _refuse_what_is_not_implemented(path, document)
+    if missing := [key for key in ("r", "lora_alpha", "target_modules") if document.get(key) is None]:
+        raise AdapterError(f"{path} has no {missing[0]!r}.", way_out)
+    return document
 
 
 def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> None:
@@ -184,7 +201,9 @@ def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> 
         else:
             known = name in OURS | IGNORED or value is None or value is False or value in ({}, [])
         if not known:
-            raise RunError(f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it.")
+            raise AdapterError(
+                f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it."
+            )
 
 
 def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRAConfig) -> None:
@@ -193,7 +212,7 @@ def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRACo
     everywhere = [id(layer) for layer in linear_layers(model, every_name=True).values()]
     for target in config.targets:
         if everywhere.count(id(layers[target])) > 1:
-            raise RunError(
+            raise AdapterError(
                 f"{folder}: {target} occurs twice in the model, and PEFT adapts only its first place.",
                 "Give the model two layers there.",
             )
@@ -204,21 +223,23 @@ def _load_weights(path: Path, updates: Mapping[str, LoRAUpdate]) -> None:
     try:
         tensors = load(path.read_bytes())
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
-        raise RunError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+        raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
     wanted = _tensors(updates)
     for trouble, keys in (
         ("lacks", wanted.keys() - tensors.keys()),
         ("should not have", tensors.keys() - wanted.keys()),
     ):
         if keys:
-            raise RunError(f"{path} {trouble} {', '.join(sorted(keys))}.", "Restore the adapter.")
+            raise AdapterError(f"{path} {trouble} {', '.join(sorted(keys))}.", "Restore the adapter.")
     for key, parameter in wanted.items():
         stored = tensors[key]
         if stored.shape != parameter.shape or stored.dtype not in DTYPES:
             found = f"{tuple(stored.shape)} of {stored.dtype}"
-            raise RunError(f"{path}: {key} is {found}, not {tuple(parameter.shape)} floats.", "Restore the adapter.")
+            raise AdapterError(
+                f"{path}: {key} is {found}, not {tuple(parameter.shape)} floats.", "Restore the adapter."
+            )
         if not stored.to(parameter.dtype).isfinite().all():
-            raise RunError(f"{path}: {key} is not finite in {parameter.dtype}.", "Restore the adapter.")
+            raise AdapterError(f"{path}: {key} is not finite in {parameter.dtype}.", "Restore the adapter.")
         with torch.no_grad():
             parameter.copy_(stored)
 

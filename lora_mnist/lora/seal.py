@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lora_mnist.errors import AlteredError
+from lora_mnist.errors import DamagedError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Seal:
 
     @classmethod
     def from_text(cls, text: str) -> "Seal":
-        """Raises AlteredError if `text` is not a seal, or not a whole one."""
+        """Raises DamagedError if `text` is not a seal, or not a whole one."""
         try:
             document = json.loads(text)
             seal = cls(dict(document["tensors"]))
@@ -34,7 +34,7 @@ class Seal:
         except (ValueError, TypeError, KeyError, RecursionError):
             whole = False
         if not whole:
-            raise AlteredError("The stored seal is damaged.", "Restore the file it came from.")
+            raise DamagedError("The stored seal is damaged.", "Restore the file it came from.")
         return seal
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -179,7 +179,7 @@ def keep_adapter(work: Workspace, adapted: MLP, made: Made) -> dict[str, Any]:
     require_finite(logits, "Choose a lower --learning-rate." if trained else "Check the network it is made from.")
     if not findings["passed"]:
         raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
-    table = parameter_table(adapted, made.name)
+    table = asdict(parameter_table(adapted, made.name))
     environs = {**made.facts, "on_top_of": list(made.on_top_of), **environment(work.device)}
     document = record_of_tuning(made.method, made.name, made.digit, made.settings, table, findings, **environs)
     used = [{"name": name, "strength": 1.0} for name in (*made.on_top_of, made.name)]

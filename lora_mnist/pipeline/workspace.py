@@ -15,6 +15,7 @@ from lora_mnist.evaluation.metrics import logits_of, weakest_digit
 from lora_mnist.files import standing
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
+from lora_mnist.lora.peft import WEIGHTS as ADAPTER
 from lora_mnist.lora.seal import Seal
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.rundir import WEIGHTS, Run
@@ -82,17 +83,23 @@ class Workspace:
 
         Raises:
             RunError: one is missing, damaged, or made on another base; or has no seal, unless that is allowed.
-            UsageError: a strength is not finite.
+            LoRAError: a strength is not finite.
         """
         model, used = copy.deepcopy(self.base), []
         for one in adapters:
             folder, name = self._locate(one.reference)
             names = (name, *(f"{name}-{i}" for i in range(2, len(adapters) + 2)))  # folders may be called the same
             name = next(free for free in names if free not in {other["name"] for other in used})
+            sealed = load_seal(folder)
+            if sealed is None and not allow_unsealed:
+                raise RunError(
+                    f"{folder / ADAPTER} does not say which base it was trained on.",
+                    "Use --allow-unsealed if you know that it was this one.",
+                )
             load_adapter(folder, model, name, self.sealed, allow_unsealed)
             set_strength(model, name, one.strength)
             used.append({"name": name, "strength": one.strength})
-            if load_seal(folder) is None:
+            if sealed is None:
                 log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
                 used[-1]["sealed"] = False
         on = {one["name"] for one in used}

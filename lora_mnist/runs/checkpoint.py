@@ -34,9 +34,10 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, S
     tensors, metadata = _read(path)
     try:
         about = json.loads(metadata[ABOUT])
-        hidden, stored = about["architecture"]["hidden"], Seal.from_text(about["seal"])
+        hidden, text = about["architecture"]["hidden"], about["seal"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} does not say what network it holds.", RESTORE) from error
+    stored = Seal.from_text(text)
     if name := first_difference(stored, seal(tensors)):
         raise AlteredError(f"{path}: tensor {name} is not the sealed one.", RESTORE)
     try:

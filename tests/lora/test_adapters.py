@@ -3,13 +3,15 @@
 import copy
 import math
 from contextlib import suppress
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError
 from lora_mnist.lora import (
+    LayerParameters,
     LoRAConfig,
     LoRALinear,
     LoRAUpdate,
@@ -30,6 +32,38 @@ from lora_mnist.lora import (
 from lora_mnist.training.model import MLP
 
 from ..models import LAYERS, Transformer, adapted, add, config, generator
+
+
+class Scaled(nn.Linear):
+    """Linear by name only."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Other(nn.Linear):
+    """x Wᵀ + b by another way, and says so."""
+
+    calls: ClassVar[list] = []
+
+    @staticmethod
+    def linear_product(x, weight, bias):
+        Other.calls.append(1)
+        return x @ weight.t() + bias
+
+    def forward(self, x):
+        return self.linear_product(x, self.weight, self.bias)
+
+
+class SameForward(Other):
+    """Whose forward is the one that was spoken for."""
+
+
+class ScaledOther(Other):
+    """For whose own forward nobody has spoken."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
 
 
 def test_a_new_adapter_changes_nothing_yet():
@@ -96,7 +130,7 @@ def test_switching_off_ends_with_the_block_even_nested_or_failing():
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf, "1", None])
 def test_a_strength_that_is_no_number_is_refused(strength):
-    with pytest.raises(UsageError, match="strength"):
+    with pytest.raises(LoRAError, match="strength"):
         set_strength(adapted()[0], "a", strength)
 
 
@@ -119,27 +153,32 @@ def test_the_parameter_table_of_the_published_adapter():
     model = MLP()
     inject(model, "a", config(rank=1, alpha=1.0), generator())
     table = parameter_table(model, "a")
-    assert (table["base"], table["added"], table["total"]) == (2_807_010, 6_794, 2_813_804)
-    assert round(100 * table["share"], 3) == 0.242
-    assert table["layers"][0] == {
-        "layer": "linear1",
-        "weight": [1000, 784],
-        "bias": [1000],
-        "lora_A": [1, 784],
-        "lora_B": [1000, 1],
-        "scaling": 1.0,
-    }
+    assert (table.base, table.added, table.total) == (2_807_010, 6_794, 2_813_804)
+    assert round(100 * table.share, 3) == 0.242
+    assert table.layers[0] == LayerParameters("linear1", (1000, 784), (1000,), (1, 784), (1000, 1), 1.0)
+
+
+def test_the_parameter_table_of_layers_without_a_bias_and_without_a_part():
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2))
+    inject(model, "other", LoRAConfig(rank=2))  # counts neither as base nor as added
+    inject(model, "a", LoRAConfig(("0",), rank=2, alpha=3.0))
+    table = parameter_table(model, "a")
+    assert table.layers == (
+        LayerParameters("0", (3, 4), None, (2, 4), (3, 2), 1.5),
+        LayerParameters("1", (2, 3), (2,), None, None, None),
+    )
+    assert (table.base, table.added, table.total, table.share) == (20, 14, 34, 14 / 20)
 
 
 def test_a_rank_above_every_side_is_refused():
-    with pytest.raises(UsageError, match="at most 12"):
+    with pytest.raises(LoRAError, match="at most 12"):
         inject(MLP((12, 11)), "a", config(rank=13), generator())
     inject(MLP((12, 11)), "a", config(rank=12), generator())
 
 
 def test_two_adapters_of_one_name_are_refused():
     model, _ = adapted("a")
-    with pytest.raises(UsageError, match="already"):
+    with pytest.raises(LoRAError, match="already"):
         inject(model, "a", config(), generator())
 
 
@@ -207,14 +246,14 @@ def test_rank_and_alpha_by_pattern():
 def test_a_pattern_that_finds_nothing_is_refused_and_nothing_is_changed(where, target):
     model = MLP((5, 4))
     patterns = {"targets": ("linear1", target)} if where == "targets" else {where: {target: 2}}
-    with pytest.raises(UsageError, match="Target"):
+    with pytest.raises(LoRAError, match="Target"):
         inject(model, "a", config(**patterns))
     assert not isinstance(model.linear1, LoRALinear)
     assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_pattern_of_ranks_looks_among_the_targets_only():
-    with pytest.raises(UsageError, match="linear2"):
+    with pytest.raises(LoRAError, match="linear2"):
         inject(MLP((5, 4)), "a", config(targets=("linear1",), rank_pattern={"linear2": 2}))
 
 
@@ -224,7 +263,7 @@ def test_a_pattern_of_ranks_looks_among_the_targets_only():
 def test_a_refused_adapter_leaves_everything_as_it_was(wrong):
     model, _ = adapted("a")
     before = {name: p.requires_grad for name, p in model.named_parameters()}
-    with pytest.raises(UsageError):
+    with pytest.raises(LoRAError):
         inject(model, wrong.pop("name", "b"), config(**wrong))
     assert {name: p.requires_grad for name, p in model.named_parameters()} == before
     assert adapter_names(model) == ["a"]
@@ -242,7 +281,7 @@ def test_removing_gives_the_plain_layers_back():
     images = torch.randn(4, 28, 28)
     assert torch.equal(model(images), base(images))
     assert model.state_dict().keys() == base.state_dict().keys()
-    with pytest.raises(UsageError, match="no adapter 'b'"):
+    with pytest.raises(LoRAError, match="no adapter 'b'"):
         remove(model, "b")
 
 
@@ -266,7 +305,7 @@ def test_switching_several_on_with_a_strength_each():
 @pytest.mark.parametrize("wanted", [{"b": 1.0}, {"a": math.nan}, {"a": 0.5, "b": 1.0}])
 def test_a_refused_switch_switches_nothing(wanted):
     model, _ = adapted("a")
-    with pytest.raises(UsageError):
+    with pytest.raises(LoRAError):
         switch(model, wanted)
     assert strengths(model) == {"a": 1.0}
 
@@ -295,20 +334,34 @@ def test_a_layer_that_occurs_twice_is_adapted_at_both_places():
 
 
 def test_layers_that_only_look_linear_are_left_alone():
-    class Scaled(nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    model = nn.Sequential(nn.Linear(4, 4), Scaled(4, 4), nn.Conv1d(4, 4, 1), nn.Bilinear(4, 4, 4))
+    model = nn.Sequential(nn.Linear(4, 4), Scaled(4, 4), nn.Conv1d(4, 4, 1), nn.Bilinear(4, 4, 4), ScaledOther(4, 4))
     assert list(linear_layers(model)) == ["0"]
+    for layer in (model[1], model[4]):
+        with pytest.raises(LoRAError, match="plain"):
+            LoRALinear(layer)
+
+
+def test_a_subclass_that_says_that_it_is_linear_is_adapted_as_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(Other(4, 3), SameForward(4, 3)).eval()
+    by_hand, x = copy.deepcopy(model), torch.randn(5, 4)
+    for path, update in add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1).items():
+        by_hand[int(path)].weight.data += 3 / 2 * update.lora_B.detach() @ update.lora_A.detach()
+    for layer, linear in zip(model, by_hand, strict=True):
+        torch.testing.assert_close(layer(x), linear(x))
+    merge(model)
+    Other.calls.clear()
+    for layer, linear in zip(model, by_hand, strict=True):
+        torch.testing.assert_close(layer(x), linear(x))
+    assert len(Other.calls) == 4  # merged too they compute by their own product
 
 
 def test_a_lazy_layer_and_a_lone_one_are_refused_with_a_way_out():
-    with pytest.raises(UsageError, match="Run the model once"):
+    with pytest.raises(LoRAError, match="Run the model once"):
         inject(nn.Sequential(nn.LazyLinear(4)), "a", LoRAConfig(rank=1))
-    with pytest.raises(UsageError, match=r"LoRALinear\(model\)"):
+    with pytest.raises(LoRAError, match=r"LoRALinear\(model\)"):
         inject(nn.Linear(4, 4), "a", LoRAConfig(rank=1))
-    with pytest.raises(UsageError, match="none to adapt"):
+    with pytest.raises(LoRAError, match="none to adapt"):
         inject(nn.ReLU(), "a", LoRAConfig(rank=1))
 
 
@@ -338,7 +391,7 @@ def test_an_adapted_model_saves_and_loads_its_state():
 def test_what_would_not_show_while_merged_is_refused(action):
     model, _ = adapted("a")
     merge(model)
-    with pytest.raises(UsageError, match="merged"):
+    with pytest.raises(LoRAError, match="merged"):
         action(model)
     assert adapter_names(model) == ["a"]
     assert strengths(model) == {"a": 1.0}
@@ -363,7 +416,7 @@ def test_base_tensors_of_a_layer_adapted_by_itself():
 def test_what_is_merged_stays_so_while_switched_off():
     model, _ = adapted("a")
     merge(model)
-    with disabled(model), pytest.raises(UsageError, match="merged"):
+    with disabled(model), pytest.raises(LoRAError, match="merged"):
         remove(model, "a")
 
 
@@ -409,6 +462,6 @@ def test_base_tensors_are_tensors_only():
 def test_a_strength_that_overflows_the_dtype_is_refused_before_anything_is_switched(dtype):
     model, _ = adapted()
     model.to(dtype)
-    with pytest.raises(UsageError, match="too large"):
+    with pytest.raises(LoRAError, match="too large"):
         set_strength(model, "a", float(torch.finfo(dtype).max))
     assert strengths(model) == {"a": 1.0}

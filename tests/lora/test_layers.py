@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError
 from lora_mnist.lora import LoRAConfig, LoRALinear, inject, merge, updates_of
 
 from ..conftest import relative
@@ -121,7 +121,7 @@ def test_the_fast_path_of_a_transformer_layer_does_not_lose_the_adapter():
     ],
 )
 def test_a_config_checks_itself(bad):
-    with pytest.raises(UsageError, match=next(iter(bad)).removesuffix("_pattern")):
+    with pytest.raises(LoRAError, match=next(iter(bad)).removesuffix("_pattern")):
         config(**bad)
 
 
@@ -136,7 +136,7 @@ def test_how_a_starts():
 
 @pytest.mark.parametrize("name", ["", "a.b", "train", "update", "keys", "training", "_modules"])
 def test_names_that_torch_cannot_store_are_refused(name):
-    with pytest.raises(UsageError, match="name"):
+    with pytest.raises(LoRAError, match="name"):
         LoRALinear(nn.Linear(3, 2)).add(name, config())
 
 
@@ -161,7 +161,7 @@ def test_a_layer_can_be_adapted_by_itself():
 
 @pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 1), LoRALinear(nn.Linear(2, 2))])
 def test_only_linear_layers_are_wrapped(layer):
-    with pytest.raises(UsageError, match=r"nn\.Linear"):
+    with pytest.raises(LoRAError, match=r"nn\.Linear"):
         LoRALinear(layer)
 
 
@@ -174,7 +174,7 @@ def test_attention_cannot_train_while_merged():
     model = nn.MultiheadAttention(12, 3, batch_first=True)
     add(model, "a", LoRAConfig(("out_proj",), rank=3))
     merge(model)
-    with pytest.raises(UsageError, match="merged"):
+    with pytest.raises(LoRAError, match="merged"):
         model(*[torch.randn(2, 5, 12)] * 3)
 
 

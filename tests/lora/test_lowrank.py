@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError
 from lora_mnist.lora import (
     Approximation,
     LoRAConfig,
@@ -82,7 +82,7 @@ def test_no_change_keeps_everything():
 
 @pytest.mark.parametrize("rank", [0, -1, True, 1.0])
 def test_a_rank_that_is_none_is_refused(rank):
-    with pytest.raises(UsageError, match="rank"):
+    with pytest.raises(LoRAError, match="rank"):
         factorise(torch.ones(2, 2), rank)
 
 
@@ -135,7 +135,7 @@ def test_what_an_adapter_cannot_hold_is_measured():
 
 def test_networks_of_other_shapes_are_refused():
     model = MLP((12, 11))
-    with pytest.raises(UsageError, match="different tensors"):
+    with pytest.raises(LoRAError, match="different tensors"):
         extract(model, "x", MLP((12, 10)), 2)
     assert not isinstance(model.linear1, LoRALinear)
 
@@ -200,28 +200,28 @@ def test_combining_may_exceed_a_small_layer():
 @pytest.mark.parametrize("combine", [combine_cat, lambda *a: combine_svd(*a, 2)])
 def test_nothing_sensible_to_combine_is_refused(combine, weights):
     model, _ = two_adapters()
-    with pytest.raises(UsageError):
+    with pytest.raises(LoRAError):
         combine(model, "c", weights)
-    with pytest.raises(UsageError, match="already"):
+    with pytest.raises(LoRAError, match="already"):
         combine(model, "a", {"b": 1.0})
     assert strengths(model) == {"a": 1.0, "b": 1.0}
 
 
 def test_matrices_that_are_not_finite_are_refused():
-    with pytest.raises(UsageError, match="NaN"):
+    with pytest.raises(LoRAError, match="NaN"):
         factorise(torch.full((2, 2), math.nan), 1)
 
 
 def test_an_update_too_large_for_its_layer_is_refused():
     model = nn.Sequential(nn.Linear(4, 3)).half()
     add(model, "a", LoRAConfig(rank=2))
-    with pytest.raises(UsageError, match="too large"):
+    with pytest.raises(LoRAError, match="too large"):
         combine_cat(model, "b", {"a": 1e9})
     assert strengths(model) == {"a": 1.0}
 
 
 def test_networks_with_other_tensors_are_refused():
-    with pytest.raises(UsageError, match="different tensors"):
+    with pytest.raises(LoRAError, match="different tensors"):
         extract(nn.Sequential(nn.Linear(4, 3, bias=False)), "x", nn.Sequential(nn.Linear(4, 3)), 1)
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import math
+import sys
+import threading
 
 import pytest
 import torch
 from torch import nn
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoRAError
 from lora_mnist.lora import (
     LoRAConfig,
     LoRALinear,
@@ -21,6 +23,7 @@ from lora_mnist.lora import (
     updates_of,
 )
 from lora_mnist.lora.seal import changed_bytes, seal
+from lora_mnist.training.linear import Linear
 
 from ..models import LAYERS, Transformer, adapted, add, config
 
@@ -95,7 +98,7 @@ def test_weights_that_would_not_be_finite_are_refused_and_nothing_is_merged(valu
     with torch.no_grad():
         updates_of(model, "a")["linear3"].lora_B[0, 0] = value
     before = seal(base_tensors(model))
-    with pytest.raises(UsageError, match=r"linear3\.weight"):
+    with pytest.raises(LoRAError, match=r"linear3\.weight"):
         merge(model)
     assert not is_merged(model)
     assert seal(base_tensors(model)) == before
@@ -194,18 +197,117 @@ def test_hooks_that_a_merged_weight_would_go_past_are_refused():
     model, _ = adapted("a")
     handle = model.linear2.base.register_forward_hook(lambda layer, x, y: 2 * y)
     for action in (merge, merged_copy):
-        with pytest.raises(UsageError, match=r"linear2 has forward hooks"):
+        with pytest.raises(LoRAError, match=r"linear2 has forward hooks"):
             action(model)
     assert not is_merged(model)
     handle.remove()
     merge(model)
 
 
-def test_a_merged_copy_of_a_parametrized_layer_is_plain():
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def parametrized(kind):
+    layer = nn.Linear(6, 4)
+    if kind == "weight_norm":
+        return nn.utils.parametrizations.weight_norm(layer)
+    return nn.utils.parametrize.register_parametrization(layer, kind, Doubled())
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "weight", "bias"])
+def test_a_merged_copy_of_a_parametrized_layer_is_plain(kind):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)))
+    model, x = nn.Sequential(parametrized(kind)).eval(), torch.randn(3, 6)
     add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
-    x = torch.randn(3, 6)
     plain = merged_copy(model)
     assert type(plain[0]) is nn.Linear
+    assert set(plain.state_dict()) == {"0.weight", "0.bias"}
     torch.testing.assert_close(plain(x), model(x))
+    merge(model)
+    assert torch.equal(plain(x), model(x))
+
+
+def test_a_merged_copy_leaves_what_a_weight_is_made_from_as_it_was():
+    torch.manual_seed(0)
+    model = nn.Sequential(parametrized("weight"), nn.Embedding(4, 6))
+    model[1].weight = model[0].parametrizations.weight.original
+    embedding = model[1].weight.detach().clone()
+    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    assert torch.equal(merged_copy(model)[1].weight, embedding)
+    assert torch.equal(model[1].weight, embedding)
+
+
+class Named(nn.Linear):
+    """A subclass that is not made as its parent is."""
+
+    def __init__(self, title):
+        super().__init__(5, 4)
+        self.title = title
+
+
+def test_a_merged_copy_keeps_the_class_of_a_layer_and_what_it_carries():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Named("first")), torch.randn(3, 5)
+    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    plain = merged_copy(model)
+    assert (type(plain[0]), plain[0].title) == (Named, "first")
+    assert plain[0].weight.data_ptr() != model[0].base.weight.data_ptr()
+    assert plain[0].bias.data_ptr() != model[0].base.bias.data_ptr()
+    torch.testing.assert_close(plain(x), model(x))
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Linear])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)], ids=str)
+def test_a_merged_layer_is_its_base_with_the_merged_weight_bit_for_bit(kind, autocast, shape):
+    torch.manual_seed(0)
+    layer, x = LoRALinear(kind(6, 4)), torch.randn(shape)
+    nn.init.normal_(layer.add("a", config()).lora_B.data)
+    by_hand = copy.deepcopy(layer.base)
+    by_hand.weight.data = layer.merged_weight().detach()
+    merge(layer.eval())
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = by_hand(x)
+        assert torch.equal(layer(x), expected)
+        with torch.inference_mode():
+            assert torch.equal(layer(x), expected)
+    assert expected.dtype == (torch.bfloat16 if autocast else torch.float32)
+
+
+def calls_in_threads(call, threads=4, times=2000):
+    """`call` by several threads that take turns as often as Python can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=lambda: [call() for _ in range(times)]) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_threads_that_share_a_merged_model_leave_its_base_alone():
+    layer, x = LoRALinear(nn.Linear(6, 4)), torch.randn(3, 6)
+    nn.init.normal_(layer.add("a", config()).lora_B.data)
+    merge(layer.eval())
+    weight, before, expected = layer.base.weight, seal(base_tensors(layer)), layer(x)
+    wrong = []
+    calls_in_threads(lambda: None if torch.equal(layer(x), expected) else wrong.append(1))
+    assert not wrong
+    assert layer.base.weight is weight
+    assert seal(base_tensors(layer)) == before
+
+
+def test_that_is_noticed_where_a_weight_is_exchanged_for_the_time_of_a_call():
+    """What torch.func.functional_call does; without this the test above could be passed by anything."""
+    base, merged, x = nn.Linear(6, 4), torch.randn(4, 6), torch.randn(3, 6)
+    weight = base.weight
+    for _ in range(50):
+        calls_in_threads(lambda: torch.func.functional_call(base, {"weight": merged}, (x,)))
+        if base.weight is not weight:
+            return
+    pytest.fail("no thread interrupted another")

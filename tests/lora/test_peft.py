@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora_mnist.datasets.download import import_torchvision
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist.errors import AdapterError, LoRAError
 from lora_mnist.lora import (
     LoRAConfig,
     adapter_names,
@@ -153,7 +153,7 @@ def test_what_peft_saved_with_an_option_of_its_own_is_refused_by_name(peft, tmp_
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["linear1", "linear2"], **options)
     peft.get_peft_model(MLP((12, 11)), config).save_pretrained(tmp_path)
     model = MLP((12, 11))
-    with pytest.raises(RunError, match=rf"option '{name}'"):
+    with pytest.raises(AdapterError, match=rf"option '{name}'"):
         load_adapter(tmp_path, model, "theirs", allow_unsealed=True)
     assert adapter_names(model) == []
 
@@ -163,7 +163,7 @@ def test_an_adapter_without_a_seal_is_refused_unless_that_is_allowed(saved):
     path = folder / "adapter_model.safetensors"
     save_file(load_file(path), path)
     fresh = copy.deepcopy(base).eval()
-    with pytest.raises(RunError, match="--allow-unsealed"):
+    with pytest.raises(AdapterError, match="allow_unsealed=True"):
         load_adapter(folder, fresh, "a")
     load_adapter(folder, fresh, "a", allow_unsealed=True)
     assert torch.equal(fresh(IMAGES), model(IMAGES))
@@ -175,7 +175,7 @@ def test_the_wrong_base_is_refused_and_the_first_tensor_named(saved, allowed):
     with torch.no_grad():
         base.linear2.bias[0] += 1
         base.linear3.weight[0] += 1
-    with pytest.raises(RunError, match=r"another base: tensor linear2\.bias differs"):
+    with pytest.raises(AdapterError, match=r"another base: tensor linear2\.bias differs"):
         load_adapter(folder, base, "a", allow_unsealed=allowed)
     assert adapter_names(base) == []
 
@@ -220,7 +220,7 @@ def test_a_second_adapter_loads_beside_the_first(saved, tmp_path):
     _, model, folder = saved
     load_adapter(folder, model, "b")
     assert adapter_names(model) == ["a", "b"]
-    with pytest.raises(UsageError, match="already"):
+    with pytest.raises(LoRAError, match="already"):
         load_adapter(folder, model, "b")
 
 
@@ -239,7 +239,7 @@ def test_a_second_adapter_loads_beside_the_first(saved, tmp_path):
 def test_an_option_that_is_not_implemented_is_refused_by_name(saved, option, value):
     path = saved[2] / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), option: value}))
-    with pytest.raises(RunError, match=option):
+    with pytest.raises(AdapterError, match=option):
         load_config(saved[2], linear_layers(saved[0]))
 
 
@@ -249,14 +249,14 @@ def test_what_peft_would_guess_silently_must_be_there(saved, option):
     document = json.loads(path.read_text())
     del document[option]
     path.write_text(json.dumps(document))
-    with pytest.raises(RunError, match=option):
+    with pytest.raises(AdapterError, match=option):
         load_config(saved[2], linear_layers(saved[0]))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"r": "x", "lora_alpha": 1, "target_modules": ["linear1"]}'])
 def test_a_config_that_is_none_is_refused(saved, content):
     (saved[2] / "adapter_config.json").write_text(content)
-    with pytest.raises(RunError, match=r"adapter_config\.json"):
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         load_config(saved[2], linear_layers(saved[0]))
 
 
@@ -284,7 +284,7 @@ def test_tensors_are_strict(saved, wrong):
     elif wrong == "empty":
         path.write_bytes(b"")
     before, flags = seal(base_tensors(base)), [p.requires_grad for p in base.parameters()]
-    with pytest.raises(RunError, match=r"adapter_model\.safetensors"):
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors"):
         load_adapter(folder, base, "a", allow_unsealed=True)
     assert adapter_names(base) == []  # and the model is as it was
     assert seal(base_tensors(base)) == before
@@ -296,7 +296,7 @@ def test_a_seal_that_is_none_does_not_pass_for_no_seal(saved, text):
     base, _, folder = saved
     path = folder / "adapter_model.safetensors"
     save_file(load_file(path), path, {"base_seal": text})
-    with pytest.raises(RunError, match="seal is damaged"):
+    with pytest.raises(AdapterError, match="seal is damaged"):
         load_adapter(folder, base, "a", allow_unsealed=True)
 
 
@@ -305,7 +305,7 @@ def test_a_config_out_of_all_bounds_is_refused(saved, change):
     base, _, folder = saved
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(RunError, match=r"adapter_config\.json"):
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         load_adapter(folder, base, "a")
     assert all(parameter.requires_grad for parameter in base.parameters())
 
@@ -314,7 +314,7 @@ def test_a_dtype_that_torch_does_not_know_is_refused(saved):
     base, _, folder = saved
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F4" ', 1))
-    with pytest.raises(RunError, match=r"adapter_model\.safetensors"):
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors"):
         load_adapter(folder, base, "a", allow_unsealed=True)
     assert adapter_names(base) == []
 
@@ -328,7 +328,7 @@ def test_a_layer_that_occurs_twice_is_not_taken_from_peft(tmp_path):
     fresh = nn.Sequential(shared, nn.Sequential(shared))
     load_adapter(tmp_path, fresh, "a")  # ours, which says so by its seal
     save_file(load_file(path), path)
-    with pytest.raises(RunError, match="occurs twice"):
+    with pytest.raises(AdapterError, match="occurs twice"):
         load_adapter(tmp_path, nn.Sequential(shared, nn.Sequential(shared)), "a", allow_unsealed=True)
 
 
@@ -350,7 +350,7 @@ def test_an_adapter_that_is_not_finite_is_not_saved(saved, tmp_path):
     _, model, _ = saved
     with torch.no_grad():
         updates_of(model, "a")["linear1"].lora_B[0] = torch.nan
-    with pytest.raises(UsageError, match="NaN"):
+    with pytest.raises(LoRAError, match="NaN"):
         save_adapter(tmp_path / "new", model, "a")
     assert not (tmp_path / "new").exists()
 
@@ -360,5 +360,5 @@ def test_too_large_for_the_base_is_refused(saved):
     with torch.no_grad():
         updates_of(model, "a")["linear1"].lora_B[0] = 1e30
     save_adapter(folder, model, "a")
-    with pytest.raises(RunError, match=r"not finite in torch\.float16"):
+    with pytest.raises(AdapterError, match=r"not finite in torch\.float16"):
         load_adapter(folder, base.half(), "a", seal(base_tensors(model)))

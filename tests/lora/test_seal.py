@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from lora_mnist.errors import AlteredError
+from lora_mnist.errors import DamagedError
 from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
 
 
@@ -57,5 +57,5 @@ def test_a_seal_survives_as_text_and_a_damaged_one_is_refused():
     document = json.loads(text)
     document["tensors"]["a"] = "0" * 64
     for damaged in (json.dumps(document), "", "[]", "{}", "null"):
-        with pytest.raises(AlteredError):
+        with pytest.raises(DamagedError):
             Seal.from_text(damaged)
