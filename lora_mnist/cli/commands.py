@@ -6,70 +6,14 @@ import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lora_mnist import __version__
+from lora_mnist.cli import options as o
 from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
-from lora_mnist.cli.options import (
-    AdapterFolders,
-    Adapters,
-    Alpha,
-    AlphaPattern,
-    BatchSize,
-    Checkpoint,
-    Config,
-    Data,
-    Dataset,
-    Debug,
-    Device,
-    Digit,
-    Dropout,
-    Epochs,
-    Focus,
-    Force,
-    Full,
-    Guard,
-    Hidden,
-    Init,
-    Json,
-    LearningRate,
-    Name,
-    Normalise,
-    OnTopOf,
-    Open,
-    Optimizer,
-    Quiet,
-    Rank,
-    RankPattern,
-    Ranks,
-    Rotate,
-    Rounds,
-    RsLoRA,
-    RunDir,
-    Schedule,
-    Seed,
-    Shapes,
-    Shift,
-    Steps,
-    Strengths,
-    Targets,
-    Threads,
-    Twin,
-    Unsealed,
-    ValShare,
-    WeightDecay,
-    Zoom,
-    applied,
-    digit_of,
-    pattern_of,
-    refuse_with_full,
-    request_of,
-    sizes_of,
-    training,
-)
+from lora_mnist.cli.groups import Command, flattened
 from lora_mnist.errors import ProofError
 
 app = typer.Typer(
@@ -82,8 +26,8 @@ app = typer.Typer(
 
 
 def command(function: Callable[..., None]) -> Callable[..., int]:
-    """Register `function` as a command that returns its exit code."""
-    return app.command()(returns_exit_code(function))
+    """Register `function`, whose parameters are groups and options, as a command that returns its exit code."""
+    return app.command(cls=Command)(returns_exit_code(flattened(function)))
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,28 +47,16 @@ def _options(
 
 @command
 def run(
-    run: RunDir = Path("runs/default"),
-    config: Config = None,
-    dataset: Dataset = None,
-    data: Data = Path("data"),
-    val_share: ValShare = None,
-    hidden: Hidden = None,
-    epochs: Epochs = None,
-    digit: Digit = None,
-    rank: Rank = None,
-    alpha: Alpha = None,
-    steps: Steps = None,
-    focus: Focus = None,
-    guard: Guard = None,
-    rounds: Rounds = 1,
-    name: Name = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: Force = False,
-    debug: Debug = False,
+    *,
+    place: o.Place,
+    making: o.Making,
+    network: o.Network,
+    epochs: o.Epochs = None,
+    repair: o.Repair,
+    rounds: o.Rounds = 1,
+    images: o.DataChoice,
+    machine: o.Machine,
+    output: o.Output,
 ) -> None:
     """Everything below, in order: pretrain, finetune, verify, report. Skips what is finished."""
     from lora_mnist.cli import tables as terminal
@@ -132,29 +64,21 @@ def run(
     from lora_mnist.pipeline import stages
     from lora_mnist.report.page import write_report
 
-    request = request_of(
-        locals(),
-        seed=seed,
-        data={"dataset": dataset, "val_share": val_share},
-        model={"hidden": sizes_of(hidden)},
-        pretrain={"epochs": epochs},
-        finetune={
-            **digit_of(digit),
-            **{"rank": rank, "alpha": alpha, "steps": steps, "focus": focus, "guard": guard, "name": name},
-        },
-    )
+    pretraining = o.given("pretrain", epochs=epochs)
+    settings = (images.settings(), network.settings(), pretraining, repair.settings())
+    request = o.request_of(place, machine, output, making, *settings)
     tuning.require_rounds(request, rounds)
     base = stages.pretrain(request, resume=True)
-    if not json:
+    if not output.json:
         _print(terminal.evaluation(base))
     tuned = tuning.repair(request, rounds)
-    if not json:
+    if not output.json:
         for result in tuned:
             _print(terminal.finetuning(result))
         _print(terminal.path(tuned))
     _raise_failures(stages.verify(request))
-    page = write_report(run)
-    if json:
+    page = write_report(place.run)
+    if output.json:
         _print_json({"pretrain": base, "finetune": tuned[0], "rounds": tuned, "report": str(page)})
     else:
         _write(f"Verified from the files. The report is {page}\n")
@@ -162,245 +86,149 @@ def run(
 
 @command
 def pretrain(
-    run: RunDir = Path("runs/default"),
-    config: Config = None,
-    dataset: Dataset = None,
-    data: Data = Path("data"),
-    val_share: ValShare = None,
-    hidden: Hidden = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    optimizer: Optimizer = None,
-    schedule: Schedule = None,
-    weight_decay: WeightDecay = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: Force = False,
-    debug: Debug = False,
+    *,
+    place: o.Place,
+    making: o.Making,
+    network: o.Network,
+    epochs: o.Epochs = None,
+    loop: o.Loop,
+    images: o.DataChoice,
+    machine: o.Machine,
+    output: o.Output,
 ) -> None:
     """Train the base, print accuracy and errors per digit, seal it."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.pipeline import stages
 
-    request = request_of(
-        locals(),
-        seed=seed,
-        data={"dataset": dataset, "val_share": val_share},
-        model={"hidden": sizes_of(hidden)},
-        pretrain={
-            "epochs": epochs,
-            **training(batch_size, learning_rate, optimizer, schedule, weight_decay),
-        },
-    )
-    _show(stages.pretrain(request), terminal.evaluation, json)
+    training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
+    request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
+    _show(stages.pretrain(request), terminal.evaluation, output.json)
 
 
 @command
 def evaluate(
-    run: RunDir = Path("runs/default"),
-    adapter: AdapterFolders = None,
-    strength: Strengths = None,
-    checkpoint: Checkpoint = None,
-    allow_unsealed: Unsealed = False,
-    data: Data = Path("data"),
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    *,
+    place: o.Place,
+    checkpoint: o.Checkpoint = None,
+    adapters: o.Adapters,
+    machine: o.Machine,
+    output: o.Output,
 ) -> None:
     """Confusion matrix and errors per digit of the base, or of the base with adapters."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.pipeline import stages
 
-    evaluation = stages.evaluate(request_of(locals()), applied(adapter, strength), checkpoint, allow_unsealed)
-    _show(evaluation, terminal.evaluation, json)
+    request = o.request_of(place, machine, output, o.Making())
+    evaluation = stages.evaluate(request, adapters.applied(), checkpoint, adapters.allow_unsealed)
+    _show(evaluation, terminal.evaluation, output.json)
 
 
 @command
 def finetune(
-    run: RunDir = Path("runs/default"),
-    config: Config = None,
-    digit: Digit = None,
-    full: Full = False,
-    rank: Rank = None,
-    alpha: Alpha = None,
-    rank_pattern: RankPattern = None,
-    alpha_pattern: AlphaPattern = None,
-    rslora: RsLoRA = None,
-    targets: Targets = None,
-    dropout: Dropout = None,
-    init: Init = None,
-    steps: Steps = None,
-    batch_size: BatchSize = None,
-    focus: Focus = None,
-    shift: Shift = None,
-    rotate: Rotate = None,
-    zoom: Zoom = None,
-    guard: Guard = None,
-    twin: Twin = False,
-    on_top_of: OnTopOf = None,
-    learning_rate: LearningRate = None,
-    optimizer: Optimizer = None,
-    schedule: Schedule = None,
-    weight_decay: WeightDecay = None,
-    name: Name = None,
-    data: Data = Path("data"),
-    seed: Seed = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: Force = False,
-    debug: Debug = False,
+    *,
+    place: o.Place,
+    making: o.Making,
+    full: o.Full = False,
+    repair: o.Repair,
+    shape: o.AdapterShape,
+    twin: o.Twin = False,
+    on_top_of: o.OnTopOf = None,
+    loop: o.Loop,
+    machine: o.Machine,
+    augmentation: o.Augmentation,
+    output: o.Output,
 ) -> None:
     """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.pipeline import finetune as tuning
 
     if full:
-        refuse_with_full(locals())
-    request = request_of(
-        locals(),
-        seed=seed,
-        finetune={
-            **digit_of(digit),
-            "rank": rank,
-            "alpha": alpha,
-            "rank_pattern": pattern_of(rank_pattern, int),
-            "alpha_pattern": pattern_of(alpha_pattern, float),
-            "rslora": rslora,
-            "targets": targets,
-            "dropout": dropout,
-            "init": init,
-            "steps": steps,
-            "focus": focus,
-            "shift": shift,
-            "rotate": rotate,
-            "zoom": zoom,
-            "guard": guard,
-            "name": name,
-            "full_learning_rate": learning_rate if full else None,
-            **training(batch_size, None if full else learning_rate, optimizer, schedule, weight_decay),
-        },
-    )
+        o.refuse_with_full(repair, shape, twin, on_top_of)
+    training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
+    settings = (repair.settings(), shape.settings(), augmentation.settings(), training)
+    request = o.request_of(place, machine, output, making, *settings)
     stage = tuning.finetune_full if full else partial(tuning.finetune, on_top_of=on_top_of or [], twin=twin)
-    _show(stage(request), terminal.finetuning, json)
+    _show(stage(request), terminal.finetuning, output.json)
 
 
 @command
-def verify(
-    run: RunDir = Path("runs/default"),
-    adapter: Adapters = None,
-    data: Data = Path("data"),
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, output: o.Output) -> None:
     """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.pipeline import stages
 
-    findings = stages.verify(request_of(locals()), adapter or [])
-    if json:
+    findings = stages.verify(o.request_of(place, machine, output, o.Making()), adapter or [])
+    if output.json:
         _raise_failures(findings)
-    _show(findings, terminal.verification, json)
+    _show(findings, terminal.verification, output.json)
     _raise_failures(findings)
 
 
 @command
 def merge(
-    run: RunDir = Path("runs/default"),
-    adapter: AdapterFolders = None,
-    strength: Strengths = None,
-    allow_unsealed: Unsealed = False,
-    name: Name = None,
-    data: Data = Path("data"),
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: Force = False,
-    debug: Debug = False,
+    *,
+    place: o.Place,
+    force: o.Force = False,
+    adapters: o.Adapters,
+    name: o.Name = None,
+    machine: o.Machine,
+    output: o.Output,
 ) -> None:
     """Write the base with adapters merged into its weights as a checkpoint of its own."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.pipeline import convert as conversions
 
-    request = request_of(locals(), finetune={"name": name})
-    _show(conversions.merge_adapters(request, applied(adapter, strength), allow_unsealed), terminal.merging, json)
+    request = o.request_of(place, machine, output, o.Making(force=force), o.given("finetune", name=name))
+    merged = conversions.merge_adapters(request, adapters.applied(), adapters.allow_unsealed)
+    _show(merged, terminal.merging, output.json)
 
 
 @command
 def extract(
-    run: RunDir = Path("runs/default"),
-    rank: Rank = 8,
-    checkpoint: Checkpoint = None,
-    digit: Digit = None,
-    name: Name = None,
-    data: Data = Path("data"),
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    force: Force = False,
-    debug: Debug = False,
+    *,
+    place: o.Place,
+    checkpoint: o.Checkpoint = None,
+    force: o.Force = False,
+    digit: o.Digit = None,
+    rank: o.Rank = 8,
+    name: o.Name = None,
+    machine: o.Machine,
+    output: o.Output,
 ) -> None:
     """Make the best adapter of a rank from a network that was fine-tuned whole."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.pipeline import convert as conversions
 
-    request = request_of(locals(), finetune={**digit_of(digit), "name": name})
-    _show(conversions.extract_adapter(request, rank, checkpoint), terminal.extraction, json)
+    settings = o.Repair(digit=digit, name=name).settings()
+    request = o.request_of(place, machine, output, o.Making(force=force), settings)
+    _show(conversions.extract_adapter(request, rank, checkpoint), terminal.extraction, output.json)
 
 
 @command
-def adapters(
-    run: RunDir = Path("runs/default"), json: Json = False, quiet: Quiet = False, debug: Debug = False
-) -> None:
+def adapters(*, place: o.Place, output: o.Output) -> None:
     """List a run's adapters: digit, rank, size, errors before and after, proof."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.runs import listing as overview
 
-    _show(overview.list_adapters(run), terminal.adapters, json)
+    _show(overview.list_adapters(place.run), terminal.adapters, output.json)
 
 
 @command
-def params(
-    run: RunDir = Path("runs/default"),
-    rank: Ranks = "1,2,4,8,16,32,64",
-    shape: Shapes = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
     """Count what full fine-tuning and LoRA train, for the run's network or any layer."""
     from lora_mnist.cli import tables as terminal
     from lora_mnist.runs import listing as overview
 
-    _show(overview.count_parameters(run, rank, shape), terminal.sizes, json)
+    _show(overview.count_parameters(place.run, rank, shape), terminal.sizes, output.json)
 
 
 @command
-def report(
-    run: RunDir = Path("runs/default"),
-    normalise: Normalise = False,
-    open: Open = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
+def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = False, output: o.Output) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON."""
     from lora_mnist.report.page import write_report
 
-    page = write_report(run, normalise)
-    if json:
+    page = write_report(place.run, normalise)
+    if output.json:
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
         _write(f"{page}\n")
