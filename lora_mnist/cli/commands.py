@@ -13,11 +13,12 @@ import typer
 from lora_mnist import __version__
 from lora_mnist.cli import options as o
 from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
-from lora_mnist.cli.groups import Command, flattened
+from lora_mnist.cli.groups import Command, Commands, flattened
 from lora_mnist.errors import ProofError
 
 app = typer.Typer(
     name="lora-mnist",
+    cls=Commands,
     help="Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.",
     add_completion=False,
     no_args_is_help=True,

@@ -58,3 +58,13 @@ class Command(typer.core.TyperCommand):
         option: Any = super().get_help_option(ctx)
         option.rich_help_panel = PANELS[-1]
         return option
+
+
+class Commands(typer.core.TyperGroup):
+    """With a `--help` that is False when left out: Typer's is None, for which it loads pydantic."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Typer's, with a value of its own type."""
+        option: Any = super().get_help_option(ctx)
+        option.default = False
+        return option

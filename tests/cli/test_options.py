@@ -1,6 +1,8 @@
 """Options in groups: what Typer sees of them, and which settings they become."""
 
 import inspect
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +56,15 @@ def test_finetune_reads_as_five_lists(cli):
 def test_an_option_goes_by_the_name_of_its_parameter(name):
     for option in options_of(name):
         assert option.opts == ["--" + option.name.replace("_", "-")]
+
+
+def test_the_help_of_a_command_needs_neither_torch_nor_pydantic():
+    program = (
+        "import sys\nfrom lora_mnist.cli.commands import main\nmain(['finetune', '--help'])\n"
+        "sys.exit({'torch', 'numpy', 'pydantic'} & set(sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Groups → signature ---------------------------------------------------------------------------------------------------
