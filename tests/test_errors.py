@@ -1,6 +1,13 @@
+import ast
 import pickle
+from pathlib import Path
 
-from lora_mnist.errors import DataError
+import pytest
+
+from lora_mnist import errors
+from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DataError, LoRAError, RunError
+
+LIBRARY = sorted((Path(errors.__file__).parent / "lora").glob("*.py"))
 
 
 def test_an_error_survives_the_way_out_of_another_process():
@@ -11,3 +18,42 @@ def test_an_error_survives_the_way_out_of_another_process():
         "It is gone.",
         3,
     )
+
+
+def test_what_the_library_raises_ends_a_command_as_before():
+    assert (LoRAError.exit_code, AdapterError.exit_code, DamagedError.exit_code) == (2, 4, 4)
+    assert issubclass(LoRAError, ValueError)
+    assert issubclass(AdapterError, LoRAError)
+    assert issubclass(AdapterError, RunError)
+    assert issubclass(DamagedError, AdapterError)
+    assert issubclass(DamagedError, AlteredError)
+
+
+@pytest.mark.parametrize("kind", [LoRAError, AdapterError, DamagedError])
+def test_an_error_of_the_library_is_whole(kind):
+    error = pickle.loads(pickle.dumps(kind("It is gone.", "Fetch it.")))
+    assert (type(error), str(error), error.way_out) == (kind, "It is gone. Fetch it.", "Fetch it.")
+
+
+def unfit_for_a_library(source: str) -> list[str]:
+    """What is raised that is neither a LoRAError nor DiskError, and sentences that name a command-line option."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            kind = getattr(errors, ast.unparse(node.exc.func), object)
+            if not issubclass(kind, LoRAError | errors.DiskError):
+                found.append(ast.unparse(node.exc.func))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "--" in node.value:
+            found.append(node.value)
+    return found
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=lambda file: file.name)
+def test_the_library_raises_its_own_errors_and_knows_no_command_line(file):
+    assert unfit_for_a_library(file.read_text()) == []
+
+
+def test_that_is_noticed():
+    assert unfit_for_a_library("raise UsageError('It is.', 'Use it.')") == ["UsageError"]
+    assert unfit_for_a_library("raise TypeError('It is.')") == ["TypeError"]
+    assert unfit_for_a_library("raise LoRAError('It is.', 'Use --force.')") == ["Use --force."]

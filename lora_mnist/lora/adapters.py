@@ -108,10 +108,10 @@ def strengths(model: nn.Module) -> dict[str, float]:
 
 
 def set_strength(model: nn.Module, name: str, strength: float) -> None:
-    """Apply adapter `name` with a factor: 1 as trained, 0 off.
+    """Apply adapter `name` with `strength` as a factor: 1 as trained, 0 off.
 
     Raises:
-        LoRAError: it is not finite, there is no such adapter, or the model is merged.
+        LoRAError: it is not finite or too large, there is no such adapter, or the model is merged.
     """
     switch(model, {**strengths(model), name: strength})
 
@@ -207,8 +207,8 @@ class LayerParameters:
     layer: str
     weight: tuple[int, ...]
     bias: tuple[int, ...] | None
-    lora_A: tuple[int, ...] | None  # noqa: N815 - the parameter's name
-    lora_B: tuple[int, ...] | None  # noqa: N815
+    lora_A: tuple[int, ...] | None
+    lora_B: tuple[int, ...] | None
     scaling: float | None
 
 

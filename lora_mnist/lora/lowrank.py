@@ -54,6 +54,9 @@ def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
 
     Returns:
         A (rank, in) and B (out, rank), both fp64, with a rank of at most the smaller side; and what was kept.
+
+    Raises:
+        LoRAError: `matrix` has NaN or infinity in it, or `rank` is not a whole number from 1.
     """
     _check_rank(rank)
     if not bool(matrix.isfinite().all()):
@@ -88,8 +91,7 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     Raises:
         LoRAError: the two are not of one architecture, a weight is not finite, or as `inject` does.
     """
-    if _shapes(base_tensors(model)) != _shapes(base_tensors(tuned)):
-        raise LoRAError("The two networks have different tensors.", "Take a network tuned from this base.")
+    _require_same_shapes(model, tuned)
     before = {path: plain_linear(layer).weight.detach() for path, layer in linear_layers(model).items()}
     after = {path: layer.weight.detach() for path, layer in linear_layers(tuned).items()}
     factors, kept = {}, {}
@@ -101,7 +103,16 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
 
 
 def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
-    """How far each tensor moved that `extract` leaves out: ‖after − before‖ / ‖before‖, inf where that norm is 0."""
+    """How far each tensor moved that `extract` leaves out: ‖after − before‖ / ‖before‖, inf where that norm is 0.
+
+    Args:
+        model: before.
+        tuned: after; the same architecture.
+
+    Raises:
+        LoRAError: the two are not of one architecture.
+    """
+    _require_same_shapes(model, tuned)
     before, after = base_tensors(model), base_tensors(tuned)
     inside = {f"{path}.weight" for path in linear_layers(tuned, every_name=True)}
     moved = {}
@@ -137,10 +148,17 @@ def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> di
 def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank: int) -> dict[str, Approximation]:
     """Weighted sum of adapters as one adapter `name` of a chosen rank, the best there is.
 
-    The arguments, errors and what is on afterwards are as in `combine_cat`.
+    The new adapter is on alone; those it was made of are off, and stay.
+
+    Args:
+        weights: as in `combine_cat`.
+        rank: of every layer; where its smaller side is smaller, that.
 
     Returns:
         What was kept of each layer's sum, by the layer's name; `error` is the price.
+
+    Raises:
+        LoRAError: `rank` is not a whole number from 1, or as `combine_cat` does.
     """
     _check_rank(rank)
     factors, kept = {}, {}
@@ -187,8 +205,10 @@ def _install(model: nn.Module, name: str, factors: Mapping[str, Sequence[torch.T
     return updates
 
 
-def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _require_same_shapes(model: nn.Module, tuned: nn.Module) -> None:
+    one, other = ({name: t.shape for name, t in base_tensors(network).items()} for network in (model, tuned))
+    if one != other:
+        raise LoRAError("The two networks have different tensors.", "Take a network tuned from this base.")
 
 
 def _check_rank(rank: int) -> None:

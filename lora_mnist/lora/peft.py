@@ -100,15 +100,12 @@ def load_adapter(
     """
     folder = Path(folder)
     stored = load_seal(folder)
-    if stored is None and not allow_unsealed:
+    if stored is not None:
+        _require_base(folder, stored, base_seal or seal(base_tensors(model)))
+    elif not allow_unsealed:
         raise AdapterError(
             f"{folder / WEIGHTS} does not say which base it was trained on.",
             "Pass allow_unsealed=True if you know that it was this one.",
-        )
-    if stored is not None and (different := first_difference(stored, base_seal or seal(base_tensors(model)))):
-        raise AdapterError(
-            f"The adapter in {folder} was trained on another base: tensor {different} differs.",
-            "Use it with the base it came from, or train it again on this one.",
         )
     config = load_config(folder, linear_layers(model))
     if stored is None:
@@ -188,6 +185,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     if missing := [key for key in ("r", "lora_alpha", "target_modules") if document.get(key) is None]:
         raise AdapterError(f"{path} has no {missing[0]!r}.", way_out)
     return document
+
+
+def _require_base(folder: Path, stored: Seal, found: Seal) -> None:
+    if different := first_difference(stored, found):
+        raise AdapterError(
+            f"The adapter in {folder} was trained on another base: tensor {different} differs.",
+            "Use it with the base it came from, or train it again on this one.",
+        )
 
 
 def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> None:

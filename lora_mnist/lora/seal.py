@@ -18,6 +18,7 @@ class Seal:
 
     @property
     def sha256(self) -> str:
+        """Of all the tensors' together."""
         return hashlib.sha256(json.dumps(self.tensors, sort_keys=True).encode()).hexdigest()
 
     def to_text(self) -> str:
@@ -44,13 +45,14 @@ def seal(tensors: Mapping[str, torch.Tensor]) -> Seal:
 
 
 def first_difference(one: Seal, other: Seal) -> str | None:
-    """Name of the first tensor, in alphabetical order, that is not the same in both; None if all are."""
+    """Name of the first tensor, in alphabetical order, that is not the same in `one` and `other`; None if all are."""
     names = sorted(one.tensors.keys() | other.tensors.keys())
     return next((name for name in names if one.tensors.get(name) != other.tensors.get(name)), None)
 
 
 def changed_bytes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Number of differing bytes of every tensor that is not the same in both; -1 where name, dtype or shape differ."""
+    """Number of differing bytes of every tensor that is not the same in `before` and `after`, by name; -1 where name,
+    dtype or shape differ."""
     changed = {}
     for name in sorted(before.keys() | after.keys()):
         one, other = before.get(name), after.get(name)

@@ -223,6 +223,8 @@ def test_an_update_too_large_for_its_layer_is_refused():
 def test_networks_with_other_tensors_are_refused():
     with pytest.raises(LoRAError, match="different tensors"):
         extract(nn.Sequential(nn.Linear(4, 3, bias=False)), "x", nn.Sequential(nn.Linear(4, 3)), 1)
+    with pytest.raises(LoRAError, match="different tensors"):
+        left_out(nn.Sequential(nn.Linear(4, 3, bias=False)), nn.Sequential(nn.Linear(4, 3)))
 
 
 def test_a_shared_layer_is_left_out_under_neither_name():

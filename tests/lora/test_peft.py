@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lora_mnist.datasets.download import import_torchvision
-from lora_mnist.errors import AdapterError, LoRAError
+from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
 from lora_mnist.lora import (
     LoRAConfig,
     adapter_names,
@@ -258,6 +258,24 @@ def test_a_config_that_is_none_is_refused(saved, content):
     (saved[2] / "adapter_config.json").write_text(content)
     with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         load_config(saved[2], linear_layers(saved[0]))
+
+
+@pytest.mark.parametrize(("content", "kind"), [(None, AdapterError), ("{", DamagedError), ("[]", AdapterError)])
+def test_what_is_wrong_with_a_config_is_an_error_of_the_library(saved, content, kind):
+    base, _, folder = saved
+    path = folder / "adapter_config.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(LoRAError, match=r"adapter_config\.json") as caught:
+        load_adapter(folder, base, "a")
+    assert type(caught.value) is kind
+    assert caught.value.way_out == "Restore it, or save the adapter again."
+
+
+def test_a_disk_that_refuses_is_told_without_the_command_line(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="another folder") as caught:
+        save_adapter(tmp_path / "file" / "a", saved[1], "a")
+    assert "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["dropped", "extra", "base weight", "shape", "dtype", "nan", "truncated", "empty"])
