@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lora_mnist.evaluation.metrics import missed_claimed_errors
+from lora_mnist.evaluation.metrics import counts_in
 
 COUNTS = ("missed", "claimed", "errors")
 
@@ -30,7 +30,7 @@ def measure(config: str, dataset: str, seed: int, options: list[str]) -> dict:
         seconds = time.perf_counter() - started
     result = json.loads(done.stdout)
     tuned, base = result["finetune"], result["pretrain"]["splits"]["test"]
-    before = missed_claimed_errors(base["confusion"], tuned["digit"])
+    before = counts_in(base["confusion"], tuned["digit"]).model_dump()
     kept = tuned["kept"]  # if not, the base stays as it is
     after = tuned["comparison"]["test"]["after"] if kept else before
     return {

@@ -18,56 +18,51 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
-from lora_mnist.evaluation.metrics import missed_claimed_errors
+from lora_mnist.evaluation.findings import COUNTS
+from lora_mnist.evaluation.metrics import counts_in
 from lora_mnist.evaluation.threshold import shifted_threshold
-from lora_mnist.pipeline import finetune as tuning
-from lora_mnist.pipeline import stages
-from lora_mnist.pipeline.workspace import open_workspace
-from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.request import Request
-
-COUNTS = ("missed", "claimed", "errors")
+from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, finetune_full, open_workspace, pretrain, repair
 
 
 def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int) -> dict:
     """One base and everything on it: missed, claimed and errors on `test` by what was done."""
     with tempfile.TemporaryDirectory() as folder:
-
-        def request(**finetune) -> Request:
-            options = {"seed": seed, "data": {"dataset": "mnist"}, "pretrain": {"epochs": epochs}}
-            return Request(Path(folder), data, options={**options, "finetune": finetune}, threads=threads)
-
-        base = stages.pretrain(request())
-        labels = {"test": open_workspace(request()).labels["test"]}
-        run = Run(Path(folder))
+        options = {"seed": seed, "data": {"dataset": "mnist"}, "pretrain": {"epochs": epochs}}
+        work, base = pretrain(Request(Path(folder), data, options=options, threads=threads))
         started = time.perf_counter()
-        default = tuning.finetune(request(), twin=epochs == 1)
+        default = finetune(work, twin=epochs == 1)
         seconds = time.perf_counter() - started
-        rank1 = tuning.finetune(request(rank=1))
-        row = {"seed": seed, "epochs": epochs, "accuracy": base["splits"]["test"]["accuracy"], "seconds": seconds}
-        row["digit"] = default["digit"]
-        row["base"] = missed_claimed_errors(base["splits"]["test"]["confusion"], row["digit"])
-        for name, result in (("default", default), ("rank 1", rank1)):
-            if not result["kept"]:
-                row[name] = None
-                continue
-            row[name] = result["comparison"]["test"]["after"]
-            row[f"{name}: threshold"] = result["threshold"]["splits"]["test"]
-            pair = ({"test": run.logits(place)["test"]} for place in (None, run.adapter(result["name"])))
-            on_test = shifted_threshold(*pair, labels, default["digit"])
-            row[f"{name}: threshold on test"] = on_test["splits"]["test"]
+        options = {**options, "finetune": {"rank": 1}}
+        rank1 = finetune(open_workspace(Request(Path(folder), data, options=options, threads=threads)))
+        test, digit = base.splits["test"], default.record.digit
+        row = {"seed": seed, "epochs": epochs, "accuracy": test.accuracy, "seconds": seconds, "digit": digit}
+        row["base"] = counts_in(test.confusion, digit).model_dump()
+        row |= _beside("default", default, work) | _beside("rank 1", rank1, work)
         if epochs == 1:
-            row["full"] = tuning.finetune_full(request())["comparison"]["test"]["after"]
-            if default["kept"]:
-                row["twin"] = {key: default["twin"]["splits"]["test"][key] for key in (*COUNTS, "all", "digit")}
+            row["full"] = finetune_full(work).analysis.splits["test"].after.model_dump()
+            if default.kept:
+                row["twin"] = default.analysis.twin.splits["test"].model_dump()
             if rounds:
-                row["rounds"] = [_round(result) for result in tuning.repair(request(), rounds)]
+                row["rounds"] = [_round(tuning) for tuning in repair(work, rounds)]
     return row
 
 
-def _round(result: dict) -> dict:
-    counts = result["comparison"]["test"] if result["kept"] else {}
-    return {"digit": result["digit"], "kept": result["kept"], **counts}
+def _beside(name: str, tuning: Tuning, work: Workspace) -> dict:
+    """What an adapter did, and what the shifted threshold does at as many missed images."""
+    if not tuning.kept:
+        return {name: None}
+    pair = ({"test": one.logits()["test"]} for one in (work.run.base, work.run.adapter(tuning.record.name)))
+    on_test = shifted_threshold(*pair, {"test": work.labels["test"]}, tuning.record.digit)
+    return {
+        name: tuning.analysis.splits["test"].after.model_dump(),
+        f"{name}: threshold": tuning.analysis.threshold.splits["test"].model_dump(),
+        f"{name}: threshold on test": on_test.splits["test"].model_dump(),
+    }
+
+
+def _round(tuning: Tuning) -> dict:
+    counts = tuning.analysis.splits["test"].model_dump() if tuning.kept else {}
+    return {"digit": tuning.record.digit, "kept": tuning.kept, **counts}
 
 
 def interval(values: list[float]) -> str:

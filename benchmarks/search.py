@@ -15,15 +15,15 @@ from pathlib import Path
 import torch
 
 from lora_mnist.datasets import dataset as data
-from lora_mnist.evaluation.metrics import counts_of, logits_of, weakest_digit
-from lora_mnist.evaluation.strength import choose
+from lora_mnist.evaluation.findings import COUNTS
+from lora_mnist.evaluation.metrics import counts_of, weakest_digit
+from lora_mnist.evaluation.predict import held_out_logits, logits_of
+from lora_mnist.evaluation.strength import Guard, choose
 from lora_mnist.evaluation.threshold import shifted_threshold
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import train_adapter, train_base
-
-COUNTS = ("missed", "claimed", "errors")
 
 
 def open_base(seed: int, epochs: int, folder: Path, device: torch.device) -> tuple[MLP, data.Dataset]:
@@ -44,22 +44,21 @@ def settings_of(variant: dict, seed: int, epochs: int) -> Settings:
 
 def measure(variant: dict, seed: int, epochs: int, base: MLP, dataset: data.Dataset) -> dict:
     """Counts on the half that decides nothing: of the base, with the adapter, and of the shifted threshold."""
-    held_out = {"val": dataset.val, "test": dataset.test}
-    before = {name: logits_of(base, part.images) for name, part in held_out.items()}
+    before = held_out_logits(base, dataset)
     digit = weakest_digit(before["val"], dataset.val.labels)
     settings = settings_of(variant, seed, epochs)
     adapted, _ = train_adapter(base, "a", digit, settings, dataset, quiet=True)
-    guard = choose(adapted, "a", settings.finetune.guard, before["val"], dataset.val, digit)
-    if guard["strength"] is None:
+    guard = choose(adapted, "a", Guard(settings.finetune.guard), before["val"], dataset.val, digit)
+    if guard.strength is None:
         adapted = base
     after = logits_of(adapted, dataset.test.images)
     labels = dataset.test.labels
     shifted = shifted_threshold({"test": before["test"]}, {"test": after}, {"test": labels}, digit)
     return {
-        "strength": guard["strength"],
-        "base": counts_of(before["test"], labels, digit),
-        "adapter": counts_of(after, labels, digit),
-        "threshold": shifted["splits"]["test"],
+        "strength": guard.strength,
+        "base": counts_of(before["test"], labels, digit).model_dump(),
+        "adapter": counts_of(after, labels, digit).model_dump(),
+        "threshold": shifted.splits["test"].model_dump(),
     }
 
 

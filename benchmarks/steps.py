@@ -1,11 +1,12 @@
 """One training step: this library, its peers, and the floor that the matrix products alone set.
 
-    python benchmarks/steps.py [--device cuda] [--rounds 3] [--out build/bench]
+    python benchmarks/steps.py [--device cuda] [--rounds 3] [--plain] [--out build/bench]
 
 Every contestant sees the same prepared batches; a step is forward pass, cross-entropy, backward pass and a fused Adam.
 The floor of fine-tuning are three forward and two backward products into preallocated outputs; that of pretraining adds
 the three products of the weights' gradients and one fused Adam pass. Medians over the interleaved rounds of five
-processes. All that take their layers from the base, as PEFT does, take its `Linear`, which is ours.
+processes. All that take their layers from the base, as PEFT does, take its `Linear`, which is ours; with `--plain` that
+is torch's `nn.Linear`, as in other people's models.
 """
 
 import copy
@@ -135,11 +136,19 @@ def floor(base: MLP, batch: int, everything: bool) -> Callable[[], None]:
     return step
 
 
-def measure(device: str, threads: int | None, rounds: int) -> dict[tuple[int, int | None], Times]:
+def base_of(plain: bool) -> MLP:
+    """The network that all start from."""
+    base = MLP(HIDDEN)
+    for name in LAYERS if plain else ():
+        getattr(base, name).__class__ = nn.Linear
+    return base
+
+
+def measure(device: str, threads: int | None, rounds: int, plain: bool) -> dict[tuple[int, int | None], Times]:
     """Every contestant's times by batch and rank; rank None is pretraining."""
     place = prepare(device, threads)
     torch.manual_seed(0)
-    base = MLP(HIDDEN).to(place)
+    base = base_of(plain).to(place)
     peers = {"ours": ours, "peft": peft, "loralib": loralib, "parametrize": parametrized, "full": full}
     found = {}
     for batch in (10, 64, 256):
@@ -155,12 +164,13 @@ def measure(device: str, threads: int | None, rounds: int) -> dict[tuple[int, in
 
 def main() -> None:
     """Measure and print both tables."""
-    arguments = options(__doc__, rounds=3, device=True)
+    arguments = options(__doc__, rounds=3, device=True, plain=True)
     about = machine()
-    found = in_processes(measure, arguments.device, arguments.threads, arguments.rounds)
+    found = in_processes(measure, arguments.device, arguments.threads, arguments.rounds, arguments.plain)
     rows = {key: _row({"batch": key[0]} | ({"rank": key[1]} if key[1] else {}), times) for key, times in found.items()}
-    finish("fine-tuning-step", [row for (_, rank), row in rows.items() if rank], arguments.out, about)
-    finish("pretraining-step", [row for (_, rank), row in rows.items() if not rank], arguments.out, about)
+    kind = "-plain" if arguments.plain else ""
+    finish(f"fine-tuning-step{kind}", [row for (_, rank), row in rows.items() if rank], arguments.out, about)
+    finish(f"pretraining-step{kind}", [row for (_, rank), row in rows.items() if not rank], arguments.out, about)
 
 
 def _row(of: dict, times: dict) -> dict:

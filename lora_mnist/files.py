@@ -33,9 +33,15 @@ def to_json(document: Any) -> bytes:
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises RunError if it cannot be read, AlteredError if it is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path, path.read_bytes())
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
+
+
+def parse_json(path: Path, content: bytes) -> Any:
+    """The document in `content`, which was read from `path`. Raises AlteredError if it is not JSON."""
+    try:
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise AlteredError(f"{path} is not JSON: {error}.", WAY_OUT) from error
 
@@ -116,20 +122,39 @@ def standing(place: Path) -> Path:
     return place  # also if a writer finished between the two looks
 
 
-def check_folder(place: Path) -> None:
+def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
+    """SHA-256 of every other file of a sealed folder, by its name.
+
+    Args:
+        content: of the manifest, if it has been read already.
+
+    Raises:
+        RunError: it cannot be read.
+        AlteredError: it is not the one that was saved.
+    """
+    path = standing(place) / MANIFEST
+    manifest = read_json(path) if content is None else parse_json(path, content)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or manifest.get("sha256") != _digest_of(files):
+        raise AlteredError(f"{path} is damaged.", WAY_OUT)
+    return files
+
+
+def check_folder(place: Path, contents: Mapping[str, bytes] | None = None) -> None:
     """Compare every file of a sealed folder with its manifest.
+
+    Args:
+        contents: of files that have been read already, by name.
 
     Raises:
         RunError: a file is missing or unreadable.
         AlteredError: a file, named, is not the one that was saved.
     """
-    place = standing(place)
-    manifest = read_json(place / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _digest_of(manifest.get("files")):
-        raise AlteredError(f"{place / MANIFEST} is damaged.", WAY_OUT)
-    for name, expected in manifest["files"].items():
+    place, contents = standing(place), contents or {}
+    for name, expected in read_manifest(place, contents.get(MANIFEST)).items():
         try:
-            found = _sha256(place / name)
+            known = contents.get(name)
+            found = _sha256(place / name) if known is None else hashlib.sha256(known).hexdigest()
         except OSError as error:
             raise RunError(f"{place / name} cannot be read: {error.strerror}.", WAY_OUT) from error
         if found != expected:

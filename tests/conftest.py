@@ -9,9 +9,8 @@ import torch
 
 from lora_mnist.cli.commands import main
 from lora_mnist.datasets.mnist import MNIST_FILES
-from lora_mnist.pipeline import finetune as tuning
-from lora_mnist.pipeline import stages
-from lora_mnist.settings.request import Request
+from lora_mnist.files import _write_manifest
+from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.training.device import prepare
 
 prepare("cpu")  # as every command does before it computes: some of it only takes effect then
@@ -23,8 +22,8 @@ SMOKE = {"data": {"dataset": "digits"}}
 def finished_run(tmp_path_factory) -> Path:
     """A run with a base and one adapter; never changed, copy it with `run_copy`."""
     path = tmp_path_factory.mktemp("finished") / "run"
-    stages.pretrain(Request(run=path, config="smoke", options=SMOKE))
-    tuning.finetune(Request(run=path))
+    pretrain(smoke(path))
+    finetune(workspace(path))
     return path
 
 
@@ -39,10 +38,20 @@ def adapter(run_copy) -> Path:
     return next((run_copy / "adapters").iterdir())
 
 
-def resume(request: Request) -> dict:
+def workspace(path: Path, **asked: object) -> Workspace:
+    """The run, opened by a command with such options for an adapter."""
+    return open_workspace(Request(run=path, options={"finetune": asked}))
+
+
+def smoke(path: Path, **options: object) -> Request:
+    """A run of seconds on the embedded digits."""
+    return Request(run=path, config="smoke", options={**SMOKE, **options})
+
+
+def resume(request: Request) -> Tuning:
     """What `lora-mnist run` does before it verifies and reports."""
-    stages.pretrain(request, resume=True)
-    return tuning.finetune(request, resume=True)
+    work, _ = pretrain(request, resume=True)
+    return finetune(work, resume=True)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +94,12 @@ def flip_bit(path: Path, position: int = -1) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
+
+
+def rehash(folder: Path) -> None:
+    """Make the manifest fit files that were changed behind its back."""
+    (folder / "manifest.json").unlink()
+    _write_manifest(folder)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

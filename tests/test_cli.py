@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist import __version__
+from lora_mnist import __version__, pipeline
 from lora_mnist.datasets.download import import_torchvision
-from lora_mnist.pipeline import stages
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.training import train as recipe
 
@@ -426,7 +425,7 @@ def test_an_error_of_the_system_is_told_as_json_too(cli, tmp_path):
 
 
 def test_a_bug_is_owned_up_to(cli, finished_run, monkeypatch):
-    monkeypatch.setattr(stages, "evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline, "evaluate", lambda *_: 1 / 0)
     code, _, err = cli("evaluate", "--run", finished_run)
     assert code == 1
     assert "bug in lora-mnist" in err

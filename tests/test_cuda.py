@@ -9,11 +9,9 @@ import torch
 from lora_mnist.datasets import dataset as data
 from lora_mnist.evaluation.verdict import is_repair
 from lora_mnist.lora import inject
-from lora_mnist.pipeline import finetune as tuning
-from lora_mnist.pipeline import stages
+from lora_mnist.pipeline import Request, Tuning, finetune, pretrain, verify
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
 from lora_mnist.training.loop import WINDOW, TrainingData, train
 from lora_mnist.training.model import MLP
@@ -24,11 +22,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 DIGITS = {"data": {"dataset": "digits"}}
 
 
-def whole_run(folder: Path, device: str) -> tuple[Run, dict]:
+def whole_run(folder: Path, device: str) -> tuple[Run, Tuning]:
     """The default recipe on the embedded digits."""
-    request = Request(run=folder, options=DIGITS, device=device)
-    stages.pretrain(request)
-    return Run(folder), tuning.finetune(request)
+    work, _ = pretrain(Request(run=folder, options=DIGITS, device=device))
+    return Run(folder), finetune(work)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +35,8 @@ def runs(tmp_path_factory):
 
 def test_both_devices_see_the_same_images_in_the_same_order(runs):
     (on_cpu, cpu), (on_cuda, cuda) = runs["cpu"], runs["cuda"]
-    assert on_cuda.losses()[:10] == pytest.approx(on_cpu.losses()[:10], rel=1e-4)
-    tuned, expected = on_cuda.losses(on_cuda.adapter(cuda["name"])), on_cpu.losses(on_cpu.adapter(cpu["name"]))
+    assert on_cuda.base.losses()[:10] == pytest.approx(on_cpu.base.losses()[:10], rel=1e-4)
+    tuned, expected = on_cuda.adapter(cuda.record.name).losses(), on_cpu.adapter(cpu.record.name).losses()
     assert tuned[:10] == pytest.approx(expected[:10], rel=1e-2)  # on two bases, which differ by rounding
     assert len(tuned) == len(expected)
 
@@ -47,27 +44,28 @@ def test_both_devices_see_the_same_images_in_the_same_order(runs):
 def test_both_devices_end_alike(runs):
     (on_cpu, cpu), (on_cuda, cuda) = runs["cpu"], runs["cuda"]
     for run in (on_cpu, on_cuda):
-        assert run.evaluation()["splits"]["test"]["accuracy"] > 0.95
-    assert sum(on_cuda.losses()[-50:]) == pytest.approx(sum(on_cpu.losses()[-50:]), rel=0.2)
-    assert cuda["digit"] == cpu["digit"]
-    verdicts = [is_repair(made["comparison"]["test"], made["threshold"]["splits"]["test"]) for made in (cpu, cuda)]
+        assert run.base.evaluation.splits["test"].accuracy > 0.95
+    assert sum(on_cuda.base.losses()[-50:]) == pytest.approx(sum(on_cpu.base.losses()[-50:]), rel=0.2)
+    assert cuda.record.digit == cpu.record.digit
+    analyses = [made.analysis for made in (cpu, cuda)]
+    verdicts = [is_repair(one.splits["test"], one.threshold.splits["test"]) for one in analyses]
     assert verdicts[0] == verdicts[1]
-    assert cuda["proof"]["passed"]
+    assert cuda.record.proof.passed
 
 
 @pytest.mark.parametrize(("made_on", "verified_on"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
 def test_a_run_is_verified_on_either_device(runs, made_on, verified_on):
     run, _ = runs[made_on]
-    assert stages.verify(Request(run=run.path, device=verified_on))["failures"] == []
+    assert verify(Request(run=run.path, device=verified_on)).failures == ()
 
 
 def test_equal_runs_give_equal_bytes(runs, tmp_path):
     again, _ = whole_run(tmp_path, "cuda")
     first, _ = runs["cuda"]
-    assert again.record()["base_seal"] == first.record()["base_seal"]
+    assert again.record.base_seal == first.record.base_seal
     for name in ("adapter_model.safetensors", "logits.safetensors"):
-        adapter = again.adapter_names()[0]
-        assert (again.adapter(adapter) / name).read_bytes() == (first.adapter(adapter) / name).read_bytes()
+        (adapter,) = again.adapters()
+        assert adapter.file(name).read_bytes() == first.adapter(adapter.name).file(name).read_bytes()
 
 
 @pytest.mark.parametrize("adapted", [False, True])

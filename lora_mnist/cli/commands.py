@@ -5,8 +5,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,6 +14,15 @@ from lora_mnist.cli import options as o
 from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.groups import Command, Commands, flattened
 from lora_mnist.errors import ProofError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lora_mnist.pipeline import Verification
+    from lora_mnist.pipeline.run import Stage
+    from lora_mnist.settings.strict import Document
+
+D = TypeVar("D", bound="Document")
 
 app = typer.Typer(
     name="lora-mnist",
@@ -60,27 +68,19 @@ def run(
     output: o.Output,
 ) -> None:
     """Everything below, in order: pretrain, finetune, verify, report. Skips what is finished."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import finetune as tuning
-    from lora_mnist.pipeline import stages
+    from lora_mnist import pipeline
     from lora_mnist.report.page import write_report
 
     pretraining = o.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
-    tuning.require_rounds(request, rounds)
-    base = stages.pretrain(request, resume=True)
-    if not output.json:
-        _print(terminal.evaluation(base))
-    tuned = tuning.repair(request, rounds)
-    if not output.json:
-        for result in tuned:
-            _print(terminal.finetuning(result))
-        _print(terminal.path(tuned))
-    _raise_failures(stages.verify(request))
-    page = write_report(place.run)
+    work, whole = pipeline.run(request, rounds, (lambda stage: None) if output.json else _show_stage)
+    _raise_failures(whole.verification)
+    page = write_report(work.run)
     if output.json:
-        _print_json({"pretrain": base, "finetune": tuned[0], "rounds": tuned, "report": str(page)})
+        tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
+        base = whole.pretraining.model_dump(mode="json")
+        _print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
     else:
         _write(f"Verified from the files. The report is {page}\n")
 
@@ -98,12 +98,13 @@ def pretrain(
     output: o.Output,
 ) -> None:
     """Train the base, print accuracy and errors per digit, seal it."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import stages
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
 
     training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
     request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
-    _show(stages.pretrain(request), terminal.evaluation, output.json)
+    _, pretraining = pipeline.pretrain(request)
+    _show(pretraining, tables.evaluation, output.json)
 
 
 @command
@@ -116,12 +117,12 @@ def evaluate(
     output: o.Output,
 ) -> None:
     """Confusion matrix and errors per digit of the base, or of the base with adapters."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import stages
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
 
-    request = o.request_of(place, machine, output, o.Making())
-    evaluation = stages.evaluate(request, adapters.applied(), checkpoint, adapters.allow_unsealed)
-    _show(evaluation, terminal.evaluation, output.json)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
+    evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
+    _show(evaluation, tables.evaluation, output.json)
 
 
 @command
@@ -140,28 +141,28 @@ def finetune(
     output: o.Output,
 ) -> None:
     """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import finetune as tuning
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
 
     if full:
         o.refuse_with_full(repair, shape, twin, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
     settings = (repair.settings(), shape.settings(), augmentation.settings(), training)
-    request = o.request_of(place, machine, output, making, *settings)
-    stage = tuning.finetune_full if full else partial(tuning.finetune, on_top_of=on_top_of or [], twin=twin)
-    _show(stage(request), terminal.finetuning, output.json)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
+    tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
+    _show(tuning, tables.finetuning, output.json)
 
 
 @command
 def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, output: o.Output) -> None:
     """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import stages
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
 
-    findings = stages.verify(o.request_of(place, machine, output, o.Making()), adapter or [])
+    findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or ())
     if output.json:
         _raise_failures(findings)
-    _show(findings, terminal.verification, output.json)
+    _show(findings, tables.verification, output.json)
     _raise_failures(findings)
 
 
@@ -176,12 +177,12 @@ def merge(
     output: o.Output,
 ) -> None:
     """Write the base with adapters merged into its weights as a checkpoint of its own."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import convert as conversions
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
 
     request = o.request_of(place, machine, output, o.Making(force=force), o.given("finetune", name=name))
-    merged = conversions.merge_adapters(request, adapters.applied(), adapters.allow_unsealed)
-    _show(merged, terminal.merging, output.json)
+    merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
+    _show(merged, tables.merging, output.json)
 
 
 @command
@@ -197,38 +198,41 @@ def extract(
     output: o.Output,
 ) -> None:
     """Make the best adapter of a rank from a network that was fine-tuned whole."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.pipeline import convert as conversions
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
 
     settings = o.Repair(digit=digit, name=name).settings()
-    request = o.request_of(place, machine, output, o.Making(force=force), settings)
-    _show(conversions.extract_adapter(request, rank, checkpoint), terminal.extraction, output.json)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
+    _show(pipeline.extract(work, rank, checkpoint), tables.extraction, output.json)
 
 
 @command
 def adapters(*, place: o.Place, output: o.Output) -> None:
     """List a run's adapters: digit, rank, size, errors before and after, proof."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.runs import listing as overview
+    from lora_mnist.cli import tables
+    from lora_mnist.runs.listing import list_adapters
+    from lora_mnist.runs.rundir import Run
 
-    _show(overview.list_adapters(place.run), terminal.adapters, output.json)
+    _show(list_adapters(Run(place.run)), tables.adapters, output.json)
 
 
 @command
 def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
     """Count what full fine-tuning and LoRA train, for the run's network or any layer."""
-    from lora_mnist.cli import tables as terminal
-    from lora_mnist.runs import listing as overview
+    from lora_mnist.cli import tables
+    from lora_mnist.runs.listing import count_parameters
+    from lora_mnist.runs.rundir import Run
 
-    _show(overview.count_parameters(place.run, rank, shape), terminal.sizes, output.json)
+    _show(count_parameters(Run(place.run), rank, shape), tables.sizes, output.json)
 
 
 @command
 def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = False, output: o.Output) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON."""
     from lora_mnist.report.page import write_report
+    from lora_mnist.runs.rundir import Run
 
-    page = write_report(place.run, normalise)
+    page = write_report(Run(place.run), normalise)
     if output.json:
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
@@ -261,22 +265,35 @@ def script() -> None:
     sys.exit(main())
 
 
-def _raise_failures(findings: dict[str, Any]) -> None:
-    if not findings["passed"]:
-        failures = "; ".join(failure.rstrip(".") for failure in findings["failures"])
+def _raise_failures(findings: "Verification") -> None:
+    if not findings.passed:
+        failures = "; ".join(failure.rstrip(".") for failure in findings.failures)
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
 
 
-def _show(document: dict[str, Any], renderer: Callable[[dict[str, Any]], Any], as_json: bool) -> None:
+def _show_stage(result: "Stage") -> None:
+    """Of `run`, which says itself that the verification passed."""
+    from lora_mnist.cli import tables
+    from lora_mnist.pipeline import Pretraining
+
+    if isinstance(result, Pretraining):
+        _print(tables.evaluation(result))
+    elif isinstance(result, tuple):
+        for tuning in result:
+            _print(tables.finetuning(tuning))
+        _print(tables.path(result))
+
+
+def _show(document: D, renderer: Callable[[D], "RenderableType"], as_json: bool) -> None:
     if as_json:
-        _print_json(document)
-    else:
-        _print(renderer(document))
-        if "file" in document:
-            _write(f"Saved as {document['file']}\n")
+        _print_json(document.model_dump(mode="json"))
+        return
+    _print(renderer(document))
+    if file := getattr(document, "file", None):  # of a checkpoint
+        _write(f"Saved as {file}\n")
 
 
-def _print(renderable: Any) -> None:
+def _print(renderable: "RenderableType") -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -285,7 +302,7 @@ def _print(renderable: Any) -> None:
     _write(text.get())
 
 
-def _print_json(document: dict[str, Any]) -> None:
+def _print_json(document: object) -> None:
     _write(json.dumps(document, indent=1) + "\n")
 
 

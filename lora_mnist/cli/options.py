@@ -266,7 +266,7 @@ def request_of(place: Place, machine: Machine, output: Output, making: Making, *
             tables.setdefault(name, {}).update(table)
     return Request(
         run=place.run,
-        folder=machine.data,
+        data=machine.data,
         config=making.config,
         options={**making.settings(), **tables},
         device=machine.device,

@@ -10,6 +10,7 @@ import torch
 from lora_mnist.datasets.digits import DIGITS_SHA256, draw_digits
 from lora_mnist.datasets.mnist import DEADLINE, MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist
 from lora_mnist.errors import DataError, DiskError
+from lora_mnist.settings.config import Images
 
 log = logging.getLogger("lora_mnist")
 
@@ -31,7 +32,7 @@ class Split:
 class Dataset:
     """Three disjoint splits; `val` may be empty. `sha256` identifies the images and labels, before splitting."""
 
-    name: str
+    name: Images
     sha256: str
     train: Split
     val: Split
@@ -43,7 +44,7 @@ class Dataset:
         return {"val": self.val, "test": self.test} if len(self.val) else {"test": self.test}
 
 
-def choose(wanted: str, folder: Path, quiet: bool = False) -> str:
+def choose(wanted: str, folder: Path, quiet: bool = False) -> Images:
     """Decide between `mnist` and `digits`, downloading MNIST into `folder` if it is not there.
 
     Args:
@@ -66,7 +67,7 @@ def choose(wanted: str, folder: Path, quiet: bool = False) -> str:
     return "mnist"
 
 
-def load(name: str, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu") -> Dataset:
+def load(name: Images, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu") -> Dataset:
     """Read data set `name` (`mnist` or `digits`) and split it.
 
     Args:

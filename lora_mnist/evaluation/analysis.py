@@ -2,19 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.dial import turn_dial
 from lora_mnist.evaluation.effects import first_directions, layer_effects
-from lora_mnist.evaluation.examples import changed_images
+from lora_mnist.evaluation.findings import (
+    Analysis,
+    Comparison,
+    Dial,
+    Example,
+    Guess,
+    LayerEffect,
+    Pair,
+    PairedTwin,
+    StrengthPoint,
+    TwinCounts,
+    TwinResult,
+)
 from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.significance import mcnemar
+from lora_mnist.evaluation.strength import turn_dial
 from lora_mnist.evaluation.threshold import shifted_threshold
 from lora_mnist.training.model import MLP
+
+MOST = 24  # examples of either kind
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,22 @@ class Twin:
     logits: Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What an adapter does at other strengths, layer by layer, and in the first layer (see `first_directions`)."""
+
+    dial: Dial
+    layers: dict[str, LayerEffect]
+    directions: torch.Tensor
+
+
 def analyse(
     before: Mapping[str, torch.Tensor],
     after: Mapping[str, torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     digit: int,
     twin: Twin | None = None,
-) -> dict[str, Any]:
+) -> Analysis:
     """What changed on the same images, which of them, and what one shifted logit, or a twin, would have done.
 
     Args:
@@ -39,54 +62,86 @@ def analyse(
         labels: int64 (N,) by split.
     """
     truth = {split: part.cpu() for split, part in labels.items()}
-    document = {
-        "schema_version": SCHEMA,
-        "splits": compare(before, after, truth, digit),
-        "threshold": shifted_threshold(before, after, truth, digit),
-        "examples": changed_images(before["test"], after["test"], truth["test"]),
-    }
+    beside = None
     if twin is not None:
         splits = {split: _beside(part) for split, part in compare(twin.logits, after, truth, digit).items()}
-        document["twin"] = {"strength": twin.strength, "splits": splits}
-    return document
+        beside = TwinResult(strength=twin.strength, splits=splits)
+    return Analysis(
+        schema_version=SCHEMA,
+        splits=compare(before, after, truth, digit),
+        threshold=shifted_threshold(before, after, truth, digit),
+        examples=changed_images(before["test"], after["test"], truth["test"]),
+        twin=beside,
+    )
 
 
 def inspect(
-    adapted: MLP, name: str, digit: int, dataset: Dataset, analysis: Mapping[str, Any], tried: Sequence[Mapping] = ()
-) -> tuple[dict[str, Any], torch.Tensor]:
+    adapted: MLP,
+    name: str,
+    digit: int,
+    dataset: Dataset,
+    splits: Mapping[str, Comparison],
+    tried: Sequence[StrengthPoint] = (),
+) -> Learnt:
     """What adapter `name` does at other strengths and layer by layer.
 
     Args:
         adapted: a base with the adapter at strength 1, and those it was trained on top of.
-        analysis: of it, from `analyse`.
+        splits: what it did at strength 1, from `analyse`.
         tried: counts on `val` at other strengths that are known already.
-
-    Returns:
-        Entries `dial` and `layers` of the document, and the `first_directions`.
     """
     known = {
-        split: [{"strength": 0.0, **part["before"]}, {"strength": 1.0, **part["after"]}]
-        for split, part in analysis["splits"].items()
+        split: [
+            StrengthPoint(strength=0.0, **dict(comparison.before)),
+            StrengthPoint(strength=1.0, **dict(comparison.after)),
+        ]
+        for split, comparison in splits.items()
     }
     if "val" in known:
         known["val"] += tried
     of_digit = dataset.test.images[dataset.test.labels == digit]
-    learnt = {
-        "dial": turn_dial(adapted, name, dataset.held_out, digit, known),
-        "layers": layer_effects(adapted, name, of_digit, digit),
+    dial = turn_dial(adapted, name, dataset.held_out, digit, known)
+    return Learnt(dial, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
+
+
+def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:
+    """The fixed and then the broken images, those first whose true digit's probability changed most; `MOST` of each.
+
+    Args:
+        before, after: logits (N, 10).
+        labels: int64 (N,).
+    """
+    index = torch.arange(len(labels))
+    predictions = [logits.argmax(1) for logits in (before, after)]
+    probabilities = [logits.double().softmax(1)[index, labels] for logits in (before, after)]
+    right_before, right_after = (prediction == labels for prediction in predictions)
+    swing = probabilities[1] - probabilities[0]
+
+    def guess(when: int, i: int) -> Guess:
+        return Guess(prediction=int(predictions[when][i]), probability=float(probabilities[when][i]))
+
+    kinds: dict[Literal["fixed", "broken"], torch.Tensor] = {
+        "fixed": ~right_before & right_after,
+        "broken": right_before & ~right_after,
     }
-    return learnt, first_directions(adapted, name)
+    rows = []
+    for kind, chosen in kinds.items():
+        places = index[chosen]
+        for i in places[swing[chosen].abs().sort(descending=True, stable=True).indices][:MOST].tolist():
+            rows.append(Example(index=i, kind=kind, label=int(labels[i]), before=guess(0, i), after=guess(1, i)))
+    return tuple(rows)
 
 
-def pictures(analysis: Mapping[str, Any], dataset: Dataset) -> torch.Tensor:
+def pictures(analysis: Analysis, dataset: Dataset) -> torch.Tensor:
     """The test images of `examples`, uint8 (n, 28, 28)."""
-    return dataset.test.images.cpu()[[example["index"] for example in analysis["examples"]]]
+    return dataset.test.images.cpu()[[example.index for example in analysis.examples]]
 
 
-def _beside(twin: Mapping[str, Any]) -> dict[str, Any]:
+def _beside(twin: Comparison) -> TwinCounts:
     """From a comparison of the twin with the adapter: its counts, and which of the two alone gets how many right."""
-    pairs = {}
-    for key, of in (("all", "errors"), ("digit", "missed")):
-        fixed, broken = twin["pairs"][of]["fixed"], twin["pairs"][of]["broken"]
-        pairs[key] = {"only_adapter_right": fixed, "only_twin_right": broken, "p": mcnemar(fixed, broken)}
-    return {**twin["before"], **pairs}
+    return TwinCounts(**dict(twin.before), all=_only(twin.pairs.errors), digit=_only(twin.pairs.missed))
+
+
+def _only(pair: Pair) -> PairedTwin:
+    p = mcnemar(pair.fixed, pair.broken)
+    return PairedTwin(only_adapter_right=pair.fixed, only_twin_right=pair.broken, p=p)

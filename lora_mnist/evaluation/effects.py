@@ -1,10 +1,9 @@
 """What an adapter learnt: how large each layer's update is, in which directions, and what the digit owes to it."""
 
-from typing import Any
-
 import torch
 
-from lora_mnist.evaluation.metrics import logits_of
+from lora_mnist.evaluation.findings import LayerEffect
+from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.lora.adapters import adapted_layers, updates_of
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.training.model import MLP
@@ -12,16 +11,12 @@ from lora_mnist.training.model import MLP
 PICTURES = 8  # directions that are shown of the first layer
 
 
-def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> dict[str, dict[str, Any]]:
+def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> dict[str, LayerEffect]:
     """Every layer's update ΔW = scaling · B A, by the layer's name.
 
     Args:
         adapted: a network with adapter `name`, all on.
         images: uint8 (N, 28, 28), all of `digit`.
-
-    Returns:
-        `relative_norm`: ‖ΔW‖ / ‖W‖ (Frobenius) with W of the base; `singular_values` of ΔW, largest first; and
-        `missed_without`: how many of `images` are missed with this layer's update off and all others on.
     """
     effects = {}
     for path, update in updates_of(adapted, name).items():
@@ -31,11 +26,11 @@ def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> 
         strength, update.strength = update.strength, 0.0
         missed = int((logits_of(adapted, images).argmax(1) != digit).sum())
         update.strength = strength
-        effects[path] = {
-            "relative_norm": norm / float(weight.double().norm()),
-            "singular_values": list(kept.singular_values),
-            "missed_without": missed,
-        }
+        effects[path] = LayerEffect(
+            relative_norm=norm / float(weight.double().norm()),
+            singular_values=kept.singular_values,
+            missed_without=missed,
+        )
     return effects
 
 

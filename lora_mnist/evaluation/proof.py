@@ -8,13 +8,13 @@ on      with it on, the weights are W + scaling · B A: bit-equal to that formul
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.metrics import logits_of
-from lora_mnist.lora.adapters import adapter_names, base_tensors, disabled, updates_of
+from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
+from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.lora.adapters import adapted_layers, adapter_names, base_tensors, disabled, updates_of
 from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
 
 TOLERANCE = (
@@ -28,7 +28,7 @@ def prove(
     adapted: nn.Module,
     images: Mapping[str, torch.Tensor],
     plain: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+) -> tuple[Proof, dict[str, torch.Tensor]]:
     """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
 
     Args:
@@ -39,7 +39,7 @@ def prove(
         plain: logits (N, 10) of `base` on them, by split; if they are another machine's, `base` is asked again.
 
     Returns:
-        The findings, ready for JSON, with `passed` overall; and the adapted model's logits (N, 10) by split.
+        What was found; and the adapted model's logits (N, 10) by split.
     """
     with disabled(adapted):
         off = {split: logits_of(adapted, batch) for split, batch in images.items()}
@@ -52,45 +52,44 @@ def prove(
     difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())
     largest = max(float(logits.abs().max()) for logits in on.values())
 
-    findings = {
-        "frozen": _frozen(base, sealed, adapted),
-        "off": {"passed": unequal == 0, "images": sum(map(len, off.values())), "images_that_differ": unequal},
-        "on": {
-            "passed": not wrong_layers and difference <= TOLERANCE * largest,
-            "layers_off_the_formula": wrong_layers,
-            "largest_difference": difference,
-            "largest_logit": largest,
-        },
-    }
-    return {"passed": all(part["passed"] for part in findings.values()), **findings}, on
+    frozen = _frozen(base, sealed, adapted)
+    is_off = Off(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
+    is_on = On(
+        passed=not wrong_layers and difference <= TOLERANCE * largest,
+        layers_off_the_formula=tuple(wrong_layers),
+        largest_difference=difference,
+        largest_logit=largest,
+    )
+    passed = frozen.passed and is_off.passed and is_on.passed
+    return Proof(passed=passed, frozen=frozen, off=is_off, on=is_on), on
 
 
-def _frozen(base: nn.Module, sealed: Seal, adapted: nn.Module) -> dict[str, Any]:
+def _frozen(base: nn.Module, sealed: Seal, adapted: nn.Module) -> Frozen:
     before, after = dict(base.state_dict()), base_tensors(adapted)
     changed, now = changed_bytes(before, after), seal(after)
-    return {
-        "passed": not changed and now == sealed,
-        "tensors": len(before),
-        "bytes": sum(tensor.nbytes for tensor in before.values()),
-        "changed_bytes": changed,
-        "first_off_the_seal": first_difference(sealed, now),
-        "seal": sealed.sha256,
-    }
+    return Frozen(
+        passed=not changed and now == sealed,
+        tensors=len(before),
+        bytes=sum(tensor.nbytes for tensor in before.values()),
+        changed_bytes=changed,
+        first_off_the_seal=first_difference(sealed, now),
+        seal=sealed.sha256,
+    )
 
 
-def failures(findings: Mapping[str, Any]) -> list[str]:
+def failures(proof: Proof) -> list[str]:
     """What `prove` found wrong, a clause each."""
-    frozen, off, on = findings["frozen"], findings["off"], findings["on"]
-    clauses = [f"base tensor {name} changed" for name in frozen["changed_bytes"]]
-    if not frozen["passed"] and not clauses:
-        clauses = [f"base tensor {frozen['first_off_the_seal']} is not the sealed one"]
-    if not off["passed"]:
-        clauses.append(f"switched off, {off['images_that_differ']} of {off['images']} images have other logits")
-    clauses += [f"the weight of {layer} is not W + scaling · B A" for layer in on["layers_off_the_formula"]]
-    if not on["passed"] and not on["layers_off_the_formula"]:
+    frozen, off, on = proof.frozen, proof.off, proof.on
+    clauses = [f"base tensor {name} changed" for name in frozen.changed_bytes]
+    if not frozen.passed and not clauses:
+        clauses = [f"base tensor {frozen.first_off_the_seal} is not the sealed one"]
+    if not off.passed:
+        clauses.append(f"switched off, {off.images_that_differ} of {off.images} images have other logits")
+    clauses += [f"the weight of {layer} is not W + scaling · B A" for layer in on.layers_off_the_formula]
+    if not on.passed and not on.layers_off_the_formula:
         clauses.append(
-            f"its logits differ by {on['largest_difference']:.2g} from those of W + scaling · B A"
-            f" (at most {TOLERANCE:g} of {on['largest_logit']:.3g} is rounding)"
+            f"its logits differ by {on.largest_difference:.2g} from those of W + scaling · B A"
+            f" (at most {TOLERANCE:g} of {on.largest_logit:.3g} is rounding)"
         )
     return clauses
 
@@ -102,14 +101,14 @@ def _by_formula(base: nn.Module, adapted: nn.Module) -> tuple[nn.Module, list[st
     weights: dict[str, torch.Tensor] = {}
     for name in adapter_names(adapted):
         for path, update in updates_of(adapted, name).items():
-            weight = weights.get(path, base.get_submodule(path).weight)
+            weight = weights.get(path, base.get_parameter(f"{path}.weight"))
             product = update.lora_B @ update.lora_A  # (out, rank) @ (rank, in) -> (out, in)
             weights[path] = weight + update.config.scaling * product
-    wrong = []
+    wrong, layers = [], adapted_layers(adapted)
     for path, by_hand in weights.items():
-        if not torch.equal(by_hand, adapted.get_submodule(path).merged_weight()):
+        if not torch.equal(by_hand, layers[path].merged_weight()):
             wrong.append(path)
-        merged.get_submodule(path).weight.copy_(by_hand)
+        merged.get_parameter(f"{path}.weight").copy_(by_hand)
     return merged, wrong
 
 

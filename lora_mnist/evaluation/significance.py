@@ -12,7 +12,7 @@ def mcnemar(fixed: int, broken: int) -> float:
     """
     changed = fixed + broken
     tail = sum(math.comb(changed, count) for count in range(min(fixed, broken) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return min(1.0, float(2 * tail / 2**changed))
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:

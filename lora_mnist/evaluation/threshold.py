@@ -5,10 +5,11 @@ of missed nines has repaired nothing.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import torch
 
+from lora_mnist.evaluation.findings import Counts, ShiftPoint, Threshold
 from lora_mnist.evaluation.metrics import counts_of
 
 STEPS = 20  # of the curve, up to the chosen shift
@@ -19,7 +20,7 @@ def shifted_threshold(
     after: Mapping[str, torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     digit: int,
-) -> dict[str, Any]:
+) -> Threshold:
     """The smallest shift of the digit's logit with which the base misses no more images than the repaired model does.
 
     It is chosen on `val`, or on `test` where there is no `val`.
@@ -29,18 +30,17 @@ def shifted_threshold(
         labels: int64 (N,) by split.
 
     Returns:
-        `shift`, `chosen_on`, for every split the shifted base's missed, claimed and errors, and as `curve` the same on
-        `test` from no shift to a quarter beyond this one (beyond 1 if there is none).
+        What the shifted base does on every split. If there is no need to shift, the curve goes up to 1 and a quarter.
     """
-    chosen_on = "val" if "val" in before else "test"
+    chosen_on: Literal["val", "test"] = "val" if "val" in before else "test"
     shift = _shift(before[chosen_on], labels[chosen_on].cpu(), digit, after[chosen_on])
-    splits = {split: _shifted(logits, labels[split], digit, shift) for split, logits in before.items()}
+    splits = {split: _shifted(before[split], part, digit, shift) for split, part in labels.items()}
     shifts = [(shift or 1.0) * step / STEPS for step in range(STEPS + STEPS // 4 + 1)]
-    curve = [{"shift": one, **_shifted(before["test"], labels["test"], digit, one)} for one in shifts]
-    return {"shift": shift, "chosen_on": chosen_on, "splits": splits, "curve": curve}
+    curve = tuple(ShiftPoint(shift=one, **dict(_shifted(before["test"], labels["test"], digit, one))) for one in shifts)
+    return Threshold(shift=shift, chosen_on=chosen_on, splits=splits, curve=curve)
 
 
-def _shifted(logits: torch.Tensor, labels: torch.Tensor, digit: int, shift: float) -> dict[str, int]:
+def _shifted(logits: torch.Tensor, labels: torch.Tensor, digit: int, shift: float) -> Counts:
     moved = logits.double()
     moved[:, digit] += shift
     return counts_of(moved, labels, digit)

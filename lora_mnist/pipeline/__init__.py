@@ -1,1 +1,39 @@
-"""The stages, a file each, in the order in which they run. Each reads the run, does one thing and writes the run."""
+"""The stages, a file each, in the order in which they run. Each takes an opened run, does one thing, writes the run,
+and returns one typed document.
+
+    from lora_mnist.pipeline import Request, finetune, open_workspace, pretrain
+
+    work, base = pretrain(Request(run=Path("runs/mine")))
+    repaired = finetune(work)
+"""
+
+from lora_mnist.pipeline.convert import Merging, extract, merge
+from lora_mnist.pipeline.evaluate import evaluate
+from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
+from lora_mnist.pipeline.pretrain import Pretraining, pretrain
+from lora_mnist.pipeline.run import WholeRun, repair, run
+from lora_mnist.pipeline.verify import Verification, verify, verify_workspace
+from lora_mnist.pipeline.workspace import Workspace, open_workspace
+from lora_mnist.settings.request import Applied, Request
+
+__all__ = [
+    "Applied",
+    "Merging",
+    "Pretraining",
+    "Request",
+    "Tuning",
+    "Verification",
+    "WholeRun",
+    "Workspace",
+    "evaluate",
+    "extract",
+    "finetune",
+    "finetune_full",
+    "merge",
+    "open_workspace",
+    "pretrain",
+    "repair",
+    "run",
+    "verify",
+    "verify_workspace",
+]

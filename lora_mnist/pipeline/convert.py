@@ -1,30 +1,42 @@
-"""Between adapters and whole networks: merge writes a network without adapters, extract makes an adapter of one."""
+"""Between adapters and checkpoints: merge makes a checkpoint of adapters, extract an adapter of a checkpoint."""
 
 import copy
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import missed_claimed_errors, require_finite, summarise
-from lora_mnist.files import standing
-from lora_mnist.lora.lowrank import Approximation, extract, left_out
+from lora_mnist.evaluation.metrics import counts_in, summarise
+from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.lora.lowrank import Approximation, left_out
+from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.merging import merged_copy
-from lora_mnist.pipeline.finetune import Made, keep_adapter
-from lora_mnist.pipeline.workspace import Workspace, held_out_logits, open_workspace
-from lora_mnist.runs.records import environment, evaluation_of
-from lora_mnist.runs.rundir import Outcome
-from lora_mnist.settings.request import Applied, Request
-from lora_mnist.training.loop import History
+from lora_mnist.pipeline.finetune import Tuning, keep, parameters_of
+from lora_mnist.pipeline.workspace import Workspace, name_from
+from lora_mnist.runs.records import (
+    CheckpointCounts,
+    Evaluation,
+    Extraction,
+    ExtractionSettings,
+    LayerApproximation,
+    MergeRecord,
+    TuningRecord,
+    environment,
+)
+from lora_mnist.runs.saved import WEIGHTS, Saved
+from lora_mnist.settings.request import Applied
+from lora_mnist.training.model import MLP
 
 
-def merge_adapters(request: Request, adapters: Sequence[Applied], allow_unsealed: bool = False) -> dict[str, Any]:
-    """Write the base with `adapters` merged into its weights as a network of its own, beside the base.
+class Merging(MergeRecord):
+    """What was merged, the file that holds it, and what it does."""
 
-    Returns:
-        What was merged, where it lies, its evaluation, and `largest_difference` of any logit from the unmerged model.
+    file: str
+    evaluation: Evaluation
+
+
+def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = False) -> Merging:
+    """Write the base with `adapters` merged into its weights as a checkpoint of its own, beside the base.
 
     Raises:
         UsageError: no adapter is given, or the merged weights or logits are not finite.
@@ -32,81 +44,89 @@ def merge_adapters(request: Request, adapters: Sequence[Applied], allow_unsealed
     """
     if not adapters:
         raise UsageError("There is nothing to merge.", "Name an adapter with --adapter.")
-    work = open_workspace(request)
     model, used = work.adapted(adapters, allow_unsealed)
-    name = work.settings.finetune.name or "-".join([*(adapter["name"] for adapter in used), "merged"])
-    work.run.require_unused(work.run.checkpoint(name), request.force)
-    work.run.require_writable()
-    work.run.tidy()
+    name = work.settings.finetune.name or "-".join([*(adapter.name for adapter in used), "merged"])
+    place = work.run.checkpoint(name)
+    work.claim(place)
     plain = merged_copy(model)
+    assert isinstance(plain, MLP)
     before, logits = held_out_logits(model, work.dataset), held_out_logits(plain, work.dataset)
     require_finite(logits, "Choose a smaller --strength.")
-    evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
-    document = {
-        "schema_version": SCHEMA,
-        "name": name,
-        "merged": used,
-        "largest_difference": max(float((before[split] - logits[split]).abs().max()) for split in logits),
-        "largest_logit": max(float(part.abs().max()) for part in logits.values()),
-        **environment(work.device),
-    }
-    file = work.run.save_checkpoint(name, plain, Outcome(evaluation, logits, documents={"merge.json": document}))
-    return {**document, "file": str(file), "evaluation": evaluation}
+    evaluation = work.evaluation(logits, checkpoint=name)
+    record = MergeRecord(
+        schema_version=SCHEMA,
+        name=name,
+        merged=used,
+        largest_difference=max(float((before[split] - logits[split]).abs().max()) for split in logits),
+        largest_logit=max(float(part.abs().max()) for part in logits.values()),
+        **dict(environment(work.device)),
+    )
+    with work.run.new(place) as draft:
+        draft.network(plain)
+        draft.document("merge.json", record)
+        draft.history(None)
+        draft.results(evaluation, logits)
+    return Merging(**dict(record), file=str(place.folder / WEIGHTS), evaluation=evaluation)
 
 
-def extract_adapter(request: Request, rank: int, checkpoint: str | None = None) -> dict[str, Any]:
-    """The best adapter of `rank` for what separates a network from the base; proved, evaluated, saved like any other.
+def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning:
+    """The best adapter of `rank` for what separates a checkpoint from the base; proved and saved like any other.
 
     Args:
         checkpoint: a checkpoint of the run or a file; None is the latest that `finetune --full` made.
 
-    Returns:
-        The document of the adapter with `extraction`: the singular values of each layer's change and the energy kept,
-        how far every tensor moved that an adapter cannot hold, and the errors of both beside those of the base.
-
     Raises:
         RunError: there is no such checkpoint, or an adapter of that name already.
-        UsageError: the rank is out of its range, or the network is not one of the same shape.
+        UsageError: the rank is out of its range, or the checkpoint is not of the base's shape.
     """
-    work = open_workspace(request)
-    tuned, source, folder = work.checkpoint(checkpoint)
-    name = work.settings.finetune.name or f"{source}-r{rank}"
-    work.run.require_unused(work.run.adapter(name), request.force)
-    work.run.require_writable()
-    work.run.tidy()
-    digit, weakest = _digit_of(request, work, folder)
+    tuned, source = work.checkpoint(checkpoint)
+    name = work.settings.finetune.name or f"{name_from(source.name)}-r{rank}"
+    work.claim(work.run.adapter(name))
+    digit, weakest = _digit_of(work, source)
     started = time.perf_counter()
     adapted = copy.deepcopy(work.base)
-    kept = extract(adapted, name, tuned, rank)
+    kept = extract_update(adapted, name, tuned, rank)
     seconds = round(time.perf_counter() - started, 2)
-    theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
-    extraction = {
-        "checkpoint": source,
-        "layers": {path: _row(approximation) for path, approximation in kept.items()},
-        "left_out": left_out(work.base, tuned),
-        "of_checkpoint": {
-            "accuracy": theirs["accuracy"],
-            **missed_claimed_errors(theirs["confusion"], digit),
-        },
-    }
     largest = max(approximation.rank for approximation in kept.values())
-    settings = {"rank": largest, "alpha": float(largest), "digit": digit, "name": name, "checkpoint": source}
-    facts = {"weakest_on_val": weakest, "seed": None, "seconds": seconds, "extraction": extraction}
-    return keep_adapter(work, adapted, Made("svd", name, digit, settings, facts, History((), ())))
+    made_from = name_from(source.name)
+    record = TuningRecord(
+        schema_version=SCHEMA,
+        method="svd",
+        name=name,
+        digit=digit,
+        settings=ExtractionSettings(rank=largest, alpha=float(largest), digit=digit, name=name, checkpoint=made_from),
+        parameters=parameters_of(adapted, name),
+        proof=None,
+        weakest_on_val=weakest,
+        seed=None,
+        seconds=seconds,
+        extraction=_extraction(work, made_from, tuned, kept, digit),
+        **dict(environment(work.device)),
+    )
+    return keep(work, adapted, record)
 
 
-def _digit_of(request: Request, work: Workspace, folder: Path) -> tuple[int, bool]:
+def _extraction(work: Workspace, made_from: str, tuned: MLP, kept: dict[str, Approximation], digit: int) -> Extraction:
+    theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
+    return Extraction(
+        checkpoint=made_from,
+        layers={path: _layer(approximation) for path, approximation in kept.items()},
+        left_out=left_out(work.base, tuned),
+        of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),
+    )
+
+
+def _digit_of(work: Workspace, source: Saved) -> tuple[int, bool]:
     """The digit to compare by, as asked for or else the one that the checkpoint was tuned on; is it the weakest?"""
-    if "digit" not in request.options.get("finetune", {}) and (standing(folder) / "finetune.json").is_file():
-        document = work.run.document(folder, "finetune.json")
-        return document["digit"], document["weakest_on_val"]
+    if "digit" not in work.request.options.get("finetune", {}) and source.is_tuned:
+        return source.tuning.digit, source.tuning.weakest_on_val
     return work.target_digit(), work.settings.finetune.digit == "weakest"
 
 
-def _row(approximation: Approximation) -> dict[str, Any]:
-    return {
-        "rank": approximation.rank,
-        "energy": approximation.energy,
-        "error": approximation.error,
-        "singular_values": list(approximation.singular_values),
-    }
+def _layer(approximation: Approximation) -> LayerApproximation:
+    return LayerApproximation(
+        rank=approximation.rank,
+        energy=approximation.energy,
+        error=approximation.error,
+        singular_values=approximation.singular_values,
+    )

@@ -1,25 +1,36 @@
-"""Repairs: train an adapter (or, to compare, all weights) on one digit, judge, prove and keep it; and again on top."""
+"""Repair one digit: train an adapter (or, to compare, all weights), judge, prove and keep it."""
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from lora_mnist import SCHEMA
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures
-from lora_mnist.evaluation.metrics import require_finite
+from lora_mnist.evaluation.findings import Analysis, GuardDecision
+from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
-from lora_mnist.evaluation.strength import choose, require_val
+from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.lora.adapters import parameter_table
 from lora_mnist.lora.peft import save_adapter
-from lora_mnist.pipeline.workspace import Workspace, held_out_logits, open_workspace
-from lora_mnist.runs.records import environment, evaluation_of, record_of_tuning
-from lora_mnist.runs.rundir import Outcome, Run
-from lora_mnist.settings.config import OF_ADAPTERS, Settings
-from lora_mnist.settings.request import Applied, Request
+from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.records import (
+    AdapterParameters,
+    AppliedAdapter,
+    Evaluation,
+    FullParameters,
+    FullSettings,
+    TuningRecord,
+    environment,
+)
+from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import ANALYSIS, TUNING, WEIGHTS
+from lora_mnist.settings.config import FinetuneSettings
+from lora_mnist.settings.request import Applied
+from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import train_adapter, train_all_weights
@@ -27,181 +38,181 @@ from lora_mnist.training.train import train_adapter, train_all_weights
 log = logging.getLogger("lora_mnist")
 
 
-def finetune(
-    request: Request, resume: bool = False, on_top_of: Sequence[str] = (), twin: bool = False
-) -> dict[str, Any]:
+class Tuning(Document):
+    """What a fine-tuning, or an extraction, came to.
+
+    Attributes:
+        analysis, evaluation: None if nothing was kept, as no strength met the guard.
+        file: of a checkpoint.
+
+    As JSON it is one flat table: the record, what the analysis found, `comparison` by split, and `evaluation`.
+    """
+
+    record: TuningRecord
+    analysis: Analysis | None = None
+    evaluation: Evaluation | None = None
+    file: str | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is something in the run now."""
+        return self.analysis is not None
+
+    @model_serializer(mode="wrap")
+    def _flat(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        parts = serialise(self)
+        flat = {"kept": self.kept, **parts["record"]}
+        if analysis := parts["analysis"]:
+            flat["comparison"] = analysis.pop("splits")
+            flat |= {key: value for key, value in analysis.items() if key != "schema_version"}
+            flat["evaluation"] = parts["evaluation"]
+        return flat | ({"file": self.file} if self.file else {})
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Which adapter is to be trained: its name, its digit, and what it is trained on top of."""
+
+    name: str
+    digit: int
+    stack: tuple[str, ...]
+
+    @property
+    def gain(self) -> int:
+        """By how many images it has to be better: one adapter more has to earn its place."""
+        return 1 if self.stack else 0
+
+
+def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False, resume: bool = False) -> Tuning:
     """Inject LoRA, train it on one digit, prove that the base is untouched, evaluate, save.
 
     Args:
-        resume: return a finished adapter as it is.
         on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
         twin: train a second one, with the digit at its natural share, and compare the two on the same images.
-
-    Returns:
-        The document of the adapter, with `kept`. It is False if no strength met the guard; nothing is saved then.
+        resume: return a finished adapter as it is.
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
         RunError: `on_top_of` are not adapters of the run, trained on top of each other in that order.
         UsageError: there is a guard, but no `val` to judge by.
     """
-    work = open_workspace(request)
-    run, settings = work.run, work.settings
-    stack = list(dict.fromkeys(on_top_of))
-    work.require_stack(stack)
-    digit = work.target_digit(stack)
-    name = settings.finetune.name or _free_name(run, f"digit{digit}-r{settings.finetune.rank}", digit, stack)
-    if resume and name in run.adapter_names() and not request.force:
-        return _finished_adapter(run, name, digit, stack, request)
-    run.require_unused(run.adapter(name), request.force)
-    require_val(settings.finetune.guard, work.dataset.val)
-    run.require_writable()
-    run.tidy()
+    task = _task(work, tuple(dict.fromkeys(on_top_of)))
+    place, tuning = work.run.adapter(task.name), work.settings.finetune
+    if resume and place.is_finished and not work.request.force:
+        return _finished(work, task)
+    work.claim(place)
+    require_val(tuning.guard, work.dataset.val)
     started = time.perf_counter()
-    start, _ = work.adapted([Applied(one) for one in stack])
-    before = work.logits_of_stack(stack)
-    adapted, history = train_adapter(start, name, digit, settings, work.dataset, request.quiet)
-    gain = 1 if stack else 0  # one adapter more has to earn its place
-    guard = choose(adapted, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit, gain)
+    adapted, history, guard = _train(work, task, tuning)
     seconds = round(time.perf_counter() - started, 2)
-    if guard["strength"] is None:
-        return {"kept": False, "name": name, "digit": digit, "guard": guard, "seconds": seconds}
-    facts = {
-        "weakest_on_val": settings.finetune.digit == "weakest",
-        "seed": settings.seed,
-        "seconds": seconds,
-        "guard": guard,
-    }
-    chosen = {**settings.finetune.model_dump(mode="json"), "digit": digit, "name": name}
-    other = _train_twin(work, start, before, name, digit, settings, gain, request.quiet) if twin else None
-    made = Made("lora", name, digit, chosen, facts, history, other, stack)
-    return keep_adapter(work, adapted, made)
+    record = TuningRecord(
+        schema_version=SCHEMA,
+        method="lora",
+        name=task.name,
+        digit=task.digit,
+        settings=tuning.model_copy(update={"digit": task.digit, "name": task.name}),
+        parameters=parameters_of(adapted, task.name),
+        proof=None,
+        weakest_on_val=tuning.digit == "weakest",
+        seed=work.settings.seed,
+        seconds=seconds,
+        guard=guard,
+        on_top_of=task.stack,
+        **dict(environment(work.device)),
+    )
+    if guard.strength is None:
+        return Tuning(record=record)
+    return keep(work, adapted, record, history, _train_twin(work, task) if twin else None)
 
 
-def finetune_full(request: Request) -> dict[str, Any]:
+def finetune_full(work: Workspace) -> Tuning:
     """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
 
     It is the yardstick for what an adapter reaches: the same batches, the same steps, no limit on the rank, no guard.
     """
-    work = open_workspace(request)
-    run, settings = work.run, work.settings
-    digit = work.target_digit()
-    name = settings.finetune.name or f"digit{digit}-full"
-    run.require_unused(run.checkpoint(name), request.force)
-    run.require_writable()
-    run.tidy()
+    tuning, digit = work.settings.finetune, work.target_digit()
+    name = tuning.name or f"digit{digit}-full"
+    place = work.run.checkpoint(name)
+    work.claim(place)
     started = time.perf_counter()
-    tuned, history = train_all_weights(work.base, digit, settings, work.dataset, request.quiet)
+    tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.request.quiet)
     seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     count = sum(parameter.numel() for parameter in tuned.parameters())
-    recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    chosen = recipe.model_dump(mode="json", exclude={*OF_ADAPTERS, "full_learning_rate"})
-    document = record_of_tuning(
-        "full",
-        name,
-        digit,
-        {**chosen, "digit": digit, "name": name},
-        {"base": count, "trained": count},
-        None,
-        weakest_on_val=settings.finetune.digit == "weakest",
-        seed=settings.seed,
+    made_with = {field: getattr(tuning, field) for field in FullSettings.model_fields}
+    own = {"digit": digit, "name": name, "learning_rate": tuning.full_learning_rate}
+    record = TuningRecord(
+        schema_version=SCHEMA,
+        method="full",
+        name=name,
+        digit=digit,
+        settings=FullSettings(**made_with | own),
+        parameters=FullParameters(base=count, trained=count),
+        proof=None,
+        weakest_on_val=tuning.digit == "weakest",
+        seed=work.settings.seed,
         seconds=seconds,
-        **environment(work.device),
+        **dict(environment(work.device)),
     )
-    evaluation = {**evaluation_of(work.dataset, work.sealed, [], logits), "checkpoint": name}
-    analysis = analyse(run.logits(), logits, work.labels, digit)
-    documents = {"finetune.json": document, "analysis.json": analysis}
-    outcome = Outcome(evaluation, logits, history.losses, history.rates, documents)
-    file = run.save_checkpoint(name, tuned, outcome)
-    return {**_result(document, analysis, evaluation), "file": str(file)}
+    evaluation = work.evaluation(logits, checkpoint=name)
+    analysis = analyse(work.run.base.logits(), logits, work.labels, digit)
+    with work.run.new(place) as draft:
+        draft.network(tuned)
+        draft.document(TUNING, record)
+        draft.document(ANALYSIS, analysis)
+        draft.history(history)
+        draft.results(evaluation, logits)
+    return Tuning(record=record, analysis=analysis, evaluation=evaluation, file=str(place.folder / WEIGHTS))
 
 
-def repair(request: Request, rounds: int) -> list[dict[str, Any]]:
-    """Repair the weakest digit, look again with that adapter on, repair the next on top; at most `rounds` times.
-
-    It ends early when a round is not kept. Rounds whose adapter is there already are not done again.
-
-    Raises:
-        UsageError: there are several rounds, but one digit or one name is asked for.
-    """
-    require_rounds(request, rounds)
-    results: list[dict[str, Any]] = []
-    while len(results) < rounds and all(result["kept"] for result in results):
-        results.append(finetune(request, resume=True, on_top_of=[result["name"] for result in results]))
-    return results
+def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
+    """What adapter `name` adds to the base."""
+    return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
 
 
-def require_rounds(request: Request, rounds: int) -> None:
-    """Raises UsageError as `repair` does, before anything is trained."""
-    if rounds < 1:
-        raise UsageError(f"`rounds` (={rounds}) must be a whole number from 1.", "Correct that value.")
-    stored = Run(request.run).stored_settings()
-    settings = request.settings(stored, stored["data"]["dataset"] if stored else "mnist")
-    if rounds > 1 and (settings.finetune.digit != "weakest" or settings.finetune.name):
-        raise UsageError(
-            f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
-            "Use --digit weakest and no --name.",
-        )
+def keep(
+    work: Workspace, adapted: MLP, record: TuningRecord, history: History | None = None, twin: Twin | None = None
+) -> Tuning:
+    """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
-
-@dataclass(frozen=True)
-class Made:
-    """How an adapter came about.
-
-    Attributes:
-        method, name, digit, settings, on_top_of: as in finetune.json.
-        facts: further entries of that document.
-        history: of its training; empty if it was not trained.
-        twin: if there is one.
-    """
-
-    method: str
-    name: str
-    digit: int
-    settings: Mapping[str, Any]
-    facts: Mapping[str, Any]
-    history: History
-    twin: Twin | None = None
-    on_top_of: Sequence[str] = ()
-
-
-def keep_adapter(work: Workspace, adapted: MLP, made: Made) -> dict[str, Any]:
-    """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it; the result of a stage.
+    Args:
+        record: of the new one, without a proof.
+        history: of its training, if it was trained.
 
     Raises:
         ProofError: the proof failed; nothing is saved.
-        UsageError: the logits are not finite; nor here.
+        UsageError: the logits are not finite; nothing is saved.
     """
-    findings, logits = prove(work.base, work.sealed, adapted, work.images, work.logits_of_stack(()))
-    trained = bool(made.history.losses)
-    require_finite(logits, "Choose a lower --learning-rate." if trained else "Check the network it is made from.")
-    if not findings["passed"]:
-        raise ProofError(f"The adapter was not kept: {failures(findings)[0]}.", "This is a bug; please report it.")
-    table = asdict(parameter_table(adapted, made.name))
-    environs = {**made.facts, "on_top_of": list(made.on_top_of), **environment(work.device)}
-    document = record_of_tuning(made.method, made.name, made.digit, made.settings, table, findings, **environs)
-    used = [{"name": name, "strength": 1.0} for name in (*made.on_top_of, made.name)]
-    evaluation = evaluation_of(work.dataset, work.sealed, used, logits)
-    analysis = analyse(work.logits_of_stack(made.on_top_of), logits, work.labels, made.digit, made.twin)
-    guard = made.facts.get("guard", {})
-    tried = guard["tried"] if guard.get("strength") == 1 else []  # those were strengths of what was kept
-    learnt, directions = inspect(adapted, made.name, made.digit, work.dataset, analysis, tried)
-    analysis |= learnt
-    shown = {"examples": pictures(analysis, work.dataset), "directions": directions}
-    documents = {"finetune.json": document, "analysis.json": analysis}
-    outcome = Outcome(evaluation, logits, made.history.losses, made.history.rates, documents, shown)
-    work.run.save_adapter(made.name, lambda folder: save_adapter(folder, adapted, made.name, work.sealed), outcome)
-    return _result(document, analysis, evaluation)
+    name, digit, stack = record.name, record.digit, record.on_top_of
+    proof, logits = prove(work.base, work.sealed, adapted, work.images, work.logits_of_stack(()))
+    require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
+    if not proof.passed:
+        raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
+    record = record.model_copy(update={"proof": proof})
+    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
+    analysis = analyse(work.logits_of_stack(stack), logits, work.labels, digit, twin)
+    as_trained = record.guard is not None and record.guard.strength == 1  # then what was tried were its strengths
+    tried = record.guard.tried if record.guard and as_trained else ()
+    learnt = inspect(adapted, name, digit, work.dataset, analysis.splits, tried)
+    analysis = analysis.model_copy(update={"dial": learnt.dial, "layers": learnt.layers})
+    with work.run.new(work.run.adapter(name)) as draft:
+        save_adapter(draft.folder, adapted, name, work.sealed)
+        draft.document(TUNING, record)
+        draft.document(ANALYSIS, analysis)
+        draft.history(history)
+        draft.results(evaluation, logits)
+        draft.pictures({"examples": pictures(analysis, work.dataset), "directions": learnt.directions})
+    return Tuning(record=record, analysis=analysis, evaluation=evaluation)
 
 
-def _result(document: Mapping[str, Any], analysis: Mapping[str, Any], evaluation: Any) -> dict[str, Any]:
-    rest = {key: value for key, value in analysis.items() if key not in ("schema_version", "splits")}
-    return {"kept": True, **document, "comparison": analysis["splits"], **rest, "evaluation": evaluation}
+def _task(work: Workspace, stack: tuple[str, ...]) -> _Task:
+    work.require_stack(stack)
+    digit, tuning = work.target_digit(stack), work.settings.finetune
+    return _Task(tuning.name or _free_name(work.run, f"digit{digit}-r{tuning.rank}", digit, stack), digit, stack)
 
 
-def _free_name(run: Run, name: str, digit: int, stack: Sequence[str]) -> str:
+def _free_name(run: Run, name: str, digit: int, stack: tuple[str, ...]) -> str:
     """`name`; on top of others, where a digit may be repaired again, with the first number that makes it new or that
     belongs to this very round of an earlier run."""
     if not stack:
@@ -210,42 +221,40 @@ def _free_name(run: Run, name: str, digit: int, stack: Sequence[str]) -> str:
     for free in (name, *(f"{name}-{i}" for i in range(2, len(there) + 3))):
         if free not in there:
             return free
-        made = run.document(run.adapter(free), "finetune.json")
-        if made["on_top_of"] == list(stack) and made["digit"] == digit:
+        made = run.adapter(free).tuning
+        if made.on_top_of == stack and made.digit == digit:
             return free
     raise AssertionError("one of them is always free")
 
 
-def _train_twin(
-    work: Workspace,
-    start: MLP,
-    before: Mapping[str, torch.Tensor],
-    name: str,
-    digit: int,
-    settings: Settings,
-    gain: int,
-    quiet: bool,
-) -> Twin:
+def _train(work: Workspace, task: _Task, tuning: FinetuneSettings) -> tuple[MLP, History, GuardDecision]:
+    """A network with the new adapter, scaled as its guard decided."""
+    start, _ = work.adapted([Applied(one) for one in task.stack])
+    settings = work.settings.model_copy(update={"finetune": tuning})
+    adapted, history = train_adapter(start, task.name, task.digit, settings, work.dataset, work.request.quiet)
+    before, val = work.logits_of_stack(task.stack).get("val"), work.dataset.val
+    return adapted, history, choose(adapted, task.name, Guard(tuning.guard, task.gain), before, val, task.digit)
+
+
+def _train_twin(work: Workspace, task: _Task) -> Twin:
     """An adapter that differs in one thing: the digit has its natural share of every batch."""
-    share = float((work.dataset.train.labels == digit).float().mean())
-    natural = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"focus": share})})
-    twin, _ = train_adapter(start, name, digit, natural, work.dataset, quiet)
-    guard = choose(twin, name, settings.finetune.guard, before.get("val"), work.dataset.val, digit, gain)
-    logits = before if guard["strength"] is None else held_out_logits(twin, work.dataset)
+    share = float((work.dataset.train.labels == task.digit).float().mean())
+    twin, _, guard = _train(work, task, work.settings.finetune.model_copy(update={"focus": share}))
+    kept = guard.strength is not None
+    logits = held_out_logits(twin, work.dataset) if kept else work.logits_of_stack(task.stack)
     require_finite(logits, "Choose a lower --learning-rate.")
-    return Twin(guard["strength"], logits)
+    return Twin(guard.strength, logits)
 
 
-def _finished_adapter(run: Run, name: str, digit: int, on_top_of: Sequence[str], request: Request) -> dict[str, Any]:
-    run.require_adapter(name)
-    place = run.adapter(name)
-    document = run.document(place, "finetune.json")
-    if document["digit"] != digit:
-        raise UsageError(f"{place} repairs {document['digit']}, not {digit}.", "Give another --name, or use --force.")
-    if document["on_top_of"] != list(on_top_of):
-        found, wanted = (", ".join(names) or "the base" for names in (document["on_top_of"], on_top_of))
-        raise UsageError(f"{place} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
-    stored = {"seed": document["seed"], "finetune": document["settings"]}
-    request.refuse_contradictions(stored, ("seed", "finetune"), run.record()["dataset"]["name"], place)
-    log.info("%s is finished: skipped.", place)
-    return _result(document, run.document(place, "analysis.json"), run.evaluation(place))
+def _finished(work: Workspace, task: _Task) -> Tuning:
+    saved = work.run.require_adapter(task.name)
+    record, folder = saved.tuning, saved.folder
+    if record.digit != task.digit:
+        raise UsageError(f"{folder} repairs {record.digit}, not {task.digit}.", "Give another --name, or use --force.")
+    if record.on_top_of != task.stack:
+        found, wanted = (", ".join(names) or "the base" for names in (record.on_top_of, task.stack))
+        raise UsageError(f"{folder} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
+    stored = {"seed": record.seed, "finetune": record.settings.model_dump(mode="json")}
+    work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
+    log.info("%s is finished: skipped.", folder)
+    return Tuning(record=record, analysis=saved.analysis, evaluation=saved.evaluation)

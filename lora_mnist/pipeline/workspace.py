@@ -3,22 +3,22 @@
 import copy
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from lora_mnist.datasets import dataset as data
+from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.metrics import logits_of, weakest_digit
-from lora_mnist.files import standing
+from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
-from lora_mnist.lora.peft import WEIGHTS as ADAPTER
 from lora_mnist.lora.seal import Seal
 from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.rundir import WEIGHTS, Run
+from lora_mnist.runs.records import AppliedAdapter, Evaluation, evaluation_of
+from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, WEIGHTS, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
@@ -29,12 +29,18 @@ log = logging.getLogger("lora_mnist")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A run with its base loaded, its images at hand and the device chosen."""
+    """A run with its base loaded, its images at hand and the device chosen.
 
+    Attributes:
+        request: what was asked for, and `settings` what that comes to.
+        base: as it lies in the run; stages work on copies.
+    """
+
+    request: Request
     run: Run
     settings: Settings
     device: torch.device
-    dataset: data.Dataset
+    dataset: Dataset
     base: MLP
     sealed: Seal
 
@@ -48,12 +54,29 @@ class Workspace:
         """uint8 (N, 28, 28) by split."""
         return {split: part.images for split, part in self.dataset.held_out.items()}
 
+    def evaluation(
+        self, logits: Mapping[str, torch.Tensor], adapters: Sequence[AppliedAdapter] = (), checkpoint: str | None = None
+    ) -> Evaluation:
+        """What logits (N, 10) by split come to; of the base with `adapters`, or of a network made from it."""
+        evaluation = evaluation_of(self.dataset, self.sealed, adapters, logits)
+        return evaluation.model_copy(update={"checkpoint": checkpoint})
+
+    def claim(self, saved: Saved) -> None:
+        """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
+
+        Raises:
+            RunError: it is finished already, and not to be replaced.
+            DiskError: the disk refuses.
+        """
+        self.run.require_unused(saved, self.request.force)
+        self.run.require_writable()
+        self.run.tidy()
+
     def require_stack(self, names: Sequence[str]) -> None:
         """Raises RunError unless each of `names` is an adapter of the run, trained on top of those before it."""
         for i, name in enumerate(names):
-            self.run.require_adapter(name)
-            below = self.run.on_top_of(name)
-            if below != list(names[:i]):
+            below = self.run.require_adapter(name).tuning.on_top_of
+            if below != tuple(names[:i]):
                 raise RunError(
                     f"{name!r} was trained on top of {', '.join(below) or 'the base'}, not of what is named before it.",
                     "Name the adapters of one `run --rounds`, in their order.",
@@ -61,7 +84,7 @@ class Workspace:
 
     def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base."""
-        return self.run.logits(self.run.adapter(names[-1]) if names else None)
+        return (self.run.adapter(names[-1]) if names else self.run.base).logits()
 
     def target_digit(self, on_top_of: Sequence[str] = ()) -> int:
         """The digit to repair: the one in the settings, or the weakest on `val` with the adapters that are there.
@@ -78,44 +101,45 @@ class Workspace:
         log.info("The weakest digit on val is %d%s.", digit, f" with {', '.join(on_top_of)}" if on_top_of else "")
         return digit
 
-    def adapted(self, adapters: Sequence[Applied], allow_unsealed: bool = False) -> tuple[MLP, list[dict]]:
-        """A copy of the base with adapters, and what evaluation.json says of them.
+    def adapted(
+        self, adapters: Sequence[Applied], allow_unsealed: bool = False
+    ) -> tuple[MLP, tuple[AppliedAdapter, ...]]:
+        """A copy of the base with adapters, and what an evaluation says of them.
 
         Raises:
             RunError: one is missing, damaged, or made on another base; or has no seal, unless that is allowed.
             LoRAError: a strength is not finite.
         """
-        model, used = copy.deepcopy(self.base), []
+        model, used = copy.deepcopy(self.base), list[AppliedAdapter]()
         for one in adapters:
             folder, name = self._locate(one.reference)
             names = (name, *(f"{name}-{i}" for i in range(2, len(adapters) + 2)))  # folders may be called the same
-            name = next(free for free in names if free not in {other["name"] for other in used})
-            sealed = load_seal(folder)
-            if sealed is None and not allow_unsealed:
+            name = next(free for free in names if free not in {other.name for other in used})
+            sealed = load_seal(folder) is not None
+            if not sealed and not allow_unsealed:
                 raise RunError(
-                    f"{folder / ADAPTER} does not say which base it was trained on.",
+                    f"{folder / ADAPTER_WEIGHTS} does not say which base it was trained on.",
                     "Use --allow-unsealed if you know that it was this one.",
                 )
             load_adapter(folder, model, name, self.sealed, allow_unsealed)
             set_strength(model, name, one.strength)
-            used.append({"name": name, "strength": one.strength})
-            if sealed is None:
+            if not sealed:
                 log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
-                used[-1]["sealed"] = False
-        on = {one["name"] for one in used}
+            used.append(AppliedAdapter(name=name, strength=one.strength, sealed=None if sealed else False))
+        on = {one.name for one in used}
         for name in sorted(on):
             if missing := [below for below in self.run.on_top_of(name) if below not in on]:
                 log.info("Note: %s was trained on top of %s, which is not on.", name, ", ".join(missing))
-        return model, used
+        return model, tuple(used)
 
-    def checkpoint(self, reference: str | None) -> tuple[MLP, str, Path]:
-        """A network made from the base, its name and its folder; None is the latest that `finetune --full` made.
+    def checkpoint(self, reference: str | None) -> tuple[MLP, Saved]:
+        """A network made from the base, and where it is saved; None is the latest that `finetune --full` made.
 
         Raises:
             RunError: it is missing or damaged, or was made from another base.
         """
         if reference is None:
-            full = self.run.trained_whole()
+            full = self.run.full_checkpoints()
             if not full:
                 raise RunError(
                     f"{self.run.path} has no fully fine-tuned checkpoint.",
@@ -125,57 +149,54 @@ class Workspace:
         if _is_path(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()
-            self.require_same_base(path.parent)
-            return load_network(path, self.device)[0], _name_from(path.parent.name), path.parent
+            saved = Saved(path.parent)
+            self.require_same_base(saved)
+            return load_network(path, self.device)[0], saved
         if not reference:
             raise RunError("There is no checkpoint without a name.", "Name one, or leave --checkpoint out.")
-        self.run.require_checkpoint(reference)
-        folder = self.run.checkpoint(reference)
-        self.require_same_base(folder)
-        return load_network(standing(folder) / WEIGHTS, self.device)[0], reference, folder
+        saved = self.run.require_checkpoint(reference)
+        self.require_same_base(saved)
+        return load_network(saved.file(WEIGHTS), self.device)[0], saved
 
-    def require_same_base(self, folder: Path) -> None:
+    def require_same_base(self, saved: Saved) -> None:
         """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
-        told = (standing(folder) / "evaluation.json").is_file()
-        if told and self.run.evaluation(folder)["base_seal"] != self.sealed.sha256:
-            raise RunError(f"{folder} was made from another base.", "Use it with the run it came from.")
+        if saved.file(EVALUATION).is_file() and saved.evaluation.base_seal != self.sealed.sha256:
+            raise RunError(f"{saved.folder} was made from another base.", "Use it with the run it came from.")
 
     def _locate(self, reference: str) -> tuple[Path, str]:
         if _is_path(reference):
-            return Path(reference), _name_from(Path(reference).resolve().name)
+            return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
             raise RunError(
                 f"There is no adapter {reference!r} in {self.run.path}.", f"For the folder write ./{reference}."
             )
-        self.run.require_adapter(reference)
-        return standing(self.run.adapter(reference)), reference
+        return self.run.require_adapter(reference).file(""), reference
 
 
-def open_workspace(request: Request) -> Workspace:
-    """Open the run of `request`.
+def open_workspace(request: Request, run: Run | None = None) -> Workspace:
+    """Open the run of `request`, or go on with it if it is opened already.
 
     Raises:
         RunError: it has no base, or one that is damaged or was trained on other images.
         UsageError: what was asked contradicts it.
     """
-    run = Run(request.run)
-    run.require_base()
-    record = run.record()
-    name = record["settings"]["data"]["dataset"]
-    request.refuse_contradictions(record["settings"], ("data", "model"), name, run.base)
-    settings = request.settings(record["settings"], name)
+    run = run or Run(request.run)
+    base = run.require_base()
+    stored, name = run.record.settings, run.record.dataset.name
+    request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
+    settings = request.settings(stored, name)
     device = prepare(request.device, request.threads)
-    data.choose(name, request.folder, request.quiet)
-    dataset = data.load(name, request.folder, settings.data.val_share, settings.data.split_seed, device)
-    if dataset.sha256 != record["dataset"]["sha256"]:
+    choose(name, request.data, request.quiet)
+    dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
+    if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
-    base, sealed = load_network(standing(run.base) / WEIGHTS, device)
-    return Workspace(run, settings, device, dataset, base, sealed)
+    return opened(request, run, settings, device, dataset)
 
 
-def held_out_logits(model: MLP, dataset: data.Dataset) -> dict[str, torch.Tensor]:
-    """(N, 10) fp32 by split."""
-    return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
+def opened(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
+    """The workspace of a run whose data and settings are known already: its base is read from the file."""
+    network, sealed = load_network(run.base.file(WEIGHTS), device)
+    return Workspace(request, run, settings, device, dataset, network, sealed)
 
 
 def _is_path(reference: str) -> bool:
@@ -183,5 +204,6 @@ def _is_path(reference: str) -> bool:
     return re.search(r"[./\\]", reference) is not None
 
 
-def _name_from(folder: str) -> str:
+def name_from(folder: str) -> str:
+    """A folder's name as an adapter's, which has fewer letters."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", folder)

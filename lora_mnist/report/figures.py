@@ -1,7 +1,7 @@
 """The plots of a report, each with its text alternative: which there are, and of which numbers."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from lora_mnist.evaluation.findings import Counts
 from lora_mnist.report import plots
-from lora_mnist.report.numbers import COUNTS
+from lora_mnist.report.document import AdapterSection, BaseSection, Line, Report, label
 from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import Saved
 
 
 @dataclass(frozen=True)
@@ -37,61 +39,57 @@ class Plot:
         return file.getvalue()
 
 
-def plots_of(run: Run, summary: Mapping[str, Any], normalised: bool) -> Iterator[Plot]:
-    """All plots of a run; `summary` is its `summarise_run`, and `normalised` prints shares instead of counts."""
-    base = summary["base"]
-    yield Plot(
-        "base-confusion",
-        plots.confusion(base["confusion"], "Base: test images", normalised=normalised),
-        f"Confusion matrix of the base: {base['errors']['count']} of {base['errors']['of']} test images are wrong.",
-    )
-    if not summary["adapters"]:
-        wrong = [row["count"] for row in base["digits"]]
-        yield Plot("base-errors", plots.errors_per_digit(wrong, None, None), f"Wrong test images per digit: {wrong}.")
-    yield Plot("base-loss", plots.loss_curve(run.losses()), "Loss of every pretraining step.")
-    if len(summary["side_by_side"]) > len(summary["adapters"][:1]):  # several, or only a network trained whole
-        yield _side_by_side(summary["side_by_side"])
-    for section in summary["adapters"]:
+def plots_of(run: Run, report: Report, normalised: bool) -> Iterator[Plot]:
+    """All plots of a run; `report` is its `report_of`, and `normalised` prints shares instead of counts."""
+    yield from _of_base(report.base, bool(report.adapters), normalised)
+    yield Plot("base-loss", plots.loss_curve(run.base.losses()), "Loss of every pretraining step.")
+    if len(report.side_by_side) > len(report.adapters[:1]):  # several, or only a checkpoint
+        yield _side_by_side(report.side_by_side)
+    for section in report.adapters:
         yield from _confusions(section, normalised)
         yield _errors(section)
         yield _trade(section)
         yield _dial(section)
-        yield from _of_training(run, section)
+        yield from _of_training(run.adapter(section.name), section)
 
 
-def _side_by_side(lines: Sequence[Mapping[str, Any]]) -> Plot:
-    rows = [
-        {
-            "name": _label(line),
-            **{when: {"missed": line[when]["missed"], "others": _others(line[when])} for when in ("before", "after")},
-        }
-        for line in lines
-    ]
+def _of_base(base: BaseSection, adapted: bool, normalised: bool) -> Iterator[Plot]:
+    yield Plot(
+        "base-confusion",
+        plots.confusion(base.confusion, "Base: test images", normalised=normalised),
+        f"Confusion matrix of the base: {base.errors.count} of {base.errors.of} test images are wrong.",
+    )
+    if not adapted:
+        wrong = [digit.count for digit in base.digits]
+        yield Plot("base-errors", plots.errors_per_digit(wrong, None, None), f"Wrong test images per digit: {wrong}.")
+
+
+def _side_by_side(lines: Sequence[Line]) -> Plot:
+    ways = [(label(line), line.before, line.after) for line in lines]
     words = [
-        f"{row['name']}: {row['before']['missed']} to {row['after']['missed']} of its digit,"
-        f" {row['before']['others']} to {row['after']['others']} of the others"
-        for row in rows
+        f"{name}: {before.missed} to {after.missed} of its digit,"
+        f" {plots.others(before)} to {plots.others(after)} of the others"
+        for name, before, after in ways
     ]
-    return Plot("side-by-side", plots.side_by_side(rows), f"Wrong test images. {'; '.join(words)}.")
+    return Plot("side-by-side", plots.side_by_side(ways), f"Wrong test images. {'; '.join(words)}.")
 
 
-def _confusions(section: Mapping[str, Any], normalised: bool) -> Iterator[Plot]:
-    name, head = section["name"], section["headline"]
-    before, after = section["confusion"]["before"], section["confusion"]["after"]
-    errors = {when: head["errors"][when]["count"] for when in ("before", "after")}
+def _confusions(section: AdapterSection, normalised: bool) -> Iterator[Plot]:
+    name, head = section.name, section.headline
+    before, after = section.confusion.before, section.confusion.after
     darkest = int((np.array(before) * ~np.eye(10, dtype=bool)).max())  # one scale for both, so that damage shows
-    if section["on_top_of"]:
+    if section.on_top_of:
         yield Plot(
             f"{name}-before",
             plots.confusion(before, "Before: test images", normalised=normalised),
-            f"Confusion matrix before, with {', '.join(section['on_top_of'])}: {errors['before']} errors.",
+            f"Confusion matrix before, with {', '.join(section.on_top_of)}: {head.before.errors} errors.",
         )
     yield Plot(
         f"{name}-after",
         plots.confusion(after, f"With {name}: test images", darkest, normalised),
-        f"Confusion matrix with {name}: {errors['after']} errors.",
+        f"Confusion matrix with {name}: {head.after.errors} errors.",
     )
-    flows = ", ".join(f"{f['true']} taken for {f['predicted']} {signed(f['change'])}" for f in section["flows"])
+    flows = ", ".join(f"{flow.true} taken for {flow.predicted} {signed(flow.change)}" for flow in section.flows)
     yield Plot(
         f"{name}-change",
         plots.confusion_change(before, after, "Change: after − before", normalised),
@@ -99,59 +97,47 @@ def _confusions(section: Mapping[str, Any], normalised: bool) -> Iterator[Plot]:
     )
 
 
-def _errors(section: Mapping[str, Any]) -> Plot:
-    before, after = ([row[when] for row in section["digits"]] for when in ("before", "after"))
+def _errors(section: AdapterSection) -> Plot:
+    before, after = [row.before for row in section.digits], [row.after for row in section.digits]
     words = f"Wrong test images per digit, 0 to 9: before {before}, after {after}."
-    return Plot(f"{section['name']}-errors", plots.errors_per_digit(before, after, section["digit"]), words)
+    return Plot(f"{section.name}-errors", plots.errors_per_digit(before, after, section.digit), words)
 
 
-def _trade(section: Mapping[str, Any]) -> Plot:
-    name, digit, head, dial = (section[key] for key in ("name", "digit", "headline", "dial"))
-    points = [("before", _counts(head, "before")), (name, _counts(head, "after"))]
-    points.append((f"one number, chosen on {section['threshold']['chosen_on']}", section["threshold"]))
-    points += [(_label(one), one) for one in section["yardsticks"]]
-    if dial["recommended"] not in (0, 1):  # those are before and after
-        points.append((f"recommended strength {dial['recommended']:g}", dial["test"]))
-    curves = {f"a number added to the logit of {digit}": section["trade"]["threshold"]}
-    curves[f"{name} at strengths 0 to 1.5"] = section["trade"]["strength"]
-    words = "; ".join(f"{label}: {one['missed']} missed, {one['errors']} errors" for label, one in points)
+def _trade(section: AdapterSection) -> Plot:
+    name, digit, head, dial = section.name, section.digit, section.headline, section.dial
+    points: list[tuple[str, Counts]] = [("before", head.before), (name, head.after)]
+    points.append((f"one number, chosen on {section.threshold.chosen_on}", section.threshold))
+    points += [(label(one), one) for one in section.yardsticks]
+    if dial.recommended not in (0, 1):  # those are before and after
+        points.append((f"recommended strength {dial.recommended:g}", dial.test))
+    curves = {
+        f"a number added to the logit of {digit}": section.trade.threshold,
+        f"{name} at strengths 0 to 1.5": section.trade.strength,
+    }
+    words = "; ".join(f"{way}: {counts.missed} missed, {counts.errors} errors" for way, counts in points)
     return Plot(f"{name}-trade", plots.trade(curves, points, digit), f"Missed {digit}s against all errors. {words}.")
 
 
-def _dial(section: Mapping[str, Any]) -> Plot:
-    digit, dial = section["digit"], section["dial"]
+def _dial(section: AdapterSection) -> Plot:
+    digit, dial = section.digit, section.dial
     return Plot(
-        f"{section['name']}-dial",
-        plots.dial(dial["points"], dial["recommended"], digit, dial["measured_on"]),
-        f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {dial['recommended']:g}.",
+        f"{section.name}-dial",
+        plots.dial(dial, digit),
+        f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {dial.recommended:g}.",
     )
 
 
-def _of_training(run: Run, section: Mapping[str, Any]) -> Iterator[Plot]:
+def _of_training(adapter: Saved, section: AdapterSection) -> Iterator[Plot]:
     """What the first layer learnt, and how the loss fell."""
-    name, place = section["name"], run.adapter(section["name"])
-    directions = run.pictures(place)["directions"]
+    name, directions = section.name, adapter.pictures()["directions"]
     if len(directions):
         yield Plot(
             f"{name}-directions",
-            plots.directions(directions, section["layers"][0]["singular_values"]),
+            plots.directions(directions, section.layers[0].singular_values),
             "Weights of each pixel in what the first layer's update looks for, the strongest direction first.",
         )
-    if losses := run.losses(place):  # an extracted adapter was not trained
+    if losses := adapter.losses():  # an extracted adapter was not trained
         yield Plot(f"{name}-loss", plots.loss_curve(losses), "Loss of every fine-tuning step.")
-
-
-def _counts(headline: Mapping[str, Any], when: str) -> dict[str, int]:
-    return {key: headline[key][when]["count"] for key in COUNTS}
-
-
-def _label(line: Mapping[str, Any]) -> str:
-    """An adapter and a network may have the same name."""
-    return line["name"] + (" (all weights)" if line["method"] == "full" else "")
-
-
-def _others(counts: Mapping[str, int]) -> int:
-    return counts["errors"] - counts["missed"]
 
 
 def signed(change: int) -> str:

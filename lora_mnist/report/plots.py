@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +9,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
+
+from lora_mnist.evaluation.findings import Counts
+from lora_mnist.report.document import DialSection
 
 DIGITS = range(10)
 WIDTH = 5.2  # inches: at 390 pixels of a phone's screen a count is still 8 pixels high
@@ -63,9 +65,7 @@ def confusion_change(
     return figure
 
 
-def trade(
-    curves: Mapping[str, Sequence[Mapping[str, float]]], points: Sequence[tuple[str, Mapping[str, int]]], digit: int
-) -> Figure:
+def trade(curves: Mapping[str, Sequence[Counts]], points: Sequence[tuple[str, Counts]], digit: int) -> Figure:
     """Missed images of the digit against all errors: what each way of missing fewer of them costs.
 
     Args:
@@ -74,14 +74,14 @@ def trade(
     """
     figure, axes = _axes(2 + len(points))
     for (label, curve), (colour, style) in zip(curves.items(), ((ORANGE, "--"), (BLUE, "-")), strict=False):
-        x, y = ([one[key] for one in curve] for key in ("missed", "errors"))
+        x, y = [one.missed for one in curve], [one.errors for one in curve]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
         colour = INK if i else GREY
-        axes.plot(counts["missed"], counts["errors"], marker, color=colour, markersize=8, linestyle="none", label=label)
+        axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
     # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
-    highest = max(counts["errors"] for _, counts in points)
-    lowest = min(one["errors"] for one in (*itertools.chain(*curves.values()), *(counts for _, counts in points)))
+    highest = max(counts.errors for _, counts in points)
+    lowest = min(one.errors for one in (*itertools.chain(*curves.values()), *(counts for _, counts in points)))
     margin = 0.2 * (highest - lowest) + 4
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
@@ -90,20 +90,20 @@ def trade(
     return figure
 
 
-def dial(points: Sequence[Mapping[str, float]], recommended: float, digit: int, split: str) -> Figure:
+def dial(measured: DialSection, digit: int) -> Figure:
     """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
     figure, axes = _axes(4)
-    strengths = [point["strength"] for point in points]
+    points, recommended = measured.points, measured.recommended
     lines = (
-        ("accuracy", "accuracy, all digits", INK, "-"),
-        ("recall", f"recall of {digit}", BLUE, "-"),
-        ("recall_of_others", "recall of the others", ORANGE, "--"),
+        ("accuracy, all digits", [point.accuracy for point in points], INK, "-"),
+        (f"recall of {digit}", [point.recall for point in points], BLUE, "-"),
+        ("recall of the others", [point.recall_of_others for point in points], ORANGE, "--"),
     )
-    for key, label, colour, style in lines:
-        values = [100 * point[key] for point in points]
-        axes.plot(strengths, values, style, color=colour, marker=".", linewidth=1.8, label=label)
+    for label, shares, colour, style in lines:
+        x, y = [point.strength for point in points], [100 * share for share in shares]
+        axes.plot(x, y, style, color=colour, marker=".", linewidth=1.8, label=label)
     axes.axvline(recommended, color=GREY, linestyle=":", linewidth=1.5, label=f"recommended: {recommended:g}")
-    axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {split}")
+    axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {measured.measured_on}")
     _legend(axes)
     return figure
 
@@ -123,18 +123,27 @@ def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure
     return figure
 
 
-def side_by_side(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """From before to after, for every adapter: wrong images of its digit against wrong images of all others."""
-    figure, axes = _axes(len(rows))
-    for row, marker in zip(rows, itertools.cycle(MARKERS)):
-        x, y = ([row[when][key] for when in ("before", "after")] for key in ("missed", "others"))
+def side_by_side(ways: Sequence[tuple[str, Counts, Counts]]) -> Figure:
+    """From before to after, for every adapter: wrong images of its digit against wrong images of all others.
+
+    Args:
+        ways: label, before, after.
+    """
+    figure, axes = _axes(len(ways))
+    for (label, before, after), marker in zip(ways, itertools.cycle(MARKERS)):
+        x, y = [before.missed, after.missed], [others(before), others(after)]
         line = axes.plot(x, y, "-", linewidth=1.2, alpha=0.6)[0]
-        axes.plot(x[1], y[1], marker, color=line.get_color(), markersize=8, label=row["name"], linestyle="none")
+        axes.plot(x[1], y[1], marker, color=line.get_color(), markersize=8, label=label, linestyle="none")
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
     axes.set_xlim(left=0)
     axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
     _legend(axes)
     return figure
+
+
+def others(counts: Counts) -> int:
+    """Wrong images of all digits but the repaired one."""
+    return counts.errors - counts.missed
 
 
 def errors_per_digit(before: Sequence[int], after: Sequence[int] | None, target: int | None) -> Figure:

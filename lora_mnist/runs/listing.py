@@ -1,35 +1,66 @@
-"""What a run's model and adapters come to: read from its JSON alone, without torch."""
+"""What a run's base and adapters come to: read from its JSON alone, without torch."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from lora_mnist.files import standing
+from lora_mnist.evaluation.findings import Counts
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.sizes import mlp_layers, parse_ranks, parse_shape, size_table
+from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
+from lora_mnist.settings.strict import Count, Digit, Document, Many
 
 
-def list_adapters(folder: Path) -> dict[str, Any]:
-    """Every adapter of the run in `folder`, oldest first, then every full fine-tuning, with what it did on `test`.
+class AdapterLine(Document):
+    """One adapter, or checkpoint with all weights trained, in short.
+
+    Attributes:
+        rank: None where all weights were trained, and `proof` likewise: there is none to be made.
+        parameters: how many numbers were trained.
+        before, after: on `test`.
+        bytes: of the file that holds its weights.
+    """
+
+    name: str
+    method: Literal["lora", "full", "svd"]
+    digit: Digit
+    rank: int | None
+    parameters: Count
+    on_top_of: Many[str]
+    before: Counts
+    after: Counts
+    proof: bool | None
+    bytes: Count
+
+
+class Listing(Document):
+    """Every adapter of a run, oldest first, then every checkpoint with all weights trained."""
+
+    run: str
+    dataset: str
+    base_seal: str
+    adapters: Many[AdapterLine]
+
+
+def list_adapters(run: Run) -> Listing:
+    """What each of them did on `test`.
 
     Raises:
         RunError: there is no base, or a file is missing or damaged.
     """
-    run = Run(folder)
-    run.require_base()
-    rows = []
-    for name in run.adapter_names():
-        run.require_adapter(name)
-        rows.append(_row(run, run.adapter(name), "adapter_model.safetensors"))
-    for place in run.trained_whole():
-        run.require_checkpoint(place.name)
-        rows.append(_row(run, place, "model.safetensors"))
-    base = run.evaluation()
-    return {"run": str(folder), "dataset": base["dataset"]["name"], "base_seal": base["base_seal"], "adapters": rows}
+    base = run.require_base().evaluation
+    return Listing(
+        run=str(run.path), dataset=base.dataset.name, base_seal=base.base_seal, adapters=tuple(lines_of(run))
+    )
 
 
-def count_parameters(folder: Path, ranks: str, shapes: Sequence[str] | None = None) -> dict[str, Any]:
-    """`size_table` of the network of the run in `folder`, or of layers without biases that have the given `shapes`.
+def lines_of(run: Run) -> list[AdapterLine]:
+    """The lines of `list_adapters`."""
+    adapters = [run.require_adapter(name) for name in run.adapter_names()]
+    return [_line(saved) for saved in (*adapters, *(run.require_checkpoint(s.name) for s in run.full_checkpoints()))]
+
+
+def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) -> SizeTable:
+    """`size_table` of the network of `run`, or of layers without biases that have the given `shapes`.
 
     Raises:
         RunError: there is no base, and no shape was given.
@@ -38,24 +69,21 @@ def count_parameters(folder: Path, ranks: str, shapes: Sequence[str] | None = No
     counts = parse_ranks(ranks)
     if shapes:
         return size_table({f"{i}": parse_shape(shape) for i, shape in enumerate(shapes)}, False, counts)
-    run = Run(folder)
     run.require_base()
-    return size_table(mlp_layers(run.record()["settings"]["model"]["hidden"]), True, counts)
+    return size_table(mlp_layers(run.record.settings.model.hidden), True, counts)
 
 
-def _row(run: Run, place: Path, weights: str) -> dict[str, Any]:
-    document = run.document(place, "finetune.json")
-    test = run.document(place, "analysis.json")["splits"]["test"]
-    parameters, proof = document["parameters"], document["proof"]
-    return {
-        "name": place.name,
-        "method": document["method"],
-        "digit": document["digit"],
-        "rank": document["settings"].get("rank"),
-        "parameters": parameters.get("added", parameters.get("trained")),
-        "on_top_of": document.get("on_top_of", []),
-        "before": test["before"],
-        "after": test["after"],
-        "proof": None if proof is None else proof["passed"],
-        "bytes": (standing(place) / weights).stat().st_size,
-    }
+def _line(saved: Saved) -> AdapterLine:
+    record, test = saved.tuning, saved.analysis.splits["test"]
+    return AdapterLine(
+        name=saved.name,
+        method=record.method,
+        digit=record.digit,
+        rank=record.rank,
+        parameters=record.trained,
+        on_top_of=record.on_top_of,
+        before=test.before,
+        after=test.after,
+        proof=None if record.proof is None else record.proof.passed,
+        bytes=saved.file(saved.weights).stat().st_size,
+    )

@@ -1,88 +1,267 @@
-"""What the stages store as JSON, apart from what `proof` and `evaluate` return ready-made."""
+"""Every document that a run stores as JSON, beside those in `evaluation.findings`. Imports no torch."""
+
+from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy
-import torch
+from pydantic import Discriminator, Tag
 
 from lora_mnist import SCHEMA, __version__
-from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.metrics import summarise
-from lora_mnist.lora.seal import Seal
-from lora_mnist.settings.config import Settings
+from lora_mnist.evaluation.findings import BySplit, Counts, GuardDecision, Proof, SplitResult
+from lora_mnist.settings.config import FinetuneSettings, Images, Settings, TrainingSettings
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+
+if TYPE_CHECKING:
+    import torch
+
+    from lora_mnist.datasets.dataset import Dataset
+    from lora_mnist.lora.seal import Seal
+
+
+class DatasetName(Document):
+    """Which images; `sha256` is of all images and labels, before splitting."""
+
+    name: Images
+    sha256: str
+
+
+class DatasetFacts(DatasetName):
+    """Which images, and how many in each split."""
+
+    train: Count
+    val: Count
+    test: Count
+
+
+class AppliedAdapter(Document):
+    """An adapter that was on, and how strongly. `sealed` is False where nothing says what base it is for."""
+
+    name: str
+    strength: float
+    sealed: Maybe[bool] = None
+
+
+class Evaluation(Document):
+    """What a network does on `val` and `test`: evaluation.json.
+
+    Attributes:
+        base_seal: of the base that it is, or was made from.
+        adapters: those that were on.
+        checkpoint: its name, where it is no base but a network made from one.
+    """
+
+    schema_version: int
+    dataset: DatasetName
+    base_seal: str
+    adapters: Many[AppliedAdapter]
+    splits: BySplit[SplitResult]
+    checkpoint: Maybe[str] = None
+
+
+class Environment(Document):
+    """Where it was made, and with what."""
+
+    device: str
+    threads: Count
+    versions: dict[str, str]
+
+
+class _RunFacts(Document):
+    schema_version: int
+    settings: Settings
+    dataset: DatasetFacts
+    base_seal: str
+    seconds: float
+
+
+class RunRecord(Environment, _RunFacts):  # in this order, the environment is written last
+    """How the base was made: run.json. `replaced_seal` is that of the base whose place it took."""
+
+    replaced_seal: Maybe[str] = None
+
+
+class LayerParameters(Document):
+    """Shapes of one layer's tensors; None where there is none."""
+
+    layer: str
+    weight: Many[int]
+    bias: Many[int] | None
+    lora_A: Many[int] | None
+    lora_B: Many[int] | None
+    scaling: float | None
+
+
+class AdapterParameters(Document):
+    """What an adapter adds: `share` = added / base."""
+
+    layers: Many[LayerParameters]
+    base: Count
+    added: Count
+    total: Count
+    share: float
+
+
+class FullParameters(Document):
+    """What training all weights trains."""
+
+    base: Count
+    trained: Count
+
+
+class FullSettings(TrainingSettings):
+    """What all weights were trained with: that part of an adapter's settings which means something without one."""
+
+    digit: Digit
+    steps: Count
+    focus: float
+    shift: float
+    rotate: float
+    zoom: float
+    name: str
+
+
+class ExtractionSettings(Document):
+    """What an adapter was extracted with."""
+
+    rank: Count
+    alpha: float
+    digit: Digit
+    name: str
+    checkpoint: str
+
+
+class LayerApproximation(Document):
+    """What was kept of one layer's change (see `lora.lowrank.Approximation`)."""
+
+    rank: Count
+    energy: float
+    error: float
+    singular_values: Many[float]
+
+
+class CheckpointCounts(Counts):
+    """What a checkpoint does on `test`."""
+
+    accuracy: float
+
+
+class Extraction(Document):
+    """What an adapter kept of the checkpoint it was made from.
+
+    Attributes:
+        left_out: how far each tensor moved that an adapter cannot hold, relative to its norm.
+        of_checkpoint: the checkpoint itself.
+    """
+
+    checkpoint: str
+    layers: dict[str, LayerApproximation]
+    left_out: dict[str, float]
+    of_checkpoint: CheckpointCounts
+
+
+def _kind_of_settings(settings: object) -> str:
+    """By their fields, so that what is wrong with them is told of the kind that is meant."""
+    fields = settings if isinstance(settings, dict) else getattr(type(settings), "model_fields", {})
+    if "checkpoint" in fields:
+        return "<svd>"
+    return "<lora>" if "rank" in fields else "<full>"
+
+
+def _kind_of_parameters(parameters: object) -> str:
+    fields = parameters if isinstance(parameters, dict) else getattr(type(parameters), "model_fields", {})
+    return "<full>" if "trained" in fields else "<adapter>"
+
+
+MadeWith = Annotated[
+    Annotated[FinetuneSettings, Tag("<lora>")]
+    | Annotated[FullSettings, Tag("<full>")]
+    | Annotated[ExtractionSettings, Tag("<svd>")],
+    Discriminator(_kind_of_settings),
+]
+Parameters = Annotated[
+    Annotated[AdapterParameters, Tag("<adapter>")] | Annotated[FullParameters, Tag("<full>")],
+    Discriminator(_kind_of_parameters),
+]
+
+
+class _TuningFacts(Document):
+    schema_version: int
+    method: Literal["lora", "full", "svd"]
+    name: str
+    digit: Digit
+    settings: MadeWith
+    parameters: Parameters
+    proof: Proof | None
+    weakest_on_val: bool
+    seed: int | None
+    seconds: float
+    guard: Maybe[GuardDecision] = None
+    extraction: Maybe[Extraction] = None
+    on_top_of: Many[str] = ()
+
+
+class TuningRecord(Environment, _TuningFacts):
+    """How an adapter, or a checkpoint with all weights trained, was made: finetune.json.
+
+    Attributes:
+        method: `lora` (a trained adapter), `full` (all weights trained) or `svd` (an adapter made of a checkpoint).
+        proof: None where no adapter is involved, or none was kept.
+        weakest_on_val: whether the digit was found rather than given.
+        guard: of a trained adapter.
+        extraction: of an adapter made of a checkpoint.
+        on_top_of: the adapters that were on, frozen, while this one was trained.
+    """
+
+    @property
+    def rank(self) -> int | None:
+        """None where all weights were trained."""
+        return None if isinstance(self.settings, FullSettings) else self.settings.rank
+
+    @property
+    def trained(self) -> int:
+        """How many numbers were trained."""
+        known = self.parameters
+        return known.trained if isinstance(known, FullParameters) else known.added
+
+
+class _MergeFacts(Document):
+    schema_version: int
+    name: str
+    merged: Many[AppliedAdapter]
+    largest_difference: float
+    largest_logit: float
+
+
+class MergeRecord(Environment, _MergeFacts):
+    """Which adapters a checkpoint holds merged, and how far its logits are from theirs: merge.json."""
 
 
 def evaluation_of(
-    dataset: Dataset, sealed: Seal, adapters: Sequence[Mapping[str, Any]], logits: Mapping[str, torch.Tensor]
-) -> dict[str, Any]:
-    """The document of evaluation.json."""
-    return {
-        "schema_version": SCHEMA,
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-        "base_seal": sealed.sha256,
-        "adapters": list(adapters),
-        "splits": {split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
+    dataset: Dataset, sealed: Seal, adapters: Sequence[AppliedAdapter], logits: Mapping[str, torch.Tensor]
+) -> Evaluation:
+    """What logits (N, 10) by split come to."""
+    from lora_mnist.evaluation.metrics import summarise
+
+    return Evaluation(
+        schema_version=SCHEMA,
+        dataset=DatasetName(name=dataset.name, sha256=dataset.sha256),
+        base_seal=sealed.sha256,
+        adapters=tuple(adapters),
+        splits={split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
+    )
+
+
+def environment(device: torch.device) -> Environment:
+    """Where something is made, and with what: `**dict(environment(device))` are the entries of a record."""
+    import numpy
+    import torch
+
+    versions = {
+        "lora-mnist": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
     }
-
-
-def record_of_run(
-    settings: Settings, dataset: Dataset, sealed: Seal, device: torch.device, seconds: float
-) -> dict[str, Any]:
-    """The document of run.json."""
-    return {
-        "schema_version": SCHEMA,
-        "settings": settings.model_dump(mode="json"),
-        "dataset": {
-            "name": dataset.name,
-            "sha256": dataset.sha256,
-            "train": len(dataset.train),
-            "val": len(dataset.val),
-            "test": len(dataset.test),
-        },
-        "base_seal": sealed.sha256,
-        "seconds": seconds,
-        **environment(device),
-    }
-
-
-def record_of_tuning(
-    method: str,
-    name: str,
-    digit: int,
-    settings: Mapping[str, Any],
-    parameters: Mapping[str, Any],
-    proof: Mapping[str, Any] | None,
-    **more: Any,
-) -> dict[str, Any]:
-    """The document of finetune.json.
-
-    Args:
-        method: `lora` (a trained adapter), `full` (all weights trained) or `svd` (an adapter from two networks).
-        proof: what `prove` found; None where no adapter is involved.
-    """
-    return {
-        "schema_version": SCHEMA,
-        "method": method,
-        "name": name,
-        "digit": digit,
-        "settings": dict(settings),
-        "parameters": parameters,
-        "proof": proof,
-        **more,
-    }
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Where it ran, and with what."""
-    return {
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "lora-mnist": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
-    }
+    return Environment(device=str(device), threads=torch.get_num_threads(), versions=versions)

@@ -1,220 +1,174 @@
-"""Where everything of a run lies, and how it is saved: whole or not at all.
+"""Where everything of a run lies, what there has to be, and how it is saved: whole or not at all.
 
 `base/run.json` is the run's record; the copy at the top of the run is for people and is renewed from it. They can not
 disagree for long, because the record is moved into place together with the weights it describes.
-
-Importing this does not import torch, so that commands which only read JSON start at once.
 """
 
-from __future__ import annotations
-
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lora_mnist import SCHEMA
-from lora_mnist.errors import RunError
+from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import (
-    check_folder,
     finished_folders,
     is_finished,
     new_folder,
-    read_json,
     recover,
     remove_folder,
     require_writable,
-    standing,
-    to_json,
     write_file,
 )
-
-if TYPE_CHECKING:
-    import numpy
-    import torch
-
-    from lora_mnist.training.model import MLP
-
-WEIGHTS = "model.safetensors"
-LOGITS = "logits.safetensors"
-PICTURES = "pictures.safetensors"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training and evaluation leave behind, for the base, every adapter and every checkpoint alike.
-
-    Attributes:
-        evaluation: the document of evaluation.json.
-        logits: (N, 10) fp32 by split.
-        losses, rates: of every training step; none if nothing was trained.
-        documents: further JSON files, by name.
-        pictures: (n, 28, 28) by what they show; for the report.
-    """
-
-    evaluation: Mapping[str, Any]
-    logits: Mapping[str, torch.Tensor]
-    losses: Sequence[float] = ()
-    rates: Sequence[float] = ()
-    documents: Mapping[str, Any] = field(default_factory=dict)
-    pictures: Mapping[str, torch.Tensor] = field(default_factory=dict)
+from lora_mnist.runs.records import RunRecord
+from lora_mnist.runs.saved import RECORD, Draft, Saved
+from lora_mnist.settings.config import Settings
+from lora_mnist.settings.strict import Document
 
 
 class Run:
     """One run directory: a base, adapters for it, whole networks made from it (`checkpoints`), and a report.
 
-    Most methods take the folder of one of these, `place`.
+    What was read is kept, so one object serves one command.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.base = path / "base"
-        self.adapters = path / "adapters"
-        self.checkpoints = path / "checkpoints"
+        self.base = Saved(path / "base")
         self.report = path / "report"
+        self._saved: dict[Path, Saved] = {}
 
-    def adapter(self, name: str) -> Path:
-        return self.adapters / name
+    def adapter(self, name: str) -> Saved:
+        """Adapter `name`, which need not be there."""
+        return self._at(self.path / "adapters" / name)
 
-    def checkpoint(self, name: str) -> Path:
-        return self.checkpoints / name
+    def checkpoint(self, name: str) -> Saved:
+        """Checkpoint `name`, which need not be there."""
+        return self._at(self.path / "checkpoints" / name)
 
-    @property
-    def has_base(self) -> bool:
-        return is_finished(self.base)
+    def adapters(self) -> list[Saved]:
+        """Finished adapters, oldest first; without those that a killed `new_base` was about to remove."""
+        return self._finished("adapters")
+
+    def checkpoints(self) -> list[Saved]:
+        """Finished checkpoints, likewise."""
+        return self._finished("checkpoints")
+
+    def full_checkpoints(self) -> list[Saved]:
+        """Those that `finetune --full` made, oldest first."""
+        return [saved for saved in self.checkpoints() if saved.is_tuned]
 
     def adapter_names(self) -> list[str]:
-        """Finished adapters, oldest first; without those that a killed `save_base` was about to remove."""
-        return self._names(self.adapters)
+        return [saved.name for saved in self.adapters()]
 
-    def checkpoint_names(self) -> list[str]:
-        """Finished checkpoints, likewise."""
-        return self._names(self.checkpoints)
+    def on_top_of(self, adapter: str) -> tuple[str, ...]:
+        """The adapters that were on, frozen, while this one was trained; none if it is not in the run."""
+        saved = self.adapter(adapter)
+        return saved.tuning.on_top_of if saved.is_tuned else ()
 
-    def trained_whole(self) -> list[Path]:
-        """The folders of those checkpoints that `finetune --full` made, oldest first."""
-        places = [self.checkpoint(name) for name in self.checkpoint_names()]
-        return [place for place in places if (standing(place) / "finetune.json").is_file()]
+    # What there has to be ---------------------------------------------------------------------------------------------
 
-    def _names(self, parent: Path) -> list[str]:
-        return [place.name for place in finished_folders(parent) if not self._is_obsolete(place)]
+    def require_base(self) -> Saved:
+        """The base. Raises RunError if there is none, or a file of it is not the one that was saved."""
+        if not self.base.is_finished:
+            raise RunError(f"There is no base in {self.path}.", f"Run `lora-mnist pretrain --run {self.path}` first.")
+        self.base.require_whole()
+        return self.base
 
-    def _dependents(self) -> list[Path]:
-        """Everything that was made from a base."""
-        return [*finished_folders(self.adapters), *finished_folders(self.checkpoints)]
+    def require_adapter(self, name: str) -> Saved:
+        """Adapter `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
+        return self._require("adapter", self.adapter(name), self.adapters())
 
-    def _is_obsolete(self, place: Path) -> bool:
-        """Whether `place` belongs to the base that the present one replaced."""
-        try:
-            record, seal = self.record(), self.evaluation(place)["base_seal"]
-        except RunError:
-            return False  # damaged, which is for `require` to say
-        return seal == record.get("replaced_seal") != record["base_seal"]
+    def require_checkpoint(self, name: str) -> Saved:
+        """Checkpoint `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
+        return self._require("checkpoint", self.checkpoint(name), self.checkpoints())
+
+    def _require(self, kind: str, saved: Saved, there: Sequence[Saved]) -> Saved:
+        if not saved.is_finished:
+            names = ", ".join(one.name for one in there) or "none yet"
+            raise RunError(f"There is no {kind} {saved.name!r} in {self.path}.", f"It has {names}.")
+        saved.require_whole()
+        return saved
+
+    def require_unused(self, saved: Saved, force: bool) -> None:
+        """Raises RunError if it is finished and not to be replaced, or if adapters were trained on top of it."""
+        if not saved.is_finished:
+            return
+        above = [one.name for one in self.adapters() if saved.name in one.tuning.on_top_of]
+        if force and above and saved is self.adapter(saved.name):
+            raise RunError(
+                f"{saved.folder} cannot be replaced: {', '.join(above)} was trained on top of it.",
+                "Choose another --name.",
+            )
+        if not force:
+            raise RunError(
+                f"{saved.folder} is finished already.",
+                "Look at it with `lora-mnist report`, give this one another --name, or make it again with --force.",
+            )
+
+    def require_vacant(self) -> None:
+        """Raises RunError if something lies where a new run would go: remains of another one, or not a run at all."""
+        for name in ("base", "adapters", "checkpoints", "report"):
+            folder = self.path / name
+            if folder.is_dir() and any(folder.iterdir()):
+                raise RunError(
+                    f"{folder} is there, but no finished base.", "Choose another --run, or replace it with --force."
+                )
 
     def require_writable(self) -> None:
         """Raises DiskError now rather than after the training."""
         require_writable(self.path)
-        require_writable(self.adapters)
+        require_writable(self.path / "adapters")
 
-    def require_vacant(self) -> None:
-        """Raises RunError if something lies where a new run would go: remains of another one, or not a run at all."""
-        for place in (self.base, self.adapters, self.checkpoints, self.report):
-            if place.is_dir() and any(place.iterdir()):
-                raise RunError(
-                    f"{place} is there, but no finished base.", "Choose another --run, or replace it with --force."
-                )
+    @cached_property
+    def record(self) -> RunRecord:
+        """How the base was made. Raises RunError if there is none, or one of another schema."""
+        if not self.base.is_finished:
+            self.require_base()
+        try:
+            record = self.base.document(RECORD, RunRecord)
+        except AlteredError:
+            self._require_schema(self.base.document(RECORD, _AnyVersion).schema_version)
+            raise
+        self._require_schema(record.schema_version)
+        return record
 
-    def require_base(self) -> None:
-        """Raises RunError if there is no base, or a file of it is not the one that was saved."""
-        if not self.has_base:
-            raise RunError(f"There is no base in {self.path}.", self._call("pretrain"))
-        check_folder(self.base)
-
-    def require_adapter(self, name: str) -> None:
-        """Raises RunError if there is no adapter `name`, or a file of it is not the one that was saved."""
-        self._require("adapter", self.adapter(name), self.adapter_names())
-
-    def require_checkpoint(self, name: str) -> None:
-        """Raises RunError if there is no checkpoint `name`, or a file of it is not the one that was saved."""
-        self._require("checkpoint", self.checkpoint(name), self.checkpoint_names())
-
-    def _require(self, kind: str, place: Path, there: Sequence[str]) -> None:
-        if not is_finished(place):
-            raise RunError(
-                f"There is no {kind} {place.name!r} in {self.path}.", f"It has {', '.join(there) or 'none yet'}."
-            )
-        check_folder(place)
-
-    def require_unused(self, place: Path, force: bool) -> None:
-        """Raises RunError if `place` is finished already and not to be replaced, or if adapters were trained on it."""
-        above = [name for name in self.adapter_names() if place.name in self.on_top_of(name)]
-        if is_finished(place) and place.parent == self.adapters and force and above:
-            raise RunError(
-                f"{place} cannot be replaced: {', '.join(above)} was trained on top of it.", "Choose another --name."
-            )
-        if is_finished(place) and not force:
-            raise RunError(
-                f"{place} is finished already.",
-                "Look at it with `lora-mnist report`, give this one another --name, or make it again with --force.",
-            )
-
-    def record(self) -> dict[str, Any]:
-        """Settings, data set, versions, … of the run. Raises RunError if there are none, or of another schema."""
-        if not self.has_base:
-            raise RunError(f"There is no base in {self.path}.", self._call("pretrain"))
-        record = self.document(self.base, "run.json")
-        if (found := record.get("schema_version")) != SCHEMA:
+    def _require_schema(self, found: object) -> None:
+        if found != SCHEMA:
             raise RunError(
                 f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
                 "Use that version, choose another --run, or train it again with `lora-mnist pretrain --force`.",
             )
-        return record
 
-    def stored_settings(self) -> dict[str, Any] | None:
+    def stored_settings(self) -> Settings | None:
         """The settings in the record, or None: no run yet, or one that --force is about to replace as it is damaged."""
         try:
             self.require_base()
-            return self.record()["settings"]
+            return self.record.settings
         except RunError:
             return None
 
     # Saving ---------------------------------------------------------------------------------------------------------
 
-    def save_base(self, model: MLP, record: Mapping[str, Any], outcome: Outcome) -> list[str]:
-        """Save a new base, then remove what was made from the old one. Returns the names of that."""
-        from lora_mnist.runs.checkpoint import save_network
-
+    @contextmanager
+    def new_base(self) -> Iterator[Draft]:
+        """Fill the folder of a new base; on leaving it takes its place, and what was made from the old one goes."""
         obsolete = self._dependents()
-        with suppress(RunError):
-            record = {**record, "replaced_seal": self.evaluation()["base_seal"]}
-        with new_folder(self.base) as folder:
-            save_network(folder / WEIGHTS, model)
-            write_file(folder / "run.json", to_json(record))
-            _save_outcome(folder, outcome)
-        for place in obsolete:
-            remove_folder(place)
+        with new_folder(self.base.folder) as folder:
+            yield Draft(folder)
+        self._forget()
+        for saved in obsolete:
+            remove_folder(saved.folder)
         if is_finished(self.report):
             remove_folder(self.report)
         self.tidy()
-        return [place.name for place in obsolete]
 
-    def save_adapter(self, name: str, write: Callable[[Path], None], outcome: Outcome) -> None:
-        """Save an adapter whose weights `write` puts into a folder."""
-        with new_folder(self.adapter(name)) as folder:
-            write(folder)
-            _save_outcome(folder, outcome)
-
-    def save_checkpoint(self, name: str, model: MLP, outcome: Outcome) -> Path:
-        """Save a network that was made from the base, and return its file."""
-        from lora_mnist.runs.checkpoint import save_network
-
-        with new_folder(self.checkpoint(name)) as folder:
-            save_network(folder / WEIGHTS, model)
-            _save_outcome(folder, outcome)
-        return self.checkpoint(name) / WEIGHTS
+    @contextmanager
+    def new(self, saved: Saved) -> Iterator[Draft]:
+        """Fill the folder of an adapter or a checkpoint; on leaving it takes its place."""
+        with new_folder(saved.folder) as folder:
+            yield Draft(folder)
+        self._saved.pop(saved.folder, None)
 
     def save_report(self, files: Mapping[str, bytes]) -> Path:
         """Replace the report by `files` and return its page."""
@@ -223,63 +177,49 @@ class Run:
                 write_file(folder / name, content)
         return self.report / "index.html"
 
+    def dependents(self) -> list[str]:
+        """Names of everything that was made from the base."""
+        return [saved.name for saved in self._dependents()]
+
     def tidy(self) -> None:
-        """Finish what a killed writer left: a replacement half-way, what was made from a base that is replaced, and the
-        copy of run.json."""
-        for parent in (self.path, self.adapters, self.checkpoints):
-            recover(parent)
-        for place in self._dependents():
-            if self._is_obsolete(place):
-                remove_folder(place)
-        content, copy = (self.base / "run.json").read_bytes(), self.path / "run.json"
+        """Finish what a killed command left: folders beside their places, what was made from a base that has been
+        replaced, and the copy of run.json."""
+        for folder in (self.path, self.path / "adapters", self.path / "checkpoints"):
+            recover(folder)
+        for saved in self._dependents():
+            if self._is_obsolete(saved):
+                remove_folder(saved.folder)
+        content, copy = self.base.content(RECORD), self.path / RECORD
         if not copy.is_file() or copy.read_bytes() != content:
             write_file(copy, content)
 
-    # What was saved ---------------------------------------------------------------------------------------------------
+    def _forget(self) -> None:
+        """Nothing that was read holds any longer."""
+        self.base = Saved(self.base.folder)
+        self._saved.clear()
+        self.__dict__.pop("record", None)
 
-    def evaluation(self, place: Path | None = None) -> dict[str, Any]:
-        """Of the base, unless told another place."""
-        return self.document(place or self.base, "evaluation.json")
+    def _at(self, folder: Path) -> Saved:
+        return self._saved.setdefault(folder, Saved(folder))
 
-    def document(self, place: Path, file: str) -> dict[str, Any]:
-        return read_json(standing(place) / file)
+    def _finished(self, kind: str) -> list[Saved]:
+        there = map(self._at, finished_folders(self.path / kind))
+        return [saved for saved in there if not self._is_obsolete(saved)]
 
-    def on_top_of(self, adapter: str) -> list[str]:
-        """The adapters that were on, frozen, while this one was trained; [] if it is not in the run."""
-        record = standing(self.adapter(adapter)) / "finetune.json"
-        return read_json(record)["on_top_of"] if record.is_file() else []
+    def _dependents(self) -> list[Saved]:
+        kinds = ("adapters", "checkpoints")
+        return [self._at(folder) for kind in kinds for folder in finished_folders(self.path / kind)]
 
-    def losses(self, place: Path | None = None) -> list[float]:
-        with (standing(place or self.base) / "history.csv").open(newline="") as file:
-            return [float(row["loss"]) for row in csv.DictReader(file)]
-
-    def logits(self, place: Path | None = None) -> dict[str, torch.Tensor]:
-        """(N, 10) fp32 by split."""
-        from lora_mnist.runs.checkpoint import load_tensors
-
-        return load_tensors(standing(place or self.base) / LOGITS)
-
-    def pictures(self, place: Path) -> dict[str, numpy.ndarray]:
-        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32."""
-        from safetensors.numpy import load_file
-
-        return load_file(standing(place) / PICTURES)
-
-    def _call(self, command: str) -> str:
-        return f"Run `lora-mnist {command} --run {self.path}` first."
+    def _is_obsolete(self, saved: Saved) -> bool:
+        """Whether it belongs to the base that the present one replaced."""
+        try:
+            record = self.record
+            if record.replaced_seal in (None, record.base_seal):
+                return False
+            return saved.evaluation.base_seal == record.replaced_seal
+        except RunError:
+            return False  # damaged, which is for `require` to say
 
 
-def _save_outcome(folder: Path, outcome: Outcome) -> None:
-    from lora_mnist.runs.checkpoint import save_tensors
-
-    for name, document in outcome.documents.items():
-        write_file(folder / name, to_json(document))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["step", "learning_rate", "loss"])
-    writer.writerows(zip(range(1, len(outcome.losses) + 1), outcome.rates, outcome.losses, strict=True))
-    write_file(folder / "history.csv", table.getvalue().encode())
-    write_file(folder / "evaluation.json", to_json(outcome.evaluation))
-    save_tensors(folder / LOGITS, dict(outcome.logits))
-    if outcome.pictures:
-        save_tensors(folder / PICTURES, dict(outcome.pictures))
+class _AnyVersion(Document, extra="allow"):
+    schema_version: object = None

@@ -3,9 +3,32 @@
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 from lora_mnist.errors import UsageError
+from lora_mnist.settings.strict import Count, Document, Many
+
+
+class Size(Document):
+    """What LoRA trains at one rank; `share` = lora / full."""
+
+    rank: Count
+    lora: Count
+    share: float
+
+
+class SizeTable(Document):
+    """What full fine-tuning and LoRA train.
+
+    Attributes:
+        layers: (out, in) of every adapted layer, by name.
+        biases: whether full fine-tuning has a bias (out) in each of them too.
+        full: numbers in W and, if there are any, biases.
+    """
+
+    layers: dict[str, tuple[int, int]]
+    biases: bool
+    full: Count
+    ranks: Many[Size]
 
 
 def lora_size(shape: tuple[int, int], rank: int) -> int:
@@ -13,24 +36,12 @@ def lora_size(shape: tuple[int, int], rank: int) -> int:
     return rank * sum(shape)
 
 
-def size_table(layers: Mapping[str, tuple[int, int]], biases: bool, ranks: Sequence[int]) -> dict[str, Any]:
-    """What full fine-tuning and LoRA train, for each rank.
-
-    Args:
-        layers: (out, in) of every layer that is adapted, by name.
-        biases: whether full fine-tuning has a bias (out) in each of them too.
-
-    Returns:
-        `layers`, `biases`, `full` (numbers in W and, if there are any, biases), and `ranks`, a row for each: `rank`,
-        `lora`, `share` = lora / full.
-    """
+def size_table(layers: Mapping[str, tuple[int, int]], biases: bool, ranks: Sequence[int]) -> SizeTable:
+    """What full fine-tuning and LoRA train of `layers`, (out, in) by name, for each rank."""
     full = sum(rows * columns + rows * biases for rows, columns in layers.values())
-    rows = []
-    for rank in ranks:
-        size = sum(lora_size(shape, rank) for shape in layers.values())
-        rows.append({"rank": rank, "lora": size, "share": size / full})
-    shapes = {name: list(shape) for name, shape in layers.items()}
-    return {"layers": shapes, "biases": biases, "full": full, "ranks": rows}
+    loras = [(rank, sum(lora_size(shape, rank) for shape in layers.values())) for rank in ranks]
+    sizes = tuple(Size(rank=rank, lora=lora, share=lora / full) for rank, lora in loras)
+    return SizeTable(layers=dict(layers), biases=biases, full=full, ranks=sizes)
 
 
 def mlp_layers(hidden: Sequence[int]) -> dict[str, tuple[int, int]]:

@@ -9,29 +9,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from lora_mnist.errors import UsageError
+from lora_mnist.settings.strict import Document, Some, first_fault
 
 Layer = Mapping[str, Any]  # nested tables, as TOML gives them
+Images = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
 
 
-RULES = {  # what pydantic says in Python's words, in TOML's
-    "tuple_type": "must be a list",
-    "too_short": "must have at least one entry",
-    "model_type": "must be a table",
-}
+def _require_digit(digit: Any) -> Any:
+    if digit != "weakest" and not (type(digit) is int and 0 <= digit <= 9):
+        raise ValueError("must be a digit from 0 to 9, or weakest")
+    return digit
 
 
-class _Section(BaseModel):
-    # strict and finite: by default pydantic takes True or "1" for a rank and infinity for a learning rate
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+def _require_folder_name(name: str) -> str:
+    if not (name.replace("-", "").replace("_", "").isalnum() and name.isascii()):
+        raise ValueError("must be letters, digits, - and _ only, because it names a folder")
+    if not name[0].isalnum():
+        raise ValueError("must begin with a letter or a digit, because it names a folder")
+    if len(name) > 64:
+        raise ValueError("must be 64 characters at most, because it names a folder")
+    if name == "base":
+        raise ValueError("must not be base, which is the network itself")
+    return name
 
 
-class DataSettings(_Section):
+Name = Annotated[str, AfterValidator(_require_folder_name)]  # of an adapter or a checkpoint
+
+
+class DataSettings(Document):
     """Which images, and how many of the training ones take the decisions."""
 
     dataset: Literal["auto", "mnist", "digits"]
@@ -39,13 +50,13 @@ class DataSettings(_Section):
     split_seed: Seed
 
 
-class ModelSettings(_Section):
+class ModelSettings(Document):
     """The network's shape."""
 
-    hidden: Annotated[tuple[Positive, ...], Strict(False), Field(min_length=1)]  # TOML knows lists, not tuples
+    hidden: Some[Positive]
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Document):
     """What both stages hand to the training loop."""
 
     batch_size: Positive
@@ -64,7 +75,7 @@ class PretrainSettings(TrainingSettings):
 class FinetuneSettings(TrainingSettings):
     """The adapter and its training."""
 
-    digit: int | Literal["weakest"]
+    digit: Annotated[int | Literal["weakest"], BeforeValidator(_require_digit)]
     rank: Positive
     alpha: Rate
     rank_pattern: dict[str, Positive] | None = None  # by layer, in place of `rank`
@@ -72,7 +83,7 @@ class FinetuneSettings(TrainingSettings):
     rslora: bool
     init: Literal["kaiming", "gaussian"]
     dropout: float = Field(ge=0, lt=1)
-    targets: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
+    targets: Some[str]
     steps: Positive
     focus: float = Field(gt=0, le=1)
     shift: float = Field(ge=0, le=14)  # pixels
@@ -80,33 +91,13 @@ class FinetuneSettings(TrainingSettings):
     zoom: float = Field(ge=0, lt=1)
     guard: Literal["errors", "digit", "none"]
     full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
-    name: str | None = None  # None: digit9-r1
-
-    @field_validator("digit", mode="before")
-    @classmethod
-    def _is_a_digit(cls, digit: Any) -> Any:
-        if digit != "weakest" and not (type(digit) is int and 0 <= digit <= 9):
-            raise ValueError("must be a digit from 0 to 9, or weakest")
-        return digit
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_folder(cls, name: str | None) -> str | None:
-        if name is not None and not (name.replace("-", "").replace("_", "").isalnum() and name.isascii()):
-            raise ValueError("must be letters, digits, - and _ only, because it names a folder")
-        if name is not None and not name[0].isalnum():
-            raise ValueError("must begin with a letter or a digit, because it names a folder")
-        if name is not None and len(name) > 64:
-            raise ValueError("must be 64 characters at most, because it names a folder")
-        if name == "base":
-            raise ValueError("must not be base, which is the network itself")
-        return name
+    name: Name | None = None  # None: digit9-r1
 
 
 OF_ADAPTERS = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init", "guard")
 
 
-class Settings(_Section):
+class Settings(Document):
     """All settings of a run."""
 
     seed: Seed
@@ -152,16 +143,12 @@ def resolve(layers: Sequence[Layer], dataset: str, origin: str = "the command li
     try:
         return Settings.model_validate(merge(layers, dataset))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        key, fault, value, rule = first_fault(error)
+        if fault == "extra_forbidden":
             raise UsageError(
                 f"There is no setting `{key}` (in {origin}).", "Settings and their meaning stand in default.toml."
             ) from error
-        rule = RULES.get(first["type"]) or first["msg"].removeprefix("Value error, ").removeprefix("Input ").replace(
-            "should", "must"
-        )
-        raise UsageError(f"`{key}` (={first['input']!r}) {rule} (in {origin}).", "Correct that value.") from error
+        raise UsageError(f"`{key}` (={value!r}) {rule} (in {origin}).", "Correct that value.") from error
 
 
 def merge(layers: Sequence[Layer], dataset: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Request:
 
     Attributes:
         run: the run directory.
-        folder: where data sets lie.
+        data: where data sets lie.
         config: a config's name or path.
         options: settings given on the command line, nested like a config file.
         force: replace what is finished.
@@ -31,7 +31,7 @@ class Request:
     """
 
     run: Path = Path("runs/default")
-    folder: Path = Path("data")
+    data: Path = Path("data")
     config: str | None = None
     options: Layer = field(default_factory=dict)
     device: str = "auto"
@@ -39,27 +39,25 @@ class Request:
     force: bool = False
     quiet: bool = True
 
-    def settings(self, stored: Layer | None, dataset: str) -> Settings:
+    def settings(self, stored: Settings | None, dataset: str) -> Settings:
         """Defaults, then the run's `stored` settings, then a config, then the command line, all for `dataset`.
 
         Raises:
             UsageError: an unknown setting, or a value out of its range.
         """
-        inherited = merge([stored or {}, {"finetune": {"name": None}}], dataset)  # a name belongs to one adapter
+        inherited = merge([_layer(stored), {"finetune": {"name": None}}], dataset)  # a name belongs to one adapter
         layers = [load_config("default"), inherited, *self._asked()]
         return resolve([*layers, {"data": {"dataset": dataset}}], dataset)
 
-    def wanted_dataset(self, stored: Layer | None) -> str:
+    def wanted_dataset(self, stored: Settings | None) -> str:
         """`auto`, `mnist` or `digits`. Every other setting is checked on the way, before anything is downloaded.
 
         Raises:
             UsageError: as `settings` does.
         """
-        return resolve([load_config("default"), stored or {}, *self._asked()], "mnist").data.dataset
+        return resolve([load_config("default"), _layer(stored), *self._asked()], "mnist").data.dataset
 
-    def refuse_contradictions(
-        self, stored: Mapping[str, Any], sections: Sequence[str], dataset: str, what: Path
-    ) -> None:
+    def refuse_contradictions(self, stored: Layer, sections: Sequence[str], dataset: str, what: Path) -> None:
         """Raises UsageError if a setting asked for within `sections` is not the one that `what` was made with."""
         asked = merge(self._asked(), dataset)
         for key, wanted in _flat({name: asked[name] for name in sections if name in asked}):
@@ -74,7 +72,11 @@ class Request:
         return [*([] if self.config is None else [load_config(self.config)]), self.options]
 
 
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _layer(settings: Settings | None) -> Layer:
+    return settings.model_dump(mode="json") if settings else {}
+
+
+def _flat(tables: Layer, prefix: str = "") -> list[tuple[str, Any]]:
     rows = []
     for name, value in tables.items():
         if isinstance(value, Mapping):

@@ -47,7 +47,7 @@ def keep_freed_memory() -> None:
     """Let the next step have the memory of the last one. glibc would hand it back to the system and fetch it again,
     page by page, which can take longer than what is computed in it."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):  # glibc has it, musl has not
+    if libc is not None and hasattr(libc, "mallopt"):  # glibc has it, musl has not
         libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
 

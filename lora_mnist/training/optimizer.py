@@ -33,7 +33,7 @@ class FusedAdam:
         self.squares = [torch.zeros_like(weight) for weight in self.weights]
         self.count = torch.zeros((), device=self.weights[0].device)  # steps so far
         self.weight_decay = weight_decay
-        self.kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self.kernel: Callable[..., None] = torch._fused_adamw_ if decoupled else torch._fused_adam_
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:

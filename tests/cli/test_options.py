@@ -172,7 +172,7 @@ def test_a_request_joins_the_tables_of_its_groups():
     )
     assert request == Request(
         run=Path("here"),
-        folder=Path("there"),
+        data=Path("there"),
         config="smoke",
         options={"seed": 4, "finetune": {"steps": 5, "shift": 1}, "model": {"hidden": [3]}},
         device="cpu",

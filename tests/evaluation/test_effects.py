@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lora_mnist.evaluation.effects import PICTURES, first_directions, layer_effects
-from lora_mnist.evaluation.metrics import logits_of
+from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.training.model import MLP
 
@@ -26,10 +26,10 @@ def test_norms_and_singular_values_are_those_of_the_written_out_update(images):
     model, base = adapted()
     for path, effect in layer_effects(model, "a", images, 4).items():
         values = np.linalg.svd(delta(model, path), compute_uv=False)[:3]
-        assert effect["singular_values"] == pytest.approx(values, rel=1e-6)
+        assert effect.singular_values == pytest.approx(values, rel=1e-6)
         weight = base.get_submodule(path).weight.detach().double().numpy()
         expected = np.linalg.norm(delta(model, path)) / np.linalg.norm(weight)
-        assert effect["relative_norm"] == pytest.approx(expected, rel=1e-6)
+        assert effect.relative_norm == pytest.approx(expected, rel=1e-6)
 
 
 def test_missed_without_a_layer_is_counted_with_that_layer_as_in_the_base(images):
@@ -43,8 +43,8 @@ def test_missed_without_a_layer_is_counted_with_that_layer_as_in_the_base(images
             for other in found.keys() - {path}:
                 by_hand.get_submodule(other).weight += torch.from_numpy(delta(model, other)).float()
         missed = int((logits_of(by_hand, images).argmax(1) != digit).sum())
-        assert found[path]["missed_without"] == missed
-    assert len({effect["missed_without"] for effect in found.values()}) > 1  # or the test could not fail
+        assert found[path].missed_without == missed
+    assert len({effect.missed_without for effect in found.values()}) > 1  # or the test could not fail
     assert strengths(model) == {"a": 1.0}
 
 

@@ -2,15 +2,8 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from lora_mnist.evaluation.metrics import (
-    compare,
-    confusion_matrix,
-    logits_of,
-    missed_claimed_errors,
-    summarise,
-    weakest_digit,
-)
-from lora_mnist.training.model import MLP, normalise
+from lora_mnist.evaluation.findings import COUNTS, Counts
+from lora_mnist.evaluation.metrics import compare, confusion_matrix, counts_in, counts_of, summarise, weakest_digit
 
 
 def random_logits(seed, count=500):
@@ -30,26 +23,24 @@ def test_the_summary_counts_what_it_says():
     logits = random_logits(0)
     summary = summarise(logits, LABELS)
     wrong = logits.argmax(1) != LABELS
-    assert summary["count"] == 500
-    assert summary["accuracy"] == pytest.approx(1 - float(wrong.float().mean()))
-    assert summary["wrong"] == [int((wrong & (digit == LABELS)).sum()) for digit in range(10)]
+    assert summary.count == 500
+    assert summary.accuracy == pytest.approx(1 - float(wrong.float().mean()))
+    assert summary.wrong == tuple(int((wrong & (digit == LABELS)).sum()) for digit in range(10))
+    assert summary.errors == int(wrong.sum())
+    assert summary.images == LABELS.bincount().tolist()
 
 
 def test_missed_claimed_and_errors():
     predicted = random_logits(0).argmax(1)
-    counts = missed_claimed_errors(confusion_matrix(random_logits(0), LABELS).tolist(), 4)
-    assert counts == {
-        "missed": int(((LABELS == 4) & (predicted != 4)).sum()),
-        "claimed": int(((LABELS != 4) & (predicted == 4)).sum()),
-        "errors": int((predicted != LABELS).sum()),
-    }
-
-
-def test_logits_do_not_depend_on_how_many_images_come_at_once():
-    torch.manual_seed(0)
-    model, images = MLP((9, 8)), torch.randint(256, (2300, 28, 28), dtype=torch.uint8)
-    torch.testing.assert_close(logits_of(model, images), model(normalise(images)).detach())
-    assert logits_of(model, images[:0]).shape == (0, 10)
+    counts = counts_in(confusion_matrix(random_logits(0), LABELS).tolist(), 4)
+    assert counts == Counts(
+        missed=int(((LABELS == 4) & (predicted != 4)).sum()),
+        claimed=int(((LABELS != 4) & (predicted == 4)).sum()),
+        errors=int((predicted != LABELS).sum()),
+    )
+    assert counts_of(random_logits(0), LABELS, 4) == counts
+    assert counts.numbers == (counts.missed, counts.claimed, counts.errors)
+    assert tuple(map(counts.of, COUNTS)) == counts.numbers
 
 
 def test_the_weakest_digit_is_a_rate_not_a_count():
@@ -70,6 +61,11 @@ def test_compare_counts_the_same_images():
     before, after = {"test": random_logits(0)}, {"test": random_logits(1)}
     result = compare(before, after, {"test": LABELS}, 4)["test"]
     was, now = before["test"].argmax(1) == LABELS, after["test"].argmax(1) == LABELS
-    assert sum(result["fixed"]) == int((~was & now).sum())
-    assert sum(result["broken"]) == int((was & ~now).sum())
-    assert result["after"]["errors"] - result["before"]["errors"] == sum(result["broken"]) - sum(result["fixed"])
+    assert sum(result.fixed) == int((~was & now).sum())
+    assert sum(result.broken) == int((was & ~now).sum())
+    assert result.after.errors - result.before.errors == sum(result.broken) - sum(result.fixed)
+    assert (result.pairs.errors.fixed, result.pairs.errors.broken) == (sum(result.fixed), sum(result.broken))
+    assert (result.pairs.missed.fixed, result.pairs.missed.broken) == (result.fixed[4], result.broken[4])
+    claims = [(logits["test"].argmax(1) == 4) & (LABELS != 4) for logits in (before, after)]
+    assert result.pairs.claimed.fixed == int((claims[0] & ~claims[1]).sum())
+    assert result.pairs.claimed.broken == int((claims[1] & ~claims[0]).sum())

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.metrics import logits_of
+from lora_mnist.evaluation.findings import Off
+from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
 from lora_mnist.lora.seal import seal
@@ -37,9 +38,9 @@ def examine(base, adapted, sealed=None):
 
 def test_an_honest_adapter_passes(pair):
     found, logits = examine(*pair)
-    assert found["passed"]
+    assert found.passed
     assert failures(found) == []
-    assert found["frozen"]["tensors"] == 6
+    assert found.frozen.tensors == 6
     assert torch.equal(logits["test"], logits_of(pair[1], IMAGES["test"]))
 
 
@@ -48,8 +49,8 @@ def test_one_flipped_bit_of_the_base_is_caught_and_named(pair, tensor):
     bits = pair[1].state_dict()[tensor].view(torch.int32).view(-1)
     bits[len(bits) // 2] ^= 1
     found = findings(pair)
-    assert not found["passed"]
-    assert found["frozen"]["changed_bytes"] == {tensor.replace(".base", ""): 1}
+    assert not found.passed
+    assert found.frozen.changed_bytes == {tensor.replace(".base", ""): 1}
     assert "changed" in failures(found)[0]
 
 
@@ -58,7 +59,7 @@ def test_a_base_that_changed_together_with_its_copy_is_caught(pair):
     pair[0].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
     pair[1].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
     found, _ = examine(*pair, sealed)
-    assert found["frozen"]["changed_bytes"] == {}
+    assert found.frozen.changed_bytes == {}
     assert failures(found) == ["base tensor linear2.weight is not the sealed one"]
 
 
@@ -66,8 +67,8 @@ def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):
     forward = LoRALinear.forward
     monkeypatch.setattr(LoRALinear, "forward", lambda self, x: forward(self, x) + 1e-6)
     found = findings(pair)
-    assert found["frozen"]["passed"]
-    assert not found["off"]["passed"]
+    assert found.frozen.passed
+    assert not found.off.passed
     assert any("switched off" in clause for clause in failures(found))
 
 
@@ -75,23 +76,33 @@ def test_stored_logits_that_another_machine_rounded_do_not_matter(pair):
     base, adapted = pair
     elsewhere = {split: logits_of(base, images) * (1 + 1e-6) for split, images in IMAGES.items()}
     found, _ = prove(base, seal(base.state_dict()), adapted, IMAGES, elsewhere)
-    assert found["off"] == {"passed": True, "images": 50, "images_that_differ": 0}
+    assert found.off == Off(passed=True, images=50, images_that_differ=0)
 
 
 def test_a_forward_that_is_not_the_formula_is_caught(pair, monkeypatch):
     forward = LoRAUpdate.forward
     monkeypatch.setattr(LoRAUpdate, "forward", lambda self, x, y: 1.001 * forward(self, x, y))
     found = findings(pair)
-    assert found["off"]["passed"]
-    assert not found["on"]["passed"]
+    assert found.off.passed
+    assert not found.on.passed
     assert any("logits differ" in clause for clause in failures(found))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_adapter_whose_logits_are_no_numbers_fails(pair, value):
+    with torch.no_grad():
+        updates_of(pair[1], "a")["linear3"].lora_B[0, 0] = value
+    found = findings(pair)
+    assert found.frozen.passed
+    assert not found.on.passed
+    assert not found.passed
 
 
 def test_a_merged_weight_with_another_scaling_is_caught(pair):
     updates_of(pair[1], "a")["linear1"].scaling = 5.0  # alpha left undivided
     found = findings(pair)
-    assert found["on"]["layers_off_the_formula"] == ["linear1"]
-    assert not found["passed"]
+    assert found.on.layers_off_the_formula == ("linear1",)
+    assert not found.passed
 
 
 def test_an_adapter_merged_into_the_base_and_applied_again_is_caught(pair):

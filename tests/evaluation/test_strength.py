@@ -1,5 +1,6 @@
-"""How much of an adapter is kept, on a network whose errors are known."""
+"""What an adapter does at every strength, and how much of it is kept, on networks whose answers are known by hand."""
 
+import copy
 import math
 
 import pytest
@@ -7,16 +8,21 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import logits_of
-from lora_mnist.evaluation.strength import STRENGTHS, choose
+from lora_mnist.evaluation.findings import Counts, GuardDecision, StrengthPoint
+from lora_mnist.evaluation.metrics import counts_of
+from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.strength import DIAL_STRENGTHS, GUARD_STRENGTHS, Guard, choose, cost, turn_dial
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.training.model import MLP
 
 DIGIT = 3
 
 
+# The guard ------------------------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def model():
+def judged():
     """A network, the images it is judged by, many of them missed images of the digit, and its logits."""
     torch.manual_seed(0)
     network = MLP((12,)).eval()
@@ -40,10 +46,11 @@ def lift(network, digit, amount):
 
 def counts(logits, labels):
     wrong = logits.argmax(1) != labels
-    return {"errors": int(wrong.sum()), "missed": int((wrong & (labels == DIGIT)).sum())}
+    claimed = (logits.argmax(1) == DIGIT) & wrong
+    return Counts(missed=int((wrong & (labels == DIGIT)).sum()), claimed=int(claimed.sum()), errors=int(wrong.sum()))
 
 
-def by_hand(network, val, update, whole, strength):
+def with_factor(network, val, update, whole, strength):
     with torch.no_grad():
         update.lora_B.copy_(whole * strength)
     return counts(logits_of(network, val.images), val.labels)
@@ -51,57 +58,141 @@ def by_hand(network, val, update, whole, strength):
 
 @pytest.mark.parametrize("amount", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("rule", ["errors", "digit"])
-def test_the_best_strength_that_meets_the_rule_is_put_into_the_weights(model, amount, rule):
-    network, val, before = model
+def test_the_best_strength_that_meets_the_rule_is_put_into_the_weights(judged, amount, rule):
+    network, val, before = judged
     update = lift(network, DIGIT, amount)
     whole = update.lora_B.detach().clone()
-    found = choose(network, "a", rule, before, val, DIGIT)
+    found = choose(network, "a", Guard(rule), before, val, DIGIT)
     kept = update.lora_B.detach().clone()
-    by_strength = {strength: by_hand(network, val, update, whole, strength) for strength in STRENGTHS}
+    by_strength = {strength: with_factor(network, val, update, whole, strength) for strength in GUARD_STRENGTHS}
     limit = counts(before, val.labels)
     count = {"errors": "errors", "digit": "missed"}[rule]
-    allowed = {s: c for s, c in by_strength.items() if c[count] <= limit[count]}
+    allowed = {s: c for s, c in by_strength.items() if c.of(count) <= limit.of(count)}
     allowed = {s: c for s, c in allowed.items() if s >= 0.5} or allowed
-    best = min(allowed, key=lambda s: (allowed[s]["errors"] + 2 * allowed[s]["missed"], -s))
-    assert found["strength"] == best
+    best = min(allowed, key=lambda s: (allowed[s].errors + 2 * allowed[s].missed, -s))
+    assert found.strength == best
+    assert found.before == limit
     assert torch.equal(kept, whole * best)
     assert strengths(network) == {"a": 1.0}
-    assert all(one["errors"] == by_strength[one["strength"]]["errors"] for one in found["tried"])
+    assert all(one.numbers == by_strength[one.strength].numbers for one in found.tried)
 
 
-def test_nothing_is_kept_if_every_strength_is_worse(model):
-    network, val, before = model
+def test_nothing_is_kept_if_every_strength_is_worse(judged):
+    network, val, before = judged
     lift(network, 7, 1e4)
-    found = choose(network, "a", "errors", before, val, DIGIT)
-    assert found["strength"] is None
-    assert all(one["errors"] > found["before"]["errors"] for one in found["tried"])
+    found = choose(network, "a", Guard("errors"), before, val, DIGIT)
+    assert found.strength is None
+    assert [one.strength for one in found.tried] == list(GUARD_STRENGTHS)
+    assert all(one.errors > found.before.errors for one in found.tried)
     assert strengths(network) == {"a": 1.0}
 
 
-def test_a_gain_can_be_demanded(model):
-    network, val, before = model
+def test_a_gain_can_be_demanded(judged):
+    network, val, before = judged
     lift(network, DIGIT, 0.0)  # changes nothing: not worse, but no gain either
-    assert choose(network, "a", "errors", before, val, DIGIT)["strength"] == 1.0
-    assert choose(network, "a", "errors", before, val, DIGIT, gain=1)["strength"] is None
+    assert choose(network, "a", Guard("errors"), before, val, DIGIT).strength == 1.0
+    assert choose(network, "a", Guard("errors", gain=1), before, val, DIGIT).strength is None
 
 
-def test_without_a_rule_it_is_kept_as_trained(model):
-    network, val, before = model
+def test_without_a_rule_it_is_kept_as_trained(judged):
+    network, val, before = judged
     update = lift(network, 7, 1e4)
     whole = update.lora_B.detach().clone()
-    found = choose(network, "a", "none", before, val, DIGIT)
-    assert found == {"rule": "none", "counted": None, "gain": 0, "strength": 1.0, "before": None, "tried": []}
+    found = choose(network, "a", Guard("none"), before, val, DIGIT)
+    assert found == GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), strength=1.0)
     assert torch.equal(update.lora_B, whole)
 
 
-def test_logits_that_are_not_finite_are_an_error(model):
-    network, val, before = model
+def test_logits_that_are_not_finite_are_an_error(judged):
+    network, val, before = judged
     lift(network, DIGIT, math.inf)
     with pytest.raises(UsageError, match="finite"):
-        choose(network, "a", "errors", before, val, DIGIT)
+        choose(network, "a", Guard("errors"), before, val, DIGIT)
 
 
-def test_a_rule_needs_images_to_judge_by(model):
-    network, val, _ = model
+def test_a_rule_needs_images_to_judge_by(judged):
+    network, val, _ = judged
     with pytest.raises(UsageError, match="--guard none"):
-        choose(network, "a", "errors", None, Split(val.images[:0], val.labels[:0]), DIGIT)
+        choose(network, "a", Guard("errors"), None, Split(val.images[:0], val.labels[:0]), DIGIT)
+
+
+# The dial -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turned():
+    """A base, the same with an adapter that does something, and random images in two splits."""
+    torch.manual_seed(0)
+    base = MLP((12,)).eval()
+    images = torch.randint(256, (600, 28, 28), dtype=torch.uint8)
+    labels = logits_of(base, images).argmax(1)
+    labels[:80] = DIGIT
+    adapted = copy.deepcopy(base)
+    update = inject(adapted, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))["linear2"]
+    torch.nn.init.normal_(update.lora_B.data, std=0.3)
+    return base, adapted, {"val": Split(images[::2], labels[::2]), "test": Split(images[1::2], labels[1::2])}
+
+
+def by_hand(base, adapted, strength, split):
+    """Counts of a plain network with W + strength · scaling · B A written out."""
+    plain, update = copy.deepcopy(base), updates_of(adapted, "a")["linear2"]
+    with torch.no_grad():
+        plain.linear2.weight += strength * 1.5 * (update.lora_B @ update.lora_A)
+    found = counts_of(logits_of(plain, split.images), split.labels, DIGIT)
+    return StrengthPoint(strength=strength, **dict(found))
+
+
+def start(base, held_out):
+    return {name: [by_hand(base, base_with_nothing(base), 0.0, split)] for name, split in held_out.items()}
+
+
+def base_with_nothing(base):
+    model = copy.deepcopy(base)
+    inject(model, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))
+    return model
+
+
+def test_every_strength_is_what_the_merged_network_does(turned):
+    base, adapted, held_out = turned
+    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
+    assert dial.measured_on == "val"
+    assert dial.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in DIAL_STRENGTHS)
+    wanted = sorted({*DIAL_STRENGTHS, dial.recommended})
+    assert dial.splits["test"] == tuple(by_hand(base, adapted, s, held_out["test"]) for s in wanted)
+    assert strengths(adapted) == {"a": 1.0}
+
+
+def test_the_recommended_strength_is_the_best_of_those_without_more_errors(turned):
+    base, adapted, held_out = turned
+    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
+    points = {one.strength: one for one in dial.splits["val"]}
+    allowed = {s: one for s, one in points.items() if one.errors <= points[0.0].errors}
+    assert cost(points[dial.recommended]) == min(map(cost, allowed.values()))
+    assert dial.recommended in allowed
+
+
+def test_without_val_it_is_measured_on_test_and_says_so(turned):
+    base, adapted, held_out = turned
+    del held_out["val"]
+    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
+    assert (dial.measured_on, list(dial.splits)) == ("test", ["test"])
+    assert [one.strength for one in dial.splits["test"]] == list(DIAL_STRENGTHS)
+
+
+def test_what_is_known_is_not_measured_again(turned):
+    base, adapted, held_out = turned
+    known = start(base, held_out)
+    known["val"] += [StrengthPoint(strength=s, missed=1, claimed=2, errors=3) for s in (0.5, 0.6)]
+    points = turn_dial(adapted, "a", held_out, DIGIT, known).splits["val"]
+    assert [one.strength for one in points] == [0.0, 0.25, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5]
+    assert list(points[2:4]) == known["val"][1:]
+
+
+def test_it_ends_where_logits_are_no_longer_finite(turned):
+    base, adapted, held_out = turned
+    updates_of(adapted, "a")["linear2"].lora_B.data.fill_(3e38)
+    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
+    measured = [one.strength for one in dial.splits["val"]]
+    assert measured == list(DIAL_STRENGTHS[: len(measured)])
+    assert len(measured) < len(DIAL_STRENGTHS)
+    assert dial.recommended in measured

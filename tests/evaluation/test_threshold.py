@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lora_mnist.evaluation.findings import Counts
 from lora_mnist.evaluation.threshold import shifted_threshold
 
 
@@ -14,11 +15,11 @@ LABELS = {name: torch.arange(400) % 10 for name in ("val", "test")}
 
 def counts(logits, labels, digit):
     said = logits.argmax(1)
-    return {
-        "missed": int(((labels == digit) & (said != digit)).sum()),
-        "claimed": int(((labels != digit) & (said == digit)).sum()),
-        "errors": int((said != labels).sum()),
-    }
+    return Counts(
+        missed=int(((labels == digit) & (said != digit)).sum()),
+        claimed=int(((labels != digit) & (said == digit)).sum()),
+        errors=int((said != labels).sum()),
+    )
 
 
 def moved(logits, digit, shift):
@@ -34,33 +35,41 @@ def test_the_shift_is_the_smallest_that_misses_no_more(missed_after):
         logits[wrong] = 0
         logits[wrong, 7] = 9
     found = shifted_threshold(before, after, LABELS, digit)
-    assert found["chosen_on"] == "val"
+    assert found.chosen_on == "val"
     for name in ("val", "test"):
-        assert found["splits"][name] == counts(moved(before[name], digit, found["shift"]), LABELS[name], digit)
-    assert found["splits"]["val"]["missed"] == missed_after
-    a_little_less = counts(moved(before["val"], digit, found["shift"] - 1e-4), LABELS["val"], digit)
-    assert a_little_less["missed"] == missed_after + 1
+        assert found.splits[name] == counts(moved(before[name], digit, found.shift), LABELS[name], digit)
+    assert found.splits["val"].missed == missed_after
+    a_little_less = counts(moved(before["val"], digit, found.shift - 1e-4), LABELS["val"], digit)
+    assert a_little_less.missed == missed_after + 1
 
 
 def test_it_is_chosen_on_val_and_test_is_only_reported():
     before, after = splits(0), splits(1)
     changed = {"val": before["val"], "test": splits(2)["test"]}
-    one = shifted_threshold(before, after, LABELS, 4)["shift"]
-    assert shifted_threshold(changed, {**after, "test": splits(3)["test"]}, LABELS, 4)["shift"] == one
+    one = shifted_threshold(before, after, LABELS, 4).shift
+    assert shifted_threshold(changed, {**after, "test": splits(3)["test"]}, LABELS, 4).shift == one
 
 
 def test_without_val_it_is_chosen_on_test_and_says_so():
     before, after = ({"test": splits(seed)["test"]} for seed in (0, 1))
     found = shifted_threshold(before, after, {"test": LABELS["test"]}, 4)
-    assert found["chosen_on"] == "test"
-    assert set(found["splits"]) == {"test"}
+    assert found.chosen_on == "test"
+    assert set(found.splits) == {"test"}
 
 
 def test_a_repair_that_misses_more_needs_no_shift():
     before = {name: 50.0 * torch.nn.functional.one_hot(labels, 10) for name, labels in LABELS.items()}
     found = shifted_threshold(before, splits(1), LABELS, 4)
-    assert found["shift"] == 0
-    assert found["splits"]["test"] == {"missed": 0, "claimed": 0, "errors": 0}
+    assert found.shift == 0
+    assert found.splits["test"] == Counts(missed=0, claimed=0, errors=0)
+
+
+def test_splits_stand_in_the_order_of_the_labels():
+    """Logits read from a file come in another order every time."""
+    before, after = splits(0), splits(1)
+    for order in (("val", "test"), ("test", "val")):
+        found = shifted_threshold({name: before[name] for name in order}, after, LABELS, 4)
+        assert list(found.splits) == ["val", "test"]
 
 
 def test_the_logits_are_left_alone():

@@ -1,20 +1,28 @@
 import pytest
 
+from lora_mnist.evaluation.findings import Comparison, Counts, Pair, Pairs
 from lora_mnist.evaluation.verdict import verdict
 
-SHIFTED = {"missed": 80, "claimed": 50, "errors": 400}
+
+def counts(missed, claimed, errors):
+    return Counts(missed=missed, claimed=claimed, errors=errors)
+
+
+SHIFTED = counts(80, 50, 400)
+NOBODY = Pair(fixed=0, broken=0)  # the verdict does not look at pairs
 
 
 def compared(missed, claimed, errors):
     """100 missed, 10 claimed, 400 errors before, and so many more after; the sevens are worst off."""
     broken = [0] * 10
     broken[7] = 677
-    return {
-        "before": {"missed": 100, "claimed": 10, "errors": 400},
-        "after": {"missed": 100 + missed, "claimed": 10 + claimed, "errors": 400 + errors},
-        "fixed": [0] * 10,
-        "broken": broken,
-    }
+    return Comparison(
+        before=counts(100, 10, 400),
+        after=counts(100 + missed, 10 + claimed, 400 + errors),
+        fixed=(0,) * 10,
+        broken=broken,
+        pairs=Pairs(missed=NOBODY, claimed=NOBODY, errors=NOBODY),
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,9 +48,9 @@ def test_the_verdict_says_at_whose_expense_and_beside_what(change, words):
 
 
 def test_fewer_errors_than_before_are_no_repair_if_one_number_does_as_well():
-    words = verdict(compared(-37, 12, -28), 9, {"missed": 63, "claimed": 24, "errors": 371})
+    words = verdict(compared(-37, 12, -28), 9, counts(63, 24, 371))
     assert words.startswith("No better than a shifted threshold: 37 fewer missed 9s")
 
 
 def test_a_threshold_without_any_error_is_no_trouble():
-    assert "It makes 350 more errors than" in verdict(compared(-1, 0, -50), 9, {"missed": 0, "claimed": 0, "errors": 0})
+    assert "It makes 350 more errors than" in verdict(compared(-1, 0, -50), 9, counts(0, 0, 0))

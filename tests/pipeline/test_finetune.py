@@ -1,214 +1,265 @@
-"""Repairs on the embedded digits: guard, twin, rounds, stacks, and what stands beside them."""
+"""Repairs on the embedded digits: guard, proof, twin, stacks, and what stands beside them."""
 
 import json
-import shutil
-from dataclasses import replace
 
 import pytest
 
-from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.metrics import weakest_digit
+from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.evaluation.threshold import shifted_threshold
-from lora_mnist.pipeline import finetune as tuning
-from lora_mnist.pipeline import stages
-from lora_mnist.pipeline.workspace import open_workspace
+from lora_mnist.pipeline import Applied, Request, Tuning, evaluate, finetune, finetune_full, open_workspace, pretrain
+from lora_mnist.pipeline import verify as verify_run
 from lora_mnist.report.page import write_report
+from lora_mnist.runs.records import AppliedAdapter
 from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training import train as recipe
 
-from ..conftest import SMOKE, snapshot
+from ..conftest import smoke, snapshot, workspace
 
 
-def smoke(path, **options):
-    return Request(run=path, config="smoke", options={**SMOKE, **options})
+def verify(path, *adapters):
+    return verify_run(Request(run=path), adapters)
 
 
-def asking(**options):
-    return {"finetune": options}
+def without_val(path):
+    pretrain(smoke(path, data={"dataset": "digits", "val_share": 0.0}))
+    return path
+
+
+def test_finetuning_changes_no_byte_of_the_base(run_copy):
+    before = snapshot(run_copy / "base")
+    finetune(workspace(run_copy, digit=3, rank=1))
+    assert snapshot(run_copy / "base") == before
+    assert "digit3-r1" in Run(run_copy).adapter_names()
+
+
+def test_what_is_returned_is_what_was_stored(run_copy):
+    result = finetune(workspace(run_copy, digit=3))
+    saved = Run(run_copy).adapter(result.record.name)
+    assert result == Tuning(record=saved.tuning, analysis=saved.analysis, evaluation=saved.evaluation)
+    assert result == finetune(workspace(run_copy, digit=3), resume=True)
+
+
+def test_as_json_it_is_one_flat_table(run_copy, adapter):
+    result = finetune(workspace(run_copy), resume=True)
+    stored = {
+        name: json.loads((adapter / f"{name}.json").read_text()) for name in ("finetune", "analysis", "evaluation")
+    }
+    found = {key: value for key, value in stored["analysis"].items() if key not in ("schema_version", "splits")}
+    rest = {"comparison": stored["analysis"]["splits"], **found, "evaluation": stored["evaluation"]}
+    flat = result.model_dump(mode="json")
+    assert flat == {"kept": True, **stored["finetune"], **rest}
+    assert list(flat) == ["kept", *stored["finetune"], *rest]
+
+
+# The digit ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_weakest_digit_has_the_highest_error_rate_on_val(finished_run):
+    (adapter,) = Run(finished_run).adapters()
+    val = Run(finished_run).base.evaluation.splits["val"]
+    rates = [wrong / images for wrong, images in zip(val.wrong, val.images, strict=True)]
+    assert rates[adapter.tuning.digit] == max(rates)
+    assert adapter.tuning.weakest_on_val
+
+
+def test_without_val_the_digit_must_be_named(tmp_path):
+    without_val(tmp_path)
+    assert "val" not in Run(tmp_path).base.evaluation.splits
+    with pytest.raises(UsageError, match="--digit"):
+        finetune(workspace(tmp_path))
+    assert set(finetune(workspace(tmp_path, digit=8)).analysis.splits) == {"test"}
+
+
+# What is counted ------------------------------------------------------------------------------------------------------
+
+
+def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
+    (adapter,) = Run(finished_run).adapters()
+    before, after = Run(finished_run).base.evaluation.splits["test"], adapter.evaluation.splits["test"]
+    counts, digit = adapter.analysis.splits["test"], adapter.tuning.digit
+    assert counts.before.errors == sum(before.wrong)
+    assert counts.after.errors == sum(after.wrong)
+    assert counts.after.missed == after.wrong[digit]
+    claimed = [row[digit] for true_digit, row in enumerate(after.confusion) if true_digit != digit]
+    assert counts.after.claimed == sum(claimed)
 
 
 def test_every_repair_stands_beside_one_shifted_logit(finished_run):
-    run = Run(finished_run)
-    name = run.adapter_names()[0]
-    analysis = run.document(run.adapter(name), "analysis.json")
-    digit = run.document(run.adapter(name), "finetune.json")["digit"]
-    labels = open_workspace(Request(run=finished_run)).labels
-    expected = shifted_threshold(run.logits(), run.logits(run.adapter(name)), labels, digit)
-    assert analysis["threshold"] == expected
-    assert expected["chosen_on"] == "val"
+    (adapter,) = Run(finished_run).adapters()
+    base, labels = Run(finished_run).base, workspace(finished_run).labels
+    expected = shifted_threshold(base.logits(), adapter.logits(), labels, adapter.tuning.digit)
+    assert adapter.analysis.threshold == expected
+    assert expected.chosen_on == "val"
+
+
+# Guard and proof ------------------------------------------------------------------------------------------------------
 
 
 def test_an_adapter_that_the_guard_refuses_is_not_kept(run_copy):
     before = snapshot(run_copy)
-    options = asking(digit=3, guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
-    result = tuning.finetune(Request(run=run_copy, options=options))
-    assert result["kept"] is False
-    assert result["guard"]["strength"] is None
-    limit = result["guard"]["before"]["errors"]
-    assert limit == sum(Run(run_copy).evaluation()["splits"]["val"]["wrong"])
-    assert all(tried["errors"] > limit for tried in result["guard"]["tried"])
+    asked = {"digit": 3, "guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "constant"}
+    result = finetune(workspace(run_copy, **asked))
+    assert result.kept is False
+    guard = result.record.guard
+    assert guard.strength is None
+    assert guard.before.errors == Run(run_copy).base.evaluation.splits["val"].errors
+    assert all(tried.errors > guard.before.errors for tried in guard.tried)
     assert snapshot(run_copy) == before
 
 
+def test_what_is_not_kept_is_told_like_any_other(run_copy, adapter):
+    asked = {"digit": 3, "guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "constant"}
+    result = finetune(workspace(run_copy, **asked))
+    assert isinstance(result, Tuning)
+    assert (result.analysis, result.evaluation, result.file, result.record.proof) == (None, None, None, None)
+    assert (result.record.name, result.record.digit, result.record.method) == ("digit3-r2", 3, "lora")
+    assert {key: getattr(result.record.settings, key) for key in asked} == asked
+    assert Run(run_copy).adapter_names() == [adapter.name]
+    told = result.model_dump(mode="json")
+    assert told == {"kept": False, **result.record.model_dump(mode="json")}
+    assert told["guard"]["strength"] is None
+
+
 def test_what_the_guard_keeps_is_what_it_measured(run_copy):
-    options = asking(digit=3, guard="digit", focus=0.9, learning_rate=0.05, schedule="constant", name="kept")
-    result = tuning.finetune(Request(run=run_copy, options=options))
-    assert result["kept"]
-    chosen = next(one for one in result["guard"]["tried"] if one["strength"] == result["guard"]["strength"])
-    val = result["comparison"]["val"]
-    assert {key: chosen[key] for key in ("missed", "claimed", "errors")} == val["after"]
-    assert val["after"]["missed"] <= val["before"]["missed"] == result["guard"]["before"]["missed"]
-    assert result["evaluation"]["adapters"] == [{"name": "kept", "strength": 1.0}]  # it is in the weights
-    assert stages.verify(Request(run=run_copy), ["kept"])["passed"]
+    asked = {"digit": 3, "guard": "digit", "focus": 0.9, "learning_rate": 0.05, "schedule": "constant"}
+    result = finetune(workspace(run_copy, **asked, name="kept"))
+    assert result.kept
+    guard, val = result.record.guard, result.analysis.splits["val"]
+    chosen = next(one for one in guard.tried if one.strength == guard.strength)
+    assert chosen.numbers == val.after.numbers
+    assert val.after.missed <= val.before.missed == guard.before.missed
+    assert result.evaluation.adapters == (AppliedAdapter(name="kept", strength=1.0),)  # it is in the weights
+    assert verify(run_copy, "kept").passed
 
 
 def test_a_guard_needs_val(tmp_path):
-    stages.pretrain(smoke(tmp_path, data={"dataset": "digits", "val_share": 0.0}))
+    without_val(tmp_path)
     with pytest.raises(UsageError, match="--guard none"):
-        tuning.finetune(Request(run=tmp_path, options=asking(digit=3, guard="errors")))
+        finetune(workspace(tmp_path, digit=3, guard="errors"))
+
+
+@pytest.mark.parametrize("leak", ["weight", "bias"])
+def test_an_adapter_whose_proof_fails_is_not_kept(run_copy, monkeypatch, leak):
+    honest = recipe.train
+
+    def leaking(model, *arguments, **more):
+        getattr(model.linear2.base, leak).requires_grad_(True)
+        return honest(model, *arguments, **more)
+
+    monkeypatch.setattr(recipe, "train", leaking)
+    before = snapshot(run_copy)
+    with pytest.raises(ProofError, match=rf"linear2\.{leak}"):
+        finetune(workspace(run_copy, digit=3))
+    assert snapshot(run_copy) == before
+
+
+def test_a_network_whose_logits_are_no_numbers_is_not_kept(run_copy):
+    before = snapshot(run_copy)
+    with pytest.raises(UsageError, match="learning-rate"):
+        finetune(workspace(run_copy, digit=3, steps=1, learning_rate=1e30))
+    assert snapshot(run_copy) == before
+
+
+def test_a_forced_finetuning_that_dies_leaves_the_old_state(run_copy, monkeypatch):
+    before = snapshot(run_copy)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "train", interrupted)
+    work = open_workspace(Request(run=run_copy, force=True))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(work)
+    assert snapshot(run_copy) == before
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_later_stages_inherit_the_runs_settings(run_copy):
+    inherited = Run(run_copy).record.settings.finetune
+    assert inherited.steps == 20  # smoke's own for the digits
+    settings = finetune(workspace(run_copy, digit=2, rank=4)).record.settings
+    assert settings.steps == 20
+    assert settings.alpha == inherited.alpha
+    assert settings.rank == 4
+
+
+def test_a_config_that_says_auto_keeps_the_runs_data_set(run_copy):
+    work = open_workspace(Request(run=run_copy, config="smoke", options={"finetune": {"digit": 2}}))
+    assert finetune(work).evaluation.dataset.name == "digits"
+
+
+@pytest.mark.parametrize(
+    "options", [{"data": {"val_share": 0.1}}, {"data": {"dataset": "mnist"}}, {"model": {"hidden": [5]}}]
+)
+def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
+    key = next(f"{table}.{name}" for table, values in options.items() for name in values)
+    with pytest.raises(UsageError, match=key):
+        open_workspace(Request(run=run_copy, options={"finetune": {"digit": 2}, **options}))
+
+
+# The twin, and what is trained on top ---------------------------------------------------------------------------------
 
 
 def test_the_twin_differs_in_the_share_of_the_digit_only(run_copy, monkeypatch):
     seen = []
     honest = recipe.focus_batches
     monkeypatch.setattr(recipe, "focus_batches", lambda *a: seen.append(a) or honest(*a))
-    result = tuning.finetune(Request(run=run_copy, options=asking(digit=3)), twin=True)
+    result = finetune(workspace(run_copy, digit=3), twin=True)
     (labels, *one), (_, *other) = seen
     assert one[1] != other[1] == pytest.approx(float((labels == 3).float().mean()))
     assert (one[0], one[2:4]) == (other[0], other[2:4])
-    twin = result["twin"]["splits"]["test"]
-    pair, after = twin["all"], result["comparison"]["test"]["after"]
-    assert after["errors"] - twin["errors"] == pair["only_twin_right"] - pair["only_adapter_right"]
-    assert after["missed"] - twin["missed"] == twin["digit"]["only_twin_right"] - twin["digit"]["only_adapter_right"]
-    alone = tuning.finetune(Request(run=run_copy, options=asking(digit=3, name="again")))
-    assert alone["comparison"] == result["comparison"]  # training a twin changes nothing for the adapter
+    twin, after = result.analysis.twin.splits["test"], result.analysis.splits["test"].after
+    assert after.errors - twin.errors == twin.all.only_twin_right - twin.all.only_adapter_right
+    assert after.missed - twin.missed == twin.digit.only_twin_right - twin.digit.only_adapter_right
+    alone = finetune(workspace(run_copy, digit=3, name="again"))
+    assert alone.analysis.splits == result.analysis.splits  # training a twin changes nothing for the adapter
 
 
 def test_a_repair_on_top_of_another(run_copy, adapter):
     before = snapshot(adapter)
-    result = tuning.finetune(Request(run=run_copy, options=asking(digit=1)), on_top_of=[adapter.name])
-    run = Run(run_copy)
-    below = run.evaluation(adapter)["splits"]["test"]
-    assert result["on_top_of"] == [adapter.name]
-    assert result["comparison"]["test"]["before"]["errors"] == sum(below["wrong"])
-    assert [one["name"] for one in result["evaluation"]["adapters"]] == [adapter.name, result["name"]]
-    both = stages.evaluate(Request(run=run_copy), [Applied(adapter.name), Applied(result["name"])])
-    assert both == result["evaluation"]
+    result = finetune(workspace(run_copy, digit=1), on_top_of=[adapter.name])
+    below = Run(run_copy).adapter(adapter.name).evaluation.splits["test"]
+    assert result.record.on_top_of == (adapter.name,)
+    assert result.analysis.splits["test"].before.errors == sum(below.wrong)
+    assert [one.name for one in result.evaluation.adapters] == [adapter.name, result.record.name]
+    both = evaluate(workspace(run_copy), [Applied(adapter.name), Applied(result.record.name)])
+    assert both == result.evaluation
     assert snapshot(adapter) == before
-    assert stages.verify(Request(run=run_copy))["passed"]
-    assert "on top of" in write_report(run_copy).read_text()
-
-
-def test_an_adapter_used_without_the_one_below_is_mentioned(run_copy, adapter, caplog):
-    caplog.set_level("INFO", "lora_mnist")
-    result = tuning.finetune(Request(run=run_copy, options=asking(digit=1)), on_top_of=[adapter.name])
-    stages.evaluate(Request(run=run_copy), [Applied(result["name"])])
-    assert f"trained on top of {adapter.name}, which is not on" in caplog.text
-
-
-def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
-    results = tuning.repair(Request(run=run_copy), 3)
-    assert [result["on_top_of"] for result in results] == [
-        [],
-        [adapter.name],
-        [adapter.name, results[1]["name"]],
-    ]
-    run, labels = Run(run_copy), open_workspace(Request(run=run_copy)).labels["val"]
-    for below, result in zip([None, *results], results, strict=False):
-        logits = run.logits(run.adapter(below["name"]) if below else None)["val"]
-        assert result["digit"] == weakest_digit(logits, labels)
-    before = snapshot(run_copy)
-    again = tuning.repair(Request(run=run_copy), 3)
-    assert [result["name"] for result in again] == [result["name"] for result in results]
-    assert snapshot(run_copy) == before
-
-
-def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
-    options = asking(guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
-    shutil.rmtree(adapter)
-    results = tuning.repair(Request(run=run_copy, options=options), 5)
-    assert [result["kept"] for result in results] == [False]
-
-
-@pytest.mark.parametrize("options", [{"digit": 3}, {"name": "x"}])
-def test_rounds_with_one_digit_or_one_name_are_refused(run_copy, options):
-    with pytest.raises(UsageError, match="rounds"):
-        tuning.repair(Request(run=run_copy, options=asking(**options)), 2)
-    with pytest.raises(UsageError, match="rounds"):
-        tuning.repair(Request(run=run_copy), 0)
+    assert verify(run_copy).passed
+    assert "on top of" in write_report(Run(run_copy)).read_text()
 
 
 def test_a_stack_is_named_in_the_order_it_was_trained_in(run_copy, adapter):
-    tuning.finetune(Request(run=run_copy, options=asking(digit=1, name="beside")))
-    upper = tuning.finetune(Request(run=run_copy, options=asking(digit=1)), on_top_of=[adapter.name])["name"]
+    finetune(workspace(run_copy, digit=1, name="beside"))
+    upper = finetune(workspace(run_copy, digit=1), on_top_of=[adapter.name]).record.name
     for stack in ([adapter.name, "beside"], [upper], ["nine"], [f"./{adapter.name}"]):
         with pytest.raises(RunError):
-            tuning.finetune(Request(run=run_copy, options=asking(digit=2, name="new")), on_top_of=stack)
-    result = tuning.finetune(Request(run=run_copy, options=asking(digit=2)), on_top_of=[adapter.name, upper])
-    below = stages.evaluate(Request(run=run_copy), [Applied(adapter.name), Applied(upper)])["splits"]["test"]
-    assert result["comparison"]["test"]["before"]["errors"] == sum(below["wrong"])
+            finetune(workspace(run_copy, digit=2, name="new"), on_top_of=stack)
+    result = finetune(workspace(run_copy, digit=2), on_top_of=[adapter.name, upper])
+    below = evaluate(workspace(run_copy), [Applied(adapter.name), Applied(upper)]).splits["test"]
+    assert result.analysis.splits["test"].before.errors == sum(below.wrong)
 
 
 def test_what_others_are_on_top_of_is_not_replaced(run_copy, adapter):
-    upper = tuning.finetune(Request(run=run_copy, options=asking(digit=1)), on_top_of=[adapter.name])["name"]
+    upper = finetune(workspace(run_copy, digit=1), on_top_of=[adapter.name]).record.name
     before = snapshot(run_copy)
+    options = {"finetune": {"name": adapter.name, "digit": 2}}
     with pytest.raises(RunError, match=f"{upper} was trained on top of it"):
-        tuning.finetune(Request(run=run_copy, options=asking(name=adapter.name, digit=2), force=True))
+        finetune(open_workspace(Request(run=run_copy, options=options, force=True)))
     assert snapshot(run_copy) == before
 
 
-def test_an_adapter_without_the_one_below_is_a_finding_of_verify_and_an_error_of_the_report(run_copy, adapter):
-    upper = tuning.finetune(Request(run=run_copy, options=asking(digit=1)), on_top_of=[adapter.name])["name"]
-    shutil.rmtree(adapter)
-    findings = stages.verify(Request(run=run_copy))
-    assert findings["failures"] == [f"{upper}: it was trained on top of {adapter.name}, which is not in the run"]
-    with pytest.raises(RunError, match="which is not in the run"):
-        write_report(run_copy)
-
-
-def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
-    round_2 = tuning.repair(Request(run=run_copy), 2)[1]
-    shutil.rmtree(run_copy / "adapters" / round_2["name"])
-    taken = asking(digit=round_2["digit"], name=round_2["name"])
-    tuning.finetune(Request(run=run_copy, options=taken))  # of the same digit, but on the base
-    again = tuning.repair(Request(run=run_copy), 2)[1]
-    assert again["name"] == f"{round_2['name']}-2"
-    assert tuning.repair(Request(run=run_copy), 2)[1]["name"] == again["name"]
-
-
-def test_a_run_of_another_schema_is_refused_and_can_be_replaced(run_copy):
-    record = json.loads((run_copy / "base" / "run.json").read_text())
-    files_of = run_copy / "base"
-    (files_of / "run.json").write_text(json.dumps({**record, "schema_version": 1}))
-    with pytest.raises(RunError, match="another version"):
-        Run(run_copy).record()
-    stages.pretrain(replace(smoke(run_copy), force=True))
-    assert stages.verify(Request(run=run_copy))["passed"]
-
-
-def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
-    with pytest.raises(UsageError, match="rounds"):
-        tuning.require_rounds(smoke(tmp_path / "new", finetune={"digit": 3}), 2)
-    with pytest.raises(UsageError, match="rounds"):
-        tuning.require_rounds(Request(run=tmp_path / "new", config="classic"), 2)
-    tuning.require_rounds(smoke(tmp_path / "new", finetune={"digit": 3}), 1)
-    assert not (tmp_path / "new").exists()
-
-
 def test_the_report_shows_the_twin_and_the_full_fine_tuning_beside_the_repair(run_copy):
-    result = tuning.finetune(Request(run=run_copy, options=asking(digit=3)), twin=True)
-    full = tuning.finetune_full(Request(run=run_copy, options=asking(digit=3)))
-    page = " ".join(write_report(run_copy).read_text().split())
-    pair = result["twin"]["splits"]["test"]["all"]
-    assert (
-        f"{pair['only_adapter_right']} are right with the adapter only, {pair['only_twin_right']} with the twin" in page
-    )
-    after = full["comparison"]["test"]["after"]
-    row = "digit3-full: all weights trained</th>" + "".join(
-        f"<td>{after[k]}</td>" for k in ("missed", "claimed", "errors")
-    )
-    assert row in page
-    counts = result["threshold"]["splits"]["test"]
-    cells = "".join(f"<td>{counts[key]}</td>" for key in ("missed", "claimed", "errors"))
-    assert f"on the logit of 3, chosen on val</th>{cells}" in page
+    analysis = finetune(workspace(run_copy, digit=3), twin=True).analysis
+    full = finetune_full(workspace(run_copy, digit=3)).analysis
+    page = " ".join(write_report(Run(run_copy)).read_text().split())
+    pair = analysis.twin.splits["test"].all
+    assert f"{pair.only_adapter_right} are right with the adapter only, {pair.only_twin_right} with the twin" in page
+
+    def cells(counts):
+        return "".join(f"<td>{count}</td>" for count in counts.numbers)
+
+    assert f"digit3-full: all weights trained</th>{cells(full.splits['test'].after)}" in page
+    assert f"on the logit of 3, chosen on val</th>{cells(analysis.threshold.splits['test'])}" in page

@@ -5,9 +5,11 @@ import shutil
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import finetune, finetune_full
 from lora_mnist.report.page import write_report
-from lora_mnist.settings.request import Request
+from lora_mnist.runs.rundir import Run
+
+from ..conftest import workspace
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -26,11 +28,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(finished_run, tmp_path_factory):
-    """The page of a run with two adapters, a twin and a network trained whole."""
+    """The page of a run with two adapters, a twin and a checkpoint."""
     run = shutil.copytree(finished_run, tmp_path_factory.mktemp("browser") / "run")
-    tuning.finetune(Request(run=run, options={"finetune": {"digit": 3, "rank": 1}}), twin=True)
-    tuning.finetune_full(Request(run=run, options={"finetune": {"digit": 3, "steps": 5}}))
-    return write_report(run)
+    finetune(workspace(run, digit=3, rank=1), twin=True)
+    finetune_full(workspace(run, digit=3, steps=5))
+    return write_report(Run(run))
 
 
 def shown(browser, file, width: int, scheme: str = "light") -> tuple[Page, list[str]]:

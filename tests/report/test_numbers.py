@@ -1,34 +1,34 @@
 """The numbers of the report, against what the stages stored and against scipy and scikit-learn."""
 
-import json
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from lora_mnist.errors import RunError
-from lora_mnist.pipeline import finetune as tuning
-from lora_mnist.pipeline import stages
-from lora_mnist.pipeline.workspace import open_workspace
-from lora_mnist.report.numbers import DOUBTFUL, summarise_run
+from lora_mnist.datasets.doubtful import DOUBTFUL
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.evaluation.findings import COUNTS
+from lora_mnist.files import to_json
+from lora_mnist.pipeline import Applied, evaluate, finetune, finetune_full, pretrain
+from lora_mnist.report.document import Report, ShownExample
+from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.request import Applied, Request
 
-from ..conftest import SMOKE
+from ..conftest import smoke, workspace
 
 
 @pytest.fixture(scope="module")
 def facts(finished_run):
-    """The first section of the summary, and from the files alone: labels and predictions on test, and the digit."""
+    """The first section of the report, and from the files alone: labels and predictions on test, and the digit."""
     run = Run(finished_run)
-    place = run.adapter(run.adapter_names()[0])
-    labels = open_workspace(Request(run=finished_run)).labels["test"].numpy()
-    predicted = [run.logits(where)["test"].argmax(1).numpy() for where in (None, place)]
-    section = summarise_run(run)["adapters"][0]
-    return section, labels, predicted, section["digit"]
+    labels = workspace(finished_run).labels["test"].numpy()
+    predicted = [saved.logits()["test"].argmax(1).numpy() for saved in (run.base, *run.adapters())]
+    section = report_of(run).adapters[0]
+    return section, labels, predicted, section.digit
 
 
 def test_counts_intervals_and_p_agree_with_scipy(facts):
@@ -39,27 +39,28 @@ def test_counts_intervals_and_p_agree_with_scipy(facts):
         "errors": (labels == labels, before == labels, after == labels),
     }
     for key, (of, right_before, right_after) in good.items():
-        row = section["headline"][key]
-        for when, right in (("before", right_before), ("after", right_after)):
+        row = getattr(section.headline, key)
+        for share, right in ((row.before, right_before), (row.after, right_after)):
             wrong, total = int((of & ~right).sum()), int(of.sum())
             interval = binomtest(wrong, total).proportion_ci(0.95, "wilson")
-            assert (row[when]["count"], row[when]["of"]) == (wrong, total)
-            assert (row[when]["low"], row[when]["high"]) == pytest.approx((interval.low, interval.high), abs=1e-12)
+            assert (share.count, share.of) == (wrong, total)
+            assert (share.low, share.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
         fixed, broken = int((of & ~right_before & right_after).sum()), int((of & right_before & ~right_after).sum())
-        assert (row["fixed"], row["broken"], row["change"]) == (fixed, broken, broken - fixed)
-        assert row["p"] == pytest.approx(binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1)
+        assert (row.fixed, row.broken, row.change) == (fixed, broken, broken - fixed)
+        assert row.p == pytest.approx(binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1)
 
 
 def test_confusion_and_flows_agree_with_scikit_learn(facts):
     section, labels, (before, after), _ = facts
     matrices = [confusion_matrix(labels, predicted, labels=range(10)) for predicted in (before, after)]
-    assert [section["confusion"][when] for when in ("before", "after")] == [matrix.tolist() for matrix in matrices]
+    stored = (section.confusion.before, section.confusion.after)
+    assert [np.array(matrix).tolist() for matrix in stored] == [matrix.tolist() for matrix in matrices]
     change = matrices[1] - matrices[0]
-    changes = [abs(flow["change"]) for flow in section["flows"]]
+    changes = [abs(flow.change) for flow in section.flows]
     assert changes == sorted(changes, reverse=True)
-    for flow in section["flows"]:
-        assert flow["true"] != flow["predicted"]
-        assert flow["change"] == change[flow["true"], flow["predicted"]]
+    for flow in section.flows:
+        assert flow.true != flow.predicted
+        assert flow.change == change[flow.true, flow.predicted]
     off_diagonal = change.copy()
     off_diagonal[range(10), range(10)] = 0
     assert changes[0] == abs(off_diagonal).max()
@@ -67,76 +68,83 @@ def test_confusion_and_flows_agree_with_scikit_learn(facts):
 
 def test_the_dial_is_what_evaluate_says_at_that_strength(finished_run, facts):
     section, digit = facts[0], facts[3]
-    dial = section["dial"]
-    for strength in (0.25, 1.25, dial["recommended"]):
-        point = next(one for one in dial["points"] if one["strength"] == strength)
-        split = stages.evaluate(Request(run=finished_run), [Applied(section["name"], strength)])["splits"]
-        val = split[dial["measured_on"]]
+    dial = section.dial
+    for strength in (0.25, 1.25, dial.recommended):
+        point = next(one for one in dial.points if one.strength == strength)
+        splits = evaluate(workspace(finished_run), [Applied(section.name, strength)]).splits
+        val = splits[dial.measured_on]
         others = [d for d in range(10) if d != digit]
-        sizes = [sum(row) for row in val["confusion"]]
-        assert point["accuracy"] == pytest.approx(val["accuracy"])
-        assert point["recall"] == pytest.approx(1 - val["wrong"][digit] / sizes[digit])
-        missing = sum(val["wrong"][d] for d in others) / sum(sizes[d] for d in others)
-        assert point["recall_of_others"] == pytest.approx(1 - missing)
-    assert dial["test"]["errors"] == sum(split["test"]["wrong"])
+        sizes = [sum(row) for row in val.confusion]
+        assert point.accuracy == pytest.approx(val.accuracy)
+        assert point.recall == pytest.approx(1 - val.wrong[digit] / sizes[digit])
+        missing = sum(val.wrong[d] for d in others) / sum(sizes[d] for d in others)
+        assert point.recall_of_others == pytest.approx(1 - missing)
+    assert dial.test.errors == sum(splits["test"].wrong)
 
 
 def test_the_trade_starts_at_the_base_and_passes_through_adapter_and_threshold(facts):
     section = facts[0]
-    head, trade = section["headline"], section["trade"]
-    start = {key: head[key]["before"]["count"] for key in head}
-    for curve in trade.values():
-        assert {key: curve[0][key] for key in head} == start
-    (at_one,) = [point for point in trade["strength"] if point["strength"] == 1]
-    assert {key: at_one[key] for key in head} == {key: head[key]["after"]["count"] for key in head}
-    shift = section["threshold"]["shift"]
-    (chosen,) = [point for point in trade["threshold"] if point["shift"] == pytest.approx(shift or 1.0)]
+    head, trade = section.headline, section.trade
+    assert trade.threshold[0].numbers == trade.strength[0].numbers == head.before.numbers
+    assert head.before.numbers == tuple(getattr(head, key).before.count for key in COUNTS)
+    (at_one,) = [point for point in trade.strength if point.strength == 1]
+    assert at_one.numbers == head.after.numbers
+    shift = section.threshold.shift
+    (chosen,) = [point for point in trade.threshold if point.shift == pytest.approx(shift or 1.0)]
     if shift:
-        assert {key: chosen[key] for key in head} == {key: section["threshold"][key] for key in head}
+        assert chosen.numbers == section.threshold.numbers
 
 
 def test_yardsticks_are_the_twin_and_what_was_trained_whole_on_the_same_digit(run_copy):
-    options = {"digit": 3, "name": "three"}
-    twin = tuning.finetune(Request(run=run_copy, options={"finetune": options}), twin=True)["twin"]["splits"]["test"]
-    full = tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3, "steps": 5}}))
-    tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 4, "steps": 5}}))
-    summary = summarise_run(Run(run_copy))
-    rows = {row["method"]: row for row in summary["adapters"][0]["yardsticks"]}
+    twin = finetune(workspace(run_copy, digit=3, name="three"), twin=True).analysis.twin.splits["test"]
+    full = finetune_full(workspace(run_copy, digit=3, steps=5))
+    finetune_full(workspace(run_copy, digit=4, steps=5))
+    report = report_of(Run(run_copy))
+    rows = {row.method: row for row in report.adapters[0].yardsticks}
     assert rows.keys() == {"twin", "full"}
-    assert rows["twin"]["errors"] == twin["errors"]
-    assert rows["full"]["errors"] == full["comparison"]["test"]["after"]["errors"]
-    assert [line["name"] for line in summary["side_by_side"]][1:] == ["three", "digit3-full", "digit4-full"]
+    assert rows["twin"].numbers == twin.numbers
+    assert rows["full"].numbers == full.analysis.splits["test"].after.numbers
+    assert [line.name for line in report.side_by_side][1:] == ["three", "digit3-full", "digit4-full"]
+    assert [checkpoint.name for checkpoint in report.checkpoints] == ["digit3-full", "digit4-full"]
 
 
 def test_an_adapter_of_another_base_is_refused_by_name(run_copy, adapter):
-    stages.pretrain(Request(run=run_copy.with_name("other"), config="smoke", options={**SMOKE, "seed": 4}))
-    shutil.copytree(adapter, run_copy.with_name("other") / "adapters" / adapter.name)
+    other = run_copy.with_name("other")
+    pretrain(smoke(other, seed=4))
+    shutil.copytree(adapter, other / "adapters" / adapter.name)
     with pytest.raises(RunError, match=adapter.name):
-        summarise_run(Run(run_copy.with_name("other")))
+        report_of(Run(other))
+
+
+def test_a_checkpoint_among_the_adapters_is_refused_by_name(run_copy):
+    finetune_full(workspace(run_copy, digit=3, steps=5))
+    shutil.copytree(run_copy / "checkpoints" / "digit3-full", run_copy / "adapters" / "digit3-full")
+    with pytest.raises(AlteredError, match="digit3-full"):
+        report_of(Run(run_copy))
 
 
 def test_doubtful_labels_are_marked_on_mnist_only(run_copy, monkeypatch):
-    record = Run(run_copy).record()
+    def first() -> ShownExample:
+        return report_of(Run(run_copy)).adapters[0].examples[0]
 
-    def first() -> dict:
-        return summarise_run(Run(run_copy))["adapters"][0]["examples"][0]
-
-    monkeypatch.setitem(DOUBTFUL, first()["index"], 2)
-    assert first()["agreed"] is None
-    record["dataset"]["name"] = "mnist"
-    monkeypatch.setattr(Run, "record", lambda run: record)
-    assert first()["agreed"] == 2
+    monkeypatch.setitem(DOUBTFUL, first().index, 2)
+    assert first().agreed is None
+    record = Run(run_copy).record
+    as_mnist = record.dataset.model_copy(update={"name": "mnist"})
+    monkeypatch.setattr(Run, "record", record.model_copy(update={"dataset": as_mnist}))
+    assert first().agreed == 2
 
 
 def test_it_is_made_without_torch(run_copy):
     code = (
         "import sys, json; from pathlib import Path\n"
         "from lora_mnist.runs.rundir import Run; from lora_mnist.report.page import write_report\n"
-        f"write_report(Path({str(run_copy)!r})); print('torch' in sys.modules)"
+        f"write_report(Run(Path({str(run_copy)!r}))); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_it_is_json(finished_run):
-    assert json.loads(json.dumps(summarise_run(Run(finished_run)), allow_nan=False))
+    report = report_of(Run(finished_run))
+    assert Report.model_validate_json(to_json(report.model_dump(mode="json"))) == report

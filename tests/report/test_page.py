@@ -11,14 +11,12 @@ import html5lib
 import numpy as np
 import pytest
 
-from lora_mnist.pipeline import finetune as tuning
-from lora_mnist.pipeline import stages
-from lora_mnist.pipeline.convert import extract_adapter
+from lora_mnist.pipeline import extract, finetune, finetune_full, pretrain
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.request import Request
 
-from ..conftest import snapshot
+from ..conftest import smoke, snapshot, workspace
+from ..reads import json_reads
 
 
 class Page(HTMLParser):
@@ -50,7 +48,7 @@ class Page(HTMLParser):
 
 
 def page_of(run) -> Page:
-    return Page(write_report(run).read_text())
+    return Page(write_report(Run(run)).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +56,10 @@ def rich_run(finished_run, tmp_path_factory):
     """A run with everything that a report can show: a stack, a twin, all weights, and an extracted adapter."""
     run = shutil.copytree(finished_run, tmp_path_factory.mktemp("rich") / "run")
     first = Run(run).adapter_names()[0]
-    tuning.finetune(Request(run=run, options={"finetune": {"digit": 3, "rank": 1}}), twin=True)
-    tuning.finetune(Request(run=run, options={"finetune": {"digit": 8, "name": "on-top"}}), on_top_of=[first])
-    tuning.finetune_full(Request(run=run, options={"finetune": {"digit": 3, "steps": 5}}))
-    extract_adapter(Request(run=run), 2)
+    finetune(workspace(run, digit=3, rank=1), twin=True)
+    finetune(workspace(run, digit=8, name="on-top"), on_top_of=[first])
+    finetune_full(workspace(run, digit=3, steps=5))
+    extract(workspace(run), 2)
     return run
 
 
@@ -73,11 +71,11 @@ def faults_of(text: str) -> list:
 
 
 def test_the_page_is_valid_html(rich_run, run_copy, adapter):
-    page = write_report(rich_run).read_text()
+    page = write_report(Run(rich_run)).read_text()
     assert faults_of(page) == []
     assert faults_of(page.replace("</table>", "", 1))  # it would be noticed
     shutil.rmtree(adapter)
-    assert faults_of(write_report(run_copy).read_text()) == []
+    assert faults_of(write_report(Run(run_copy)).read_text()) == []
 
 
 def test_it_needs_nothing_from_elsewhere_and_no_scripts(rich_run):
@@ -97,7 +95,7 @@ def test_every_picture_has_a_text_alternative_and_every_id_is_one(rich_run):
 
 
 def test_plots_numbers_and_settings_lie_beside_the_page(run_copy, adapter):
-    write_report(run_copy)
+    write_report(Run(run_copy))
     names = {file.name for file in (run_copy / "report").iterdir()}
     kinds = ("after", "change", "errors", "trade", "dial", "directions", "loss")
     plots = {f"{adapter.name}-{kind}" for kind in kinds} | {"base-confusion", "base-loss"}
@@ -108,9 +106,9 @@ def test_plots_numbers_and_settings_lie_beside_the_page(run_copy, adapter):
 
 
 def test_the_same_run_gives_the_same_bytes(rich_run):
-    write_report(rich_run)
+    write_report(Run(rich_run))
     first = snapshot(rich_run / "report")
-    write_report(rich_run)
+    write_report(Run(rich_run))
     assert snapshot(rich_run / "report") == first
 
 
@@ -150,7 +148,7 @@ def test_every_number_on_the_page_is_one_of_the_json(rich_run):
 
 
 def test_the_csv_holds_the_numbers_of_the_json(run_copy, adapter):
-    write_report(run_copy)
+    write_report(Run(run_copy))
     section = json.loads((run_copy / "report" / "report.json").read_text())["adapters"][0]
 
     def table(name):
@@ -169,7 +167,7 @@ def test_the_csv_holds_the_numbers_of_the_json(run_copy, adapter):
 
 
 def test_the_commands_on_the_page_make_the_same_run_again(rich_run, cli, monkeypatch):
-    page = write_report(rich_run).read_text()
+    page = write_report(Run(rich_run)).read_text()
     commands = re.search(r"<pre>(.*?)</pre>", page, re.DOTALL)[1].splitlines()
     assert len(commands) == 6
     monkeypatch.chdir(rich_run / "report")
@@ -186,7 +184,7 @@ def test_the_commands_on_the_page_make_the_same_run_again(rich_run, cli, monkeyp
 
 
 def test_the_settings_beside_it_are_toml_that_names_every_setting(run_copy, adapter):
-    write_report(run_copy)
+    write_report(Run(run_copy))
     tuned = tomllib.loads((run_copy / "report" / f"{adapter.name}.toml").read_text())
     document = json.loads((adapter / "finetune.json").read_text())
     assert tuned["finetune"] == {key: value for key, value in document["settings"].items() if value is not None}
@@ -214,18 +212,16 @@ def test_the_newest_adapter_comes_first(run_copy, adapter):
 def test_awkward_runs_have_valid_pages(tmp_path):
     """A val of a few images, other layers, names that are used elsewhere, the same name twice, a high rank."""
     options = {"data": {"dataset": "digits", "val_share": 0.002}, "model": {"hidden": [12, 11]}}
-    stages.pretrain(Request(run=tmp_path, config="smoke", options=options))
-    val = Run(tmp_path).evaluation()["splits"]["val"]["confusion"]
-    absent = next(d for d in range(10) if not sum(val[d]))
-    write_report(tmp_path)
-    tuning.finetune_full(Request(run=tmp_path, options={"finetune": {"digit": absent, "name": "made", "steps": 5}}))
+    pretrain(smoke(tmp_path, **options))
+    absent = Run(tmp_path).base.evaluation.splits["val"].images.index(0)
+    write_report(Run(tmp_path))
+    finetune_full(workspace(tmp_path, digit=absent, name="made", steps=5))
     page = page_of(tmp_path)
     assert "made (all weights)" in page.visible
     assert "side-by-side" in page.ids
     for name, more in (("made", {}), ("side-by-side", {"rank": 11}), ("last", {"targets": ["linear2"]})):
-        tuned = {"digit": absent, "name": name, **more}
-        tuning.finetune(Request(run=tmp_path, options={"finetune": tuned}))
-    text = write_report(tmp_path).read_text()
+        finetune(workspace(tmp_path, digit=absent, name=name, **more))
+    text = write_report(Run(tmp_path)).read_text()
     assert faults_of(text) == []
     page = Page(text)
     assert len(page.ids) == len(set(page.ids)) == 6
@@ -238,9 +234,9 @@ def test_what_applies_the_recommended_strength_names_the_whole_stack(rich_run):
 
 
 def test_shares_instead_of_counts_on_request(run_copy, adapter):
-    write_report(run_copy)
+    write_report(Run(run_copy))
     counts = snapshot(run_copy / "report")
-    page = Page(write_report(run_copy, normalised=True).read_text())
+    page = Page(write_report(Run(run_copy), normalised=True).read_text())
     shares = snapshot(run_copy / "report")
     changed = {name for name in counts if shares[name] != counts[name]} - {"manifest.json"}
     plots = {f"{adapter.name}-after", f"{adapter.name}-change", "base-confusion"}
@@ -250,6 +246,19 @@ def test_shares_instead_of_counts_on_request(run_copy, adapter):
 
 def test_a_report_changes_nothing_else(run_copy):
     before = snapshot(run_copy)
-    write_report(run_copy)
+    write_report(Run(run_copy))
     after = snapshot(run_copy)
     assert {name: content for name, content in after.items() if not name.startswith("report/")} == before
+
+
+def test_each_json_file_is_read_once(rich_run):
+    with json_reads(rich_run) as reads:
+        write_report(Run(rich_run))
+    adapters, checkpoints = Run(rich_run).adapters(), Run(rich_run).full_checkpoints()
+    assert (len(adapters), len(checkpoints)) == (4, 1)
+    # of each: manifest, record, evaluation, analysis; of an adapter PEFT's settings too, of the base no analysis
+    assert {name: n for name, n in reads.items() if not name.startswith(".report.new-")} == {
+        f"{saved.folder.relative_to(rich_run)}/{file}": 1
+        for saved in (Run(rich_run).base, *adapters, *checkpoints)
+        for file in (*(name for name in saved.hashes if name.endswith(".json")), "manifest.json")
+    }

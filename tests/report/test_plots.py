@@ -5,7 +5,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lora_mnist.evaluation.findings import Counts, StrengthPoint
 from lora_mnist.report import plots
+from lora_mnist.report.document import DialPoint, DialSection
 
 BEFORE = np.diag([900] * 10)
 BEFORE[4, 9], BEFORE[9, 4], BEFORE[7, 2] = 31, 12, 1
@@ -107,7 +109,7 @@ def test_counts_become_shares_of_their_row():
 
 
 def counts(missed, errors):
-    return {"missed": missed, "claimed": 0, "errors": errors}
+    return Counts(missed=missed, claimed=0, errors=errors)
 
 
 def test_the_trade_shows_every_curve_and_every_point():
@@ -123,10 +125,14 @@ def test_the_trade_shows_every_curve_and_every_point():
 
 
 def test_the_dial_marks_the_recommended_strength():
-    points = [
-        {"strength": s / 10, "accuracy": 0.9, "recall": s / 20, "recall_of_others": 0.95 - s / 100} for s in range(16)
-    ]
-    axes = plots.dial(points, 0.5, 9, "val").axes[0]
+    none = {"missed": 0, "claimed": 0, "errors": 0}
+    points = tuple(
+        DialPoint(strength=s / 10, accuracy=0.9, recall=s / 20, recall_of_others=0.95 - s / 100, **none)
+        for s in range(16)
+    )
+    at = StrengthPoint(strength=0.5, **none)
+    dial = DialSection(measured_on="val", recommended=0.5, points=points, test=at)
+    axes = plots.dial(dial, 9).axes[0]
     drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert drawn["recall of 9"][:, 1] == pytest.approx([5 * s for s in range(16)])
     assert set(drawn["recommended: 0.5"][:, 0]) == {0.5}
@@ -143,11 +149,8 @@ def test_every_direction_is_drawn_on_one_scale(count):
 
 
 def test_side_by_side_goes_from_before_to_after():
-    rows = [
-        {"name": "a", "before": {"missed": 30, "others": 100}, "after": {"missed": 10, "others": 90}},
-        {"name": "b", "before": {"missed": 20, "others": 110}, "after": {"missed": 5, "others": 150}},
-    ]
-    axes = plots.side_by_side(rows).axes[0]
+    lines = [("a", counts(30, 130), counts(10, 100)), ("b", counts(20, 130), counts(5, 155))]
+    axes = plots.side_by_side(lines).axes[0]
     ways = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
     assert ways == [[[30, 100], [10, 90]], [[20, 110], [5, 150]]]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]

@@ -39,6 +39,14 @@ def test_tensors_that_are_not_the_sealed_ones_are_refused_by_name(saved):
         load_network(saved[1])
 
 
+def test_a_damaged_seal_is_an_altered_file(saved):
+    model, path = saved
+    about = {"architecture": {"hidden": [12, 11]}, "seal": seal(model.state_dict()).to_text().replace("1", "2")}
+    save_file(load_file(path), path, {"lora_mnist": json.dumps(about)})
+    with pytest.raises(AlteredError, match="seal is damaged"):
+        load_network(path)
+
+
 @pytest.mark.parametrize("damage", ["empty", "truncated", "no metadata", "no architecture", "other shape", "missing"])
 def test_a_file_that_holds_no_network_of_ours_is_refused(saved, damage):
     model, path = saved

@@ -1,30 +1,44 @@
 import json
+import shutil
 
-from lora_mnist.pipeline import finetune as tuning
+from lora_mnist.pipeline import finetune_full
 from lora_mnist.runs.listing import count_parameters, list_adapters
-from lora_mnist.settings.request import Request
+from lora_mnist.runs.rundir import Run
+
+from ..conftest import workspace
+from ..reads import json_reads
 
 
 def test_adapters_are_listed_with_what_they_did(run_copy, adapter):
-    tuning.finetune_full(Request(run=run_copy, options={"finetune": {"digit": 3}}))
-    document = list_adapters(run_copy)
-    first, full = document["adapters"]
+    finetune_full(workspace(run_copy, digit=3))
+    first, full = list_adapters(Run(run_copy)).adapters
     stored = json.loads((adapter / "analysis.json").read_text())["splits"]["test"]
-    assert (first["name"], first["rank"], first["proof"]) == (adapter.name, 2, True)
-    assert (first["before"], first["after"]) == (stored["before"], stored["after"])
-    assert first["parameters"] == 2 * (784 + 24 + 24 + 16 + 16 + 10)
-    assert first["bytes"] == (adapter / "adapter_model.safetensors").stat().st_size
-    assert (full["name"], full["method"], full["rank"], full["proof"]) == ("digit3-full", "full", None, None)
+    assert (first.name, first.rank, first.proof) == (adapter.name, 2, True)
+    assert (first.before.model_dump(), first.after.model_dump()) == (stored["before"], stored["after"])
+    assert first.parameters == 2 * (784 + 24 + 24 + 16 + 16 + 10)
+    assert first.bytes == (adapter / "adapter_model.safetensors").stat().st_size
+    assert (full.name, full.method, full.rank, full.proof) == ("digit3-full", "full", None, None)
 
 
 def test_a_run_without_adapters_lists_none(run_copy, adapter):
-    import shutil
-
     shutil.rmtree(adapter)
-    assert list_adapters(run_copy)["adapters"] == []
+    assert list_adapters(Run(run_copy)).adapters == ()
+
+
+def test_each_json_file_is_read_once(run_copy, adapter):
+    for name in ("second", "third"):
+        shutil.copytree(adapter, adapter.with_name(name))
+    with json_reads(run_copy) as reads:
+        assert len(list_adapters(Run(run_copy)).adapters) == 3
+    files = {str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")}  # of base and adapters
+    assert reads == dict.fromkeys(files, 1)
+    with json_reads(run_copy) as reads:
+        for run in (Run(run_copy), Run(run_copy)):
+            list_adapters(run)
+    assert set(reads.values()) == {2}  # it would be noticed
 
 
 def test_parameters_of_the_runs_network(finished_run):
-    table = count_parameters(finished_run, "1,2")
-    assert table["full"] == 784 * 24 + 24 + 24 * 16 + 16 + 16 * 10 + 10
-    assert [row["lora"] for row in table["ranks"]] == [874, 1748]
+    table = count_parameters(Run(finished_run), "1,2")
+    assert table.full == 784 * 24 + 24 + 24 * 16 + 16 + 16 * 10 + 10
+    assert [row.lora for row in table.ranks] == [874, 1748]

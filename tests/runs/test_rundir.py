@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist.pipeline import convert, stages
-from lora_mnist.report.numbers import summarise_run
+from lora_mnist.pipeline import Applied, Request, evaluate, merge, open_workspace, verify
+from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.request import Applied, Request
 
 from ..conftest import snapshot
 
@@ -33,15 +32,14 @@ def test_the_copy_at_the_top_follows_the_base(run_copy):
 
 def test_a_killed_replacement_is_finished_by_the_next_writer(run_copy, adapter):
     """The new base is in place, the process died before it removed the old adapters."""
-    run = Run(run_copy)
-    record = run.record()
+    record = json.loads((run_copy / "run.json").read_text())
     stranger = shutil.copytree(adapter, adapter.with_name("stranger"))
     evaluation = json.loads((stranger / "evaluation.json").read_text())
     (stranger / "evaluation.json").write_text(json.dumps({**evaluation, "base_seal": "of a third base"}))
     new = {**record, "base_seal": "of the new base", "replaced_seal": record["base_seal"]}
     (run_copy / "base" / "run.json").write_text(json.dumps(new))
-    assert run.adapter_names() == ["stranger"]  # readers go past it
-    run.tidy()
+    assert Run(run_copy).adapter_names() == ["stranger"]  # readers go past it
+    Run(run_copy).tidy()
     assert not adapter.exists()
     assert stranger.exists()
 
@@ -52,19 +50,23 @@ def set_aside(place: Path) -> None:
 
 
 def test_readers_find_what_a_killed_writer_set_aside_and_move_nothing(run_copy, adapter):
-    merged = convert.merge_adapters(Request(run=run_copy), [Applied(adapter.name)])["name"]
-    expected = [summarise_run(Run(run_copy)), list_adapters(run_copy), stages.verify(Request(run=run_copy))]
+    request = Request(run=run_copy)
+    merged = merge(open_workspace(request), [Applied(adapter.name)]).name
+
+    def seen():
+        return report_of(Run(run_copy)), list_adapters(Run(run_copy)), verify(request)
+
+    expected = seen()
     for place in (run_copy / "base", adapter, run_copy / "checkpoints" / merged):
         set_aside(place)
     before = snapshot(run_copy)
-    assert [summarise_run(Run(run_copy)), list_adapters(run_copy), stages.verify(Request(run=run_copy))] == expected
-    assert expected[-1]["passed"]
-    request = Request(run=run_copy)
-    evaluation = stages.evaluate(request, [Applied(adapter.name)])
-    assert evaluation["splits"] == stages.evaluate(request, checkpoint=merged)["splits"]
-    run = Run(run_copy)
-    assert len(run.losses(run.adapter(adapter.name))) == 20
-    assert set(run.pictures(run.adapter(adapter.name))) == {"examples", "directions"}
+    assert seen() == expected
+    assert expected[-1].passed
+    work = open_workspace(request)
+    assert evaluate(work, [Applied(adapter.name)]).splits == evaluate(work, checkpoint=merged).splits
+    saved = Run(run_copy).adapter(adapter.name)
+    assert len(saved.losses()) == 20
+    assert set(saved.pictures()) == {"examples", "directions"}
     assert snapshot(run_copy) == before
 
 
@@ -86,13 +88,15 @@ def test_adapters_come_oldest_first_and_only_whole_ones(run_copy, adapter):
 
 def test_what_was_stored_comes_back(finished_run):
     run = Run(finished_run)
-    name = run.adapter_names()[0]
-    for which in (None, run.adapter(name)):
-        logits = run.logits(which)
+    (adapter,) = run.adapters()
+    for saved in (run.base, adapter):
+        logits = saved.logits()
         assert set(logits) == {"val", "test"}
-        assert logits["test"].shape == (run.evaluation(which)["splits"]["test"]["count"], 10)
-    assert len(run.losses(run.adapter(name))) == 20
-    header = (run.adapter(name) / "history.csv").read_text().splitlines()[0]
+        assert logits["test"].shape == (saved.evaluation.splits["test"].count, 10)
+    assert len(adapter.losses()) == 20
+    pictures = adapter.pictures()
+    assert len(pictures["examples"]) == len(adapter.analysis.examples)
+    header = adapter.file("history.csv").read_text().splitlines()[0]
     assert header == "step,learning_rate,loss"
 
 

@@ -7,14 +7,14 @@ from lora_mnist.training.model import MLP
 
 
 def test_the_shares_of_a_square_layer():
-    rows = size_table({"w": (4096, 4096)}, False, [4, 8, 16, 32, 64])["ranks"]
+    rows = size_table({"w": (4096, 4096)}, False, [4, 8, 16, 32, 64]).ranks
     # the published table cuts 1.5625 and 3.125 %; rounded half to even they are the same
-    assert [f"{100 * row['share']:.2f}" for row in rows] == ["0.20", "0.39", "0.78", "1.56", "3.12"]
+    assert [f"{100 * row.share:.2f}" for row in rows] == ["0.20", "0.39", "0.78", "1.56", "3.12"]
 
 
 def test_a_wide_layer_at_rank_5():
     table = size_table({"w": (1000, 5000)}, False, [5])
-    assert (table["full"], table["ranks"][0]["lora"]) == (5_000_000, 30_000)
+    assert (table.full, table.ranks[0].lora) == (5_000_000, 30_000)
 
 
 @pytest.mark.parametrize("rank", [1, 8])
@@ -22,8 +22,8 @@ def test_our_network_is_counted_as_torch_counts_it(rank):
     model = MLP()
     inject(model, "a", LoRAConfig(rank=rank))
     counted, table = parameter_table(model, "a"), size_table(mlp_layers((1000, 2000)), True, [rank])
-    assert (table["full"], table["ranks"][0]["lora"]) == (counted["base"], counted["added"])
-    assert table["ranks"][0]["share"] == counted["share"]
+    assert (table.full, table.ranks[0].lora) == (counted.base, counted.added)
+    assert table.ranks[0].share == counted.share
 
 
 def test_a_rank_2_update_of_10_by_10_is_40_numbers():

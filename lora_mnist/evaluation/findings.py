@@ -1,0 +1,269 @@
+"""What is found out about a network, or about two on the same images: numbers with names. Imports no torch.
+
+A split is `val` or `test`; every table by split has `test`, and `val` where the run has one.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, Strict
+
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+
+T = TypeVar("T")
+
+COUNTS = ("missed", "claimed", "errors")
+
+
+def _require_test(splits: dict[str, T]) -> dict[str, T]:
+    if "test" not in splits or splits.keys() - {"val", "test"}:
+        raise ValueError("must hold test, may hold val, and nothing else")
+    return splits
+
+
+BySplit = Annotated[dict[str, T], AfterValidator(_require_test)]
+PerDigit = Annotated[tuple[Count, ...], Strict(False), Field(min_length=10, max_length=10)]
+Matrix = Annotated[tuple[PerDigit, ...], Strict(False), Field(min_length=10, max_length=10)]  # rows true digit
+
+
+class SplitResult(Document):
+    """What a network does with one split.
+
+    Attributes:
+        wrong: by true digit.
+        confusion: (10, 10), row true digit, column predicted digit.
+    """
+
+    count: Count
+    accuracy: float
+    wrong: PerDigit
+    confusion: Matrix
+
+    @property
+    def errors(self) -> int:
+        """Wrong images of all digits."""
+        return sum(self.wrong)
+
+    @property
+    def images(self) -> list[int]:
+        """Images of every digit."""
+        return [sum(row) for row in self.confusion]
+
+
+class Counts(Document):
+    """What a repair of one digit is judged by.
+
+    Attributes:
+        missed: images of the digit taken for another.
+        claimed: images of others taken for it.
+        errors: all wrong images of all digits.
+    """
+
+    missed: Count
+    claimed: Count
+    errors: Count
+
+    def of(self, key: str) -> int:
+        """The count of that name, one of `COUNTS`."""
+        return {"missed": self.missed, "claimed": self.claimed, "errors": self.errors}[key]
+
+    @property
+    def numbers(self) -> tuple[int, int, int]:
+        """missed, claimed, errors."""
+        return self.missed, self.claimed, self.errors
+
+
+class Pair(Document):
+    """Images that are better (`fixed`) or worse (`broken`) than before; the others are as they were."""
+
+    fixed: Count
+    broken: Count
+
+
+class Pairs(Document):
+    """Of the images that each of the three counts looks at."""
+
+    missed: Pair
+    claimed: Pair
+    errors: Pair
+
+    def of(self, key: str) -> Pair:
+        """The pair of that name, one of `COUNTS`."""
+        return {"missed": self.missed, "claimed": self.claimed, "errors": self.errors}[key]
+
+
+class Comparison(Document):
+    """What changed from one network to another on the same images.
+
+    Attributes:
+        fixed: by true digit, images that were wrong before and are right after.
+        broken: the reverse.
+    """
+
+    before: Counts
+    after: Counts
+    fixed: PerDigit
+    broken: PerDigit
+    pairs: Pairs
+
+
+class _AtStrength(Document):
+    strength: float
+
+
+class StrengthPoint(Counts, _AtStrength):  # in this order, `strength` is written first
+    """What an adapter does at one strength."""
+
+
+class Dial(Document):
+    """What an adapter does at several strengths.
+
+    Attributes:
+        measured_on: the split that recommends, `test` where there is no `val`.
+        splits: points by rising strength.
+    """
+
+    measured_on: Literal["val", "test"]
+    recommended: float
+    splits: BySplit[Many[StrengthPoint]]
+
+
+class GuardDecision(Document):
+    """How strongly an adapter is kept, and why.
+
+    Attributes:
+        counted: the count on `val` that may not rise; None if nothing is looked at.
+        gain: by how many images it had to fall, at the least.
+        before: counts on `val` without the adapter.
+        tried: counts on `val` by strength of the update as trained, from 1 on downwards.
+        strength: the share of the trained update that is kept; None if none met the rule.
+    """
+
+    rule: Literal["errors", "digit", "none"]
+    counted: Literal["errors", "missed"] | None
+    gain: Count
+    before: Counts | None
+    tried: Many[StrengthPoint]
+    strength: float | None
+
+
+class _ByShift(Document):
+    shift: float
+
+
+class ShiftPoint(Counts, _ByShift):
+    """What the base does with a number added to the digit's logit."""
+
+
+class Threshold(Document):
+    """The smallest shift of the digit's logit with which the base misses no more images than the repaired network.
+
+    Attributes:
+        curve: on `test`, from no shift to a quarter beyond this one.
+    """
+
+    shift: float
+    chosen_on: Literal["val", "test"]
+    splits: BySplit[Counts]
+    curve: Many[ShiftPoint]
+
+
+class PairedTwin(Document):
+    """Of the same images, how many only one of the two gets right, and McNemar's p of that."""
+
+    only_adapter_right: Count
+    only_twin_right: Count
+    p: float
+
+
+class TwinCounts(Counts):
+    """What the twin does, and how it and the adapter differ on all images and on those of the digit."""
+
+    all: PairedTwin
+    digit: PairedTwin
+
+
+class TwinResult(Document):
+    """An adapter trained with the digit at its natural share; `strength` is None if its guard kept none."""
+
+    strength: float | None
+    splits: BySplit[TwinCounts]
+
+
+class Guess(Document):
+    """What an image is taken for, and the probability (softmax) of its true digit."""
+
+    prediction: Digit
+    probability: float
+
+
+class Example(Document):
+    """A test image that was fixed or broken."""
+
+    index: Count
+    kind: Literal["fixed", "broken"]
+    label: Digit
+    before: Guess
+    after: Guess
+
+
+class LayerEffect(Document):
+    """One layer's update ΔW = scaling · B A.
+
+    Attributes:
+        relative_norm: ‖ΔW‖ / ‖W‖ (Frobenius) with W of the base.
+        singular_values: of ΔW, largest first.
+        missed_without: images of the digit on `test` that are missed with this layer's update off and all others on.
+    """
+
+    relative_norm: float
+    singular_values: Many[float]
+    missed_without: Count
+
+
+class Analysis(Document):
+    """What a repair did, beside what would have needed none: analysis.json. Only adapters have a dial and layers."""
+
+    schema_version: int
+    splits: BySplit[Comparison]
+    threshold: Threshold
+    examples: Many[Example]
+    twin: Maybe[TwinResult] = None
+    dial: Maybe[Dial] = None
+    layers: Maybe[dict[str, LayerEffect]] = None
+
+
+class Frozen(Document):
+    """Whether every byte of every base tensor is as before, and as sealed."""
+
+    passed: bool
+    tensors: Count
+    bytes: Count
+    changed_bytes: dict[str, int]
+    first_off_the_seal: str | None
+    seal: str
+
+
+class Off(Document):
+    """Whether, with the adapter off, the logits are the base's, bit for bit."""
+
+    passed: bool
+    images: Count
+    images_that_differ: Count
+
+
+class On(Document):
+    """Whether, with the adapter on, the weights are W + scaling · B A; both numbers are NaN where its logits are."""
+
+    passed: bool
+    layers_off_the_formula: Many[str]
+    largest_difference: float = Field(allow_inf_nan=True)
+    largest_logit: float = Field(allow_inf_nan=True)
+
+
+class Proof(Document):
+    """The three claims about an adapter."""
+
+    passed: bool
+    frozen: Frozen
+    off: Off
+    on: On

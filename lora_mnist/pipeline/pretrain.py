@@ -1,0 +1,116 @@
+"""The first stage: train the base, evaluate it, seal it, save it."""
+
+import logging
+import time
+
+import torch
+
+from lora_mnist import SCHEMA
+from lora_mnist.datasets.dataset import Dataset, choose, load
+from lora_mnist.errors import RunError
+from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.lora.seal import seal
+from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
+from lora_mnist.runs.records import DatasetFacts, Evaluation, RunRecord, environment, evaluation_of
+from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import RECORD
+from lora_mnist.settings.config import Settings
+from lora_mnist.settings.request import Request
+from lora_mnist.training.device import prepare
+from lora_mnist.training.train import train_base
+
+log = logging.getLogger("lora_mnist")
+
+
+class Pretraining(Evaluation):
+    """What a base does, where it lies, and how many seconds its training took."""
+
+    run: str
+    seconds: float
+
+
+def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, Pretraining]:
+    """Train a base, and open its run for the stages that follow.
+
+    Args:
+        resume: a finished base is taken as it is.
+        run: that of `request`, if it is opened already.
+
+    Raises:
+        RunError: the base is finished already, or something else lies in its place.
+        UsageError: a setting is wrong, or contradicts the finished base.
+    """
+    run = run or Run(request.run)
+    if not run.base.is_finished or request.force:
+        work = _train(request, run)
+    elif resume:
+        work = _finished(request, run)
+    else:
+        raise RunError(
+            f"{run.base.folder} is finished already.",
+            "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
+        )
+    evaluation = work.run.base.evaluation
+    seconds = work.run.record.seconds
+    return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds)
+
+
+def _train(request: Request, run: Run) -> Workspace:
+    if not request.force:
+        run.require_vacant()
+    stored = run.stored_settings()
+    wanted = request.wanted_dataset(stored)
+    run.require_writable()
+    device = prepare(request.device, request.threads)
+    name = choose(wanted, request.data, request.quiet)
+    if stored and stored.data.dataset != name:
+        stored = None  # made for another data set, which has its own epochs and steps
+    settings = request.settings(stored, name)
+    dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
+    _save_base(run, settings, dataset, device, request.quiet)
+    return opened(request, run, settings, device, dataset)
+
+
+def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> None:
+    started = time.perf_counter()
+    model, history = train_base(settings, dataset, device, quiet)
+    seconds = round(time.perf_counter() - started, 2)
+    logits = held_out_logits(model, dataset)
+    require_finite(logits, "Choose a lower --learning-rate.")
+    sealed = seal(model.state_dict())
+    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
+    record = RunRecord(
+        schema_version=SCHEMA,
+        settings=settings,
+        dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
+        base_seal=sealed.sha256,
+        seconds=seconds,
+        replaced_seal=_seal_of(run),
+        **dict(environment(device)),
+    )
+    removed = run.dependents()
+    with run.new_base() as draft:
+        draft.network(model)
+        draft.document(RECORD, record)
+        draft.history(history)
+        draft.results(evaluation_of(dataset, sealed, (), logits), logits)
+    if removed:
+        log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
+
+
+def _seal_of(run: Run) -> str | None:
+    """Of the base that is about to be replaced, if it can be read."""
+    try:
+        return run.base.evaluation.base_seal if run.base.is_finished else None
+    except RunError:
+        return None
+
+
+def _finished(request: Request, run: Run) -> Workspace:
+    run.require_base()
+    run.tidy()
+    sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
+    stored = run.record.settings.model_dump(mode="json")
+    request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
+    log.info("%s is finished: skipped.", run.base.folder)
+    return open_workspace(request, run)

@@ -1,0 +1,253 @@
+"""The report as one document, report.json. Counts are of `test` unless a field says otherwise, shares are 0 to 1, and
+intervals (`low`, `high`) are Wilson's, 95 %."""
+
+from typing import Generic, Literal, TypeVar
+
+from lora_mnist.evaluation.findings import (
+    Counts,
+    Example,
+    GuardDecision,
+    LayerEffect,
+    Matrix,
+    Pair,
+    Proof,
+    ShiftPoint,
+    SplitResult,
+    StrengthPoint,
+    TwinResult,
+)
+from lora_mnist.evaluation.significance import wilson
+from lora_mnist.report.made import BaseMade, Made
+from lora_mnist.runs.listing import AdapterLine
+from lora_mnist.runs.records import AdapterParameters, DatasetFacts
+from lora_mnist.settings.strict import Count, Digit, Document, Many
+
+T = TypeVar("T")
+
+
+class Share(Document):
+    """`count` of `of`, and the interval of their ratio."""
+
+    count: Count
+    of: Count
+    share: float
+    low: float
+    high: float
+
+    @classmethod
+    def of_images(cls, count: int, of: int) -> "Share":
+        """With its interval."""
+        low, high = wilson(count, of)
+        return Share(count=count, of=of, share=count / of, low=low, high=high)
+
+    @classmethod
+    def accuracy(cls, split: SplitResult) -> "Share":
+        """The right ones of all images."""
+        return cls.of_images(split.count - split.errors, split.count)
+
+
+class BeforeAfter(Document, Generic[T]):
+    """Something without the adapter, and with it."""
+
+    before: T
+    after: T
+
+
+# The base -------------------------------------------------------------------------------------------------------------
+
+
+class _OfDigit(Document):
+    digit: Digit
+
+
+class DigitShare(Share, _OfDigit):  # in this order, `digit` is written first
+    """Wrong images of one digit."""
+
+
+class BaseSection(Document):
+    """What the base does."""
+
+    seal: str
+    accuracy: Share
+    errors: Share
+    digits: Many[DigitShare]
+    confusion: Matrix
+
+
+# An adapter -----------------------------------------------------------------------------------------------------------
+
+
+class _Change(Document):
+    before: Share
+    after: Share
+    change: int
+
+
+class Change(Pair, _Change):
+    """What became of one count: before and after; images fixed and broken, and McNemar's p of that."""
+
+    p: float
+
+
+class Headline(Document):
+    """The three counts that a repair is judged by."""
+
+    missed: Change
+    claimed: Change
+    errors: Change
+
+    @property
+    def before(self) -> Counts:
+        return Counts(
+            missed=self.missed.before.count, claimed=self.claimed.before.count, errors=self.errors.before.count
+        )
+
+    @property
+    def after(self) -> Counts:
+        return Counts(missed=self.missed.after.count, claimed=self.claimed.after.count, errors=self.errors.after.count)
+
+
+class _Shift(Document):
+    shift: float
+    chosen_on: Literal["val", "test"]
+
+
+class ShiftedThreshold(Counts, _Shift):
+    """What one number added to the digit's logit does."""
+
+
+class _Beside(Document):
+    method: Literal["twin", "full"]
+    name: str
+    kept: bool
+
+
+class Yardstick(Counts, _Beside):
+    """What else was trained on the digit: the twin, or all weights. `kept`: whether a guard kept it."""
+
+
+class DigitRow(Document):
+    """Wrong images of one digit; `net` is after − before."""
+
+    digit: Digit
+    images: Count
+    before: Count
+    fixed: Count
+    broken: Count
+    after: Count
+    net: int
+
+
+class Flow(Document):
+    """How many more images of one digit are taken for another."""
+
+    true: Digit
+    predicted: Digit
+    change: int
+
+
+class Trade(Document):
+    """Counts along the two ways that start at the base: a number added to the logit, and the adapter's strength."""
+
+    threshold: Many[ShiftPoint]
+    strength: Many[StrengthPoint]
+
+
+class DialPoint(StrengthPoint):
+    """What an adapter does at one strength, as shares: recall is that of the digit."""
+
+    accuracy: float
+    recall: float
+    recall_of_others: float
+
+
+class DialSection(Document):
+    """Points on `measured_on` by rising strength, and what the recommended one does on `test`."""
+
+    measured_on: Literal["val", "test"]
+    recommended: float
+    points: Many[DialPoint]
+    test: StrengthPoint
+
+
+class _OfLayer(Document):
+    layer: str
+
+
+class LayerRow(LayerEffect, _OfLayer):
+    """One layer's update."""
+
+
+class ShownExample(Example):
+    """A changed image; `agreed`: of five people, how many saw what its label says, where that is in doubt."""
+
+    agreed: int | None
+
+
+class AdapterSection(Document):
+    """Everything about one adapter."""
+
+    name: str
+    digit: Digit
+    weakest_on_val: bool
+    on_top_of: Many[str]
+    method: Literal["lora", "full", "svd"]
+    rank: int
+    verdict: str
+    is_repair: bool
+    headline: Headline
+    accuracy: BeforeAfter[Share]
+    parameters: AdapterParameters
+    proof: Proof
+    threshold: ShiftedThreshold
+    yardsticks: Many[Yardstick]
+    twin: TwinResult | None
+    digits: Many[DigitRow]
+    confusion: BeforeAfter[Matrix]
+    flows: Many[Flow]
+    trade: Trade
+    dial: DialSection
+    layers: Many[LayerRow]
+    examples: Many[ShownExample]
+    guard: GuardDecision | None
+    made: Made
+
+
+# All of it ------------------------------------------------------------------------------------------------------------
+
+
+class CheckpointSection(Document):
+    """A checkpoint with all weights trained."""
+
+    name: str
+    digit: Digit
+    made: Made
+
+
+class Line(AdapterLine):
+    """One of `side_by_side`; `change` is that of all errors."""
+
+    change: int
+
+
+class Report(Document):
+    """A run in numbers.
+
+    Attributes:
+        adapters: the newest first.
+        side_by_side: adapters from the oldest on, then checkpoints.
+        made: the base.
+    """
+
+    schema_version: int
+    dataset: DatasetFacts
+    base: BaseSection
+    adapters: Many[AdapterSection]
+    checkpoints: Many[CheckpointSection]
+    side_by_side: Many[Line]
+    made: BaseMade
+
+
+def label(one: Line | Yardstick) -> str:
+    """A name for a plot: an adapter and a checkpoint may have the same."""
+    return one.name + (" (all weights)" if one.method == "full" else "")

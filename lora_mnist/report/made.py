@@ -1,0 +1,87 @@
+"""How the base, an adapter or a checkpoint was made: the settings, the seed, the machine, the hash of the weights."""
+
+from lora_mnist.runs.records import ExtractionSettings, FullSettings, RunRecord, TuningRecord
+from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import Saved
+from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings
+from lora_mnist.settings.strict import Count, Digit, Document
+
+
+class BaseSettings(Document):
+    """The settings that made the base."""
+
+    seed: int
+    data: DataSettings
+    model: ModelSettings
+    pretrain: PretrainSettings
+
+
+class CheckpointSettings(Document):
+    """What all weights were trained with, by the names that a config has for it."""
+
+    batch_size: Count
+    optimizer: str
+    schedule: str
+    weight_decay: float
+    digit: Digit
+    steps: Count
+    focus: float
+    shift: float
+    rotate: float
+    zoom: float
+    name: str
+    full_learning_rate: float
+
+
+class _Making(Document):
+    sha256: str
+    seconds: float
+    device: str
+    threads: Count
+    versions: dict[str, str]
+
+
+class _WithBaseSettings(Document):
+    settings: BaseSettings
+
+
+class _WithSettings(Document):
+    settings: FinetuneSettings | CheckpointSettings | ExtractionSettings
+    seed: int | None
+
+
+class BaseMade(_Making, _WithBaseSettings):  # in this order, the settings are written first
+    """How the base was made; `sha256` is that of the file with its weights."""
+
+
+class Made(_Making, _WithSettings):
+    """How an adapter or a checkpoint was made, likewise; nothing was drawn for one that was extracted (`seed`)."""
+
+
+def made_of_base(run: Run) -> BaseMade:
+    """From the record of the run."""
+    stored = run.record.settings
+    settings = BaseSettings(seed=stored.seed, data=stored.data, model=stored.model, pretrain=stored.pretrain)
+    return BaseMade(settings=settings, **dict(_making(run.base, run.record)))
+
+
+def made_of(saved: Saved) -> Made:
+    """From the record of an adapter, or of a checkpoint with all weights trained."""
+    settings = saved.tuning.settings
+    renamed = _as_in_a_config(settings) if isinstance(settings, FullSettings) else settings
+    return Made(settings=renamed, seed=saved.tuning.seed, **dict(_making(saved, saved.tuning)))
+
+
+def _making(saved: Saved, record: RunRecord | TuningRecord) -> _Making:
+    return _Making(
+        sha256=saved.hashes[saved.weights],
+        seconds=record.seconds,
+        device=record.device,
+        threads=record.threads,
+        versions=record.versions,
+    )
+
+
+def _as_in_a_config(settings: FullSettings) -> CheckpointSettings:
+    same = settings.model_dump(exclude={"learning_rate"})
+    return CheckpointSettings(**same, full_learning_rate=settings.learning_rate)

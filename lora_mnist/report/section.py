@@ -1,0 +1,211 @@
+"""What the run stored of one adapter → its section of the report."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lora_mnist.datasets.doubtful import DOUBTFUL
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.evaluation.findings import (
+    COUNTS,
+    Analysis,
+    Comparison,
+    Dial,
+    LayerEffect,
+    Matrix,
+    Pair,
+    Proof,
+    SplitResult,
+)
+from lora_mnist.evaluation.significance import mcnemar
+from lora_mnist.evaluation.verdict import is_repair, verdict
+from lora_mnist.report.document import (
+    AdapterSection,
+    BeforeAfter,
+    Change,
+    DialPoint,
+    DialSection,
+    DigitRow,
+    Flow,
+    Headline,
+    LayerRow,
+    Share,
+    ShiftedThreshold,
+    ShownExample,
+    Trade,
+    Yardstick,
+)
+from lora_mnist.report.made import made_of
+from lora_mnist.runs.records import AdapterParameters, FullParameters, TuningRecord
+from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import RESTORE, Saved
+
+FLOWS = 8  # pairs of digits that are put into words
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the run holds on one adapter; the last five are what only adapters have.
+
+    Attributes:
+        before: `test` without it: the base, or the base with the adapters that it was trained on top of.
+        splits: with it.
+    """
+
+    saved: Saved
+    before: SplitResult
+    splits: Mapping[str, SplitResult]
+    proof: Proof
+    parameters: AdapterParameters
+    rank: int
+    dial: Dial
+    layers: Mapping[str, LayerEffect]
+
+    @property
+    def record(self) -> TuningRecord:
+        return self.saved.tuning
+
+    @property
+    def analysis(self) -> Analysis:
+        return self.saved.analysis
+
+    @property
+    def digit(self) -> int:
+        return self.record.digit
+
+    @property
+    def after(self) -> SplitResult:
+        return self.splits["test"]
+
+    @property
+    def comparison(self) -> Comparison:
+        return self.analysis.splits["test"]
+
+
+def section_of(run: Run, saved: Saved) -> AdapterSection:
+    """Everything about one adapter.
+
+    Raises:
+        RunError: one that it was trained on top of is not in the run.
+    """
+    one = _stored(run, saved)
+    record, shifted = one.record, one.analysis.threshold
+    on_test = shifted.splits["test"]
+    return AdapterSection(
+        name=one.saved.name,
+        digit=one.digit,
+        weakest_on_val=record.weakest_on_val,
+        on_top_of=record.on_top_of,
+        method=record.method,
+        rank=one.rank,
+        verdict=verdict(one.comparison, one.digit, on_test),
+        is_repair=is_repair(one.comparison, on_test),
+        headline=_headline(one),
+        accuracy=BeforeAfter[Share](before=Share.accuracy(one.before), after=Share.accuracy(one.after)),
+        parameters=one.parameters,
+        proof=one.proof,
+        threshold=ShiftedThreshold(shift=shifted.shift, chosen_on=shifted.chosen_on, **dict(on_test)),
+        yardsticks=tuple(_yardsticks(run, one)),
+        twin=one.analysis.twin,
+        digits=_digits(one),
+        confusion=BeforeAfter[Matrix](before=one.before.confusion, after=one.after.confusion),
+        flows=_flows(one.before.confusion, one.after.confusion),
+        trade=Trade(threshold=shifted.curve, strength=one.dial.splits["test"]),
+        dial=_dial(one),
+        layers=tuple(LayerRow(layer=path, **dict(effect)) for path, effect in one.layers.items()),
+        examples=_examples(one.analysis, run.record.dataset.name),
+        guard=record.guard,
+        made=made_of(one.saved),
+    )
+
+
+def _stored(run: Run, saved: Saved) -> _Stored:
+    record, analysis = saved.tuning, saved.analysis
+    if missing := [one for one in record.on_top_of if one not in run.adapter_names()]:
+        raise RunError(
+            f"{saved.name} was trained on top of {', '.join(missing)}, which is not in the run.",
+            f"Restore that, or remove {saved.folder}.",
+        )
+    proof, rank, dial, layers = record.proof, record.rank, analysis.dial, analysis.layers
+    if proof is None or rank is None or dial is None or layers is None or isinstance(record.parameters, FullParameters):
+        raise AlteredError(f"{saved.folder} does not hold all that is known of an adapter.", RESTORE)
+    below = run.adapter(record.on_top_of[-1]) if record.on_top_of else run.base
+    before = below.evaluation.splits["test"]
+    return _Stored(saved, before, saved.evaluation.splits, proof, record.parameters, rank, dial, layers)
+
+
+def _headline(one: _Stored) -> Headline:
+    count, of_digit, comparison = one.before.count, one.before.images[one.digit], one.comparison
+    images = {"missed": of_digit, "claimed": count - of_digit, "errors": count}
+    changes = {
+        key: _change(
+            Share.of_images(comparison.before.of(key), images[key]),
+            Share.of_images(comparison.after.of(key), images[key]),
+            comparison.pairs.of(key),
+        )
+        for key in COUNTS
+    }
+    return Headline(**changes)
+
+
+def _change(before: Share, after: Share, pair: Pair) -> Change:
+    p = mcnemar(pair.fixed, pair.broken)
+    return Change(before=before, after=after, change=after.count - before.count, **dict(pair), p=p)
+
+
+def _yardsticks(run: Run, one: _Stored) -> Iterator[Yardstick]:
+    """The twin, and every checkpoint with all weights trained on the same digit, from the base as the adapter was."""
+    if twin := one.analysis.twin:
+        counts = {key: twin.splits["test"].of(key) for key in COUNTS}
+        yield Yardstick(method="twin", name="twin", kept=twin.strength is not None, **counts)
+    for saved in run.full_checkpoints() if not one.record.on_top_of else []:
+        if saved.tuning.digit == one.digit:
+            after = saved.analysis.splits["test"].after
+            yield Yardstick(method="full", name=saved.name, kept=True, **dict(after))
+
+
+def _digits(one: _Stored) -> tuple[DigitRow, ...]:
+    return tuple(
+        DigitRow(
+            digit=digit,
+            images=one.before.images[digit],
+            before=one.before.wrong[digit],
+            fixed=one.comparison.fixed[digit],
+            broken=one.comparison.broken[digit],
+            after=one.after.wrong[digit],
+            net=one.after.wrong[digit] - one.before.wrong[digit],
+        )
+        for digit in range(10)
+    )
+
+
+def _flows(before: Matrix, after: Matrix) -> tuple[Flow, ...]:
+    """The pairs of digits between which most more or fewer images are confused, those that changed most first."""
+    flows = [
+        Flow(true=row, predicted=column, change=after[row][column] - before[row][column])
+        for row in range(10)
+        for column in range(10)
+        if row != column and before[row][column] != after[row][column]
+    ]
+    return tuple(sorted(flows, key=lambda flow: -abs(flow.change))[:FLOWS])
+
+
+def _dial(one: _Stored) -> DialSection:
+    dial = one.dial
+    measured = one.splits[dial.measured_on]
+    count, of_digit = measured.count, measured.images[one.digit]
+    points = tuple(
+        DialPoint(
+            **dict(point),
+            accuracy=1 - point.errors / count,
+            recall=1 - point.missed / max(1, of_digit),  # a tiny val may have none of them
+            recall_of_others=1 - (point.errors - point.missed) / max(1, count - of_digit),
+        )
+        for point in dial.splits[dial.measured_on]
+    )
+    at = next(point for point in dial.splits["test"] if point.strength == dial.recommended)
+    return DialSection(measured_on=dial.measured_on, recommended=dial.recommended, points=points, test=at)
+
+
+def _examples(analysis: Analysis, dataset: str) -> tuple[ShownExample, ...]:
+    doubtful = DOUBTFUL if dataset == "mnist" else {}
+    return tuple(ShownExample(**dict(one), agreed=doubtful.get(one.index)) for one in analysis.examples)

@@ -1,0 +1,194 @@
+"""One folder of a run (its base, an adapter or a checkpoint): its files by name, how they are read and written.
+
+Importing this does not import torch, so that commands which only read JSON start at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
+
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.evaluation.findings import Analysis
+from lora_mnist.files import MANIFEST, check_folder, is_finished, read_manifest, standing, to_json, write_file
+from lora_mnist.runs.records import Evaluation, TuningRecord
+from lora_mnist.settings.strict import Document, first_fault
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from lora_mnist.training.loop import History
+    from lora_mnist.training.model import MLP
+
+D = TypeVar("D", bound=Document)
+
+RECORD, TUNING, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.json", "analysis.json"
+HISTORY = "history.csv"
+WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
+LOGITS, PICTURES = "logits.safetensors", "pictures.safetensors"
+RESTORE = "Restore it from a copy, or make it again with --force."
+
+
+class Saved:
+    """A base, an adapter or a checkpoint of a run, as it was saved. Each of its documents is read once.
+
+    Attributes:
+        folder: where it belongs. If a writer was killed in the middle, its files may still lie beside it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._contents: dict[str, bytes] = {}
+        self._is_whole = False
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def is_finished(self) -> bool:
+        return is_finished(self.folder)
+
+    def file(self, name: str) -> Path:
+        """Where a file of it lies now."""
+        return standing(self.folder) / name
+
+    def require_whole(self) -> None:
+        """Raises RunError if a file of it is missing, AlteredError if one is not the one that was saved."""
+        if not self._is_whole:
+            for name in self.hashes:
+                if name.endswith(".json"):
+                    self.content(name)  # kept, so that each is read once
+            check_folder(self.folder, self._contents)
+            self._is_whole = True
+
+    @cached_property
+    def hashes(self) -> Mapping[str, str]:
+        """SHA-256 of every file, as its manifest has it."""
+        return read_manifest(self.folder, self.content(MANIFEST))
+
+    @property
+    def weights(self) -> str:
+        """The name of the file that holds them."""
+        return ADAPTER_WEIGHTS if ADAPTER_WEIGHTS in self.hashes else WEIGHTS
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        return self.document(EVALUATION, Evaluation)
+
+    @cached_property
+    def tuning(self) -> TuningRecord:
+        """Of an adapter, or of a checkpoint with all weights trained."""
+        return self.document(TUNING, TuningRecord)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it has a `tuning`; a base and a merged checkpoint have none."""
+        return self.file(TUNING).is_file()
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        return self.document(ANALYSIS, Analysis)
+
+    def document(self, name: str, kind: type[D]) -> D:
+        """Read and validate a JSON file.
+
+        Raises:
+            RunError: it cannot be read.
+            AlteredError: it is not JSON, or not what it should be; file and field are named.
+        """
+        path = self.folder / name
+        content = self.content(name)
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as error:
+            key, fault, value, rule = first_fault(error)
+            if fault == "json_invalid":
+                raise AlteredError(f"{path} is not JSON: {rule}.", RESTORE) from error
+            shown = "" if fault == "missing" else f" (={_short(value)})"
+            raise AlteredError(f"{path}: `{key}`{shown} {_sentence(rule)}.", RESTORE) from error
+
+    def losses(self) -> list[float]:
+        """Of every training step; none if nothing was trained."""
+        with self.file(HISTORY).open(newline="") as file:
+            return [float(row["loss"]) for row in csv.DictReader(file)]
+
+    def logits(self) -> dict[str, torch.Tensor]:
+        """(N, 10) fp32 by split."""
+        from lora_mnist.runs.checkpoint import load_tensors
+
+        return load_tensors(self.file(LOGITS))
+
+    def pictures(self) -> dict[str, numpy.ndarray]:
+        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.file(PICTURES))
+
+    def content(self, name: str) -> bytes:
+        """A file's bytes; those of JSON files are kept for whoever asks next. Raises RunError if it cannot be read."""
+        if name in self._contents:
+            return self._contents[name]
+        try:
+            content = self.file(name).read_bytes()
+        except OSError as error:
+            raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
+        if name.endswith(".json"):
+            self._contents[name] = content
+        return content
+
+
+class Draft:
+    """A folder that is being filled; it takes its place when it is whole."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def document(self, name: str, document: Document) -> None:
+        write_file(self.folder / name, to_json(document.model_dump(mode="json")))
+
+    def network(self, model: MLP) -> None:
+        from lora_mnist.runs.checkpoint import save_network
+
+        save_network(self.folder / WEIGHTS, model)
+
+    def results(self, evaluation: Evaluation, logits: Mapping[str, torch.Tensor]) -> None:
+        """What it does on `val` and `test`; logits (N, 10) fp32 by split."""
+        self.document(EVALUATION, evaluation)
+        self._tensors(LOGITS, logits)
+
+    def history(self, history: History | None) -> None:
+        """Loss and learning rate of every step; an empty table if nothing was trained."""
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["step", "learning_rate", "loss"])
+        if history is not None:
+            steps = range(1, len(history.losses) + 1)
+            writer.writerows(zip(steps, history.rates, history.losses, strict=True))
+        write_file(self.folder / HISTORY, table.getvalue().encode())
+
+    def pictures(self, pictures: Mapping[str, torch.Tensor]) -> None:
+        """(n, 28, 28) by what they show; for the report."""
+        self._tensors(PICTURES, pictures)
+
+    def _tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        from lora_mnist.runs.checkpoint import save_tensors
+
+        save_tensors(self.folder / name, dict(tensors))
+
+
+def _short(value: object) -> str:
+    """As Python writes it; of a whole table its beginning."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _sentence(rule: str) -> str:
+    return rule[:1].lower() + rule[1:]

@@ -1,0 +1,105 @@
+"""The base: how it is made, what its record says, and what is never replaced unasked."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lora_mnist.errors import RunError
+from lora_mnist.pipeline import Request, finetune, pretrain, verify
+from lora_mnist.report.page import write_report
+from lora_mnist.runs.rundir import Run
+from lora_mnist.training import train as recipe
+
+from ..conftest import smoke, snapshot, workspace
+
+
+def test_the_same_settings_give_the_same_bytes(finished_run, tmp_path):
+    work, _ = pretrain(smoke(tmp_path / "again"))
+    finetune(work)
+    weights = ["base/model.safetensors", f"adapters/{Run(finished_run).adapter_names()[0]}/adapter_model.safetensors"]
+    for file in weights:
+        assert (tmp_path / "again" / file).read_bytes() == (finished_run / file).read_bytes()
+
+
+def test_another_seed_gives_other_bytes_on_the_same_split(finished_run, tmp_path):
+    pretrain(smoke(tmp_path / "other", seed=1))
+    one, other = Run(finished_run), Run(tmp_path / "other")
+    assert one.base.evaluation.base_seal != other.base.evaluation.base_seal
+    assert one.record.dataset == other.record.dataset
+
+
+def test_what_is_returned_is_what_was_stored(tmp_path):
+    work, pretraining = pretrain(smoke(tmp_path))
+    stored = json.loads((tmp_path / "base" / "evaluation.json").read_text())
+    seconds = json.loads((tmp_path / "run.json").read_text())["seconds"]
+    assert pretraining.model_dump(mode="json") == {**stored, "run": str(tmp_path), "seconds": seconds}
+    assert work.sealed.sha256 == pretraining.base_seal
+
+
+def test_the_record_tells_how_the_run_was_made(finished_run):
+    record = json.loads((finished_run / "run.json").read_text())
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["dataset"]["name"] == "digits"
+    assert record["settings"]["data"]["dataset"] == "digits"
+    assert {"device", "threads", "seconds", "base_seal"} <= set(record)
+
+
+def test_finished_work_is_not_replaced_without_force(run_copy, adapter):
+    before = snapshot(run_copy)
+    with pytest.raises(RunError, match="finished already"):
+        pretrain(smoke(run_copy))
+    with pytest.raises(RunError, match="finished already"):
+        finetune(workspace(run_copy))
+    assert snapshot(run_copy) == before
+
+
+def test_a_forced_pretrain_removes_the_old_adapters_and_says_so(run_copy, adapter, caplog):
+    write_report(Run(run_copy))
+    (run_copy / "adapters" / "notes.txt").write_text("the user's own")
+    pretrain(replace(smoke(run_copy, seed=5), force=True))
+    assert adapter.name in caplog.text
+    assert Run(run_copy).adapter_names() == []
+    assert not (run_copy / "report").exists()
+    assert (run_copy / "adapters" / "notes.txt").is_file()
+    assert Run(run_copy).record.settings.seed == 5
+
+
+def test_a_forced_pretrain_that_dies_leaves_the_old_state(run_copy, monkeypatch):
+    before = snapshot(run_copy)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(Request(run=run_copy, force=True))
+    assert snapshot(run_copy) == before
+
+
+@pytest.mark.parametrize("place", ["adapters", "report", "base"])
+def test_nothing_that_lies_where_a_run_would_go_is_removed_unasked(tmp_path, place):
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "thesis.txt").write_text("years of work")
+    before = snapshot(tmp_path)
+    with pytest.raises(RunError, match=place):
+        pretrain(smoke(tmp_path))
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("record", [b"", b"{}"])
+def test_force_replaces_even_a_damaged_base(run_copy, record):
+    (run_copy / "base" / "run.json").write_bytes(record)
+    (run_copy / "base" / "model.safetensors").write_bytes(b"")
+    pretrain(replace(smoke(run_copy), force=True))
+    assert verify(Request(run=run_copy)).passed
+
+
+def test_a_run_of_another_schema_is_refused_and_can_be_replaced(run_copy):
+    record = json.loads((run_copy / "base" / "run.json").read_text())
+    (run_copy / "base" / "run.json").write_text(json.dumps({**record, "schema_version": 1}))
+    with pytest.raises(RunError, match="another version"):
+        _ = Run(run_copy).record
+    pretrain(replace(smoke(run_copy), force=True))
+    assert verify(Request(run=run_copy)).passed

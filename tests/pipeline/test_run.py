@@ -1,0 +1,137 @@
+"""The main job as one function: its stages in order, its rounds, and how it goes on where it was left."""
+
+import shutil
+import sys
+from collections import Counter
+
+import pytest
+
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.metrics import weakest_digit
+from lora_mnist.pipeline import Pretraining, Request, Tuning, Verification, finetune, repair, run
+from lora_mnist.report.numbers import report_of
+from lora_mnist.runs.listing import list_adapters
+from lora_mnist.runs.rundir import Run
+
+from ..conftest import resume, smoke, snapshot, workspace
+from ..reads import json_reads
+
+
+def test_every_stage_is_shown_as_soon_as_it_is_known_and_returned(tmp_path):
+    shown, there = [], []
+
+    def show(stage):
+        shown.append(stage)
+        there.append((Run(tmp_path).base.is_finished, len(Run(tmp_path).adapters())))
+
+    work, whole = run(smoke(tmp_path), 2, show)
+    pretraining, rounds, verification = shown
+    assert isinstance(pretraining, Pretraining)
+    assert all(isinstance(one, Tuning) for one in rounds)
+    assert isinstance(verification, Verification)
+    assert (whole.pretraining, whole.rounds, whole.verification) == (pretraining, rounds, verification)
+    assert there == [(True, 0), (True, 2), (True, 2)]
+    assert verification.passed
+    assert [saved.name for saved in work.run.adapters()] == [one.record.name for one in rounds]
+    assert [entry.name for entry in verification.adapters] == [one.record.name for one in rounds]
+    shown.clear()
+    before = snapshot(tmp_path)
+    assert run(smoke(tmp_path), 2)[1] == whole  # nothing is done again, and nobody has to look
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_command_reads_images_and_base_once(finished, tmp_path, finished_run, monkeypatch):
+    """Whatever the stages are: one reading of the data, one of the base's weights, one resolution of the settings."""
+    folder = shutil.copytree(finished_run, tmp_path / "run") if finished else tmp_path / "run"
+    calls = Counter()
+
+    def count(module, name):
+        honest = getattr(sys.modules[module], name)
+        monkeypatch.setattr(sys.modules[module], name, lambda *a, **k: calls.update([name]) or honest(*a, **k))
+
+    for module in ("pretrain", "workspace"):
+        count(f"lora_mnist.pipeline.{module}", "load")
+    count("lora_mnist.pipeline.workspace", "load_network")
+    count("lora_mnist.datasets.dataset", "draw_digits")
+    with json_reads(folder) as reads:
+        work, _ = run(smoke(folder), 2)
+        list_adapters(work.run)
+        report_of(work.run)
+    assert calls == {"load": 1, "load_network": 1, "draw_digits": 1}
+    assert {name: count for name, count in reads.items() if name.startswith("base/")} == {
+        "base/evaluation.json": 1,
+        "base/manifest.json": 1,
+        "base/run.json": 1,
+    }
+
+
+def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
+    results = repair(workspace(run_copy), 3)
+    assert [result.record.on_top_of for result in results] == [
+        (),
+        (adapter.name,),
+        (adapter.name, results[1].record.name),
+    ]
+    labels = workspace(run_copy).labels["val"]
+    for below, result in zip([None, *results], results, strict=False):
+        saved = Run(run_copy).adapter(below.record.name) if below else Run(run_copy).base
+        assert result.record.digit == weakest_digit(saved.logits()["val"], labels)
+    before = snapshot(run_copy)
+    again = repair(workspace(run_copy), 3)
+    assert [result.record.name for result in again] == [result.record.name for result in results]
+    assert snapshot(run_copy) == before
+
+
+def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
+    shutil.rmtree(adapter)
+    work = workspace(run_copy, guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
+    assert [result.kept for result in repair(work, 5)] == [False]
+
+
+@pytest.mark.parametrize("options", [{"digit": 3}, {"name": "x"}])
+def test_rounds_with_one_digit_or_one_name_are_refused(run_copy, options):
+    with pytest.raises(UsageError, match="rounds"):
+        run(Request(run=run_copy, options={"finetune": options}), 2)
+    with pytest.raises(UsageError, match="rounds"):
+        run(Request(run=run_copy), 0)
+
+
+def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(UsageError, match="rounds"):
+        run(smoke(tmp_path / "new", finetune={"digit": 3}), 2)
+    with pytest.raises(UsageError, match="rounds"):
+        run(Request(run=tmp_path / "new", config="classic"), 2)
+    assert not (tmp_path / "new").exists()
+    assert len(run(smoke(tmp_path / "new", finetune={"digit": 3}), 1)[1].rounds) == 1
+
+
+def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
+    round_2 = repair(workspace(run_copy), 2)[1].record
+    shutil.rmtree(run_copy / "adapters" / round_2.name)
+    finetune(workspace(run_copy, digit=round_2.digit, name=round_2.name))  # of the same digit, but on the base
+    again = repair(workspace(run_copy), 2)[1].record
+    assert again.name == f"{round_2.name}-2"
+    assert repair(workspace(run_copy), 2)[1].record.name == again.name
+
+
+def test_run_resumes_and_refuses_what_contradicts_the_finished_part(run_copy):
+    before = snapshot(run_copy)
+    again = resume(smoke(run_copy, finetune={"digit": "weakest"}))
+    assert again.record.name == Run(run_copy).adapter_names()[0]
+    assert snapshot(run_copy) == before
+    with pytest.raises(UsageError, match=r"pretrain\.epochs"):
+        resume(smoke(run_copy, pretrain={"epochs": 9}))
+    with pytest.raises(UsageError, match=r"finetune\.steps"):
+        resume(smoke(run_copy, finetune={"steps": 9}))
+    with pytest.raises(UsageError, match="seed"):
+        resume(smoke(run_copy, seed=9))
+    assert snapshot(run_copy) == before
+
+
+def test_an_adapters_name_is_not_inherited(tmp_path):
+    resume(smoke(tmp_path, finetune={"name": "mine", "digit": 1}))
+    finetune(workspace(tmp_path, digit=2))
+    assert Run(tmp_path).adapter_names() == ["mine", "digit2-r2"]
+    with pytest.raises(UsageError, match="repairs 1, not 3"):
+        resume(smoke(tmp_path, finetune={"name": "mine", "digit": 3}))
