@@ -39,7 +39,8 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = F
     """Write the base with `adapters` merged into its weights as a checkpoint of its own, beside the base.
 
     Raises:
-        UsageError: no adapter is given, or the merged weights or logits are not finite.
+        UsageError: no adapter is given, or the merged logits are not finite.
+        LoRAError: the merged weights are not finite.
         RunError: there is a checkpoint of that name already.
     """
     if not adapters:
@@ -77,7 +78,7 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning
 
     Raises:
         RunError: there is no such checkpoint, or an adapter of that name already.
-        UsageError: the rank is out of its range, or the checkpoint is not of the base's shape.
+        LoRAError: the rank is out of its range, or the checkpoint is not of the base's shape.
     """
     tuned, source = work.checkpoint(checkpoint)
     name = work.settings.finetune.name or f"{name_from(source.name)}-r{rank}"

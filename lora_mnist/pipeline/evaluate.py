@@ -19,7 +19,8 @@ def evaluate(
         checkpoint: a network made from the base, by name or file, instead.
 
     Raises:
-        UsageError: both are given, or a strength is not finite.
+        UsageError: both are given, or the logits are not finite.
+        LoRAError: a strength is not finite.
         RunError: one of them is missing, damaged, or made from another base.
     """
     if adapters and checkpoint is not None:
