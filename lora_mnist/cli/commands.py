@@ -136,6 +136,7 @@ def finetune(
     twin: o.Twin = False,
     on_top_of: o.OnTopOf = None,
     loop: o.Loop,
+    loss: o.Loss,
     machine: o.Machine,
     augmentation: o.Augmentation,
     output: o.Output,
@@ -147,7 +148,7 @@ def finetune(
     if full:
         o.refuse_with_full(repair, shape, twin, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
-    settings = (repair.settings(), shape.settings(), augmentation.settings(), training)
+    settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
     _show(tuning, tables.finetuning, output.json)

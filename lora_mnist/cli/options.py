@@ -217,6 +217,25 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What fine-tuning minimises, beside the cross-entropy."""
+
+    logit_adjustment: Annotated[
+        float | None,
+        _training(
+            "--logit-adjustment", "Take back the belief that the digit is as frequent as --focus makes it: 0 to 2."
+        ),
+    ] = None
+    label_smoothing: Annotated[
+        float | None, _training("--label-smoothing", "Share of each label that is spread over all digits.")
+    ] = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `finetune` table."""
+        return given("finetune", **vars(self))
+
+
+@dataclass(frozen=True)
 class Adapters:
     """Adapters that are put on the base, and how strongly."""
 

@@ -116,6 +116,8 @@ class FullSettings(TrainingSettings):
     digit: Digit
     steps: Count
     focus: float
+    logit_adjustment: float = 0.0  # this and the next: runs made before had none
+    label_smoothing: float = 0.0
     shift: float
     rotate: float
     zoom: float

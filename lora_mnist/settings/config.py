@@ -86,6 +86,8 @@ class FinetuneSettings(TrainingSettings):
     targets: Some[str]
     steps: Positive
     focus: float = Field(gt=0, le=1)
+    logit_adjustment: float = Field(default=0.0, ge=0, le=2)  # this and the next: runs made before had none
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     shift: float = Field(ge=0, le=14)  # pixels
     rotate: float = Field(ge=0, le=180)  # degrees
     zoom: float = Field(ge=0, lt=1)

@@ -60,6 +60,25 @@ def focus_batches(
     )
 
 
+def prior_offsets(labels: torch.Tensor, batches: torch.Tensor, strength: float) -> torch.Tensor:
+    """What to add to the logits while training, so that a digit seen more often is not believed in more often.
+
+    strength · log(share of the digit in the batches / its share of all images): logit adjustment (Menon et al. 2021,
+    arXiv 2007.07314, section 4.2), with the shares of the training set in place of even ones.
+
+    Args:
+        labels: int64 (N,).
+        batches: int64 (steps, batch), indices into them.
+
+    Returns:
+        float32 (10,); 0 for a digit that is missing in either.
+    """
+    seen, there = (torch.bincount(part, minlength=10).double() for part in (labels[batches].flatten(), labels))
+    ratio = (seen / seen.sum()) / (there / there.sum())
+    offsets = strength * ratio.log()
+    return torch.where(offsets.isfinite(), offsets, 0.0).float()
+
+
 def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Generator) -> torch.Tensor:
     rounds = -(-steps * width // len(pool))
     orders = [pool[_shuffled(len(pool), generator)] for _ in range(rounds)]

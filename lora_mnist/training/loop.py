@@ -26,12 +26,16 @@ class TrainingData:
         labels: int64 (N,), there too.
         batches: int64 (steps, batch), indices into both.
         warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
+        offsets: float32 (10,), added to the logits in training only (see `batches.prior_offsets`); None adds nothing.
+        smoothing: the share of each label that is spread evenly over all digits (label smoothing).
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     batches: torch.Tensor
     warps: torch.Tensor | None = None
+    offsets: torch.Tensor | None = None
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def train(
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
     images, labels, batches, warps = data.images, data.labels, data.batches.to(data.images.device), data.warps
+    offsets = torch.zeros(10, device=images.device) if data.offsets is None else data.offsets.to(images.device)
     rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(batches), device=images.device)
     model.train()
@@ -67,7 +72,7 @@ def train(
             if warps is not None:
                 seen = warp(seen, warps[step])
             logits = model(seen)  # (B, 28, 28) -> (B, 10)
-            loss = F.cross_entropy(logits, labels[batch])
+            loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
             loss.backward()
             optimizer.step(rates[step])
             losses[step] = loss.detach()

@@ -9,7 +9,7 @@ from lora_mnist.lora.adapters import inject
 from lora_mnist.lora.layers import LoRAConfig
 from lora_mnist.settings.config import FinetuneSettings, Settings
 from lora_mnist.training.augment import draw_warps
-from lora_mnist.training.batches import epoch_batches, focus_batches
+from lora_mnist.training.batches import epoch_batches, focus_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
 from lora_mnist.training.model import MLP
 
@@ -49,7 +49,9 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
     if recipe.shift or recipe.rotate or recipe.zoom:
         moves = (recipe.shift, recipe.rotate, recipe.zoom)
         warps = draw_warps(recipe.steps, recipe.batch_size, *moves, generator).to(images.device)
-    return train(model, TrainingData(images, labels, batches, warps), recipe, f"fine-tuning on {digit}", quiet)
+    offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
+    data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
+    return train(model, data, recipe, f"fine-tuning on {digit}", quiet)
 
 
 def lora_config(settings: Settings) -> LoRAConfig:

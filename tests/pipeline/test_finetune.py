@@ -202,6 +202,23 @@ def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
 # The twin, and what is trained on top ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("changed", [{"logit_adjustment": 0.5}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("train", [finetune, finetune_full])
+def test_what_is_minimised_can_be_chosen(run_copy, changed, train):
+    plain = train(workspace(run_copy, digit=3, guard="none", name="plain"))
+    other = train(workspace(run_copy, digit=3, guard="none", name="other", **changed))
+    assert other.record.settings.model_dump().items() >= changed.items()
+    weights = [hashes_of(run_copy, one) for one in (plain, other)]
+    assert weights[0] != weights[1]
+
+
+def hashes_of(path, tuning):
+    run = Run(path)
+    saved = run.checkpoint if tuning.record.method == "full" else run.adapter
+    saved = saved(tuning.record.name)
+    return saved.hashes[saved.weights]
+
+
 def test_the_twin_differs_in_the_share_of_the_digit_only(run_copy, monkeypatch):
     seen = []
     honest = recipe.focus_batches

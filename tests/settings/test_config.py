@@ -40,6 +40,8 @@ def test_classic_is_the_published_recipe():
         "targets": ("linear1", "linear2", "linear3"),
         "steps": 100,
         "focus": 1.0,
+        "logit_adjustment": 0.0,
+        "label_smoothing": 0.0,
         "shift": 0.0,
         "rotate": 0.0,
         "zoom": 0.0,

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from lora_mnist.errors import UsageError
-from lora_mnist.training.batches import epoch_batches, focus_batches
+from lora_mnist.training.batches import epoch_batches, focus_batches, prior_offsets
 
 
 def seeded(seed=0):
@@ -51,3 +53,22 @@ def test_no_image_comes_twice_before_its_pool_is_used_up():
     assert len(others.unique()) == len(others)
     longer = focus_batches(labels, 9, 0.5, 60, 10, seeded())
     assert (longer[labels[longer] == 9].bincount()[9::10] == 3).all()
+
+
+def test_offsets_are_the_logarithm_of_how_much_more_a_digit_is_seen():
+    labels = torch.arange(10).repeat_interleave(torch.tensor([10, 20, 30, 40, 10, 10, 10, 10, 10, 50]))  # 200 images
+    batches = focus_batches(labels, 9, 0.5, 300, 20, seeded())
+    offsets = prior_offsets(labels, batches, 0.3)
+    assert offsets.dtype == torch.float32
+    assert float(offsets[9]) == pytest.approx(0.3 * math.log(0.5 / (50 / 200)), abs=1e-6)
+    for digit in range(9):  # the others share what is left as they did before
+        assert float(offsets[digit]) == pytest.approx(0.3 * math.log(0.5 / (150 / 200)), abs=0.02)
+    assert torch.equal(prior_offsets(labels, batches, 0.0), torch.zeros(10))
+
+
+def test_a_digit_that_is_never_seen_gets_no_offset():
+    labels = torch.arange(10).repeat(20)
+    offsets = prior_offsets(labels, focus_batches(labels, 9, 1.0, 5, 10, seeded()), 1.0)
+    assert offsets.isfinite().all()
+    assert torch.equal(offsets[:9], torch.zeros(9))
+    assert float(offsets[9]) == pytest.approx(math.log(10))

@@ -46,6 +46,18 @@ def test_it_is_the_textbook_loop(optimizer):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_offsets_and_smoothing_are_in_the_loss_and_not_in_the_model():
+    torch.manual_seed(0)
+    model = MLP((12, 11))
+    logits = model(normalise(IMAGES[BATCHES[0]])).detach()
+    offsets = torch.linspace(-1, 1, 10)
+    history = train(model, TrainingData(IMAGES, LABELS, BATCHES[:1], None, offsets, 0.1), settings(learning_rate=1e-30))
+    wanted = 0.9 * F.one_hot(LABELS[BATCHES[0]], 10) + 0.1 / 10  # label smoothing, arXiv 1512.00567, section 7
+    by_hand = -(wanted * (logits + offsets).log_softmax(1)).sum(1).mean()
+    assert history.losses[0] == pytest.approx(float(by_hand), rel=1e-5)
+    torch.testing.assert_close(model(normalise(IMAGES[BATCHES[0]])).detach(), logits)
+
+
 def test_the_loss_falls_and_the_model_is_left_in_eval_mode():
     model, history = trained(learning_rate=1e-2)
     assert sum(history.losses[-10:]) < 0.7 * sum(history.losses[:10])
