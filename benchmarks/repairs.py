@@ -4,8 +4,9 @@
     python benchmarks/repairs.py table out.jsonl [more.jsonl …]     # means on `test` with 95 % intervals
 
 Per seed and base (1 and 3 epochs): the default recipe, `--rank 1`, and for both the shifted threshold at as many missed
-images (chosen on `val`, and once more on `test` itself). On the base of one epoch also the twin, all weights,
-and five rounds, unless told otherwise. The digit is the weakest on `val`; `test` decides nothing.
+images (chosen on `val`, and once more on `test` itself). On the base of one epoch also the twin, as it is and with a
+number on its logit, all weights, and five rounds, unless told otherwise; with `--brief` the default and its twin only.
+The digit is the weakest on `val`; `test` decides nothing.
 """
 
 import argparse
@@ -24,24 +25,28 @@ from lora_mnist.evaluation.threshold import shifted_threshold
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, finetune_full, open_workspace, pretrain, repair
 
 
-def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int) -> dict:
+def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int, brief: bool) -> dict:
     """One base and everything on it: missed, claimed and errors on `test` by what was done."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"seed": seed, "data": {"dataset": "mnist"}, "pretrain": {"epochs": epochs}}
         work, base = pretrain(Request(Path(folder), data, options=options, threads=threads))
         started = time.perf_counter()
-        default = finetune(work, twin=epochs == 1)
+        default = finetune(work, twin=epochs == 1 or brief)
         seconds = time.perf_counter() - started
-        options = {**options, "finetune": {"rank": 1}}
-        rank1 = finetune(open_workspace(Request(Path(folder), data, options=options, threads=threads)))
         test, digit = base.splits["test"], default.record.digit
         row = {"seed": seed, "epochs": epochs, "accuracy": test.accuracy, "seconds": seconds, "digit": digit}
         row["base"] = counts_in(test.confusion, digit).model_dump()
-        row |= _beside("default", default, work) | _beside("rank 1", rank1, work)
+        row |= _beside("default", default, work)
+        if default.kept and default.analysis.twin:
+            row["twin"] = default.analysis.twin.splits["test"].model_dump()
+            row["twin + number"] = default.analysis.twin.threshold.splits["test"].model_dump()
+        if brief:
+            return row
+        options = {**options, "finetune": {"rank": 1}}
+        rank1 = finetune(open_workspace(Request(Path(folder), data, options=options, threads=threads)))
+        row |= _beside("rank 1", rank1, work)
         if epochs == 1:
             row["full"] = finetune_full(work).analysis.splits["test"].after.model_dump()
-            if default.kept:
-                row["twin"] = default.analysis.twin.splits["test"].model_dump()
             if rounds:
                 row["rounds"] = [_round(tuning) for tuning in repair(work, rounds)]
     return row
@@ -80,7 +85,7 @@ def table(rows: list[dict]) -> None:
         print(f"\n{epochs} epoch(s), {len(chosen)} seeds, accuracy {min(accuracies):.4f} to {max(accuracies):.4f}\n")
         print("| on test | missed | claimed | all errors | missed | all errors | kept |")
         print("|---|---|---|---|---|---|---|")
-        names = ["base", "default", "default: threshold", "default: threshold on test", "twin"]
+        names = ["base", "default", "default: threshold", "default: threshold on test", "twin", "twin + number"]
         names += ["rank 1", "rank 1: threshold", "rank 1: threshold on test", "full"]
         for name in names:
             if not any(name in row for row in chosen):
@@ -129,6 +134,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--brief", action="store_true")
     arguments = parser.parse_args()
     if arguments.action == "table":
         table([json.loads(line) for file in arguments.files for line in file.read_text().splitlines()])
@@ -139,7 +145,8 @@ def main() -> None:
     for epochs in map(int, arguments.epochs.split(",")):
         for seed in range(first, last + 1):
             if not any((row["seed"], row["epochs"]) == (seed, epochs) for row in done):
-                row = measure(seed, epochs, arguments.data, arguments.threads, arguments.rounds)
+                given = (arguments.data, arguments.threads, arguments.rounds, arguments.brief)
+                row = measure(seed, epochs, *given)
                 with out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(json.dumps(row), file=sys.stderr, flush=True)

@@ -120,6 +120,8 @@ def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
         beside = twin.splits["test"]
         kept = "" if twin.strength is not None else ", not kept"
         rows.append((f"twin, natural share{kept}", beside))
+        if number := twin.threshold:
+            rows.append((f"twin {number.shift:+.2f} on its logit, by {number.chosen_on}", number.splits["test"]))
         lines = [paired(beside.all, "all images"), paired(beside.digit, f"the {digit}s")]
     for name, counts in rows:
         table.add_row(name, *map(str, counts.numbers))

@@ -65,7 +65,8 @@ def analyse(
     beside = None
     if twin is not None:
         splits = {split: _beside(part) for split, part in compare(twin.logits, after, truth, digit).items()}
-        beside = TwinResult(strength=twin.strength, splits=splits)
+        number = shifted_threshold(twin.logits, after, truth, digit)
+        beside = TwinResult(strength=twin.strength, splits=splits, threshold=number)
     return Analysis(
         schema_version=SCHEMA,
         splits=compare(before, after, truth, digit),

@@ -155,7 +155,7 @@ class ShiftPoint(Counts, _ByShift):
 
 
 class Threshold(Document):
-    """The smallest shift of the digit's logit with which the base misses no more images than the repaired network.
+    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one.
 
     Attributes:
         curve: on `test`, from no shift to a quarter beyond this one.
@@ -183,10 +183,17 @@ class TwinCounts(Counts):
 
 
 class TwinResult(Document):
-    """An adapter trained with the digit at its natural share; `strength` is None if its guard kept none."""
+    """An adapter trained with the digit at its natural share.
+
+    Attributes:
+        strength: None if its guard kept none.
+        threshold: the twin with one number added to its logit of the digit, so that it misses no more images than the
+            adapter does. Twins from before this was asked have none.
+    """
 
     strength: float | None
     splits: BySplit[TwinCounts]
+    threshold: Maybe[Threshold] = None
 
 
 class Guess(Document):

@@ -1,7 +1,8 @@
-"""The one-number baseline: what adding one number to the target digit's logit does, without any training.
+"""The one-number baseline: what adding one number to the target digit's logit does, without any training for it.
 
 Whoever only wants fewer missed nines can move the threshold of nine. An adapter that does no better at the same number
-of missed nines has repaired nothing.
+of missed nines has repaired nothing. Added to the logit of the twin, the number tells what focus itself is worth: the
+twin was trained as long.
 """
 
 from collections.abc import Mapping
@@ -21,12 +22,12 @@ def shifted_threshold(
     labels: Mapping[str, torch.Tensor],
     digit: int,
 ) -> Threshold:
-    """The smallest shift of the digit's logit with which the base misses no more images than the repaired model does.
+    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one does.
 
     It is chosen on `val`, or on `test` where there is no `val`.
 
     Args:
-        before, after: logits (N, 10) of the base and of the repaired model, by split.
+        before, after: logits (N, 10) of that network (the base, or a twin) and of the repaired one, by split.
         labels: int64 (N,) by split.
 
     Returns:

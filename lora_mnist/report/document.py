@@ -117,13 +117,14 @@ class ShiftedThreshold(Counts, _Shift):
 
 
 class _Beside(Document):
-    method: Literal["twin", "full"]
+    method: Literal["twin", "twin and number", "full"]
     name: str
     kept: bool
 
 
 class Yardstick(Counts, _Beside):
-    """What else was trained on the digit: the twin, or all weights. `kept`: whether a guard kept it."""
+    """What else was trained on the digit: the twin, without and with one number on its logit, or all weights. `kept`:
+    whether a guard kept it."""
 
 
 class DigitRow(Document):

@@ -156,7 +156,11 @@ def _yardsticks(run: Run, one: _Stored) -> Iterator[Yardstick]:
     """The twin, and every checkpoint with all weights trained on the same digit, from the base as the adapter was."""
     if twin := one.analysis.twin:
         counts = {key: twin.splits["test"].of(key) for key in COUNTS}
-        yield Yardstick(method="twin", name="twin", kept=twin.strength is not None, **counts)
+        kept = twin.strength is not None
+        yield Yardstick(method="twin", name="twin", kept=kept, **counts)
+        if number := twin.threshold:
+            moved = number.splits["test"]
+            yield Yardstick(method="twin and number", name="twin and one number", kept=kept, **dict(moved))
     for saved in run.full_checkpoints() if not one.record.on_top_of else []:
         if saved.tuning.digit == one.digit:
             after = saved.analysis.splits["test"].after

@@ -91,6 +91,11 @@ def test_the_excuses_stand_beside_the_repair(tuned):
     assert "twin, natural share, not kept" in text
     assert "11 are right with the adapter only" in text
     assert "p = 0.5" in text
+    assert "on its logit" not in text  # of a twin from before there was one
+    twin = changed(twin, threshold=changed(tuned.analysis.threshold, shift=1.25))
+    assert "twin +1.25 on its logit, by val" in words(
+        terminal.excuses(tuned.record, changed(tuned.analysis, twin=twin))
+    )
 
 
 def test_what_was_not_kept_says_why(tuned):

@@ -1,6 +1,6 @@
 import torch
 
-from lora_mnist.evaluation.analysis import MOST, changed_images
+from lora_mnist.evaluation.analysis import MOST, Twin, analyse, changed_images
 
 
 def logits(*rows):
@@ -34,3 +34,26 @@ def test_of_many_only_the_largest_swings():
 def test_nothing_changed():
     same = torch.randn(20, 10)
     assert changed_images(same, same, torch.zeros(20, dtype=torch.int64)) == ()
+
+
+def test_a_twin_stands_there_with_one_number_too():
+    generator = torch.Generator().manual_seed(1)
+    labels = {split: torch.randint(10, (300,), generator=generator) for split in ("val", "test")}
+    before, after, twin = (
+        {
+            split: torch.randn(300, 10, generator=generator) + size * torch.eye(10)[truth]
+            for split, truth in labels.items()
+        }
+        for size in (1.0, 3.0, 2.0)
+    )
+    found = analyse(before, after, labels, 4, Twin(1.0, twin)).twin
+    assert found.threshold.chosen_on == "val"
+    assert found.threshold.shift > 0
+    moved = {split: part + found.threshold.shift * torch.eye(10)[4] for split, part in twin.items()}
+    for split, truth in labels.items():
+        missed = int((moved[split].argmax(1) != truth)[truth == 4].sum())
+        wrong = int((moved[split].argmax(1) != truth).sum())
+        assert (found.threshold.splits[split].missed, found.threshold.splits[split].errors) == (missed, wrong)
+    of_adapter = int((after["val"].argmax(1) != 4)[labels["val"] == 4].sum())
+    assert found.threshold.splits["val"].missed <= of_adapter
+    assert analyse(before, after, labels, 4).twin is None

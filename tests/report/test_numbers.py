@@ -96,13 +96,15 @@ def test_the_trade_starts_at_the_base_and_passes_through_adapter_and_threshold(f
 
 
 def test_yardsticks_are_the_twin_and_what_was_trained_whole_on_the_same_digit(run_copy):
-    twin = finetune(workspace(run_copy, digit=3, name="three"), twin=True).analysis.twin.splits["test"]
+    beside = finetune(workspace(run_copy, digit=3, name="three"), twin=True).analysis.twin
+    twin = beside.splits["test"]
     full = finetune_full(workspace(run_copy, digit=3, steps=5))
     finetune_full(workspace(run_copy, digit=4, steps=5))
     report = report_of(Run(run_copy))
     rows = {row.method: row for row in report.adapters[0].yardsticks}
-    assert rows.keys() == {"twin", "full"}
+    assert rows.keys() == {"twin", "twin and number", "full"}
     assert rows["twin"].numbers == twin.numbers
+    assert rows["twin and number"].numbers == beside.threshold.splits["test"].numbers
     assert rows["full"].numbers == full.analysis.splits["test"].after.numbers
     assert [line.name for line in report.side_by_side][1:] == ["three", "digit3-full", "digit4-full"]
     assert [checkpoint.name for checkpoint in report.checkpoints] == ["digit3-full", "digit4-full"]
