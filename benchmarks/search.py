@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from lora_mnist.datasets import dataset as data
-from lora_mnist.evaluation.findings import COUNTS
-from lora_mnist.evaluation.metrics import counts_of, weakest_digit
+from lora_mnist.evaluation.findings import COUNTS, SplitResult
+from lora_mnist.evaluation.metrics import counts_of, summarise, weakest_digit
 from lora_mnist.evaluation.predict import held_out_logits, logits_of
 from lora_mnist.evaluation.strength import Guard, choose
 from lora_mnist.evaluation.threshold import shifted_threshold
@@ -56,10 +56,17 @@ def measure(variant: dict, seed: int, epochs: int, base: MLP, dataset: data.Data
     shifted = shifted_threshold({"test": before["test"]}, {"test": after}, {"test": labels}, digit)
     return {
         "strength": guard.strength,
+        "worst": _worst_other(summarise(before["test"], labels), summarise(after, labels), digit),
         "base": counts_of(before["test"], labels, digit).model_dump(),
         "adapter": counts_of(after, labels, digit).model_dump(),
         "threshold": shifted.splits["test"].model_dump(),
     }
+
+
+def _worst_other(before: SplitResult, after: SplitResult, digit: int) -> float:
+    """By how many points the error rate rose of the other digit that lost most."""
+    rises = [100 * (b - a) / n for a, b, n in zip(before.wrong, after.wrong, before.images, strict=True)]
+    return max(rise for other, rise in enumerate(rises) if other != digit)
 
 
 def main() -> None:
@@ -72,8 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device = prepare("cpu", arguments.threads)
     bases = {seed: open_base(seed, arguments.epochs, arguments.data, device) for seed in range(10, 16)}
-    print("| variant | missed | claimed | all errors | missed | all errors | threshold, errors |")
-    print("|---|---|---|---|---|---|---|")
+    print("| variant | missed | claimed | all errors | missed | all errors | threshold, errors | worst other digit |")
+    print("|---|---|---|---|---|---|---|---|")
     for line in sys.stdin:
         variant = json.loads(line)
         rows = [measure(variant, seed, arguments.epochs, *base) for seed, base in bases.items()]
@@ -85,7 +92,7 @@ def main() -> None:
         }
         cells = [f"{mean['base'][key]:.1f} → {mean['adapter'][key]:.1f}" for key in COUNTS]
         cells += [f"{100 * (mean['adapter'][key] / mean['base'][key] - 1):+.0f} %" for key in ("missed", "errors")]
-        cells += [f"{mean['threshold']['errors']:.1f}"]
+        cells += [f"{mean['threshold']['errors']:.1f}", f"{statistics.mean(row['worst'] for row in rows):+.2f}"]
         print(f"| {line.strip()} | {' | '.join(cells)} |", flush=True)
 
 

@@ -1,10 +1,10 @@
 """How the base, an adapter or a checkpoint was made: the settings, the seed, the machine, the hash of the weights."""
 
-from lora_mnist.runs.records import ExtractionSettings, FullSettings, RunRecord, TuningRecord
+from lora_mnist.runs.records import ExtractionSettings, FullRecipe, FullSettings, RunRecord, TuningRecord
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings
-from lora_mnist.settings.strict import Count, Digit, Document
+from lora_mnist.settings.strict import Count, Document
 
 
 class BaseSettings(Document):
@@ -16,22 +16,16 @@ class BaseSettings(Document):
     pretrain: PretrainSettings
 
 
-class CheckpointSettings(Document):
-    """What all weights were trained with, by the names that a config has for it."""
-
+class _LoopSettings(Document):
     batch_size: Count
     optimizer: str
     schedule: str
     weight_decay: float
-    digit: Digit
-    steps: Count
-    focus: float
-    logit_adjustment: float = 0.0  # this and the next: runs made before had none
-    label_smoothing: float = 0.0
-    shift: float
-    rotate: float
-    zoom: float
-    name: str
+
+
+class CheckpointSettings(FullRecipe, _LoopSettings):  # in this order, the loop's are written first
+    """What all weights were trained with, by the names that a config has for it."""
+
     full_learning_rate: float
 
 

@@ -110,8 +110,8 @@ class FullParameters(Document):
     trained: Count
 
 
-class FullSettings(TrainingSettings):
-    """What all weights were trained with: that part of an adapter's settings which means something without one."""
+class FullRecipe(Document):
+    """That part of an adapter's settings which means something without one, beside how the loop goes."""
 
     digit: Digit
     steps: Count
@@ -122,6 +122,10 @@ class FullSettings(TrainingSettings):
     rotate: float
     zoom: float
     name: str
+
+
+class FullSettings(FullRecipe, TrainingSettings):  # in this order, the loop's are written first
+    """What all weights were trained with."""
 
 
 class ExtractionSettings(Document):
