@@ -135,7 +135,7 @@ def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
     path = standing(place) / MANIFEST
     manifest = read_json(path) if content is None else parse_json(path, content)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or manifest.get("sha256") != _digest_of(files):
+    if not isinstance(files, dict) or manifest.get("sha256") != _digest_of(files) or not all(map(_is_name, files)):
         raise AlteredError(f"{path} is damaged.", WAY_OUT)
     return files
 
@@ -246,6 +246,12 @@ def _saved_at(place: Path) -> int | None:
         with suppress(FileNotFoundError, NotADirectoryError):
             return (where / MANIFEST).stat().st_mtime_ns
     return None
+
+
+def _is_name(file: str) -> bool:
+    """Whether it can be that of a file below a folder."""
+    parts = file.split("/")
+    return file.isprintable() and not any(part in ("", ".", "..") for part in parts)
 
 
 def _digest_of(files: Any) -> str:

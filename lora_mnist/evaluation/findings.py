@@ -5,7 +5,7 @@ A split is `val` or `test`; every table by split has `test`, and `val` where the
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, Field, Strict, model_validator
 
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -21,7 +21,8 @@ def _require_test(splits: dict[str, T]) -> dict[str, T]:
 
 
 BySplit = Annotated[dict[str, T], AfterValidator(_require_test)]
-PerDigit = Annotated[tuple[Count, ...], Strict(False), Field(min_length=10, max_length=10)]
+Images = Annotated[int, Field(ge=0, le=10_000_000)]  # a number of them, far beyond use: statistics take long on more
+PerDigit = Annotated[tuple[Images, ...], Strict(False), Field(min_length=10, max_length=10)]
 Matrix = Annotated[tuple[PerDigit, ...], Strict(False), Field(min_length=10, max_length=10)]  # rows true digit
 
 
@@ -33,10 +34,18 @@ class SplitResult(Document):
         confusion: (10, 10), row true digit, column predicted digit.
     """
 
-    count: Count
+    count: Images
     accuracy: float
     wrong: PerDigit
     confusion: Matrix
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "SplitResult":
+        if not 0 < self.count == sum(self.images):
+            raise ValueError("must count the images of its confusion matrix, and at least one")
+        if self.wrong != tuple(sum(row) - row[digit] for digit, row in enumerate(self.confusion)):
+            raise ValueError("must have as wrong what its confusion matrix has beside the diagonal")
+        return self
 
     @property
     def errors(self) -> int:
@@ -58,9 +67,9 @@ class Counts(Document):
         errors: all wrong images of all digits.
     """
 
-    missed: Count
-    claimed: Count
-    errors: Count
+    missed: Images
+    claimed: Images
+    errors: Images
 
     def of(self, key: str) -> int:
         """The count of that name, one of `COUNTS`."""
@@ -75,8 +84,8 @@ class Counts(Document):
 class Pair(Document):
     """Images that are better (`fixed`) or worse (`broken`) than before; the others are as they were."""
 
-    fixed: Count
-    broken: Count
+    fixed: Images
+    broken: Images
 
 
 class Pairs(Document):
@@ -170,8 +179,8 @@ class Threshold(Document):
 class PairedTwin(Document):
     """Of the same images, how many only one of the two gets right, and McNemar's p of that."""
 
-    only_adapter_right: Count
-    only_twin_right: Count
+    only_adapter_right: Images
+    only_twin_right: Images
     p: float
 
 

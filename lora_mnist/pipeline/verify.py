@@ -135,7 +135,7 @@ def _unlike_stored(work: Workspace, saved: Saved, logits: Mapping[str, torch.Ten
     for split, part in work.dataset.held_out.items():
         if not _are_close(stored.get(split), logits[split]):
             wrong.append(f"the stored logits of {split} are not those of its weights")
-        elif splits[split] != summarise(stored[split], part.labels):
+        elif splits.get(split) != summarise(stored[split], part.labels):
             wrong.append(f"the stored evaluation of {split} is not that of its logits")
     return wrong
 

@@ -68,9 +68,9 @@ class Workspace:
             RunError: it is finished already, and not to be replaced.
             DiskError: the disk refuses.
         """
+        self.run.tidy()
         self.run.require_unused(saved, self.request.force)
         self.run.require_writable()
-        self.run.tidy()
 
     def require_stack(self, names: Sequence[str]) -> None:
         """Raises RunError unless each of `names` is an adapter of the run, trained on top of those before it."""

@@ -9,11 +9,12 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from lora_mnist.errors import AlteredError
 from lora_mnist.evaluation.findings import Counts
 from lora_mnist.report import plots
 from lora_mnist.report.document import AdapterSection, BaseSection, Line, Report, label
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.saved import HISTORY, RESTORE, Saved
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Plot:
 def plots_of(run: Run, report: Report, normalised: bool) -> Iterator[Plot]:
     """All plots of a run; `report` is its `report_of`, and `normalised` prints shares instead of counts."""
     yield from _of_base(report.base, bool(report.adapters), normalised)
-    yield Plot("base-loss", plots.loss_curve(run.base.losses()), "Loss of every pretraining step.")
+    if not (losses := run.base.losses()):
+        raise AlteredError(f"{run.base.folder / HISTORY} holds no losses.", RESTORE)
+    yield Plot("base-loss", plots.loss_curve(losses), "Loss of every pretraining step.")
     if len(report.side_by_side) > len(report.adapters[:1]):  # several, or only a checkpoint
         yield _side_by_side(report.side_by_side)
     for section in report.adapters:

@@ -37,7 +37,7 @@ from lora_mnist.report.document import (
 from lora_mnist.report.made import made_of
 from lora_mnist.runs.records import AdapterParameters, FullParameters, TuningRecord
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import RESTORE, Saved
+from lora_mnist.runs.saved import ANALYSIS, EVALUATION, RESTORE, Saved
 
 FLOWS = 8  # pairs of digits that are put into words
 
@@ -126,7 +126,7 @@ def _stored(run: Run, saved: Saved) -> _Stored:
             f"Restore that, or remove {saved.folder}.",
         )
     proof, rank, dial, layers = record.proof, record.rank, analysis.dial, analysis.layers
-    if proof is None or rank is None or dial is None or layers is None or isinstance(record.parameters, FullParameters):
+    if proof is None or rank is None or dial is None or not layers or isinstance(record.parameters, FullParameters):
         raise AlteredError(f"{saved.folder} does not hold all that is known of an adapter.", RESTORE)
     below = run.adapter(record.on_top_of[-1]) if record.on_top_of else run.base
     before = below.evaluation.splits["test"]
@@ -195,6 +195,8 @@ def _flows(before: Matrix, after: Matrix) -> tuple[Flow, ...]:
 
 def _dial(one: _Stored) -> DialSection:
     dial = one.dial
+    if dial.measured_on not in one.splits.keys() & dial.splits.keys():
+        raise AlteredError(f"{one.saved.folder / EVALUATION} has no {dial.measured_on}, on which the dial is.", RESTORE)
     measured = one.splits[dial.measured_on]
     count, of_digit = measured.count, measured.images[one.digit]
     points = tuple(
@@ -206,7 +208,9 @@ def _dial(one: _Stored) -> DialSection:
         )
         for point in dial.splits[dial.measured_on]
     )
-    at = next(point for point in dial.splits["test"] if point.strength == dial.recommended)
+    at = next((point for point in dial.splits["test"] if point.strength == dial.recommended), None)
+    if at is None:
+        raise AlteredError(f"{one.saved.folder / ANALYSIS} has no test counts at the strength it recommends.", RESTORE)
     return DialSection(measured_on=dial.measured_on, recommended=dial.recommended, points=points, test=at)
 
 

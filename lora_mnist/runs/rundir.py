@@ -84,7 +84,7 @@ class Run:
         return self._require("checkpoint", self.checkpoint(name), self.checkpoints())
 
     def _require(self, kind: str, saved: Saved, there: Sequence[Saved]) -> Saved:
-        if not saved.is_finished:
+        if not saved.is_finished or self._is_obsolete(saved):
             names = ", ".join(one.name for one in there) or "none yet"
             raise RunError(f"There is no {kind} {saved.name!r} in {self.path}.", f"It has {names}.")
         saved.require_whole()
@@ -94,16 +94,18 @@ class Run:
         """Raises RunError if it is finished and not to be replaced, or if adapters were trained on top of it."""
         if not saved.is_finished:
             return
-        above = [one.name for one in self.adapters() if saved.name in one.tuning.on_top_of]
-        if force and above and saved is self.adapter(saved.name):
-            raise RunError(
-                f"{saved.folder} cannot be replaced: {', '.join(above)} was trained on top of it.",
-                "Choose another --name.",
-            )
         if not force:
             raise RunError(
                 f"{saved.folder} is finished already.",
                 "Look at it with `lora-mnist report`, give this one another --name, or make it again with --force.",
+            )
+        if saved.folder.parent != self.path / "adapters":
+            return
+        others = [one.name for one in self.adapters() if one.name != saved.name]  # its own record may be damaged
+        if above := [name for name in others if saved.name in self.on_top_of(name)]:
+            raise RunError(
+                f"{saved.folder} cannot be replaced: {', '.join(above)} was trained on top of it.",
+                "Choose another --name.",
             )
 
     def require_vacant(self) -> None:

@@ -76,8 +76,11 @@ class Saved:
 
     @property
     def weights(self) -> str:
-        """The name of the file that holds them."""
-        return ADAPTER_WEIGHTS if ADAPTER_WEIGHTS in self.hashes else WEIGHTS
+        """The name of the file that holds them. Raises AlteredError if the manifest lists none."""
+        for name in (ADAPTER_WEIGHTS, WEIGHTS):
+            if name in self.hashes:
+                return name
+        raise AlteredError(f"{self.folder / MANIFEST} lists no weights.", RESTORE)
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -113,12 +116,16 @@ class Saved:
             if fault == "json_invalid":
                 raise AlteredError(f"{path} is not JSON: {rule}.", RESTORE) from error
             shown = "" if fault == "missing" else f" (={_short(value)})"
-            raise AlteredError(f"{path}: `{key}`{shown} {_sentence(rule)}.", RESTORE) from error
+            what = f": `{key}`{shown}" if key else shown
+            raise AlteredError(f"{path}{what} {_sentence(rule)}.", RESTORE) from error
 
     def losses(self) -> list[float]:
-        """Of every training step; none if nothing was trained."""
-        with self.file(HISTORY).open(newline="") as file:
-            return [float(row["loss"]) for row in csv.DictReader(file)]
+        """Of every training step; none if nothing was trained. Raises RunError if they cannot be read."""
+        text = self.content(HISTORY)
+        try:
+            return [float(row["loss"]) for row in csv.DictReader(io.StringIO(text.decode()))]
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise AlteredError(f"{self.folder / HISTORY} is no table of losses: {error!r}.", RESTORE) from error
 
     def logits(self) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split."""
@@ -127,10 +134,19 @@ class Saved:
         return load_tensors(self.file(LOGITS))
 
     def pictures(self) -> dict[str, numpy.ndarray]:
-        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32."""
-        from safetensors.numpy import load_file
+        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32.
 
-        return load_file(self.file(PICTURES))
+        Raises:
+            RunError: they cannot be read.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            pictures = load(self.content(PICTURES))
+            return {name: pictures[name] for name in ("examples", "directions")}
+        except (SafetensorError, KeyError) as error:
+            raise AlteredError(f"{self.folder / PICTURES} holds no pictures: {error!r}.", RESTORE) from error
 
     def content(self, name: str) -> bytes:
         """A file's bytes; those of JSON files are kept for whoever asks next. Raises RunError if it cannot be read."""

@@ -7,7 +7,8 @@ import pytest
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.pipeline import Applied, extract, finetune, finetune_full, merge
+from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, verify
+from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.records import MergeRecord
 from lora_mnist.runs.rundir import Run
 
@@ -257,3 +258,28 @@ def test_a_file_that_is_not_there_is_named(run_copy):
         place_of(run_copy, file).joinpath(file).unlink()
         with pytest.raises(RunError, match=file):
             reader(Run(run_copy))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("count", 0), ("count", 7), ("wrong", [400] * 10), ("confusion", [[0] * 10] * 10)]
+)
+def test_counts_that_do_not_add_up_are_not_ours(run_copy, key, value):
+    path = run_copy / "base" / "evaluation.json"
+    document = json.loads(path.read_text())
+    document["splits"]["test"][key] = value
+    path.write_text(json.dumps(document))
+    rehash(path.parent)
+    with pytest.raises(AlteredError, match=r"evaluation.json: `splits.test` .*must"):
+        _ = Run(run_copy).base.evaluation
+
+
+def test_a_split_that_is_not_stored_is_a_finding(run_copy, adapter):
+    path = adapter / "evaluation.json"
+    document = json.loads(path.read_text())
+    del document["splits"]["val"]
+    path.write_text(json.dumps(document))
+    rehash(adapter)
+    findings = verify(Request(run=run_copy))
+    assert findings.failures == (f"{adapter.name}: the stored evaluation of val is not that of its logits",)
+    with pytest.raises(AlteredError, match=r"evaluation.json has no val"):
+        report_of(Run(run_copy))

@@ -1,15 +1,18 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from lora_mnist.pipeline import Applied, Request, evaluate, merge, open_workspace, verify
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, verify
 from lora_mnist.report.numbers import report_of
+from lora_mnist.report.page import write_report
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import snapshot
+from ..conftest import rehash, snapshot
 
 
 def test_a_run_lies_as_designed(finished_run):
@@ -103,3 +106,68 @@ def test_what_was_stored_comes_back(finished_run):
 def test_json_on_disk_has_no_nan(finished_run):
     for file in finished_run.rglob("*.json"):
         assert json.loads(file.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("content", [None, "[]"])
+def test_a_damaged_adapter_can_be_made_again(run_copy, adapter, content):
+    record = adapter / "finetune.json"
+    record.unlink() if content is None else record.write_text(content)
+    work = open_workspace(Request(run=run_copy, options={"finetune": {"name": adapter.name}}, force=True))
+    assert finetune(work).kept
+    assert Run(run_copy).require_adapter(adapter.name).tuning.name == adapter.name
+
+
+def test_a_damaged_adapter_is_not_in_the_way_of_a_checkpoint(run_copy, adapter):
+    merged = merge(open_workspace(Request(run=run_copy)), [Applied(adapter.name)])
+    shutil.copytree(adapter, adapter.with_name("other"))
+    (adapter.with_name("other") / "finetune.json").write_text("[]")
+    work = open_workspace(Request(run=run_copy, options={"finetune": {"name": merged.name}}, force=True))
+    assert merge(work, [Applied(adapter.name)]).name == merged.name
+
+
+def test_what_belongs_to_a_replaced_base_is_not_there_and_makes_room(run_copy, adapter):
+    """As after a kill between the exchange of the bases and the removal of what was made from the old one."""
+    for path, key in ((run_copy / "base" / "run.json", "replaced_seal"), (adapter / "evaluation.json", "base_seal")):
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: "of the old base"}))
+        rehash(path.parent)
+    with pytest.raises(RunError, match="no adapter"):
+        Run(run_copy).require_adapter(adapter.name)
+    assert finetune(open_workspace(Request(run=run_copy, options={"finetune": {"name": adapter.name}}))).kept
+
+
+def put_files(folder, change):
+    """A manifest with other files, and a hash that fits them."""
+    path = folder / "manifest.json"
+    files = change(json.loads(path.read_text())["files"])
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"files": files, "sha256": digest}))
+
+
+@pytest.mark.parametrize("name", ["a\0", "a\ud800", "../x", "", "/etc/passwd"])
+def test_a_manifest_with_other_names_than_files_have_is_damaged(run_copy, adapter, name):
+    put_files(adapter, lambda files: {**files, name: "0" * 64})
+    with pytest.raises(AlteredError, match=r"manifest.json is damaged"):
+        Run(run_copy).require_adapter(adapter.name)
+
+
+def test_an_adapter_whose_manifest_lists_no_weights_is_named(run_copy, adapter):
+    put_files(adapter, lambda files: {name: one for name, one in files.items() if not name.startswith("adapter_model")})
+    with pytest.raises(AlteredError, match=r"manifest.json lists no weights"):
+        list_adapters(Run(run_copy))
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "content"),
+    [
+        ("base", "history.csv", ""),
+        ("base", "history.csv", "step\n1\n"),
+        ("adapter", "history.csv", "loss\nx\n"),
+        ("adapter", "pictures.safetensors", "x"),
+    ],
+)
+def test_a_report_names_the_file_that_is_not_what_it_should_be(run_copy, adapter, kind, file, content):
+    folder = run_copy / "base" if kind == "base" else adapter
+    (folder / file).write_text(content)
+    rehash(folder)
+    with pytest.raises(AlteredError, match=file):
+        write_report(Run(run_copy))
