@@ -20,7 +20,8 @@ from lora_mnist.lora.adapters import (
     train_only,
     updates_of,
 )
-from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate
+from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.layers import LoRALinear, LoRAUpdate
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
 from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
 from lora_mnist.lora.peft import load_adapter, load_seal, save_adapter

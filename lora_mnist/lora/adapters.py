@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.layers import LoRAConfig, LoRALinear, LoRAUpdate, check_name, is_linear
+from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.layers import LoRALinear, LoRAUpdate, check_name, is_linear
 
 
 def inject(

@@ -21,7 +21,8 @@ from lora_mnist.lora.adapters import (
     switch,
     updates_of,
 )
-from lora_mnist.lora.layers import LoRAConfig, LoRAUpdate
+from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.layers import LoRAUpdate
 
 
 @dataclass(frozen=True)

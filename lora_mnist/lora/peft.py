@@ -17,7 +17,8 @@ from torch import nn
 from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskError, LoRAError, RunError
 from lora_mnist.files import read_json, to_json, write_files
 from lora_mnist.lora.adapters import attach, base_tensors, linear_layers, remove, updates_of
-from lora_mnist.lora.layers import LoRAConfig, LoRAUpdate
+from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.layers import LoRAUpdate
 from lora_mnist.lora.seal import Seal, first_difference, seal
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -306,8 +306,9 @@ def test_that_is_noticed_where_a_weight_is_exchanged_for_the_time_of_a_call():
     """What torch.func.functional_call does; without this the test above could be passed by anything."""
     base, merged, x = nn.Linear(6, 4), torch.randn(4, 6), torch.randn(3, 6)
     weight = base.weight
-    for _ in range(50):
+
+    def is_lost() -> bool:
         calls_in_threads(lambda: torch.func.functional_call(base, {"weight": merged}, (x,)))
-        if base.weight is not weight:
-            return
-    pytest.fail("no thread interrupted another")
+        return base.weight is not weight
+
+    assert any(is_lost() for _ in range(50))

@@ -1,0 +1,39 @@
+"""What an adapter can be told to be, and what not. Patterns are tested where they find layers, in test_adapters."""
+
+import math
+
+import pytest
+
+from lora_mnist.errors import LoRAError
+from lora_mnist.lora import LoRAConfig
+
+from ..models import config
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"rank": 0},
+        {"rank": True},
+        {"rank": 2.0},
+        {"alpha": math.nan},
+        {"alpha": 0},
+        {"dropout": 1.0},
+        {"init": "zeros"},
+        {"targets": ()},
+        {"targets": "12"},
+        {"rank": 10**14},
+        {"alpha": 10**400},
+        {"rank_pattern": None},
+        {"rank_pattern": {"linear1": 0}},
+        {"alpha_pattern": {"linear1": math.inf}},
+    ],
+)
+def test_a_config_checks_itself(bad):
+    with pytest.raises(LoRAError, match=next(iter(bad)).removesuffix("_pattern")):
+        config(**bad)
+
+
+def test_numbers_of_numpy_are_numbers():
+    np = pytest.importorskip("numpy")
+    assert LoRAConfig(rank=np.int64(4), alpha=np.float64(2)).scaling == 0.5
