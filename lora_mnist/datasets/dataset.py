@@ -10,7 +10,7 @@ import torch
 from lora_mnist.datasets.digits import DIGITS_SHA256, draw_digits
 from lora_mnist.datasets.mnist import DEADLINE, MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist
 from lora_mnist.errors import DataError, DiskError
-from lora_mnist.settings.config import Images
+from lora_mnist.settings.config import KnownDataset
 
 log = logging.getLogger("lora_mnist")
 
@@ -32,7 +32,7 @@ class Split:
 class Dataset:
     """Three disjoint splits; `val` may be empty. `sha256` identifies the images and labels, before splitting."""
 
-    name: Images
+    name: KnownDataset
     sha256: str
     train: Split
     val: Split
@@ -44,7 +44,7 @@ class Dataset:
         return {"val": self.val, "test": self.test} if len(self.val) else {"test": self.test}
 
 
-def choose(wanted: str, folder: Path, quiet: bool = False) -> Images:
+def choose(wanted: str, folder: Path, quiet: bool = False) -> KnownDataset:
     """Decide between `mnist` and `digits`, downloading MNIST into `folder` if it is not there.
 
     Args:
@@ -67,7 +67,9 @@ def choose(wanted: str, folder: Path, quiet: bool = False) -> Images:
     return "mnist"
 
 
-def load(name: Images, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu") -> Dataset:
+def load(
+    name: KnownDataset, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu"
+) -> Dataset:
     """Read data set `name` (`mnist` or `digits`) and split it.
 
     Args:

@@ -25,7 +25,7 @@ from lora_mnist.evaluation.findings import (
 from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.evaluation.strength import turn_dial
-from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold
 from lora_mnist.training.model import MLP
 
 MOST = 24  # examples of either kind
@@ -65,7 +65,7 @@ def analyse(
     beside = None
     if twin is not None:
         splits = {split: _beside(part) for split, part in compare(twin.logits, after, truth, digit).items()}
-        number = shifted_threshold(twin.logits, after, truth, digit)
+        number = shifted_logit(twin.logits, after, truth, digit)
         beside = TwinResult(strength=twin.strength, splits=splits, threshold=number)
     return Analysis(
         schema_version=SCHEMA,

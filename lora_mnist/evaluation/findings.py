@@ -21,8 +21,8 @@ def _require_test(splits: dict[str, T]) -> dict[str, T]:
 
 
 BySplit = Annotated[dict[str, T], AfterValidator(_require_test)]
-Images = Annotated[int, Field(ge=0, le=10_000_000)]  # a number of them, far beyond use: statistics take long on more
-PerDigit = Annotated[tuple[Images, ...], Strict(False), Field(min_length=10, max_length=10)]
+ImageCount = Annotated[int, Field(ge=0, le=10_000_000)]  # far beyond use; statistics take long on more
+PerDigit = Annotated[tuple[ImageCount, ...], Strict(False), Field(min_length=10, max_length=10)]
 Matrix = Annotated[tuple[PerDigit, ...], Strict(False), Field(min_length=10, max_length=10)]  # rows true digit
 
 
@@ -34,7 +34,7 @@ class SplitResult(Document):
         confusion: (10, 10), row true digit, column predicted digit.
     """
 
-    count: Images
+    count: ImageCount
     accuracy: float
     wrong: PerDigit
     confusion: Matrix
@@ -67,9 +67,9 @@ class Counts(Document):
         errors: all wrong images of all digits.
     """
 
-    missed: Images
-    claimed: Images
-    errors: Images
+    missed: ImageCount
+    claimed: ImageCount
+    errors: ImageCount
 
     def of(self, key: str) -> int:
         """The count of that name, one of `COUNTS`."""
@@ -84,8 +84,8 @@ class Counts(Document):
 class Pair(Document):
     """Images that are better (`fixed`) or worse (`broken`) than before; the others are as they were."""
 
-    fixed: Images
-    broken: Images
+    fixed: ImageCount
+    broken: ImageCount
 
 
 class Pairs(Document):
@@ -163,24 +163,25 @@ class ShiftPoint(Counts, _ByShift):
     """What the base does with a number added to the digit's logit."""
 
 
-class Threshold(Document):
-    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one.
-
-    Attributes:
-        curve: on `test`, from no shift to a quarter beyond this one.
-    """
+class ShiftedLogit(Document):
+    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one."""
 
     shift: float
     chosen_on: Literal["val", "test"]
     splits: BySplit[Counts]
+
+
+class Threshold(ShiftedLogit):
+    """That of the network before the repair; `curve` is on `test`, from no shift to a quarter beyond this one."""
+
     curve: Many[ShiftPoint]
 
 
 class PairedTwin(Document):
     """Of the same images, how many only one of the two gets right, and McNemar's p of that."""
 
-    only_adapter_right: Images
-    only_twin_right: Images
+    only_adapter_right: ImageCount
+    only_twin_right: ImageCount
     p: float
 
 
@@ -202,7 +203,7 @@ class TwinResult(Document):
 
     strength: float | None
     splits: BySplit[TwinCounts]
-    threshold: Maybe[Threshold] = None
+    threshold: Maybe[ShiftedLogit] = None
 
 
 class Guess(Document):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from lora_mnist.evaluation.findings import Counts, ShiftPoint, Threshold
+from lora_mnist.evaluation.findings import Counts, ShiftedLogit, ShiftPoint, Threshold
 from lora_mnist.evaluation.metrics import counts_of
 
 STEPS = 20  # of the curve, up to the chosen shift
@@ -22,23 +22,32 @@ def shifted_threshold(
     labels: Mapping[str, torch.Tensor],
     digit: int,
 ) -> Threshold:
+    """`shifted_logit` of the network before the repair, and its way there. If there is no need to shift, the curve goes
+    up to 1 and a quarter."""
+    found = shifted_logit(before, after, labels, digit)
+    shifts = [(found.shift or 1.0) * step / STEPS for step in range(STEPS + STEPS // 4 + 1)]
+    curve = tuple(ShiftPoint(shift=one, **dict(_shifted(before["test"], labels["test"], digit, one))) for one in shifts)
+    return Threshold(**dict(found), curve=curve)
+
+
+def shifted_logit(
+    network: Mapping[str, torch.Tensor],
+    repaired: Mapping[str, torch.Tensor],
+    labels: Mapping[str, torch.Tensor],
+    digit: int,
+) -> ShiftedLogit:
     """The smallest shift of the digit's logit with which a network misses no more images than the repaired one does.
 
     It is chosen on `val`, or on `test` where there is no `val`.
 
     Args:
-        before, after: logits (N, 10) of that network (the base, or a twin) and of the repaired one, by split.
+        network, repaired: logits (N, 10) by split.
         labels: int64 (N,) by split.
-
-    Returns:
-        What the shifted base does on every split. If there is no need to shift, the curve goes up to 1 and a quarter.
     """
-    chosen_on: Literal["val", "test"] = "val" if "val" in before else "test"
-    shift = _shift(before[chosen_on], labels[chosen_on].cpu(), digit, after[chosen_on])
-    splits = {split: _shifted(before[split], part, digit, shift) for split, part in labels.items()}
-    shifts = [(shift or 1.0) * step / STEPS for step in range(STEPS + STEPS // 4 + 1)]
-    curve = tuple(ShiftPoint(shift=one, **dict(_shifted(before["test"], labels["test"], digit, one))) for one in shifts)
-    return Threshold(shift=shift, chosen_on=chosen_on, splits=splits, curve=curve)
+    chosen_on: Literal["val", "test"] = "val" if "val" in network else "test"
+    shift = _shift(network[chosen_on], labels[chosen_on].cpu(), digit, repaired[chosen_on])
+    splits = {split: _shifted(network[split], part, digit, shift) for split, part in labels.items()}
+    return ShiftedLogit(shift=shift, chosen_on=chosen_on, splits=splits)
 
 
 def _shifted(logits: torch.Tensor, labels: torch.Tensor, digit: int, shift: float) -> Counts:

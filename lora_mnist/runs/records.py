@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Tag
 
 from lora_mnist import SCHEMA, __version__
 from lora_mnist.evaluation.findings import BySplit, Counts, GuardDecision, Proof, SplitResult
-from lora_mnist.settings.config import FinetuneSettings, Images, Settings, TrainingSettings
+from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TrainingSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class DatasetName(Document):
     """Which images; `sha256` is of all images and labels, before splitting."""
 
-    name: Images
+    name: KnownDataset
     sha256: str
 
 
@@ -169,15 +169,19 @@ class Extraction(Document):
 
 def _kind_of_settings(settings: object) -> str:
     """By their fields, so that what is wrong with them is told of the kind that is meant."""
-    fields = settings if isinstance(settings, dict) else getattr(type(settings), "model_fields", {})
+    fields = _fields_of(settings)
     if "checkpoint" in fields:
         return "<svd>"
     return "<lora>" if "rank" in fields else "<full>"
 
 
 def _kind_of_parameters(parameters: object) -> str:
-    fields = parameters if isinstance(parameters, dict) else getattr(type(parameters), "model_fields", {})
-    return "<full>" if "trained" in fields else "<adapter>"
+    return "<full>" if "trained" in _fields_of(parameters) else "<adapter>"
+
+
+def _fields_of(value: object) -> Collection[str]:
+    """Of a table that is read, or of a document that is made."""
+    return value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
 
 
 MadeWith = Annotated[

@@ -15,7 +15,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.settings.strict import Document, Some, first_fault
 
 Layer = Mapping[str, Any]  # nested tables, as TOML gives them
-Images = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
+KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
