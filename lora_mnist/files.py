@@ -33,12 +33,12 @@ def to_json(document: Any) -> bytes:
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises RunError if it cannot be read, AlteredError if it is not JSON."""
     try:
-        return parse_json(path, path.read_bytes())
+        return _parse_json(path, path.read_bytes())
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
 
 
-def parse_json(path: Path, content: bytes) -> Any:
+def _parse_json(path: Path, content: bytes) -> Any:
     """The document in `content`, which was read from `path`. Raises AlteredError if it is not JSON."""
     try:
         return json.loads(content)
@@ -133,7 +133,7 @@ def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
         AlteredError: it is not the one that was saved.
     """
     path = standing(place) / MANIFEST
-    manifest = read_json(path) if content is None else parse_json(path, content)
+    manifest = read_json(path) if content is None else _parse_json(path, content)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or manifest.get("sha256") != _digest_of(files) or not all(map(_is_name, files)):
         raise AlteredError(f"{path} is damaged.", WAY_OUT)

@@ -81,7 +81,8 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning
         LoRAError: the rank is out of its range, or the checkpoint is not of the base's shape.
     """
     tuned, source = work.checkpoint(checkpoint)
-    name = work.settings.finetune.name or f"{name_from(source.name)}-r{rank}"
+    made_from = name_from(source.name)
+    name = work.settings.finetune.name or f"{made_from}-r{rank}"
     work.claim(work.run.adapter(name))
     digit, weakest = _digit_of(work, source)
     started = time.perf_counter()
@@ -89,7 +90,6 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning
     kept = extract_update(adapted, name, tuned, rank)
     seconds = round(time.perf_counter() - started, 2)
     largest = max(approximation.rank for approximation in kept.values())
-    made_from = name_from(source.name)
     record = TuningRecord(
         schema_version=SCHEMA,
         method="svd",

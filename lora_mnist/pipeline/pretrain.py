@@ -88,7 +88,7 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
         replaced_seal=_seal_of(run),
         **dict(environment(device)),
     )
-    removed = run.dependents()
+    removed = [saved.name for saved in run.dependents()]
     with run.new_base() as draft:
         draft.network(model)
         draft.document(RECORD, record)

@@ -1,6 +1,6 @@
 """How the base, an adapter or a checkpoint was made: the settings, the seed, the machine, the hash of the weights."""
 
-from lora_mnist.runs.records import ExtractionSettings, FullRecipe, FullSettings, RunRecord, TuningRecord
+from lora_mnist.runs.records import Environment, ExtractionSettings, FullRecipe, FullSettings, RunRecord, TuningRecord
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings
@@ -29,12 +29,13 @@ class CheckpointSettings(FullRecipe, _LoopSettings):  # in this order, the loop'
     full_learning_rate: float
 
 
-class _Making(Document):
+class _OfWeights(Document):
     sha256: str
     seconds: float
-    device: str
-    threads: Count
-    versions: dict[str, str]
+
+
+class _Making(Environment, _OfWeights):
+    pass
 
 
 class _WithBaseSettings(Document):

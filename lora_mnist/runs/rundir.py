@@ -70,10 +70,13 @@ class Run:
 
     def require_base(self) -> Saved:
         """The base. Raises RunError if there is none, or a file of it is not the one that was saved."""
-        if not self.base.is_finished:
-            raise RunError(f"There is no base in {self.path}.", f"Run `lora-mnist pretrain --run {self.path}` first.")
+        self._require_finished_base()
         self.base.require_whole()
         return self.base
+
+    def _require_finished_base(self) -> None:
+        if not self.base.is_finished:
+            raise RunError(f"There is no base in {self.path}.", f"Run `lora-mnist pretrain --run {self.path}` first.")
 
     def require_adapter(self, name: str) -> Saved:
         """Adapter `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
@@ -125,8 +128,7 @@ class Run:
     @cached_property
     def record(self) -> RunRecord:
         """How the base was made. Raises RunError if there is none, or one of another schema."""
-        if not self.base.is_finished:
-            self.require_base()
+        self._require_finished_base()
         try:
             record = self.base.document(RECORD, RunRecord)
         except AlteredError:
@@ -155,7 +157,7 @@ class Run:
     @contextmanager
     def new_base(self) -> Iterator[Draft]:
         """Fill the folder of a new base; on leaving it takes its place, and what was made from the old one goes."""
-        obsolete = self._dependents()
+        obsolete = self.dependents()
         with new_folder(self.base.folder) as folder:
             yield Draft(folder)
         self._forget()
@@ -179,16 +181,17 @@ class Run:
                 write_file(folder / name, content)
         return self.report / "index.html"
 
-    def dependents(self) -> list[str]:
-        """Names of everything that was made from the base."""
-        return [saved.name for saved in self._dependents()]
+    def dependents(self) -> list[Saved]:
+        """Everything that was made from a base, this one or the one that it replaced."""
+        kinds = ("adapters", "checkpoints")
+        return [self._at(folder) for kind in kinds for folder in finished_folders(self.path / kind)]
 
     def tidy(self) -> None:
         """Finish what a killed command left: folders beside their places, what was made from a base that has been
         replaced, and the copy of run.json."""
         for folder in (self.path, self.path / "adapters", self.path / "checkpoints"):
             recover(folder)
-        for saved in self._dependents():
+        for saved in self.dependents():
             if self._is_obsolete(saved):
                 remove_folder(saved.folder)
         content, copy = self.base.content(RECORD), self.path / RECORD
@@ -207,10 +210,6 @@ class Run:
     def _finished(self, kind: str) -> list[Saved]:
         there = map(self._at, finished_folders(self.path / kind))
         return [saved for saved in there if not self._is_obsolete(saved)]
-
-    def _dependents(self) -> list[Saved]:
-        kinds = ("adapters", "checkpoints")
-        return [self._at(folder) for kind in kinds for folder in finished_folders(self.path / kind)]
 
     def _is_obsolete(self, saved: Saved) -> bool:
         """Whether it belongs to the base that the present one replaced."""

@@ -19,7 +19,7 @@ WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images, and which of them each step sees.
+    """Images, which of them each step sees, and how the loss takes what the network says of them.
 
     Attributes:
         images: uint8 (N, 28, 28), on the model's device.
