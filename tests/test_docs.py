@@ -23,7 +23,9 @@ NEVER_FAIL = {
 def test_the_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for block in re.finditer(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    blocks = list(re.finditer(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    assert blocks
+    for block in blocks:  # each asserts what it says
         line = page.read_text()[: block.start()].count("\n") + 1  # so that a failure names the page's line
         exec(compile("\n" * line + block[1], str(page), "exec"), names)
 

@@ -18,17 +18,23 @@ from lora_mnist.training.model import MLP
 DIGIT = 3
 
 
+def labelled_by_a_network(count, of_digit):
+    """A network, random images, and what it takes them for; but the first `of_digit` are said to be of the digit."""
+    torch.manual_seed(0)
+    network = MLP((12,)).eval()
+    images = torch.randint(256, (count, 28, 28), dtype=torch.uint8)
+    labels = logits_of(network, images).argmax(1)
+    labels[:of_digit] = DIGIT
+    return network, images, labels
+
+
 # The guard ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def judged():
     """A network, the images it is judged by, many of them missed images of the digit, and its logits."""
-    torch.manual_seed(0)
-    network = MLP((12,)).eval()
-    images = torch.randint(256, (400, 28, 28), dtype=torch.uint8)
-    labels = logits_of(network, images).argmax(1)
-    labels[:250] = DIGIT
+    network, images, labels = labelled_by_a_network(400, 250)
     before = logits_of(network, images)
     inject(network, "a", LoRAConfig(("linear2",), rank=1, alpha=1.0))
     return network, Split(images, labels), before
@@ -122,11 +128,7 @@ def test_a_rule_needs_images_to_judge_by(judged):
 @pytest.fixture
 def turned():
     """A base, the same with an adapter that does something, and random images in two splits."""
-    torch.manual_seed(0)
-    base = MLP((12,)).eval()
-    images = torch.randint(256, (600, 28, 28), dtype=torch.uint8)
-    labels = logits_of(base, images).argmax(1)
-    labels[:80] = DIGIT
+    base, images, labels = labelled_by_a_network(600, 80)
     adapted = copy.deepcopy(base)
     update = inject(adapted, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))["linear2"]
     torch.nn.init.normal_(update.lora_B.data, std=0.3)
