@@ -90,7 +90,9 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}
     assert settings["pretrain"] == {**training, "weight_decay": 0.1, "epochs": 2}
     flags = "--digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1 --init gaussian"
-    flags += " --shift 2 --rotate 3 --zoom 0.25 --guard none --logit-adjustment 0.4 --label-smoothing 0.05"
+    flags += (
+        " --shift 2 --rotate 3 --zoom 0.25 --guard none --hardness 0.3 --logit-adjustment 0.4 --label-smoothing 0.05"
+    )
     flags += " --rank-pattern linear2=2 --alpha-pattern linear2=7"
     flags += " --steps 7 --batch-size 11 --focus 0.5 --learning-rate 0.003 --optimizer adamw --schedule constant"
     code, out, err = cli("finetune", *flags.split(), "--weight-decay", "0.2", "--name", "mine", *run)
@@ -112,6 +114,7 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
         "targets": ["linear1", "linear[2]"],
         "steps": 7,
         "focus": 0.5,
+        "hardness": 0.3,
         "logit_adjustment": 0.4,
         "label_smoothing": 0.05,
         "shift": 2.0,

@@ -161,8 +161,8 @@ class Repair:
         str | None,
         _adapter(
             "--guard",
-            "Keep the adapter at the best strength with no more of these on val.",
-            metavar="errors|digit|none",
+            "Keep the adapter at the strength with the fewest errors at which, on val, no more of these are wrong.",
+            metavar="every-digit|errors|digit|none",
         ),
     ] = None
     name: Name = None
@@ -218,8 +218,12 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Loss:
-    """What fine-tuning minimises, beside the cross-entropy."""
+    """Which images fine-tuning sees more often, and what it minimises beside the cross-entropy."""
 
+    hardness: Annotated[
+        float | None,
+        _training("--hardness", "Draw images the more often the less sure the network is of them: 0 (all alike) to 4."),
+    ] = None
     logit_adjustment: Annotated[
         float | None,
         _training(

@@ -116,7 +116,8 @@ class FullRecipe(Document):
     digit: Digit
     steps: Count
     focus: float
-    logit_adjustment: float = 0.0  # this and the next: runs made before had none
+    hardness: float = 0.0  # this and the next two: runs made before had none
+    logit_adjustment: float = 0.0
     label_smoothing: float = 0.0
     shift: float
     rotate: float

@@ -16,6 +16,7 @@ from lora_mnist.settings.strict import Document, Some, first_fault
 
 Layer = Mapping[str, Any]  # nested tables, as TOML gives them
 KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
+GuardRule = Literal["every-digit", "errors", "digit", "none"]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
@@ -86,12 +87,13 @@ class FinetuneSettings(TrainingSettings):
     targets: Some[str]
     steps: Positive
     focus: float = Field(gt=0, le=1)
-    logit_adjustment: float = Field(default=0.0, ge=0, le=2)  # this and the next: runs made before had none
+    hardness: float = Field(default=0.0, ge=0, le=4)  # this and the next two: runs made before had none
+    logit_adjustment: float = Field(default=0.0, ge=0, le=2)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     shift: float = Field(ge=0, le=14)  # pixels
     rotate: float = Field(ge=0, le=180)  # degrees
     zoom: float = Field(ge=0, lt=1)
-    guard: Literal["errors", "digit", "none"]
+    guard: GuardRule
     full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
     name: Name | None = None  # None: digit9-r1
 

@@ -28,15 +28,22 @@ def epoch_batches(count: int, batch_size: int, epochs: int, generator: torch.Gen
 
 
 def focus_batches(
-    labels: torch.Tensor, digit: int, focus: float, steps: int, batch_size: int, generator: torch.Generator
+    labels: torch.Tensor,
+    digit: int,
+    share: tuple[float, int],
+    steps: int,
+    generator: torch.Generator,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Every batch holds round(focus * batch_size) images of `digit`, the rest drawn evenly from all other images.
+    """Every batch holds round(focus * batch_size) images of `digit`, the rest are images of the other digits.
 
-    Either pool is gone through in random order without repetition, and again in a new order once it is used up.
+    Without weights either pool is gone through in random order without repetition, and again in a new order once it is
+    used up. With weights every image is drawn from its pool anew, in proportion to its weight.
 
     Args:
         labels: int64 (N,), the digits of the training images.
-        focus: share of the target digit, in (0, 1]; 1 is "only nines".
+        share: focus, the share of the target digit, in (0, 1] (1 is "only nines"); and the size of a batch.
+        weights: float64 (N,), none negative; a pool whose weights are all 0 is drawn from evenly.
 
     Returns:
         int64 (steps, batch_size), values in [0, N).
@@ -44,20 +51,20 @@ def focus_batches(
     Raises:
         UsageError: the share rounds to no image of the digit at all.
     """
+    focus, batch_size = share
     of_digit = round(focus * batch_size)
     if of_digit == 0:
         raise UsageError(
             f"`focus` (={focus}) of a batch of {batch_size} is not even one image of the target digit.",
             "Choose a larger --focus or --batch-size.",
         )
-    targets, others = (labels == digit).nonzero().flatten(), (labels != digit).nonzero().flatten()
-    return torch.cat(
-        [
-            _in_turn(targets, steps, of_digit, generator),
-            _in_turn(others, steps, batch_size - of_digit, generator),
-        ],
-        dim=1,
-    )
+    widths = {True: of_digit, False: batch_size - of_digit}
+    pools = {target: ((labels == digit) == target).nonzero().flatten() for target in widths}
+    if weights is None:
+        parts = [_in_turn(pools[target], steps, width, generator) for target, width in widths.items()]
+    else:
+        parts = [_drawn(pools[target], weights, steps, width, generator) for target, width in widths.items()]
+    return torch.cat(parts, dim=1)
 
 
 def prior_offsets(labels: torch.Tensor, batches: torch.Tensor, strength: float) -> torch.Tensor:
@@ -83,6 +90,17 @@ def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Genera
     rounds = -(-steps * width // len(pool))
     orders = [pool[_shuffled(len(pool), generator)] for _ in range(rounds)]
     return torch.cat([*orders, pool[:0]])[: steps * width].view(steps, width)
+
+
+def _drawn(
+    pool: torch.Tensor, weights: torch.Tensor, steps: int, width: int, generator: torch.Generator
+) -> torch.Tensor:
+    """With replacement; by hand, because torch.multinomial takes no more than 2^24 weights and fewer digits of them."""
+    until = weights[pool].double().cumsum(0)
+    if not until[-1] > 0:
+        until = torch.arange(1, len(pool) + 1, dtype=torch.float64)
+    at = torch.rand(steps * width, generator=generator, dtype=torch.float64) * until[-1]
+    return pool[torch.searchsorted(until, at, right=True).clamp(max=len(pool) - 1)].view(steps, width)
 
 
 def _shuffled(count: int, generator: torch.Generator) -> torch.Tensor:

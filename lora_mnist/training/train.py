@@ -11,7 +11,9 @@ from lora_mnist.settings.config import FinetuneSettings, Settings
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, focus_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, normalise
+
+CHUNK = 1000  # images in one forward pass
 
 
 def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[MLP, History]:
@@ -44,7 +46,8 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
-    batches = focus_batches(labels.cpu(), digit, recipe.focus, recipe.steps, recipe.batch_size, generator)
+    share, weights = (recipe.focus, recipe.batch_size), _weights(model, images, labels, recipe.hardness)
+    batches = focus_batches(labels.cpu(), digit, share, recipe.steps, generator, weights)
     warps = None
     if recipe.shift or recipe.rotate or recipe.zoom:
         moves = (recipe.shift, recipe.rotate, recipe.zoom)
@@ -52,6 +55,24 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
     offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
     data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
     return train(model, data, recipe, f"fine-tuning on {digit}", quiet)
+
+
+@torch.no_grad()
+def _weights(model: MLP, images: torch.Tensor, labels: torch.Tensor, hardness: float) -> torch.Tensor | None:
+    """(1 - p)^hardness with p the probability that `model` gives to the right digit, float64 (N,); None: all alike.
+
+    An image of which the network is sure teaches it next to nothing, and most images are such. The weight is that of
+    the focal loss (Lin et al. 2017, arXiv 1708.02002, section 3.2), but it decides how often an image is drawn, and is
+    taken once, from the network at the start.
+    """
+    if not hardness:
+        return None
+    model.eval()
+    unsure = [
+        1 - model(normalise(part)).double().softmax(1).gather(1, truth[:, None]).flatten()
+        for part, truth in zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
+    ]
+    return torch.cat(unsure).clamp(min=0).cpu() ** hardness
 
 
 def lora_config(settings: Settings) -> LoRAConfig:
