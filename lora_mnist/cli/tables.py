@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_mnist.evaluation.findings import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
-from lora_mnist.evaluation.verdict import paired, verdict
+from lora_mnist.evaluation.verdict import paired, verdict_of
 from lora_mnist.runs.listing import AdapterLine, Listing
 from lora_mnist.runs.records import (
     AdapterParameters,
@@ -86,7 +86,7 @@ def _strength(guard: GuardDecision | None) -> list[Text]:
     if guard is None or guard.rule == "none":
         return []
     kept = "as trained" if guard.strength == 1 else f"at {guard.strength:g} of the trained update"
-    return [Text(f"Kept {kept}, which is best on val under --guard {guard.rule}.")]
+    return [Text(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
 
 
 def _not_kept(record: TuningRecord) -> Text:
@@ -96,14 +96,18 @@ def _not_kept(record: TuningRecord) -> Text:
     assert guard.counted is not None
     words = {"errors": "errors in all", "missed": f"missed {record.digit}s"}[guard.counted]
     least, limit = min(one.of(guard.counted) for one in guard.tried), guard.before.of(guard.counted)
-    text = f"Nothing kept: on val there are {limit} {words} without {record.name}, and {least} or more with it."
-    text += " One more adapter has to lower them." if guard.gain else ""
-    return Text(f"{text} --guard none keeps it as trained. What was kept before is still there.", style="bold")
+    if hurt := {digit for one in guard.tried if one.of(guard.counted) <= limit - guard.gain for digit in one.hurt}:
+        digits = " and ".join(map(str, sorted(hurt)))
+        why = f"with {record.name}, more images of {digits} on val are wrong than chance allows."
+    else:
+        why = f"on val there are {limit} {words} without {record.name}, and {least} or more with it."
+        why += " One more adapter has to lower them." if guard.gain else ""
+    way_out = "--guard none keeps it as trained. What was kept before is still there."
+    return Text(f"Nothing kept: {why} {way_out}", style="bold")
 
 
 def _verdict(record: TuningRecord, analysis: Analysis) -> Text:
-    test, shifted = analysis.splits["test"], analysis.threshold.splits["test"]
-    return Text(verdict(test, record.digit, shifted), style="bold")
+    return Text(verdict_of(analysis, record.digit).words, style="bold")
 
 
 def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:

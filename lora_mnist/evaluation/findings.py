@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
+from lora_mnist.settings.config import GuardRule
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class Comparison(Document):
     Attributes:
         fixed: by true digit, images that were wrong before and are right after.
         broken: the reverse.
+        came, went: images taken for a digit that they were not taken for before, and no longer taken for one. Older
+            comparisons have neither.
     """
 
     before: Counts
@@ -113,6 +116,13 @@ class Comparison(Document):
     fixed: PerDigit
     broken: PerDigit
     pairs: Pairs
+    came: Maybe[Matrix] = None
+    went: Maybe[Matrix] = None
+
+    @property
+    def by_digit(self) -> list[Pair]:
+        """Images fixed and broken of every true digit."""
+        return [Pair(fixed=fixed, broken=broken) for fixed, broken in zip(self.fixed, self.broken, strict=True)]
 
 
 class _AtStrength(Document):
@@ -136,6 +146,17 @@ class Dial(Document):
     splits: BySplit[Many[StrengthPoint]]
 
 
+class TriedStrength(StrengthPoint):
+    """What an adapter does at one strength; `hurt`: the digits that lose by it more than chance allows."""
+
+    hurt: Many[Digit] = ()  # guards of before did not look
+
+    @property
+    def point(self) -> StrengthPoint:
+        """Without that."""
+        return StrengthPoint(**self.model_dump(exclude={"hurt"}))
+
+
 class GuardDecision(Document):
     """How strongly an adapter is kept, and why.
 
@@ -143,15 +164,15 @@ class GuardDecision(Document):
         counted: the count on `val` that may not rise; None if nothing is looked at.
         gain: by how many images it had to fall, at the least.
         before: counts on `val` without the adapter.
-        tried: counts on `val` by strength of the update as trained, from 1 on downwards.
+        tried: what it does on `val` by strength of the update as trained, from 1 on downwards.
         strength: the share of the trained update that is kept; None if none met the rule.
     """
 
-    rule: Literal["errors", "digit", "none"]
+    rule: GuardRule
     counted: Literal["errors", "missed"] | None
     gain: Count
     before: Counts | None
-    tried: Many[StrengthPoint]
+    tried: Many[TriedStrength]
     strength: float | None
 
 
@@ -164,11 +185,17 @@ class ShiftPoint(Counts, _ByShift):
 
 
 class ShiftedLogit(Document):
-    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one."""
+    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one.
+
+    Attributes:
+        pairs: by split, images that only the repaired network gets right (`fixed`), and only the shifted one
+            (`broken`). Older ones have none.
+    """
 
     shift: float
     chosen_on: Literal["val", "test"]
     splits: BySplit[Counts]
+    pairs: Maybe[BySplit[Pair]] = None
 
 
 class Threshold(ShiftedLogit):

@@ -21,7 +21,7 @@ def summarise(logits: torch.Tensor, labels: torch.Tensor) -> SplitResult:
         count=len(labels),
         accuracy=int(right.sum()) / len(labels),
         wrong=tuple((confusion.sum(1) - right).tolist()),
-        confusion=tuple(map(tuple, confusion.tolist())),
+        confusion=_matrix(logits, labels),
     )
 
 
@@ -69,7 +69,7 @@ def compare(
 
 def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, digit: int) -> Comparison:
     right_before, right_after = before.argmax(1) == truth, after.argmax(1) == truth
-    other = truth != digit
+    other, moved = truth != digit, before.argmax(1) != after.argmax(1)
     free_before, free_after = (logits.argmax(1) != digit for logits in (before, after))
     return Comparison(
         before=counts_of(before, truth, digit),
@@ -81,7 +81,13 @@ def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, dig
             claimed=_paired(free_before[other], free_after[other]),
             errors=_paired(right_before, right_after),
         ),
+        came=_matrix(after[moved], truth[moved]),
+        went=_matrix(before[moved], truth[moved]),
     )
+
+
+def _matrix(logits: torch.Tensor, labels: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, confusion_matrix(logits, labels).tolist()))
 
 
 def _by_digit(labels: torch.Tensor) -> tuple[int, ...]:

@@ -1,8 +1,11 @@
 """What an adapter does at every strength, and how strongly it is kept, if at all: judged on `val`.
 
-Trained weights lie at the end of a line that starts at the base; on the way, the digit is won back sooner than others
-are lost. So the guard keeps the adapter at the place on that line that is best on `val` (the idea of WiSE-FT, arXiv
-2109.01903, section 3), and not at all if every place is worse than the start. The dial shows the line.
+Trained weights lie at the end of a line that starts at the base, and the fewest errors are often made before that end.
+So the guard keeps the adapter at the place on that line that is best on `val` (the idea of WiSE-FT, arXiv 2109.01903,
+section 3), and not at all if every place hurts somebody. The dial shows the line.
+
+One preference decides everywhere: of the strengths that are allowed, the one with the fewest errors of all digits; of
+equals, the largest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +16,19 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.findings import Counts, Dial, GuardDecision, StrengthPoint
-from lora_mnist.evaluation.metrics import counts_of
+from lora_mnist.evaluation.findings import Dial, GuardDecision, StrengthPoint, TriedStrength
+from lora_mnist.evaluation.metrics import compare, counts_of
 from lora_mnist.evaluation.predict import logits_of, require_finite
+from lora_mnist.evaluation.significance import LEVEL, mcnemar
 from lora_mnist.lora.adapters import set_strength, updates_of
+from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP
 
-COUNTED: dict[str, Literal["errors", "missed"]] = {"errors": "errors", "digit": "missed"}  # by rule: what may not rise
+COUNTED: dict[str, Literal["errors", "missed"]] = {  # by rule: what may not rise
+    "every-digit": "errors",
+    "errors": "errors",
+    "digit": "missed",
+}
 GUARD_STRENGTHS = tuple(step / 10 for step in range(10, 0, -1))
 DIAL_STRENGTHS = tuple(step / 4 for step in range(7))  # each takes a forward pass over all images
 
@@ -29,30 +38,38 @@ class Guard:
     """What an adapter has to meet on `val` to be kept.
 
     Attributes:
-        rule: `errors`: all errors not up; `digit`: the digit's missed images not up; `none`: kept as trained.
+        rule: `every-digit`: all errors not up, and those of no digit up by more than chance allows (McNemar's exact
+            test, p of no more than `LEVEL`; not corrected for ten digits, since in doubt a digit counts as hurt);
+            `errors`: all errors not up; `digit`: the digit's missed images not up; `none`: kept as trained.
         gain: by how many images, at the least, what the rule counts has to fall.
     """
 
-    rule: Literal["errors", "digit", "none"]
+    rule: GuardRule
     gain: int = 0
+
+    def allows(self, tried: TriedStrength, before: int) -> bool:
+        """Whether it may be kept at that strength; `before` is what the rule counts without the adapter."""
+        if self.rule == "every-digit" and tried.hurt:
+            return False
+        return tried.of(COUNTED[self.rule]) <= before - self.gain
+
+
+def preferred(points: Sequence[StrengthPoint]) -> StrengthPoint:
+    """The one with the fewest errors of all digits; of equals, the strongest."""
+    return min(points, key=lambda one: (one.errors, -one.strength))
 
 
 @torch.no_grad()
-def counts_at(adapted: MLP, name: str, strength: float, split: Split, digit: int) -> StrengthPoint:
-    """Missed, claimed and errors with adapter `name` at `strength`; it is left there.
+def logits_at(adapted: MLP, name: str, strength: float, images: torch.Tensor) -> torch.Tensor:
+    """(N, 10) with adapter `name` at `strength`; it is left there.
 
     Raises:
         UsageError: a logit is not finite.
     """
     set_strength(adapted, name, strength)
-    logits = logits_of(adapted, split.images)
+    logits = logits_of(adapted, images)
     require_finite({"": logits}, "Choose a lower --learning-rate or a smaller strength.")
-    return StrengthPoint(strength=strength, **dict(counts_of(logits, split.labels, digit)))
-
-
-def cost(counts: Counts) -> int:
-    """What a strength is chosen by: the fewest errors in all, the digit's missed images counted three times."""
-    return counts.errors + 2 * counts.missed
+    return logits
 
 
 # The guard ------------------------------------------------------------------------------------------------------------
@@ -62,7 +79,7 @@ def cost(counts: Counts) -> int:
 def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int) -> GuardDecision:
     """Scale adapter `name` so that its strength 1 is the best one on `val` of those that meet `guard`.
 
-    Best is the least `cost`; ties go to the larger strength. If none meets it, the adapter is left as trained.
+    Best is the `preferred` one. If none meets it, the adapter is left as trained.
 
     Args:
         before: logits (N, 10) on `val` without the adapter.
@@ -76,21 +93,30 @@ def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, v
     require_val(guard.rule, val)
     assert before is not None  # there is a `val`
     start, counted = counts_of(before, val.labels, digit), COUNTED[guard.rule]
-    limit = start.of(counted) - guard.gain
-    tried: list[StrengthPoint] = []
+    tried: list[TriedStrength] = []
+    allowed: list[TriedStrength] = []
     for strength in GUARD_STRENGTHS:
-        if strength < 0.5 and any(one.of(counted) <= limit for one in tried):
+        if strength < 0.5 and allowed:
             break  # hardly anything is left of the repair there: looked at only if nothing above will do
-        tried.append(counts_at(adapted, name, strength, val, digit))
+        tried.append(_try(adapted, name, strength, before, val, digit))
+        if guard.allows(tried[-1], start.of(counted)):
+            allowed.append(tried[-1])
     set_strength(adapted, name, 1.0)
-    allowed = [one for one in tried if one.of(counted) <= limit]
-    best = min(allowed, key=cost).strength if allowed else None  # the first of equals is the strongest
+    best = preferred(allowed).strength if allowed else None
     if best is not None:
         for update in updates_of(adapted, name).values():
             update.lora_B.mul_(best)
     return GuardDecision(
         rule=guard.rule, counted=counted, gain=guard.gain, before=start, tried=tuple(tried), strength=best
     )
+
+
+def _try(adapted: MLP, name: str, strength: float, before: torch.Tensor, val: Split, digit: int) -> TriedStrength:
+    after = logits_at(adapted, name, strength, val.images)
+    found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
+    pairs = enumerate(zip(found.fixed, found.broken, strict=True))
+    hurt = tuple(d for d, (fixed, broken) in pairs if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
+    return TriedStrength(strength=strength, **dict(found.after), hurt=hurt)
 
 
 def require_val(rule: str, val: Split) -> None:
@@ -111,8 +137,7 @@ def turn_dial(
 ) -> Dial:
     """Counts by strength: in quarters, on `test` at the one that `val` recommends too, and wherever they are `known`.
 
-    Recommended is the strength of the least `cost` among those without more errors than at 0. Strengths at which logits
-    are no longer finite are left out.
+    Recommended is the `preferred` strength. Strengths at which logits are no longer finite are left out.
 
     Args:
         adapted: a base with adapter `name`, left at strength 1.
@@ -120,8 +145,7 @@ def turn_dial(
     """
     measured_on: Literal["val", "test"] = "val" if "val" in held_out else "test"
     points = _measure(adapted, name, held_out[measured_on], digit, DIAL_STRENGTHS, known[measured_on])
-    allowed = [one for one in points if one.errors <= points[0].errors]
-    recommended = min(allowed, key=lambda one: (cost(one), -one.strength)).strength
+    recommended = preferred(points).strength
     splits = {str(measured_on): points}
     if measured_on != "test":
         strengths = (*DIAL_STRENGTHS, recommended)
@@ -137,7 +161,12 @@ def _measure(
     points = []
     for strength in sorted({*strengths, *there}):
         try:
-            points.append(there.get(strength) or counts_at(adapted, name, strength, split, digit))
+            points.append(there.get(strength) or _point(adapted, name, strength, split, digit))
         except (UsageError, LoRAError):  # too large to apply, or for finite logits
             break
     return tuple(points)
+
+
+def _point(adapted: MLP, name: str, strength: float, split: Split, digit: int) -> StrengthPoint:
+    found = counts_of(logits_at(adapted, name, strength, split.images), split.labels, digit)
+    return StrengthPoint(strength=strength, **dict(found))

@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from lora_mnist.evaluation.findings import Counts, ShiftedLogit, ShiftPoint, Threshold
-from lora_mnist.evaluation.metrics import counts_of
+from lora_mnist.evaluation.findings import ShiftedLogit, ShiftPoint, Threshold
+from lora_mnist.evaluation.metrics import compare, counts_of
 
 STEPS = 20  # of the curve, up to the chosen shift
 
@@ -26,7 +26,10 @@ def shifted_threshold(
     up to 1 and a quarter."""
     found = shifted_logit(before, after, labels, digit)
     shifts = [(found.shift or 1.0) * step / STEPS for step in range(STEPS + STEPS // 4 + 1)]
-    curve = tuple(ShiftPoint(shift=one, **dict(_shifted(before["test"], labels["test"], digit, one))) for one in shifts)
+    curve = tuple(
+        ShiftPoint(shift=one, **dict(counts_of(_shifted(before["test"], digit, one), labels["test"], digit)))
+        for one in shifts
+    )
     return Threshold(**dict(found), curve=curve)
 
 
@@ -46,14 +49,19 @@ def shifted_logit(
     """
     chosen_on: Literal["val", "test"] = "val" if "val" in network else "test"
     shift = _shift(network[chosen_on], labels[chosen_on].cpu(), digit, repaired[chosen_on])
-    splits = {split: _shifted(network[split], part, digit, shift) for split, part in labels.items()}
-    return ShiftedLogit(shift=shift, chosen_on=chosen_on, splits=splits)
+    found = compare({split: _shifted(network[split], digit, shift) for split in labels}, repaired, labels, digit)
+    return ShiftedLogit(
+        shift=shift,
+        chosen_on=chosen_on,
+        splits={split: one.before for split, one in found.items()},
+        pairs={split: one.pairs.errors for split, one in found.items()},
+    )
 
 
-def _shifted(logits: torch.Tensor, labels: torch.Tensor, digit: int, shift: float) -> Counts:
+def _shifted(logits: torch.Tensor, digit: int, shift: float) -> torch.Tensor:
     moved = logits.double()
     moved[:, digit] += shift
-    return counts_of(moved, labels, digit)
+    return moved
 
 
 def _shift(before: torch.Tensor, labels: torch.Tensor, digit: int, after: torch.Tensor) -> float:

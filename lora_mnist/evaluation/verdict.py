@@ -1,48 +1,241 @@
-"""Counts before and after a repair → one sentence."""
+"""What a repair comes to: one kind, the facts it rests on, and the sentence that says so.
 
-from lora_mnist.evaluation.findings import Comparison, Counts, PairedTwin
+It rests on one split, as a rule `test`, and says no more than its images allow. Every change is judged by McNemar's
+exact test on the same images: claimed, missed and claimed together, and all errors at `LEVEL`; each of the ten digits,
+of which the target's missed images are one, at `DIGIT_LEVEL`.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from lora_mnist.evaluation.findings import (
+    Analysis,
+    Counts,
+    Pair,
+    PairedTwin,
+    ShiftedLogit,
+)
+from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, mcnemar
+from lora_mnist.settings.strict import Digit, Document, Many
+
+Kind = Literal[
+    "repair",
+    "paid for",
+    "forgot others",
+    "guessed more often",
+    "shifted threshold",
+    "shifted twin",
+    "too few images",
+    "not repaired",
+]
+
+TITLES: dict[Kind, str] = {
+    "repair": "A repair",
+    "paid for": "A repair that {payers} {verb} for",
+    "forgot others": "Fixed one digit and forgot others",
+    "guessed more often": "Guessed more often rather than repaired",
+    "shifted threshold": "No better than a shifted threshold",
+    "shifted twin": "No better than its twin with a shifted threshold",
+    "too few images": "Too few images to tell",
+    "not repaired": "Not repaired",
+}
 
 
-def verdict(comparison: Comparison, digit: int, shifted: Counts) -> str:
-    """What happened to the target digit, at whose expense, and whether one shifted logit would have done as well.
+class Tested(Pair):
+    """Images fixed and broken, and McNemar's exact p of that."""
 
-    Args:
-        comparison: of one split.
-        shifted: what the shifted threshold does on that split.
+    p: float
+
+    @property
+    def change(self) -> int:
+        """How many more are wrong than before."""
+        return self.broken - self.fixed
+
+    def is_up(self, level: float) -> bool:
+        """Whether more are wrong by more than chance."""
+        return self.change > 0 and self.p <= level
+
+    def is_down(self, level: float) -> bool:
+        """Whether fewer are wrong by more than chance."""
+        return self.change < 0 and self.p <= level
+
+
+class Excuse(Document):
+    """A network with one number on its logit of the digit, which misses about as few images.
+
+    Attributes:
+        pair: all errors: `fixed` only the adapter gets right, `broken` only the other. Older analyses have none.
     """
-    before, after = comparison.before, comparison.after
-    missed, errors = after.missed - before.missed, after.errors - before.errors
-    claimed = _more(after.claimed - before.claimed, "claimed", "")
-    facts = f"{_more(missed, f'missed {digit}')}, {claimed}, {_more(errors, 'error')} in all"
-    if missed >= 0:
-        return f"Not repaired: {facts}."
-    if errors > 0:
-        harm = {d: comparison.broken[d] - comparison.fixed[d] for d in range(10) if d != digit}
-        victim = max(harm, key=lambda d: harm[d])
-        worst = f"; {victim} suffers most ({harm[victim]:,} more wrong)" if harm[victim] > 0 else ""
-        return f"Fixed one digit and forgot others: {facts}{worst}. {_against(after, shifted)}"
-    if is_repair(comparison, shifted):
-        return f"A repair: {facts}. {_against(after, shifted)}"
-    return f"No better than a shifted threshold: {facts}. {_against(after, shifted)}"
+
+    counts: Counts
+    pair: Tested | None
+
+    def is_worse_than(self, after: Counts) -> bool:
+        """Whether it makes more errors, by more than chance where that is known."""
+        return after.errors < self.counts.errors and (self.pair is None or self.pair.p <= LEVEL)
 
 
-def is_repair(comparison: Comparison, shifted: Counts) -> bool:
-    """Whether the digit is missed less, nothing is worse in all, and one shifted logit would have done worse."""
-    before, after = comparison.before, comparison.after
-    better = after.missed < before.missed and after.errors <= before.errors
-    return better and after.errors < shifted.errors
+class Facts(Document):
+    """What a verdict rests on.
+
+    Attributes:
+        both: missed and claimed together.
+        digits: all ten.
+        threshold: the network before with one number on its logit; `twin`: the twin with one, if it was trained.
+    """
+
+    digit: Digit
+    before: Counts
+    after: Counts
+    missed: Tested
+    claimed: Tested
+    both: Tested
+    errors: Tested
+    digits: Many[Tested]
+    threshold: Excuse
+    twin: Excuse | None
+
+    @property
+    def payers(self) -> list[int]:
+        """The other digits with more wrong images than chance allows, the one hit worst first."""
+        up = [digit for digit in self._others() if self.digits[digit].is_up(DIGIT_LEVEL)]
+        return sorted(up, key=lambda digit: -self.digits[digit].change)
+
+    @property
+    def worst(self) -> int:
+        """The other digit that lost most, or won least."""
+        return max(self._others(), key=lambda digit: self.digits[digit].change)
+
+    def _others(self) -> list[int]:
+        return [digit for digit in range(10) if digit != self.digit]
 
 
-def _against(after: Counts, shifted: Counts) -> str:
-    same = "as many" if shifted.missed == after.missed else f"{shifted.missed:,}"
-    if after.errors == shifted.errors:
+class Verdict(Document):
+    """What became of the target digit, at whose expense, and whether one shifted logit would have done as well.
+
+    Attributes:
+        kind: `repair`: the digit is missed less, missed and claimed together are fewer, neither claimed images nor all
+            errors nor those of another digit are up, and a shifted threshold does worse, all beyond chance. `paid for`:
+            but other digits are worse. `forgot others`: but all errors are up. `guessed more often`: but claimed images
+            are up, or missed and claimed together not down. `shifted threshold`, `shifted twin`: but one number on the
+            logit of the base, or of the twin, does as well. `too few images`: missed images are fewer, which may be
+            chance. `not repaired`: they are not fewer, or that may be chance while others are worse.
+        words: two or three sentences.
+    """
+
+    kind: Kind
+    words: str
+    facts: Facts
+
+    @property
+    def outcome(self) -> Literal["good", "bad", "open"]:
+        """Whether that is good news, bad news, or neither."""
+        if self.kind == "repair":
+            return "good"
+        return "bad" if self.kind in ("paid for", "forgot others", "not repaired") else "open"
+
+
+def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "test") -> Verdict:
+    """The verdict on a repair of `digit`, from what was found on one split."""
+    compared, twin = analysis.splits[split], analysis.twin and analysis.twin.threshold
+    facts = Facts(
+        digit=digit,
+        before=compared.before,
+        after=compared.after,
+        missed=_tested(compared.pairs.missed),
+        claimed=_tested(compared.pairs.claimed),
+        both=_tested(compared.pairs.missed, compared.pairs.claimed),
+        errors=_tested(compared.pairs.errors),
+        digits=tuple(map(_tested, compared.by_digit)),
+        threshold=_excuse(analysis.threshold, split),
+        twin=_excuse(twin, split) if twin else None,
+    )
+    kind = _kind(facts)
+    return Verdict(kind=kind, words=_words(kind, facts), facts=facts)
+
+
+def _tested(*pairs: Pair) -> Tested:
+    fixed, broken = sum(pair.fixed for pair in pairs), sum(pair.broken for pair in pairs)
+    return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
+
+
+def _excuse(shifted: ShiftedLogit, split: str) -> Excuse:
+    pair = _tested(shifted.pairs[split]) if shifted.pairs else None
+    return Excuse(counts=shifted.splits[split], pair=pair)
+
+
+def _kind(facts: Facts) -> Kind:
+    harm = facts.errors.is_up(LEVEL)
+    if facts.missed.change >= 0:
+        return "not repaired"
+    if not facts.missed.is_down(DIGIT_LEVEL):
+        return "not repaired" if harm or facts.payers else "too few images"
+    if harm:
+        return "forgot others"
+    if facts.payers:
+        return "paid for"
+    if facts.claimed.is_up(LEVEL) or not facts.both.is_down(LEVEL):
+        return "guessed more often"
+    if not facts.threshold.is_worse_than(facts.after):
+        return "shifted threshold"
+    if facts.twin and not facts.twin.is_worse_than(facts.after):
+        return "shifted twin"
+    return "repair"
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def _words(kind: Kind, facts: Facts) -> str:
+    payers, verb = _listed(facts.payers), "pay" if len(facts.payers) > 1 else "pays"
+    title = TITLES[kind].format(payers=payers, verb=verb)
+    return " ".join(filter(None, [f"{title}: {_counted(kind, facts)}.", _who_paid(facts), _against(kind, facts)]))
+
+
+def _counted(kind: Kind, facts: Facts) -> str:
+    chance = f" ({_p(facts.missed.p)}: may be chance)" if kind == "too few images" else ""
+    missed = _more(facts.missed.change, f"missed {facts.digit}") + chance
+    return f"{missed}, {_more(facts.claimed.change, 'claimed', '')}, {_more(facts.errors.change, 'error')} in all"
+
+
+def _who_paid(facts: Facts) -> str:
+    worst = facts.digits[facts.worst]
+    if facts.payers:
+        more = [
+            f"{facts.digits[one].change:,} more {one}{'' if facts.digits[one].change == 1 else 's'}"
+            for one in facts.payers
+        ]
+        return f"{_listed(more)} are wrong, which is more than chance ({_p(worst.p)})."
+    if worst.change <= 0:
+        return "No digit lost."
+    return f"The digit hit worst is {facts.worst} ({worst.change:,} more wrong), within chance ({_p(worst.p)})."
+
+
+def _against(kind: Kind, facts: Facts) -> str:
+    """Beside the twin if that is what decides, else beside the threshold of the network before."""
+    if facts.missed.change >= 0:
+        return ""
+    whose, other = (
+        ("its twin with a shifted threshold", facts.twin)
+        if kind == "shifted twin"
+        else ("a shifted threshold", facts.threshold)
+    )
+    assert other is not None  # the kind says that there is one
+    same = "as many" if other.counts.missed == facts.after.missed else f"{other.counts.missed:,}"
+    made, theirs = facts.after.errors, other.counts.errors
+    if made == theirs:
         change = "just as many errors as"
-    elif not shifted.errors:
-        change = f"{after.errors:,} more errors than"
+    elif not theirs:
+        change = f"{made:,} more errors than"
     else:
-        share = abs(after.errors / shifted.errors - 1)
-        change = f"{100 * share:.0f} % {'fewer' if after.errors < shifted.errors else 'more'} errors than"
-    return f"It makes {change} a shifted threshold, which misses {same}."
+        change = f"{100 * abs(made / theirs - 1):.0f} % {'fewer' if made < theirs else 'more'} errors than"
+    chance = f" ({_p(other.pair.p)})" if other.pair and made != theirs else ""
+    return f"It makes {change} {whose}, which misses {same}{chance}."
+
+
+def _listed(names: Sequence[object]) -> str:
+    *first, last = [*map(str, names)] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _more(change: int, noun: str, plural: str = "s") -> str:
@@ -51,9 +244,13 @@ def _more(change: int, noun: str, plural: str = "s") -> str:
     return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else plural}"
 
 
+def _p(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
 def paired(pair: PairedTwin, images: str) -> str:
     """One sentence on an adapter and its twin: who alone is right about how many of the same images."""
     return (
         f"Of {images}, {pair.only_adapter_right} are right with the adapter only, {pair.only_twin_right}"
-        f" with the twin only (McNemar, exact: p = {pair.p:.2g})."
+        f" with the twin only (McNemar, exact: {_p(pair.p)})."
     )

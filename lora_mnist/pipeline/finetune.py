@@ -14,6 +14,7 @@ from lora_mnist.evaluation.findings import Analysis, GuardDecision
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.strength import Guard, choose, require_val
+from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora.adapters import parameter_table
 from lora_mnist.lora.peft import save_adapter
 from lora_mnist.pipeline.workspace import Workspace
@@ -45,7 +46,7 @@ class Tuning(Document):
         analysis, evaluation: None if nothing was kept, as no strength met the guard.
         file: of a checkpoint.
 
-    As JSON it is one flat table: the record, what the analysis found, `comparison` by split, and `evaluation`.
+    As JSON it is one flat table: the record, what the analysis found, `comparison` by split, `verdict`, `evaluation`.
     """
 
     record: TuningRecord
@@ -65,6 +66,8 @@ class Tuning(Document):
         if analysis := parts["analysis"]:
             flat["comparison"] = analysis.pop("splits")
             flat |= {key: value for key, value in analysis.items() if key != "schema_version"}
+            assert self.analysis is not None  # it is what was serialised
+            flat["verdict"] = verdict_of(self.analysis, self.record.digit).model_dump()
             flat["evaluation"] = parts["evaluation"]
         return flat | ({"file": self.file} if self.file else {})
 
@@ -193,7 +196,7 @@ def keep(
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
     analysis = analyse(work.logits_of_stack(stack), logits, work.labels, digit, twin)
     as_trained = record.guard is not None and record.guard.strength == 1  # then what was tried were its strengths
-    tried = record.guard.tried if record.guard and as_trained else ()
+    tried = [one.point for one in record.guard.tried] if record.guard and as_trained else []
     learnt = inspect(adapted, name, digit, work.dataset, analysis.splits, tried)
     analysis = analysis.model_copy(update={"dial": learnt.dial, "layers": learnt.layers})
     with work.run.new(work.run.adapter(name)) as draft:
@@ -237,9 +240,9 @@ def _train(work: Workspace, task: _Task, tuning: FinetuneSettings) -> tuple[MLP,
 
 
 def _train_twin(work: Workspace, task: _Task) -> Twin:
-    """An adapter that differs in one thing: the digit has its natural share of every batch."""
+    """An adapter trained as long on all images alike: the digit at its natural share, hard ones no more often."""
     share = float((work.dataset.train.labels == task.digit).float().mean())
-    twin, _, guard = _train(work, task, work.settings.finetune.model_copy(update={"focus": share}))
+    twin, _, guard = _train(work, task, work.settings.finetune.model_copy(update={"focus": share, "hardness": 0.0}))
     kept = guard.strength is not None
     logits = held_out_logits(twin, work.dataset) if kept else work.logits_of_stack(task.stack)
     require_finite(logits, "Choose a lower --learning-rate.")

@@ -16,7 +16,8 @@ from lora_mnist.evaluation.findings import (
     StrengthPoint,
     TwinResult,
 )
-from lora_mnist.evaluation.significance import wilson
+from lora_mnist.evaluation.significance import DIGIT_LEVEL, wilson
+from lora_mnist.evaluation.verdict import Verdict
 from lora_mnist.report.made import BaseMade, Made
 from lora_mnist.runs.listing import AdapterLine
 from lora_mnist.runs.records import AdapterParameters, DatasetFacts
@@ -128,7 +129,8 @@ class Yardstick(Counts, _Beside):
 
 
 class DigitRow(Document):
-    """Wrong images of one digit; `net` is after − before."""
+    """Wrong images of one digit; `net` is after − before, `low` and `high` are the interval of `net` / `images` (see
+    `significance.paired_interval`), and `p` is McNemar's."""
 
     digit: Digit
     images: Count
@@ -137,14 +139,24 @@ class DigitRow(Document):
     broken: Count
     after: Count
     net: int
+    low: float
+    high: float
+    p: float
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether the change may be chance, ten digits being looked at."""
+        return self.p > DIGIT_LEVEL
 
 
 class Flow(Document):
-    """How many more images of one digit are taken for another."""
+    """How many more images of one digit are taken for another, by more than chance: McNemar's `p` of the images that
+    are taken for it only before or only after, at a level corrected for the 90 pairs of digits."""
 
     true: Digit
     predicted: Digit
     change: int
+    p: float
 
 
 class Trade(Document):
@@ -194,8 +206,7 @@ class AdapterSection(Document):
     on_top_of: Many[str]
     method: Literal["lora", "full", "svd"]
     rank: int
-    verdict: str
-    is_repair: bool
+    verdict: Verdict
     headline: Headline
     accuracy: BeforeAfter[Share]
     parameters: AdapterParameters

@@ -64,7 +64,7 @@ def _of_base(base: BaseSection, adapted: bool, normalised: bool) -> Iterator[Plo
     )
     if not adapted:
         wrong = [digit.count for digit in base.digits]
-        yield Plot("base-errors", plots.errors_per_digit(wrong, None, None), f"Wrong test images per digit: {wrong}.")
+        yield Plot("base-errors", plots.errors_per_digit(wrong), f"Wrong test images per digit: {wrong}.")
 
 
 def _side_by_side(lines: Sequence[Line]) -> Plot:
@@ -101,9 +101,12 @@ def _confusions(section: AdapterSection, normalised: bool) -> Iterator[Plot]:
 
 
 def _errors(section: AdapterSection) -> Plot:
-    before, after = [row.before for row in section.digits], [row.after for row in section.digits]
-    words = f"Wrong test images per digit, 0 to 9: before {before}, after {after}."
-    return Plot(f"{section.name}-errors", plots.errors_per_digit(before, after, section.digit), words)
+    rows = (
+        f"{row.digit}: {row.before} to {row.after}{'' if row.is_chance else ' (more than chance)'}"
+        for row in section.digits
+    )
+    words = f"Change of the error rate of every digit, with intervals. Wrong test images: {', '.join(rows)}."
+    return Plot(f"{section.name}-errors", plots.change_per_digit(section.digits, section.digit), words)
 
 
 def _trade(section: AdapterSection) -> Plot:

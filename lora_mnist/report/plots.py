@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
 from lora_mnist.evaluation.findings import Counts
-from lora_mnist.report.document import DialSection
+from lora_mnist.report.document import DialSection, DigitRow
 
 DIGITS = range(10)
 WIDTH = 5.2  # inches: at 390 pixels of a phone's screen a count is still 8 pixels high
@@ -146,24 +146,44 @@ def others(counts: Counts) -> int:
     return counts.errors - counts.missed
 
 
-def errors_per_digit(before: Sequence[int], after: Sequence[int] | None, target: int | None) -> Figure:
-    """Wrong images of every digit, before and, if given, after; the target digit is marked."""
+def errors_per_digit(wrong: Sequence[int]) -> Figure:
+    """Wrong images of every digit."""
     figure, axes = _axes()
-    series = [("before", before, GREY)] + ([("after", after, BLUE)] if after is not None else [])
-    width = 0.8 / len(series)
-    for i, (label, counts, colour) in enumerate(series):
-        places = np.arange(10) + (i - (len(series) - 1) / 2) * width
-        bars = axes.bar(places, counts, width, label=label, color=colour)
-        axes.bar_label(bars, fontsize=8, color=INK)
+    bars = axes.bar(DIGITS, wrong, 0.8, color=GREY)
+    axes.bar_label(bars, fontsize=8, color=INK)
     axes.set_xticks(DIGITS, list(map(str, DIGITS)))
-    if target is not None:
-        axes.get_xticklabels()[target].set(fontweight="bold", color=ORANGE)
-    words = "digit" if target is None else f"digit ({target} is the target)"
-    axes.set(xlabel=words, ylabel="wrong images (test)")
+    axes.set(xlabel="digit", ylabel="wrong images (test)")
     axes.margins(y=0.12)
-    if after is not None:
-        axes.legend(frameon=False)
     return figure
+
+
+def change_per_digit(rows: Sequence[DigitRow], target: int) -> Figure:
+    """By how many points the error rate of every digit rose or fell, with its interval; the target is on top.
+
+    A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
+    """
+    figure, axes = _axes()
+    ordered = sorted(rows, key=lambda row: (row.digit == target, -row.digit))
+    for height, row in enumerate(ordered):
+        colour = GREY if row.is_chance else ORANGE if row.net > 0 else BLUE
+        share = 100 / max(1, row.images)
+        axes.plot([100 * row.low, 100 * row.high], [height] * 2, color=colour, linewidth=1.6)
+        axes.plot(row.net * share, height, "o", color=colour, markerfacecolor="white" if row.is_chance else colour)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.axhline(8.5, color=GREY, linewidth=0.6, linestyle=":")
+    axes.set_yticks(range(10), [f"{row.digit}{' (target)' if row.digit == target else ''}" for row in ordered])
+    counts = axes.secondary_yaxis("right")
+    counts.set_yticks(range(10), [f"{row.before} → {row.after}" for row in ordered], fontsize=8)
+    counts.tick_params(length=0)
+    counts.spines["right"].set_visible(False)
+    axes.set(xlabel="change of the error rate on test, in points (left: fewer wrong)")
+    axes.set_position(_with_room_for_counts(axes))
+    return figure
+
+
+def _with_room_for_counts(axes: Axes) -> tuple[float, float, float, float]:
+    left, bottom, width, height = axes.get_position().bounds
+    return left + 0.03, bottom, width - 0.13, height
 
 
 def loss_curve(losses: Sequence[float]) -> Figure:

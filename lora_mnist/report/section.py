@@ -1,5 +1,6 @@
 """What the run stored of one adapter → its section of the report."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from lora_mnist.evaluation.findings import (
     Proof,
     SplitResult,
 )
-from lora_mnist.evaluation.significance import mcnemar
-from lora_mnist.evaluation.verdict import is_repair, verdict
+from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval
+from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.report.document import (
     AdapterSection,
     BeforeAfter,
@@ -39,7 +40,7 @@ from lora_mnist.runs.records import AdapterParameters, FullParameters, TuningRec
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import ANALYSIS, EVALUATION, RESTORE, Saved
 
-FLOWS = 8  # pairs of digits that are put into words
+FLOW_LEVEL = LEVEL / 90  # pairs of digits that can be confused
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
         on_top_of=record.on_top_of,
         method=record.method,
         rank=one.rank,
-        verdict=verdict(one.comparison, one.digit, on_test),
-        is_repair=is_repair(one.comparison, on_test),
+        verdict=verdict_of(one.analysis, one.digit),
         headline=_headline(one),
         accuracy=BeforeAfter[Share](before=Share.accuracy(one.before), after=Share.accuracy(one.after)),
         parameters=one.parameters,
@@ -108,7 +108,7 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
         twin=one.analysis.twin,
         digits=_digits(one),
         confusion=BeforeAfter[Matrix](before=one.before.confusion, after=one.after.confusion),
-        flows=_flows(one.before.confusion, one.after.confusion),
+        flows=_flows(one.comparison),
         trade=Trade(threshold=shifted.curve, strength=one.dial.splits["test"]),
         dial=_dial(one),
         layers=tuple(LayerRow(layer=path, **dict(effect)) for path, effect in one.layers.items()),
@@ -168,29 +168,36 @@ def _yardsticks(run: Run, one: _Stored) -> Iterator[Yardstick]:
 
 
 def _digits(one: _Stored) -> tuple[DigitRow, ...]:
-    return tuple(
-        DigitRow(
-            digit=digit,
-            images=one.before.images[digit],
-            before=one.before.wrong[digit],
-            fixed=one.comparison.fixed[digit],
-            broken=one.comparison.broken[digit],
-            after=one.after.wrong[digit],
-            net=one.after.wrong[digit] - one.before.wrong[digit],
-        )
-        for digit in range(10)
+    return tuple(_digit(one, digit) for digit in range(10))
+
+
+def _digit(one: _Stored, digit: int) -> DigitRow:
+    pair, images = one.comparison.by_digit[digit], one.before.images[digit]
+    low, high = paired_interval(pair.fixed, pair.broken, max(1, images))
+    return DigitRow(
+        digit=digit,
+        images=images,
+        before=one.before.wrong[digit],
+        fixed=pair.fixed,
+        broken=pair.broken,
+        after=one.after.wrong[digit],
+        net=one.after.wrong[digit] - one.before.wrong[digit],
+        low=low,
+        high=high,
+        p=mcnemar(pair.fixed, pair.broken),
     )
 
 
-def _flows(before: Matrix, after: Matrix) -> tuple[Flow, ...]:
-    """The pairs of digits between which most more or fewer images are confused, those that changed most first."""
-    flows = [
-        Flow(true=row, predicted=column, change=after[row][column] - before[row][column])
-        for row in range(10)
-        for column in range(10)
-        if row != column and before[row][column] != after[row][column]
-    ]
-    return tuple(sorted(flows, key=lambda flow: -abs(flow.change))[:FLOWS])
+def _flows(comparison: Comparison) -> tuple[Flow, ...]:
+    """The pairs of digits between which more or fewer images are confused, beyond chance; the largest change first."""
+    if comparison.came is None or comparison.went is None:
+        return ()
+    flows = []
+    for row, column in itertools.permutations(range(10), 2):
+        came, went = comparison.came[row][column], comparison.went[row][column]
+        if (p := mcnemar(went, came)) <= FLOW_LEVEL:
+            flows.append(Flow(true=row, predicted=column, change=came - went, p=p))
+    return tuple(sorted(flows, key=lambda flow: -abs(flow.change)))
 
 
 def _dial(one: _Stored) -> DialSection:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from lora_mnist.cli import tables as terminal
-from lora_mnist.evaluation.findings import Counts, GuardDecision, PairedTwin, StrengthPoint, TwinCounts, TwinResult
+from lora_mnist.evaluation.findings import Counts, GuardDecision, PairedTwin, TriedStrength, TwinCounts, TwinResult
 from lora_mnist.pipeline import Request, Tuning, verify
 from lora_mnist.runs.listing import AdapterLine, Listing
 from lora_mnist.runs.rundir import Run
@@ -100,7 +100,7 @@ def test_the_excuses_stand_beside_the_repair(tuned):
 
 def test_what_was_not_kept_says_why(tuned):
     before = Counts(missed=3, claimed=4, errors=10)
-    tried = tuple(StrengthPoint(strength=s, missed=0, claimed=0, errors=n) for s, n in ((1.0, 12), (0.9, 11)))
+    tried = tuple(TriedStrength(strength=s, missed=0, claimed=0, errors=n) for s, n in ((1.0, 12), (0.9, 11)))
     guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, strength=None)
     refused = Tuning(record=changed(tuned.record, name="x", digit=3, guard=guard))
     text = words(terminal.finetuning(refused))
@@ -108,10 +108,13 @@ def test_what_was_not_kept_says_why(tuned):
     assert "One more" not in text
     text = words(terminal.finetuning(changed(refused, record__guard__gain=1)))
     assert "One more adapter has to lower them" in text
+    hurting = tuple(TriedStrength(strength=s, missed=0, claimed=0, errors=3, hurt=(4, 7)) for s in (1.0, 0.9))
+    text = words(terminal.finetuning(changed(refused, record__guard__tried=hurting)))
+    assert "with x, more images of 4 and 7 on val are wrong than chance allows. --guard none" in text
 
 
 def test_how_much_of_the_update_was_kept(tuned):
-    for strength, told in ((0.7, "Kept at 0.7 of the trained update"), (1.0, "Kept as trained, ")):
+    for strength, told in ((0.7, "Kept at 0.7 of the trained update"), (1.0, "Kept as trained: ")):
         guard = GuardDecision(rule="errors", counted="errors", gain=0, before=LARGEST, tried=(), strength=strength)
         assert told in printed(terminal.finetuning(changed(tuned, record__guard=guard)))
 

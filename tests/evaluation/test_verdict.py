@@ -1,56 +1,139 @@
+import math
+
 import pytest
 
-from lora_mnist.evaluation.findings import Comparison, Counts, Pair, Pairs
-from lora_mnist.evaluation.verdict import verdict
+from lora_mnist.evaluation.findings import (
+    Analysis,
+    Comparison,
+    Counts,
+    Pair,
+    PairedTwin,
+    Pairs,
+    ShiftedLogit,
+    Threshold,
+    TwinCounts,
+    TwinResult,
+)
+from lora_mnist.evaluation.verdict import verdict_of
+
+DIGIT = 9
 
 
-def counts(missed, claimed, errors):
-    return Counts(missed=missed, claimed=claimed, errors=errors)
+def pair(fixed, broken):
+    return Pair(fixed=fixed, broken=broken)
 
 
-SHIFTED = counts(80, 50, 400)
-NOBODY = Pair(fixed=0, broken=0)  # the verdict does not look at pairs
+def moved(count, change):
+    return count + change.broken - change.fixed
 
 
-def compared(missed, claimed, errors):
-    """100 missed, 10 claimed, 400 errors before, and so many more after; the sevens are worst off."""
-    broken = [0] * 10
-    broken[7] = 677
-    return Comparison(
-        before=counts(100, 10, 400),
-        after=counts(100 + missed, 10 + claimed, 400 + errors),
-        fixed=(0,) * 10,
-        broken=broken,
-        pairs=Pairs(missed=NOBODY, claimed=NOBODY, errors=NOBODY),
+def shifted(errors, missed, better=(100, 10)):
+    counts = Counts(missed=missed, claimed=50, errors=errors)
+    return ShiftedLogit(shift=1.0, chosen_on="val", splits={"test": counts}, pairs={"test": pair(*better)})
+
+
+def analysis(missed, claimed, others=(), threshold=None, twin=None):
+    """100 missed nines, 30 claimed and 400 errors before; then so many images fixed and broken.
+
+    Args:
+        others: by digit, the fixed and broken images of the other digits.
+    """
+    digits = {digit: pair(0, 0) for digit in range(10)} | {d: pair(*p) for d, p in dict(others).items()}
+    digits[DIGIT] = pair(*missed)
+    errors = pair(sum(p.fixed for p in digits.values()), sum(p.broken for p in digits.values()))
+    pairs = Pairs(missed=digits[DIGIT], claimed=pair(*claimed), errors=errors)
+    before = {"missed": 100, "claimed": 30, "errors": 400}
+    after = {key: moved(count, pairs.of(key)) for key, count in before.items()}
+    compared = Comparison(
+        before=Counts(**before),
+        after=Counts(**after),
+        fixed=tuple(digits[d].fixed for d in range(10)),
+        broken=tuple(digits[d].broken for d in range(10)),
+        pairs=pairs,
+    )
+    threshold = threshold or shifted(500, after["missed"])
+    return Analysis(
+        schema_version=3,
+        splits={"test": compared},
+        threshold=Threshold(**dict(threshold), curve=()),
+        examples=(),
+        twin=twin and TwinResult(strength=1.0, splits={"test": beside(after)}, threshold=twin),
     )
 
 
+def beside(after):
+    same = PairedTwin(only_adapter_right=0, only_twin_right=0, p=1.0)
+    return TwinCounts(**after, all=same, digit=same)
+
+
+REPAIRED = (60, 5)  # 55 fewer missed
+GAINS = {0: (20, 2), 4: (10, 6), 7: (12, 9)}
+
+
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("kind", "title", "found"),
     [
-        ((-96, 1000, 1100), "Fixed one digit and forgot others: 96 fewer missed 9s, 1,000 more claimed, 1,100 more"),
-        ((-96, 1000, 1100), "errors in all; 7 suffers most (677 more wrong)."),
-        ((-20, 5, -50), "A repair: 20 fewer missed 9s, 5 more claimed, 50 fewer errors in all."),
-        ((-20, 5, -50), "It makes 12 % fewer errors than a shifted threshold, which misses as many."),
-        ((-22, 5, -50), "threshold, which misses 80."),
+        ("repair", "A repair: 55 fewer missed 9s, 5 fewer claimed, 80 fewer", analysis(REPAIRED, (10, 5), GAINS)),
         (
-            (-20, 0, 0),
-            "No better than a shifted threshold: 20 fewer missed 9s, as many claimed, as many errors in all.",
-        ),
-        ((-20, 0, 0), "It makes just as many errors as a shifted threshold"),
-        ((0, 1, -3), "Not repaired: as many missed 9s, 1 more claimed, 3 fewer errors in all."),
-        ((-1, -1, -1), "A repair: 1 fewer missed 9, 1 fewer claimed, 1 fewer error in all."),
-        ((2, 3, 3), "Not repaired: 2 more missed 9s, 3 more claimed, 3 more errors in all."),
+            "repair",
+            "claimed, 44 fewer errors",
+            analysis(REPAIRED, (10, 5), {4: (3, 14)}),
+        ),  # p = 0.013: one of ten digits
+        ("paid for", "A repair that 4 pays for: 55 fewer", analysis(REPAIRED, (10, 5), {4: (3, 20)})),
+        ("paid for", "A repair that 7 and 4 pay for", analysis(REPAIRED, (10, 5), {4: (3, 20), 7: (0, 19)})),
+        ("forgot others", "Fixed one digit and forgot others", analysis(REPAIRED, (0, 300), {7: (0, 300)})),
+        ("guessed more often", "Guessed more often rather than repaired", analysis(REPAIRED, (5, 20))),
+        ("guessed more often", "Guessed more often", analysis((20, 2), (5, 20))),
+        ("shifted threshold", "No better than a shifted threshold", analysis(REPAIRED, (9, 5), (), shifted(340, 45))),
+        ("shifted threshold", "No better", analysis(REPAIRED, (9, 5), (), shifted(358, 45, (30, 17)))),  # p = 0.08
+        ("too few images", "Too few images to tell: 1 fewer missed 9 (p = 1: may be chance)", analysis((1, 0), (0, 0))),
+        ("too few images", "Too few images", analysis((14, 3), (0, 0))),  # p = 0.013
+        ("not repaired", "Not repaired: as many missed 9s, 1 more claimed", analysis((3, 3), (0, 1), GAINS)),
+        ("not repaired", "Not repaired: 3 fewer missed 9s", analysis((5, 2), (0, 20), {4: (0, 20)})),
     ],
 )
-def test_the_verdict_says_at_whose_expense_and_beside_what(change, words):
-    assert words in verdict(compared(*change), 9, SHIFTED)
+def test_the_kinds(kind, title, found):
+    verdict = verdict_of(found, DIGIT)
+    assert verdict.kind == kind
+    assert title in verdict.words
 
 
-def test_fewer_errors_than_before_are_no_repair_if_one_number_does_as_well():
-    words = verdict(compared(-37, 12, -28), 9, counts(63, 24, 371))
-    assert words.startswith("No better than a shifted threshold: 37 fewer missed 9s")
+def test_a_twin_with_a_shifted_threshold_is_an_excuse_too():
+    as_good = shifted(340, 45, (30, 25))
+    verdict = verdict_of(analysis(REPAIRED, (10, 5), GAINS, twin=as_good), DIGIT)
+    assert verdict.kind == "shifted twin"
+    assert (
+        "It makes 6 % fewer errors than its twin with a shifted threshold, which misses as many (p = 0.59)"
+        in verdict.words
+    )
+    worse = shifted(380, 45, (70, 10))
+    assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, twin=worse), DIGIT).kind == "repair"
+
+
+def test_the_words_name_who_lost_most_and_whether_that_is_chance():
+    words = verdict_of(analysis(REPAIRED, (10, 5), {4: (3, 14)}), DIGIT).words
+    assert "The digit hit worst is 4 (11 more wrong), within chance (p = 0.013)." in words
+    words = verdict_of(analysis(REPAIRED, (10, 5), {4: (3, 20), 7: (0, 19)}), DIGIT).words
+    assert "19 more 7s and 17 more 4s are wrong, which is more than chance" in words
+    assert "No digit lost." in verdict_of(analysis(REPAIRED, (10, 5), GAINS | {7: (9, 9)}), DIGIT).words
+
+
+def test_every_p_is_the_binomial_test_of_the_same_images():
+    from scipy.stats import binomtest
+
+    facts = verdict_of(analysis((14, 3), (5, 20), GAINS), DIGIT).facts
+    for one in (facts.missed, facts.claimed, facts.both, facts.errors, *facts.digits):
+        changed = one.fixed + one.broken
+        assert math.isclose(one.p, binomtest(one.broken, changed, 0.5).pvalue if changed else 1.0)
+    assert (facts.both.fixed, facts.both.broken) == (19, 23)
+
+
+def test_a_threshold_that_was_stored_without_pairs_is_compared_by_counts():
+    old = shifted(401, 45).model_copy(update={"pairs": None})
+    assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, old), DIGIT).kind == "repair"
 
 
 def test_a_threshold_without_any_error_is_no_trouble():
-    assert "It makes 350 more errors than" in verdict(compared(-1, 0, -50), 9, counts(0, 0, 0))
+    nothing = ShiftedLogit(shift=1.0, chosen_on="val", splits={"test": Counts(missed=0, claimed=0, errors=0)})
+    words = verdict_of(analysis(REPAIRED, (10, 5), GAINS, nothing), DIGIT).words
+    assert "It makes 320 more errors than a shifted threshold, which misses 0." in words

@@ -6,6 +6,7 @@ import pytest
 
 from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Applied, Request, Tuning, evaluate, finetune, finetune_full, open_workspace, pretrain
 from lora_mnist.pipeline import verify as verify_run
 from lora_mnist.report.page import write_report
@@ -45,7 +46,9 @@ def test_as_json_it_is_one_flat_table(run_copy, adapter):
         name: json.loads((adapter / f"{name}.json").read_text()) for name in ("finetune", "analysis", "evaluation")
     }
     found = {key: value for key, value in stored["analysis"].items() if key not in ("schema_version", "splits")}
-    rest = {"comparison": stored["analysis"]["splits"], **found, "evaluation": stored["evaluation"]}
+    verdict = verdict_of(result.analysis, result.record.digit).model_dump(mode="json")
+    rest = {"comparison": stored["analysis"]["splits"], **found, "verdict": verdict}
+    rest["evaluation"] = stored["evaluation"]
     flat = result.model_dump(mode="json")
     assert flat == {"kept": True, **stored["finetune"], **rest}
     assert list(flat) == ["kept", *stored["finetune"], *rest]
@@ -202,7 +205,7 @@ def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
 # The twin, and what is trained on top ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changed", [{"logit_adjustment": 0.5}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("changed", [{"hardness": 0.2}, {"logit_adjustment": 0.5}, {"label_smoothing": 0.1}])
 @pytest.mark.parametrize("train", [finetune, finetune_full])
 def test_what_is_minimised_can_be_chosen(run_copy, changed, train):
     plain = train(workspace(run_copy, digit=3, guard="none", name="plain"))
@@ -219,14 +222,17 @@ def hashes_of(path, tuning):
     return saved.hashes[saved.weights]
 
 
-def test_the_twin_differs_in_the_share_of_the_digit_only(run_copy, monkeypatch):
+def test_the_twin_sees_every_image_alike_and_differs_in_nothing_else(run_copy, monkeypatch):
     seen = []
     honest = recipe.focus_batches
     monkeypatch.setattr(recipe, "focus_batches", lambda *a: seen.append(a) or honest(*a))
     result = finetune(workspace(run_copy, digit=3), twin=True)
     (labels, *one), (_, *other) = seen
-    assert one[1] != other[1] == pytest.approx(float((labels == 3).float().mean()))
-    assert (one[0], one[2:4]) == (other[0], other[2:4])
+    (digit, (focus, batch), steps, _, weights), (*same, _, unweighted) = one, other
+    assert focus != same[1][0] == pytest.approx(float((labels == 3).float().mean()))
+    assert weights is not None
+    assert unweighted is None
+    assert (digit, batch, steps) == (same[0], same[1][1], same[2])
     twin, after = result.analysis.twin.splits["test"], result.analysis.splits["test"].after
     assert after.errors - twin.errors == twin.all.only_twin_right - twin.all.only_adapter_right
     assert after.missed - twin.missed == twin.digit.only_twin_right - twin.digit.only_adapter_right

@@ -1,5 +1,6 @@
 """The numbers of the report, against what the stages stored and against scipy and scikit-learn."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -55,15 +56,30 @@ def test_confusion_and_flows_agree_with_scikit_learn(facts):
     matrices = [confusion_matrix(labels, predicted, labels=range(10)) for predicted in (before, after)]
     stored = (section.confusion.before, section.confusion.after)
     assert [np.array(matrix).tolist() for matrix in stored] == [matrix.tolist() for matrix in matrices]
-    change = matrices[1] - matrices[0]
     changes = [abs(flow.change) for flow in section.flows]
     assert changes == sorted(changes, reverse=True)
-    for flow in section.flows:
-        assert flow.true != flow.predicted
-        assert flow.change == change[flow.true, flow.predicted]
-    off_diagonal = change.copy()
-    off_diagonal[range(10), range(10)] = 0
-    assert changes[0] == abs(off_diagonal).max()
+    found = {(flow.true, flow.predicted): (flow.change, pytest.approx(flow.p)) for flow in section.flows}
+    expected = {}
+    for true, taken in itertools.permutations(range(10), 2):  # at 5 %, corrected for 90 pairs
+        of = labels == true
+        came = int((of & (before != taken) & (after == taken)).sum())
+        went = int((of & (before == taken) & (after != taken)).sum())
+        p = binomtest(came, came + went).pvalue if came + went else 1
+        if p <= 0.05 / 90:
+            expected[true, taken] = (came - went, p)
+    assert found == expected
+
+
+def test_the_change_of_every_digit_has_an_interval_and_a_test(facts):
+    section, labels, (before, after), _ = facts
+    for row in section.digits:
+        of = labels == row.digit
+        fixed = int((of & (before != labels) & (after == labels)).sum())
+        broken = int((of & (before == labels) & (after != labels)).sum())
+        assert (row.fixed, row.broken, row.net) == (fixed, broken, broken - fixed)
+        assert row.p == pytest.approx(binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1)
+        assert row.low <= row.net / row.images <= row.high
+        assert row.is_chance == (row.low <= 0 <= row.high)
 
 
 def test_the_dial_is_what_evaluate_says_at_that_strength(finished_run, facts):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lora_mnist.evaluation.findings import Counts, StrengthPoint
 from lora_mnist.report import plots
-from lora_mnist.report.document import DialPoint, DialSection
+from lora_mnist.report.document import DialPoint, DialSection, DigitRow
 
 BEFORE = np.diag([900] * 10)
 BEFORE[4, 9], BEFORE[9, 4], BEFORE[7, 2] = 31, 12, 1
@@ -75,11 +75,28 @@ def contrast(one, other) -> float:
     return float((high + 0.05) / (low + 0.05))
 
 
-@pytest.mark.parametrize("after", [None, [1] * 10])
-def test_bars_show_every_digit(after):
-    figure = plots.errors_per_digit(range(10), after, 9)
-    heights = [patch.get_height() for patch in figure.axes[0].patches]
-    assert heights == [*range(10), *(after or [])]
+def test_bars_show_every_digit():
+    figure = plots.errors_per_digit(range(10))
+    assert [patch.get_height() for patch in figure.axes[0].patches] == [*range(10)]
+
+
+def test_the_change_of_every_digit_stands_on_its_line_with_the_target_on_top():
+    rows = [
+        DigitRow(digit=d, images=1000, before=20, fixed=9, broken=d, after=11 + d, net=d - 9, low=-0.01, high=h, p=p)
+        for d, h, p in ((d, 0.01, 0.2) if d else (d, -0.001, 0.004) for d in range(10))
+    ]
+    figure = plots.change_per_digit(rows, 4)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        *map(str, (9, 8, 7, 6, 5, 3, 2, 1, 0)),
+        "4 (target)",
+    ]
+    dots = {float(line.get_ydata()[0]): line for line in axes.lines if line.get_marker() == "o"}
+    assert float(dots[9].get_xdata()[0]) == pytest.approx(-0.5)  # points: 5 fewer of 1,000
+    assert float(dots[8].get_xdata()[0]) == pytest.approx(-0.9)
+    filled = [height for height, line in dots.items() if line.get_markerfacecolor() != "white"]
+    assert filled == [8]  # the zero alone changed by more than chance
+    assert drawn(figure)
 
 
 @pytest.mark.parametrize("losses", [[2.0], [2.0, 1.0] * 100, [0.0, 0.0]])
