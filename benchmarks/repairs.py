@@ -1,117 +1,217 @@
 """Is it a repair? The adapter beside everything that could excuse it, on finished bases, many seeds.
 
-    python benchmarks/repairs.py measure out.jsonl --seeds 0-9      # appends a line per seed; resumes
-    python benchmarks/repairs.py table out.jsonl [more.jsonl …]     # means on `test` with 95 % intervals
+    python benchmarks/repairs.py measure out.jsonl --runs folder     # a line per seed and part; resumes
+    python benchmarks/repairs.py table out.jsonl [more.jsonl …]      # means on `test` with 95 % intervals
 
-Per seed and base (1 and 3 epochs): the default recipe, `--rank 1`, and for both the shifted threshold at as many missed
-images (chosen on `val`, and once more on `test` itself). On the base of one epoch also the twin, as it is and with a
-number on its logit, all weights, and five rounds, unless told otherwise; with `--brief` the default and its twin only.
-The digit is the weakest on `val`; `test` decides nothing.
+Per seed and base (1 and 3 epochs), by part: `default`, with its twin and with a twin that sees hard images more often,
+as it does itself; both also with a number on their logit, and the shifted threshold at as many missed images (chosen on
+`val`, and once more on `test`). `rank 1` with its own focus. `thorough`. `full` and `full thorough`: all weights with
+the same loss, steps and batches. `rounds`: five, each on top of the last. The digit is the weakest on `val`; `test`
+decides nothing. The runs are kept in the folder, so that anything else can be asked of them later.
 """
 
 import argparse
 import json
 import statistics
 import sys
-import tempfile
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from scipy.stats import t as student
 
-from lora_mnist.evaluation.findings import COUNTS
-from lora_mnist.evaluation.metrics import counts_in
-from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.evaluation.findings import COUNTS, Comparison, ShiftedLogit
+from lora_mnist.evaluation.threshold import shifted_logit
+from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, finetune_full, open_workspace, pretrain, repair
 
+RANK_1 = {"rank": 1, "focus": 0.35}  # fewer numbers need more of the digit
+Opener = Callable[..., Workspace]  # settings of [finetune], and a config
 
-def measure(seed: int, epochs: int, data: Path, threads: int | None, rounds: int, brief: bool) -> dict:
-    """One base and everything on it: missed, claimed and errors on `test` by what was done."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"seed": seed, "data": {"dataset": "mnist"}, "pretrain": {"epochs": epochs}}
-        work, base = pretrain(Request(Path(folder), data, options=options, threads=threads))
-        started = time.perf_counter()
-        default = finetune(work, twin=epochs == 1 or brief)
-        seconds = time.perf_counter() - started
-        test, digit = base.splits["test"], default.record.digit
-        row = {"seed": seed, "epochs": epochs, "accuracy": test.accuracy, "seconds": seconds, "digit": digit}
-        row["base"] = counts_in(test.confusion, digit).model_dump()
-        row |= _beside("default", default, work)
-        if default.kept and default.analysis.twin:
-            row["twin"] = default.analysis.twin.splits["test"].model_dump()
-            row["twin + number"] = default.analysis.twin.threshold.splits["test"].model_dump()
-        if brief:
-            return row
-        options = {**options, "finetune": {"rank": 1}}
-        rank1 = finetune(open_workspace(Request(Path(folder), data, options=options, threads=threads)))
-        row |= _beside("rank 1", rank1, work)
-        if epochs == 1:
-            row["full"] = finetune_full(work).analysis.splits["test"].after.model_dump()
-            if rounds:
-                row["rounds"] = [_round(tuning) for tuning in repair(work, rounds)]
-    return row
+
+def measure(part: str, seed: int, epochs: int, arguments: argparse.Namespace) -> dict:
+    """One part of a base: what it does on `test`, by name."""
+    folder = arguments.runs / f"{epochs}-{seed}"
+
+    def request(config: str | None = None, **tuning: object) -> Request:
+        options = {"seed": seed, "data": {"dataset": "mnist"}, "pretrain": {"epochs": epochs}, "finetune": tuning}
+        return Request(folder, arguments.data, options=options, threads=arguments.threads, config=config)
+
+    def opened(config: str | None = None, **tuning: object) -> Workspace:
+        return open_workspace(request(config, **tuning))
+
+    work, base = pretrain(request(), resume=True)
+    rows = PARTS[part](work, opened)
+    return {"seed": seed, "epochs": epochs, "part": part, "accuracy": base.splits["test"].accuracy, "rows": rows}
+
+
+# The parts ------------------------------------------------------------------------------------------------------------
+
+
+def _default(work: Workspace, opened: Opener) -> dict:
+    tuning = finetune(work, twin=True, resume=True)
+    if not tuning.kept:
+        return {"base": _unchanged(work, tuning), "default": None}
+    twin, digit = tuning.analysis.twin, tuning.record.digit
+    rows = _beside("default", tuning, work)
+    rows["twin"] = twin.splits["test"].model_dump(include=set(COUNTS))
+    rows["twin + number"] = _counts(twin.threshold)
+    share = float((work.dataset.train.labels == digit).float().mean())
+    hard = finetune(opened(digit=digit, focus=share, name="hard-twin"), resume=True)
+    if hard.kept:
+        rows["hard twin"] = hard.analysis.splits["test"].after.model_dump()
+        rows["hard twin + number"] = _counts(shifted_logit(*_logits(work, hard, tuning), work.labels, digit))
+    return rows
+
+
+def _rank1(work: Workspace, opened: Opener) -> dict:
+    return _beside("rank 1", finetune(opened(**RANK_1), resume=True), work)
+
+
+def _thorough(work: Workspace, opened: Opener) -> dict:
+    return _beside("thorough", finetune(opened("thorough"), resume=True), work)
+
+
+def _full(work: Workspace, opened: Opener) -> dict:
+    return {"full": _row(finetune_full(opened(name="full")))}
+
+
+def _full_thorough(work: Workspace, opened: Opener) -> dict:
+    return {"full thorough": _row(finetune_full(opened("thorough", name="full-thorough")))}
+
+
+def _rounds(work: Workspace, opened: Opener) -> dict:
+    tunings = repair(work, 5)
+    last = [tuning for tuning in tunings if tuning.kept]
+    base = work.run.base.evaluation.splits["test"]
+    end = last[-1].evaluation.splits["test"] if last else base
+    rises = [100 * (b - a) / n for a, b, n in zip(base.wrong, end.wrong, base.images, strict=True)]
+    return {"rounds": {"path": [_round(one) for one in tunings], "errors": end.errors, "worst digit": max(rises)}}
+
+
+PARTS = {
+    "default": _default,
+    "rank 1": _rank1,
+    "thorough": _thorough,
+    "full": _full,
+    "full thorough": _full_thorough,
+    "rounds": _rounds,
+}
 
 
 def _beside(name: str, tuning: Tuning, work: Workspace) -> dict:
     """What an adapter did, and what the shifted threshold does at as many missed images."""
     if not tuning.kept:
         return {name: None}
-    pair = ({"test": one.logits()["test"]} for one in (work.run.base, work.run.adapter(tuning.record.name)))
-    on_test = shifted_threshold(*pair, {"test": work.labels["test"]}, tuning.record.digit)
+    before, after = work.run.base.logits(), work.run.adapter(tuning.record.name).logits()
+    test = [{"test": one["test"]} for one in (before, after)]
+    on_test = shifted_logit(*test, {"test": work.labels["test"]}, tuning.record.digit)
     return {
-        name: tuning.analysis.splits["test"].after.model_dump(),
-        f"{name}: threshold": tuning.analysis.threshold.splits["test"].model_dump(),
-        f"{name}: threshold on test": on_test.splits["test"].model_dump(),
+        "base": tuning.analysis.splits["test"].before.model_dump(),
+        name: _row(tuning),
+        f"{name}: threshold": _counts(tuning.analysis.threshold),
+        f"{name}: threshold on test": _counts(on_test),
     }
 
 
+def _row(tuning: Tuning) -> dict:
+    """Counts, the other digit that lost most, in points of its error rate, the time, and the verdict."""
+    record, analysis, images = tuning.record, tuning.analysis, tuning.evaluation.splits["test"].images
+    test = analysis.splits["test"]
+    return test.after.model_dump() | {
+        "worst": _worst_other(test, images, record.digit),
+        "seconds": record.seconds,
+        "digit": record.digit,
+        "verdict": verdict_of(analysis, record.digit).kind,
+    }
+
+
+def _worst_other(test: Comparison, images: list[int], digit: int) -> float:
+    """By how many points the error rate rose of the other digit that lost most."""
+    pairs = zip(test.by_digit, images, strict=True)
+    return max(100 * (one.broken - one.fixed) / n for other, (one, n) in enumerate(pairs) if other != digit)
+
+
+def _unchanged(work: Workspace, tuning: Tuning) -> dict:
+    guard = tuning.record.guard
+    return {"digit": tuning.record.digit, "val": guard and guard.before.model_dump()}
+
+
+def _counts(shifted: ShiftedLogit) -> dict:
+    return shifted.splits["test"].model_dump()
+
+
+def _logits(work: Workspace, *tunings: Tuning) -> list[Mapping[str, torch.Tensor]]:
+    return [work.run.adapter(one.record.name).logits() for one in tunings]
+
+
 def _round(tuning: Tuning) -> dict:
-    counts = tuning.analysis.splits["test"].model_dump() if tuning.kept else {}
+    counts = tuning.analysis.splits["test"].model_dump(include={"before", "after"}) if tuning.kept else {}
     return {"digit": tuning.record.digit, "kept": tuning.kept, **counts}
 
 
-def interval(values: list[float]) -> str:
+# The tables -----------------------------------------------------------------------------------------------------------
+
+
+def interval(values: list[float], places: int = 1) -> str:
     """Mean and half-width of its 95 % interval (Student's t)."""
     mean, n = statistics.mean(values), len(values)
     half = student.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
-    return f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:.{places}f} ± {half:.{places}f}"
 
 
-def table(rows: list[dict]) -> None:
+def table(lines: list[dict]) -> None:
     """Print every comparison."""
-    for epochs in sorted({row["epochs"] for row in rows}):
-        chosen = [row for row in rows if row["epochs"] == epochs]
-        accuracies = [row["accuracy"] for row in chosen]
-        print(f"\n{epochs} epoch(s), {len(chosen)} seeds, accuracy {min(accuracies):.4f} to {max(accuracies):.4f}\n")
-        print("| on test | missed | claimed | all errors | missed | all errors | kept |")
-        print("|---|---|---|---|---|---|---|")
-        names = ["base", "default", "default: threshold", "default: threshold on test", "twin", "twin + number"]
-        names += ["rank 1", "rank 1: threshold", "rank 1: threshold on test", "full"]
+    for epochs in sorted({line["epochs"] for line in lines}):
+        seeds: dict[int, dict] = {}
+        for line in lines:
+            if line["epochs"] == epochs:
+                seeds.setdefault(line["seed"], {"accuracy": line["accuracy"]}).update(line["rows"])
+        accuracies = [row["accuracy"] for row in seeds.values()]
+        print(f"\n{epochs} epoch(s), {len(seeds)} seeds, accuracy {min(accuracies):.4f} to {max(accuracies):.4f}\n")
+        print("| on test | missed | claimed | all errors | missed | claimed | all errors | both | worst | s | kept |")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        names = dict.fromkeys(name for row in seeds.values() for name in row if name not in ("accuracy", "rounds"))
         for name in names:
-            if not any(name in row for row in chosen):
-                continue
-            counts = [row.get(name) or row["base"] for row in chosen]  # what was not kept changed nothing
-            cells = [interval([one[key] for one in counts]) for key in COUNTS]
-            for key in ("missed", "errors"):
-                change = sum(one[key] for one in counts) / sum(row["base"][key] for row in chosen) - 1
-                cells.append(f"{100 * change:+.0f} %")
-            print(f"| {name} | {' | '.join(cells)} | {sum(bool(row.get(name)) for row in chosen)} of {len(chosen)} |")
-        for name in ("default", "rank 1"):
-            there = [row for row in chosen if row.get(name)]  # a baseline needs something to be compared with
-            for words in ("threshold", "threshold on test"):
-                if not there:
-                    continue
-                ratio = sum(r[f"{name}: {words}"]["errors"] for r in there) / sum(r[name]["errors"] for r in there)
-                print(f"\n{name}: the {words} makes {100 * (ratio - 1):+.1f} % errors")
-        if several := [row for row in chosen if "rounds" in row]:
-            path(several)
+            _print_row(name, [row for row in seeds.values() if name in row])
+        for name in ("default", "rank 1", "thorough"):
+            _print_ratios(name, list(seeds.values()))
+        if several := [row for row in seeds.values() if "rounds" in row]:
+            path([row["rounds"] for row in several])
+
+
+def _print_row(name: str, rows: list[dict]) -> None:
+    counts = [row[name] or row["base"] for row in rows]  # what was not kept changed nothing
+    cells = [interval([one[key] for one in counts]) for key in COUNTS]
+    for keys in (("missed",), ("claimed",), ("errors",), ("missed", "claimed")):
+        after, before = (sum(one[key] for one in them for key in keys) for them in (counts, [r["base"] for r in rows]))
+        cells.append(f"{100 * (after / before - 1):+.0f} %")
+    there = [row[name] for row in rows if row[name]]
+    for key, places in (("worst", 2), ("seconds", 1)):
+        cells.append(interval([one[key] for one in there], places) if there and key in there[0] else "")
+    print(f"| {name} | {' | '.join(cells)} | {len(there)} of {len(rows)} |")
+    if kinds := [one["verdict"] for one in there if "verdict" in one]:
+        print(
+            f"<!-- verdicts of {name}: {', '.join(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))} -->"
+        )
+
+
+def _print_ratios(name: str, rows: list[dict]) -> None:
+    others = [f"{name}: threshold", f"{name}: threshold on test"]
+    others += ["twin + number", "hard twin + number"] if name == "default" else []
+    for other in others:
+        there = [row for row in rows if row.get(name) and row.get(other)]
+        if there:
+            more = interval([row[other]["errors"] - row[name]["errors"] for row in there])
+            ratio = sum(row[other]["errors"] for row in there) / sum(row[name]["errors"] for row in there)
+            print(f"\n{other} makes {100 * (ratio - 1):+.1f} % errors of {name}: {more} more in {len(there)} seeds")
 
 
 def path(rows: list[dict]) -> None:
     """Print the rounds: means over the seeds that got so far, and whether all errors fell in each."""
     print("\n| round | kept | missed | all errors | change | errors fell in |\n|---|---|---|---|---|---|")
-    for i in range(max(len(row["rounds"]) for row in rows)):
-        there = [row["rounds"][i] for row in rows if len(row["rounds"]) > i]
+    for i in range(max(len(row["path"]) for row in rows)):
+        there = [row["path"][i] for row in rows if len(row["path"]) > i]
         kept = [one for one in there if one["kept"]]
         if kept:
             pairs = [(one["before"]["errors"], one["after"]["errors"]) for one in kept]
@@ -122,6 +222,12 @@ def path(rows: list[dict]) -> None:
             fell = sum(after < before for before, after in pairs)
             means.append(interval([after - before for before, after in pairs]))
             print(f"| {i + 1} | {len(kept)} of {len(there)} | {' | '.join(means)} | {fell} of {len(kept)} |")
+    print(
+        f"\nAt the end {interval([row['errors'] for row in rows])} errors; the digit that lost most against the base:"
+    )
+    print(
+        f"{interval([row['worst digit'] for row in rows], 2)} points, at most {max(r['worst digit'] for r in rows):.2f}"
+    )
 
 
 def main() -> None:
@@ -131,10 +237,10 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--seeds", default="0-9")
     parser.add_argument("--epochs", default="1,3")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--runs", type=Path, default=Path("runs/repairs"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--brief", action="store_true")
     arguments = parser.parse_args()
     if arguments.action == "table":
         table([json.loads(line) for file in arguments.files for line in file.read_text().splitlines()])
@@ -142,14 +248,14 @@ def main() -> None:
     out = arguments.files[0]
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     first, last = map(int, arguments.seeds.split("-"))
-    for epochs in map(int, arguments.epochs.split(",")):
-        for seed in range(first, last + 1):
-            if not any((row["seed"], row["epochs"]) == (seed, epochs) for row in done):
-                given = (arguments.data, arguments.threads, arguments.rounds, arguments.brief)
-                row = measure(seed, epochs, *given)
-                with out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(json.dumps(row), file=sys.stderr, flush=True)
+    for part in arguments.parts.split(","):
+        for epochs in map(int, arguments.epochs.split(",")):
+            for seed in range(first, last + 1):
+                if not any((line["seed"], line["epochs"], line["part"]) == (seed, epochs, part) for line in done):
+                    line = measure(part, seed, epochs, arguments)
+                    with out.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    print(json.dumps(line), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

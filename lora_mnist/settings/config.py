@@ -97,6 +97,12 @@ class FinetuneSettings(TrainingSettings):
     full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
     name: Name | None = None  # None: digit9-r1
 
+    @property
+    def moves(self) -> tuple[float, float, float] | None:
+        """How far images are shifted, turned and zoomed; None: not at all."""
+        moves = (self.shift, self.rotate, self.zoom)
+        return moves if any(moves) else None
+
 
 OF_ADAPTERS = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init", "guard")
 

@@ -46,27 +46,25 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
-    share, weights = (recipe.focus, recipe.batch_size), _weights(model, images, labels, recipe.hardness)
+    weights = _weights(model, images, labels, recipe.hardness) if recipe.hardness else None
+    share = (recipe.focus, recipe.batch_size)
     batches = focus_batches(labels.cpu(), digit, share, recipe.steps, generator, weights)
     warps = None
-    if recipe.shift or recipe.rotate or recipe.zoom:
-        moves = (recipe.shift, recipe.rotate, recipe.zoom)
-        warps = draw_warps(recipe.steps, recipe.batch_size, *moves, generator).to(images.device)
+    if recipe.moves:
+        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(images.device)
     offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
     data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
     return train(model, data, recipe, f"fine-tuning on {digit}", quiet)
 
 
 @torch.no_grad()
-def _weights(model: MLP, images: torch.Tensor, labels: torch.Tensor, hardness: float) -> torch.Tensor | None:
-    """(1 - p)^hardness with p the probability that `model` gives to the right digit, float64 (N,); None: all alike.
+def _weights(model: MLP, images: torch.Tensor, labels: torch.Tensor, hardness: float) -> torch.Tensor:
+    """(1 - p)^hardness with p the probability that `model` gives to the right digit of an image, float64 (N,).
 
     An image of which the network is sure teaches it next to nothing, and most images are such. The weight is that of
     the focal loss (Lin et al. 2017, arXiv 1708.02002, section 3.2), but it decides how often an image is drawn, and is
     taken once, from the network at the start.
     """
-    if not hardness:
-        return None
     model.eval()
     unsure = [
         1 - model(normalise(part)).double().softmax(1).gather(1, truth[:, None]).flatten()

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lora_mnist.datasets.dataset import load
 from lora_mnist.lora import updates_of
 from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.training import train
 from lora_mnist.training.model import MLP, normalise
 from lora_mnist.training.train import train_adapter, train_base
 
@@ -87,3 +88,20 @@ def test_seeds_decide_everything_and_nothing_else_does(digits, settings):
 
     assert bits(0) == bits(0)
     assert bits(0) != bits(1)
+
+
+def test_images_are_drawn_the_more_often_the_less_sure_the_network_is_of_them(digits, settings, monkeypatch):
+    from scipy.special import softmax
+
+    base, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
+    seen = []
+    honest = train.focus_batches
+    monkeypatch.setattr(train, "focus_batches", lambda *given: seen.append(given[-1]) or honest(*given))
+    tuning = settings.finetune.model_copy(update={"hardness": 0.7})
+    train_adapter(base, "a", 9, settings.model_copy(update={"finetune": tuning}), digits, quiet=True)
+    train_adapter(base, "a", 9, settings, digits, quiet=True)
+    with torch.no_grad():
+        p = softmax(base(normalise(digits.train.images)).double().numpy(), axis=1)
+    expected = (1 - p[range(len(p)), digits.train.labels]) ** 0.7
+    assert seen[0].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert seen[1] is None  # all alike
