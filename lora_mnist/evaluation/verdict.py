@@ -189,7 +189,7 @@ def _kind(facts: Facts) -> Kind:
 def _words(kind: Kind, facts: Facts) -> str:
     payers, verb = _listed(facts.payers), "pay" if len(facts.payers) > 1 else "pays"
     title = TITLES[kind].format(payers=payers, verb=verb)
-    return " ".join(filter(None, [f"{title}: {_counted(kind, facts)}.", _who_paid(facts), _against(kind, facts)]))
+    return " ".join(filter(None, [f"{title}: {_counted(kind, facts)}.", _who_paid(facts), _against(facts)]))
 
 
 def _counted(kind: Kind, facts: Facts) -> str:
@@ -211,16 +211,15 @@ def _who_paid(facts: Facts) -> str:
     return f"The digit hit worst is {facts.worst} ({worst.change:,} more wrong), within chance ({_p(worst.p)})."
 
 
-def _against(kind: Kind, facts: Facts) -> str:
-    """Beside the twin if that is what decides, else beside the threshold of the network before."""
+def _against(facts: Facts) -> str:
+    """Beside one shifted logit, and beside the twin with one where there is a twin."""
     if facts.missed.change >= 0:
         return ""
-    whose, other = (
-        ("its twin with a shifted threshold", facts.twin)
-        if kind == "shifted twin"
-        else ("a shifted threshold", facts.threshold)
-    )
-    assert other is not None  # the kind says that there is one
+    sentence = _beside(facts, facts.threshold, "a shifted threshold")
+    return f"{sentence} {_beside(facts, facts.twin, 'its twin with one')}" if facts.twin else sentence
+
+
+def _beside(facts: Facts, other: Excuse, name: str) -> str:
     same = "as many" if other.counts.missed == facts.after.missed else f"{other.counts.missed:,}"
     made, theirs = facts.after.errors, other.counts.errors
     if made == theirs:
@@ -230,7 +229,7 @@ def _against(kind: Kind, facts: Facts) -> str:
     else:
         change = f"{100 * abs(made / theirs - 1):.0f} % {'fewer' if made < theirs else 'more'} errors than"
     chance = f" ({_p(other.pair.p)})" if other.pair and made != theirs else ""
-    return f"It makes {change} {whose}, which misses {same}{chance}."
+    return f"It makes {change} {name}, which misses {same}{chance}."
 
 
 def _listed(names: Sequence[object]) -> str:

@@ -102,10 +102,7 @@ def test_a_twin_with_a_shifted_threshold_is_an_excuse_too():
     as_good = shifted(340, 45, (30, 25))
     verdict = verdict_of(analysis(REPAIRED, (10, 5), GAINS, twin=as_good), DIGIT)
     assert verdict.kind == "shifted twin"
-    assert (
-        "It makes 6 % fewer errors than its twin with a shifted threshold, which misses as many (p = 0.59)"
-        in verdict.words
-    )
+    assert "It makes 6 % fewer errors than its twin with one, which misses as many (p = 0.59)" in verdict.words
     worse = shifted(380, 45, (70, 10))
     assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, twin=worse), DIGIT).kind == "repair"
 
