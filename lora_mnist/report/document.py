@@ -216,7 +216,7 @@ class AdapterSection(Document):
     twin: TwinResult | None
     digits: Many[DigitRow]
     confusion: BeforeAfter[Matrix]
-    flows: Many[Flow]
+    flows: Many[Flow] | None
     trade: Trade
     dial: DialSection
     layers: Many[LayerRow]

@@ -92,11 +92,11 @@ def _confusions(section: AdapterSection, normalised: bool) -> Iterator[Plot]:
         plots.confusion(after, f"With {name}: test images", darkest, normalised),
         f"Confusion matrix with {name}: {head.after.errors} errors.",
     )
-    flows = ", ".join(f"{flow.true} taken for {flow.predicted} {signed(flow.change)}" for flow in section.flows)
+    flows = ", ".join(f"{flow.true} taken for {flow.predicted} {signed(flow.change)}" for flow in section.flows or ())
     yield Plot(
         f"{name}-change",
         plots.confusion_change(before, after, "Change: after − before", normalised),
-        f"Change of the confusion matrix: {flows or 'none'}.",
+        f"Change of the confusion matrix. More than chance: {flows or 'nothing'}.",
     )
 
 
