@@ -21,6 +21,7 @@ import torch
 from scipy.stats import t as student
 
 from lora_mnist.evaluation.findings import COUNTS, Comparison, ShiftedLogit
+from lora_mnist.evaluation.metrics import counts_in
 from lora_mnist.evaluation.threshold import shifted_logit
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, finetune_full, open_workspace, pretrain, repair
@@ -51,7 +52,8 @@ def measure(part: str, seed: int, epochs: int, arguments: argparse.Namespace) ->
 def _default(work: Workspace, opened: Opener) -> dict:
     tuning = finetune(work, twin=True, resume=True)
     if not tuning.kept:
-        return {"base": _unchanged(work, tuning), "default": None}
+        base = work.run.base.evaluation.splits["test"].confusion
+        return {"base": counts_in(base, tuning.record.digit).model_dump(), "default": None}
     twin, digit = tuning.analysis.twin, tuning.record.digit
     rows = _beside("default", tuning, work)
     rows["twin"] = twin.splits["test"].model_dump(include=set(COUNTS))
@@ -130,11 +132,6 @@ def _worst_other(test: Comparison, images: list[int], digit: int) -> float:
     """By how many points the error rate rose of the other digit that lost most."""
     pairs = zip(test.by_digit, images, strict=True)
     return max(100 * (one.broken - one.fixed) / n for other, (one, n) in enumerate(pairs) if other != digit)
-
-
-def _unchanged(work: Workspace, tuning: Tuning) -> dict:
-    guard = tuning.record.guard
-    return {"digit": tuning.record.digit, "val": guard and guard.before.model_dump()}
 
 
 def _counts(shifted: ShiftedLogit) -> dict:

@@ -199,13 +199,14 @@ def _counted(kind: Kind, facts: Facts) -> str:
 
 
 def _who_paid(facts: Facts) -> str:
-    worst = facts.digits[facts.worst]
     if facts.payers:
+        p = max(facts.digits[one].p for one in facts.payers)
         more = [
             f"{facts.digits[one].change:,} more {one}{'' if facts.digits[one].change == 1 else 's'}"
             for one in facts.payers
         ]
-        return f"{_listed(more)} are wrong, which is more than chance ({_p(worst.p)})."
+        return f"{_listed(more)} are wrong, which is more than chance ({_p(p)})."
+    worst = facts.digits[facts.worst]
     if worst.change <= 0:
         return "No digit lost."
     return f"The digit hit worst is {facts.worst} ({worst.change:,} more wrong), within chance ({_p(worst.p)})."

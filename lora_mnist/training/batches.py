@@ -95,7 +95,7 @@ def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Genera
 def _drawn(
     pool: torch.Tensor, weights: torch.Tensor, steps: int, width: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """With replacement; by hand, because torch.multinomial takes no more than 2^24 weights and fewer digits of them."""
+    """With replacement: where a random share of all weight falls among the weights laid end to end."""
     until = weights[pool].double().cumsum(0)
     if not until[-1] > 0:
         until = torch.arange(1, len(pool) + 1, dtype=torch.float64)
