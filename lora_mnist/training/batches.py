@@ -59,11 +59,11 @@ def focus_batches(
             "Choose a larger --focus or --batch-size.",
         )
     widths = {True: of_digit, False: batch_size - of_digit}
-    pools = {target: ((labels == digit) == target).nonzero().flatten() for target in widths}
+    pools = [(((labels == digit) == target).nonzero().flatten(), width) for target, width in widths.items() if width]
     if weights is None:
-        parts = [_in_turn(pools[target], steps, width, generator) for target, width in widths.items()]
+        parts = [_in_turn(pool, steps, width, generator) for pool, width in pools]
     else:
-        parts = [_drawn(pools[target], weights, steps, width, generator) for target, width in widths.items()]
+        parts = [_drawn(pool, weights[pool], steps, width, generator) for pool, width in pools]
     return torch.cat(parts, dim=1)
 
 
@@ -95,12 +95,10 @@ def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Genera
 def _drawn(
     pool: torch.Tensor, weights: torch.Tensor, steps: int, width: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """With replacement: where a random share of all weight falls among the weights laid end to end."""
-    until = weights[pool].double().cumsum(0)
-    if not until[-1] > 0:
-        until = torch.arange(1, len(pool) + 1, dtype=torch.float64)
-    at = torch.rand(steps * width, generator=generator, dtype=torch.float64) * until[-1]
-    return pool[torch.searchsorted(until, at, right=True).clamp(max=len(pool) - 1)].view(steps, width)
+    """Each anew, in proportion to its weight."""
+    if not weights.any():
+        weights = torch.ones_like(weights)
+    return pool[torch.multinomial(weights, steps * width, replacement=True, generator=generator)].view(steps, width)
 
 
 def _shuffled(count: int, generator: torch.Generator) -> torch.Tensor:

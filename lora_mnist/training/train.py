@@ -46,7 +46,7 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
-    weights = _weights(model, images, labels, recipe.hardness) if recipe.hardness else None
+    weights = _weights(model, images, recipe.hardness) if recipe.hardness else None
     share = (recipe.focus, recipe.batch_size)
     batches = focus_batches(labels.cpu(), digit, share, recipe.steps, generator, weights)
     warps = None
@@ -58,18 +58,16 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
 
 
 @torch.no_grad()
-def _weights(model: MLP, images: torch.Tensor, labels: torch.Tensor, hardness: float) -> torch.Tensor:
-    """(1 - p)^hardness with p the probability that `model` gives to the right digit of an image, float64 (N,).
+def _weights(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor:
+    """(1 - p)^hardness with p the probability that `model` gives to the digit it takes an image for, float64 (N,).
 
-    An image of which the network is sure teaches it next to nothing, and most images are such. The weight is that of
-    the focal loss (Lin et al. 2017, arXiv 1708.02002, section 3.2), but it decides how often an image is drawn, and is
-    taken once, from the network at the start.
+    An image of which the network is sure teaches it next to nothing, and most images are such. This is uncertainty
+    sampling ("least confident": Settles 2009, Active Learning Literature Survey, section 3.1). The label is not looked
+    at: by its probability, an image with a wrong label would be the hardest of all, and be drawn over and over. The
+    weights are taken once, from the network at the start.
     """
     model.eval()
-    unsure = [
-        1 - model(normalise(part)).double().softmax(1).gather(1, truth[:, None]).flatten()
-        for part, truth in zip(images.split(CHUNK), labels.split(CHUNK), strict=True)
-    ]
+    unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
     return torch.cat(unsure).clamp(min=0).cpu() ** hardness
 
 
