@@ -39,6 +39,7 @@ def measure(config: str, dataset: str, seed: int, options: list[str]) -> dict:
         "accuracy": [base["accuracy"], 1 - after["errors"] / base["count"]],
         **{count: [before[count], after[count]] for count in COUNTS},
         "proof": tuned["proof"]["passed"] if kept else None,
+        "verdict": tuned["verdict"]["kind"] if kept else "not kept",
         "seconds": seconds,
     }
 
@@ -53,15 +54,16 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
 
     rows = []
-    print("| seed | digit | accuracy | missed | claimed | all errors | proof | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| seed | digit | accuracy | missed | claimed | all errors | proof | verdict | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for seed in range(arguments.seeds):
         row = measure(arguments.config, arguments.dataset, seed, options)
         rows.append(row)
         before, after = row["accuracy"]
         counts = " | ".join(f"{row[count][0]} → {row[count][1]}" for count in COUNTS)
         proof = {True: "passed", False: "failed", None: "not kept"}[row["proof"]]
-        print(f"| {seed} | {row['digit']} | {before:.4f} → {after:.4f} | {counts} | {proof} | {row['seconds']:.1f} |")
+        print(f"| {seed} | {row['digit']} | {before:.4f} → {after:.4f} | {counts} | {proof}", end="")
+        print(f" | {row['verdict']} | {row['seconds']:.1f} |")
         sys.stdout.flush()
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -69,7 +71,7 @@ def main() -> None:
     means = {count: [statistics.mean(row[count][i] for row in rows) for i in (0, 1)] for count in COUNTS}
     counts = " | ".join(f"{b:.1f} → {a:.1f} ({100 * (a / b - 1) if b else 0:+.0f} %)" for b, a in means.values())
     seconds = statistics.median(row["seconds"] for row in rows)
-    print(f"| mean | | {before[0]:.4f} → {after[0]:.4f} | {counts} | | median {seconds:.1f} |")
+    print(f"| mean | | {before[0]:.4f} → {after[0]:.4f} | {counts} | | | median {seconds:.1f} |")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from lora_mnist.evaluation.threshold import shifted_logit
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, finetune_full, open_workspace, pretrain, repair
 
-RANK_1 = {"rank": 1, "focus": 0.35}  # fewer numbers need more of the digit
+RANK_1 = {"rank": 1, "focus": 0.3, "steps": 3000}  # fewer numbers need more of the digit, and more steps
 Opener = Callable[..., Workspace]  # settings of [finetune], and a config
 
 
@@ -71,7 +71,7 @@ def _rank1(work: Workspace, opened: Opener) -> dict:
 
 
 def _thorough(work: Workspace, opened: Opener) -> dict:
-    return _beside("thorough", finetune(opened("thorough"), resume=True), work)
+    return _beside("thorough", finetune(opened("thorough", name="thorough"), resume=True), work)
 
 
 def _full(work: Workspace, opened: Opener) -> dict:
@@ -149,32 +149,85 @@ def _round(tuning: Tuning) -> dict:
 
 # The tables -----------------------------------------------------------------------------------------------------------
 
+ROWS = {  # what stands in a table, in this order
+    "base": "base",
+    "default": "default",
+    "default: threshold on test": "one number on the base at as many missed, chosen on `test`",
+    "default: threshold": "the same, chosen on `val`",
+    "twin": "twin: every image alike",
+    "twin + number": "twin + one number, chosen on `val`",
+    "hard twin": "hard images, natural share of the digit",
+    "hard twin + number": "hard images, natural share + one number, chosen on `val`",
+    "full": "all weights, as the default",
+    "thorough": "thorough",
+    "thorough: threshold on test": "one number on the base at as many missed, chosen on `test`",
+    "full thorough": "all weights, as thorough",
+    "rank 1": "`--rank 1 --focus 0.3 --steps 3000`",
+    "rank 1: threshold on test": "one number on the base at as many missed, chosen on `test`",
+}
 
-def interval(values: list[float], places: int = 1) -> str:
+
+def interval(values: list[float], form: str = ".1f") -> str:
     """Mean and half-width of its 95 % interval (Student's t)."""
     mean, n = statistics.mean(values), len(values)
     half = student.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
-    return f"{mean:.{places}f} ± {half:.{places}f}"
+    return f"{mean:{form}} ± {half:{form.lstrip('+')}}".replace("-", "−")
+
+
+def percent(ratio: float) -> str:
+    """By how much more than 1."""
+    return f"{100 * (ratio - 1):+.0f} %".replace("-", "−")
+
+
+SHORT = ("base", "default", "thorough", "rank 1", "default: threshold on test", "twin + number", "hard twin + number")
 
 
 def table(lines: list[dict]) -> None:
-    """Print every comparison."""
-    for epochs in sorted({line["epochs"] for line in lines}):
-        seeds: dict[int, dict] = {}
-        for line in lines:
-            if line["epochs"] == epochs:
-                seeds.setdefault(line["seed"], {"accuracy": line["accuracy"]}).update(line["rows"])
-        accuracies = [row["accuracy"] for row in seeds.values()]
-        print(f"\n{epochs} epoch(s), {len(seeds)} seeds, accuracy {min(accuracies):.4f} to {max(accuracies):.4f}\n")
-        print("| on test | missed | claimed | all errors | missed | claimed | all errors | both | worst | s | kept |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
-        names = dict.fromkeys(name for row in seeds.values() for name in row if name not in ("accuracy", "rounds"))
-        for name in names:
-            _print_row(name, [row for row in seeds.values() if name in row])
-        for name in ("default", "rank 1", "thorough"):
-            _print_ratios(name, list(seeds.values()))
-        if several := [row for row in seeds.values() if "rounds" in row]:
+    """Print every comparison, and a short table of both kinds of bases."""
+    bases = {epochs: _by_seed(lines, epochs) for epochs in sorted({line["epochs"] for line in lines})}
+    for epochs, seeds in bases.items():
+        print(f"\n| {_title(epochs, seeds)} | missed | claimed | all errors | missed | claimed", end="")
+        print(" | all errors | missed + claimed | worst other | kept |\n|---|---|---|---|---|---|---|---|---|---|")
+        there = {name: [row for row in seeds if name in row] for name in ROWS}
+        for name, rows in there.items():
+            if rows:
+                _print_row(name, rows)
+        _print_ratios(seeds)
+        _print_verdicts(seeds)
+        if several := [row for row in seeds if "rounds" in row]:
             path([row["rounds"] for row in several])
+    for epochs, seeds in bases.items():
+        print(
+            f"\n| {_title(epochs, seeds)} | missed | claimed | all errors | worst other digit |\n|---|---|---|---|---|"
+        )
+        for name in SHORT:
+            if rows := [row for row in seeds if name in row]:
+                _print_short(name, rows)
+
+
+def _by_seed(lines: list[dict], epochs: int) -> list[dict]:
+    seeds: dict[int, dict] = {}
+    for line in lines:
+        if line["epochs"] == epochs:
+            seeds.setdefault(line["seed"], {"accuracy": line["accuracy"]}).update(line["rows"])
+    return list(seeds.values())
+
+
+def _title(epochs: int, seeds: list[dict]) -> str:
+    accuracies = [100 * row["accuracy"] for row in seeds]
+    passes = {1: "one epoch", 3: "three epochs"}.get(epochs, f"{epochs} epochs")
+    return f"{passes} ({min(accuracies):.2f} to {max(accuracies):.2f} %)"
+
+
+def _print_short(name: str, rows: list[dict]) -> None:
+    counts = [row[name] or row["base"] for row in rows]
+    cells = []
+    for key in COUNTS:
+        ratio = sum(one[key] for one in counts) / sum(row["base"][key] for row in rows)
+        change = f" ({percent(ratio)})" if name != "base" else ""
+        cells.append(interval([one[key] for one in counts]) + change)
+    worst = [one.get("worst") for one in counts]
+    print(f"| {ROWS[name]} | {' | '.join(cells)} | {'' if None in worst else interval(worst, '+.2f')} |")
 
 
 def _print_row(name: str, rows: list[dict]) -> None:
@@ -182,26 +235,30 @@ def _print_row(name: str, rows: list[dict]) -> None:
     cells = [interval([one[key] for one in counts]) for key in COUNTS]
     for keys in (("missed",), ("claimed",), ("errors",), ("missed", "claimed")):
         after, before = (sum(one[key] for one in them for key in keys) for them in (counts, [r["base"] for r in rows]))
-        cells.append(f"{100 * (after / before - 1):+.0f} %")
+        cells.append(percent(after / before) if name != "base" else "")
     there = [row[name] for row in rows if row[name]]
-    for key, places in (("worst", 2), ("seconds", 1)):
-        cells.append(interval([one[key] for one in there], places) if there and key in there[0] else "")
-    print(f"| {name} | {' | '.join(cells)} | {len(there)} of {len(rows)} |")
-    if kinds := [one["verdict"] for one in there if "verdict" in one]:
-        print(
-            f"<!-- verdicts of {name}: {', '.join(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))} -->"
-        )
+    worst = [one.get("worst") for one in there]
+    cells.append(interval(worst, "+.2f") if worst and None not in worst else "")
+    print(f"| {ROWS[name]} | {' | '.join(cells)} | {len(there)} of {len(rows)} |")
 
 
-def _print_ratios(name: str, rows: list[dict]) -> None:
-    others = [f"{name}: threshold", f"{name}: threshold on test"]
-    others += ["twin + number", "hard twin + number"] if name == "default" else []
-    for other in others:
-        there = [row for row in rows if row.get(name) and row.get(other)]
-        if there:
-            more = interval([row[other]["errors"] - row[name]["errors"] for row in there])
-            ratio = sum(row[other]["errors"] for row in there) / sum(row[name]["errors"] for row in there)
-            print(f"\n{other} makes {100 * (ratio - 1):+.1f} % errors of {name}: {more} more in {len(there)} seeds")
+def _print_ratios(rows: list[dict]) -> None:
+    for name in ("default", "thorough", "rank 1"):
+        others = [f"{name}: threshold on test"]
+        others += ["twin + number", "hard twin + number", "full"] if name == "default" else []
+        for other in others:
+            there = [row for row in rows if row.get(name) and row.get(other)]
+            if there:
+                more = interval([row[other]["errors"] - row[name]["errors"] for row in there])
+                ratio = sum(row[other]["errors"] for row in there) / sum(row[name]["errors"] for row in there)
+                print(f"\n{other}: {percent(ratio)} errors against {name}, {more} more in {len(there)} seeds.")
+
+
+def _print_verdicts(rows: list[dict]) -> None:
+    for name in ("default", "thorough", "rank 1"):
+        kinds = [row[name]["verdict"] for row in rows if row.get(name)]
+        if kinds:
+            print(f"\nVerdicts of {name}: {', '.join(f'{kinds.count(kind)} {kind}' for kind in dict.fromkeys(kinds))}.")
 
 
 def path(rows: list[dict]) -> None:
@@ -219,12 +276,11 @@ def path(rows: list[dict]) -> None:
             fell = sum(after < before for before, after in pairs)
             means.append(interval([after - before for before, after in pairs]))
             print(f"| {i + 1} | {len(kept)} of {len(there)} | {' | '.join(means)} | {fell} of {len(kept)} |")
+    worst = [row["worst digit"] for row in rows]
     print(
         f"\nAt the end {interval([row['errors'] for row in rows])} errors; the digit that lost most against the base:"
     )
-    print(
-        f"{interval([row['worst digit'] for row in rows], 2)} points, at most {max(r['worst digit'] for r in rows):.2f}"
-    )
+    print(f"{interval(worst, '+.2f')} points, at most {max(worst):+.2f}".replace("-", "−"))
 
 
 def main() -> None:

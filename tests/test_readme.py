@@ -1,20 +1,62 @@
-"""What the README shows runs."""
+"""What the README and docs/commands.md show runs as it stands there, copied in its order into one shell."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, COMMANDS = ROOT / "README.md", ROOT / "docs" / "commands.md"
+BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
 
 
-def test_the_python_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(code, names)
-    assert names["original"].shape == (32, 20, 64)
-    assert 0 < names["lost"]["linear1"].error < 1
-    assert (tmp_path / "adapters" / "both" / "adapter_config.json").is_file()
+def script_of(page: Path) -> str:
+    """Every block of `page`, in its order, for one shell that stops at the first failure."""
+    parts = ["set -e"]
+    for language, code in BLOCK.findall(page.read_text()):
+        parts.append(code if language == "sh" else f"python - <<'END'\n{code}END")
+    return "\n".join(parts)
+
+
+def run_all(script: str, folder: Path, **env: str) -> None:
+    inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=inherited | {"BROWSER": "true"} | env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """What git would hand to somebody else: no virtual environment, no data, no runs."""
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("not a git checkout")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for name in subprocess.check_output(listed, cwd=ROOT, text=True).split("\0"):
+        if name and (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
+    run_all(script_of(README), clone)
+    assert (clone / "runs" / "mine" / "report" / "index.html").is_file()
+    assert (clone / "adapters" / "mine" / "adapter_config.json").is_file()
+
+
+def test_the_commands_page_runs_in_its_order(tmp_path):
+    on_digits = (
+        'lora-mnist() { case "$1" in params) command lora-mnist "$@";; *) command lora-mnist "$@" --quiet;; esac; }\n'
+    )
+    run_all(on_digits + script_of(COMMANDS), tmp_path, LORA_MNIST_DATA=str(tmp_path))
 
 
 def test_every_option_in_a_command_exists():
@@ -23,13 +65,18 @@ def test_every_option_in_a_command_exists():
     from lora_mnist.cli.commands import app
 
     commands = typer.main.get_command(app).commands
-    lines = re.findall(r"^lora-mnist (\w+)([^#\n]*)", README, re.MULTILINE)
-    assert {name for name, _ in lines} == set(commands)
+    lines = re.findall(r"^lora-mnist ([\w-]+)([^#\n]*)", README.read_text() + COMMANDS.read_text(), re.MULTILINE)
     for name, rest in lines:
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert set(re.findall(r"--[\w-]+", rest)) <= known
+    for page in (README, COMMANDS):
+        assert set(re.findall(r"^\| `([\w-]+)` \|", page.read_text(), re.MULTILINE)) >= set(commands), page.name
 
 
 def test_every_file_it_links_to_is_there():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text()):
         assert (ROOT / target).is_file(), target
+
+
+def test_it_can_be_read_in_five_minutes():
+    assert len(README.read_text().splitlines()) <= 150
