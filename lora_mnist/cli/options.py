@@ -10,7 +10,7 @@ import typer
 from lora_mnist.errors import UsageError
 
 if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
-    from lora_mnist.settings.config import Layer
+    from lora_mnist.settings.layers import Layer
     from lora_mnist.settings.request import Applied, Request
 
 PANELS = ("Run", "Adapter", "Training", "Data", "Output")  # of --help, in this order

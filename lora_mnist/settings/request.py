@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_mnist.errors import UsageError
-from lora_mnist.settings.config import Layer, Settings, load_config, merge, resolve
+from lora_mnist.settings.config import Settings, load_config, resolve
+from lora_mnist.settings.layers import Layer, merge
 
 
 @dataclass(frozen=True)
