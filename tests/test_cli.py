@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -493,21 +492,3 @@ def test_every_command_has_help_and_stands_in_the_readme(cli, command):
     assert code == 0
     assert "--run" in out
     assert f"lora-mnist {command}" in README
-
-
-def test_every_option_says_what_it_does():
-    import typer
-
-    from lora_mnist.cli.commands import app
-
-    for name, command in typer.main.get_command(app).commands.items():
-        for parameter in command.params:
-            assert parameter.help, f"{name} {parameter.name}"
-
-
-def test_a_command_called_without_arguments_shows_the_help(cli):
-    code, out, err = cli()
-    assert "pretrain" in out + err
-    assert re.search(r"Usage", out + err)
-    assert "No command was given" in err
-    assert code == 2

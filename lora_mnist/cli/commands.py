@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from lora_mnist import __version__
+from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
+from lora_mnist.cli import recipe as r
 from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.groups import Command, Commands, flattened
 from lora_mnist.errors import ProofError
@@ -27,9 +29,13 @@ D = TypeVar("D", bound="Document")
 app = typer.Typer(
     name="lora-mnist",
     cls=Commands,
-    help="Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.",
-    add_completion=False,
-    no_args_is_help=True,
+    help="""Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.
+
+    Example: lora-mnist run
+
+    `lora-mnist COMMAND --help` explains a command and its options.
+    """,
+    rich_markup_mode=None,  # help pages are our own, and brackets mean themselves
     pretty_exceptions_enable=False,
 )
 
@@ -59,19 +65,22 @@ def run(
     *,
     place: o.Place,
     making: o.Making,
-    network: o.Network,
-    epochs: o.Epochs = None,
-    repair: o.Repair,
+    network: r.Network,
+    epochs: r.Epochs = None,
+    repair: r.Repair,
     rounds: o.Rounds = 1,
-    images: o.DataChoice,
+    images: r.DataChoice,
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Everything below, in order: pretrain, finetune, verify, report. Skips what is finished."""
+    """The whole job: pretrain, finetune, verify and report in turn. What is finished is not done again.
+
+    Example: lora-mnist run --dataset digits --run runs/digits
+    """
     from lora_mnist import pipeline
     from lora_mnist.report.page import write_report
 
-    pretraining = o.given("pretrain", epochs=epochs)
+    pretraining = r.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
     work, whole = pipeline.run(request, rounds, (lambda stage: None) if output.json else _show_stage)
@@ -90,18 +99,21 @@ def pretrain(
     *,
     place: o.Place,
     making: o.Making,
-    network: o.Network,
-    epochs: o.Epochs = None,
-    loop: o.Loop,
-    images: o.DataChoice,
+    network: r.Network,
+    epochs: r.Epochs = None,
+    loop: r.Loop,
+    images: r.DataChoice,
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Train the base, print accuracy and errors per digit, seal it."""
+    """Train the base network, seal its weights, and print its errors per digit.
+
+    Example: lora-mnist pretrain --epochs 3 --run runs/mine
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
-    training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
+    training = (r.given("pretrain", epochs=epochs), loop.settings("pretrain"))
     request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
     _, pretraining = pipeline.pretrain(request)
     _show(pretraining, tables.evaluation, output.json)
@@ -116,7 +128,10 @@ def evaluate(
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Confusion matrix and errors per digit of the base, or of the base with adapters."""
+    """Errors per digit and the confusion matrix of the base; with adapters, before and after.
+
+    Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
@@ -131,22 +146,27 @@ def finetune(
     place: o.Place,
     making: o.Making,
     full: o.Full = False,
-    repair: o.Repair,
-    shape: o.AdapterShape,
+    repair: r.Repair,
+    shape: r.AdapterShape,
     twin: o.Twin = False,
     on_top_of: o.OnTopOf = None,
-    loop: o.Loop,
-    loss: o.Loss,
+    loop: r.Loop,
+    loss: r.Loss,
     machine: o.Machine,
-    augmentation: o.Augmentation,
+    augmentation: r.Augmentation,
     output: o.Output,
 ) -> None:
-    """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
+    """Train an adapter on the weakest digit or another, prove that the base is untouched, and say what it did.
+
+    What you leave out is as the run has it; the defaults below are those of a run made without --config.
+
+    Example: lora-mnist finetune --digit 9 --rank 1
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
     if full:
-        o.refuse_with_full(repair, shape, twin, on_top_of)
+        r.refuse_with_full(repair, shape, twin, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
@@ -156,7 +176,10 @@ def finetune(
 
 @command
 def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, output: o.Output) -> None:
-    """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A."""
+    """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
+
+    Example: lora-mnist verify --run runs/default
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
@@ -173,15 +196,18 @@ def merge(
     place: o.Place,
     force: o.Force = False,
     adapters: o.Adapters,
-    name: o.Name = None,
+    name: o.MergedName = None,
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Write the base with adapters merged into its weights as a checkpoint of its own."""
+    """Write the base with adapters merged into its weights as a checkpoint of its own.
+
+    Example: lora-mnist merge --adapter digit9-r1 --name repaired
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
-    request = o.request_of(place, machine, output, o.Making(force=force), o.given("finetune", name=name))
+    request = o.request_of(place, machine, output, o.Making(force=force), r.given("finetune", name=name))
     merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
     _show(merged, tables.merging, output.json)
 
@@ -190,26 +216,32 @@ def merge(
 def extract(
     *,
     place: o.Place,
-    checkpoint: o.Checkpoint = None,
+    checkpoint: o.Source = None,
     force: o.Force = False,
-    digit: o.Digit = None,
+    digit: o.OfDigit = None,
     rank: o.Rank = 8,
     name: o.Name = None,
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Make the best adapter of a rank from a network that was fine-tuned whole."""
+    """Make the best adapter of a rank from a network that was fine-tuned whole.
+
+    Example: lora-mnist extract --rank 4
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
-    settings = o.Repair(digit=digit, name=name).settings()
+    settings = r.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
     _show(pipeline.extract(work, rank, checkpoint), tables.extraction, output.json)
 
 
 @command
 def adapters(*, place: o.Place, output: o.Output) -> None:
-    """List a run's adapters: digit, rank, size, errors before and after, proof."""
+    """List a run's adapters: digit, rank, size, errors before and after, proof.
+
+    Example: lora-mnist adapters --run runs/mine
+    """
     from lora_mnist.cli import tables
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.rundir import Run
@@ -219,7 +251,10 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
 
 @command
 def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
-    """Count what full fine-tuning and LoRA train, for the run's network or any layer."""
+    """Count what full fine-tuning and LoRA train, for the run's network or any layer.
+
+    Example: lora-mnist params --shape 4096x4096 --rank 4,8,16
+    """
     from lora_mnist.cli import tables
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.rundir import Run
@@ -229,7 +264,10 @@ def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shape
 
 @command
 def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = False, output: o.Output) -> None:
-    """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON."""
+    """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
+
+    Example: lora-mnist report --open
+    """
     from lora_mnist.report.page import write_report
     from lora_mnist.runs.rundir import Run
 
@@ -254,9 +292,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(arguments, "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
         return code or 0
-    except SystemExit:  # rich ends the process so when nobody reads on, and only it does
+    except SystemExit as ended:  # so do Typer's completion, with its answer, and its help where nobody reads on
         silence_stdout()
-        return 0
+        return int(ended.code or 0) if completion.is_asked() else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
 
