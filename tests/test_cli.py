@@ -19,7 +19,7 @@ from .conftest import flip_bit, snapshot
 
 COMMANDS = (
     *("run", "pretrain", "evaluate", "finetune", "verify", "report"),
-    *("merge", "extract", "adapters", "params"),
+    *("merge", "extract", "adapters", "compare", "params"),
 )
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -285,13 +285,15 @@ def test_strength_is_applied(cli, finished_run):
         ("evaluate --strength 1e38 --adapter ADAPTER", 2, "strength"),
         ("finetune --config= --digit 3", 2, "config"),
         ("frobnicate", 2, "frobnicate"),
+        ("compare RUN --adapter nine", 4, "nine"),
+        ("compare RUN nowhere", 4, "lora-mnist pretrain"),
     ],
 )
 def test_bad_input_is_one_clear_error_and_harms_nothing(cli, run_copy, adapter, arguments, code, words):
     before = snapshot(run_copy)
-    places = {"ADAPTER": adapter.name, "BASE": str(run_copy / "base")}
+    places = {"ADAPTER": adapter.name, "BASE": str(run_copy / "base"), "RUN": str(run_copy)}
     parts = [places.get(part, part) for part in arguments.split()]
-    where = [] if parts == ["frobnicate"] else ["--run", run_copy]
+    where = [] if parts[0] in ("frobnicate", "compare") else ["--run", run_copy]
     got, out, err = cli(*parts, *where)
     assert got == code, err
     assert out == ""
@@ -490,5 +492,5 @@ def test_version(cli):
 def test_every_command_has_help_and_stands_in_the_readme(cli, command):
     code, out, _ = cli(command, "--help")
     assert code == 0
-    assert "--run" in out
+    assert ("RUN" if command == "compare" else "--run") in out
     assert f"lora-mnist {command}" in README

@@ -5,6 +5,7 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -133,11 +134,14 @@ def evaluate(
     Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import comparisons, tables
 
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
-    _show(evaluation, tables.evaluation, output.json)
+    if evaluation.adapters or evaluation.checkpoint:
+        _show(evaluation, partial(comparisons.before_and_after, work.run.base.evaluation), output.json)
+    else:
+        _show(evaluation, tables.evaluation, output.json)
 
 
 @command
@@ -247,6 +251,21 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
     from lora_mnist.runs.rundir import Run
 
     _show(list_adapters(Run(place.run)), tables.adapters, output.json)
+
+
+@command
+def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o.DATA, output: o.Output) -> None:
+    """Bases and adapters of one run or several side by side, and two by two on the same test images.
+
+    Two are tested by McNemar's exact test: of the images that one of them alone gets right, whose are more?
+
+    Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import comparisons
+
+    compared = pipeline.compare(runs or [o.DEFAULT_RUN], adapter or (), data)
+    _show(compared, comparisons.side_by_side, output.json)
 
 
 @command

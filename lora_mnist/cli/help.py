@@ -56,7 +56,7 @@ def _write_section(title: str, rows: Sequence[tuple[str, str]], formatter: Any) 
 def _names(option: Any) -> str:
     names = ", ".join(option.opts)
     if option.param_type_name == "argument":
-        return str(option.metavar)
+        return f"{option.metavar}..." if option.nargs < 0 else str(option.metavar)
     if option.secondary_opts:
         return f"{names} / {', '.join(option.secondary_opts)}"
     return names if option.is_flag else f"{names} {option.metavar}"

@@ -16,16 +16,18 @@ if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
     from lora_mnist.settings.layers import Layer
     from lora_mnist.settings.request import Applied, Request
 
+DEFAULT_RUN = Path(completion.RUNS) / "default"
+
 # Options of a single command, or of several that do not share a group -------------------------------------------------
 
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(
-        help="Folder of a run; several may be given.",
-        metavar="RUN...",
+        help="Folders of the runs to compare, one or several.",
+        metavar="RUN",
         rich_help_panel="Run",
         autocompletion=completion.runs,
-        show_default="runs/default",
+        show_default=str(DEFAULT_RUN),
     ),
 ]
 Force = Annotated[bool, in_run("--force", "Make it again, in place of what is finished.")]
@@ -69,7 +71,7 @@ OnTopOf = Annotated[
 ]
 _named = partial(in_lora, "--adapter", metavar="NAME", autocompletion=completion.adapters)
 Verified = Annotated[list[str] | None, _named("Adapter to check.", show_default="all, and all checkpoints")]
-Compared = Annotated[list[str] | None, _named("Adapter or checkpoint to show.", show_default="all, and the bases")]
+Compared = Annotated[list[str] | None, _named("Adapter or checkpoint to compare.", show_default="all, and the bases")]
 Ranks = Annotated[str, in_lora("--rank", "Ranks to count for, with commas between them.", "N,N,N")]
 Shapes = Annotated[
     list[str] | None, in_lora("--shape", "Count for a layer of this shape instead of the run's network.", "OUTxIN")
@@ -82,6 +84,11 @@ MergedName = Annotated[
     str | None,
     in_output("--name", "Name under which it is saved in the run.", "NAME", show_default="the adapters' and -merged"),
 ]
+Data = Annotated[
+    Path,
+    in_data("--data", "Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", envvar="LORA_MNIST_DATA"),
+]
+DATA = Path("data")
 Normalise = Annotated[bool, in_output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
 Open = Annotated[bool, in_output("--open", "Show the page in the browser.")]
 
@@ -96,17 +103,14 @@ class Place:
     run: Annotated[
         Path,
         in_run("--run", "Folder of the run: its base, adapters and report.", "DIR", autocompletion=completion.runs),
-    ] = Path(completion.RUNS) / "default"
+    ] = DEFAULT_RUN
 
 
 @dataclass(frozen=True)
 class Machine:
     """What there is to compute with."""
 
-    data: Annotated[
-        Path,
-        in_data("--data", "Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", envvar="LORA_MNIST_DATA"),
-    ] = Path("data")
+    data: Data = DATA
     device: Annotated[
         str, in_run("--device", "Where to compute; auto takes a GPU where there is one.", "auto|cpu|cuda|cuda:N")
     ] = "auto"

@@ -32,9 +32,7 @@ DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 def evaluation(document: Evaluation) -> RenderableType:
     """Errors per digit on every split, and the confusion matrix of `test`."""
     splits = document.splits
-    used = "".join(f" + {_at_strength(adapter)}" for adapter in document.adapters)
-    what = f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
-    table = Table("digit", title=f"{DATASETS[document.dataset.name]}: errors of {what}")
+    table = Table("digit", title=f"{DATASETS[document.dataset.name]}: errors of {named(document)}")
     for split in splits:
         for heading in (f"{split} images", "wrong", "%"):
             table.add_column(heading, justify="right")
@@ -46,6 +44,12 @@ def evaluation(document: Evaluation) -> RenderableType:
     table.add_row("all", *(cell for group in cells for cell in group))
     accuracy = ", ".join(f"{100 * part.accuracy:.2f} % on {split}" for split, part in splits.items())
     return Group(table, Text(f"Accuracy {accuracy}."), confusion(splits["test"].confusion))
+
+
+def named(document: Evaluation) -> str:
+    """The network that was evaluated."""
+    used = "".join(f" + {_at_strength(adapter)}" for adapter in document.adapters)
+    return f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:
@@ -261,7 +265,7 @@ def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
     names = (f"missed {digit}s", f"claimed as {digit}", "all errors")
     for key, words in zip(COUNTS, names, strict=True):
         cells = [(part.before.of(key), part.after.of(key)) for part in comparison.values()]
-        table.add_row(words, *(cell for b, a in cells for cell in (str(b), str(a), _change(a - b))))
+        table.add_row(words, *(cell for b, a in cells for cell in (str(b), str(a), change(a - b))))
     return table
 
 
@@ -273,7 +277,7 @@ def per_digit(test: Comparison, wrong_after: Sequence[int], target: int) -> Tabl
     for digit in range(10):
         fixed, broken, after = test.fixed[digit], test.broken[digit], wrong_after[digit]
         name = f"{digit} (target)" if digit == target else str(digit)
-        table.add_row(name, *map(str, (after + fixed - broken, fixed, broken, after)), _change(broken - fixed))
+        table.add_row(name, *map(str, (after + fixed - broken, fixed, broken, after)), change(broken - fixed))
     return table
 
 
@@ -319,9 +323,10 @@ def _shape(shape: Sequence[int] | None) -> str:
     return " x ".join(map(str, shape)) if shape else "-"
 
 
-def _change(change: int) -> Text:
-    style = "red" if change > 0 else "green" if change < 0 else ""
-    return Text(f"{change:+d}" if change else "0", style=style)
+def change(more: int) -> Text:
+    """How many more are wrong: red, or fewer: green."""
+    style = "red" if more > 0 else "green" if more < 0 else ""
+    return Text(f"{more:+d}" if more else "0", style=style)
 
 
 def _mark(passed: bool) -> Text:

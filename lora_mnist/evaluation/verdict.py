@@ -142,11 +142,11 @@ def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "
         digit=digit,
         before=compared.before,
         after=compared.after,
-        missed=_tested(compared.pairs.missed),
-        claimed=_tested(compared.pairs.claimed),
-        both=_tested(compared.pairs.missed, compared.pairs.claimed),
-        errors=_tested(compared.pairs.errors),
-        digits=tuple(map(_tested, compared.by_digit)),
+        missed=tested(compared.pairs.missed),
+        claimed=tested(compared.pairs.claimed),
+        both=tested(compared.pairs.missed, compared.pairs.claimed),
+        errors=tested(compared.pairs.errors),
+        digits=tuple(map(tested, compared.by_digit)),
         threshold=_excuse(analysis.threshold, split),
         twin=_excuse(twin, split) if twin else None,
     )
@@ -154,13 +154,14 @@ def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "
     return Verdict(kind=kind, words=_words(kind, facts), facts=facts)
 
 
-def _tested(*pairs: Pair) -> Tested:
+def tested(*pairs: Pair) -> Tested:
+    """The pairs together."""
     fixed, broken = sum(pair.fixed for pair in pairs), sum(pair.broken for pair in pairs)
     return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
 def _excuse(shifted: ShiftedLogit, split: str) -> Excuse:
-    pair = _tested(shifted.pairs[split]) if shifted.pairs else None
+    pair = tested(shifted.pairs[split]) if shifted.pairs else None
     return Excuse(counts=shifted.splits[split], pair=pair)
 
 
