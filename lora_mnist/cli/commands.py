@@ -264,7 +264,7 @@ def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o
     from lora_mnist import pipeline
     from lora_mnist.cli import comparisons
 
-    compared = pipeline.compare(runs or [o.DEFAULT_RUN], adapter or (), data)
+    compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
     _show(compared, comparisons.side_by_side, output.json)
 
 

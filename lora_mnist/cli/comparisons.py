@@ -14,10 +14,10 @@ from rich.text import Text
 from lora_mnist.cli.tables import DATASETS, change, confusion, named
 from lora_mnist.evaluation.findings import SplitResult
 from lora_mnist.evaluation.significance import LEVEL
+from lora_mnist.evaluation.verdict import Tested
 from lora_mnist.runs.records import Evaluation
 
 if TYPE_CHECKING:  # it imports torch
-    from lora_mnist.evaluation.verdict import Tested
     from lora_mnist.pipeline.compare import Network, PairOfNetworks, SideBySide
 
 COLUMNS = ("", "network", "digit", "rank", "numbers", "missed", "claimed", "errors")
@@ -114,6 +114,9 @@ def _tested(pair: PairOfNetworks, test: Tested) -> tuple[str, str, str, str]:
 
 
 def _notes(document: SideBySide, shown: int) -> Iterator[str]:
+    for network in document.networks:
+        if network.adapter and network.adapter.on_top_of:
+            yield f"{network.number} is with {', '.join(network.adapter.on_top_of)} on, before and after."
     if document.pairs:
         yield "p: McNemar's exact test, of each pair by itself."
     if shown < len(document.pairs):

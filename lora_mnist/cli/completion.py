@@ -9,7 +9,7 @@ import typer
 from lora_mnist.files import finished_folders, is_finished
 from lora_mnist.settings.layers import config_names
 
-RUNS = "runs"  # where runs are by default
+DEFAULT_RUN = Path("runs/default")
 
 
 def is_asked() -> bool:
@@ -18,9 +18,9 @@ def is_asked() -> bool:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Runs in `runs/`, and those whose path begins with what is typed."""
+    """Runs beside the default one, and those whose path begins with what is typed."""
     typed = Path(os.path.dirname(incomplete))  # of "there/" that is there, where Path(…).parent is not
-    places = [place for folder in dict.fromkeys([Path(RUNS), typed]) for place in sorted(_folders(folder))]
+    places = [place for folder in dict.fromkeys([DEFAULT_RUN.parent, typed]) for place in sorted(_folders(folder))]
     return [str(place) for place in places if is_finished(place / "base")]
 
 
@@ -46,8 +46,10 @@ def words_of(metavar: str) -> Callable[[], list[str]]:
 
 def _runs_of(ctx: typer.Context) -> list[Path]:
     """Those of `compare`, or the one that every other command has."""
-    named = ctx.params.get("runs") or [ctx.params.get("run")]
-    return [Path(run) for run in named if run]
+    if "run" in ctx.params:
+        return [Path(ctx.params["run"])]
+    # an option that still lacks its value keeps Typer from telling arguments apart
+    return [Path(run) for run in ctx.params.get("runs") or ctx.args] or [DEFAULT_RUN]
 
 
 def _finished(folder: Path) -> list[str]:

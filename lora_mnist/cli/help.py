@@ -30,13 +30,8 @@ def write_commands(commands: Iterable[Any], formatter: Any) -> None:
     _write_section("Commands", rows, formatter)
 
 
-def unbroken(text: str) -> str:
-    """`text` with spaces at which no line is broken; `page` makes plain ones of them."""
-    return text.replace(" ", UNBROKEN)
-
-
 def page(text: str) -> str:
-    """The finished page."""
+    """The finished page, whose lines are broken."""
     return text.replace(UNBROKEN, " ")
 
 
@@ -49,7 +44,7 @@ def default_in_config(command: str | None, setting: str) -> str | None:
 
 
 def _write_section(title: str, rows: Sequence[tuple[str, str]], formatter: Any) -> None:
-    with formatter.section(title if "NO_COLOR" in os.environ else typer.style(title, bold=True)):
+    with formatter.section(title if os.environ.get("NO_COLOR") else typer.style(title, bold=True)):
         formatter.write_dl(rows, col_max=COLUMN)
 
 
@@ -65,7 +60,8 @@ def _names(option: Any) -> str:
 def _explained(command: str | None, option: Any) -> str:
     default = _default(command, option)
     more = " May be repeated." if getattr(option, "multiple", False) else ""
-    return f"{option.help}{more}" + ("" if default is None else f" {unbroken(f'[default: {default}]')}")
+    shown = "" if default is None else f" {f'[default: {default}]'.replace(' ', UNBROKEN)}"
+    return f"{option.help}{more}{shown}"
 
 
 def _default(command: str | None, option: Any) -> str | None:
@@ -75,7 +71,7 @@ def _default(command: str | None, option: Any) -> str | None:
         return default_in_config(command, option.name)
     if isinstance(option.default, bool):
         return None
-    return f"{option.default}, or {option.envvar}" if option.envvar else str(option.default)
+    return f"{option.envvar}, else {option.default}" if option.envvar else str(option.default)
 
 
 def _value(command: str | None, setting: str, dataset: str) -> str | None:

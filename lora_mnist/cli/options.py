@@ -16,8 +16,6 @@ if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
     from lora_mnist.settings.layers import Layer
     from lora_mnist.settings.request import Applied, Request
 
-DEFAULT_RUN = Path(completion.RUNS) / "default"
-
 # Options of a single command, or of several that do not share a group -------------------------------------------------
 
 Runs = Annotated[
@@ -27,10 +25,10 @@ Runs = Annotated[
         metavar="RUN",
         rich_help_panel="Run",
         autocompletion=completion.runs,
-        show_default=str(DEFAULT_RUN),
+        show_default=str(completion.DEFAULT_RUN),
     ),
 ]
-Force = Annotated[bool, in_run("--force", "Make it again, in place of what is finished.")]
+Force = Annotated[bool, in_run("--force", "Make it again, in place of what is finished; with a base go its adapters.")]
 _checkpoint = partial(in_run, "--checkpoint", metavar="NAME|FILE", autocompletion=completion.checkpoints)
 Checkpoint = Annotated[
     str | None, _checkpoint("Look at a whole network that `merge` or `finetune --full` made, by its name or file.")
@@ -103,7 +101,7 @@ class Place:
     run: Annotated[
         Path,
         in_run("--run", "Folder of the run: its base, adapters and report.", "DIR", autocompletion=completion.runs),
-    ] = DEFAULT_RUN
+    ] = completion.DEFAULT_RUN
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,11 @@ def test_networks_with_other_test_images_are_told_and_not_tested(compared):
     assert "differ" not in words(side_by_side(compared))
 
 
+def test_an_adapter_on_top_of_others_says_so(compared):
+    upper = changed(compared.networks[1], number=3, adapter__on_top_of=("a", "b"))
+    assert "3 is with a, b on, before and after." in words(side_by_side(SideBySide(networks=(upper,), pairs=())))
+
+
 def test_a_network_alone_makes_no_pair(compared):
     text = words(side_by_side(SideBySide(networks=compared.networks[:1], pairs=())))
     assert "base" in text

@@ -60,6 +60,13 @@ def test_adapters_are_those_of_the_run_on_the_line(offered, run, adapter):
     assert offered("evaluate --run nowhere --adapter ") == []
 
 
+def test_compare_takes_runs_and_their_adapters(offered, run, adapter):
+    assert offered("compare ") == ["runs/default", "run"]
+    assert offered("compare runs/default r") == ["runs/default", "run"]
+    assert offered(f"compare {run} --adapter ") == [adapter.name]
+    assert offered("compare --adapter ") == [adapter.name]
+
+
 def test_checkpoints(offered, run, cli):
     (adapter,) = adapters_in(run)
     assert offered(f"evaluate --run {run} --checkpoint ") == []

@@ -146,7 +146,7 @@ def test_a_default_that_is_changed_there_is_changed_here(monkeypatch):
         ("run", "--threads", "torch's choice"),
         ("run", "--name", "made of digit and rank"),
         ("run", "--rounds", "1"),
-        ("evaluate", "--data", "data, or LORA_MNIST_DATA"),
+        ("evaluate", "--data", "LORA_MNIST_DATA, else data"),
         ("evaluate", "--device", "auto"),
         ("evaluate", "--strength", "1"),
         ("extract", "--rank", "8"),
