@@ -36,6 +36,7 @@ app = typer.Typer(
 
     `lora-mnist COMMAND --help` explains a command and its options.
     """,
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode=None,  # help pages are our own, and brackets mean themselves
     pretty_exceptions_enable=False,
 )

@@ -82,6 +82,11 @@ def test_every_command_has_an_example_that_it_understands(name):
     COMMANDS[name].make_context(name, arguments)  # raises for an option that is not there
 
 
+def test_help_has_a_short_spelling(cli):
+    assert cli("-h") == cli("--help")
+    assert cli("merge", "-h") == cli("merge", "--help")
+
+
 def test_headings_are_bold_on_a_terminal(monkeypatch):
     bold = typer.style("Run", bold=True)
     assert f"{bold}:" not in COMMANDS["adapters"].get_help(typer.Context(COMMANDS["adapters"]))
