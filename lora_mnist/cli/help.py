@@ -49,7 +49,7 @@ def _write_section(title: str, rows: Sequence[tuple[str, str]], formatter: Any) 
 
 
 def _names(option: Any) -> str:
-    names = ", ".join(option.opts)
+    names = ", ".join(sorted(option.opts, key=lambda name: not name.startswith("--")))  # Typer has --help in any order
     if option.param_type_name == "argument":
         return f"{option.metavar}..." if option.nargs < 0 else str(option.metavar)
     if option.secondary_opts:

@@ -85,6 +85,7 @@ def test_every_command_has_an_example_that_it_understands(name):
 def test_help_has_a_short_spelling(cli):
     assert cli("-h") == cli("--help")
     assert cli("merge", "-h") == cli("merge", "--help")
+    assert "\n  --help, -h " in cli("merge", "-h")[1]
 
 
 def test_headings_are_bold_on_a_terminal(monkeypatch):
