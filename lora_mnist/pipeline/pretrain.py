@@ -8,7 +8,9 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import RunError
+from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.evaluation.weakest import Weakest, how_sure
 from lora_mnist.lora.seal import seal
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.records import DatasetFacts, Evaluation, RunRecord, environment, evaluation_of
@@ -23,10 +25,11 @@ log = logging.getLogger("lora_mnist")
 
 
 class Pretraining(Evaluation):
-    """What a base does, where it lies, and how many seconds its training took."""
+    """What a base does, where it lies, how many seconds its training took, and its weakest digit, if `val` tells."""
 
     run: str
     seconds: float
+    weakest: Weakest | None
 
 
 def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, Pretraining]:
@@ -52,7 +55,14 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         )
     evaluation = work.run.base.evaluation
     seconds = work.run.record.seconds
-    return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds)
+    return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
+
+
+def _weakest(work: Workspace) -> Weakest | None:
+    if not len(work.dataset.val):
+        return None
+    digit = weakest_digit(work.run.base.logits()["val"], work.dataset.val.labels)
+    return how_sure(digit, work.run.base.evaluation.splits["val"])
 
 
 def _train(request: Request, run: Run) -> Workspace:
@@ -112,5 +122,4 @@ def _finished(request: Request, run: Run) -> Workspace:
     sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
     stored = run.record.settings.model_dump(mode="json")
     request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
-    log.info("%s is finished: skipped.", run.base.folder)
     return open_workspace(request, run)
