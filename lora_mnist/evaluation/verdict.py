@@ -128,6 +128,26 @@ class Verdict(Document):
     facts: Facts
 
     @property
+    def title(self) -> str:
+        """The kind in words."""
+        return _title(self.kind, self.facts)
+
+    @property
+    def headline(self) -> str:
+        """The first sentence of `words`: the kind and the three counts."""
+        return _headline(self.kind, self.facts)
+
+    @property
+    def price(self) -> str:
+        """Its second: which digits lost."""
+        return _who_paid(self.facts)
+
+    @property
+    def beside(self) -> str:
+        """What is left of `words`: what a shifted threshold, and the twin with one, would have done instead."""
+        return _against(self.facts)
+
+    @property
     def outcome(self) -> Literal["good", "bad", "open"]:
         """Whether that is good news, bad news, or neither."""
         if self.kind == "repair":
@@ -187,9 +207,15 @@ def _kind(facts: Facts) -> Kind:
 
 
 def _words(kind: Kind, facts: Facts) -> str:
-    payers, verb = _listed(facts.payers), "pay" if len(facts.payers) > 1 else "pays"
-    title = TITLES[kind].format(payers=payers, verb=verb)
-    return " ".join(filter(None, [f"{title}: {_counted(kind, facts)}.", _who_paid(facts), _against(facts)]))
+    return " ".join(filter(None, [_headline(kind, facts), _who_paid(facts), _against(facts)]))
+
+
+def _headline(kind: Kind, facts: Facts) -> str:
+    return f"{_title(kind, facts)}: {_counted(kind, facts)}."
+
+
+def _title(kind: Kind, facts: Facts) -> str:
+    return TITLES[kind].format(payers=_listed(facts.payers), verb="pay" if len(facts.payers) > 1 else "pays")
 
 
 def _counted(kind: Kind, facts: Facts) -> str:

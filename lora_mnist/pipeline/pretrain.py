@@ -19,6 +19,7 @@ from lora_mnist.runs.saved import RECORD
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
+from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import train_base
 
 log = logging.getLogger("lora_mnist")
@@ -77,13 +78,13 @@ def _train(request: Request, run: Run) -> Workspace:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
-    _save_base(run, settings, dataset, device, request.quiet)
+    _save_base(run, settings, dataset, device, Progress(request.quiet, request.stage))
     return opened(request, run, settings, device, dataset)
 
 
-def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> None:
+def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
     started = time.perf_counter()
-    model, history = train_base(settings, dataset, device, quiet)
+    model, history = train_base(settings, dataset, device, progress)
     seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
