@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import time
 import webbrowser
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -16,10 +18,12 @@ from lora_mnist.cli.groups import Command, Commands, flattened
 from lora_mnist.errors import ProofError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
-    from lora_mnist.pipeline import Verification
-    from lora_mnist.pipeline.run import Stage
+    from lora_mnist.pipeline import Tuning, Verification
+    from lora_mnist.runs.rundir import Run
     from lora_mnist.settings.strict import Document
 
 D = TypeVar("D", bound="Document")
@@ -63,26 +67,42 @@ def run(
     epochs: o.Epochs = None,
     repair: o.Repair,
     rounds: o.Rounds = 1,
+    twin: o.Twin = False,
     images: o.DataChoice,
     machine: o.Machine,
+    open: o.Open = False,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Everything below, in order: pretrain, finetune, verify, report. Skips what is finished."""
     from lora_mnist import pipeline
+    from lora_mnist.cli import results, tables
     from lora_mnist.report.page import write_report
 
     pretraining = o.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
-    work, whole = pipeline.run(request, rounds, (lambda stage: None) if output.json else _show_stage)
+    silent, stages = output.json or output.quiet, results.Stages(rounds)
+    work, whole = pipeline.run(request, rounds, twin, lambda done: None if silent else _print(stages.after(done)))
     _raise_failures(whole.verification)
-    page = write_report(work.run)
+    started = time.perf_counter()
+    with replace(work.progress, stage="4/4 ").waiting("writing the report"):
+        page = write_report(work.run)
     if output.json:
         tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
         base = whole.pretraining.model_dump(mode="json")
         _print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
+    elif output.quiet:
+        _write(f"{page}\n")
+    elif stages.finished:
+        _print(results.finished(whole, page))
     else:
-        _write(f"Verified from the files. The report is {page}\n")
+        _print(results.report_line(page, time.perf_counter() - started))
+        _print(results.whole(whole, place.run))
+    if verbose and not silent:
+        _print(tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds))
+    if open:
+        _open(page)
 
 
 @command
@@ -95,16 +115,18 @@ def pretrain(
     loop: o.Loop,
     images: o.DataChoice,
     machine: o.Machine,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Train the base, print accuracy and errors per digit, seal it."""
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import results, tables
 
     training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
     request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
-    _, pretraining = pipeline.pretrain(request)
-    _show(pretraining, tables.evaluation, output.json)
+    work, pretraining = pipeline.pretrain(request)
+    views = [results.pretraining, *([tables.evaluation] if verbose else [])]
+    _show(pretraining, views, output, work.run.base.folder)
 
 
 @command
@@ -122,7 +144,7 @@ def evaluate(
 
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
-    _show(evaluation, tables.evaluation, output.json)
+    _show(evaluation, [tables.evaluation], output)
 
 
 @command
@@ -139,11 +161,12 @@ def finetune(
     loss: o.Loss,
     machine: o.Machine,
     augmentation: o.Augmentation,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import results, tables
 
     if full:
         o.refuse_with_full(repair, shape, twin, on_top_of)
@@ -151,7 +174,8 @@ def finetune(
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
-    _show(tuning, tables.finetuning, output.json)
+    views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
+    _show(tuning, views, output, _made(tuning, work.run))
 
 
 @command
@@ -163,7 +187,7 @@ def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, ou
     findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or ())
     if output.json:
         _raise_failures(findings)
-    _show(findings, tables.verification, output.json)
+    _show(findings, [tables.verification], output)
     _raise_failures(findings)
 
 
@@ -183,7 +207,7 @@ def merge(
 
     request = o.request_of(place, machine, output, o.Making(force=force), o.given("finetune", name=name))
     merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
-    _show(merged, tables.merging, output.json)
+    _show(merged, [tables.merging], output, merged.file)
 
 
 @command
@@ -204,7 +228,8 @@ def extract(
 
     settings = o.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
-    _show(pipeline.extract(work, rank, checkpoint), tables.extraction, output.json)
+    tuning = pipeline.extract(work, rank, checkpoint)
+    _show(tuning, [tables.extraction], output, _made(tuning, work.run))
 
 
 @command
@@ -214,7 +239,7 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.rundir import Run
 
-    _show(list_adapters(Run(place.run)), tables.adapters, output.json)
+    _show(list_adapters(Run(place.run)), [tables.adapters], output)
 
 
 @command
@@ -224,7 +249,7 @@ def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shape
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.rundir import Run
 
-    _show(count_parameters(Run(place.run), rank, shape), tables.sizes, output.json)
+    _show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
 
 
 @command
@@ -238,8 +263,8 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
         _write(f"{page}\n")
-    if open and not webbrowser.open(page.resolve().as_uri()):
-        typer.echo("Note: no browser could be opened.", err=True)
+    if open:
+        _open(page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,34 +297,35 @@ def _raise_failures(findings: "Verification") -> None:
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
 
 
-def _show_stage(result: "Stage") -> None:
-    """Of `run`, which says itself that the verification passed."""
-    from lora_mnist.cli import tables
-    from lora_mnist.pipeline import Pretraining
-
-    if isinstance(result, Pretraining):
-        _print(tables.evaluation(result))
-    elif isinstance(result, tuple):
-        for tuning in result:
-            _print(tables.finetuning(tuning))
-        _print(tables.path(result))
+def _made(tuning: "Tuning", run: "Run") -> "Path | str | None":
+    """Where it lies, if it was kept."""
+    return tuning.file or (run.adapter(tuning.record.name).folder if tuning.kept else None)
 
 
-def _show(document: D, renderer: Callable[[D], "RenderableType"], as_json: bool) -> None:
-    if as_json:
+def _open(page: "Path") -> None:
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("Note: no browser could be opened.", err=True)
+
+
+def _show(
+    document: D, views: "Sequence[Callable[[D], RenderableType]]", output: o.Output, made: "Path | str | None" = None
+) -> None:
+    """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
+    if output.json:
         _print_json(document.model_dump(mode="json"))
-        return
-    _print(renderer(document))
-    if file := getattr(document, "file", None):  # of a checkpoint
-        _write(f"Saved as {file}\n")
+    elif not output.quiet:
+        _print(*(view(document) for view in views))
+    elif made:
+        _write(f"{made}\n")
 
 
-def _print(renderable: "RenderableType") -> None:
+def _print(*renderables: "RenderableType") -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
-        console.print(renderable)
+        for renderable in renderables:
+            console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
     _write(text.get())
 
 

@@ -47,6 +47,7 @@ Full = Annotated[bool, _training("--full", "Train all weights of a copy instead,
 Epochs = Annotated[int | None, _training("--epochs", "Passes over the training images.")]
 Name = Annotated[str | None, _output("--name", "Of what is made.  [default: digit9-r1 and the like]")]
 Normalise = Annotated[bool, _output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
+Verbose = Annotated[bool, _output("--verbose", "Print every table, not only what it comes to.")]
 Open = Annotated[bool, _output("--open", "Show the page in the browser.")]
 
 
@@ -76,7 +77,9 @@ class Output:
     """What is printed."""
 
     json: Annotated[bool, _output("--json", "Print one JSON object.")] = False
-    quiet: Annotated[bool, _output("--quiet", "No progress and no notes.")] = False
+    quiet: Annotated[
+        bool, _output("--quiet", "Print nothing but the path of what was made; no progress, no notes.")
+    ] = False
     debug: Annotated[bool, _output("--debug", "Show the traceback of an error.")] = False
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from lora_mnist.cli.text import Paragraph
 from lora_mnist.evaluation.findings import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
 from lora_mnist.evaluation.verdict import paired, verdict_of
 from lora_mnist.runs.listing import AdapterLine, Listing
@@ -62,7 +64,7 @@ def finetuning(tuning: Tuning) -> RenderableType:
     """Parameters, what changed, the proof and the verdict; of an adapter, or of all weights trained."""
     record, analysis, evaluation = tuning.record, tuning.analysis, tuning.evaluation
     if analysis is None or evaluation is None:
-        return _not_kept(record)
+        return Paragraph(not_kept(record), style="bold")
     digit, test = record.digit, analysis.splits["test"]
     return Group(
         Text(f"Data set: {DATASETS[evaluation.dataset.name]}"),
@@ -82,14 +84,15 @@ def _trained(record: TuningRecord) -> RenderableType:
     return parameters(record.parameters)
 
 
-def _strength(guard: GuardDecision | None) -> list[Text]:
+def _strength(guard: GuardDecision | None) -> list[Paragraph]:
     if guard is None or guard.rule == "none":
         return []
     kept = "as trained" if guard.strength == 1 else f"at {guard.strength:g} of the trained update"
-    return [Text(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
+    return [Paragraph(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
 
 
-def _not_kept(record: TuningRecord) -> Text:
+def not_kept(record: TuningRecord) -> str:
+    """Why the guard refused, and what to do."""
     guard = record.guard
     assert guard is not None  # it is what refused, by what it counted
     assert guard.before is not None
@@ -103,11 +106,11 @@ def _not_kept(record: TuningRecord) -> Text:
         why = f"on val there are {limit} {words} without {record.name}, and {least} or more with it."
         why += " One more adapter has to lower them." if guard.gain else ""
     way_out = "--guard none keeps it as trained. What was kept before is still there."
-    return Text(f"Nothing kept: {why} {way_out}", style="bold")
+    return f"Nothing kept: {why} {way_out}"
 
 
-def _verdict(record: TuningRecord, analysis: Analysis) -> Text:
-    return Text(verdict_of(analysis, record.digit).words, style="bold")
+def _verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+    return Paragraph(verdict_of(analysis, record.digit).words, style="bold")
 
 
 def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
@@ -129,7 +132,7 @@ def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
         lines = [paired(beside.all, "all images"), paired(beside.digit, f"the {digit}s")]
     for name, counts in rows:
         table.add_row(name, *map(str, counts.numbers))
-    return Group(table, *map(Text, lines))
+    return Group(table, *map(Paragraph, lines))
 
 
 def path(rounds: Sequence[Tuning]) -> RenderableType:
@@ -199,6 +202,7 @@ def merging(document: Merging) -> RenderableType:
         evaluation(document.evaluation),
         Text(f"Merged: base + {used}"),
         Text(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
+        Paragraph(f"Saved as {document.file}"),
     )
 
 
@@ -207,15 +211,35 @@ def adapters(listing: Listing) -> RenderableType:
     if not listing.adapters:
         return Text(f"{listing.run} has no adapters yet.")
     title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
-    table = Table(box=box.SIMPLE_HEAD, title=title, padding=0)
-    table.add_column("adapter", overflow="fold")
-    for heading in ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in listing.adapters:
-        table.add_row(*_cells(line))
     below = [line for line in listing.adapters if line.on_top_of]
     notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
-    return Group(table, *map(Text, notes))
+    return Group(_Lines(title, [_cells(line) for line in listing.adapters]), *map(Paragraph, notes))
+
+
+HEADINGS = ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size")
+
+
+class _Lines:
+    """A row for each adapter; where that is wider than the terminal, a paragraph each, so that no name is cut."""
+
+    def __init__(self, title: str, rows: Sequence[Sequence[str | Text]]):
+        self.title, self.rows = title, rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        table = Table("adapter", box=box.SIMPLE_HEAD, title=self.title, padding=0)
+        table.columns[0].no_wrap = True
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        if Measurement.get(console, options.update(width=10_000), table).minimum <= options.max_width:
+            yield table
+            return
+        yield Paragraph(self.title)
+        for name, *cells in self.rows:
+            facts = ", ".join(f"{heading} {cell}" for heading, cell in zip(HEADINGS, cells, strict=True))
+            yield Paragraph(str(name))
+            yield Paragraph(facts, label="  ")
 
 
 def _cells(line: AdapterLine) -> list[str | Text]:
@@ -247,9 +271,9 @@ def parameters(table: AdapterParameters) -> RenderableType:
     for row in table.layers:
         rows.add_row(row.layer, *map(_shape, (row.weight, row.bias, row.lora_A, row.lora_B)))
     total = f"{table.base:,} frozen + {table.added:,} trained = {table.total:,}"
-    small = [row.layer for row in table.layers if row.lora_A and row.lora_A[0] > min(row.weight)]
-    note = f"The rank is above the smaller side of {', '.join(small)}: more numbers than it can use."
-    return Group(rows, Text(f"{total} ({100 * table.share:.3f} % added)"), *([Text(note)] if small else []))
+    low = [row for row in table.layers if row.lora_A and row.lora_A[0] > min(row.weight)]
+    notes = [f"Of {row.layer}, {_shape(row.weight)}, no update has a rank above {min(row.weight)}." for row in low]
+    return Group(rows, Text(f"{total} ({100 * table.share:.3f} % added)"), *map(Paragraph, notes))
 
 
 def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
