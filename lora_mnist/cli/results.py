@@ -46,8 +46,8 @@ def _accuracy(document: Pretraining) -> str:
     return f"{tables.DATASETS[document.dataset.name]}: {right} are right"
 
 
-def _weakest(found: Weakest | None) -> str:
-    """Which digit, how often it is wrong, and from which others `val` cannot tell it."""
+def _weakest(found: Weakest | None, most: int = 9) -> str:
+    """Which digit, how often it is wrong, and from which others `val` cannot tell it: by name if at most so many."""
     if found is None:
         return "Without val no digit can be called the weakest: name one with --digit."
     wrong = f"{found.wrong:,} of {found.images:,} wrong ({100 * found.wrong / found.images:.1f} %; "
@@ -56,6 +56,8 @@ def _weakest(found: Weakest | None) -> str:
         return f"{weakest} All others are better by more than chance."
     if len(found.rivals) == 9:
         return f"{weakest} It cannot be told apart from any other there."
+    if len(found.rivals) > most:
+        return f"{weakest} {len(found.rivals)} others cannot be told apart from it there."
     digits = listed([str(digit) for digit in (found.digit, *found.rivals)])
     return f"{weakest} {digits} cannot be told apart there."
 
@@ -146,7 +148,7 @@ class Stages:
     def _lines(self, done: Done) -> list[RenderableType]:
         result, seconds = done.result, None if done.skipped else done.seconds
         if isinstance(result, Pretraining):
-            return [_stage(1, f"{_accuracy(result)}. {_weakest(result.weakest)}", seconds)]
+            return [_stage(1, f"{_accuracy(result)}. {_weakest(result.weakest, most=3)}", seconds)]
         if isinstance(result, Verification):
             what = f"base and {len(result.adapters)} adapter{'' if len(result.adapters) == 1 else 's'}"
             return [_stage(3, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files", seconds)]
@@ -169,7 +171,7 @@ def whole(document: WholeRun, run: Path) -> RenderableType:
     answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
-        answer.append(_labelled("next", f"{_command('merge', run)} {stack}"))
+        answer.append(_labelled("to use it", f"{_command('merge', run)} {stack}"))
     return Group("", *answer, _labelled("more", f"every table: {_command('run', run)} --verbose"))
 
 
@@ -213,8 +215,7 @@ def _round(tuning: Tuning) -> str:
         return f"{digit}  not kept"
     val = analysis.splits["val"]  # without one there are no rounds
     cells = (f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "claimed", "errors"), strict=True))
-    missed, claimed, errors = (cell.ljust(17) for cell in cells)
-    return f"{digit}  {missed}{claimed}{errors}".rstrip()
+    return f"{digit}  " + " ".join(cell.ljust(17) for cell in cells).rstrip()
 
 
 def _overall(splits: dict[str, Comparison], count: int) -> str:

@@ -129,9 +129,11 @@ def test_the_path_of_several_rounds(tuned):
 
 def test_a_rank_that_a_layer_cannot_use_is_told(tuned):
     table = tuned.record.parameters
-    assert "smaller side" not in printed(terminal.parameters(table))
+    assert "no update" not in printed(terminal.parameters(table))
     rows = tuple(changed(row, lora_A=(11, row.lora_A[1])) for row in table.layers)
-    assert "above the smaller side of linear3:" in printed(terminal.parameters(changed(table, layers=rows)))
+    assert "Of linear3, 10 x 16, no update has a rank above 10." in printed(
+        terminal.parameters(changed(table, layers=rows))
+    )
 
 
 def test_adapters_take_a_line_each_even_with_large_counts():
@@ -152,3 +154,34 @@ def test_adapters_take_a_line_each_even_with_large_counts():
     assert sum("digit9-full-r" in line for line in text.splitlines()) == 3
     assert sum(bool(line.strip()) for line in text.splitlines()) == 6
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_at_50_columns_adapters_keep_their_names_and_figures():
+    row = AdapterLine(
+        name="digit9-full-r16-2",
+        method="svd",
+        digit=9,
+        rank=16,
+        parameters=2_807_010,
+        on_top_of=(),
+        before=LARGEST,
+        after=LARGEST,
+        proof=True,
+        bytes=11_228_040,
+    )
+    console = Console(file=io.StringIO(), width=50, highlight=False)
+    console.print(terminal.adapters(Listing(run="r", dataset="mnist", base_seal="", adapters=(row,))))
+    lines = console.file.getvalue().splitlines()
+    assert "digit9-full-r16-2" in lines
+    text = " ".join(" ".join(lines).split())
+    for fact in (
+        "digit 9",
+        "rank 16",
+        "numbers 2.81 M",
+        "missed 1135→1135",
+        "errors 9999→9999",
+        "proof passed",
+        "11.2 MB",
+    ):
+        assert fact in text
+    assert all(len(line) <= 50 for line in lines)
