@@ -235,11 +235,11 @@ def extract(
 @command
 def adapters(*, place: o.Place, output: o.Output) -> None:
     """List a run's adapters: digit, rank, size, errors before and after, proof."""
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import listing
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.rundir import Run
 
-    _show(list_adapters(Run(place.run)), [tables.adapters], output)
+    _show(list_adapters(Run(place.run)), [listing.adapters], output)
 
 
 @command

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.measure import Measurement
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from lora_mnist.cli.text import Paragraph
 from lora_mnist.evaluation.findings import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
 from lora_mnist.evaluation.verdict import paired, verdict_of
-from lora_mnist.runs.listing import AdapterLine, Listing
 from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
@@ -47,7 +44,7 @@ def evaluation(document: Evaluation) -> RenderableType:
     cells = [_share(part.errors, part.count) for part in splits.values()]
     table.add_row("all", *(cell for group in cells for cell in group))
     accuracy = ", ".join(f"{100 * part.accuracy:.2f} % on {split}" for split, part in splits.items())
-    return Group(table, Text(f"Accuracy {accuracy}."), confusion(splits["test"].confusion))
+    return Group(table, Paragraph(f"Accuracy {accuracy}."), confusion(splits["test"].confusion))
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:
@@ -164,7 +161,7 @@ def extraction(tuning: Tuning) -> RenderableType:
     return Group(
         Text(f"Data set: {DATASETS[evaluation.dataset.name]}"),
         _approximations(facts, record.rank),
-        Text(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
+        Paragraph(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
         _beside_checkpoint(record, facts, analysis.splits["test"]),
         _trained(record),
         excuses(record, analysis),
@@ -200,58 +197,10 @@ def merging(document: Merging) -> RenderableType:
     difference, largest = document.largest_difference, document.largest_logit
     return Group(
         evaluation(document.evaluation),
-        Text(f"Merged: base + {used}"),
-        Text(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
+        Paragraph(f"Merged: base + {used}"),
+        Paragraph(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
         Paragraph(f"Saved as {document.file}"),
     )
-
-
-def adapters(listing: Listing) -> RenderableType:
-    """One line for every adapter, and for every checkpoint with all weights trained."""
-    if not listing.adapters:
-        return Text(f"{listing.run} has no adapters yet.")
-    title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
-    below = [line for line in listing.adapters if line.on_top_of]
-    notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
-    return Group(_Lines(title, [_cells(line) for line in listing.adapters]), *map(Paragraph, notes))
-
-
-HEADINGS = ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size")
-
-
-class _Lines:
-    """A row for each adapter; where that is wider than the terminal, a paragraph each, so that no name is cut."""
-
-    def __init__(self, title: str, rows: Sequence[Sequence[str | Text]]):
-        self.title, self.rows = title, rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        table = Table("adapter", box=box.SIMPLE_HEAD, title=self.title, padding=0)
-        table.columns[0].no_wrap = True
-        for heading in HEADINGS:
-            table.add_column(heading, justify="right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*row)
-        if Measurement.get(console, options.update(width=10_000), table).minimum <= options.max_width:
-            yield table
-            return
-        yield Paragraph(self.title)
-        for name, *cells in self.rows:
-            facts = ", ".join(f"{heading} {cell}" for heading, cell in zip(HEADINGS, cells, strict=True))
-            yield Paragraph(str(name))
-            yield Paragraph(facts, label="  ")
-
-
-def _cells(line: AdapterLine) -> list[str | Text]:
-    return [
-        line.name,
-        str(line.digit),
-        "-" if line.rank is None else str(line.rank),
-        _number(line.parameters),
-        *(f"{before}→{after}" for before, after in zip(line.before.numbers, line.after.numbers, strict=True)),
-        "-" if line.proof is None else _mark(line.proof),
-        _size(line.bytes),
-    ]
 
 
 def sizes(document: SizeTable) -> RenderableType:
@@ -273,7 +222,7 @@ def parameters(table: AdapterParameters) -> RenderableType:
     total = f"{table.base:,} frozen + {table.added:,} trained = {table.total:,}"
     low = [row for row in table.layers if row.lora_A and row.lora_A[0] > min(row.weight)]
     notes = [f"Of {row.layer}, {_shape(row.weight)}, no update has a rank above {min(row.weight)}." for row in low]
-    return Group(rows, Text(f"{total} ({100 * table.share:.3f} % added)"), *map(Paragraph, notes))
+    return Group(rows, Paragraph(f"{total} ({100 * table.share:.3f} % added)"), *map(Paragraph, notes))
 
 
 def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
@@ -309,7 +258,7 @@ def proof(found: Proof) -> RenderableType:
         f"off: logits of {off.images:,} images bit-identical to the base": off.passed,
         f"on: W + scaling · B A to {on.largest_difference:.1e} of {on.largest_logit:.3g}": on.passed,
     }
-    return Group(*(Text.assemble(_mark(passed), "  ", line) for line, passed in lines.items()))
+    return Group(*(_checked(passed, line) for line, passed in lines.items()))
 
 
 def verification(findings: Verification) -> RenderableType:
@@ -317,13 +266,13 @@ def verification(findings: Verification) -> RenderableType:
     parts: list[RenderableType] = []
     if findings.dataset is not None:  # not known if the base is damaged
         parts.append(Text(f"Data set: {DATASETS[findings.dataset]}"))
-    parts.append(Text.assemble(_mark(findings.base.passed), "  base: bytes, seal, stored logits and evaluation"))
+    parts.append(_checked(findings.base.passed, "base: bytes, seal, stored logits and evaluation"))
     for adapter in findings.adapters:
-        parts.append(Text.assemble(_mark(adapter.passed), f"  {adapter.name}"))
+        parts.append(_checked(adapter.passed, adapter.name))
         if adapter.proof is not None:
             parts.append(proof(adapter.proof))
     for checkpoint in findings.checkpoints:
-        parts.append(Text.assemble(_mark(checkpoint.passed), f"  {checkpoint.name}: bytes, seal, stored logits"))
+        parts.append(_checked(checkpoint.passed, f"{checkpoint.name}: bytes, seal, stored logits"))
     return Group(*parts)
 
 
@@ -348,13 +297,11 @@ def _change(change: int) -> Text:
     return Text(f"{change:+d}" if change else "0", style=style)
 
 
-def _mark(passed: bool) -> Text:
+def mark(passed: bool) -> Text:
+    """One word, in its colour."""
     return Text("passed", style="green") if passed else Text("FAILED", style="bold red")
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def _number(count: int) -> str:
-    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,}"
+def _checked(passed: bool, what: str) -> Paragraph:
+    word = mark(passed)
+    return Paragraph(what, f"{word}  ", label_style=str(word.style))

@@ -22,11 +22,11 @@ class Paragraph:
     Args:
         text: without line breaks.
         label: what stands before it; further lines are indented as far.
-        style: of the text, in rich's words.
+        style, label_style: in rich's words.
     """
 
-    def __init__(self, text: str, label: str = "", style: str = ""):
-        self.text, self.label, self.style = text, label, style
+    def __init__(self, text: str, label: str = "", style: str = "", label_style: str = "dim"):
+        self.text, self.label, self.style, self.label_style = text, label, style, label_style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         lines = textwrap.wrap(
@@ -39,7 +39,7 @@ class Paragraph:
         )
         for line in lines:
             label, text = line[: len(self.label)], line[len(self.label) :].replace(NO_BREAK, " ")
-            yield Text.assemble((label, "dim"), (text, self.style), no_wrap=True, overflow="ignore")
+            yield Text.assemble((label, self.label_style), (text, self.style), no_wrap=True, overflow="ignore")
 
 
 def listed(names: list[str]) -> str:

@@ -8,7 +8,6 @@ from rich.console import Console
 from lora_mnist.cli import tables as terminal
 from lora_mnist.evaluation.findings import Counts, GuardDecision, PairedTwin, TriedStrength, TwinCounts, TwinResult
 from lora_mnist.pipeline import Request, Tuning, verify
-from lora_mnist.runs.listing import AdapterLine, Listing
 from lora_mnist.runs.rundir import Run
 
 LARGEST = Counts(missed=1135, claimed=9999, errors=9999)
@@ -134,54 +133,3 @@ def test_a_rank_that_a_layer_cannot_use_is_told(tuned):
     assert "Of linear3, 10 x 16, no update has a rank above 10." in printed(
         terminal.parameters(changed(table, layers=rows))
     )
-
-
-def test_adapters_take_a_line_each_even_with_large_counts():
-    row = AdapterLine(
-        name="",
-        method="svd",
-        digit=9,
-        rank=16,
-        parameters=2_807_010,
-        on_top_of=(),
-        before=LARGEST,
-        after=LARGEST,
-        proof=True,
-        bytes=11_228_040,
-    )
-    rows = tuple(changed(row, name=f"digit9-full-r{i}") for i in range(3))
-    text = printed(terminal.adapters(Listing(run="r", dataset="mnist", base_seal="", adapters=rows)))
-    assert sum("digit9-full-r" in line for line in text.splitlines()) == 3
-    assert sum(bool(line.strip()) for line in text.splitlines()) == 6
-    assert all(len(line) <= 80 for line in text.splitlines())
-
-
-def test_at_50_columns_adapters_keep_their_names_and_figures():
-    row = AdapterLine(
-        name="digit9-full-r16-2",
-        method="svd",
-        digit=9,
-        rank=16,
-        parameters=2_807_010,
-        on_top_of=(),
-        before=LARGEST,
-        after=LARGEST,
-        proof=True,
-        bytes=11_228_040,
-    )
-    console = Console(file=io.StringIO(), width=50, highlight=False)
-    console.print(terminal.adapters(Listing(run="r", dataset="mnist", base_seal="", adapters=(row,))))
-    lines = console.file.getvalue().splitlines()
-    assert "digit9-full-r16-2" in lines
-    text = " ".join(" ".join(lines).split())
-    for fact in (
-        "digit 9",
-        "rank 16",
-        "numbers 2.81 M",
-        "missed 1135→1135",
-        "errors 9999→9999",
-        "proof passed",
-        "11.2 MB",
-    ):
-        assert fact in text
-    assert all(len(line) <= 50 for line in lines)
