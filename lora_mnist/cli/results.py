@@ -115,7 +115,7 @@ def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
     strength = record.guard.strength if record.guard else 1.0
     kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
     below = f", for use on top of {listed(list(record.on_top_of))}" if record.on_top_of else ""
-    size = f"{known.added:,} numbers ({100 * known.share:.2g} % of the base)"
+    size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
     return [_labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
 
 
@@ -153,7 +153,8 @@ class Stages:
             what = f"base and {len(result.adapters)} adapter{'' if len(result.adapters) == 1 else 's'}"
             return [_stage(3, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files", seconds)]
         if self._rounds == 1:
-            return [_stage(2, f"{result.record.name}, on digit {result.record.digit}", seconds)]
+            refused = "" if result.kept else ": not kept"
+            return [_stage(2, f"{result.record.name}, on digit {result.record.digit}{refused}", seconds)]
         self._round += 1
         heading = [_stage(2, "digit by digit; on val, which decides:", None, "")] if self._round == 1 else []
         return [*heading, Paragraph(_round(result), _timed(f"    round {self._round}", seconds))]

@@ -206,6 +206,13 @@ def test_rounds_stay_within_30_lines_at_their_longest(whole, tuned, refused):
     assert tables.not_kept(refused.record) in text
 
 
+def test_a_run_that_kept_nothing_says_so_twice(whole, refused):
+    lines = lines_of_run(changed(whole, rounds=(refused,)))
+    assert any(line.endswith("digit4-r2, on digit 4: not kept") for line in lines)
+    assert tables.not_kept(refused.record) in " ".join(" ".join(lines).split())
+    assert not any(line.startswith(("saved", "to use it")) for line in lines)
+
+
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_a_finished_run_takes_three_lines(whole, rounds):
     lines = lines_of_run(changed(whole, rounds=whole.rounds * rounds), rounds, skipped=True)
