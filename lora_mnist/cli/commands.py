@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import time
 import webbrowser
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -19,10 +21,12 @@ from lora_mnist.cli.groups import Command, Commands, flattened
 from lora_mnist.errors import ProofError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
-    from lora_mnist.pipeline import Verification
-    from lora_mnist.pipeline.run import Stage
+    from lora_mnist.pipeline import Tuning, Verification
+    from lora_mnist.runs.rundir import Run
     from lora_mnist.settings.strict import Document
 
 D = TypeVar("D", bound="Document")
@@ -71,8 +75,11 @@ def run(
     epochs: r.Epochs = None,
     repair: r.Repair,
     rounds: o.Rounds = 1,
+    twin: o.Twin = False,
     images: r.DataChoice,
     machine: o.Machine,
+    open: o.Open = False,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """The whole job: pretrain, finetune, verify and report in turn. What is finished is not done again.
@@ -80,20 +87,33 @@ def run(
     Example: lora-mnist run --dataset digits --run runs/digits
     """
     from lora_mnist import pipeline
+    from lora_mnist.cli import results, tables
     from lora_mnist.report.page import write_report
 
     pretraining = r.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
-    work, whole = pipeline.run(request, rounds, (lambda stage: None) if output.json else _show_stage)
+    silent, stages = output.json or output.quiet, results.Stages(rounds)
+    work, whole = pipeline.run(request, rounds, twin, lambda done: None if silent else _print(stages.after(done)))
     _raise_failures(whole.verification)
-    page = write_report(work.run)
+    started = time.perf_counter()
+    with replace(work.progress, stage="4/4 ").waiting("writing the report"):
+        page = write_report(work.run)
     if output.json:
         tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
         base = whole.pretraining.model_dump(mode="json")
         _print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
+    elif output.quiet:
+        _write(f"{page}\n")
+    elif stages.finished:
+        _print(results.finished(whole, page))
     else:
-        _write(f"Verified from the files. The report is {page}\n")
+        _print(results.report_line(page, time.perf_counter() - started))
+        _print(results.whole(whole, place.run))
+    if verbose and not silent:
+        _print(tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds))
+    if open:
+        _open(page)
 
 
 @command
@@ -106,6 +126,7 @@ def pretrain(
     loop: r.Loop,
     images: r.DataChoice,
     machine: o.Machine,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Train the base network, seal its weights, and print its errors per digit.
@@ -113,12 +134,13 @@ def pretrain(
     Example: lora-mnist pretrain --epochs 3 --run runs/mine
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import results, tables
 
     training = (r.given("pretrain", epochs=epochs), loop.settings("pretrain"))
     request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
-    _, pretraining = pipeline.pretrain(request)
-    _show(pretraining, tables.evaluation, output.json)
+    work, pretraining = pipeline.pretrain(request)
+    views = [results.pretraining, *([tables.evaluation] if verbose else [])]
+    _show(pretraining, views, output, work.run.base.folder)
 
 
 @command
@@ -139,10 +161,9 @@ def evaluate(
 
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
-    if evaluation.adapters or evaluation.checkpoint:
-        _show(evaluation, partial(comparisons.before_and_after, work.run.base.evaluation), output.json)
-    else:
-        _show(evaluation, tables.evaluation, output.json)
+    changed = evaluation.adapters or evaluation.checkpoint
+    view = partial(comparisons.before_and_after, work.run.base.evaluation) if changed else tables.evaluation
+    _show(evaluation, [view], output)
 
 
 @command
@@ -159,6 +180,7 @@ def finetune(
     loss: r.Loss,
     machine: o.Machine,
     augmentation: r.Augmentation,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Train an adapter on the weakest digit or another, prove that the base is untouched, and say what it did.
@@ -168,7 +190,7 @@ def finetune(
     Example: lora-mnist finetune --digit 9 --rank 1
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import results, tables
 
     if full:
         r.refuse_with_full(repair, shape, twin, on_top_of)
@@ -176,7 +198,8 @@ def finetune(
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
-    _show(tuning, tables.finetuning, output.json)
+    views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
+    _show(tuning, views, output, _made(tuning, work.run))
 
 
 @command
@@ -191,7 +214,7 @@ def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, ou
     findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or ())
     if output.json:
         _raise_failures(findings)
-    _show(findings, tables.verification, output.json)
+    _show(findings, [tables.verification], output)
     _raise_failures(findings)
 
 
@@ -214,7 +237,7 @@ def merge(
 
     request = o.request_of(place, machine, output, o.Making(force=force), r.given("finetune", name=name))
     merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
-    _show(merged, tables.merging, output.json)
+    _show(merged, [tables.merging], output, merged.file)
 
 
 @command
@@ -238,7 +261,8 @@ def extract(
 
     settings = r.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
-    _show(pipeline.extract(work, rank, checkpoint), tables.extraction, output.json)
+    tuning = pipeline.extract(work, rank, checkpoint)
+    _show(tuning, [tables.extraction], output, _made(tuning, work.run))
 
 
 @command
@@ -247,11 +271,11 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
 
     Example: lora-mnist adapters --run runs/mine
     """
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import listing
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.rundir import Run
 
-    _show(list_adapters(Run(place.run)), tables.adapters, output.json)
+    _show(list_adapters(Run(place.run)), [listing.adapters], output)
 
 
 @command
@@ -266,7 +290,7 @@ def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o
     from lora_mnist.cli import comparisons
 
     compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
-    _show(compared, comparisons.side_by_side, output.json)
+    _show(compared, [comparisons.side_by_side], output)
 
 
 @command
@@ -279,7 +303,7 @@ def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shape
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.rundir import Run
 
-    _show(count_parameters(Run(place.run), rank, shape), tables.sizes, output.json)
+    _show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
 
 
 @command
@@ -296,8 +320,8 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
         _write(f"{page}\n")
-    if open and not webbrowser.open(page.resolve().as_uri()):
-        typer.echo("Note: no browser could be opened.", err=True)
+    if open:
+        _open(page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -330,34 +354,35 @@ def _raise_failures(findings: "Verification") -> None:
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
 
 
-def _show_stage(result: "Stage") -> None:
-    """Of `run`, which says itself that the verification passed."""
-    from lora_mnist.cli import tables
-    from lora_mnist.pipeline import Pretraining
-
-    if isinstance(result, Pretraining):
-        _print(tables.evaluation(result))
-    elif isinstance(result, tuple):
-        for tuning in result:
-            _print(tables.finetuning(tuning))
-        _print(tables.path(result))
+def _made(tuning: "Tuning", run: "Run") -> "Path | str | None":
+    """Where it lies, if it was kept."""
+    return tuning.file or (run.adapter(tuning.record.name).folder if tuning.kept else None)
 
 
-def _show(document: D, renderer: Callable[[D], "RenderableType"], as_json: bool) -> None:
-    if as_json:
+def _open(page: "Path") -> None:
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("Note: no browser could be opened.", err=True)
+
+
+def _show(
+    document: D, views: "Sequence[Callable[[D], RenderableType]]", output: o.Output, made: "Path | str | None" = None
+) -> None:
+    """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
+    if output.json:
         _print_json(document.model_dump(mode="json"))
-        return
-    _print(renderer(document))
-    if file := getattr(document, "file", None):  # of a checkpoint
-        _write(f"Saved as {file}\n")
+    elif not output.quiet:
+        _print(*(view(document) for view in views))
+    elif made:
+        _write(f"{made}\n")
 
 
-def _print(renderable: "RenderableType") -> None:
+def _print(*renderables: "RenderableType") -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
-        console.print(renderable)
+        for renderable in renderables:
+            console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
     _write(text.get())
 
 

@@ -88,6 +88,7 @@ Data = Annotated[
 ]
 DATA = Path("data")
 Normalise = Annotated[bool, in_output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
+Verbose = Annotated[bool, in_output("--verbose", "Print every table, not only what it comes to.")]
 Open = Annotated[bool, in_output("--open", "Show the page in the browser.")]
 
 
@@ -122,7 +123,9 @@ class Output:
     """What is printed."""
 
     json: Annotated[bool, in_output("--json", "Print the result as one JSON object.")] = False
-    quiet: Annotated[bool, in_output("--quiet", "Print no progress and no notes.")] = False
+    quiet: Annotated[
+        bool, in_output("--quiet", "Print nothing but the path of what was made; no progress, no notes.")
+    ] = False
     debug: Annotated[bool, in_output("--debug", "Print the traceback of an error too.")] = False
 
 
