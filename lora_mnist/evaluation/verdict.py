@@ -187,7 +187,7 @@ def _kind(facts: Facts) -> Kind:
 
 
 def _words(kind: Kind, facts: Facts) -> str:
-    payers, verb = _listed(facts.payers), "pay" if len(facts.payers) > 1 else "pays"
+    payers, verb = listed(facts.payers), "pay" if len(facts.payers) > 1 else "pays"
     title = TITLES[kind].format(payers=payers, verb=verb)
     return " ".join(filter(None, [f"{title}: {_counted(kind, facts)}.", _who_paid(facts), _against(facts)]))
 
@@ -205,7 +205,7 @@ def _who_paid(facts: Facts) -> str:
             f"{facts.digits[one].change:,} more {one}{'' if facts.digits[one].change == 1 else 's'}"
             for one in facts.payers
         ]
-        return f"{_listed(more)} are wrong, which is more than chance ({_p(p)})."
+        return f"{listed(more)} are wrong, which is more than chance ({_p(p)})."
     worst = facts.digits[facts.worst]
     if worst.change <= 0:
         return "No digit lost."
@@ -233,7 +233,8 @@ def _beside(facts: Facts, other: Excuse, name: str) -> str:
     return f"It makes {change} {name}, which misses {same}{chance}."
 
 
-def _listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object]) -> str:
+    """As in a sentence: 1, 2 and 3."""
     *first, last = [*map(str, names)] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from lora_mnist.evaluation.verdict import paired
 from lora_mnist.files import to_json
-from lora_mnist.report.document import AdapterSection, Line, Report, Share, SureGuess, WrongImage
+from lora_mnist.report.document import AdapterSection, Line, Report, Share, SureGuess
 from lora_mnist.report.figures import Plot, plots_of, signed
 from lora_mnist.report.images import COLUMNS, Sheet, picture, sheet_of
 from lora_mnist.report.inline import inline
@@ -23,7 +23,7 @@ from lora_mnist.report.matrices import base_cell, cell_of
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.reproduce import commands, configs
 from lora_mnist.report.tables import tables_of
-from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, sure, title_of, who_paid
+from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, sure, tied, title_of, who_paid
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.strict import Document
 
@@ -55,7 +55,9 @@ def _page(run: Run, report: Report, normalised: bool, plots: Mapping[str, Plot])
     page = environment.get_template("report.html.j2").render(
         **dict(report),
         title=title_of(report),
+        latest=max((one.made.date or "" for one in (report, *report.checkpoints, *report.adapters)), default=""),
         in_order=_in_order(report),
+        outcomes=_outcomes(report),
         plots=plots,
         drawings={name: Markup(inline(plot)) for name, plot in plots.items() if not _is_matrix(plot)},
         losses=[one.name for one in report.adapters if f"{one.name}-loss" in plots],
@@ -84,8 +86,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters |= {"percent": _percent, "signed": signed, "rows": _rows, "interval": _interval, "p": chance}
-    environment.filters |= {"sure": sure, "who_paid": who_paid, "how_large": how_large, "date": _date}
-    environment.filters |= {"digest": _digest}
+    environment.filters |= {"sure": sure, "who_paid": who_paid, "how_large": how_large, "tied": tied}
+    environment.filters |= {"digest": _digest, "date": _date}
     return environment
 
 
@@ -106,6 +108,12 @@ def _in_order(report: Report) -> list[Line]:
     return [*reversed(with_section), *(line for line in report.side_by_side if line.method == "full")]
 
 
+def _outcomes(report: Report) -> dict[str, tuple[str, str]]:
+    """By adapter, what its verdict comes to, in a few words, and whether that is good."""
+    verdicts = {section.name: section.verdict for section in report.adapters}
+    return {name: (verdict.words.partition(":")[0], verdict.outcome) for name, verdict in verdicts.items()}
+
+
 def _thumbnails(run: Run, section: AdapterSection) -> list[str]:
     """The changed test images, in the order of `examples`, as the sources of <img>."""
     return [_data("image/png", picture(image)) for image in run.adapter(section.name).pictures()["examples"]]
@@ -115,28 +123,29 @@ def _thumbnails(run: Run, section: AdapterSection) -> list[str]:
 
 
 def _for_the_script(report: Report, sheet: Sheet | None) -> str:
-    """JSON that may stand in an element: what the slider and the images need of the report."""
+    """JSON that may stand in an element: what the slider and the images need of the report.
+
+    `images`: index, label and agreement by place on the sheet; and of every adapter its own `guesses` at them: place,
+    then prediction, confidence and probability of the true digit, before and after, in whole per cent.
+    """
     places = sheet.places if sheet else {}
-    adapters = {
-        section.name: {
+    known, adapters = {}, {}
+    for section in report.adapters:
+        shown = [one for one in section.wrong_images or () if one.index in places]
+        known |= {places[one.index]: [one.index, one.label, one.agreed] for one in shown}
+        adapters[section.name] = {
             "strengths": [point.model_dump() for point in section.trade.strength],
-            "images": [_image(one, places[one.index]) for one in section.wrong_images or () if one.index in places],
+            "guesses": [[places[one.index], *_whole(one.before), *_whole(one.after)] for one in shown],
         }
-        for section in report.adapters
-    }
-    text = json.dumps({"columns": COLUMNS, "adapters": adapters}, separators=(",", ":"), sort_keys=True)
-    return text.replace("<", "\\u003c")
+    images = [known[place] for place in range(len(places))]
+    data = {"columns": COLUMNS, "images": images, "adapters": adapters}
+    return json.dumps(data, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
 
 
-def _image(one: WrongImage, place: int) -> Mapping[str, object]:
-    guesses = {"before": _whole(one.before), "after": _whole(one.after)}
-    return {"place": place, "index": one.index, "kind": one.kind, "label": one.label, "agreed": one.agreed} | guesses
-
-
-def _whole(guess: SureGuess) -> Mapping[str, int]:
+def _whole(guess: SureGuess) -> list[int]:
     """In whole per cent, as the page says it."""
-    shares = {key: int(f"{100 * getattr(guess, key):.0f}") for key in ("confidence", "probability")}
-    return {"prediction": guess.prediction, **shares}
+    shares = (int(f"{100 * share:.0f}") for share in (guess.confidence, guess.probability))
+    return [guess.prediction, *shares]
 
 
 # Words ----------------------------------------------------------------------------------------------------------------
@@ -159,9 +168,9 @@ def _interval(share: Share, places: int = 2) -> str:
     return f"{100 * share.low:.{places}f} to {100 * share.high:.{places}f}{NBSP}%"
 
 
-def _date(stored: str) -> str:
+def _date(stored: str, with_time: bool = False) -> str:
     date = datetime.fromisoformat(stored)
-    return f"{date.day} {date:%B %Y, %H:%M} UTC"
+    return f"{date.day} {date:%B %Y}" + (f", {date:%H:%M} UTC" if with_time else "")
 
 
 def _rows(settings: Document) -> Sequence[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """The sentences of the page that are put together, and its glossary."""
 
+import re
 from collections.abc import Sequence
 
+from lora_mnist.evaluation.verdict import listed
 from lora_mnist.report.document import AdapterSection, DigitRow, LayerRow, Report
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -66,11 +68,11 @@ def who_paid(section: AdapterSection) -> str:
     facts, rows = section.verdict.facts, {row.digit: row for row in section.digits}
     if facts.payers:
         worst, *others = facts.payers
-        also = f" So did {', '.join(map(str, others))}." if others else ""
-        return f"{worst} was hit worst: {_lost(rows[worst])} (p {chance(rows[worst].p)}).{also}"
+        also = f" {listed(others)} paid too." if others else ""
+        return tied(f"{worst} was hit worst: {_lost(rows[worst])} (p {chance(rows[worst].p)}).{also}")
     worst = facts.worst
     if rows[worst].net > 0:
-        return f"Nobody beyond chance. {worst} was hit worst: {_lost(rows[worst])} (p {chance(rows[worst].p)})."
+        return tied(f"Nobody beyond chance. {worst} was hit worst: {_lost(rows[worst])} (p {chance(rows[worst].p)}).")
     same = "as many wrong images as before" if not rows[worst].net else f"{-rows[worst].net:,} fewer wrong images"
     return f"Nobody. {worst} came off worst: {same}."
 
@@ -92,6 +94,11 @@ def how_large(layers: Sequence[LayerRow]) -> str:
     if largest.relative_norm >= 0.1:
         return f"{where}: the layer changes a good deal, though in {many} directions at the most."
     return f"{where}: a small correction, in {many} directions at the most."
+
+
+def tied(words: str) -> str:
+    """With nothing broken between a number and its unit, or a p and its value."""
+    return re.sub(r" (?=%)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) ", NBSP, words)
 
 
 def chance(p: float) -> str:

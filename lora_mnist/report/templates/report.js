@@ -55,6 +55,15 @@ function taken(guess, label) {
   return ["taken for a ", element("b", {}, String(guess.prediction)), rest];
 }
 
+// the images of an adapter as objects; see `_for_the_script` in page.py for how they are packed
+function unpack(row) {
+  const [index, label, agreed] = data.images[row[0]];
+  const guess = at => ({prediction: row[at], confidence: row[at + 1], probability: row[at + 2]});
+  const before = guess(1), after = guess(4);
+  const kind = after.prediction === label ? "fixed" : before.prediction === label ? "broken" : "wrong";
+  return {place: row[0], index, label, agreed, before, after, kind};
+}
+
 function picture(image) {
   const canvas = element("canvas", {width: SIDE, height: SIDE});
   canvas.setAttribute("role", "img");
@@ -92,7 +101,7 @@ function isIn(image, cell) {
 const CELLS = {before: "before", after: "after", change: "before or after, but not both"};
 
 function startGallery(box) {
-  const name = box.dataset.adapter, images = data.adapters[name].images;
+  const name = box.dataset.adapter, images = data.adapters[name].guesses.map(unpack);
   const tables = [...document.querySelectorAll(`table[data-adapter="${CSS.escape(name)}"]`)];
   const list = box.querySelector(".images"), more = box.querySelector(".more");
   const digit = box.querySelector(".digit"), kinds = [...box.querySelectorAll("[data-kind]")];
