@@ -220,5 +220,3 @@ def _dial(one: _Stored) -> DialSection:
     if at is None:
         raise AlteredError(f"{one.saved.folder / ANALYSIS} has no test counts at the strength it recommends.", RESTORE)
     return DialSection(measured_on=dial.measured_on, recommended=dial.recommended, points=points, test=at)
-
-

@@ -88,8 +88,8 @@ def how_large(layers: Sequence[LayerRow]) -> str:
     where = f"In {largest.layer} the update is {share} as large as the weights that it is added to"
     if largest.relative_norm >= 1:
         return (
-            f"{where}: it outweighs them. That is no fault in itself, since it acts in {many} directions at the most and"
-            " leaves all others alone, but along those the layer now does what the adapter says."
+            f"{where}: it outweighs them. That is no fault in itself, since it acts in {many} directions at the most"
+            " and leaves all others alone. But along those the layer now does what the adapter says."
         )
     if largest.relative_norm >= 0.1:
         return f"{where}: the layer changes a good deal, though in {many} directions at the most."

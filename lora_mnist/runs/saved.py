@@ -155,7 +155,7 @@ class Saved:
 
     def pictures(self) -> dict[str, numpy.ndarray]:
         """(n, 28, 28) by what they show: `examples` uint8, `directions` float32; and of the test images that are wrong
-        before or after `wrong` uint8, their `wrong_index` and `wrong_label` int64 (n,). Older adapters lack these three.
+        before or after `wrong` uint8, `wrong_index` and `wrong_label` int64 (n,). Older adapters lack these three.
 
         Raises:
             RunError: they cannot be read.

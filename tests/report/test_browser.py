@@ -158,11 +158,7 @@ def test_a_cell_shows_its_images(browser, alone):
         page.locator(f"table[data-matrix={which}] tbody tr").nth(row).locator("td button").and_(
             page.locator(f"[title^='{row} taken for {column}:'] button")
         ).click()
-        images = [
-            one
-            for one in section["wrong_images"]
-            if one["label"] == row and one[which]["prediction"] == column
-        ]
+        images = [one for one in section["wrong_images"] if one["label"] == row and one[which]["prediction"] == column]
         assert len(images) == matrix[row][column]
         captions = gallery.locator("li").all_inner_texts()
         assert len(captions) == min(48, len(images))
