@@ -55,7 +55,7 @@ def _page(run: Run, report: Report, normalised: bool, plots: Mapping[str, Plot])
     page = environment.get_template("report.html.j2").render(
         **dict(report),
         title=title_of(report),
-        latest=max((one.made.date or "" for one in (report, *report.checkpoints, *report.adapters)), default=""),
+        latest=_latest(report),
         in_order=_in_order(report),
         outcomes=_outcomes(report),
         plots=plots,
@@ -108,6 +108,13 @@ def _in_order(report: Report) -> list[Line]:
     return [*reversed(with_section), *(line for line in report.side_by_side if line.method == "full")]
 
 
+def _latest(report: Report) -> str:
+    """When the last thing of the run was made; nothing if that was never stored."""
+    dates = [report.made.date, *(one.made.date for one in report.checkpoints)]
+    dates += [one.made.date for one in report.adapters]
+    return max(filter(None, dates), default="")
+
+
 def _outcomes(report: Report) -> dict[str, tuple[str, str]]:
     """By adapter, what its verdict comes to, in a few words, and whether that is good."""
     verdicts = {section.name: section.verdict for section in report.adapters}
@@ -129,7 +136,8 @@ def _for_the_script(report: Report, sheet: Sheet | None) -> str:
     then prediction, confidence and probability of the true digit, before and after, in whole per cent.
     """
     places = sheet.places if sheet else {}
-    known, adapters = {}, {}
+    known: dict[int, list[int | None]] = {}
+    adapters: dict[str, object] = {}
     for section in report.adapters:
         shown = [one for one in section.wrong_images or () if one.index in places]
         known |= {places[one.index]: [one.index, one.label, one.agreed] for one in shown}
