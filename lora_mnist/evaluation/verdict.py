@@ -206,7 +206,7 @@ def _headline(kind: Kind, facts: Facts) -> str:
 
 
 def _title(kind: Kind, facts: Facts) -> str:
-    return TITLES[kind].format(payers=_listed(facts.payers), verb="pay" if len(facts.payers) > 1 else "pays")
+    return TITLES[kind].format(payers=listed(facts.payers), verb="pay" if len(facts.payers) > 1 else "pays")
 
 
 def _counted(kind: Kind, facts: Facts) -> str:
@@ -224,7 +224,7 @@ def _who_paid(digits: Sequence[Tested], among: Sequence[int]) -> str:
     if payers := _payers(digits, among):
         p = max(digits[one].p for one in payers)
         more = [f"{digits[one].change:,} more {one}{'' if digits[one].change == 1 else 's'}" for one in payers]
-        return f"{_listed(more)} are wrong, which is more than chance ({_p(p)})."
+        return f"{listed(more)} are wrong, which is more than chance ({_p(p)})."
     worst = max(among, key=lambda digit: digits[digit].change)
     change = digits[worst].change
     if change <= 0:
@@ -258,7 +258,8 @@ def _beside(facts: Facts, other: Excuse, name: str) -> str:
     return f"It makes {change} {name}, which misses {same}{chance}."
 
 
-def _listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object]) -> str:
+    """As in a sentence: 1, 2 and 3."""
     *first, last = [*map(str, names)] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 

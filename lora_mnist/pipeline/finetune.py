@@ -9,7 +9,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures
+from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures, wrong_images
 from lora_mnist.evaluation.findings import Analysis, GuardDecision
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
@@ -195,18 +195,20 @@ def keep(
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
     record = record.model_copy(update={"proof": proof})
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
-    analysis = analyse(work.logits_of_stack(stack), logits, work.labels, digit, twin)
+    before = work.logits_of_stack(stack)
+    analysis = analyse(before, logits, work.labels, digit, twin)
     as_trained = record.guard is not None and record.guard.strength == 1  # then what was tried were its strengths
     tried = [one.point for one in record.guard.tried] if record.guard and as_trained else []
     learnt = inspect(adapted, name, digit, work.dataset, analysis.splits, tried)
     analysis = analysis.model_copy(update={"dial": learnt.dial, "layers": learnt.layers})
+    wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     with work.run.new(work.run.adapter(name)) as draft:
         save_adapter(draft.folder, adapted, name, work.sealed)
         draft.document(TUNING, record)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
-        draft.pictures({"examples": pictures(analysis, work.dataset), "directions": learnt.directions})
+        draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
     return Tuning(record=record, analysis=analysis, evaluation=evaluation)
 
 
