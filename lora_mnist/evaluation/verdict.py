@@ -95,6 +95,11 @@ class Facts(Document):
         return _payers(self.digits, self.others)
 
     @property
+    def worst(self) -> int:
+        """The other digit that lost most, or won least."""
+        return _worst(self.digits, self.others)
+
+    @property
     def others(self) -> list[int]:
         """All digits but the target."""
         return [digit for digit in range(10) if digit != self.digit]
@@ -225,11 +230,15 @@ def _who_paid(digits: Sequence[Tested], among: Sequence[int]) -> str:
         p = max(digits[one].p for one in payers)
         more = [f"{digits[one].change:,} more {one}{'' if digits[one].change == 1 else 's'}" for one in payers]
         return f"{listed(more)} are wrong, which is more than chance ({_p(p)})."
-    worst = max(among, key=lambda digit: digits[digit].change)
+    worst = _worst(digits, among)
     change = digits[worst].change
     if change <= 0:
         return "No digit lost."
     return f"The digit hit worst is {worst} ({change:,} more wrong), within chance ({_p(digits[worst].p)})."
+
+
+def _worst(digits: Sequence[Tested], among: Sequence[int]) -> int:
+    return max(among, key=lambda digit: digits[digit].change)
 
 
 def _payers(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
