@@ -206,7 +206,7 @@ def finished(document: WholeRun, page: Path) -> RenderableType:
     return Group(
         Paragraph(f"Finished already: {what}"),
         Paragraph(f"{title}. --force trains anew."),
-        Paragraph(f"Verified again. Report: {page}"),
+        Paragraph(str(page), "Verified again. Report: ", label_style=""),
     )
 
 

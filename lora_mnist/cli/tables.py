@@ -203,7 +203,7 @@ def merging(document: Merging) -> RenderableType:
         evaluation(document.evaluation),
         Paragraph(f"Merged: base + {used}"),
         Paragraph(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
-        Paragraph(f"Saved as {document.file}"),
+        Paragraph(document.file, "Saved as ", label_style=""),
     )
 
 
