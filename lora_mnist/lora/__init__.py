@@ -21,11 +21,12 @@ from lora_mnist.lora.adapters import (
     updates_of,
 )
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRALinear, LoRAUpdate
+from lora_mnist.lora.layers import LoRALinear
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
 from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
 from lora_mnist.lora.peft import load_adapter, load_seal, save_adapter
 from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+from lora_mnist.lora.update import LoRAUpdate
 
 __all__ = [
     "AdapterError",

@@ -4,7 +4,7 @@ A model stays what it is; only its target layers are exchanged for `LoRALinear`,
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -14,7 +14,9 @@ from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRALinear, LoRAUpdate, check_name, is_linear
+from lora_mnist.lora.layers import LoRALinear, is_linear
+from lora_mnist.lora.update import LoRAUpdate
+from lora_mnist.lora.wrapper import check_name
 
 
 def inject(
@@ -62,7 +64,8 @@ def attach(
     linears = {path: plain_linear(layers[path]) for path in configs}
     if "" in linears and not isinstance(model, LoRALinear):
         raise LoRAError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
-    updates = {path: LoRAUpdate(linears[path], own, generator) for path, own in configs.items()}
+    with torch.inference_mode(False):  # what is made in that mode can never train
+        updates = {path: LoRAUpdate(linears[path], own, generator) for path, own in configs.items()}
     for path, update in updates.items():  # nothing can fail from here on
         found = layers[path]
         layer = found if isinstance(found, LoRALinear) else LoRALinear(found)
@@ -149,23 +152,26 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             layer.off = off
 
 
-def train_only(model: nn.Module, name: str) -> None:
-    """Let adapter `name` require gradients, and nothing else in `model`. Raises LoRAError if there is none."""
-    updates = updates_of(model, name)
+def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
+    """Let one adapter, or several, require gradients, and nothing else in `model`.
+
+    Args:
+        names: of them; a string is one.
+
+    Raises:
+        LoRAError: there is no such adapter.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    chosen = [update for name in names for update in updates_of(model, name).values()]
     model.requires_grad_(False)
-    for update in updates.values():
+    for update in chosen:
         update.requires_grad_(True)
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors without its adapters, under the names they have in the base. Not copies."""
-    tensors = model.state_dict()
-    for path, layer in adapted_layers(model, every_name=True).items():
-        prefix = f"{path}." if path else ""
-        for key in layer.state_dict():
-            tensor = tensors.pop(prefix + key)
-            if key.startswith("base."):
-                tensors[prefix + key.removeprefix("base.")] = tensor
+    parts = tuple(f"{path}.updates.".lstrip(".") for path in adapted_layers(model, every_name=True))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+
 from lora_mnist.errors import LoRAError
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack of memory
 
 
@@ -29,6 +32,8 @@ class LoRAConfig:
         dropout: probability that an input of `lora_A` is zeroed, in training mode.
         init: how `lora_A` starts: `kaiming` (uniform, as in loralib) or `gaussian`, N(0, 1). `lora_B` starts at 0, so
             the model starts as the base (section 4.1).
+        dtype: of A and B; None takes fp32 beside weights in fp16 or bf16, in which small steps are lost, and the dtype
+            of the weight beside others.
 
     Raises:
         LoRAError: a value is out of its range.
@@ -42,6 +47,7 @@ class LoRAConfig:
     rslora: bool = False
     dropout: float = 0.0
     init: str = "kaiming"
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         dropout = _is_number(self.dropout) and 0 <= self.dropout < 1
@@ -50,6 +56,7 @@ class LoRAConfig:
             ("targets", self.targets, patterns, "a list of at least one pattern"),
             ("dropout", self.dropout, dropout, "a number from 0 to below 1"),
             ("init", self.init, self.init in ("kaiming", "gaussian"), "kaiming or gaussian"),
+            ("dtype", self.dtype, self.dtype is None or self.dtype in DTYPES, "None, or a float dtype of torch"),
             ("rank_pattern", self.rank_pattern, isinstance(self.rank_pattern, Mapping), "a rank by pattern"),
             ("alpha_pattern", self.alpha_pattern, isinstance(self.alpha_pattern, Mapping), "an alpha by pattern"),
         ]
@@ -66,6 +73,10 @@ class LoRAConfig:
     def scaling(self) -> float:
         """alpha / rank (section 4.1), or alpha / sqrt(rank) for rsLoRA (arXiv 2312.03732, theorem 3.2)."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def dtype_beside(self, weight: torch.dtype) -> torch.dtype:
+        """Of the A and B of a layer whose weight has dtype `weight`."""
+        return self.dtype or (torch.float32 if weight in (torch.float16, torch.bfloat16) else weight)
 
     def of_layers(self, layers: Iterable[str]) -> dict[str, "LoRAConfig"]:
         """What it comes to for each of its target layers among `layers`, in their order; without patterns.

@@ -22,7 +22,7 @@ from lora_mnist.lora.adapters import (
     updates_of,
 )
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRAUpdate
+from lora_mnist.lora.update import LoRAUpdate
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskErro
 from lora_mnist.files import read_json, to_json, write_files
 from lora_mnist.lora.adapters import attach, base_tensors, linear_layers, remove, updates_of
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRAUpdate
 from lora_mnist.lora.seal import Seal, first_difference, seal
+from lora_mnist.lora.update import LoRAUpdate
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

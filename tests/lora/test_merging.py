@@ -193,15 +193,33 @@ def test_a_model_merged_under_inference_mode_can_be_trained_around():
     assert images.grad.any()
 
 
-def test_hooks_that_a_merged_weight_would_go_past_are_refused():
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks_that_a_merged_weight_would_go_past_are_refused(kind):
     model, _ = adapted("a")
-    handle = model.linear2.base.register_forward_hook(lambda layer, x, y: 2 * y)
+    handle = getattr(model.linear2.base, kind)(lambda *_: None)
     for action in (merge, merged_copy):
-        with pytest.raises(LoRAError, match=r"linear2 has forward hooks"):
+        with pytest.raises(LoRAError, match=r"linear2 has hooks"):
             action(model)
     assert not is_merged(model)
     handle.remove()
     merge(model)
+    getattr(model.linear2.base, kind)(lambda *_: None)  # too late for `merge`
+    with pytest.raises(LoRAError, match="has hooks"):
+        model(IMAGES)
+
+
+def test_a_model_without_adapters_cannot_be_merged():
+    for action in (merge, merged_copy):
+        with pytest.raises(LoRAError, match="nothing to merge"):
+            action(nn.Sequential(nn.Linear(4, 4)))
 
 
 class Doubled(nn.Module):

@@ -371,12 +371,3 @@ def test_an_adapter_that_is_not_finite_is_not_saved(saved, tmp_path):
     with pytest.raises(LoRAError, match="NaN"):
         save_adapter(tmp_path / "new", model, "a")
     assert not (tmp_path / "new").exists()
-
-
-def test_too_large_for_the_base_is_refused(saved):
-    base, model, folder = saved
-    with torch.no_grad():
-        updates_of(model, "a")["linear1"].lora_B[0] = 1e30
-    save_adapter(folder, model, "a")
-    with pytest.raises(AdapterError, match=r"not finite in torch\.float16"):
-        load_adapter(folder, base.half(), "a", seal(base_tensors(model)))
