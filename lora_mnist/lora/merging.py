@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.adapters import adapted_layers, exchange
 from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.lora.targets import adapted_layers, whole_modules
+from lora_mnist.lora.wrapper import exchange
 
 
 def merge(model: nn.Module) -> None:
@@ -62,6 +63,8 @@ def merged_copy(model: nn.Module) -> nn.Module:
         return _plain(layers[""])
     for layer in layers.values():
         exchange(plain, layer, _plain(layer))
+    for whole in whole_modules(plain).values():
+        exchange(plain, whole, whole.module().requires_grad_(False))
     return plain
 
 

@@ -1,7 +1,7 @@
 """What stands in a model in place of one of its modules: that module, untouched, and a part for every adapter."""
 
-from collections.abc import Iterable, MutableMapping
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +32,7 @@ class Wrapper(nn.Module):
     def __init__(self, base: nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.updates = cast(MutableMapping[str, Any], nn.ModuleDict())
+        self.updates: Any = nn.ModuleDict()  # a subclass says of what
         self.off = False
         self.train(base.training)
         self.register_state_dict_post_hook(_name_as_in_the_base)  # type: ignore[no-untyped-call]
@@ -56,3 +56,11 @@ def _name_as_in_the_base(module: nn.Module, state: dict[str, Any], prefix: str, 
     """`linear1.base.weight` → `linear1.weight`."""
     for key in [key for key in state if key.startswith(prefix)]:  # all of them, so that they keep their order
         state[prefix + key.removeprefix(prefix).removeprefix("base.")] = state.pop(key)
+
+
+def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` is a child in `model`."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old and parent is not new:
+                setattr(parent, name, new)

@@ -150,7 +150,8 @@ def test_a_merged_copy_keeps_shared_layers_shared_and_tied_weights_untouched():
     model = nn.Sequential(shared, nn.Sequential(shared), nn.Embedding(6, 6))
     model[2].weight = shared.weight
     embedding = model[2].weight.detach().clone()
-    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    with pytest.warns(UserWarning, match="0 shares its weight with 2, which stays as it is"):
+        add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
     plain = merged_copy(model)
     assert plain[0] is plain[1][0]
     assert torch.equal(plain[2].weight, embedding)
@@ -252,7 +253,8 @@ def test_a_merged_copy_leaves_what_a_weight_is_made_from_as_it_was():
     model = nn.Sequential(parametrized("weight"), nn.Embedding(4, 6))
     model[1].weight = model[0].parametrizations.weight.original
     embedding = model[1].weight.detach().clone()
-    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    with pytest.warns(UserWarning, match="0 shares its weight with 1"):
+        add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
     assert torch.equal(merged_copy(model)[1].weight, embedding)
     assert torch.equal(model[1].weight, embedding)
 
