@@ -2,12 +2,15 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import lora_mnist.lora
 from lora_mnist.datasets.download import import_torchvision
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
 from lora_mnist.lora import (
@@ -368,3 +371,51 @@ def test_an_adapter_that_is_not_finite_is_not_saved(saved, tmp_path):
     with pytest.raises(LoRAError, match="NaN"):
         save_adapter(tmp_path / "new", model, "a")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_an_adapter_is_served_on_its_base_in_another_dtype(saved, dtype):
+    base, model, folder = saved
+    served = copy.deepcopy(base).eval().to(dtype)
+    load_adapter(folder, served, "a")
+    torch.testing.assert_close(served(IMAGES.to(dtype)).float(), model(IMAGES), rtol=0.05, atol=0.3)
+    with torch.no_grad():
+        base.linear2.weight[0, 0] += 1
+    with pytest.raises(AdapterError, match=r"linear2\.weight differs"):
+        load_adapter(folder, base.to(dtype), "a")
+
+
+def test_any_base_is_taken_if_that_is_asked_for_with_a_warning(saved):
+    base, _, folder = saved
+    nn.init.zeros_(base.linear2.bias)
+    with pytest.warns(UserWarning, match="trained on this base is not checked"):
+        load_adapter(folder, base, "a", base="any")
+    assert adapter_names(base) == ["a"]
+
+
+def test_moved_running_statistics_are_a_warning_and_other_weights_an_error(tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model = copy.deepcopy(base)
+    add(model, "a", LoRAConfig(rank=2))
+    model.train()(torch.randn(5, 4))
+    save_adapter(tmp_path, model, "a")
+    with pytest.warns(UserWarning, match=r"these weights, but other buffers: 1\.num_batches_tracked differs"):
+        load_adapter(tmp_path, base, "a")
+    nn.init.zeros_(base[1].weight)
+    with pytest.raises(AdapterError, match=r"1\.weight differs"):
+        load_adapter(tmp_path, base, "b")
+
+
+def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(tmp_path):
+    torch.manual_seed(0)
+    base = MLP((12, 11)).eval()
+    model, folder = _save(tmp_path, base, LoRAConfig(("linear1",), rank=3, alpha=5.0, dtype=torch.float64))
+    assert {tensor.dtype for tensor in load_file(folder / "adapter_model.safetensors").values()} == {torch.float64}
+    assert load_adapter(folder, base, "a")["linear1"].lora_A.dtype == torch.float64
+    assert torch.equal(base(IMAGES), model(IMAGES))
+
+
+def test_errors_name_no_option_of_a_command_line():
+    for file in Path(lora_mnist.lora.__file__).parent.glob("*.py"):
+        assert not re.search(r'["` ]--[a-z]', file.read_text()), file
