@@ -37,7 +37,7 @@ def inject(
     name: str,
     config: LoRAConfig,
     generator: torch.Generator | None = None,
-    also_train: Iterable[str] = (),
+    also_train: str | Iterable[str] = (),
 ) -> dict[str, LoRAUpdate]:
     """Freeze all of `model` and add adapter `name`, the only thing in it that trains.
 
@@ -222,12 +222,13 @@ def parts_of(model: nn.Module, name: str) -> list[nn.Module]:
     return [wrapper.updates[name] for wrapper in wrappers(model).values() if name in wrapper.updates]
 
 
-def modules_to_train(model: nn.Module, patterns: Iterable[str]) -> list[str]:
-    """The names of the modules that `patterns` find, without those that lie in another of them.
+def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
+    """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
 
     Raises:
         LoRAError: a pattern finds none, or one that carries adapters, or is trained by an adapter that is on.
     """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
     found = find(patterns, names, "module")

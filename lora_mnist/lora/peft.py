@@ -38,6 +38,8 @@ OURS = {
     *("use_rslora", "lora_dropout", "init_lora_weights", "target_modules"),
     *("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
 }
+# each, or each of a list
+KINDS = {"modules_to_save": str, "exclude_modules": str, "layers_to_transform": int, "layers_pattern": str}
 # Change nothing in what an adapter computes once it is trained. A task that brings layers of its own along does so in
 # `modules_to_save`.
 IGNORED = {
@@ -225,6 +227,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise AdapterError(f"{path} is not an adapter's config.", way_out)
     _refuse_what_is_not_implemented(path, document)
+    for name, kind in KINDS.items():
+        value = document.get(name)
+        if not all(isinstance(one, kind) for one in (value if isinstance(value, list) else [value or kind()])):
+            raise AdapterError(f"{path} is not an adapter's config: {name!r} is {value!r}.", way_out)
     if missing := [key for key in ("r", "lora_alpha", "target_modules") if document.get(key) is None]:
         raise AdapterError(f"{path} has no {missing[0]!r}.", way_out)
     return document

@@ -22,7 +22,8 @@ def is_target(document: Mapping[str, Any], layer: str) -> bool:
 
 def is_saved_whole(document: Mapping[str, Any], module: str) -> bool:
     """Whether a config trains `module` whole: `_set_trainable` in peft/utils/other.py. Ends need no dot before them."""
-    return module.endswith(tuple(document.get("modules_to_save") or ()))
+    names = document.get("modules_to_save") or []
+    return module.endswith(names if isinstance(names, str) else tuple(names))
 
 
 def first(patterns: Mapping[str, Any], layer: str) -> Any:

@@ -253,6 +253,19 @@ def test_what_peft_would_guess_silently_must_be_there(saved, option):
         load_config(saved[2], linear_layers(saved[0]))
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("modules_to_save", 3), ("exclude_modules", [1]), ("layers_to_transform", "all"), ("layers_pattern", {"a": 1})],
+)
+def test_an_option_of_another_kind_is_refused_by_name(saved, option, value):
+    base, _, folder = saved
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), option: value}))
+    with pytest.raises(AdapterError, match=option):
+        load_adapter(folder, base, "a")
+    assert adapter_names(base) == []
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"r": "x", "lora_alpha": 1, "target_modules": ["linear1"]}'])
 def test_a_config_that_is_none_is_refused(saved, content):
     (saved[2] / "adapter_config.json").write_text(content)

@@ -123,7 +123,7 @@ def test_two_adapters_cannot_both_have_it_on():
         inject(model, "b", CONFIG, also_train=("classifier",))
     assert adapter_names(model) == ["a"]
     switch(model, {})
-    inject(model, "b", CONFIG, also_train=["classifier"])
+    inject(model, "b", CONFIG, also_train="classifier")
     with pytest.raises(LoRAError, match="by a and b: it can be but one"):
         switch(model, {"a": 1.0, "b": 1.0})
     with pytest.raises(LoRAError, match="trains classifier whole"):
