@@ -128,6 +128,29 @@ def test_forward_gradients_and_five_steps_of_an_optimiser(pair):
     assert seal(base_tensors(model)) == frozen
 
 
+def test_beside_bf16_weights_it_learns_as_much_as_pefts():
+    torch.manual_seed(0)
+    base, batch = llama()
+    base, targets = base.bfloat16(), CASES["llama"][1]
+    model, theirs = copy.deepcopy(base), peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets)
+    theirs = peft.get_peft_model(copy.deepcopy(base), theirs)
+    for path, update in inject(model, "a", LoRAConfig(targets, rank=3, alpha=6.0)).items():
+        theirs.base_model.model.get_submodule(path).lora_A.default.weight.data.copy_(update.lora_A.detach())
+    learnt = []
+    for net in (model, theirs):
+        optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-3)
+        losses = []
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss = net(**batch).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        learnt.append(losses[0] - losses[-1])
+    assert learnt[0] > 0.01
+    assert learnt[0] == pytest.approx(learnt[1], rel=0.1)
+
+
 def test_our_folder_in_peft(pair, tmp_path):
     model, _, base, batch = pair
     for part in copies_of(model, "a").values():
