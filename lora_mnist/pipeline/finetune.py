@@ -15,8 +15,8 @@ from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora.adapters import parameter_table
 from lora_mnist.lora.peft import save_adapter
+from lora_mnist.lora.table import parameter_table
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.records import (
     AdapterParameters,
