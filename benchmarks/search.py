@@ -33,7 +33,7 @@ def open_base(seed: int, epochs: int, folder: Path, device: torch.device) -> tup
     order = torch.randperm(len(dataset.val), generator=torch.Generator().manual_seed(seed))
     halves = [data.Split(dataset.val.images[half], dataset.val.labels[half]) for half in order.chunk(2)]
     dataset = data.Dataset(dataset.name, dataset.sha256, dataset.train, *halves)
-    return train_base(settings, dataset, device, quiet=True)[0], dataset
+    return train_base(settings, dataset, device)[0], dataset
 
 
 def settings_of(variant: dict, seed: int, epochs: int) -> Settings:
@@ -47,7 +47,7 @@ def measure(variant: dict, seed: int, epochs: int, base: MLP, dataset: data.Data
     before = held_out_logits(base, dataset)
     digit = weakest_digit(before["val"], dataset.val.labels)
     settings = settings_of(variant, seed, epochs)
-    adapted, _ = train_adapter(base, "a", digit, settings, dataset, quiet=True)
+    adapted, _ = train_adapter(base, "a", digit, settings, dataset)
     guard = choose(adapted, "a", Guard(settings.finetune.guard), before["val"], dataset.val, digit)
     if guard.strength is None:
         adapted = base

@@ -3,23 +3,30 @@
 import json
 import os
 import sys
+import time
 import webbrowser
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from lora_mnist import __version__
+from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
+from lora_mnist.cli import recipe as r
 from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.groups import Command, Commands, flattened
 from lora_mnist.errors import ProofError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
-    from lora_mnist.pipeline import Verification
-    from lora_mnist.pipeline.run import Stage
+    from lora_mnist.pipeline import Tuning, Verification
+    from lora_mnist.runs.rundir import Run
     from lora_mnist.settings.strict import Document
 
 D = TypeVar("D", bound="Document")
@@ -27,9 +34,14 @@ D = TypeVar("D", bound="Document")
 app = typer.Typer(
     name="lora-mnist",
     cls=Commands,
-    help="Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.",
-    add_completion=False,
-    no_args_is_help=True,
+    help="""Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.
+
+    Example: lora-mnist run
+
+    `lora-mnist COMMAND --help` explains a command and its options.
+    """,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    rich_markup_mode=None,  # help pages are our own, and brackets mean themselves
     pretty_exceptions_enable=False,
 )
 
@@ -59,30 +71,49 @@ def run(
     *,
     place: o.Place,
     making: o.Making,
-    network: o.Network,
-    epochs: o.Epochs = None,
-    repair: o.Repair,
+    network: r.Network,
+    epochs: r.Epochs = None,
+    repair: r.Repair,
     rounds: o.Rounds = 1,
-    images: o.DataChoice,
+    twin: o.Twin = False,
+    images: r.DataChoice,
     machine: o.Machine,
+    open: o.Open = False,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
-    """Everything below, in order: pretrain, finetune, verify, report. Skips what is finished."""
+    """The whole job: pretrain, finetune, verify and report in turn. What is finished is not done again.
+
+    Example: lora-mnist run --dataset digits --run runs/digits
+    """
     from lora_mnist import pipeline
+    from lora_mnist.cli import results, tables
     from lora_mnist.report.page import write_report
 
-    pretraining = o.given("pretrain", epochs=epochs)
+    pretraining = r.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
-    work, whole = pipeline.run(request, rounds, (lambda stage: None) if output.json else _show_stage)
+    silent, stages = output.json or output.quiet, results.Stages(rounds)
+    work, whole = pipeline.run(request, rounds, twin, lambda done: None if silent else _print(stages.after(done)))
     _raise_failures(whole.verification)
-    page = write_report(work.run)
+    started = time.perf_counter()
+    with replace(work.progress, stage="4/4 ").waiting("writing the report"):
+        page = write_report(work.run)
     if output.json:
         tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
         base = whole.pretraining.model_dump(mode="json")
         _print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
+    elif output.quiet:
+        _write(f"{page}\n")
+    elif stages.finished:
+        _print(results.finished(whole, page))
     else:
-        _write(f"Verified from the files. The report is {page}\n")
+        _print(results.report_line(page, time.perf_counter() - started))
+        _print(results.whole(whole, place.run))
+    if verbose and not silent:
+        _print(tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds))
+    if open:
+        _open(page)
 
 
 @command
@@ -90,21 +121,26 @@ def pretrain(
     *,
     place: o.Place,
     making: o.Making,
-    network: o.Network,
-    epochs: o.Epochs = None,
-    loop: o.Loop,
-    images: o.DataChoice,
+    network: r.Network,
+    epochs: r.Epochs = None,
+    loop: r.Loop,
+    images: r.DataChoice,
     machine: o.Machine,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
-    """Train the base, print accuracy and errors per digit, seal it."""
-    from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    """Train the base network, seal its weights, and print its errors per digit.
 
-    training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
+    Example: lora-mnist pretrain --epochs 3 --run runs/mine
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import results, tables
+
+    training = (r.given("pretrain", epochs=epochs), loop.settings("pretrain"))
     request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
-    _, pretraining = pipeline.pretrain(request)
-    _show(pretraining, tables.evaluation, output.json)
+    work, pretraining = pipeline.pretrain(request)
+    views = [results.pretraining, *([tables.evaluation] if verbose else [])]
+    _show(pretraining, views, output, work.run.base.folder)
 
 
 @command
@@ -116,13 +152,18 @@ def evaluate(
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Confusion matrix and errors per digit of the base, or of the base with adapters."""
+    """Errors per digit and the confusion matrix of the base; with adapters, before and after.
+
+    Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
+    """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import comparisons, tables
 
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
-    _show(evaluation, tables.evaluation, output.json)
+    changed = evaluation.adapters or evaluation.checkpoint
+    view = partial(comparisons.before_and_after, work.run.base.evaluation) if changed else tables.evaluation
+    _show(evaluation, [view], output)
 
 
 @command
@@ -131,39 +172,49 @@ def finetune(
     place: o.Place,
     making: o.Making,
     full: o.Full = False,
-    repair: o.Repair,
-    shape: o.AdapterShape,
+    repair: r.Repair,
+    shape: r.AdapterShape,
     twin: o.Twin = False,
     on_top_of: o.OnTopOf = None,
-    loop: o.Loop,
-    loss: o.Loss,
+    loop: r.Loop,
+    loss: r.Loss,
     machine: o.Machine,
-    augmentation: o.Augmentation,
+    augmentation: r.Augmentation,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
-    """Inject LoRA, train it on the weakest digit, check the frozen bytes, re-evaluate."""
+    """Train an adapter on the weakest digit or another, prove that the base is untouched, and say what it did.
+
+    What you leave out is as the run has it; the defaults below are those of a run made without --config.
+
+    Example: lora-mnist finetune --digit 9 --rank 1
+    """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import results, tables
 
     if full:
-        o.refuse_with_full(repair, shape, twin, on_top_of)
+        r.refuse_with_full(repair, shape, twin, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
-    _show(tuning, tables.finetuning, output.json)
+    views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
+    _show(tuning, views, output, _made(tuning, work.run))
 
 
 @command
 def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, output: o.Output) -> None:
-    """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A."""
+    """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
+
+    Example: lora-mnist verify --run runs/default
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
     findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or ())
     if output.json:
         _raise_failures(findings)
-    _show(findings, tables.verification, output.json)
+    _show(findings, [tables.verification], output)
     _raise_failures(findings)
 
 
@@ -173,63 +224,94 @@ def merge(
     place: o.Place,
     force: o.Force = False,
     adapters: o.Adapters,
-    name: o.Name = None,
+    name: o.MergedName = None,
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Write the base with adapters merged into its weights as a checkpoint of its own."""
+    """Write the base with adapters merged into its weights as a checkpoint of its own.
+
+    Example: lora-mnist merge --adapter digit9-r1 --name repaired
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
-    request = o.request_of(place, machine, output, o.Making(force=force), o.given("finetune", name=name))
+    request = o.request_of(place, machine, output, o.Making(force=force), r.given("finetune", name=name))
     merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
-    _show(merged, tables.merging, output.json)
+    _show(merged, [tables.merging], output, merged.file)
 
 
 @command
 def extract(
     *,
     place: o.Place,
-    checkpoint: o.Checkpoint = None,
+    checkpoint: o.Source = None,
     force: o.Force = False,
-    digit: o.Digit = None,
+    digit: o.OfDigit = None,
     rank: o.Rank = 8,
     name: o.Name = None,
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Make the best adapter of a rank from a network that was fine-tuned whole."""
+    """Make the best adapter of a rank from a network that was fine-tuned whole.
+
+    Example: lora-mnist extract --rank 4
+    """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
 
-    settings = o.Repair(digit=digit, name=name).settings()
+    settings = r.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
-    _show(pipeline.extract(work, rank, checkpoint), tables.extraction, output.json)
+    tuning = pipeline.extract(work, rank, checkpoint)
+    _show(tuning, [tables.extraction], output, _made(tuning, work.run))
 
 
 @command
 def adapters(*, place: o.Place, output: o.Output) -> None:
-    """List a run's adapters: digit, rank, size, errors before and after, proof."""
-    from lora_mnist.cli import tables
+    """List a run's adapters: digit, rank, size, errors before and after, proof.
+
+    Example: lora-mnist adapters --run runs/mine
+    """
+    from lora_mnist.cli import listing
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.rundir import Run
 
-    _show(list_adapters(Run(place.run)), tables.adapters, output.json)
+    _show(list_adapters(Run(place.run)), [listing.adapters], output)
+
+
+@command
+def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o.DATA, output: o.Output) -> None:
+    """Bases and adapters of one run or several side by side, and two by two on the same test images.
+
+    Two are tested by McNemar's exact test: of the images that one of them alone gets right, whose are more?
+
+    Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import comparisons
+
+    compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
+    _show(compared, [comparisons.side_by_side], output)
 
 
 @command
 def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
-    """Count what full fine-tuning and LoRA train, for the run's network or any layer."""
+    """Count what full fine-tuning and LoRA train, for the run's network or any layer.
+
+    Example: lora-mnist params --shape 4096x4096 --rank 4,8,16
+    """
     from lora_mnist.cli import tables
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.rundir import Run
 
-    _show(count_parameters(Run(place.run), rank, shape), tables.sizes, output.json)
+    _show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
 
 
 @command
 def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = False, output: o.Output) -> None:
-    """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON."""
+    """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
+
+    Example: lora-mnist report --open
+    """
     from lora_mnist.report.page import write_report
     from lora_mnist.runs.rundir import Run
 
@@ -238,8 +320,8 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
         _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
         _write(f"{page}\n")
-    if open and not webbrowser.open(page.resolve().as_uri()):
-        typer.echo("Note: no browser could be opened.", err=True)
+    if open:
+        _open(page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -254,9 +336,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(arguments, "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
         return code or 0
-    except SystemExit:  # rich ends the process so when nobody reads on, and only it does
+    except SystemExit as ended:  # so do Typer's completion, with its answer, and its help where nobody reads on
         silence_stdout()
-        return 0
+        return int(ended.code or 0) if completion.is_asked() else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
 
@@ -272,34 +354,35 @@ def _raise_failures(findings: "Verification") -> None:
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
 
 
-def _show_stage(result: "Stage") -> None:
-    """Of `run`, which says itself that the verification passed."""
-    from lora_mnist.cli import tables
-    from lora_mnist.pipeline import Pretraining
-
-    if isinstance(result, Pretraining):
-        _print(tables.evaluation(result))
-    elif isinstance(result, tuple):
-        for tuning in result:
-            _print(tables.finetuning(tuning))
-        _print(tables.path(result))
+def _made(tuning: "Tuning", run: "Run") -> "Path | str | None":
+    """Where it lies, if it was kept."""
+    return tuning.file or (run.adapter(tuning.record.name).folder if tuning.kept else None)
 
 
-def _show(document: D, renderer: Callable[[D], "RenderableType"], as_json: bool) -> None:
-    if as_json:
+def _open(page: "Path") -> None:
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("Note: no browser could be opened.", err=True)
+
+
+def _show(
+    document: D, views: "Sequence[Callable[[D], RenderableType]]", output: o.Output, made: "Path | str | None" = None
+) -> None:
+    """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
+    if output.json:
         _print_json(document.model_dump(mode="json"))
-        return
-    _print(renderer(document))
-    if file := getattr(document, "file", None):  # of a checkpoint
-        _write(f"Saved as {file}\n")
+    elif not output.quiet:
+        _print(*(view(document) for view in views))
+    elif made:
+        _write(f"{made}\n")
 
 
-def _print(renderable: "RenderableType") -> None:
+def _print(*renderables: "RenderableType") -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
-        console.print(renderable)
+        for renderable in renderables:
+            console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
     _write(text.get())
 
 

@@ -78,7 +78,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, LoraMnistError):
         return error.exit_code, str(error)
     if isinstance(error, typer.TyperException):  # an unknown option or a value of the wrong type
-        return 2, f"{error.format_message() or 'No command was given.'} See --help."
+        context = getattr(error, "ctx", None)
+        return 2, f"{_cause(error)} See `{context.command_path if context else 'lora-mnist'} --help`."
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130, "Interrupted; what was finished before is kept."
     if isinstance(error, _Terminated):
@@ -91,6 +92,18 @@ def _explain(error: BaseException) -> tuple[int, str]:
         1,
         f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Run it again with --debug and report that.",
     )
+
+
+def _cause(error: Any) -> str:
+    """What Typer says as a sentence; of an unknown option also which commands have it, or which one was meant."""
+    message = error.message if hasattr(error, "possibilities") else error.format_message()
+    sentence = message if message.endswith((".", "?")) else f"{message}."
+    if not hasattr(error, "possibilities"):
+        return str(sentence)
+    commands = error.ctx.find_root().command.commands.values()
+    if others := [one.name for one in commands if any(error.option_name in option.opts for option in one.params)]:
+        return f"{sentence} It belongs to {' and '.join(others)}."
+    return f"{sentence} Did you mean {error.possibilities[0]}?" if error.possibilities else str(sentence)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

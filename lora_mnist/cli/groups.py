@@ -9,7 +9,8 @@ from typing import Any
 
 import typer.core
 
-from lora_mnist.cli.options import PANELS
+from lora_mnist.cli.help import page, write_commands, write_options
+from lora_mnist.cli.panels import PANELS
 
 
 def flattened(function: Callable[..., None]) -> Callable[..., None]:
@@ -51,7 +52,7 @@ def _panel(option: inspect.Parameter) -> int:
 
 
 class Command(typer.core.TyperCommand):
-    """With `--help`, an option of Typer's own, in the last panel."""
+    """With help pages of our own, and with `--help`, an option of Typer's, in the last panel."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """Typer's, moved."""
@@ -59,12 +60,35 @@ class Command(typer.core.TyperCommand):
         option.rich_help_panel = PANELS[-1]
         return option
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """In panels, with defaults."""
+        write_options(self.name, self.get_params(ctx), formatter)
+
+    def get_help(self, ctx: Any) -> str:
+        """The page."""
+        return page(super().get_help(ctx))
+
 
 class Commands(typer.core.TyperGroup):
-    """With a `--help` that is False when left out: Typer's is None, for which it loads pydantic."""
+    """With help pages of our own, one of them for a line without a command."""
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """Typer's, with a value of its own type."""
-        option: Any = super().get_help_option(ctx)
-        option.default = False
-        return option
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Nothing counts as `--help`, which is no mistake."""
+        return super().parse_args(ctx, args if args or ctx.resilient_parsing else ["--help"])
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """With flags that are False when left out: some of Typer's are None, for which it loads pydantic."""
+        options: list[Any] = super().get_params(ctx)
+        for option in options:
+            if option.is_flag and option.default is None:
+                option.default = False
+        return options
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """After the commands."""
+        write_commands(self.commands.values(), formatter)
+        write_options(None, self.get_params(ctx), formatter)
+
+    def get_help(self, ctx: Any) -> str:
+        """The page."""
+        return page(super().get_help(ctx))

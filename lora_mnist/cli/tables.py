@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lora_mnist.cli.text import Paragraph
 from lora_mnist.evaluation.findings import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
 from lora_mnist.evaluation.verdict import paired, verdict_of
-from lora_mnist.runs.listing import AdapterLine, Listing
 from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
@@ -32,9 +31,7 @@ DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 def evaluation(document: Evaluation) -> RenderableType:
     """Errors per digit on every split, and the confusion matrix of `test`."""
     splits = document.splits
-    used = "".join(f" + {_at_strength(adapter)}" for adapter in document.adapters)
-    what = f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
-    table = Table("digit", title=f"{DATASETS[document.dataset.name]}: errors of {what}")
+    table = Table("digit", title=f"{DATASETS[document.dataset.name]}: errors of {named(document)}")
     for split in splits:
         for heading in (f"{split} images", "wrong", "%"):
             table.add_column(heading, justify="right")
@@ -45,7 +42,13 @@ def evaluation(document: Evaluation) -> RenderableType:
     cells = [_share(part.errors, part.count) for part in splits.values()]
     table.add_row("all", *(cell for group in cells for cell in group))
     accuracy = ", ".join(f"{100 * part.accuracy:.2f} % on {split}" for split, part in splits.items())
-    return Group(table, Text(f"Accuracy {accuracy}."), confusion(splits["test"].confusion))
+    return Group(table, Paragraph(f"Accuracy {accuracy}."), confusion(splits["test"].confusion))
+
+
+def named(document: Evaluation) -> str:
+    """The network that was evaluated."""
+    used = "".join(f" + {_at_strength(adapter)}" for adapter in document.adapters)
+    return f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
 
 
 def confusion(matrix: Sequence[Sequence[int]]) -> Table:
@@ -62,7 +65,7 @@ def finetuning(tuning: Tuning) -> RenderableType:
     """Parameters, what changed, the proof and the verdict; of an adapter, or of all weights trained."""
     record, analysis, evaluation = tuning.record, tuning.analysis, tuning.evaluation
     if analysis is None or evaluation is None:
-        return _not_kept(record)
+        return Paragraph(not_kept(record), style="bold")
     digit, test = record.digit, analysis.splits["test"]
     return Group(
         Text(f"Data set: {DATASETS[evaluation.dataset.name]}"),
@@ -82,14 +85,15 @@ def _trained(record: TuningRecord) -> RenderableType:
     return parameters(record.parameters)
 
 
-def _strength(guard: GuardDecision | None) -> list[Text]:
+def _strength(guard: GuardDecision | None) -> list[Paragraph]:
     if guard is None or guard.rule == "none":
         return []
     kept = "as trained" if guard.strength == 1 else f"at {guard.strength:g} of the trained update"
-    return [Text(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
+    return [Paragraph(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
 
 
-def _not_kept(record: TuningRecord) -> Text:
+def not_kept(record: TuningRecord) -> str:
+    """Why the guard refused, and what to do."""
     guard = record.guard
     assert guard is not None  # it is what refused, by what it counted
     assert guard.before is not None
@@ -103,11 +107,11 @@ def _not_kept(record: TuningRecord) -> Text:
         why = f"on val there are {limit} {words} without {record.name}, and {least} or more with it."
         why += " One more adapter has to lower them." if guard.gain else ""
     way_out = "--guard none keeps it as trained. What was kept before is still there."
-    return Text(f"Nothing kept: {why} {way_out}", style="bold")
+    return f"Nothing kept: {why} {way_out}"
 
 
-def _verdict(record: TuningRecord, analysis: Analysis) -> Text:
-    return Text(verdict_of(analysis, record.digit).words, style="bold")
+def _verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+    return Paragraph(verdict_of(analysis, record.digit).words, style="bold")
 
 
 def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
@@ -129,7 +133,7 @@ def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
         lines = [paired(beside.all, "all images"), paired(beside.digit, f"the {digit}s")]
     for name, counts in rows:
         table.add_row(name, *map(str, counts.numbers))
-    return Group(table, *map(Text, lines))
+    return Group(table, *map(Paragraph, lines))
 
 
 def path(rounds: Sequence[Tuning]) -> RenderableType:
@@ -161,7 +165,7 @@ def extraction(tuning: Tuning) -> RenderableType:
     return Group(
         Text(f"Data set: {DATASETS[evaluation.dataset.name]}"),
         _approximations(facts, record.rank),
-        Text(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
+        Paragraph(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
         _beside_checkpoint(record, facts, analysis.splits["test"]),
         _trained(record),
         excuses(record, analysis),
@@ -197,37 +201,10 @@ def merging(document: Merging) -> RenderableType:
     difference, largest = document.largest_difference, document.largest_logit
     return Group(
         evaluation(document.evaluation),
-        Text(f"Merged: base + {used}"),
-        Text(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
+        Paragraph(f"Merged: base + {used}"),
+        Paragraph(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
+        Paragraph(document.file, "Saved as ", label_style=""),
     )
-
-
-def adapters(listing: Listing) -> RenderableType:
-    """One line for every adapter, and for every checkpoint with all weights trained."""
-    if not listing.adapters:
-        return Text(f"{listing.run} has no adapters yet.")
-    title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
-    table = Table(box=box.SIMPLE_HEAD, title=title, padding=0)
-    table.add_column("adapter", overflow="fold")
-    for heading in ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for line in listing.adapters:
-        table.add_row(*_cells(line))
-    below = [line for line in listing.adapters if line.on_top_of]
-    notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
-    return Group(table, *map(Text, notes))
-
-
-def _cells(line: AdapterLine) -> list[str | Text]:
-    return [
-        line.name,
-        str(line.digit),
-        "-" if line.rank is None else str(line.rank),
-        _number(line.parameters),
-        *(f"{before}→{after}" for before, after in zip(line.before.numbers, line.after.numbers, strict=True)),
-        "-" if line.proof is None else _mark(line.proof),
-        _size(line.bytes),
-    ]
 
 
 def sizes(document: SizeTable) -> RenderableType:
@@ -247,9 +224,9 @@ def parameters(table: AdapterParameters) -> RenderableType:
     for row in table.layers:
         rows.add_row(row.layer, *map(_shape, (row.weight, row.bias, row.lora_A, row.lora_B)))
     total = f"{table.base:,} frozen + {table.added:,} trained = {table.total:,}"
-    small = [row.layer for row in table.layers if row.lora_A and row.lora_A[0] > min(row.weight)]
-    note = f"The rank is above the smaller side of {', '.join(small)}: more numbers than it can use."
-    return Group(rows, Text(f"{total} ({100 * table.share:.3f} % added)"), *([Text(note)] if small else []))
+    low = [row for row in table.layers if row.lora_A and row.lora_A[0] > min(row.weight)]
+    notes = [f"Of {row.layer}, {_shape(row.weight)}, no update has a rank above {min(row.weight)}." for row in low]
+    return Group(rows, Paragraph(f"{total} ({100 * table.share:.3f} % added)"), *map(Paragraph, notes))
 
 
 def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
@@ -261,7 +238,7 @@ def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
     names = (f"missed {digit}s", f"claimed as {digit}", "all errors")
     for key, words in zip(COUNTS, names, strict=True):
         cells = [(part.before.of(key), part.after.of(key)) for part in comparison.values()]
-        table.add_row(words, *(cell for b, a in cells for cell in (str(b), str(a), _change(a - b))))
+        table.add_row(words, *(cell for b, a in cells for cell in (str(b), str(a), change(a - b))))
     return table
 
 
@@ -273,7 +250,7 @@ def per_digit(test: Comparison, wrong_after: Sequence[int], target: int) -> Tabl
     for digit in range(10):
         fixed, broken, after = test.fixed[digit], test.broken[digit], wrong_after[digit]
         name = f"{digit} (target)" if digit == target else str(digit)
-        table.add_row(name, *map(str, (after + fixed - broken, fixed, broken, after)), _change(broken - fixed))
+        table.add_row(name, *map(str, (after + fixed - broken, fixed, broken, after)), change(broken - fixed))
     return table
 
 
@@ -285,7 +262,7 @@ def proof(found: Proof) -> RenderableType:
         f"off: logits of {off.images:,} images bit-identical to the base": off.passed,
         f"on: W + scaling · B A to {on.largest_difference:.1e} of {on.largest_logit:.3g}": on.passed,
     }
-    return Group(*(Text.assemble(_mark(passed), "  ", line) for line, passed in lines.items()))
+    return Group(*(_checked(passed, line) for line, passed in lines.items()))
 
 
 def verification(findings: Verification) -> RenderableType:
@@ -293,13 +270,13 @@ def verification(findings: Verification) -> RenderableType:
     parts: list[RenderableType] = []
     if findings.dataset is not None:  # not known if the base is damaged
         parts.append(Text(f"Data set: {DATASETS[findings.dataset]}"))
-    parts.append(Text.assemble(_mark(findings.base.passed), "  base: bytes, seal, stored logits and evaluation"))
+    parts.append(_checked(findings.base.passed, "base: bytes, seal, stored logits and evaluation"))
     for adapter in findings.adapters:
-        parts.append(Text.assemble(_mark(adapter.passed), f"  {adapter.name}"))
+        parts.append(_checked(adapter.passed, adapter.name))
         if adapter.proof is not None:
             parts.append(proof(adapter.proof))
     for checkpoint in findings.checkpoints:
-        parts.append(Text.assemble(_mark(checkpoint.passed), f"  {checkpoint.name}: bytes, seal, stored logits"))
+        parts.append(_checked(checkpoint.passed, f"{checkpoint.name}: bytes, seal, stored logits"))
     return Group(*parts)
 
 
@@ -319,18 +296,17 @@ def _shape(shape: Sequence[int] | None) -> str:
     return " x ".join(map(str, shape)) if shape else "-"
 
 
-def _change(change: int) -> Text:
-    style = "red" if change > 0 else "green" if change < 0 else ""
-    return Text(f"{change:+d}" if change else "0", style=style)
+def change(more: int) -> Text:
+    """How many more are wrong: red, or fewer: green."""
+    style = "red" if more > 0 else "green" if more < 0 else ""
+    return Text(f"{more:+d}" if more else "0", style=style)
 
 
-def _mark(passed: bool) -> Text:
+def mark(passed: bool) -> Text:
+    """One word, in its colour."""
     return Text("passed", style="green") if passed else Text("FAILED", style="bold red")
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def _number(count: int) -> str:
-    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count:,}"
+def _checked(passed: bool, what: str) -> Paragraph:
+    word = mark(passed)
+    return Paragraph(what, f"{word}  ", label_style=str(word.style))

@@ -29,6 +29,7 @@ from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold
 from lora_mnist.training.model import MLP
 
 MOST = 24  # examples of either kind
+MOST_WRONG = 2000  # images that the report can show one by one: 1.6 MB on disk
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,37 @@ def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tens
     return tuple(rows)
 
 
-def pictures(analysis: Analysis, dataset: Dataset) -> torch.Tensor:
-    """The test images of `examples`, uint8 (n, 28, 28)."""
-    return dataset.test.images.cpu()[[example.index for example in analysis.examples]]
+def wrong_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Which images are wrong before or after, in ascending order; `MOST_WRONG` at the most.
+
+    Of more, those are left out that go the most trodden ways (true digit, what it was taken for, what it is taken for),
+    so that no way is left without an image.
+
+    Args:
+        before, after: logits (N, 10).
+        labels: int64 (N,).
+
+    Returns:
+        int64 (n,).
+    """
+    taken = before.argmax(1), after.argmax(1)
+    wrong = ((taken[0] != labels) | (taken[1] != labels)).nonzero()[:, 0]
+    way, order = (labels * 100 + taken[0] * 10 + taken[1])[wrong].sort(stable=True)
+    lengths = way.unique_consecutive(return_counts=True)[1]
+    first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    place = torch.arange(len(way)) - first  # in the queue of its way
+    return wrong[order[place.sort(stable=True).indices[:MOST_WRONG]]].sort().values
+
+
+def pictures(analysis: Analysis, wrong: torch.Tensor, dataset: Dataset) -> dict[str, torch.Tensor]:
+    """Test images for the report, uint8 (n, 28, 28): those of `examples`, and the wrong ones with index and label.
+
+    Args:
+        wrong: int64 (n,), from `wrong_images`.
+    """
+    images, labels = dataset.test.images.cpu(), dataset.test.labels.cpu()
+    examples = images[[example.index for example in analysis.examples]]
+    return {"examples": examples, "wrong": images[wrong], "wrong_index": wrong, "wrong_label": labels[wrong]}
 
 
 def _beside(twin: Comparison) -> TwinCounts:

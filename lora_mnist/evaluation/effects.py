@@ -4,8 +4,9 @@ import torch
 
 from lora_mnist.evaluation.findings import LayerEffect
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.lora.adapters import adapted_layers, updates_of
+from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.lowrank import factorise_product
+from lora_mnist.lora.targets import adapted_layers
 from lora_mnist.training.model import MLP
 
 PICTURES = 8  # directions that are shown of the first layer

@@ -14,8 +14,9 @@ from torch import nn
 
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.lora.adapters import adapted_layers, adapter_names, base_tensors, disabled, updates_of
+from lora_mnist.lora.adapters import adapter_names, base_tensors, disabled, updates_of
 from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+from lora_mnist.lora.targets import adapted_layers
 
 TOLERANCE = (
     1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here

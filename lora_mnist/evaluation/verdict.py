@@ -8,13 +8,7 @@ of which the target's missed images are one, at `DIGIT_LEVEL`.
 from collections.abc import Sequence
 from typing import Literal
 
-from lora_mnist.evaluation.findings import (
-    Analysis,
-    Counts,
-    Pair,
-    PairedTwin,
-    ShiftedLogit,
-)
+from lora_mnist.evaluation.findings import Analysis, Comparison, Counts, Pair, PairedTwin, ShiftedLogit
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, mcnemar
 from lora_mnist.settings.strict import Digit, Document, Many
 
@@ -98,15 +92,16 @@ class Facts(Document):
     @property
     def payers(self) -> list[int]:
         """The other digits with more wrong images than chance allows, the one hit worst first."""
-        up = [digit for digit in self._others() if self.digits[digit].is_up(DIGIT_LEVEL)]
-        return sorted(up, key=lambda digit: -self.digits[digit].change)
+        return _payers(self.digits, self.others)
 
     @property
     def worst(self) -> int:
         """The other digit that lost most, or won least."""
-        return max(self._others(), key=lambda digit: self.digits[digit].change)
+        return _worst(self.digits, self.others)
 
-    def _others(self) -> list[int]:
+    @property
+    def others(self) -> list[int]:
+        """All digits but the target."""
         return [digit for digit in range(10) if digit != self.digit]
 
 
@@ -128,6 +123,26 @@ class Verdict(Document):
     facts: Facts
 
     @property
+    def title(self) -> str:
+        """The kind in words."""
+        return _title(self.kind, self.facts)
+
+    @property
+    def headline(self) -> str:
+        """The first sentence of `words`: the kind and the three counts."""
+        return _headline(self.kind, self.facts)
+
+    @property
+    def price(self) -> str:
+        """Its second: which digits lost."""
+        return _who_paid(self.facts.digits, self.facts.others)
+
+    @property
+    def beside(self) -> str:
+        """What is left of `words`: what a shifted threshold, and the twin with one, would have done instead."""
+        return _against(self.facts)
+
+    @property
     def outcome(self) -> Literal["good", "bad", "open"]:
         """Whether that is good news, bad news, or neither."""
         if self.kind == "repair":
@@ -142,11 +157,11 @@ def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "
         digit=digit,
         before=compared.before,
         after=compared.after,
-        missed=_tested(compared.pairs.missed),
-        claimed=_tested(compared.pairs.claimed),
-        both=_tested(compared.pairs.missed, compared.pairs.claimed),
-        errors=_tested(compared.pairs.errors),
-        digits=tuple(map(_tested, compared.by_digit)),
+        missed=tested(compared.pairs.missed),
+        claimed=tested(compared.pairs.claimed),
+        both=tested(compared.pairs.missed, compared.pairs.claimed),
+        errors=tested(compared.pairs.errors),
+        digits=tuple(map(tested, compared.by_digit)),
         threshold=_excuse(analysis.threshold, split),
         twin=_excuse(twin, split) if twin else None,
     )
@@ -154,13 +169,14 @@ def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "
     return Verdict(kind=kind, words=_words(kind, facts), facts=facts)
 
 
-def _tested(*pairs: Pair) -> Tested:
+def tested(*pairs: Pair) -> Tested:
+    """The pairs together."""
     fixed, broken = sum(pair.fixed for pair in pairs), sum(pair.broken for pair in pairs)
     return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
 def _excuse(shifted: ShiftedLogit, split: str) -> Excuse:
-    pair = _tested(shifted.pairs[split]) if shifted.pairs else None
+    pair = tested(shifted.pairs[split]) if shifted.pairs else None
     return Excuse(counts=shifted.splits[split], pair=pair)
 
 
@@ -187,9 +203,15 @@ def _kind(facts: Facts) -> Kind:
 
 
 def _words(kind: Kind, facts: Facts) -> str:
-    payers, verb = _listed(facts.payers), "pay" if len(facts.payers) > 1 else "pays"
-    title = TITLES[kind].format(payers=payers, verb=verb)
-    return " ".join(filter(None, [f"{title}: {_counted(kind, facts)}.", _who_paid(facts), _against(facts)]))
+    return " ".join(filter(None, [_headline(kind, facts), _who_paid(facts.digits, facts.others), _against(facts)]))
+
+
+def _headline(kind: Kind, facts: Facts) -> str:
+    return f"{_title(kind, facts)}: {_counted(kind, facts)}."
+
+
+def _title(kind: Kind, facts: Facts) -> str:
+    return TITLES[kind].format(payers=listed(facts.payers), verb="pay" if len(facts.payers) > 1 else "pays")
 
 
 def _counted(kind: Kind, facts: Facts) -> str:
@@ -198,18 +220,30 @@ def _counted(kind: Kind, facts: Facts) -> str:
     return f"{missed}, {_more(facts.claimed.change, 'claimed', '')}, {_more(facts.errors.change, 'error')} in all"
 
 
-def _who_paid(facts: Facts) -> str:
-    if facts.payers:
-        p = max(facts.digits[one].p for one in facts.payers)
-        more = [
-            f"{facts.digits[one].change:,} more {one}{'' if facts.digits[one].change == 1 else 's'}"
-            for one in facts.payers
-        ]
-        return f"{_listed(more)} are wrong, which is more than chance ({_p(p)})."
-    worst = facts.digits[facts.worst]
-    if worst.change <= 0:
+def who_paid(comparison: Comparison) -> str:
+    """One sentence on the digits that lost, any of the ten, as after several repairs."""
+    return _who_paid(tuple(map(tested, comparison.by_digit)), range(10))
+
+
+def _who_paid(digits: Sequence[Tested], among: Sequence[int]) -> str:
+    if payers := _payers(digits, among):
+        p = max(digits[one].p for one in payers)
+        more = [f"{digits[one].change:,} more {one}{'' if digits[one].change == 1 else 's'}" for one in payers]
+        return f"{listed(more)} are wrong, which is more than chance ({_p(p)})."
+    worst = _worst(digits, among)
+    change = digits[worst].change
+    if change <= 0:
         return "No digit lost."
-    return f"The digit hit worst is {facts.worst} ({worst.change:,} more wrong), within chance ({_p(worst.p)})."
+    return f"The digit hit worst is {worst} ({change:,} more wrong), within chance ({_p(digits[worst].p)})."
+
+
+def _worst(digits: Sequence[Tested], among: Sequence[int]) -> int:
+    return max(among, key=lambda digit: digits[digit].change)
+
+
+def _payers(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
+    up = [digit for digit in among if digits[digit].is_up(DIGIT_LEVEL)]
+    return sorted(up, key=lambda digit: -digits[digit].change)
 
 
 def _against(facts: Facts) -> str:
@@ -233,7 +267,8 @@ def _beside(facts: Facts, other: Excuse, name: str) -> str:
     return f"It makes {change} {name}, which misses {same}{chance}."
 
 
-def _listed(names: Sequence[object]) -> str:
+def listed(names: Sequence[object]) -> str:
+    """As in a sentence: 1, 2 and 3."""
     *first, last = [*map(str, names)] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 

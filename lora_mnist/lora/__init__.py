@@ -5,14 +5,11 @@ W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank). W itse
 
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
 from lora_mnist.lora.adapters import (
-    LayerParameters,
-    ParameterTable,
     adapter_names,
     base_tensors,
+    copies_of,
     disabled,
     inject,
-    linear_layers,
-    parameter_table,
     remove,
     set_strength,
     strengths,
@@ -21,11 +18,14 @@ from lora_mnist.lora.adapters import (
     updates_of,
 )
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRALinear, LoRAUpdate
+from lora_mnist.lora.layers import LoRALinear
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
 from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
 from lora_mnist.lora.peft import load_adapter, load_seal, save_adapter
-from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+from lora_mnist.lora.seal import Seal, changed_bytes, differences, first_difference, seal, seal_model
+from lora_mnist.lora.table import LayerParameters, ParameterTable, parameter_table
+from lora_mnist.lora.targets import linear_layers
+from lora_mnist.lora.update import LoRAUpdate
 
 __all__ = [
     "AdapterError",
@@ -44,6 +44,8 @@ __all__ = [
     "changed_bytes",
     "combine_cat",
     "combine_svd",
+    "copies_of",
+    "differences",
     "disabled",
     "extract",
     "factorise",
@@ -60,6 +62,7 @@ __all__ = [
     "remove",
     "save_adapter",
     "seal",
+    "seal_model",
     "set_strength",
     "strengths",
     "switch",

@@ -3,26 +3,48 @@
 A model stays what it is; only its target layers are exchanged for `LoRALinear`, in place.
 """
 
+import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Real
 
 import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRALinear, LoRAUpdate, check_name, is_linear
+from lora_mnist.lora.config import LoRAConfig, find
+from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.lora.targets import (
+    adapted_layers,
+    base_of,
+    configs_of,
+    is_in,
+    linear_layers,
+    own_modules,
+    plain_linear,
+    warn_of_what_is_left_out,
+    whole_modules,
+    wrappers,
+)
+from lora_mnist.lora.update import LoRAUpdate
+from lora_mnist.lora.whole import TrainedWhole
+from lora_mnist.lora.wrapper import Wrapper, check_name, exchange
 
 
 def inject(
-    model: nn.Module, name: str, config: LoRAConfig, generator: torch.Generator | None = None
+    model: nn.Module,
+    name: str,
+    config: LoRAConfig,
+    generator: torch.Generator | None = None,
+    also_train: str | Iterable[str] = (),
 ) -> dict[str, LoRAUpdate]:
     """Freeze all of `model` and add adapter `name`, the only thing in it that trains.
 
     Adapters that are there already stay on, frozen too. If it raises, the model is as it was.
+
+    A UserWarning names what a target seems to mean and cannot have (`Conv1D`, fused experts, quantised layers), and
+    weights that a target shares with another module, which then keeps W.
 
     What a forward pass itself changes is not frozen by this: the running statistics of nn.BatchNorm move in training
     mode, and with them the base. Keep such layers in eval mode.
@@ -30,45 +52,58 @@ def inject(
     Args:
         model: any module; its target layers are replaced by `LoRALinear` in place, wherever they occur in it.
         generator: draws `lora_A`; None takes torch's global one.
+        also_train: modules of any kind that the adapter trains whole, as a new classifier has to be: patterns as those
+            of targets. It trains a copy that belongs to the adapter; the base keeps its own.
 
     Returns:
         The new update of every adapted layer, by the layer's name.
 
     Raises:
-        LoRAError: a pattern matches no linear layer, the rank is above the smaller side of every target, the
-            model is merged, or it has an adapter of that name, or torch cannot store one under it.
+        LoRAError: a pattern matches nothing, the rank is above the smaller side of every target, a module to train
+            whole has adapters or is trained by one that is on, the model is merged, or it has an adapter of that name,
+            or torch cannot store one under it.
     """
-    layers = linear_layers(model)
-    sides = [(own.rank, _smaller_side(layers[path])) for path, own in config.of_layers(layers).items()]
+    check_name(name, adapter_names(model))
+    whole = modules_to_train(model, also_train)
+    layers, configs = linear_layers(model), configs_of(model, config, whole)
+    sides = [(own.rank, _smaller_side(layers[path])) for path, own in configs.items()]
     if all(rank > side > 0 for rank, side in sides):
         raise LoRAError(
             f"`rank` (={config.rank}) is above the smaller side of every target layer.",
             f"Choose a rank of at most {max(side for _, side in sides)}.",
         )
-    return attach(model, name, config, generator)
+    warn_of_what_is_left_out(model, config, configs, whole)
+    return attach(model, name, configs, generator, whole)
 
 
 def attach(
-    model: nn.Module, name: str, config: LoRAConfig, generator: torch.Generator | None = None
+    model: nn.Module,
+    name: str,
+    configs: Mapping[str, LoRAConfig],
+    generator: torch.Generator | None = None,
+    whole: Iterable[str] = (),
 ) -> dict[str, LoRAUpdate]:
-    """`inject` for adapters that exist already, whose rank is what it is."""
-    layers = linear_layers(model)
-    configs = config.of_layers(layers)
-    if not all(_smaller_side(layers[path]) for path in configs):
-        raise LoRAError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
+    """`inject` with the config of every layer, and the names of the modules to train whole."""
     check_name(name, adapter_names(model))
+    modules = own_modules(model)
+    layers = {path: layer for path, layer in linear_layers(model).items() if path in configs}
+    if not all(map(_smaller_side, layers.values())):
+        raise LoRAError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
     for layer in adapted_layers(model).values():
         layer.require_unmerged("add an adapter")
-    linears = {path: plain_linear(layers[path]) for path in configs}
-    if "" in linears and not isinstance(model, LoRALinear):
+    if "" in layers and not isinstance(model, LoRALinear):
         raise LoRAError("A model that is one linear layer cannot be exchanged in place.", "Adapt LoRALinear(model).")
-    updates = {path: LoRAUpdate(linears[path], own, generator) for path, own in configs.items()}
-    for path, update in updates.items():  # nothing can fail from here on
-        found = layers[path]
-        layer = found if isinstance(found, LoRALinear) else LoRALinear(found)
-        if layer is not found:
-            exchange(model, found, layer)
-        layer.updates[name] = update.train(layer.training)
+    with torch.inference_mode(False):  # what is made in that mode can never train
+        parts: dict[str, nn.Module] = {path: copy.deepcopy(base_of(modules[path])) for path in whole}
+        updates = {path: LoRAUpdate(plain_linear(layers[path]), own, generator) for path, own in configs.items()}
+    for path, part in (parts | updates).items():  # nothing can fail from here on
+        wrapper = found = modules[path]
+        if not isinstance(wrapper, Wrapper):
+            wrapper = TrainedWhole(found) if path in parts else LoRALinear(plain_linear(layers[path]))
+            exchange(model, found, wrapper)
+        wrapper.updates[name] = part.train(wrapper.training)
+        if isinstance(wrapper, TrainedWhole):
+            wrapper.active = name
     train_only(model, name)
     return updates
 
@@ -79,14 +114,16 @@ def remove(model: nn.Module, name: str) -> None:
     Raises:
         LoRAError: there is no such adapter, or the model is merged.
     """
-    updates = updates_of(model, name)
-    layers = {path: layer for path, layer in adapted_layers(model).items() if path in updates}
-    for layer in layers.values():
-        layer.require_unmerged("remove an adapter")
-    for path, layer in layers.items():
-        del layer.updates[name]
-        if path and not layer.updates:
-            exchange(model, layer, layer.base)
+    _require(model, name)
+    carriers = {path: wrapper for path, wrapper in wrappers(model).items() if name in wrapper.updates}
+    for wrapper in carriers.values():
+        wrapper.require_unmerged("remove an adapter")
+    for path, wrapper in carriers.items():
+        del wrapper.updates[name]
+        if isinstance(wrapper, TrainedWhole) and wrapper.active == name:
+            wrapper.active = None
+        if path and not wrapper.updates:
+            exchange(model, wrapper, wrapper.base)
 
 
 def adapter_names(model: nn.Module) -> list[str]:
@@ -96,11 +133,14 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
     """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
-    if name not in adapter_names(model):
-        raise LoRAError(
-            f"The model has no adapter {name!r}.", f"It has {', '.join(adapter_names(model)) or 'no adapters'}."
-        )
+    _require(model, name)
     return {path: layer.updates[name] for path, layer in adapted_layers(model).items() if name in layer.updates}
+
+
+def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
+    _require(model, name)
+    return {path: module.updates[name] for path, module in whole_modules(model).items() if name in module.updates}
 
 
 def strengths(model: nn.Module) -> dict[str, float]:
@@ -121,7 +161,8 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
     """Apply the adapters in `wanted`, each with its strength, and no other. If it raises, nothing is switched.
 
     Raises:
-        LoRAError: a strength is not finite or too large, there is no such adapter, or the model is merged.
+        LoRAError: a strength is not finite or too large, there is no such adapter, two of them train the same module
+            whole, or the model is merged.
     """
     for name, strength in wanted.items():
         updates = updates_of(model, name).values()
@@ -131,137 +172,91 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
             raise LoRAError(f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one.")
     for layer in adapted_layers(model).values():
         layer.require_unmerged("switch adapters")
+    active = {path: _one_of(path, module, wanted) for path, module in whole_modules(model).items()}
     for layer in adapted_layers(model).values():
         for name, update in layer.updates.items():
             update.strength = float(wanted.get(name, 0.0))
+    for path, module in whole_modules(model).items():
+        module.active = active[path]
 
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Within the block every adapter is off and the model is the base, bit for bit; merged or not."""
-    before = [(layer, layer.off) for layer in adapted_layers(model).values()]
+    before = [(wrapper, wrapper.off) for wrapper in wrappers(model).values()]
     try:
-        for layer, _ in before:
-            layer.off = True
+        for wrapper, _ in before:
+            wrapper.off = True
         yield model
     finally:
-        for layer, off in before:
-            layer.off = off
+        for wrapper, off in before:
+            wrapper.off = off
 
 
-def train_only(model: nn.Module, name: str) -> None:
-    """Let adapter `name` require gradients, and nothing else in `model`. Raises LoRAError if there is none."""
-    updates = updates_of(model, name)
+def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
+    """Let one adapter, or several, require gradients with all that belongs to them, and nothing else in `model`.
+
+    Args:
+        names: of them; a string is one.
+
+    Raises:
+        LoRAError: there is no such adapter.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    chosen = [part for name in names for part in parts_of(model, name)]
     model.requires_grad_(False)
-    for update in updates.values():
-        update.requires_grad_(True)
+    for part in chosen:
+        part.requires_grad_(True)
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors without its adapters, under the names they have in the base. Not copies."""
-    tensors = model.state_dict()
-    for path, layer in adapted_layers(model, every_name=True).items():
-        prefix = f"{path}." if path else ""
-        for key in layer.state_dict():
-            tensor = tensors.pop(prefix + key)
-            if key.startswith("base."):
-                tensors[prefix + key.removeprefix("base.")] = tensor
+    parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
 
 
-def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear | LoRALinear]:
-    """Layers that can be adapted (see `is_linear`) or are (`LoRALinear`), by name.
+def parts_of(model: nn.Module, name: str) -> list[nn.Module]:
+    """All that belongs to adapter `name`: its updates and copies. Raises LoRAError if there is no such adapter."""
+    _require(model, name)
+    return [wrapper.updates[name] for wrapper in wrappers(model).values() if name in wrapper.updates]
 
-    A layer that occurs twice goes by its first name, or under both if `every_name`; adapted, it is so at both places.
+
+def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
+    """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
+
+    Raises:
+        LoRAError: a pattern finds none, or one that carries adapters, or is trained by an adapter that is on.
     """
-    wrapped = {id(layer.base) for layer in adapted_layers(model).values()}
-    return {
-        path: module
-        for path, module in model.named_modules(remove_duplicate=not every_name)
-        if isinstance(module, LoRALinear) or (is_linear(module) and id(module) not in wrapped)
-    }
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    modules = own_modules(model)
+    names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
+    found = find(patterns, names, "module")
+    whole = [path for path in names if path in found and not is_in(path, found - {path})]
+    for path in whole:
+        module = modules[path]
+        if isinstance(module, TrainedWhole):
+            if module.active is not None:
+                raise LoRAError(f"{path} is trained whole by {module.active!r}, which is on.", "Switch that one off.")
+        elif any(isinstance(part, Wrapper) for part in module.modules()):
+            raise LoRAError(f"{path} has adapters, so it cannot be trained whole.", "Remove them before.")
+    return whole
 
 
-def plain_linear(layer: nn.Linear | LoRALinear) -> nn.Linear:
-    """An entry of `linear_layers` without its adapters."""
-    return layer.base if isinstance(layer, LoRALinear) else layer
+def _one_of(path: str, module: TrainedWhole, wanted: Mapping[str, float]) -> str | None:
+    """Which adapter's copy is used if those in `wanted` are on."""
+    on = [name for name in module.updates if wanted.get(name)]
+    if len(on) > 1:
+        raise LoRAError(f"{path} is trained whole by {' and '.join(on)}: it can be but one.", "Switch on one of them.")
+    return on[0] if on else None
 
 
-def adapted_layers(model: nn.Module, every_name: bool = False) -> dict[str, LoRALinear]:
-    """The layers that carry adapters, by name; those that occur twice under both if `every_name`."""
-    modules = model.named_modules(remove_duplicate=not every_name)
-    return {path: module for path, module in modules if isinstance(module, LoRALinear)}
-
-
-@dataclass(frozen=True)
-class LayerParameters:
-    """The shapes of one linear layer.
-
-    Attributes:
-        layer: its name.
-        weight: (out, in).
-        bias: (out,), or None where there is none.
-        lora_A, lora_B: (rank, in) and (out, rank), or None where the adapter has no part in this layer.
-        scaling: likewise.
-    """
-
-    layer: str
-    weight: tuple[int, ...]
-    bias: tuple[int, ...] | None
-    lora_A: tuple[int, ...] | None
-    lora_B: tuple[int, ...] | None
-    scaling: float | None
-
-
-@dataclass(frozen=True)
-class ParameterTable:
-    """What an adapter costs.
-
-    Attributes:
-        layers: all linear layers of the model, in its order.
-        base: parameters of the model without any adapter.
-        added: parameters of the adapter.
-        total: base + added.
-        share: added / base.
-    """
-
-    layers: tuple[LayerParameters, ...]
-    base: int
-    added: int
-    total: int
-    share: float
-
-
-def parameter_table(model: nn.Module, name: str) -> ParameterTable:
-    """Shapes layer by layer, and how many numbers adapter `name` adds. Raises LoRAError if there is none."""
-    updates = updates_of(model, name)
-    rows = []
-    for path, layer in linear_layers(model).items():
-        linear, update = plain_linear(layer), updates.get(path)
-        rows.append(
-            LayerParameters(
-                layer=path,
-                weight=tuple(linear.weight.shape),
-                bias=None if linear.bias is None else tuple(linear.bias.shape),
-                lora_A=None if update is None else tuple(update.lora_A.shape),
-                lora_B=None if update is None else tuple(update.lora_B.shape),
-                scaling=None if update is None else update.scaling,
-            )
+def _require(model: nn.Module, name: str) -> None:
+    if name not in adapter_names(model):
+        raise LoRAError(
+            f"The model has no adapter {name!r}.", f"It has {', '.join(adapter_names(model)) or 'no adapters'}."
         )
-    added = sum(parameter.numel() for update in updates.values() for parameter in update.parameters())
-    all_updates = [update for layer in adapted_layers(model).values() for update in layer.updates.values()]
-    of_adapters = {id(parameter) for update in all_updates for parameter in update.parameters()}
-    base = sum(p.numel() for p in model.parameters() if id(p) not in of_adapters)
-    return ParameterTable(tuple(rows), base, added, base + added, added / base)
 
 
 def _smaller_side(layer: nn.Linear | LoRALinear) -> int:
     return min(layer.in_features, layer.out_features)
-
-
-def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is a child in `model`."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old and parent is not new:
-                setattr(parent, name, new)

@@ -3,24 +3,19 @@
 W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
 """
 
-import math
-from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, TypeGuard, cast
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
-
-
-def check_name(name: str, taken: Iterable[str]) -> None:
-    """Raises LoRAError if a new adapter cannot be called `name`."""
-    if not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise LoRAError(f"{name!r} cannot be an adapter's name: torch has another use for it.", "Choose another one.")
-    if name in taken:
-        raise LoRAError(f"The model has an adapter {name!r} already.", "Give this one another name.")
+from lora_mnist.lora.update import LoRAUpdate
+from lora_mnist.lora.weights import AdaptedWeight
+from lora_mnist.lora.wrapper import Wrapper, check_name
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -39,51 +34,7 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
-class LoRAUpdate(nn.Module):
-    """One adapter's update of one layer, strength · scaling · B A x.
-
-    Attributes:
-        lora_A: (rank, in), in the dtype and on the device of the layer's weight.
-        lora_B: (out, rank), likewise; 0 at first.
-        config: of this layer.
-        strength: 1 as trained; `set_strength` sets it for all layers of an adapter.
-    """
-
-    def __init__(self, linear: nn.Linear, config: LoRAConfig, generator: torch.Generator | None = None):
-        super().__init__()
-        a = torch.empty(config.rank, linear.in_features)  # drawn on the CPU, so that every device starts the same
-        if config.init == "kaiming":
-            nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        else:
-            nn.init.normal_(a, generator=generator)
-        self.lora_A = nn.Parameter(a.to(linear.weight))
-        self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, config.rank))
-        self.dropout = nn.Dropout(config.dropout)
-        self.config = config
-        self.scaling = config.scaling
-        self.strength = 1.0
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """x (…, in), y (…, out) → y + strength · scaling · B A x (…, out): one product adds and scales as well.
-
-        In inference mode that is y itself, where it can be: no gradient needs what it was, and a copy takes longer than
-        the product.
-        """
-        low = F.linear(self.dropout(x) if self.dropout.p else x, self.lora_A)  # (…, in) -> (…, rank)
-        B, factor = self.lora_B.t(), self.scaling * self.strength
-        if y.dim() == 2 and y.is_inference() and y.dtype == low.dtype == B.dtype:
-            return y.addmm_(low, B, alpha=factor)
-        if y.dim() == 2:
-            return torch.addmm(y, low, B, alpha=factor)  # (N, rank) @ (rank, out) -> (N, out)
-        rows = torch.addmm(y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1]), B, alpha=factor)
-        return rows.view(y.shape)
-
-    def weight(self) -> torch.Tensor:
-        """The update as one matrix (out, in)."""
-        return (self.scaling * self.strength) * (self.lora_B @ self.lora_A)
-
-
-class LoRALinear(nn.Module):
+class LoRALinear(Wrapper):
     """An `nn.Linear` (`base`) and the updates of any number of adapters, by adapter name.
 
     The factored form never makes a matrix of the size of W, nor a gradient of that size. An update of strength 0 is
@@ -105,32 +56,32 @@ class LoRALinear(nn.Module):
         LoRAError: `base` is not an `nn.Linear`, or one with a forward of its own.
     """
 
+    base: nn.Linear
+    updates: MutableMapping[str, LoRAUpdate]
     merged: torch.Tensor | None
 
     def __init__(self, base: nn.Linear):
-        super().__init__()
         if not is_linear(base):
             raise LoRAError(f"LoRALinear adapts a plain nn.Linear, not a {type(base).__name__}.", "Adapt its layers.")
-        self.base: nn.Linear = base.requires_grad_(False)
-        self.updates = cast(MutableMapping[str, LoRAUpdate], nn.ModuleDict())
+        super().__init__(base)
         self.register_buffer("merged", None, persistent=False)  # (out, in) or None
-        self.off = False
-        self.train(base.training)
+        self._kept: _Kept | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)."""
         if self.merged is not None and not self.off:
             self._refuse_training()
+            self.refuse_hooks("The merged layer")
             # not by exchanging the base's weight for the time of a call: two threads at once would lose W for good
             product: Callable[..., torch.Tensor] = getattr(type(self.base), "linear_product", F.linear)
             return product(x, self.merged, self.base.bias)
         y: torch.Tensor = self.base(x)
         if self.off:
             return y
-        if self.base._forward_hooks:
+        if not torch.compiler.is_compiling() and (self.base._forward_hooks or _has_any_global_hook()):
             y = y.clone()  # a hook may have kept it, and an update may add to it in place
         for update in self.updates.values():
-            if update.strength:
+            if update.on:
                 y = update(x, y)
         return y
 
@@ -149,22 +100,33 @@ class LoRALinear(nn.Module):
         return self.updates[name]
 
     def merged_weight(self) -> torch.Tensor:
-        """W + strength · scaling · B A over all adapters that are on, in the order they came; (out, in)."""
-        weight = self.base.weight
-        for update in self.updates.values():
-            if update.strength:
-                weight = weight + update.weight()
-        return weight
+        """W + strength · scaling · B A over all adapters that are on, in the order they came; (out, in).
+
+        Summed in the widest of their dtypes and rounded to that of W once.
+        """
+        W = weight = self.base.weight
+        for update in self._on():
+            weight = weight + update.weight()
+        return weight.to(W.dtype)
 
     @property
     def weight(self) -> torch.Tensor:
-        """W' (out, in): what is merged, or else made anew at every look, with gradients. To be read, not written."""
-        if self.off:
-            return self.base.weight
-        if self.merged is None:
-            return self.merged_weight()
-        self._refuse_training()
-        return self.merged
+        """W' (out, in), to be read, with gradients; made when something computes with it (see `AdaptedWeight`).
+
+        In eval mode it is kept beside W until a factor, a strength or W changes. Writing to it raises LoRAError.
+        """
+        if self.merged is not None and not self.off:
+            self._refuse_training()
+            merged = self.merged
+            return AdaptedWeight(merged, lambda: merged)
+        if _is_traced():  # what nothing computes with falls out of a graph by itself
+            return self.base.weight if self.off else self.merged_weight()
+        W = self.base.weight
+        sources = [W, *(factor for update in self._on() for factor in (update.lora_A, update.lora_B))]
+        if torch.is_grad_enabled() and any(source.requires_grad for source in sources):
+            found: torch.Tensor = _Read.apply(self, *sources)  # type: ignore[no-untyped-call]
+            return found
+        return AdaptedWeight(W, self._matrix)
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -181,16 +143,107 @@ class LoRALinear(nn.Module):
         """Size of the last dimension of its output."""
         return self.base.out_features
 
+    def extra_repr(self) -> str:
+        """What `print(model)` says of it."""
+        return "off" if self.off else "merged" if self.merged is not None else ""
+
+    def train(self, mode: bool = True) -> "LoRALinear":
+        """As nn.Module.train; what eval mode kept is let go."""
+        self._kept = None
+        return super().train(mode)
+
     def require_unmerged(self, action: str) -> None:
         """Raises LoRAError if the layer is merged: what `action` changes would not show in the merged matrix."""
         if self.merged is not None:
             raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
 
+    def refuse_hooks(self, path: str) -> None:
+        """Raises LoRAError if the base has hooks, which a merged weight goes past. `path` is the layer's name."""
+        base = self.base
+        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
+            raise LoRAError(f"{path} has hooks, which a merged weight would go past.", "Remove them before.")
+
+    def _on(self) -> list[LoRAUpdate]:
+        return [] if self.off else [update for update in self.updates.values() if update.on]
+
+    def plain_weight(self) -> torch.Tensor:
+        """`merged_weight` in the precision of the weights, whatever mode the caller is in; never W itself."""
+        W = self.base.weight
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(W.device.type, enabled=False):
+            made = self.merged_weight()
+            return made.clone() if made is self.base.weight else made
+
+    def _matrix(self) -> torch.Tensor:
+        """What `weight` stands for."""
+        if self.off:
+            return self.base.weight
+        if self._kept is None or not self._kept.holds(self):
+            self._kept = None if self.training else _Kept(self)
+        return self.plain_weight() if self._kept is None else self._kept.weight
+
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
             raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`, first.")
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        # torch loads layer by layer: those before this one have their new weights by now
-        self.require_unmerged("load weights")
-        super()._load_from_state_dict(*arguments)
+
+class _Kept:
+    """W' of a layer, and what it was made from.
+
+    A and B are compared by their numbers. W is too large for that and is frozen: it goes by its address, which stays
+    taken as long as it is known here, and by torch's count of writes, which a write through `W.data` alone escapes.
+    """
+
+    def __init__(self, layer: LoRALinear):
+        self.source = self._source(layer)
+        self.factors = [
+            (update.scaling * update.strength, update.lora_A.detach().clone(), update.lora_B.detach().clone())
+            for update in layer._on()
+        ]
+        self.weight = layer.plain_weight()
+
+    def holds(self, layer: LoRALinear) -> bool:
+        """Whether it would be the same now."""
+        now, then = self._source(layer), self.source
+        on = layer._on()
+        return (
+            now[1:] == then[1:]
+            and now[0].data_ptr() == then[0].data_ptr()
+            and len(on) == len(self.factors)
+            and all(
+                update.scaling * update.strength == factor and _same(update.lora_A, A) and _same(update.lora_B, B)
+                for update, (factor, A, B) in zip(on, self.factors, strict=True)
+            )
+        )
+
+    @staticmethod
+    def _source(layer: LoRALinear) -> tuple[torch.Tensor, torch.dtype, int]:
+        W = layer.base.weight
+        return W.detach(), W.dtype, -1 if W.is_inference() else W._version
+
+
+class _Read(torch.autograd.Function):
+    """Reading `LoRALinear.weight`: W' now or later, and the gradients of what it is made from."""
+
+    @staticmethod
+    def forward(ctx: Any, layer: LoRALinear, weight: torch.Tensor, *factors: torch.Tensor) -> torch.Tensor:
+        ctx.scales = [update.scaling * update.strength for update in layer._on()]
+        ctx.save_for_backward(*factors)
+        return AdaptedWeight(weight, layer._matrix)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # (out, in)
+        of_factors: list[torch.Tensor] = []
+        for scale, A, B in zip(ctx.scales, ctx.saved_tensors[::2], ctx.saved_tensors[1::2], strict=True):
+            of_product = scale * gradient.to(A.dtype)
+            of_factors += [B.t() @ of_product, of_product @ A.t()]  # (rank, in), (out, rank)
+        return None, gradient, *of_factors
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    same_kind = one.dtype == other.dtype and one.device == other.device
+    return same_kind and torch.equal(one, other)
+
+
+def _is_traced() -> bool:
+    """Whether a graph is made of what is computed, or a transform of torch.func differentiates or maps it."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or bool(torch._C._are_functorch_transforms_active())

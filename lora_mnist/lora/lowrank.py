@@ -7,22 +7,16 @@ approximation of one matrix by another of lower rank"). With D = U S Vᵀ: B = U
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.adapters import (
-    adapter_names,
-    attach,
-    base_tensors,
-    linear_layers,
-    plain_linear,
-    switch,
-    updates_of,
-)
+from lora_mnist.lora.adapters import adapter_names, attach, base_tensors, copies_of, switch, updates_of
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layers import LoRAUpdate
+from lora_mnist.lora.targets import linear_layers, plain_linear
+from lora_mnist.lora.update import LoRAUpdate
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,8 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     factors, kept = {}, {}
     for path, weight in before.items():
         a, b, kept[path] = factorise(after[path].double() - weight.double(), rank)
-        factors[path] = (a, b)
+        dtype = LoRAConfig().dtype_beside(weight.dtype)
+        factors[path] = (a.to(dtype), b.to(dtype))
     _install(model, name, factors)
     return kept
 
@@ -136,7 +131,8 @@ def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> di
         The new updates, by layer.
 
     Raises:
-        LoRAError: no adapter is given, one does not exist, a weight is not finite, or as `inject` does.
+        LoRAError: no adapter is given, one does not exist or trains a module whole, a weight is not finite, or as
+            `inject` does.
     """
     factors = {}
     for path, parts in _parts(model, weights).items():
@@ -166,7 +162,9 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
     for path, parts in _parts(model, weights).items():
         a = torch.cat([update.lora_A.detach().double() for update, _ in parts])
         b = torch.cat([update.lora_B.detach().double() * (w * update.scaling) for update, w in parts], dim=1)
-        *factors[path], kept[path] = factorise_product(b, a, rank)
+        a, b, kept[path] = factorise_product(b, a, rank)
+        dtype = reduce(torch.promote_types, (update.lora_A.dtype for update, _ in parts))
+        factors[path] = (a.to(dtype), b.to(dtype))
     _install(model, name, factors)
     return kept
 
@@ -178,26 +176,21 @@ def _parts(model: nn.Module, weights: Mapping[str, float]) -> dict[str, list[tup
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise LoRAError(f"The weight of {name!r} (={weight}) must be a finite number.", "Correct that value.")
+        if whole := copies_of(model, name):
+            raise LoRAError(f"{name!r} trains {next(iter(whole))} whole, which has no sum.", "Combine other adapters.")
         for path, update in updates_of(model, name).items():
             parts.setdefault(path, []).append((update, weight))
     return parts
 
 
 def _install(model: nn.Module, name: str, factors: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, LoRAUpdate]:
-    """Add adapter `name` with the given A and B of each layer and a scaling of 1."""
-    ranks = {path: len(a) for path, (a, _) in factors.items()}
-    config = LoRAConfig(
-        targets=tuple(factors),
-        rank=max(ranks.values()),
-        alpha=float(max(ranks.values())),
-        rank_pattern={path: rank for path, rank in ranks.items() if rank != max(ranks.values())},
-        alpha_pattern={path: float(rank) for path, rank in ranks.items() if rank != max(ranks.values())},
-    )
-    for path, parts in factors.items():
-        dtype = plain_linear(linear_layers(model)[path]).weight.dtype
-        if not all(bool(part.to(dtype).isfinite().all()) for part in parts):
-            raise LoRAError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
-    updates = attach(model, name, config, torch.Generator())  # a generator of its own: what it draws is overwritten
+    """Add adapter `name` with the given A and B of each layer, in their dtype, and a scaling of 1."""
+    configs = {}
+    for path, (a, b) in factors.items():
+        if not bool(a.isfinite().all() and b.isfinite().all()):
+            raise LoRAError(f"The update of {path} is too large for {a.dtype}.", "Choose smaller weights.")
+        configs[path] = LoRAConfig((path,), rank=len(a), alpha=float(len(a)), dtype=a.dtype)
+    updates = attach(model, name, configs, torch.Generator())  # a generator of its own: what it draws is overwritten
     with torch.no_grad():
         for path, (a, b) in factors.items():
             updates[path].lora_A.copy_(a)

@@ -6,31 +6,33 @@ beside it, and unmerging drops that matrix.
 
 import copy
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.adapters import adapted_layers, exchange
 from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.lora.targets import adapted_layers, whole_modules
+from lora_mnist.lora.wrapper import exchange
 
 
 def merge(model: nn.Module) -> None:
     """Let every adapted layer compute with W + strength · scaling · B A over its adapters, as one matrix.
 
-    Merging again takes the weights as they are then, from W anew: twice is the same as once. Costs the memory of W once
-    more. Until `unmerge`, adapters can neither train, nor be added, removed or switched.
+    Merging again takes the weights as they are then, from W anew: twice is the same as once. Until `unmerge`, adapters
+    can neither train, nor be added, removed or switched. The merged matrix stands beside W and takes its memory once
+    more; to serve a model take `merged_copy`, which holds one.
 
     Raises:
-        LoRAError: a merged weight would not be finite, or a layer has forward hooks, which one matrix would go past;
-            nothing is merged then.
+        LoRAError: there is no adapter, a merged weight would not be finite, or a layer's base has hooks, which one
+            matrix would go past; nothing is merged then.
     """
     layers = adapted_layers(model)
+    if not layers:
+        raise LoRAError("There is nothing to merge: the model has no adapter.", "Add one with `inject`.")
     weights = {}
     for path, layer in layers.items():
-        if layer.base._forward_hooks or layer.base._forward_pre_hooks:
-            raise LoRAError(f"{path} has forward hooks, which a merged weight would go past.", "Remove them before.")
-        weights[path] = _merged(layer)
+        layer.refuse_hooks(path)
+        weights[path] = layer.plain_weight()
         if not bool(weights[path].isfinite().all()):
             raise LoRAError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
     for path, layer in layers.items():
@@ -61,16 +63,9 @@ def merged_copy(model: nn.Module) -> nn.Module:
         return _plain(layers[""])
     for layer in layers.values():
         exchange(plain, layer, _plain(layer))
+    for whole in whole_modules(plain).values():
+        exchange(plain, whole, whole.module().requires_grad_(False))
     return plain
-
-
-def _merged(layer: LoRALinear) -> torch.Tensor:
-    """In the precision of the weights, and fit for training around it, whatever mode the caller is in."""
-    kind = layer.base.weight.device.type
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
-        weight = layer.merged_weight()
-        # a copy even where no adapter is on: then the sum is W itself, and what is merged must not follow it
-        return weight.clone() if weight is layer.base.weight else weight
 
 
 def _plain(layer: LoRALinear) -> nn.Linear:

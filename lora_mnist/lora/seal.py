@@ -3,36 +3,52 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from lora_mnist.errors import DamagedError
+from lora_mnist.lora.adapters import base_tensors
+from lora_mnist.lora.config import DTYPES
 
 
 @dataclass(frozen=True)
 class Seal:
-    """SHA-256 of every tensor (over name, dtype, shape and raw bytes), and one over all of them."""
+    """SHA-256 of every tensor (over name, dtype, shape and raw bytes), and one over all of them.
+
+    Attributes:
+        tensors: the digests by name.
+        casts: those of the floating tensors cast to other dtypes, by dtype; empty if nobody asked for them.
+        buffers: names of the tensors that are no parameters, as running statistics are; likewise.
+    """
 
     tensors: dict[str, str]
+    casts: dict[str, dict[str, str]] = field(default_factory=dict)
+    buffers: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
         """Of all the tensors' together."""
-        return hashlib.sha256(json.dumps(self.tensors, sort_keys=True).encode()).hexdigest()
+        return _sha256(self.tensors)
 
     def to_text(self) -> str:
         """As it rides in the metadata of a safetensors file."""
-        return json.dumps({"sha256": self.sha256, "tensors": self.tensors})
+        document: dict[str, object] = {"sha256": self.sha256, "tensors": self.tensors}
+        if self.casts or self.buffers:
+            more = {"casts": self.casts, "buffers": list(self.buffers)}
+            document |= {**more, "more_sha256": _sha256(more)}
+        return json.dumps(document)
 
     @classmethod
     def from_text(cls, text: str) -> "Seal":
         """Raises DamagedError if `text` is not a seal, or not a whole one."""
         try:
             document = json.loads(text)
-            seal = cls(dict(document["tensors"]))
-            whole = seal.sha256 == document["sha256"]
-        except (ValueError, TypeError, KeyError, RecursionError):
+            more = {"casts": document.get("casts", {}), "buffers": document.get("buffers", [])}
+            seal = cls(dict(document["tensors"]), dict(more["casts"]), tuple(more["buffers"]))
+            whole = seal.sha256 == document["sha256"] and document.get("more_sha256", _sha256(more)) == _sha256(more)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             whole = False
         if not whole:
             raise DamagedError("The stored seal is damaged.", "Restore the file it came from.")
@@ -42,6 +58,40 @@ class Seal:
 def seal(tensors: Mapping[str, torch.Tensor]) -> Seal:
     """Seal tensors of any dtype and device by name."""
     return Seal({name: _digest(name, tensor) for name, tensor in sorted(tensors.items())})
+
+
+def seal_model(model: nn.Module) -> Seal:
+    """Seal the base of a model so that it is recognised in other dtypes, and its buffers apart from its weights.
+
+    It hashes every tensor once for each of four float dtypes.
+    """
+    tensors, sealed = base_tensors(model), seal(base_tensors(model))
+    everything = model.state_dict(keep_vars=True)
+    buffers = tuple(name for name in sealed.tensors if not isinstance(everything[name], nn.Parameter))
+    casts = {
+        str(dtype).removeprefix("torch."): {
+            name: _digest(name, tensor.to(dtype))
+            for name, tensor in sorted(tensors.items())
+            if tensor.is_floating_point() and tensor.dtype != dtype
+        }
+        for dtype in DTYPES
+    }
+    return Seal(sealed.tensors, casts, buffers)
+
+
+def differences(sealed: Seal, found: Seal) -> dict[str, str]:
+    """What is not the same in `found`, by name: `cast to bfloat16` and the like, `buffer`, or `other`.
+
+    The first two are told apart where `sealed` was made by `seal_model`.
+    """
+    different = {}
+    for name in sorted(sealed.tensors.keys() | found.tensors.keys()):
+        digest = found.tensors.get(name)
+        if digest != sealed.tensors.get(name):
+            casts = (dtype for dtype, digests in sealed.casts.items() if digests.get(name, "") == digest)
+            kind = "buffer" if name in sealed.buffers and digest else "other"
+            different[name] = next((f"cast to {dtype}" for dtype in casts), kind)
+    return different
 
 
 def first_difference(one: Seal, other: Seal) -> str | None:
@@ -70,3 +120,7 @@ def _digest(name: str, tensor: torch.Tensor) -> str:
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+
+
+def _sha256(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ and returns one typed document.
     repaired = finetune(work)
 """
 
+from lora_mnist.pipeline.compare import SideBySide, compare
 from lora_mnist.pipeline.convert import Merging, extract, merge
 from lora_mnist.pipeline.evaluate import evaluate
 from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
@@ -21,10 +22,12 @@ __all__ = [
     "Merging",
     "Pretraining",
     "Request",
+    "SideBySide",
     "Tuning",
     "Verification",
     "WholeRun",
     "Workspace",
+    "compare",
     "evaluate",
     "extract",
     "finetune",

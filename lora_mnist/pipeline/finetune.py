@@ -3,20 +3,20 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures
+from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures, wrong_images
 from lora_mnist.evaluation.findings import Analysis, GuardDecision
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora.adapters import parameter_table
 from lora_mnist.lora.peft import save_adapter
+from lora_mnist.lora.table import parameter_table
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.records import (
     AdapterParameters,
@@ -34,6 +34,7 @@ from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
+from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import train_adapter, train_all_weights
 
 log = logging.getLogger("lora_mnist")
@@ -92,7 +93,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     Args:
         on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
         twin: train a second one, with the digit at its natural share, and compare the two on the same images.
-        resume: return a finished adapter as it is.
+        resume: return a finished adapter as it is, and say so if one is added to others.
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
@@ -102,11 +103,10 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     task = _task(work, tuple(dict.fromkeys(on_top_of)))
     place, tuning = work.run.adapter(task.name), work.settings.finetune
     if resume and place.is_finished and not work.request.force:
-        return _finished(work, task)
-    work.claim(place)
-    require_val(tuning.guard, work.dataset.val)
+        return _finished(work, task, twin)
+    _prepare(work, task, resume)
     started = time.perf_counter()
-    adapted, history, guard = _train(work, task, tuning)
+    adapted, history, guard = _train(work, task, tuning, work.progress)
     seconds = round(time.perf_counter() - started, 2)
     record = TuningRecord(
         schema_version=SCHEMA,
@@ -137,8 +137,9 @@ def finetune_full(work: Workspace) -> Tuning:
     name = tuning.name or f"digit{digit}-full"
     place = work.run.checkpoint(name)
     work.claim(place)
+    work.warn_of_no_miss(digit)
     started = time.perf_counter()
-    tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.request.quiet)
+    tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
     seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
@@ -194,18 +195,20 @@ def keep(
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
     record = record.model_copy(update={"proof": proof})
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
-    analysis = analyse(work.logits_of_stack(stack), logits, work.labels, digit, twin)
+    before = work.logits_of_stack(stack)
+    analysis = analyse(before, logits, work.labels, digit, twin)
     as_trained = record.guard is not None and record.guard.strength == 1  # then what was tried were its strengths
     tried = [one.point for one in record.guard.tried] if record.guard and as_trained else []
     learnt = inspect(adapted, name, digit, work.dataset, analysis.splits, tried)
     analysis = analysis.model_copy(update={"dial": learnt.dial, "layers": learnt.layers})
+    wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     with work.run.new(work.run.adapter(name)) as draft:
         save_adapter(draft.folder, adapted, name, work.sealed)
         draft.document(TUNING, record)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
-        draft.pictures({"examples": pictures(analysis, work.dataset), "directions": learnt.directions})
+        draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
     return Tuning(record=record, analysis=analysis, evaluation=evaluation)
 
 
@@ -230,11 +233,23 @@ def _free_name(run: Run, name: str, digit: int, stack: tuple[str, ...]) -> str:
     raise AssertionError("one of them is always free")
 
 
-def _train(work: Workspace, task: _Task, tuning: FinetuneSettings) -> tuple[MLP, History, GuardDecision]:
+def _prepare(work: Workspace, task: _Task, resume: bool) -> None:
+    """Refuse what cannot end well, and say what may not be expected, before any time is spent."""
+    work.claim(work.run.adapter(task.name))
+    require_val(work.settings.finetune.guard, work.dataset.val)
+    others = [name for name in work.run.adapter_names() if name not in (task.name, *task.stack)]
+    if resume and others:  # a second `run` with another rank or digit
+        log.info("Note: %s is added to this run, beside %s.", task.name, ", ".join(others))
+    work.warn_of_no_miss(task.digit, task.stack)
+
+
+def _train(
+    work: Workspace, task: _Task, tuning: FinetuneSettings, progress: Progress
+) -> tuple[MLP, History, GuardDecision]:
     """A network with the new adapter, scaled as its guard decided."""
     start, _ = work.adapted([Applied(one) for one in task.stack])
     settings = work.settings.model_copy(update={"finetune": tuning})
-    adapted, history = train_adapter(start, task.name, task.digit, settings, work.dataset, work.request.quiet)
+    adapted, history = train_adapter(start, task.name, task.digit, settings, work.dataset, progress)
     before, val = work.logits_of_stack(task.stack).get("val"), work.dataset.val
     return adapted, history, choose(adapted, task.name, Guard(tuning.guard, task.gain), before, val, task.digit)
 
@@ -242,14 +257,15 @@ def _train(work: Workspace, task: _Task, tuning: FinetuneSettings) -> tuple[MLP,
 def _train_twin(work: Workspace, task: _Task) -> Twin:
     """An adapter trained as long on all images alike: the digit at its natural share, hard ones no more often."""
     share = float((work.dataset.train.labels == task.digit).float().mean())
-    twin, _, guard = _train(work, task, work.settings.finetune.model_copy(update={"focus": share, "hardness": 0.0}))
+    tuning = work.settings.finetune.model_copy(update={"focus": share, "hardness": 0.0})
+    twin, _, guard = _train(work, task, tuning, replace(work.progress, stage=f"{work.progress.stage}twin: "))
     kept = guard.strength is not None
     logits = held_out_logits(twin, work.dataset) if kept else work.logits_of_stack(task.stack)
     require_finite(logits, "Choose a lower --learning-rate.")
     return Twin(guard.strength, logits)
 
 
-def _finished(work: Workspace, task: _Task) -> Tuning:
+def _finished(work: Workspace, task: _Task, twin: bool) -> Tuning:
     saved = work.run.require_adapter(task.name)
     record, folder = saved.tuning, saved.folder
     if record.digit != task.digit:
@@ -259,5 +275,6 @@ def _finished(work: Workspace, task: _Task) -> Tuning:
         raise UsageError(f"{folder} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": record.seed, "finetune": record.settings.model_dump(mode="json")}
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
-    log.info("%s is finished: skipped.", folder)
+    if twin and saved.analysis.twin is None:
+        raise UsageError(f"{folder} was trained without a twin.", "Give another --name, or use --force.")
     return Tuning(record=record, analysis=saved.analysis, evaluation=saved.evaluation)

@@ -8,7 +8,9 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import RunError
+from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.evaluation.weakest import Weakest, how_sure
 from lora_mnist.lora.seal import seal
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.records import DatasetFacts, Evaluation, RunRecord, environment, evaluation_of
@@ -17,16 +19,18 @@ from lora_mnist.runs.saved import RECORD
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
+from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import train_base
 
 log = logging.getLogger("lora_mnist")
 
 
 class Pretraining(Evaluation):
-    """What a base does, where it lies, and how many seconds its training took."""
+    """What a base does, where it lies, how many seconds its training took, and its weakest digit, if `val` tells."""
 
     run: str
     seconds: float
+    weakest: Weakest | None
 
 
 def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, Pretraining]:
@@ -52,7 +56,14 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         )
     evaluation = work.run.base.evaluation
     seconds = work.run.record.seconds
-    return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds)
+    return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
+
+
+def _weakest(work: Workspace) -> Weakest | None:
+    if not len(work.dataset.val):
+        return None
+    digit = weakest_digit(work.run.base.logits()["val"], work.dataset.val.labels)
+    return how_sure(digit, work.run.base.evaluation.splits["val"])
 
 
 def _train(request: Request, run: Run) -> Workspace:
@@ -67,13 +78,13 @@ def _train(request: Request, run: Run) -> Workspace:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
-    _save_base(run, settings, dataset, device, request.quiet)
+    _save_base(run, settings, dataset, device, Progress(request.quiet, request.stage))
     return opened(request, run, settings, device, dataset)
 
 
-def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> None:
+def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
     started = time.perf_counter()
-    model, history = train_base(settings, dataset, device, quiet)
+    model, history = train_base(settings, dataset, device, progress)
     seconds = round(time.perf_counter() - started, 2)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
@@ -112,5 +123,4 @@ def _finished(request: Request, run: Run) -> Workspace:
     sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
     stored = run.record.settings.model_dump(mode="json")
     request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
-    log.info("%s is finished: skipped.", run.base.folder)
     return open_workspace(request, run)

@@ -1,8 +1,12 @@
 """All stages, one after the other: the main job."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from lora_mnist.errors import RunError, UsageError
+from lora_mnist.evaluation.findings import BySplit, Comparison
+from lora_mnist.evaluation.metrics import compare
 from lora_mnist.pipeline.finetune import Tuning, finetune
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.verify import Verification, verify_workspace
@@ -11,48 +15,83 @@ from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.request import Request
 from lora_mnist.settings.strict import Document, Many
 
-Stage = Pretraining | tuple[Tuning, ...] | Verification
+STAGES = ("pretrain", "finetune", "verify", "report")  # the last is for the caller, who knows what it looks like
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage that is over, or one round of `finetune`.
+
+    Attributes:
+        seconds: that it took.
+        skipped: whether it was finished before.
+    """
+
+    result: Pretraining | Tuning | Verification
+    seconds: float
+    skipped: bool = False
 
 
 class WholeRun(Document):
-    """What every stage came to; a tuning for each round."""
+    """What every stage came to.
+
+    Attributes:
+        rounds: a tuning each.
+        overall: from the base to all adapters that were kept, together.
+    """
 
     pretraining: Pretraining
     rounds: Many[Tuning]
+    overall: BySplit[Comparison]
     verification: Verification
 
 
 def run(
-    request: Request, rounds: int = 1, show: Callable[[Stage], None] = lambda stage: None
+    request: Request, rounds: int = 1, twin: bool = False, show: Callable[[Done], None] = lambda done: None
 ) -> tuple[Workspace, WholeRun]:
     """Pretrain, repair, verify. What is finished is not done again. Returns the run too, for a report.
 
     Args:
         rounds: repair the weakest digit, look again with that adapter on, repair the next on top; at most so many
             times. It ends early when a round is not kept.
-        show: called with what each stage came to, as soon as it is known.
+        twin: train a twin of every adapter (see `finetune`).
+        show: called with what each stage and each round came to, as soon as it is known.
 
     Raises:
         UsageError: there are several rounds, but one digit or one name is asked for; or as the stages do.
     """
     opened = Run(request.run)
     _require_rounds(request, opened, rounds)
-    work, pretraining = pretrain(request, resume=True, run=opened)
-    show(pretraining)
-    tunings = repair(work, rounds)
-    show(tunings)
-    verification = verify_workspace(work)
-    show(verification)
-    return work, WholeRun(pretraining=pretraining, rounds=tunings, verification=verification)
+    there, started = opened.base.is_finished and not request.force, time.perf_counter()
+    work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
+    show(Done(pretraining, time.perf_counter() - started, there))
+    tunings = repair(work, rounds, twin, show)
+    started = time.perf_counter()
+    with replace(work.progress, stage=_stage(3)).waiting("verifying"):
+        verification = verify_workspace(work)
+    show(Done(verification, time.perf_counter() - started))
+    kept = [tuning.record.name for tuning in tunings if tuning.kept]
+    overall = compare(work.logits_of_stack(()), work.logits_of_stack(kept), work.labels, tunings[0].record.digit)
+    return work, WholeRun(pretraining=pretraining, rounds=tunings, overall=overall, verification=verification)
 
 
-def repair(work: Workspace, rounds: int) -> tuple[Tuning, ...]:
+def repair(
+    work: Workspace, rounds: int, twin: bool = False, show: Callable[[Done], None] = lambda done: None
+) -> tuple[Tuning, ...]:
     """The rounds of `run`; those whose adapter is there already are not done again."""
     tunings: list[Tuning] = []
+    there = () if work.request.force else work.run.adapter_names()
     while len(tunings) < rounds and all(tuning.kept for tuning in tunings):
-        stack = [tuning.record.name for tuning in tunings]
-        tunings.append(finetune(work, on_top_of=stack, resume=True))
+        started, stack = time.perf_counter(), [tuning.record.name for tuning in tunings]
+        stage = _stage(2) + (f"round {len(tunings) + 1}: " if rounds > 1 else "")
+        staged = replace(work, request=replace(work.request, stage=stage))
+        tunings.append(finetune(staged, stack, twin, resume=True))
+        show(Done(tunings[-1], time.perf_counter() - started, tunings[-1].record.name in there))
     return tuple(tunings)
+
+
+def _stage(number: int) -> str:
+    return f"{number}/{len(STAGES)} "
 
 
 def _require_rounds(request: Request, opened: Run, rounds: int) -> None:

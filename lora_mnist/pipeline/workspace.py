@@ -23,6 +23,7 @@ from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
+from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
 
@@ -43,6 +44,11 @@ class Workspace:
     dataset: Dataset
     base: MLP
     sealed: Seal
+
+    @property
+    def progress(self) -> Progress:
+        """How a training is shown."""
+        return Progress(self.request.quiet, self.request.stage)
 
     @property
     def labels(self) -> dict[str, torch.Tensor]:
@@ -97,9 +103,20 @@ class Workspace:
             return digit
         if not len(self.dataset.val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        digit = weakest_digit(self.logits_of_stack(on_top_of)["val"], self.dataset.val.labels)
-        log.info("The weakest digit on val is %d%s.", digit, f" with {', '.join(on_top_of)}" if on_top_of else "")
-        return digit
+        return weakest_digit(self.logits_of_stack(on_top_of)["val"], self.dataset.val.labels)
+
+    def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
+        """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
+        if not len(self.dataset.val):
+            return
+        truth = self.dataset.val.labels.cpu()
+        right = self.logits_of_stack(on_top_of)["val"].argmax(1) == truth
+        if bool(right[truth == digit].all()):
+            log.info(
+                "Note: all %d images of %d on val are right already, so val has nothing to repair.",
+                int((truth == digit).sum()),
+                digit,
+            )
 
     def adapted(
         self, adapters: Sequence[Applied], allow_unsealed: bool = False

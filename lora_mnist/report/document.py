@@ -5,8 +5,8 @@ from typing import Generic, Literal, TypeVar
 
 from lora_mnist.evaluation.findings import (
     Counts,
-    Example,
     GuardDecision,
+    Guess,
     LayerEffect,
     Matrix,
     Pair,
@@ -191,14 +191,35 @@ class LayerRow(LayerEffect, _OfLayer):
     """One layer's update."""
 
 
-class ShownExample(Example):
-    """A changed image; `agreed`: of five people, how many saw what its label says, where that is in doubt."""
+class SureGuess(Guess):
+    """`confidence` is the probability of what it is taken for, `probability` that of the true digit."""
 
+    confidence: float
+
+
+class WrongImage(Document):
+    """A test image that is wrong before or after.
+
+    Attributes:
+        kind: `wrong` is wrong before and after.
+        agreed: of five people, how many saw what its label says, where that is in doubt.
+    """
+
+    index: Count
+    kind: Literal["fixed", "broken", "wrong"]
+    label: Digit
+    before: SureGuess
+    after: SureGuess
     agreed: int | None
 
 
 class AdapterSection(Document):
-    """Everything about one adapter."""
+    """Everything about one adapter.
+
+    Attributes:
+        examples: images that changed, those first whose true digit's probability changed most; 24 of a kind.
+        wrong_images: those wrong before or after, up to 2,000; adapters from before they were stored have None.
+    """
 
     name: str
     digit: Digit
@@ -220,7 +241,8 @@ class AdapterSection(Document):
     trade: Trade
     dial: DialSection
     layers: Many[LayerRow]
-    examples: Many[ShownExample]
+    examples: Many[WrongImage]
+    wrong_images: Many[WrongImage] | None
     guard: GuardDecision | None
     made: Made
 

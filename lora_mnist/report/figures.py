@@ -18,20 +18,57 @@ from lora_mnist.runs.saved import HISTORY, RESTORE, Saved
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What a point of a plot says when the pointer is on it; `strength` is that of the adapter there, if any."""
+
+    x: float
+    y: float
+    words: str
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
 class Plot:
-    """A figure as the page and the folder need it; the same numbers give the same bytes."""
+    """A figure as the page and the folder need it; the same numbers give the same bytes.
+
+    Attributes:
+        table: the CSV file with its numbers.
+        marks: in the coordinates of its first axes.
+    """
 
     name: str
     figure: Figure = field(repr=False)
     alt: str
+    table: str
+    marks: tuple[Mark, ...] = ()
 
     @property
     def svg(self) -> bytes:
+        """Looks the same everywhere: its text is drawn."""
         return self._saved("svg", metadata={"Date": None, "Creator": None})
+
+    @property
+    def svg_with_text(self) -> bytes:
+        """Its text is text, without a font of its own, and its ground is left out."""
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            return self._saved("svg", metadata={"Date": None, "Creator": None}, transparent=True)
 
     @property
     def png(self) -> bytes:
         return self._saved("png", metadata={"Software": None}, dpi=120)
+
+    def place(self, mark: Mark) -> tuple[float, float]:
+        """Where a mark is in its axes: 0 to 1 from the left and from below, beyond that outside."""
+        axes = self.figure.axes[0]
+        axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform((mark.x, mark.y)))
+        return float(x), float(y)
+
+    def on_paper(self, x: float, y: float) -> tuple[float, float]:
+        """A place in its axes as points from the left and from the top, as SVG counts."""
+        left, bottom, width, height = self.figure.axes[0].get_position().bounds
+        wide, high = (72 * inches for inches in self.figure.get_size_inches())
+        return float(wide * (left + x * width)), float(high * (1 - bottom - y * height))
 
     def _saved(self, kind: str, **options: Any) -> bytes:
         file = io.BytesIO()
@@ -45,7 +82,7 @@ def plots_of(run: Run, report: Report, normalised: bool) -> Iterator[Plot]:
     yield from _of_base(report.base, bool(report.adapters), normalised)
     if not (losses := run.base.losses()):
         raise AlteredError(f"{run.base.folder / HISTORY} holds no losses.", RESTORE)
-    yield Plot("base-loss", plots.loss_curve(losses), "Loss of every pretraining step.")
+    yield _loss("base", losses, "Loss of every pretraining step.")
     if len(report.side_by_side) > len(report.adapters[:1]):  # several, or only a checkpoint
         yield _side_by_side(report.side_by_side)
     for section in report.adapters:
@@ -61,10 +98,13 @@ def _of_base(base: BaseSection, adapted: bool, normalised: bool) -> Iterator[Plo
         "base-confusion",
         plots.confusion(base.confusion, "Base: test images", normalised=normalised),
         f"Confusion matrix of the base: {base.errors.count} of {base.errors.of} test images are wrong.",
+        "base-confusion.csv",
     )
     if not adapted:
         wrong = [digit.count for digit in base.digits]
-        yield Plot("base-errors", plots.errors_per_digit(wrong), f"Wrong test images per digit: {wrong}.")
+        marks = tuple(Mark(one.digit, one.count, f"{one.digit}: {one.count} of {one.of} wrong") for one in base.digits)
+        alt = f"Wrong test images per digit: {wrong}."
+        yield Plot("base-errors", plots.errors_per_digit(wrong), alt, "base-digits.csv", marks)
 
 
 def _side_by_side(lines: Sequence[Line]) -> Plot:
@@ -74,7 +114,13 @@ def _side_by_side(lines: Sequence[Line]) -> Plot:
         f" {plots.others(before)} to {plots.others(after)} of the others"
         for name, before, after in ways
     ]
-    return Plot("side-by-side", plots.side_by_side(ways), f"Wrong test images. {'; '.join(words)}.")
+    marks = tuple(
+        Mark(counts.missed, plots.others(counts), f"{name}, {when}: {_counted(counts)}")
+        for name, before, after in ways
+        for when, counts in (("before", before), ("after", after))
+    )
+    alt = f"Wrong test images. {'; '.join(words)}."
+    return Plot("side-by-side", plots.side_by_side(ways), alt, "adapters.csv", marks)
 
 
 def _confusions(section: AdapterSection, normalised: bool) -> Iterator[Plot]:
@@ -86,17 +132,20 @@ def _confusions(section: AdapterSection, normalised: bool) -> Iterator[Plot]:
             f"{name}-before",
             plots.confusion(before, "Before: test images", normalised=normalised),
             f"Confusion matrix before, with {', '.join(section.on_top_of)}: {head.before.errors} errors.",
+            f"{name}-confusion.csv",
         )
     yield Plot(
         f"{name}-after",
         plots.confusion(after, f"With {name}: test images", darkest, normalised),
         f"Confusion matrix with {name}: {head.after.errors} errors.",
+        f"{name}-confusion.csv",
     )
     flows = ", ".join(f"{flow.true} taken for {flow.predicted} {signed(flow.change)}" for flow in section.flows or ())
     yield Plot(
         f"{name}-change",
         plots.confusion_change(before, after, "Change: after − before", normalised),
         f"Change of the confusion matrix. More than chance: {flows or 'nothing'}.",
+        f"{name}-confusion.csv",
     )
 
 
@@ -106,7 +155,12 @@ def _errors(section: AdapterSection) -> Plot:
         for row in section.digits
     )
     words = f"Change of the error rate of every digit, with intervals. Wrong test images: {', '.join(rows)}."
-    return Plot(f"{section.name}-errors", plots.change_per_digit(section.digits, section.digit), words)
+    marks = tuple(
+        Mark(100 * row.net / max(1, row.images), height, f"{row.digit}: {row.fixed} fixed, {row.broken} broken")
+        for height, row in enumerate(plots.from_below(section.digits, section.digit))
+    )
+    figure = plots.change_per_digit(section.digits, section.digit)
+    return Plot(f"{section.name}-errors", figure, words, f"{section.name}-digits.csv", marks)
 
 
 def _trade(section: AdapterSection) -> Plot:
@@ -121,7 +175,18 @@ def _trade(section: AdapterSection) -> Plot:
         f"{name} at strengths 0 to 1.5": section.trade.strength,
     }
     words = "; ".join(f"{way}: {counts.missed} missed, {counts.errors} errors" for way, counts in points)
-    return Plot(f"{name}-trade", plots.trade(curves, points, digit), f"Missed {digit}s against all errors. {words}.")
+    named = [Mark(counts.missed, counts.errors, f"{way}: {_counted(counts)}") for way, counts in points]
+    shifts = [
+        Mark(one.missed, one.errors, f"{one.shift:+.2f} on the logit of {digit}: {_counted(one)}".replace("-", "−"))
+        for one in section.trade.threshold
+    ]
+    strengths = [
+        Mark(one.missed, one.errors, f"strength {one.strength:g}: {_counted(one)}", one.strength)
+        for one in section.trade.strength
+    ]
+    alt = f"Missed {digit}s against all errors. {words}."
+    figure = plots.trade(curves, points, digit)
+    return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", (*shifts, *named, *strengths))
 
 
 def _dial(section: AdapterSection) -> Plot:
@@ -130,6 +195,16 @@ def _dial(section: AdapterSection) -> Plot:
         f"{section.name}-dial",
         plots.dial(dial, digit),
         f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {dial.recommended:g}.",
+        f"{section.name}-dial.csv",
+        tuple(
+            Mark(one.strength, 100 * share, f"strength {one.strength:g}: {100 * share:.2f} % {words}", one.strength)
+            for one in dial.points
+            for share, words in (
+                (one.accuracy, "accuracy"),
+                (one.recall, f"recall of {digit}"),
+                (one.recall_of_others, "recall of the others"),
+            )
+        ),
     )
 
 
@@ -141,9 +216,24 @@ def _of_training(adapter: Saved, section: AdapterSection) -> Iterator[Plot]:
             f"{name}-directions",
             plots.directions(directions, section.layers[0].singular_values),
             "Weights of each pixel in what the first layer's update looks for, the strongest direction first.",
+            f"{name}-layers.csv",
         )
     if losses := adapter.losses():  # an extracted adapter was not trained
-        yield Plot(f"{name}-loss", plots.loss_curve(losses), "Loss of every fine-tuning step.")
+        yield _loss(name, losses, "Loss of every fine-tuning step.")
+
+
+def _loss(name: str, losses: Sequence[float], alt: str) -> Plot:
+    """About fifty marks on the running mean."""
+    window, mean = plots.running_mean(losses)
+    marks = tuple(
+        Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}")
+        for i in range(0, len(mean), max(1, len(mean) // 50))
+    )
+    return Plot(f"{name}-loss", plots.loss_curve(losses), alt, f"{name}-loss.csv", marks)
+
+
+def _counted(counts: Counts) -> str:
+    return f"{counts.missed} missed, {counts.claimed} claimed, {counts.errors} errors in all"
 
 
 def signed(change: int) -> str:

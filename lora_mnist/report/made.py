@@ -76,6 +76,7 @@ def _making(saved: Saved, record: RunRecord | TuningRecord) -> _Making:
         device=record.device,
         threads=record.threads,
         versions=record.versions,
+        date=record.date,
     )
 
 

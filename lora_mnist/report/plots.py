@@ -14,8 +14,9 @@ from lora_mnist.evaluation.findings import Counts
 from lora_mnist.report.document import DialSection, DigitRow
 
 DIGITS = range(10)
-WIDTH = 5.2  # inches: at 390 pixels of a phone's screen a count is still 8 pixels high
+WIDTH = 5.6  # inches: text is then 12 to 16 pixels high where the page gives a plot 640, and 7 to 9 on a phone
 BLUE, ORANGE, GREY, INK = "#0072b2", "#b34a00", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
+SERIES = (BLUE, ORANGE, "#00664b", "#7a3fa0", "#8a6d00", "#b0306a", "#3d5a80", "#5c4033")  # of several adapters
 MARKERS = "os^DvPX*"
 BAR = (0.85, 0.2, 0.03, 0.62)  # where a colour bar stands; fixed places take half the time of a fitted layout
 
@@ -116,11 +117,17 @@ def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure
     reach = np.abs(pictures).max() or 1.0
     for i, (picture, value) in enumerate(zip(pictures, singular_values, strict=False)):
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(picture, cmap="PuOr_r", vmin=-reach, vmax=reach)
+        axes.imshow(_diverging(picture / reach))
         axes.set_title(f"σ = {value:.3g}", fontsize=8, pad=3)
         axes.set_axis_off()
     figure.subplots_adjust(0.02, 0.02, 0.98, 0.93, 0.05, 0.15)
     return figure
+
+
+def _diverging(values: np.ndarray) -> np.ndarray:
+    """-1 to 1 → RGBA: orange above 0, purple below, and the paper shows through where there is nothing."""
+    colours = np.where(values[..., None] > 0, (0.80, 0.38, 0.0), (0.46, 0.33, 0.72))
+    return np.concatenate([colours, np.abs(values)[..., None]], axis=-1)
 
 
 def side_by_side(ways: Sequence[tuple[str, Counts, Counts]]) -> Figure:
@@ -130,10 +137,10 @@ def side_by_side(ways: Sequence[tuple[str, Counts, Counts]]) -> Figure:
         ways: label, before, after.
     """
     figure, axes = _axes(len(ways))
-    for (label, before, after), marker in zip(ways, itertools.cycle(MARKERS)):
+    for (label, before, after), marker, colour in zip(ways, itertools.cycle(MARKERS), itertools.cycle(SERIES)):
         x, y = [before.missed, after.missed], [others(before), others(after)]
-        line = axes.plot(x, y, "-", linewidth=1.2, alpha=0.6)[0]
-        axes.plot(x[1], y[1], marker, color=line.get_color(), markersize=8, label=label, linestyle="none")
+        axes.plot(x, y, "-", color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(x[1], y[1], marker, color=colour, markersize=8, label=label, linestyle="none")
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
     axes.set_xlim(left=0)
     axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
@@ -163,7 +170,7 @@ def change_per_digit(rows: Sequence[DigitRow], target: int) -> Figure:
     A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
     """
     figure, axes = _axes()
-    ordered = sorted(rows, key=lambda row: (row.digit == target, -row.digit))
+    ordered = from_below(rows, target)
     for height, row in enumerate(ordered):
         colour = GREY if row.is_chance else ORANGE if row.net > 0 else BLUE
         share = 100 / max(1, row.images)
@@ -181,6 +188,11 @@ def change_per_digit(rows: Sequence[DigitRow], target: int) -> Figure:
     return figure
 
 
+def from_below(rows: Sequence[DigitRow], target: int) -> list[DigitRow]:
+    """In the order in which they are drawn."""
+    return sorted(rows, key=lambda row: (row.digit == target, -row.digit))
+
+
 def _with_room_for_counts(axes: Axes) -> tuple[float, float, float, float]:
     left, bottom, width, height = axes.get_position().bounds
     return left + 0.03, bottom, width - 0.13, height
@@ -189,9 +201,8 @@ def _with_room_for_counts(axes: Axes) -> tuple[float, float, float, float]:
 def loss_curve(losses: Sequence[float]) -> Figure:
     """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
     figure, axes = _axes()
-    window = max(1, len(losses) // 50)
+    window, running = running_mean(losses)
     steps = np.arange(1, len(losses) + 1)
-    running = np.convolve(losses, np.ones(window) / window, mode="valid")
     axes.plot(steps, losses, color=GREY, alpha=0.35, linewidth=0.8, label="each step")
     axes.plot(steps[window - 1 :], running, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
     if min(losses) > 0:
@@ -202,6 +213,12 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     axes.set(xlabel="step", ylabel="cross-entropy")
     axes.legend(frameon=False)
     return figure
+
+
+def running_mean(losses: Sequence[float]) -> tuple[int, np.ndarray]:
+    """Over how many steps, and the means from that step on."""
+    window = max(1, len(losses) // 50)
+    return window, np.convolve(losses, np.ones(window) / window, mode="valid")
 
 
 def _axes(labels: int = 0) -> tuple[Figure, Axes]:

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from lora_mnist.datasets.doubtful import DOUBTFUL
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.findings import (
     COUNTS,
@@ -31,10 +30,10 @@ from lora_mnist.report.document import (
     LayerRow,
     Share,
     ShiftedThreshold,
-    ShownExample,
     Trade,
     Yardstick,
 )
+from lora_mnist.report.images import judged_of
 from lora_mnist.report.made import made_of
 from lora_mnist.runs.records import AdapterParameters, FullParameters, TuningRecord
 from lora_mnist.runs.rundir import Run
@@ -90,7 +89,7 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
     """
     one = _stored(run, saved)
     record, shifted = one.record, one.analysis.threshold
-    on_test = shifted.splits["test"]
+    on_test, judged = shifted.splits["test"], judged_of(run, saved)
     return AdapterSection(
         name=one.saved.name,
         digit=one.digit,
@@ -112,7 +111,8 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
         trade=Trade(threshold=shifted.curve, strength=one.dial.splits["test"]),
         dial=_dial(one),
         layers=tuple(LayerRow(layer=path, **dict(effect)) for path, effect in one.layers.items()),
-        examples=_examples(one.analysis, run.record.dataset.name),
+        examples=judged.examples(one.analysis),
+        wrong_images=judged.wrong_images(),
         guard=record.guard,
         made=made_of(one.saved),
     )
@@ -220,8 +220,3 @@ def _dial(one: _Stored) -> DialSection:
     if at is None:
         raise AlteredError(f"{one.saved.folder / ANALYSIS} has no test counts at the strength it recommends.", RESTORE)
     return DialSection(measured_on=dial.measured_on, recommended=dial.recommended, points=points, test=at)
-
-
-def _examples(analysis: Analysis, dataset: str) -> tuple[ShownExample, ...]:
-    doubtful = DOUBTFUL if dataset == "mnist" else {}
-    return tuple(ShownExample(**dict(one), agreed=doubtful.get(one.index)) for one in analysis.examples)

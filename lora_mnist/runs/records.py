@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Tag
@@ -61,11 +62,12 @@ class Evaluation(Document):
 
 
 class Environment(Document):
-    """Where it was made, and with what."""
+    """Where it was made, with what, and when: UTC, ISO 8601, to the second. Older records have no `date`."""
 
     device: str
     threads: Count
     versions: dict[str, str]
+    date: Maybe[str] = None
 
 
 class _RunFacts(Document):
@@ -265,7 +267,7 @@ def evaluation_of(
 
 
 def environment(device: torch.device) -> Environment:
-    """Where something is made, and with what: `**dict(environment(device))` are the entries of a record."""
+    """Where something is made, with what, and that it is now: `**dict(environment(device))` are entries of a record."""
     import numpy
     import torch
 
@@ -275,4 +277,5 @@ def environment(device: torch.device) -> Environment:
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
     }
-    return Environment(device=str(device), threads=torch.get_num_threads(), versions=versions)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Environment(device=str(device), threads=torch.get_num_threads(), versions=versions, date=now)

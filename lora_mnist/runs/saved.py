@@ -133,8 +133,11 @@ class Saved:
 
         return load_tensors(self.file(LOGITS))
 
-    def pictures(self) -> dict[str, numpy.ndarray]:
-        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32.
+    def arrays(self, name: str, *required: str) -> dict[str, numpy.ndarray]:
+        """The tensors of a file by name, read without torch.
+
+        Args:
+            required: names that have to be among them.
 
         Raises:
             RunError: they cannot be read.
@@ -143,10 +146,21 @@ class Saved:
         from safetensors.numpy import load
 
         try:
-            pictures = load(self.content(PICTURES))
-            return {name: pictures[name] for name in ("examples", "directions")}
+            arrays = load(self.content(name))
         except (SafetensorError, KeyError) as error:
-            raise AlteredError(f"{self.folder / PICTURES} holds no pictures: {error!r}.", RESTORE) from error
+            raise AlteredError(f"{self.folder / name} holds no tensors: {error!r}.", RESTORE) from error
+        if missing := [one for one in required if one not in arrays]:
+            raise AlteredError(f"{self.folder / name} has no {', '.join(missing)}.", RESTORE)
+        return arrays
+
+    def pictures(self) -> dict[str, numpy.ndarray]:
+        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32; and of the test images that are wrong
+        before or after `wrong` uint8, `wrong_index` and `wrong_label` int64 (n,). Older adapters lack these three.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        return self.arrays(PICTURES, "examples", "directions")
 
     def content(self, name: str) -> bytes:
         """A file's bytes; those of JSON files are kept for whoever asks next. Raises RunError if it cannot be read."""
@@ -191,7 +205,7 @@ class Draft:
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
     def pictures(self, pictures: Mapping[str, torch.Tensor]) -> None:
-        """(n, 28, 28) by what they show; for the report."""
+        """What `Saved.pictures` gives back; for the report."""
         self._tensors(PICTURES, pictures)
 
     def _tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:

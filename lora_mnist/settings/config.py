@@ -1,20 +1,17 @@
 """TOML files and command-line options → one validated, frozen `Settings`.
 
-Layers, lowest first: `default.toml`, the run's stored settings, a `--config`, the command line. Each may carry a
-`digits` table, laid over the rest of that layer when the data set is the embedded digits.
+Layers, lowest first: `default.toml`, the run's stored settings, a `--config`, the command line.
 """
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from lora_mnist.errors import UsageError
+from lora_mnist.settings.layers import Layer, config_path, merge, read_config
 from lora_mnist.settings.strict import Document, Some, first_fault
 
-Layer = Mapping[str, Any]  # nested tables, as TOML gives them
 KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 GuardRule = Literal["every-digit", "errors", "digit", "none"]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
@@ -117,30 +114,16 @@ class Settings(Document):
     finetune: FinetuneSettings
 
 
-def config_names() -> list[str]:
-    """The configs that come with the package."""
-    return sorted(path.stem for path in _folder().glob("*.toml"))
-
-
 def load_config(name_or_path: str) -> Layer:
     """Read a shipped config by its name or any TOML file by its path.
 
     Raises:
         UsageError: there is no such config, it is not TOML, or a key or value in it is not valid.
     """
-    path = _folder() / f"{name_or_path}.toml" if name_or_path in config_names() else Path(name_or_path)
-    try:
-        layer = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(
-            f"There is no config {name_or_path!r}: {error.strerror}.",
-            f"Give a TOML file or one of {', '.join(config_names())}.",
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not TOML: {error}.", "Correct it there.") from error
+    layer = read_config(name_or_path)
     if name_or_path != "default":
         for dataset in ("mnist", "digits"):  # both, so that a mistake is found on either data set
-            resolve([load_config("default"), layer], dataset, origin=str(path))
+            resolve([load_config("default"), layer], dataset, origin=str(config_path(name_or_path)))
     return layer
 
 
@@ -159,31 +142,3 @@ def resolve(layers: Sequence[Layer], dataset: str, origin: str = "the command li
                 f"There is no setting `{key}` (in {origin}).", "Settings and their meaning stand in default.toml."
             ) from error
         raise UsageError(f"`{key}` (={value!r}) {rule} (in {origin}).", "Correct that value.") from error
-
-
-def merge(layers: Sequence[Layer], dataset: str) -> dict[str, Any]:
-    """The nested tables of `layers` laid over each other; later ones win, `digits` tables count on that data set."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        _lay_over(merged, {key: value for key, value in layer.items() if key != "digits"})
-        if dataset == "digits":
-            _lay_over(merged, layer.get("digits", {}))
-    return merged
-
-
-def _lay_over(below: dict[str, Any], above: Any) -> None:
-    if not isinstance(above, Mapping):
-        below["digits"] = above  # not a table: kept as it is, for the validation to refuse by name
-        return
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            below[key] = {**below[key], **value}
-        else:
-            below[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _folder() -> Path:
-    """`configs/` lies in the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_mnist.errors import UsageError
-from lora_mnist.settings.config import Layer, Settings, load_config, merge, resolve
+from lora_mnist.settings.config import Settings, load_config, resolve
+from lora_mnist.settings.layers import Layer, merge
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Request:
         config: a config's name or path.
         options: settings given on the command line, nested like a config file.
         force: replace what is finished.
-        quiet: no progress bars.
+        quiet: no progress is shown.
+        stage: what is put before the progress of a training, such as "2/4 ".
     """
 
     run: Path = Path("runs/default")
@@ -38,6 +40,7 @@ class Request:
     threads: int | None = None
     force: bool = False
     quiet: bool = True
+    stage: str = ""
 
     def settings(self, stored: Settings | None, dataset: str) -> Settings:
         """Defaults, then the run's `stored` settings, then a config, then the command line, all for `dataset`.

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
 from lora_mnist.training.model import normalise
 from lora_mnist.training.optimizer import adam
-
-WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
+from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,18 @@ class History:
 
 
 def train(
-    model: nn.Module, data: TrainingData, settings: TrainingSettings, description: str = "training", quiet: bool = True
+    model: nn.Module,
+    data: TrainingData,
+    settings: TrainingSettings,
+    description: str = "training",
+    progress: Progress = SILENT,
 ) -> History:
     """Minimise the mean cross-entropy of each batch in turn.
 
     Args:
         model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode.
         settings: optimizer, learning rate, schedule, weight decay.
-        quiet: True shows no progress bar; False shows one if standard error is a terminal.
+        description, progress: what is shown of it, and how.
 
     Raises:
         UsageError: the loss or a weight became NaN or infinite.
@@ -66,8 +68,8 @@ def train(
     rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(batches), device=images.device)
     model.train()
-    with tqdm(batches, desc=description, unit="step", leave=False, disable=quiet or None) as bar:
-        for step, batch in enumerate(bar):
+    with progress.of(description, losses) as show:
+        for step, batch in enumerate(batches):
             seen = normalise(images[batch])  # (B, 28, 28)
             if warps is not None:
                 seen = warp(seen, warps[step])
@@ -77,9 +79,9 @@ def train(
             optimizer.step(rates[step])
             losses[step] = loss.detach()
             if step % WINDOW == WINDOW - 1:
-                running = _finite_mean(losses[: step + 1])
-                bar.set_postfix(loss=f"{running:.3f}", refresh=False)
-    _finite_mean(losses)
+                _require_finite(losses[: step + 1])
+            show(step + 1)
+    _require_finite(losses)
     if not all(bool(weight.isfinite().all()) for weight in weights):
         raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
     model.eval()
@@ -93,12 +95,10 @@ def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:
     return tuple(settings.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps))
 
 
-def _finite_mean(losses: torch.Tensor) -> float:
-    """Mean of the last window. Raises UsageError if a loss in it is not a finite number."""
-    window = losses[-WINDOW:]
-    if not bool(window.isfinite().all()):
+def _require_finite(losses: torch.Tensor) -> None:
+    """Raises UsageError if a loss of the last window is not a finite number."""
+    if not bool(losses[-WINDOW:].isfinite().all()):
         step = int((~losses.isfinite()).nonzero()[0])
         raise UsageError(
             f"The loss became {float(losses[step])} in step {step + 1}.", "Choose a lower --learning-rate."
         )
-    return float(window.mean())

@@ -12,37 +12,42 @@ from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, focus_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
 from lora_mnist.training.model import MLP, normalise
+from lora_mnist.training.progress import SILENT, Progress
 
 CHUNK = 1000  # images in one forward pass
 
 
-def train_base(settings: Settings, dataset: Dataset, device: torch.device, quiet: bool) -> tuple[MLP, History]:
+def train_base(
+    settings: Settings, dataset: Dataset, device: torch.device, progress: Progress = SILENT
+) -> tuple[MLP, History]:
     """A new base and its history."""
     torch.manual_seed(settings.seed)
     model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
     recipe, images, labels = settings.pretrain, dataset.train.images, dataset.train.labels
     batches = epoch_batches(len(labels), recipe.batch_size, recipe.epochs, torch.default_generator)
-    return model, train(model, TrainingData(images, labels, batches), recipe, "pretraining", quiet)
+    return model, train(model, TrainingData(images, labels, batches), recipe, "pretraining", progress)
 
 
 def train_adapter(
-    start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, quiet: bool
+    start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
 ) -> tuple[MLP, History]:
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history."""
     adapted = copy.deepcopy(start)
     torch.manual_seed(settings.seed)
     inject(adapted, name, lora_config(settings))
-    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, quiet)
+    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress)
 
 
-def train_all_weights(base: MLP, digit: int, settings: Settings, dataset: Dataset, quiet: bool) -> tuple[MLP, History]:
+def train_all_weights(
+    base: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
+) -> tuple[MLP, History]:
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, quiet)
+    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress)
 
 
-def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, quiet: bool) -> History:
+def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress) -> History:
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +59,7 @@ def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: 
         warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(images.device)
     offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
     data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
-    return train(model, data, recipe, f"fine-tuning on {digit}", quiet)
+    return train(model, data, recipe, f"fine-tuning {digit}", progress)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 import torch
 
-from lora_mnist.evaluation.analysis import MOST, Twin, analyse, changed_images
+from lora_mnist.evaluation.analysis import MOST, MOST_WRONG, Twin, analyse, changed_images, wrong_images
 
 
 def logits(*rows):
@@ -34,6 +34,21 @@ def test_of_many_only_the_largest_swings():
 def test_nothing_changed():
     same = torch.randn(20, 10)
     assert changed_images(same, same, torch.zeros(20, dtype=torch.int64)) == ()
+
+
+def test_images_that_are_wrong_before_or_after():
+    before, after = torch.eye(10)[[1, 2, 3, 3]], torch.eye(10)[[1, 1, 3, 2]]
+    assert wrong_images(before, after, torch.tensor([1, 1, 3, 3])).tolist() == [1, 3]
+    assert wrong_images(before, before, torch.tensor([1, 2, 3, 3])).tolist() == []
+
+
+def test_of_too_many_wrong_images_every_way_keeps_some():
+    labels = torch.zeros(MOST_WRONG + 3, dtype=torch.int64)
+    before = torch.eye(10)[[1] * MOST_WRONG + [2, 2, 3]]
+    chosen = wrong_images(before, before, labels).tolist()
+    assert len(chosen) == MOST_WRONG
+    assert chosen == sorted(chosen)
+    assert {MOST_WRONG, MOST_WRONG + 1, MOST_WRONG + 2} <= set(chosen)
 
 
 def test_a_twin_stands_there_with_one_number_too():

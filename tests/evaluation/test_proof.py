@@ -44,13 +44,13 @@ def test_an_honest_adapter_passes(pair):
     assert torch.equal(logits["test"], logits_of(pair[1], IMAGES["test"]))
 
 
-@pytest.mark.parametrize("tensor", ["linear1.base.weight", "linear2.weight", "linear3.base.bias"])
+@pytest.mark.parametrize("tensor", ["linear1.weight", "linear2.weight", "linear3.bias"])
 def test_one_flipped_bit_of_the_base_is_caught_and_named(pair, tensor):
     bits = pair[1].state_dict()[tensor].view(torch.int32).view(-1)
     bits[len(bits) // 2] ^= 1
     found = findings(pair)
     assert not found.passed
-    assert found.frozen.changed_bytes == {tensor.replace(".base", ""): 1}
+    assert found.frozen.changed_bytes == {tensor: 1}
     assert "changed" in failures(found)[0]
 
 

@@ -137,3 +137,9 @@ def test_a_threshold_without_any_error_is_no_trouble():
     nothing = ShiftedLogit(shift=1.0, chosen_on="val", splits={"test": Counts(missed=0, claimed=0, errors=0)})
     words = verdict_of(analysis(REPAIRED, (10, 5), GAINS, nothing), DIGIT).words
     assert "It makes 320 more errors than a shifted threshold, which misses 0." in words
+
+
+def test_its_parts_make_its_words():
+    found = verdict_of(analysis((90, 5), (20, 5)), DIGIT)
+    assert found.words == f"{found.headline} {found.price} {found.beside}"
+    assert found.headline.startswith(f"{found.title}: ")

@@ -214,7 +214,7 @@ def test_matrices_that_are_not_finite_are_refused():
 
 def test_an_update_too_large_for_its_layer_is_refused():
     model = nn.Sequential(nn.Linear(4, 3)).half()
-    add(model, "a", LoRAConfig(rank=2))
+    add(model, "a", LoRAConfig(rank=2, dtype=torch.float16))
     with pytest.raises(LoRAError, match="too large"):
         combine_cat(model, "b", {"a": 1e9})
     assert strengths(model) == {"a": 1.0}

@@ -150,7 +150,8 @@ def test_a_merged_copy_keeps_shared_layers_shared_and_tied_weights_untouched():
     model = nn.Sequential(shared, nn.Sequential(shared), nn.Embedding(6, 6))
     model[2].weight = shared.weight
     embedding = model[2].weight.detach().clone()
-    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    with pytest.warns(UserWarning, match="0 shares its weight with 2, which stays as it is"):
+        add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
     plain = merged_copy(model)
     assert plain[0] is plain[1][0]
     assert torch.equal(plain[2].weight, embedding)
@@ -193,15 +194,33 @@ def test_a_model_merged_under_inference_mode_can_be_trained_around():
     assert images.grad.any()
 
 
-def test_hooks_that_a_merged_weight_would_go_past_are_refused():
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks_that_a_merged_weight_would_go_past_are_refused(kind):
     model, _ = adapted("a")
-    handle = model.linear2.base.register_forward_hook(lambda layer, x, y: 2 * y)
+    handle = getattr(model.linear2.base, kind)(lambda *_: None)
     for action in (merge, merged_copy):
-        with pytest.raises(LoRAError, match=r"linear2 has forward hooks"):
+        with pytest.raises(LoRAError, match=r"linear2 has hooks"):
             action(model)
     assert not is_merged(model)
     handle.remove()
     merge(model)
+    getattr(model.linear2.base, kind)(lambda *_: None)  # too late for `merge`
+    with pytest.raises(LoRAError, match="has hooks"):
+        model(IMAGES)
+
+
+def test_a_model_without_adapters_cannot_be_merged():
+    for action in (merge, merged_copy):
+        with pytest.raises(LoRAError, match="nothing to merge"):
+            action(nn.Sequential(nn.Linear(4, 4)))
 
 
 class Doubled(nn.Module):
@@ -234,7 +253,8 @@ def test_a_merged_copy_leaves_what_a_weight_is_made_from_as_it_was():
     model = nn.Sequential(parametrized("weight"), nn.Embedding(4, 6))
     model[1].weight = model[0].parametrizations.weight.original
     embedding = model[1].weight.detach().clone()
-    add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
+    with pytest.warns(UserWarning, match="0 shares its weight with 1"):
+        add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
     assert torch.equal(merged_copy(model)[1].weight, embedding)
     assert torch.equal(model[1].weight, embedding)
 

@@ -2,12 +2,15 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import lora_mnist.lora
 from lora_mnist.datasets.download import import_torchvision
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
 from lora_mnist.lora import (
@@ -20,7 +23,7 @@ from lora_mnist.lora import (
     updates_of,
 )
 from lora_mnist.lora.peft import load_adapter, load_config, load_seal, save_adapter
-from lora_mnist.lora.seal import seal
+from lora_mnist.lora.seal import seal, seal_model
 from lora_mnist.training.model import MLP
 
 from ..conftest import relative
@@ -144,8 +147,6 @@ def test_what_peft_saved_of_a_transformer(peft, tmp_path):
         ("lora_bias", {"lora_bias": True}),
         ("init_lora_weights", {"init_lora_weights": "pissa"}),
         ("init_lora_weights", {"init_lora_weights": "olora"}),
-        ("modules_to_save", {"modules_to_save": ["linear3"]}),
-        ("exclude_modules", {"exclude_modules": ["linear2"]}),
     ],
 )
 def test_what_peft_saved_with_an_option_of_its_own_is_refused_by_name(peft, tmp_path, name, options):
@@ -183,7 +184,7 @@ def test_the_wrong_base_is_refused_and_the_first_tensor_named(saved, allowed):
 def test_an_adapter_comes_back_as_it_was(saved):
     base, model, folder = saved
     assert load_config(folder, linear_layers(base)) == CONFIG
-    assert load_seal(folder) == seal(base.state_dict())
+    assert load_seal(folder) == seal_model(base)
     again = copy.deepcopy(base).eval()
     state = torch.get_rng_state()
     load_adapter(folder, again, "other-name")
@@ -232,7 +233,6 @@ def test_a_second_adapter_loads_beside_the_first(saved, tmp_path):
         ("fan_in_fan_out", True),
         ("peft_type", "LOHA"),
         ("new", 1),
-        ("layers_to_transform", 0),
         ("use_rslora", "false"),
     ],
 )
@@ -251,6 +251,19 @@ def test_what_peft_would_guess_silently_must_be_there(saved, option):
     path.write_text(json.dumps(document))
     with pytest.raises(AdapterError, match=option):
         load_config(saved[2], linear_layers(saved[0]))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("modules_to_save", 3), ("exclude_modules", [1]), ("layers_to_transform", "all"), ("layers_pattern", {"a": 1})],
+)
+def test_an_option_of_another_kind_is_refused_by_name(saved, option, value):
+    base, _, folder = saved
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), option: value}))
+    with pytest.raises(AdapterError, match=option):
+        load_adapter(folder, base, "a")
+    assert adapter_names(base) == []
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"r": "x", "lora_alpha": 1, "target_modules": ["linear1"]}'])
@@ -373,10 +386,49 @@ def test_an_adapter_that_is_not_finite_is_not_saved(saved, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_too_large_for_the_base_is_refused(saved):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_an_adapter_is_served_on_its_base_in_another_dtype(saved, dtype):
     base, model, folder = saved
+    served = copy.deepcopy(base).eval().to(dtype)
+    load_adapter(folder, served, "a")
+    torch.testing.assert_close(served(IMAGES.to(dtype)).float(), model(IMAGES), rtol=0.05, atol=0.3)
     with torch.no_grad():
-        updates_of(model, "a")["linear1"].lora_B[0] = 1e30
-    save_adapter(folder, model, "a")
-    with pytest.raises(AdapterError, match=r"not finite in torch\.float16"):
-        load_adapter(folder, base.half(), "a", seal(base_tensors(model)))
+        base.linear2.weight[0, 0] += 1
+    with pytest.raises(AdapterError, match=r"linear2\.weight differs"):
+        load_adapter(folder, base.to(dtype), "a")
+
+
+def test_any_base_is_taken_if_that_is_asked_for_with_a_warning(saved):
+    base, _, folder = saved
+    nn.init.zeros_(base.linear2.bias)
+    with pytest.warns(UserWarning, match="trained on this base is not checked"):
+        load_adapter(folder, base, "a", base="any")
+    assert adapter_names(base) == ["a"]
+
+
+def test_moved_running_statistics_are_a_warning_and_other_weights_an_error(tmp_path):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    model = copy.deepcopy(base)
+    add(model, "a", LoRAConfig(rank=2))
+    model.train()(torch.randn(5, 4))
+    save_adapter(tmp_path, model, "a")
+    with pytest.warns(UserWarning, match=r"these weights, but other buffers: 1\.num_batches_tracked differs"):
+        load_adapter(tmp_path, base, "a")
+    nn.init.zeros_(base[1].weight)
+    with pytest.raises(AdapterError, match=r"1\.weight differs"):
+        load_adapter(tmp_path, base, "b")
+
+
+def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(tmp_path):
+    torch.manual_seed(0)
+    base = MLP((12, 11)).eval()
+    model, folder = _save(tmp_path, base, LoRAConfig(("linear1",), rank=3, alpha=5.0, dtype=torch.float64))
+    assert {tensor.dtype for tensor in load_file(folder / "adapter_model.safetensors").values()} == {torch.float64}
+    assert load_adapter(folder, base, "a")["linear1"].lora_A.dtype == torch.float64
+    assert torch.equal(base(IMAGES), model(IMAGES))
+
+
+def test_errors_name_no_option_of_a_command_line():
+    for file in Path(lora_mnist.lora.__file__).parent.glob("*.py"):
+        assert not re.search(r'["` ]--[a-z]', file.read_text()), file

@@ -3,9 +3,10 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from lora_mnist.errors import DamagedError
-from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+from lora_mnist.lora.seal import Seal, changed_bytes, differences, first_difference, seal, seal_model
 
 
 def tensors():
@@ -59,3 +60,49 @@ def test_a_seal_survives_as_text_and_a_damaged_one_is_refused():
     for damaged in (json.dumps(document), "", "[]", "{}", "null"):
         with pytest.raises(DamagedError):
             Seal.from_text(damaged)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_the_same_weights_in_another_dtype_are_known_for_that(network, dtype):
+    sealed = seal_model(network)
+    found = differences(sealed, seal(network.to(dtype).state_dict()))
+    assert found.pop("0.weight") == f"cast to {str(dtype).removeprefix('torch.')}"
+    assert set(found.values()) == {f"cast to {str(dtype).removeprefix('torch.')}"}
+    with torch.no_grad():
+        network[0].weight[1, 1] *= 1.5
+    assert differences(sealed, seal(network.state_dict()))["0.weight"] == "other"
+
+
+def test_running_statistics_are_told_from_weights(network):
+    sealed = seal_model(network)
+    network(torch.randn(5, 4))
+    assert differences(sealed, seal(network.state_dict())) == {
+        "1.num_batches_tracked": "buffer",
+        "1.running_mean": "buffer",
+        "1.running_var": "buffer",
+    }
+    found = network.state_dict()
+    del found["1.running_mean"]
+    assert differences(sealed, seal(found))["1.running_mean"] == "other"  # missing is not moved
+
+
+def test_a_plain_seal_tells_neither_and_its_text_is_as_it_always_was(network):
+    sealed = seal(network.state_dict())
+    assert set(json.loads(sealed.to_text())) == {"sha256", "tensors"}
+    assert set(differences(sealed, seal(network.bfloat16().state_dict())).values()) == {"other"}
+
+
+def test_what_a_seal_knows_more_survives_as_text_and_is_sealed_too(network):
+    sealed = seal_model(network)
+    assert Seal.from_text(sealed.to_text()) == sealed
+    assert sealed.sha256 == seal(network.state_dict()).sha256
+    document = json.loads(sealed.to_text())
+    document["casts"]["bfloat16"]["0.weight"] = "0" * 64
+    with pytest.raises(DamagedError):
+        Seal.from_text(json.dumps(document))

@@ -286,3 +286,18 @@ def test_the_report_shows_the_twin_and_the_full_fine_tuning_beside_the_repair(ru
 
     assert f"digit3-full: all weights trained</th>{cells(full.splits['test'].after)}" in page
     assert f"on the logit of 3, chosen on val</th>{cells(analysis.threshold.splits['test'])}" in page
+
+
+def test_a_digit_without_a_miss_on_val_is_said_before_it_is_trained(run_copy, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    work = workspace(run_copy)
+    truth = work.dataset.val.labels
+    right = work.run.base.logits()["val"].argmax(1) == truth
+    flawless = [digit for digit in range(10) if right[truth == digit].all()]
+    assert flawless
+    monkeypatch.setattr(recipe, "train", None)  # calling it fails
+    for digit in (flawless[0], work.target_digit()):
+        caplog.clear()
+        with pytest.raises(TypeError):
+            finetune(workspace(run_copy, digit=digit, name="x"))
+        assert ("are right already" in caplog.text) == (digit == flawless[0])

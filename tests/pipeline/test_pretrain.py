@@ -34,8 +34,16 @@ def test_what_is_returned_is_what_was_stored(tmp_path):
     work, pretraining = pretrain(smoke(tmp_path))
     stored = json.loads((tmp_path / "base" / "evaluation.json").read_text())
     seconds = json.loads((tmp_path / "run.json").read_text())["seconds"]
-    assert pretraining.model_dump(mode="json") == {**stored, "run": str(tmp_path), "seconds": seconds}
+    found = pretraining.model_dump(mode="json")
+    weakest = found.pop("weakest")
+    assert found == {**stored, "run": str(tmp_path), "seconds": seconds}
+    assert weakest["digit"] == work.target_digit()
+    assert (weakest["wrong"], weakest["images"]) == (max(stored["splits"]["val"]["wrong"]), 36)
     assert work.sealed.sha256 == pretraining.base_seal
+
+
+def test_without_val_no_digit_is_called_the_weakest(tmp_path):
+    assert pretrain(smoke(tmp_path, data={"dataset": "digits", "val_share": 0.0}))[1].weakest is None
 
 
 def test_the_record_tells_how_the_run_was_made(finished_run):

@@ -20,24 +20,59 @@ from ..reads import json_reads
 def test_every_stage_is_shown_as_soon_as_it_is_known_and_returned(tmp_path):
     shown, there = [], []
 
-    def show(stage):
-        shown.append(stage)
+    def show(done):
+        shown.append(done)
         there.append((Run(tmp_path).base.is_finished, len(Run(tmp_path).adapters())))
 
-    work, whole = run(smoke(tmp_path), 2, show)
-    pretraining, rounds, verification = shown
+    work, whole = run(smoke(tmp_path), 2, show=show)
+    pretraining, *rounds, verification = [done.result for done in shown]
     assert isinstance(pretraining, Pretraining)
     assert all(isinstance(one, Tuning) for one in rounds)
     assert isinstance(verification, Verification)
-    assert (whole.pretraining, whole.rounds, whole.verification) == (pretraining, rounds, verification)
-    assert there == [(True, 0), (True, 2), (True, 2)]
+    assert (whole.pretraining, whole.rounds, whole.verification) == (pretraining, tuple(rounds), verification)
+    assert there == [(True, 0), (True, 1), (True, 2), (True, 2)]
+    assert not any(done.skipped for done in shown)
+    assert all(done.seconds > 0 for done in shown)
     assert verification.passed
     assert [saved.name for saved in work.run.adapters()] == [one.record.name for one in rounds]
     assert [entry.name for entry in verification.adapters] == [one.record.name for one in rounds]
     shown.clear()
     before = snapshot(tmp_path)
-    assert run(smoke(tmp_path), 2)[1] == whole  # nothing is done again, and nobody has to look
+    assert run(smoke(tmp_path), 2, show=show)[1] == whole  # nothing is done again
+    assert [done.skipped for done in shown] == [True, True, True, False]
     assert snapshot(tmp_path) == before
+
+
+def test_overall_is_from_the_base_to_all_rounds(tmp_path):
+    work, whole = run(smoke(tmp_path), 2)
+    base, last = work.run.base.logits(), work.run.adapter(whole.rounds[-1].record.name).logits()
+    for split, truth in work.labels.items():
+        right, after = base[split].argmax(1) == truth, last[split].argmax(1) == truth
+        found = whole.overall[split]
+        assert (found.before.errors, found.after.errors) == (int((~right).sum()), int((~after).sum()))
+        assert sum(found.broken) == int((right & ~after).sum())
+
+
+def test_a_second_run_with_another_rank_adds_an_adapter_and_says_so(run_copy, adapter, caplog):
+    caplog.set_level("INFO")
+    resume = smoke(run_copy, finetune={"rank": 1})
+    (tuning,) = run(resume)[1].rounds
+    assert Run(run_copy).adapter_names() == [adapter.name, tuning.record.name]
+    note = f"{tuning.record.name} is added to this run, beside {adapter.name}"
+    assert note in caplog.text
+    caplog.clear()
+    run(resume)
+    assert note not in caplog.text
+
+
+def test_a_twin_is_trained_when_asked_for_and_missed_when_it_is_not_there(tmp_path):
+    (tuning,) = run(smoke(tmp_path), twin=True)[1].rounds
+    assert tuning.analysis.twin is not None
+    assert run(smoke(tmp_path), twin=True)[1].rounds == (tuning,)
+    other = smoke(tmp_path, finetune={"rank": 1})
+    run(other)
+    with pytest.raises(UsageError, match="without a twin"):
+        run(other, twin=True)
 
 
 @pytest.mark.parametrize("finished", [False, True])

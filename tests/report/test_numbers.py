@@ -15,7 +15,7 @@ from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.findings import COUNTS
 from lora_mnist.files import to_json
 from lora_mnist.pipeline import Applied, evaluate, finetune, finetune_full, pretrain
-from lora_mnist.report.document import Report, ShownExample
+from lora_mnist.report.document import Report, WrongImage
 from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.rundir import Run
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_among_the_adapters_is_refused_by_name(run_copy):
 
 
 def test_doubtful_labels_are_marked_on_mnist_only(run_copy, monkeypatch):
-    def first() -> ShownExample:
+    def first() -> WrongImage:
         return report_of(Run(run_copy)).adapters[0].examples[0]
 
     monkeypatch.setitem(DOUBTFUL, first().index, 2)

@@ -69,7 +69,7 @@ def test_readers_find_what_a_killed_writer_set_aside_and_move_nothing(run_copy, 
     assert evaluate(work, [Applied(adapter.name)]).splits == evaluate(work, checkpoint=merged).splits
     saved = Run(run_copy).adapter(adapter.name)
     assert len(saved.losses()) == 20
-    assert set(saved.pictures()) == {"examples", "directions"}
+    assert set(saved.pictures()) == {"examples", "directions", "wrong", "wrong_index", "wrong_label"}
     assert snapshot(run_copy) == before
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lora_mnist.errors import UsageError
-from lora_mnist.settings.config import load_config, merge, resolve
+from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.settings.layers import merge
 
 DEFAULT = load_config("default")
 

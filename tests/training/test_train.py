@@ -53,7 +53,7 @@ def plain_training(model, split, steps=None):
 
 
 def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
-    _, history = train_base(settings, digits, torch.device("cpu"), quiet=True)
+    _, history = train_base(settings, digits, torch.device("cpu"))
     torch.manual_seed(settings.seed)
     plain = MLP((40, 30))
     expected = plain_training(plain, (digits.train.images, digits.train.labels))
@@ -61,8 +61,8 @@ def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
 
 
 def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
-    base, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
-    adapted, history = train_adapter(base, "a", 9, settings, digits, quiet=True)
+    base, _ = train_base(settings, digits, torch.device("cpu"))
+    adapted, history = train_adapter(base, "a", 9, settings, digits)
 
     torch.manual_seed(settings.seed)
     base.requires_grad_(False)
@@ -84,7 +84,7 @@ def test_seeds_decide_everything_and_nothing_else_does(digits, settings):
     def bits(seed):
         torch.rand(3)  # whatever was drawn before
         chosen = settings.model_copy(update={"seed": seed})
-        return [p.sum().item() for p in train_base(chosen, digits, torch.device("cpu"), quiet=True)[0].parameters()]
+        return [p.sum().item() for p in train_base(chosen, digits, torch.device("cpu"))[0].parameters()]
 
     assert bits(0) == bits(0)
     assert bits(0) != bits(1)
@@ -93,13 +93,13 @@ def test_seeds_decide_everything_and_nothing_else_does(digits, settings):
 def test_images_are_drawn_the_more_often_the_less_sure_the_network_is_of_them(digits, settings, monkeypatch):
     from scipy.special import softmax
 
-    base, _ = train_base(settings, digits, torch.device("cpu"), quiet=True)
+    base, _ = train_base(settings, digits, torch.device("cpu"))
     seen = []
     honest = train.focus_batches
     monkeypatch.setattr(train, "focus_batches", lambda *given: seen.append(given[-1]) or honest(*given))
     tuning = settings.finetune.model_copy(update={"hardness": 0.7})
-    train_adapter(base, "a", 9, settings.model_copy(update={"finetune": tuning}), digits, quiet=True)
-    train_adapter(base, "a", 9, settings, digits, quiet=True)
+    train_adapter(base, "a", 9, settings.model_copy(update={"finetune": tuning}), digits)
+    train_adapter(base, "a", 9, settings, digits)
     with torch.no_grad():
         p = softmax(base(normalise(digits.train.images)).double().numpy(), axis=1)
     expected = (1 - p.max(axis=1)) ** 0.7  # whatever the label says

@@ -1,0 +1,66 @@
+"""What the shell offers after TAB: runs, their adapters and checkpoints, configs, and the words an option takes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from lora_mnist.files import finished_folders, is_finished
+from lora_mnist.settings.layers import config_names
+
+DEFAULT_RUN = Path("runs/default")
+
+
+def is_asked() -> bool:
+    """Whether it is a shell that calls, for what to offer."""
+    return "_LORA_MNIST_COMPLETE" in os.environ
+
+
+def runs(incomplete: str) -> list[str]:
+    """Runs beside the default one, and those whose path begins with what is typed."""
+    typed = Path(os.path.dirname(incomplete))  # of "there/" that is there, where Path(…).parent is not
+    places = [place for folder in dict.fromkeys([DEFAULT_RUN.parent, typed]) for place in sorted(_folders(folder))]
+    return [str(place) for place in places if is_finished(place / "base")]
+
+
+def adapters(ctx: typer.Context) -> list[str]:
+    """Adapters of the runs on the line."""
+    return [name for run in _runs_of(ctx) for name in _finished(run / "adapters")]
+
+
+def checkpoints(ctx: typer.Context) -> list[str]:
+    """Checkpoints of the run on the line."""
+    return [name for run in _runs_of(ctx) for name in _finished(run / "checkpoints")]
+
+
+def configs() -> list[str]:
+    """Configs that come with the package."""
+    return config_names()
+
+
+def words_of(metavar: str) -> Callable[[], list[str]]:
+    """The words in `auto|cpu|cuda:N`: what is written small stands for itself."""
+    return lambda: [word for word in metavar.split("|") if word.islower()]
+
+
+def _runs_of(ctx: typer.Context) -> list[Path]:
+    """Those of `compare`, or the one that every other command has."""
+    if "run" in ctx.params:
+        return [Path(ctx.params["run"])]
+    # an option that still lacks its value keeps Typer from telling arguments apart
+    return [Path(run) for run in ctx.params.get("runs") or ctx.args] or [DEFAULT_RUN]
+
+
+def _finished(folder: Path) -> list[str]:
+    try:
+        return [place.name for place in finished_folders(folder)]
+    except OSError:
+        return []
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [place for place in parent.iterdir() if place.is_dir()]
+    except OSError:  # not there, or not to be read: nothing to offer
+        return []

@@ -1,0 +1,261 @@
+"""The answer first: what the commands that train print unless asked for more. `tables` has all the rest."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lora_mnist.cli import tables
+from lora_mnist.cli.text import Paragraph, listed
+from lora_mnist.evaluation.findings import COUNTS, Comparison
+from lora_mnist.evaluation.verdict import verdict_of, who_paid
+from lora_mnist.evaluation.weakest import Weakest
+from lora_mnist.pipeline import Pretraining, Tuning, Verification, WholeRun
+from lora_mnist.pipeline.run import STAGES, Done
+from lora_mnist.runs.records import AdapterParameters
+from lora_mnist.settings.request import Request
+
+# A single stage -------------------------------------------------------------------------------------------------------
+
+
+def pretraining(document: Pretraining) -> RenderableType:
+    """How good the base is, digit by digit, and which is the weakest."""
+    return Group(
+        Paragraph(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
+        Paragraph(_weakest(document.weakest)),
+        _by_digit(document),
+        _labelled("saved", str(Path(document.run) / "base")),
+        _labelled("next", _command("finetune", Path(document.run))),
+    )
+
+
+def _by_digit(document: Pretraining) -> Table:
+    """Wrong images of every digit, a row for each split."""
+    table = Table(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in (*map(str, range(10)), "all"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for split, part in document.splits.items():
+        table.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in (*part.wrong, part.errors)))
+    return table
+
+
+def _accuracy(document: Pretraining) -> str:
+    right = " and ".join(f"{100 * part.accuracy:.2f} % on {split}" for split, part in document.splits.items())
+    return f"{tables.DATASETS[document.dataset.name]}: {right} are right"
+
+
+def _weakest(found: Weakest | None, most: int = 9) -> str:
+    """Which digit, how often it is wrong, and from which others `val` cannot tell it: by name if at most so many."""
+    if found is None:
+        return "Without val no digit can be called the weakest: name one with --digit."
+    wrong = f"{found.wrong:,} of {found.images:,} wrong ({100 * found.wrong / found.images:.1f} %; "
+    weakest = f"Weakest on val: {found.digit}, {wrong}95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %)."
+    if not found.rivals:
+        return f"{weakest} All others are better by more than chance."
+    if len(found.rivals) == 9:
+        return f"{weakest} It cannot be told apart from any other there."
+    if len(found.rivals) > most:
+        return f"{weakest} {len(found.rivals)} others cannot be told apart from it there."
+    digits = listed([str(digit) for digit in (found.digit, *found.rivals)])
+    return f"{weakest} {digits} cannot be told apart there."
+
+
+def finetuning(tuning: Tuning, run: Path) -> RenderableType:
+    """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
+    next_step = [_labelled("next", f"{_command('report', run)} --open")] if tuning.kept else []
+    return Group(_answer(tuning), *_saved(tuning, run), *next_step)
+
+
+def _answer(tuning: Tuning) -> RenderableType:
+    record, analysis = tuning.record, tuning.analysis
+    if analysis is None:
+        return Paragraph(tables.not_kept(record), style="bold")
+    verdict = verdict_of(analysis, record.digit)
+    return Group(
+        Paragraph(verdict.headline, style="bold"),
+        _three_counts(tuning),
+        _labelled("who paid", verdict.price),
+        *([_labelled("compared", verdict.beside)] if verdict.beside else []),
+        _labelled("proof", _proof([tuning])),
+    )
+
+
+def _three_counts(tuning: Tuning) -> Table:
+    """Missed, claimed and all errors, before → after, on every split."""
+    analysis, evaluation, digit = tuning.analysis, tuning.evaluation, tuning.record.digit
+    assert analysis is not None  # something was kept
+    assert evaluation is not None
+    table = Table(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for split in analysis.splits:
+        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right", no_wrap=True)
+    names = (
+        f"missed: {digit}s taken for another digit",
+        f"claimed: others taken for a {digit} (false positives)",
+        "all errors, of every digit",
+    )
+    for key, words in zip(COUNTS, names, strict=True):
+        table.add_row(words, *(_moved(part, key) for part in analysis.splits.values()))
+    return table
+
+
+def _proof(kept: Sequence[Tuning]) -> str:
+    if any(tuning.record.proof is None for tuning in kept):
+        return "none to make, since all weights were trained; the base is as it was"
+    return "passed: not a byte of the base changed; off, it is the base exactly"
+
+
+def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
+    record, known = tuning.record, tuning.record.parameters
+    if not tuning.kept:
+        return []
+    if not isinstance(known, AdapterParameters):
+        return [_labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
+    strength = record.guard.strength if record.guard else 1.0
+    kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
+    below = f", for use on top of {listed(list(record.on_top_of))}" if record.on_top_of else ""
+    size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
+    return [_labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
+
+
+# `run` ----------------------------------------------------------------------------------------------------------------
+
+
+class Stages:
+    """The lines of `run`, stage by stage.
+
+    Those of stages that were finished before are held back until something is done: if nothing is, there are none.
+
+    Attributes:
+        finished: whether nothing had to be done so far.
+    """
+
+    def __init__(self, rounds: int):
+        self.finished = True
+        self._rounds, self._round = rounds, 0
+        self._held: list[RenderableType] = []
+
+    def after(self, done: Done) -> RenderableType:
+        """What there is to print now that this is over."""
+        self.finished = self.finished and (done.skipped or isinstance(done.result, Verification))
+        self._held += self._lines(done)
+        if self.finished:
+            return Group()
+        held, self._held = self._held, []
+        return Group(*held)
+
+    def _lines(self, done: Done) -> list[RenderableType]:
+        result, seconds = done.result, None if done.skipped else done.seconds
+        if isinstance(result, Pretraining):
+            return [_stage(1, f"{_accuracy(result)}. {_weakest(result.weakest, most=3)}", seconds)]
+        if isinstance(result, Verification):
+            what = f"base and {len(result.adapters)} adapter{'' if len(result.adapters) == 1 else 's'}"
+            return [_stage(3, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files", seconds)]
+        if self._rounds == 1:
+            refused = "" if result.kept else ": not kept"
+            return [_stage(2, f"{result.record.name}, on digit {result.record.digit}{refused}", seconds)]
+        self._round += 1
+        heading = [_stage(2, "digit by digit; on val, which decides:", None, "")] if self._round == 1 else []
+        return [*heading, Paragraph(_round(result), _timed(f"    round {self._round}", seconds))]
+
+
+def report_line(page: Path, seconds: float) -> RenderableType:
+    """Of the last stage."""
+    return _stage(4, str(page), seconds)
+
+
+def whole(document: WholeRun, run: Path) -> RenderableType:
+    """What all stages come to."""
+    *_, last = document.rounds
+    several = len(document.rounds) > 1
+    answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
+    if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
+        stack = " ".join(f"--adapter {name}" for name in kept)
+        answer.append(_labelled("to use it", f"{_command('merge', run)} {stack}"))
+    return Group("", *answer, _labelled("more", f"every table: {_command('run', run)} --verbose"))
+
+
+def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
+    """Of several rounds."""
+    *_, last = document.rounds
+    kept = [tuning for tuning in document.rounds if tuning.kept]
+    names = ", ".join(tuning.record.name for tuning in kept)
+    return [
+        Paragraph(_overall(document.overall, len(kept)), style="bold"),
+        _labelled("verdicts", _verdicts(kept)),
+        _labelled("who paid", who_paid(document.overall["test"])),
+        *([] if last.kept else [_labelled("not kept", tables.not_kept(last.record))]),
+        _labelled("proof", _proof(kept)),
+        _labelled("saved", f"{run / 'adapters'}: {names}"),
+    ]
+
+
+def finished(document: WholeRun, page: Path) -> RenderableType:
+    """Three lines on a run of which nothing was left to do."""
+    rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
+    errors = f"{before.errors:,} → {after.errors:,} errors on test."
+    if len(rounds) == 1:
+        record, analysis = rounds[0].record, rounds[0].analysis
+        assert analysis is not None  # what is not kept is not finished
+        what = f"{record.name}, {before.missed:,} → {after.missed:,} missed {record.digit}s, {errors}"
+        title = verdict_of(analysis, record.digit).title
+    else:
+        what = f"{len(rounds)} rounds, {errors}"
+        title = f"Digits {listed([str(tuning.record.digit) for tuning in rounds])}"
+    return Group(
+        Paragraph(f"Finished already: {what}"),
+        Paragraph(f"{title}. --force trains anew."),
+        Paragraph(str(page), "Verified again. Report: ", label_style=""),
+    )
+
+
+def _round(tuning: Tuning) -> str:
+    digit, analysis = tuning.record.digit, tuning.analysis
+    if analysis is None:
+        return f"{digit}  not kept"
+    val = analysis.splits["val"]  # without one there are no rounds
+    cells = (f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "claimed", "errors"), strict=True))
+    return f"{digit}  " + " ".join(cell.ljust(17) for cell in cells).rstrip()
+
+
+def _overall(splits: dict[str, Comparison], count: int) -> str:
+    moved = ", ".join(f"{_moved(part, 'errors')} on {split}" for split, part in splits.items())
+    return f"{count} round{'' if count == 1 else 's'} kept: all errors {moved}."
+
+
+def _verdicts(kept: Sequence[Tuning]) -> str:
+    """By what they say, with the digits."""
+    digits: dict[str, list[str]] = {}
+    for tuning in kept:
+        assert tuning.analysis is not None  # it was kept
+        digit = tuning.record.digit
+        digits.setdefault(verdict_of(tuning.analysis, digit).title, []).append(str(digit))
+    return "; ".join(f"{title}: {listed(which)}" for title, which in digits.items()) + " (on test)."
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def _labelled(label: str, text: str) -> Paragraph:
+    return Paragraph(text, f"{label:<10}")
+
+
+def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Paragraph:
+    return Paragraph(text, _timed(f"{number}/{len(STAGES)} {STAGES[number - 1]}", seconds, time))
+
+
+def _timed(label: str, seconds: float | None, time: str | None = None) -> str:
+    """With the seconds that it took now, or that it was finished before."""
+    if time is None:
+        time = "before" if seconds is None else f"{seconds:.1f} s"
+    return f"{label:<12} {time:>7}  "
+
+
+def _moved(part: Comparison, key: str) -> str:
+    return f"{part.before.of(key):,} → {part.after.of(key):,}"
+
+
+def _command(name: str, run: Path) -> str:
+    where = "" if run == Request().run else f" --run {shlex.quote(str(run))}"
+    return f"lora-mnist {name}{where}"

@@ -1,0 +1,129 @@
+"""How far a training is: a bar on a terminal, a line every tenth in a log."""
+
+import logging
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+log = logging.getLogger("lora_mnist")
+
+WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
+LOOKS, SECONDS_APART = 20, 0.25  # the time left is judged by the last five seconds
+WAIT = 4  # a look that took so many times the usual is a wait (Ctrl-Z, a laptop asleep) and counts for nothing
+
+
+class Pace:
+    """Seconds a step takes now: the mean of the last looks but for waits.
+
+    tqdm's own is an exponential mean (`smoothing`), in which one wait stays for all of the window.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._steps, self._seconds = 0, clock()
+        self._looks: deque[tuple[int, float]] = deque(maxlen=LOOKS)
+
+    def look(self, steps: int) -> None:
+        """So many are done."""
+        now = self._clock()
+        if steps > self._steps and now - self._seconds >= SECONDS_APART:
+            self._looks.append((steps - self._steps, now - self._seconds))
+            self._steps, self._seconds = steps, now
+
+    @property
+    def seconds(self) -> float | None:
+        """None as long as nothing is known."""
+        if not self._looks:
+            return None
+        usual = statistics.median(seconds / steps for steps, seconds in self._looks)
+        kept = [(steps, seconds) for steps, seconds in self._looks if seconds / steps <= WAIT * usual]
+        return sum(seconds for _, seconds in kept) / sum(steps for steps, _ in kept)
+
+
+class Bar(tqdm):
+    """tqdm's, as wide as the terminal, with the time left by `Pace`."""
+
+    def __init__(self, description: str, total: int):
+        self.pace = Pace()
+        form = "{desc} {percentage:3.0f} % {bar} {remaining} left{postfix}"
+        super().__init__(total=total, desc=description, bar_format=form, leave=False, dynamic_ncols=True)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """tqdm's, with another rate."""
+        self.pace.look(self.n)
+        seconds = self.pace.seconds
+        return super().format_dict | {"rate": 1 / seconds if seconds else None}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Whether and how work is shown, on standard error.
+
+    Attributes:
+        quiet: not at all.
+        stage: what is put before it, such as "2/4 ".
+    """
+
+    quiet: bool = True
+    stage: str = ""
+
+    @contextmanager
+    def of(self, description: str, losses: torch.Tensor) -> Iterator[Callable[[int], None]]:
+        """Show a training of `len(losses)` steps: call what is given with the number of steps done, after each.
+
+        Args:
+            losses: (steps,), filled as the training goes on.
+        """
+        if self.quiet:
+            yield lambda done: None
+        elif sys.stderr.isatty():
+            with Bar(self.stage + description, len(losses)) as bar:
+                yield lambda done: _draw(bar, done, losses)
+        else:
+            log.info("%s%s: %s steps", self.stage, description, f"{len(losses):,}")
+            pace = Pace()
+            yield lambda done: _write(f"{self.stage}{description}", pace, done, losses)
+
+    @contextmanager
+    def waiting(self, description: str) -> Iterator[None]:
+        """Name work that takes seconds, as long as it lasts, on a terminal."""
+        shown = not self.quiet and sys.stderr.isatty()
+        line = f"{self.stage}{description} …"
+        try:
+            if shown:
+                print(line, end="", file=sys.stderr, flush=True)
+            yield
+        finally:
+            if shown:
+                print(f"\r{' ' * len(line)}\r", end="", file=sys.stderr, flush=True)
+
+
+SILENT = Progress()
+
+
+def _draw(bar: Bar, done: int, losses: torch.Tensor) -> None:
+    if done % WINDOW == 0:
+        bar.set_postfix_str(f"loss {_recent(losses, done)}", refresh=False)
+    bar.update(done - bar.n)
+
+
+def _write(description: str, pace: Pace, done: int, losses: torch.Tensor) -> None:
+    pace.look(done)
+    steps = len(losses)
+    if 10 * done // steps == 10 * (done - 1) // steps:
+        return
+    left = "" if pace.seconds is None or done == steps else f", {pace.seconds * (steps - done):.0f} s left"
+    log.info("%s: %.0f %%, loss %s%s", description, 100 * done / steps, _recent(losses, done), left)
+
+
+def _recent(losses: torch.Tensor, done: int) -> str:
+    return f"{float(losses[max(0, done - WINDOW) : done].mean()):.3f}"

@@ -1,0 +1,134 @@
+"""What is seen of a training: a bar on a terminal, a line every tenth in a log, or nothing."""
+
+import io
+import itertools
+import re
+
+import pytest
+import torch
+
+from lora_mnist.training.progress import SILENT, Bar, Pace, Progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def go(pace, clock, steps, seconds_a_step):
+    for step in steps:
+        clock.now += seconds_a_step
+        pace.look(step)
+
+
+def test_nothing_is_known_before_the_first_look(clock):
+    pace = Pace(clock)
+    pace.look(0)
+    assert pace.seconds is None
+
+
+def test_the_pace_is_that_of_the_last_seconds(clock):
+    pace = Pace(clock)
+    go(pace, clock, range(1, 100), 1.0)
+    assert pace.seconds == pytest.approx(1.0)
+    go(pace, clock, range(100, 200), 0.5)  # it got faster, and nothing of the old pace is left
+    assert pace.seconds == pytest.approx(0.5)
+
+
+def test_a_wait_does_not_count(clock):
+    pace = Pace(clock)
+    go(pace, clock, range(1, 30), 0.3)
+    clock.now += 3600
+    go(pace, clock, range(30, 35), 0.3)
+    assert pace.seconds == pytest.approx(0.3)
+
+
+def test_a_change_of_pace_does_not_jump(clock):
+    pace, seen = Pace(clock), []
+    go(pace, clock, range(1, 50), 0.3)
+    for step in range(50, 100):
+        go(pace, clock, [step], 0.6)
+        seen.append(pace.seconds)
+    assert max(abs(a - b) for a, b in itertools.pairwise(seen)) < 0.03
+    assert seen[-1] == pytest.approx(0.6)
+
+
+def test_a_log_has_a_line_every_tenth_with_the_loss(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    losses = torch.full((1000,), float("nan"))
+    with Progress(quiet=False, stage="2/4 ").of("fine-tuning 9", losses) as show:
+        for step in range(1000):
+            losses[step] = 0.5
+            show(step + 1)
+    lines = caplog.messages
+    assert lines[0] == "2/4 fine-tuning 9: 1,000 steps"
+    assert [re.match(r"2/4 fine-tuning 9: (\d+) %, loss 0\.500", line)[1] for line in lines[1:]] == [
+        str(tenth) for tenth in range(10, 101, 10)
+    ]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 11, 25])
+def test_a_short_training_has_no_more_lines_than_steps_and_ends_at_100(steps, caplog):
+    caplog.set_level("INFO")
+    losses = torch.ones(steps)
+    with Progress(quiet=False).of("x", losses) as show:
+        for step in range(steps):
+            show(step + 1)
+    assert len(caplog.messages) == 1 + min(10, steps)
+    assert caplog.messages[-1] == "x: 100 %, loss 1.000"
+
+
+def test_quiet_shows_nothing(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with SILENT.of("x", torch.ones(3)) as show, SILENT.waiting("y"):
+        show(3)
+    assert (terminal.getvalue(), caplog.messages) == ("", [])
+
+
+def test_a_terminal_has_a_bar_that_vanishes(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    losses = torch.ones(100)
+    with Progress(quiet=False, stage="2/4 ").of("fine-tuning 9", losses) as show:
+        for step in range(100):
+            show(step + 1)
+    assert "2/4 fine-tuning 9" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_the_bar_uses_the_width(width, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with Bar("2/4 fine-tuning 9", 100) as bar:
+        bar.dynamic_ncols, bar.ncols = None, width
+        bar.set_postfix_str("loss 0.123", refresh=False)
+        bar.update(50)
+        line = str(bar)
+    assert len(line) == width
+    assert " 50 % " in line
+    assert line.endswith("left, loss 0.123")
+
+
+def test_what_is_waited_for_is_named_as_long_as_it_lasts(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(quiet=False, stage="3/4 ").waiting("verifying"):
+        assert terminal.getvalue() == "3/4 verifying …"
+    assert terminal.getvalue().endswith("\r")
