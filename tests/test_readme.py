@@ -4,12 +4,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 README, COMMANDS = ROOT / "README.md", ROOT / "docs" / "commands.md"
+BIN = Path(sys.executable).parent
 BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
 
 
@@ -53,10 +55,7 @@ def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
 
 
 def test_the_commands_page_runs_in_its_order(tmp_path):
-    on_digits = (
-        'lora-mnist() { case "$1" in params) command lora-mnist "$@";; *) command lora-mnist "$@" --quiet;; esac; }\n'
-    )
-    run_all(on_digits + script_of(COMMANDS), tmp_path, LORA_MNIST_DATA=str(tmp_path))
+    run_all(script_of(COMMANDS), tmp_path, LORA_MNIST_DATA=str(tmp_path), PATH=f"{BIN}:{os.environ['PATH']}")
 
 
 def test_every_option_in_a_command_exists():
