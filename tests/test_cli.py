@@ -464,9 +464,7 @@ def test_an_interrupt_keeps_the_previous_state(run_copy, number, code):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job inherits it ignored
     ) as process:
         try:
-            assert (
-                "fine-tuning 9: 1,000,000 steps" in process.stderr.readline()
-            )  # from here on it draws batches and trains
+            assert "fine-tuning 9: 1,000,000 steps" in process.stderr.readline()  # from here on it trains
             process.send_signal(number)
             _, err = process.communicate(timeout=60)
         finally:
