@@ -5,8 +5,8 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -47,6 +47,19 @@ def command(function: Callable[..., None]) -> Callable[..., int]:
     return app.command(cls=Command)(returns_exit_code(flattened(function)))
 
 
+def _alone(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a command be the only one that writes to its run, not only each of its stages."""
+
+    @wraps(function)
+    def alone(*, place: o.Place, **options: Any) -> None:
+        from lora_mnist.runs.rundir import Run
+
+        with Run(place.run).writing():
+            function(place=place, **options)
+
+    return alone
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(__version__)
@@ -63,6 +76,7 @@ def _options(
 
 
 @command
+@_alone
 def run(
     *,
     place: o.Place,

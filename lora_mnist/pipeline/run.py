@@ -33,16 +33,18 @@ def run(
         show: called with what each stage came to, as soon as it is known.
 
     Raises:
+        BusyError: another command writes to the run.
         UsageError: there are several rounds, but one digit or one name is asked for; or as the stages do.
     """
     opened = Run(request.run)
     _require_rounds(request, opened, rounds)
-    work, pretraining = pretrain(request, resume=True, run=opened)
-    show(pretraining)
-    tunings = repair(work, rounds)
-    show(tunings)
-    verification = verify_workspace(work)
-    show(verification)
+    with opened.writing():  # from the first stage to the last
+        work, pretraining = pretrain(request, resume=True, run=opened)
+        show(pretraining)
+        tunings = repair(work, rounds)
+        show(tunings)
+        verification = verify_workspace(work)
+        show(verification)
     return work, WholeRun(pretraining=pretraining, rounds=tunings, verification=verification)
 
 

@@ -3,9 +3,12 @@
 import copy
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -25,6 +28,9 @@ from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
 
 log = logging.getLogger("lora_mnist")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,20 @@ class Workspace:
         """What logits (N, 10) by split come to; of the base with `adapters`, or of a network made from it."""
         evaluation = evaluation_of(self.dataset, self.sealed, adapters, logits)
         return evaluation.model_copy(update={"checkpoint": checkpoint})
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only one that writes to the run (see `Run.writing`).
+
+        Raises:
+            RunError: another base has taken the place of this one since it was opened.
+        """
+        with self.run.writing():
+            if self.run.base.evaluation.base_seal != self.sealed.sha256:
+                raise RunError(
+                    f"{self.run.base.folder} was replaced by another command in the meantime.", "Run this one again."
+                )
+            yield
 
     def claim(self, saved: Saved) -> None:
         """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
@@ -173,6 +193,17 @@ class Workspace:
         return self.run.require_adapter(reference).file(""), reference
 
 
+def sole_writer(stage: Callable[Concatenate[Workspace, P], T]) -> Callable[Concatenate[Workspace, P], T]:
+    """Let `stage`, whose first argument is a workspace, be the only one that writes to its run."""
+
+    @wraps(stage)
+    def alone(work: Workspace, /, *arguments: P.args, **named: P.kwargs) -> T:
+        with work.writing():
+            return stage(work, *arguments, **named)
+
+    return alone
+
+
 def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     """Open the run of `request`, or go on with it if it is opened already.
 
@@ -181,6 +212,18 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
         UsageError: what was asked contradicts it.
     """
     run = run or Run(request.run)
+    while True:
+        try:
+            work = _open(request, run)
+            if run.base.is_current:
+                return work
+        except RunError:
+            if run.base.is_current:
+                raise
+        run = Run(request.run)  # a writer replaced the base between two of its files
+
+
+def _open(request: Request, run: Run) -> Workspace:
     base = run.require_base()
     stored, name = run.record.settings, run.record.dataset.name
     request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
