@@ -14,8 +14,9 @@ from lora_mnist import __version__
 from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
 from lora_mnist.cli import recipe as r
-from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
+from lora_mnist.cli.exits import report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.groups import Command, Commands, flattened
+from lora_mnist.cli.start import listen
 from lora_mnist.errors import ProofError
 
 if TYPE_CHECKING:
@@ -317,7 +318,7 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    listen_to_termination()
+    listen()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -331,11 +332,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(ended.code or 0) if completion.is_asked() else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
-
-
-def script() -> None:
-    """`lora-mnist` on the command line."""
-    sys.exit(main())
 
 
 def _raise_failures(findings: "Verification") -> None:
