@@ -365,7 +365,8 @@ def _show(document: D, renderer: Callable[[D], "RenderableType"], as_json: bool)
 def _print(renderable: "RenderableType") -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
+    console.width = max(console.width, 80)  # a narrower terminal breaks lines itself, where rich would drop columns
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         console.print(renderable)
     _write(text.get())

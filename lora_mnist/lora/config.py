@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
-from lora_mnist.errors import LoRAError
+from lora_mnist.errors import LoRAError, shown
 
 LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack of memory
 
@@ -89,7 +89,7 @@ class LoRAConfig:
 def _require(rules: Iterable[tuple[str, Any, bool, str]]) -> None:
     for name, value, holds, rule in rules:
         if not holds:
-            raise LoRAError(f"`{name}` (={value!r}) must be {rule}.", "Correct that value.")
+            raise LoRAError(f"`{name}` (={shown(value)}) must be {rule}.", "Correct that value.")
 
 
 def _is_number(value: Any) -> bool:

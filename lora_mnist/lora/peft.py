@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskError, LoRAError, RunError
-from lora_mnist.files import read_json, to_json, write_files
+from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskError, LoRAError, RunError, shown
+from lora_mnist.files import LARGEST_WEIGHTS, open_regular, read_json, read_regular, to_json, write_files
 from lora_mnist.lora.adapters import attach, base_tensors, linear_layers, remove, updates_of
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.layers import LoRAUpdate
@@ -111,6 +111,7 @@ def load_adapter(
     config = load_config(folder, linear_layers(model))
     if stored is None:
         _refuse_what_peft_adapts_once(folder, model, config)
+    _require_ranks(folder / WEIGHTS, config)
     required = [parameter.requires_grad for parameter in model.parameters()]
     parameters = list(model.parameters())
     updates = attach(model, name, config, torch.Generator())  # its own generator: what it draws is overwritten
@@ -162,13 +163,31 @@ def load_seal(folder: Path) -> Seal | None:
     Raises:
         AdapterError: the file is missing or damaged.
     """
-    path = folder / WEIGHTS
+    text = _read_header(folder / WEIGHTS)[0].get("base_seal")
+    return None if text is None else Seal.from_text(text)
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """The metadata of a safetensors file, and the shape of every tensor in it. Raises AdapterError."""
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("base_seal")
+            return file.metadata() or {}, {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
-    return None if text is None else Seal.from_text(text)
+
+
+def _require_ranks(path: Path, config: LoRAConfig) -> None:
+    """Before memory is taken for them: the tensors are there and have the ranks that the config says. AdapterError."""
+    _, shapes = _read_header(path)
+    ranks = {layer: config.rank_pattern.get(layer, config.rank) for layer in config.targets}
+    parts = {(layer, part): f"{PREFIX}{layer}.{part}.weight" for layer in ranks for part in ("lora_A", "lora_B")}
+    if missing := sorted(key for key in parts.values() if key not in shapes):
+        raise AdapterError(f"{path} lacks {', '.join(missing)}.", "Restore the adapter.")
+    for layer, rank in ranks.items():
+        key = parts[layer, "lora_A"]
+        if shapes[key][:1] != [rank]:  # (rank, in)
+            raise AdapterError(f"{path}: {key} is {tuple(shapes[key])}, not of rank {rank}.", "Restore the adapter.")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -208,7 +227,7 @@ def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> 
             known = name in OURS | IGNORED or value is None or value is False or value in ({}, [])
         if not known:
             raise AdapterError(
-                f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it."
+                f"{path}: option {name!r} (={shown(value)}) is not implemented.", "Save the adapter without it."
             )
 
 
@@ -227,7 +246,7 @@ def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRACo
 def _load_weights(path: Path, updates: Mapping[str, LoRAUpdate]) -> None:
     """Copy the stored tensors into `updates`, strictly: every one must be there, fit and be finite, and no other."""
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(read_regular(path, LARGEST_WEIGHTS))
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
     wanted = _tensors(updates)

@@ -162,7 +162,7 @@ def finetune_full(work: Workspace) -> Tuning:
         **dict(environment(work.device)),
     )
     evaluation = work.evaluation(logits, checkpoint=name)
-    analysis = analyse(work.run.base.logits(), logits, work.labels, digit)
+    analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
     with work.run.new(place) as draft:
         draft.network(tuned)
         draft.document(TUNING, record)

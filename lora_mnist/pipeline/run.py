@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist.errors import RunError, UsageError, shown
 from lora_mnist.pipeline.finetune import Tuning, finetune
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.verify import Verification, verify_workspace
@@ -10,6 +10,8 @@ from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.request import Request
 from lora_mnist.settings.strict import Document, Many
+
+MOST_ROUNDS = 100  # far beyond use; without a guard each round is kept, and each is one adapter more
 
 Stage = Pretraining | tuple[Tuning, ...] | Verification
 
@@ -59,8 +61,10 @@ def repair(work: Workspace, rounds: int) -> tuple[Tuning, ...]:
 
 def _require_rounds(request: Request, opened: Run, rounds: int) -> None:
     """Before anything is trained."""
-    if rounds < 1:
-        raise UsageError(f"`rounds` (={rounds}) must be a whole number from 1.", "Correct that value.")
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise UsageError(
+            f"`rounds` (={shown(rounds)}) must be a whole number from 1 to {MOST_ROUNDS}.", "Correct that value."
+        )
     try:
         stored = opened.record.settings
     except RunError:

@@ -13,15 +13,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 
 from lora_mnist.datasets.dataset import Dataset, choose, load
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
 from lora_mnist.lora.seal import Seal
 from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.records import AppliedAdapter, Evaluation, evaluation_of
+from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, WEIGHTS, Saved
+from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
@@ -103,8 +103,19 @@ class Workspace:
                 )
 
     def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base."""
-        return (self.run.adapter(names[-1]) if names else self.run.base).logits()
+        """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base.
+
+        Raises:
+            AlteredError: there are others than one row for each image.
+        """
+        saved = self.run.adapter(names[-1]) if names else self.run.base
+        stored = saved.logits()
+        for split, part in self.dataset.held_out.items():
+            if split not in stored or stored[split].shape != (len(part), 10):
+                raise AlteredError(
+                    f"{saved.folder / LOGITS} does not hold 10 for each of {len(part)} {split} images.", RESTORE
+                )
+        return stored
 
     def target_digit(self, on_top_of: Sequence[str] = ()) -> int:
         """The digit to repair: the one in the settings, or the weakest on `val` with the adapters that are there.
@@ -173,7 +184,7 @@ class Workspace:
             self.require_same_base(saved)
             return load_network(path, self.device)[0], saved
         if not reference:
-            raise RunError("There is no checkpoint without a name.", "Name one, or leave --checkpoint out.")
+            raise UsageError("`checkpoint` (='') is no name.", "Name one, or leave --checkpoint out.")
         saved = self.run.require_checkpoint(reference)
         self.require_same_base(saved)
         return load_network(saved.file(WEIGHTS), self.device)[0], saved
@@ -184,6 +195,8 @@ class Workspace:
             raise RunError(f"{saved.folder} was made from another base.", "Use it with the run it came from.")
 
     def _locate(self, reference: str) -> tuple[Path, str]:
+        if not reference:
+            raise UsageError("`adapter` (='') is no name.", "Name one, or leave --adapter out.")
         if _is_path(reference):
             return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
@@ -233,7 +246,18 @@ def _open(request: Request, run: Run) -> Workspace:
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
     if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
+    _require_sizes(base, run.record.dataset, dataset)
     return opened(request, run, settings, device, dataset)
+
+
+def _require_sizes(base: Saved, facts: DatasetFacts, dataset: Dataset) -> None:
+    """The split that the settings make is the one that was evaluated. Raises AlteredError."""
+    for split in ("train", "val", "test"):
+        told, found = getattr(facts, split), len(getattr(dataset, split))
+        if told != found:
+            raise AlteredError(
+                f"{base.folder / RECORD} says {told} {split} images, but with its settings there are {found}.", RESTORE
+            )
 
 
 def opened(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:

@@ -104,16 +104,16 @@ class Run:
 
     def require_adapter(self, name: str) -> Saved:
         """Adapter `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
-        return self._require("adapter", self.adapter(name), self.adapters())
+        return self._require("adapter", name, self.adapter(name), self.adapters())
 
     def require_checkpoint(self, name: str) -> Saved:
         """Checkpoint `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
-        return self._require("checkpoint", self.checkpoint(name), self.checkpoints())
+        return self._require("checkpoint", name, self.checkpoint(name), self.checkpoints())
 
-    def _require(self, kind: str, saved: Saved, there: Sequence[Saved]) -> Saved:
-        if not saved.is_finished or self._is_obsolete(saved):
+    def _require(self, kind: str, name: str, saved: Saved, there: Sequence[Saved]) -> Saved:
+        if name != saved.name or not saved.is_finished or self._is_obsolete(saved):  # a path is no name
             names = ", ".join(one.name for one in there) or "none yet"
-            raise RunError(f"There is no {kind} {saved.name!r} in {self.path}.", f"It has {names}.")
+            raise RunError(f"There is no {kind} {name!r} in {self.path}.", f"It has {names}.")
         saved.require_whole()
         return saved
 
