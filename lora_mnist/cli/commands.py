@@ -43,7 +43,7 @@ app = typer.Typer(
 )
 
 
-def command(function: Callable[..., None]) -> Callable[..., int]:
+def command(function: Callable[..., int | None]) -> Callable[..., int]:
     """Register `function`, whose parameters are groups and options, as a command that returns its exit code."""
     return app.command(cls=Command)(returns_exit_code(flattened(function)))
 
@@ -282,6 +282,32 @@ def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o
 
     compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
     _show(compared, comparisons.side_by_side, output.json)
+
+
+@command
+def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
+    """List the runs below a folder: data, accuracy of the base, adapters, what the best one did, size, digest.
+
+    Example: lora-mnist runs runs
+    """
+    from lora_mnist.cli import overview
+    from lora_mnist.runs.overview import list_runs
+
+    _show(list_runs(folder), overview.overview, output.json)
+
+
+@command
+def doctor(*, folder: o.Folder = o.RUNS, machine: o.Machine, output: o.Output) -> int:
+    """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
+
+    Example: lora-mnist doctor
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import doctor as words
+
+    diagnosis = pipeline.doctor(folder, machine.data, machine.device, machine.threads)
+    _show(diagnosis, words.diagnosis, output.json)
+    return diagnosis.exit_code
 
 
 @command

@@ -36,6 +36,17 @@ Runs = Annotated[
         show_default=str(completion.DEFAULT_RUN),
     ),
 ]
+RUNS = completion.DEFAULT_RUN.parent
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder below which the runs lie.",
+        metavar="FOLDER",
+        rich_help_panel="Run",
+        parser=_folder,
+        show_default=str(RUNS),
+    ),
+]
 Force = Annotated[bool, in_run("--force", "Make it again, in place of what is finished; with a base go its adapters.")]
 _checkpoint = partial(in_run, "--checkpoint", metavar="NAME|FILE", autocompletion=completion.checkpoints)
 Checkpoint = Annotated[
