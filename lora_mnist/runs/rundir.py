@@ -207,7 +207,7 @@ class Run:
 
     def _require_unreplaced(self, place: Path) -> None:
         """Where locks do not work, another command may have finished the same in the meantime. Raises RunError."""
-        if mark_of(place) != self._stood.get(place):
+        if mark_of(place) not in (None, self._stood.get(place)):  # None: what there was is removed
             raise RunError(
                 f"{place} was finished by another command in the meantime. That one is kept.",
                 "Give this one another --name or --run, or make it again with --force.",
