@@ -275,8 +275,8 @@ def test_an_empty_folder_is_not_the_working_directory(cli, run_copy, monkeypatch
 
 def test_an_empty_name_is_none(cli, run_copy):
     for command in ("evaluate", "merge"):
-        refused(cli, (2,), command, "--run", run_copy, "--adapter", "", says="''")
-    refused(cli, (2,), "evaluate", "--run", run_copy, "--checkpoint", "", says="''")
+        refused(cli, (4,), command, "--run", run_copy, "--adapter", "", says="no adapter without a name")
+    refused(cli, (4,), "evaluate", "--run", run_copy, "--checkpoint", "", says="no checkpoint without a name")
     refused(cli, (2,), "finetune", "--run", run_copy, "--name", "", says="name")
     for line in (("verify", "--adapter"), ("finetune", "--on-top-of")):
         refused(cli, (2, 4), line[0], "--run", run_copy, line[1], "", says="''")

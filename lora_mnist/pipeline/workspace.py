@@ -184,7 +184,7 @@ class Workspace:
             self.require_same_base(saved)
             return load_network(path, self.device)[0], saved
         if not reference:
-            raise UsageError("`checkpoint` (='') is no name.", "Name one, or leave --checkpoint out.")
+            raise RunError("There is no checkpoint without a name.", "Name one, or leave --checkpoint out.")
         saved = self.run.require_checkpoint(reference)
         self.require_same_base(saved)
         return load_network(saved.file(WEIGHTS), self.device)[0], saved
@@ -196,7 +196,7 @@ class Workspace:
 
     def _locate(self, reference: str) -> tuple[Path, str]:
         if not reference:
-            raise UsageError("`adapter` (='') is no name.", "Name one, or leave --adapter out.")
+            raise RunError("There is no adapter without a name.", "Name one, or leave --adapter out.")
         if _is_path(reference):
             return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
