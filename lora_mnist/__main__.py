@@ -1,5 +1,19 @@
 """`python -m lora_mnist` is `lora-mnist`."""
 
-from lora_mnist.cli.commands import script
+import sys
+from typing import NoReturn
 
-script()
+from lora_mnist.cli.start import listen, watch
+
+
+def script() -> NoReturn:
+    """`lora-mnist` on the command line."""
+    listen()
+    watch()
+    from lora_mnist.cli.commands import main  # from here on it takes time
+
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    script()

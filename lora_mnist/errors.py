@@ -3,6 +3,31 @@
 Every message is two sentences: the cause with the value received, and the way out.
 """
 
+import re
+
+QUOTED = 200  # characters that an error quotes of a value, a path, or what a server sent
+LONGEST = 1000  # characters of a sentence, whatever it quotes
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it: as Python writes it, shortened."""
+    return shortened(repr(value), QUOTED)
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text` without its middle if it is longer than `limit`; how it ends says what it is, as of a path."""
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - limit // 2 + 1 :]}"
+
+
+def sentence(text: str) -> str:
+    """`text` fit for one line of a terminal: words and the whole of it shortened, and what moves a cursor escaped."""
+    words = re.sub(rf"\S{{{QUOTED + 1},}}", lambda word: shortened(word[0], QUOTED), shortened(text, 100 * LONGEST))
+    return "".join(map(_visible, shortened(words, LONGEST)))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
 
 class LoraMnistError(Exception):
     """Base of all errors a user can cause. `exit_code` is what the command line returns."""
@@ -10,6 +35,7 @@ class LoraMnistError(Exception):
     exit_code = 1
 
     def __init__(self, cause: str, way_out: str):
+        cause, way_out = sentence(cause), sentence(way_out)
         super().__init__(cause, way_out)  # what pickle makes it from again, on its way out of another process
         self.cause = cause
         self.way_out = way_out
@@ -34,6 +60,10 @@ class RunError(LoraMnistError):
     """A run, checkpoint or adapter that is missing, finished already, or unusable."""
 
     exit_code = 4
+
+
+class BusyError(RunError):
+    """A run that another command is writing to."""
 
 
 class AlteredError(RunError):

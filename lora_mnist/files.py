@@ -4,7 +4,8 @@ A folder is built beside its place, sealed with `manifest.json` (SHA-256 of ever
 place. A folder without a good manifest does not count.
 
 Where a writer was killed between the two renames of a replacement, the old folder stands beside its place. Readers find
-it there, by `standing`, and leave it; the next writer puts it back, by `recover`.
+it there, by `standing`, and leave it; the next writer puts it back, by `recover`. What else a killed writer left
+never counts, and goes by `clear`.
 """
 
 import errno
@@ -12,9 +13,11 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from lora_mnist.errors import AlteredError, DiskError, RunError
 
 MANIFEST = "manifest.json"
 NEW = ".new-"  # in the name of what is not yet in its place; never read
+LARGEST_DOCUMENT = 64 << 20  # bytes: no JSON or table of ours comes near it
+LARGEST_WEIGHTS = 8 << 30  # bytes: a network of 2 thousand million numbers
 WAY_OUT = "Restore it from a copy, or make it again."
 
 
@@ -33,9 +38,35 @@ def to_json(document: Any) -> bytes:
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises RunError if it cannot be read, AlteredError if it is not JSON."""
     try:
-        return _parse_json(path, path.read_bytes())
+        return _parse_json(path, read_regular(path))
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
+
+
+def read_regular(path: Path, largest: int = LARGEST_DOCUMENT) -> bytes:
+    """The content of a file. Raises OSError if it cannot be read, is no regular file, or has more than `largest` bytes.
+
+    A pipe would be waited for without end, and a device may have no end.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > largest:
+            raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes")
+        return file.read()
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read it. Raises OSError if it cannot be read or is no regular file."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return open(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def _parse_json(path: Path, content: bytes) -> Any:
@@ -97,8 +128,6 @@ def new_folder(place: Path) -> Iterator[Path]:
     with _disk_errors(place):
         _restore(place)
         place.parent.mkdir(parents=True, exist_ok=True)
-        for remains in place.parent.glob(f".{place.name}{NEW}*"):  # of a process that was killed
-            shutil.rmtree(remains)
         fresh = _make_folder(place.parent, place.name)
     try:
         yield fresh
@@ -166,6 +195,12 @@ def is_finished(place: Path) -> bool:
     return _saved_at(place) is not None
 
 
+def mark_of(place: Path) -> tuple[int, int] | None:
+    """What changes whenever a folder is saved there; None if none is. Cheap: nothing is read."""
+    found = _manifest_of(place)
+    return None if found is None else (found.st_ino, found.st_mtime_ns)
+
+
 def finished_folders(parent: Path) -> list[Path]:
     """The places in `parent` whose folders were saved whole, oldest first; each stands where `standing` says."""
     entries = [entry.name for entry in parent.iterdir() if NEW not in entry.name] if parent.is_dir() else []
@@ -179,6 +214,18 @@ def recover(parent: Path) -> None:
     with _disk_errors(parent):
         for old in parent.glob(".*.old"):
             _restore(parent / _name_of(old.name))
+
+
+def clear(parent: Path) -> None:
+    """`recover`, and remove what else killed writers left. For who is the only writer. Raises DiskError."""
+    recover(parent)
+    remains = [old for old in parent.glob(".*.old") if (parent / _name_of(old.name) / MANIFEST).is_file()]
+    for path in (*remains, *parent.glob(f".*{NEW}*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):  # what cannot be removed is in nobody's way
+                path.unlink()
 
 
 def remove_folder(place: Path) -> None:
@@ -236,15 +283,20 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _saved_at(place: Path) -> int | None:
     """The time of its manifest in nanoseconds; None if it was not saved."""
+    found = _manifest_of(place)
+    return None if found is None else found.st_mtime_ns
+
+
+def _manifest_of(place: Path) -> os.stat_result | None:
     for where in (place, _old(place), place):  # there again, because a writer may have finished since the first look
         with suppress(FileNotFoundError, NotADirectoryError):
-            return (where / MANIFEST).stat().st_mtime_ns
+            return (where / MANIFEST).stat()
     return None
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from lora_mnist import __version__, pipeline
 from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.files import NEW
 from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.lock import LOCK
 from lora_mnist.training import train as recipe
 
 from .conftest import flip_bit, snapshot
@@ -472,7 +474,8 @@ def test_an_interrupt_keeps_the_previous_state(run_copy, number, code):
     assert process.returncode == code
     assert "what was finished before is kept" in err
     assert "Traceback" not in err
-    assert snapshot(run_copy) == before
+    left = {name: content for name, content in snapshot(run_copy).items() if NEW not in name and name != LOCK}
+    assert left == before  # where it was not given the time to clean up, the next writing command does
 
 
 @pytest.mark.parametrize("stream", [1, 2])

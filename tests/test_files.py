@@ -8,6 +8,7 @@ from lora_mnist.errors import AlteredError, DiskError, RunError
 from lora_mnist.files import (
     NEW,
     check_folder,
+    clear,
     finished_folders,
     is_finished,
     new_folder,
@@ -95,6 +96,7 @@ def test_death_at_any_rename_loses_nothing_and_readers_move_nothing(killed_at, t
     assert standing(place) == place
     assert (place / "a.txt").read_bytes() == found
     fill(place, b"three")
+    clear(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["x"]
     assert (place / "a.txt").read_bytes() == b"three"
 
@@ -269,11 +271,16 @@ def test_messages_name_no_option(tmp_path):
         assert "--" not in str(caught.value)
 
 
-def test_remains_of_a_killed_process_are_cleared_by_the_next(tmp_path):
+def test_remains_of_a_killed_process_are_cleared_by_the_only_writer(tmp_path):
+    fill(tmp_path / "x", b"one")
+    fill(tmp_path / ".x.old", b"older")
+    fill(tmp_path / ".y.old", b"the only one")
     (tmp_path / ".x.new-dead").mkdir()
     (tmp_path / ".x.new-dead" / "half").write_bytes(b"")
-    fill(tmp_path / "x", b"one")
-    assert sorted(os.listdir(tmp_path)) == ["x"]
+    (tmp_path / ".z.new-dead").write_bytes(b"")
+    clear(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["x", "y"]
+    assert (tmp_path / "x" / "a.txt").read_bytes() == b"one"
 
 
 def test_every_kind_of_damage_is_noticed_and_named(tmp_path):

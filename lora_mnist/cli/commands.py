@@ -7,8 +7,8 @@ import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,8 +16,9 @@ from lora_mnist import __version__
 from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
 from lora_mnist.cli import recipe as r
-from lora_mnist.cli.exits import listen_to_termination, report_error, returns_exit_code, silence_stdout
+from lora_mnist.cli.exits import report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.groups import Command, Commands, flattened
+from lora_mnist.cli.start import listen
 from lora_mnist.errors import ProofError
 
 if TYPE_CHECKING:
@@ -46,9 +47,22 @@ app = typer.Typer(
 )
 
 
-def command(function: Callable[..., None]) -> Callable[..., int]:
+def command(function: Callable[..., int | None]) -> Callable[..., int]:
     """Register `function`, whose parameters are groups and options, as a command that returns its exit code."""
     return app.command(cls=Command)(returns_exit_code(flattened(function)))
+
+
+def _alone(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a command be the only one that writes to its run, not only each of its stages."""
+
+    @wraps(function)
+    def alone(*, place: o.Place, **options: Any) -> None:
+        from lora_mnist.runs.rundir import Run
+
+        with Run(place.run).writing():
+            function(place=place, **options)
+
+    return alone
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,6 +81,7 @@ def _options(
 
 
 @command
+@_alone
 def run(
     *,
     place: o.Place,
@@ -294,6 +309,32 @@ def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o
 
 
 @command
+def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
+    """List the runs below a folder: data, accuracy of the base, adapters, what the best one did, size, digest.
+
+    Example: lora-mnist runs runs
+    """
+    from lora_mnist.cli import overview
+    from lora_mnist.runs.overview import list_runs
+
+    _show(list_runs(folder), [overview.overview], output)
+
+
+@command
+def doctor(*, folder: o.Folder = o.RUNS, machine: o.Machine, output: o.Output) -> int:
+    """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
+
+    Example: lora-mnist doctor
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import doctor as words
+
+    diagnosis = pipeline.doctor(folder, machine.data, machine.device, machine.threads)
+    _show(diagnosis, [words.diagnosis], output)
+    return diagnosis.exit_code
+
+
+@command
 def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
     """Count what full fine-tuning and LoRA train, for the run's network or any layer.
 
@@ -327,7 +368,7 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    listen_to_termination()
+    listen()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -341,11 +382,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(ended.code or 0) if completion.is_asked() else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
-
-
-def script() -> None:
-    """`lora-mnist` on the command line."""
-    sys.exit(main())
 
 
 def _raise_failures(findings: "Verification") -> None:
@@ -379,7 +415,8 @@ def _show(
 def _print(*renderables: "RenderableType") -> None:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
+    console.width = max(console.width, 80)  # a narrower terminal breaks lines itself, where rich would drop columns
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         for renderable in renderables:
             console.print(renderable, crop=False)  # a path is longer than the line, rather than cut

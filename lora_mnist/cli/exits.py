@@ -12,21 +12,27 @@ from typing import Any
 
 import typer
 
-from lora_mnist.errors import DiskError, LoraMnistError
+from lora_mnist.cli.start import LINES, Terminated, is_first_to_say
+from lora_mnist.errors import DiskError, LoraMnistError, sentence
 
 log = logging.getLogger("lora_mnist")
 
 
-def returns_exit_code(function: Callable[..., None]) -> Callable[..., int]:
-    """Wrap a command, which has `json`, `quiet` and `debug`, so that its errors become a message and an exit code."""
+def returns_exit_code(function: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap a command, which has `json`, `quiet` and `debug`, so that its errors become a message and an exit code.
+
+    What it returns is its exit code too; None is 0.
+    """
 
     @functools.wraps(function)
     def handled(*, json: bool = False, quiet: bool = False, debug: bool = False, **options: Any) -> int:
         notes = logging.StreamHandler()  # to standard error
+        notes.setFormatter(_Visible())
         log.addHandler(notes)
         log.setLevel(logging.WARNING if quiet else logging.INFO)
         try:
-            function(json=json, quiet=quiet, debug=debug, **options)
+            _require_working_directory()
+            code = function(json=json, quiet=quiet, debug=debug, **options)
             sys.stdout.flush()
         except BaseException as error:
             if debug:
@@ -34,22 +40,24 @@ def returns_exit_code(function: Callable[..., None]) -> Callable[..., int]:
             return report_error(error, json)
         finally:
             log.removeHandler(notes)
-        return 0
+        return code or 0
 
     return handled
 
 
-class _Terminated(BaseException):
-    pass
+def _require_working_directory() -> None:
+    """Torch asks for it, and paths begin there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise DiskError(
+            f"The working directory is not there any more: {error.strerror}.", "Change to one that is."
+        ) from error
 
 
-def listen_to_termination() -> None:
-    """Let SIGTERM end a command as Ctrl-C does, so that it cleans up."""
-
-    def terminate(*_: Any) -> None:
-        raise _Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return sentence(super().format(record))
 
 
 def report_error(error: BaseException, as_json: bool) -> int:
@@ -58,6 +66,7 @@ def report_error(error: BaseException, as_json: bool) -> int:
         silence_stdout()
         return 0
     code, message = _explain(error)
+    message = sentence(message)
     try:
         if as_json and code < 128:
             print(json.dumps({"error": {"code": code, "type": type(error).__name__, "message": message}}), flush=True)
@@ -65,7 +74,8 @@ def report_error(error: BaseException, as_json: bool) -> int:
         sys.stdout.flush()
     except OSError:  # it is standard output itself that cannot be written
         silence_stdout()
-    print(f"Error: {message}" if code < 128 else message, file=sys.stderr)
+    if code < 128 or is_first_to_say():
+        print(f"Error: {message}" if code < 128 else message, file=sys.stderr)
     return code
 
 
@@ -81,9 +91,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         return 2, f"{_cause(error)} See `{context.command_path if context else 'lora-mnist'} --help`."
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return 130, "Interrupted; what was finished before is kept."
-    if isinstance(error, _Terminated):
-        return 143, "Terminated; what was finished before is kept."
+        return 130, LINES[signal.SIGINT]
+    if isinstance(error, Terminated):
+        return 143, LINES[signal.SIGTERM]
     if _is_out_of_memory(error):
         return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
     if isinstance(error, OSError):

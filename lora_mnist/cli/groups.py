@@ -13,7 +13,7 @@ from lora_mnist.cli.help import page, write_commands, write_options
 from lora_mnist.cli.panels import PANELS
 
 
-def flattened(function: Callable[..., None]) -> Callable[..., None]:
+def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """Give a command the signature that Typer reads: for each group its options, in the order of the panels.
 
     What comes out is called with options, by keyword; the command gets the groups built of them.
@@ -28,12 +28,12 @@ def flattened(function: Callable[..., None]) -> Callable[..., None]:
         raise TypeError(f"{function.__name__} has more than one option {repeated[0]!r}.")
 
     @functools.wraps(function)
-    def command(**values: Any) -> None:
+    def command(**values: Any) -> int | None:
         built = {
             name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
             for name, group in groups.items()
         }
-        function(**built, **values)
+        return function(**built, **values)
 
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     command.__annotations__ = {option.name: option.annotation for option in options}

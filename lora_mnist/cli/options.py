@@ -16,6 +16,14 @@ if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
     from lora_mnist.settings.layers import Layer
     from lora_mnist.settings.request import Applied, Request
 
+
+def _folder(name: str) -> Path:
+    """A path that was typed; an empty one would be the working directory."""
+    if not name:
+        raise typer.BadParameter("'' names no folder. The one you are in is '.'.")
+    return Path(name)
+
+
 # Options of a single command, or of several that do not share a group -------------------------------------------------
 
 Runs = Annotated[
@@ -26,6 +34,17 @@ Runs = Annotated[
         rich_help_panel="Run",
         autocompletion=completion.runs,
         show_default=str(completion.DEFAULT_RUN),
+    ),
+]
+RUNS = completion.DEFAULT_RUN.parent
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder below which the runs lie.",
+        metavar="FOLDER",
+        rich_help_panel="Run",
+        parser=_folder,
+        show_default=str(RUNS),
     ),
 ]
 Force = Annotated[bool, in_run("--force", "Make it again, in place of what is finished; with a base go its adapters.")]
@@ -82,9 +101,17 @@ MergedName = Annotated[
     str | None,
     in_output("--name", "Name under which it is saved in the run.", "NAME", show_default="the adapters' and -merged"),
 ]
+
+
 Data = Annotated[
     Path,
-    in_data("--data", "Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", envvar="LORA_MNIST_DATA"),
+    in_data(
+        "--data",
+        "Folder of the data sets; MNIST is in its MNIST/raw/.",
+        "DIR",
+        envvar="LORA_MNIST_DATA",
+        parser=_folder,
+    ),
 ]
 DATA = Path("data")
 Normalise = Annotated[bool, in_output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
@@ -101,7 +128,13 @@ class Place:
 
     run: Annotated[
         Path,
-        in_run("--run", "Folder of the run: its base, adapters and report.", "DIR", autocompletion=completion.runs),
+        in_run(
+            "--run",
+            "Folder of the run: its base, adapters and report.",
+            "DIR",
+            parser=_folder,
+            autocompletion=completion.runs,
+        ),
     ] = completion.DEFAULT_RUN
 
 

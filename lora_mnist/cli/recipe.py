@@ -1,5 +1,6 @@
 """The options that are settings of a recipe, in groups, and how they become tables as in a config file."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -210,7 +211,7 @@ def given(table: str, **options: object) -> "Layer":
 
 def _digit(digit: str | None) -> int | str | None:
     """A number if it looks like one."""
-    return int(digit) if digit and digit.isascii() and digit.isdecimal() else digit
+    return int(digit) if digit and re.fullmatch("[0-9]{1,9}", digit) else digit
 
 
 def _sizes(hidden: str | None) -> list[int] | str | None:

@@ -16,6 +16,7 @@ from types import ModuleType
 from tqdm import tqdm
 
 DOWNLOAD_BYTES = 11_594_722  # the four .gz files together
+LAST_WORDS = 1 << 16  # bytes: what is read of what the child said
 SILENCE = 10  # seconds without a byte after which one connection is given up
 
 
@@ -35,15 +36,15 @@ def fetch_mnist(
     folder = Path(tempfile.mkdtemp(prefix=".download-", dir=data))
     command = [sys.executable, "-m", "lora_mnist.datasets.download", str(folder), *mirrors]
     try:
-        with tempfile.TemporaryFile("w+") as said:
+        with tempfile.TemporaryFile() as said:
             with subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL) as child:
                 try:
                     _await(child, folder, time.monotonic() + deadline, quiet)
                 finally:
                     child.kill()
             if child.returncode != 0:
-                said.seek(0)
-                lines = said.read().strip().splitlines()
+                said.seek(max(0, said.tell() - LAST_WORDS))
+                lines = said.read().decode(errors="replace").strip().splitlines()
                 raise OSError(lines[-1] if lines else f"the download ended with code {child.returncode}")
         raw = folder / "MNIST" / "raw"
         if missing := [name for name in names if not (raw / name).is_file()]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lora_mnist.datasets.download import fetch_mnist
 from lora_mnist.errors import DataError, DiskError
+from lora_mnist.files import open_regular
 
 # file → (SHA-256 of the decompressed bytes, their number); images have a header of 16 bytes, labels of 8
 MNIST_FILES = {
@@ -82,7 +83,7 @@ def _read_file(folder: Path, name: str) -> bytes:
         )
     sha256, size = MNIST_FILES[name]
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_regular(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             content = file.read(size + 1)  # one more shows that it is too long, without unpacking gigabytes
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Delete it; MNIST is then downloaded again.") from error

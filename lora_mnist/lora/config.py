@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_mnist.errors import LoRAError
+from lora_mnist.errors import LoRAError, shown
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 ALL_LINEAR = "all-linear"
@@ -104,7 +104,7 @@ class LoRAConfig:
 def _require(rules: Iterable[tuple[str, Any, bool, str]]) -> None:
     for name, value, holds, rule in rules:
         if not holds:
-            raise LoRAError(f"`{name}` (={value!r}) must be {rule}.", "Correct that value.")
+            raise LoRAError(f"`{name}` (={shown(value)}) must be {rule}.", "Correct that value.")
 
 
 def _is_number(value: Any) -> bool:

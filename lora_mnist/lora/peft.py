@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
-from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskError, LoRAError, RunError
-from lora_mnist.files import read_json, to_json, write_files
+from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DiskError, LoRAError, RunError, shown
+from lora_mnist.files import LARGEST_WEIGHTS, open_regular, read_json, read_regular, to_json, write_files
 from lora_mnist.lora.adapters import attach, base_tensors, copies_of, modules_to_train, remove, updates_of
 from lora_mnist.lora.config import DTYPES, LoRAConfig
 from lora_mnist.lora.rules import exactly, first, is_saved_whole, is_target, targets_for
@@ -123,6 +123,7 @@ def load_adapter(
         _refuse_what_peft_adapts_once(folder, model, config)
     if any(tensor.dtype == torch.float64 for key, tensor in tensors.items() if key.endswith(PARTS)):
         config = replace(config, dtype=torch.float64)
+    _require_ranks(folder / WEIGHTS, tensors, config)
     _take_out_the_base(folder / WEIGHTS, tensors, model, whole, check=base != "any")
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     # its own generator: what it draws is overwritten
@@ -152,13 +153,30 @@ def load_seal(folder: Path) -> Seal | None:
     Raises:
         AdapterError: the file is missing or damaged.
     """
-    path = folder / WEIGHTS
+    text = _read_metadata(folder / WEIGHTS).get("base_seal")
+    return None if text is None else Seal.from_text(text)
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Of a safetensors file. Raises AdapterError."""
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("base_seal")
+            return file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
-    return None if text is None else Seal.from_text(text)
+
+
+def _require_ranks(path: Path, tensors: Mapping[str, torch.Tensor], config: LoRAConfig) -> None:
+    """Before memory is taken for them: the tensors are there and have the ranks that the config says. AdapterError."""
+    for layer in config.targets:
+        rank = config.rank_pattern.get(layer, config.rank)
+        for part in PARTS:
+            if (key := f"{PREFIX}{layer}{part}") not in tensors:
+                raise AdapterError(f"{path} lacks {key}.", "Restore the adapter.")
+        key = f"{PREFIX}{layer}{PARTS[0]}"
+        if tensors[key].shape[:1] != (rank,):  # (rank, in)
+            raise AdapterError(f"{path}: {key} is {tuple(tensors[key].shape)}, not of rank {rank}.", "Restore it.")
 
 
 def _document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: list[str]) -> dict[str, Any]:
@@ -265,7 +283,7 @@ def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> 
             known = name in OURS | IGNORED or value is None or value is False or value in ({}, [])
         if not known:
             raise AdapterError(
-                f"{path}: option {name!r} (={value!r}) is not implemented.", "Save the adapter without it."
+                f"{path}: option {name!r} (={shown(value)}) is not implemented.", "Save the adapter without it."
             )
 
 
@@ -283,7 +301,7 @@ def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRACo
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load(path.read_bytes())
+        return load(read_regular(path, LARGEST_WEIGHTS))
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
 

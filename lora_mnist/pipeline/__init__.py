@@ -9,6 +9,7 @@ and returns one typed document.
 
 from lora_mnist.pipeline.compare import SideBySide, compare
 from lora_mnist.pipeline.convert import Merging, extract, merge
+from lora_mnist.pipeline.doctor import Check, Diagnosis, doctor
 from lora_mnist.pipeline.evaluate import evaluate
 from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
@@ -19,6 +20,8 @@ from lora_mnist.settings.request import Applied, Request
 
 __all__ = [
     "Applied",
+    "Check",
+    "Diagnosis",
     "Merging",
     "Pretraining",
     "Request",
@@ -28,6 +31,7 @@ __all__ = [
     "WholeRun",
     "Workspace",
     "compare",
+    "doctor",
     "evaluate",
     "extract",
     "finetune",

@@ -12,7 +12,7 @@ from lora_mnist.lora.lowrank import Approximation, left_out
 from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.finetune import Tuning, keep, parameters_of
-from lora_mnist.pipeline.workspace import Workspace, name_from
+from lora_mnist.pipeline.workspace import Workspace, name_from, sole_writer
 from lora_mnist.runs.records import (
     CheckpointCounts,
     Evaluation,
@@ -35,6 +35,7 @@ class Merging(MergeRecord):
     evaluation: Evaluation
 
 
+@sole_writer
 def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = False) -> Merging:
     """Write the base with `adapters` merged into its weights as a checkpoint of its own, beside the base.
 
@@ -70,6 +71,7 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = F
     return Merging(**dict(record), file=str(place.folder / WEIGHTS), evaluation=evaluation)
 
 
+@sole_writer
 def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning:
     """The best adapter of `rank` for what separates a checkpoint from the base; proved and saved like any other.
 

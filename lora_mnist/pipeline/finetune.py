@@ -17,7 +17,7 @@ from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora.peft import save_adapter
 from lora_mnist.lora.table import parameter_table
-from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.pipeline.workspace import Workspace, sole_writer
 from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
@@ -87,6 +87,7 @@ class _Task:
         return 1 if self.stack else 0
 
 
+@sole_writer
 def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False, resume: bool = False) -> Tuning:
     """Inject LoRA, train it on one digit, prove that the base is untouched, evaluate, save.
 
@@ -97,6 +98,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
+        BusyError: another command writes to the run.
         RunError: `on_top_of` are not adapters of the run, trained on top of each other in that order.
         UsageError: there is a guard, but no `val` to judge by.
     """
@@ -128,6 +130,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     return keep(work, adapted, record, history, _train_twin(work, task) if twin else None)
 
 
+@sole_writer
 def finetune_full(work: Workspace) -> Tuning:
     """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
 
@@ -160,7 +163,7 @@ def finetune_full(work: Workspace) -> Tuning:
         **dict(environment(work.device)),
     )
     evaluation = work.evaluation(logits, checkpoint=name)
-    analysis = analyse(work.run.base.logits(), logits, work.labels, digit)
+    analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
     with work.run.new(place) as draft:
         draft.network(tuned)
         draft.document(TUNING, record)

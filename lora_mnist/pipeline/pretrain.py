@@ -41,19 +41,21 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         run: that of `request`, if it is opened already.
 
     Raises:
+        BusyError: another command writes to the run.
         RunError: the base is finished already, or something else lies in its place.
         UsageError: a setting is wrong, or contradicts the finished base.
     """
     run = run or Run(request.run)
-    if not run.base.is_finished or request.force:
-        work = _train(request, run)
-    elif resume:
-        work = _finished(request, run)
-    else:
-        raise RunError(
-            f"{run.base.folder} is finished already.",
-            "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
-        )
+    with run.writing():
+        if not run.base.is_finished or request.force:
+            work = _train(request, run)
+        elif resume:
+            work = _finished(request, run)
+        else:
+            raise RunError(
+                f"{run.base.folder} is finished already.",
+                "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
+            )
     evaluation = work.run.base.evaluation
     seconds = work.run.record.seconds
     return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist.errors import RunError, UsageError, shown
 from lora_mnist.evaluation.findings import BySplit, Comparison
 from lora_mnist.evaluation.metrics import compare
 from lora_mnist.pipeline.finetune import Tuning, finetune
@@ -16,6 +16,7 @@ from lora_mnist.settings.request import Request
 from lora_mnist.settings.strict import Document, Many
 
 STAGES = ("pretrain", "finetune", "verify", "report")  # the last is for the caller, who knows what it looks like
+MOST_ROUNDS = 100  # far beyond use; without a guard each round is kept, and each is one adapter more
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,20 @@ def run(
         show: called with what each stage and each round came to, as soon as it is known.
 
     Raises:
+        BusyError: another command writes to the run.
         UsageError: there are several rounds, but one digit or one name is asked for; or as the stages do.
     """
     opened = Run(request.run)
     _require_rounds(request, opened, rounds)
-    there, started = opened.base.is_finished and not request.force, time.perf_counter()
-    work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
-    show(Done(pretraining, time.perf_counter() - started, there))
-    tunings = repair(work, rounds, twin, show)
-    started = time.perf_counter()
-    with replace(work.progress, stage=_stage(3)).waiting("verifying"):
-        verification = verify_workspace(work)
-    show(Done(verification, time.perf_counter() - started))
+    with opened.writing():  # from the first stage to the last
+        there, started = opened.base.is_finished and not request.force, time.perf_counter()
+        work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
+        show(Done(pretraining, time.perf_counter() - started, there))
+        tunings = repair(work, rounds, twin, show)
+        started = time.perf_counter()
+        with replace(work.progress, stage=_stage(3)).waiting("verifying"):
+            verification = verify_workspace(work)
+        show(Done(verification, time.perf_counter() - started))
     kept = [tuning.record.name for tuning in tunings if tuning.kept]
     overall = compare(work.logits_of_stack(()), work.logits_of_stack(kept), work.labels, tunings[0].record.digit)
     return work, WholeRun(pretraining=pretraining, rounds=tunings, overall=overall, verification=verification)
@@ -96,8 +99,10 @@ def _stage(number: int) -> str:
 
 def _require_rounds(request: Request, opened: Run, rounds: int) -> None:
     """Before anything is trained."""
-    if rounds < 1:
-        raise UsageError(f"`rounds` (={rounds}) must be a whole number from 1.", "Correct that value.")
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise UsageError(
+            f"`rounds` (={shown(rounds)}) must be a whole number from 1 to {MOST_ROUNDS}.", "Correct that value."
+        )
     try:
         stored = opened.record.settings
     except RunError:

@@ -70,11 +70,10 @@ def verify(request: Request, adapters: Sequence[str] = ()) -> Verification:
         RunError: something is missing altogether, or belongs to another base.
     """
     try:
-        work = open_workspace(request)
-    except AlteredError as error:
+        return verify_workspace(open_workspace(request), adapters)
+    except AlteredError as error:  # of the base; those of what was made from it are findings already
         base = BaseFindings(passed=False)
         return Verification(passed=False, failures=(error.cause,), base=base, adapters=(), checkpoints=())
-    return verify_workspace(work, adapters)
 
 
 def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verification:

@@ -3,22 +3,25 @@
 import copy
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
 from lora_mnist.datasets.dataset import Dataset, choose, load
-from lora_mnist.errors import RunError, UsageError
+from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora.adapters import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
 from lora_mnist.lora.seal import Seal
 from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.records import AppliedAdapter, Evaluation, evaluation_of
+from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, WEIGHTS, Saved
+from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
@@ -26,6 +29,9 @@ from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,20 @@ class Workspace:
         evaluation = evaluation_of(self.dataset, self.sealed, adapters, logits)
         return evaluation.model_copy(update={"checkpoint": checkpoint})
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only one that writes to the run (see `Run.writing`).
+
+        Raises:
+            RunError: another base has taken the place of this one since it was opened.
+        """
+        with self.run.writing():
+            if self.run.base.evaluation.base_seal != self.sealed.sha256:
+                raise RunError(
+                    f"{self.run.base.folder} was replaced by another command in the meantime.", "Run this one again."
+                )
+            yield
+
     def claim(self, saved: Saved) -> None:
         """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
 
@@ -89,8 +109,19 @@ class Workspace:
                 )
 
     def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base."""
-        return (self.run.adapter(names[-1]) if names else self.run.base).logits()
+        """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base.
+
+        Raises:
+            AlteredError: there are others than one row for each image.
+        """
+        saved = self.run.adapter(names[-1]) if names else self.run.base
+        stored = saved.logits()
+        for split, part in self.dataset.held_out.items():
+            if split not in stored or stored[split].shape != (len(part), 10):
+                raise AlteredError(
+                    f"{saved.folder / LOGITS} does not hold 10 for each of {len(part)} {split} images.", RESTORE
+                )
+        return stored
 
     def target_digit(self, on_top_of: Sequence[str] = ()) -> int:
         """The digit to repair: the one in the settings, or the weakest on `val` with the adapters that are there.
@@ -181,6 +212,8 @@ class Workspace:
             raise RunError(f"{saved.folder} was made from another base.", "Use it with the run it came from.")
 
     def _locate(self, reference: str) -> tuple[Path, str]:
+        if not reference:
+            raise RunError("There is no adapter without a name.", "Name one, or leave --adapter out.")
         if _is_path(reference):
             return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
@@ -188,6 +221,17 @@ class Workspace:
                 f"There is no adapter {reference!r} in {self.run.path}.", f"For the folder write ./{reference}."
             )
         return self.run.require_adapter(reference).file(""), reference
+
+
+def sole_writer(stage: Callable[Concatenate[Workspace, P], T]) -> Callable[Concatenate[Workspace, P], T]:
+    """Let `stage`, whose first argument is a workspace, be the only one that writes to its run."""
+
+    @wraps(stage)
+    def alone(work: Workspace, /, *arguments: P.args, **named: P.kwargs) -> T:
+        with work.writing():
+            return stage(work, *arguments, **named)
+
+    return alone
 
 
 def open_workspace(request: Request, run: Run | None = None) -> Workspace:
@@ -198,6 +242,18 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
         UsageError: what was asked contradicts it.
     """
     run = run or Run(request.run)
+    while True:
+        try:
+            work = _open(request, run)
+            if run.base.is_current:
+                return work
+        except RunError:
+            if run.base.is_current:
+                raise
+        run = Run(request.run)  # a writer replaced the base between two of its files
+
+
+def _open(request: Request, run: Run) -> Workspace:
     base = run.require_base()
     stored, name = run.record.settings, run.record.dataset.name
     request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
@@ -207,7 +263,18 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
     if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
+    _require_sizes(base, run.record.dataset, dataset)
     return opened(request, run, settings, device, dataset)
+
+
+def _require_sizes(base: Saved, facts: DatasetFacts, dataset: Dataset) -> None:
+    """The split that the settings make is the one that was evaluated. Raises AlteredError."""
+    for split in ("train", "val", "test"):
+        told, found = getattr(facts, split), len(getattr(dataset, split))
+        if told != found:
+            raise AlteredError(
+                f"{base.folder / RECORD} says {told} {split} images, but with its settings there are {found}.", RESTORE
+            )
 
 
 def opened(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:

@@ -24,10 +24,11 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.report.reproduce import commands, configs
 from lora_mnist.report.tables import tables_of
 from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, sure, tied, title_of, who_paid
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.rundir import Run, sole_writer
 from lora_mnist.settings.strict import Document
 
 
+@sole_writer
 def write_report(run: Run, normalised: bool = False) -> Path:
     """Write the report of `run` and return its page.
 
@@ -35,6 +36,7 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         normalised: print the confusion matrices as shares of each true digit instead of counts.
 
     Raises:
+        BusyError: another command writes to the run.
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
     report = report_of(run)

@@ -1,6 +1,7 @@
 """A whole network ↔ one safetensors file from which alone it can be rebuilt: weights, architecture, seal."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.files import write_file
+from lora_mnist.files import LARGEST_WEIGHTS, open_regular, read_regular, write_file
 from lora_mnist.lora.seal import Seal, first_difference, seal
 from lora_mnist.training.model import MLP
 
@@ -40,9 +41,11 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, S
     if name := first_difference(stored, seal(tensors)):
         raise AlteredError(f"{path}: tensor {name} is not the sealed one.", RESTORE)
     try:
+        if _shapes(tensors) != _shapes_of(hidden):  # before memory is taken for them
+            raise RuntimeError(f"its tensors are not those of the layers {hidden!r}")
         model = MLP(hidden)
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".:")  # torch's goes on with frames of C++
         raise RunError(f"{path} holds no network of ours: {reason}.", RESTORE) from error
     return model.to(device), stored
@@ -58,10 +61,21 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     return _read(path)[0]
 
 
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _shapes_of(hidden: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of a network with such layers. Raises TypeError or RuntimeError if there can be none."""
+    with torch.device("meta"):
+        return _shapes(MLP(hidden).state_dict())
+
+
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return load(path.read_bytes()), metadata
+        return load(read_regular(path, LARGEST_WEIGHTS)), metadata
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error

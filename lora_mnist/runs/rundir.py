@@ -4,26 +4,37 @@
 disagree for long, because the record is moved into place together with the weights it describes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import (
+    MANIFEST,
+    clear,
     finished_folders,
     is_finished,
+    mark_of,
     new_folder,
+    read_regular,
     recover,
     remove_folder,
     require_writable,
     write_file,
 )
+from lora_mnist.runs.lock import holding
 from lora_mnist.runs.records import RunRecord
 from lora_mnist.runs.saved import RECORD, Draft, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.strict import Document
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Run:
@@ -37,6 +48,8 @@ class Run:
         self.base = Saved(path / "base")
         self.report = path / "report"
         self._saved: dict[Path, Saved] = {}
+        self._writing = 0
+        self._stood: dict[Path, object] = {}  # what there was of each folder when the writing began
 
     def adapter(self, name: str) -> Saved:
         """Adapter `name`, which need not be there."""
@@ -61,6 +74,17 @@ class Run:
     def adapter_names(self) -> list[str]:
         return [saved.name for saved in self.adapters()]
 
+    def digest(self) -> str:
+        """SHA-256 over the manifests of base, adapters and checkpoints: one number that speaks for all of their files.
+
+        Raises:
+            RunError: a manifest cannot be read.
+        """
+        made = [self.base, *self.adapters(), *self.checkpoints()]
+        manifests = {saved.folder.relative_to(self.path).as_posix(): saved.content(MANIFEST) for saved in made}
+        hashes = {place: hashlib.sha256(content).hexdigest() for place, content in manifests.items()}
+        return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
     def on_top_of(self, adapter: str) -> tuple[str, ...]:
         """The adapters that were on, frozen, while this one was trained; none if it is not in the run."""
         saved = self.adapter(adapter)
@@ -80,16 +104,16 @@ class Run:
 
     def require_adapter(self, name: str) -> Saved:
         """Adapter `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
-        return self._require("adapter", self.adapter(name), self.adapters())
+        return self._require("adapter", name, self.adapter(name), self.adapters())
 
     def require_checkpoint(self, name: str) -> Saved:
         """Checkpoint `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
-        return self._require("checkpoint", self.checkpoint(name), self.checkpoints())
+        return self._require("checkpoint", name, self.checkpoint(name), self.checkpoints())
 
-    def _require(self, kind: str, saved: Saved, there: Sequence[Saved]) -> Saved:
-        if not saved.is_finished or self._is_obsolete(saved):
+    def _require(self, kind: str, name: str, saved: Saved, there: Sequence[Saved]) -> Saved:
+        if name != saved.name or not saved.is_finished or self._is_obsolete(saved):  # a path is no name
             names = ", ".join(one.name for one in there) or "none yet"
-            raise RunError(f"There is no {kind} {saved.name!r} in {self.path}.", f"It has {names}.")
+            raise RunError(f"There is no {kind} {name!r} in {self.path}.", f"It has {names}.")
         saved.require_whole()
         return saved
 
@@ -152,31 +176,74 @@ class Run:
         except RunError:
             return None
 
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only one that writes here. What others finished in the meantime is seen; readers are not kept waiting.
+
+        Raises:
+            BusyError: another command writes here.
+            DiskError: the disk refuses.
+        """
+        with holding(self.path) as taken:
+            if taken:
+                for folder in (self.path, self.path / "adapters", self.path / "checkpoints"):
+                    clear(folder)
+            if not self._writing:
+                self._look_again()
+            self._writing += 1
+            try:
+                yield
+            finally:
+                self._writing -= 1
+
+    def _look_again(self) -> None:
+        if not self.base.is_current:
+            self._forget()
+        self._saved = {folder: saved for folder, saved in self._saved.items() if saved.is_current}
+        there = [self.base, *self.dependents()]
+        self._stood = {saved.folder: mark_of(saved.folder) for saved in there}
+
+    def _require_unreplaced(self, place: Path) -> None:
+        """Where locks do not work, another command may have finished the same in the meantime. Raises RunError."""
+        if mark_of(place) not in (None, self._stood.get(place)):  # None: what there was is removed
+            raise RunError(
+                f"{place} was finished by another command in the meantime. That one is kept.",
+                "Give this one another --name or --run, or make it again with --force.",
+            )
+
     # Saving ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def new_base(self) -> Iterator[Draft]:
         """Fill the folder of a new base; on leaving it takes its place, and what was made from the old one goes."""
-        obsolete = self.dependents()
-        with new_folder(self.base.folder) as folder:
-            yield Draft(folder)
-        self._forget()
-        for saved in obsolete:
-            remove_folder(saved.folder)
-        if is_finished(self.report):
-            remove_folder(self.report)
-        self.tidy()
+        with self.writing():
+            obsolete = self.dependents()
+            with new_folder(self.base.folder) as folder:
+                yield Draft(folder)
+                self._require_unreplaced(self.base.folder)
+            self._forget()
+            for saved in obsolete:
+                remove_folder(saved.folder)
+            if is_finished(self.report):
+                remove_folder(self.report)
+            self.tidy()
+            self._look_again()
 
     @contextmanager
     def new(self, saved: Saved) -> Iterator[Draft]:
         """Fill the folder of an adapter or a checkpoint; on leaving it takes its place."""
-        with new_folder(saved.folder) as folder:
-            yield Draft(folder)
-        self._saved.pop(saved.folder, None)
+        with self.writing():
+            with new_folder(saved.folder) as folder:
+                yield Draft(folder)
+                self._require_unreplaced(saved.folder)
+            self._saved.pop(saved.folder, None)
+            self._stood[saved.folder] = mark_of(saved.folder)
 
     def save_report(self, files: Mapping[str, bytes]) -> Path:
         """Replace the report by `files` and return its page."""
-        with new_folder(self.report) as folder:
+        with self.writing(), new_folder(self.report) as folder:
             for name, content in files.items():
                 write_file(folder / name, content)
         return self.report / "index.html"
@@ -195,7 +262,7 @@ class Run:
             if self._is_obsolete(saved):
                 remove_folder(saved.folder)
         content, copy = self.base.content(RECORD), self.path / RECORD
-        if not copy.is_file() or copy.read_bytes() != content:
+        if not _holds(copy, content):
             write_file(copy, content)
 
     def _forget(self) -> None:
@@ -220,6 +287,24 @@ class Run:
             return saved.evaluation.base_seal == record.replaced_seal
         except RunError:
             return False  # damaged, which is for `require` to say
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return read_regular(path, len(content)) == content
+    except OSError:
+        return False
+
+
+def sole_writer(function: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+    """Let `function`, whose first argument is a run, be the only one that writes there (see `Run.writing`)."""
+
+    @wraps(function)
+    def alone(run: Run, /, *arguments: P.args, **named: P.kwargs) -> T:
+        with run.writing():
+            return function(run, *arguments, **named)
+
+    return alone
 
 
 class _AnyVersion(Document, extra="allow"):

@@ -14,9 +14,21 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
-from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.errors import AlteredError, RunError, shown
 from lora_mnist.evaluation.findings import Analysis
-from lora_mnist.files import MANIFEST, check_folder, is_finished, read_manifest, standing, to_json, write_file
+from lora_mnist.files import (
+    LARGEST_DOCUMENT,
+    LARGEST_WEIGHTS,
+    MANIFEST,
+    check_folder,
+    is_finished,
+    mark_of,
+    read_manifest,
+    read_regular,
+    standing,
+    to_json,
+    write_file,
+)
 from lora_mnist.runs.records import Evaluation, TuningRecord
 from lora_mnist.settings.strict import Document, first_fault
 
@@ -33,6 +45,7 @@ RECORD, TUNING, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.
 HISTORY = "history.csv"
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 LOGITS, PICTURES = "logits.safetensors", "pictures.safetensors"
+OURS = (RECORD, TUNING, EVALUATION, ANALYSIS, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
 RESTORE = "Restore it from a copy, or make it again with --force."
 
 
@@ -47,6 +60,7 @@ class Saved:
         self.folder = folder
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
+        self._mark: object = None
 
     @property
     def name(self) -> str:
@@ -62,12 +76,36 @@ class Saved:
 
     def require_whole(self) -> None:
         """Raises RunError if a file of it is missing, AlteredError if one is not the one that was saved."""
-        if not self._is_whole:
-            for name in self.hashes:
-                if name.endswith(".json"):
-                    self.content(name)  # kept, so that each is read once
-            check_folder(self.folder, self._contents)
-            self._is_whole = True
+        while not self._is_whole:
+            try:
+                for name in self.hashes:
+                    if name.endswith(".json"):
+                        self.content(name)  # kept, so that each is read once
+                check_folder(self.folder, self._contents)
+                self._require_listed()
+                self._is_whole = True
+            except RunError:
+                if self.is_current:
+                    raise
+                self.forget()  # a writer replaced it between two files
+
+    def _require_listed(self) -> None:
+        """What the manifest leaves out was compared with nothing."""
+        for name in OURS:
+            if name not in self.hashes and self.file(name).exists():
+                raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing has taken its place since it was read. True if it was not read yet."""
+        return self._mark is None or self._mark == mark_of(self.folder)
+
+    def forget(self) -> None:
+        """Read everything again when it is asked for."""
+        self._contents.clear()
+        self._is_whole, self._mark = False, None
+        for name in ("hashes", "evaluation", "tuning", "analysis"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:
@@ -115,8 +153,8 @@ class Saved:
             key, fault, value, rule = first_fault(error)
             if fault == "json_invalid":
                 raise AlteredError(f"{path} is not JSON: {rule}.", RESTORE) from error
-            shown = "" if fault == "missing" else f" (={_short(value)})"
-            what = f": `{key}`{shown}" if key else shown
+            received = "" if fault == "missing" else f" (={shown(value)})"
+            what = f": `{key}`{received}" if key else received
             raise AlteredError(f"{path}{what} {_sentence(rule)}.", RESTORE) from error
 
     def losses(self) -> list[float]:
@@ -166,8 +204,10 @@ class Saved:
         """A file's bytes; those of JSON files are kept for whoever asks next. Raises RunError if it cannot be read."""
         if name in self._contents:
             return self._contents[name]
+        self._mark = self._mark or mark_of(self.folder)
         try:
-            content = self.file(name).read_bytes()
+            largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
+            content = read_regular(self.file(name), largest)
         except OSError as error:
             raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         if name.endswith(".json"):
@@ -212,12 +252,6 @@ class Draft:
         from lora_mnist.runs.checkpoint import save_tensors
 
         save_tensors(self.folder / name, dict(tensors))
-
-
-def _short(value: object) -> str:
-    """As Python writes it; of a whole table its beginning."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _sentence(rule: str) -> str:

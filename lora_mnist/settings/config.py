@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.layers import Layer, config_path, merge, read_config
 from lora_mnist.settings.strict import Document, Some, first_fault
 
@@ -141,4 +141,4 @@ def resolve(layers: Sequence[Layer], dataset: str, origin: str = "the command li
             raise UsageError(
                 f"There is no setting `{key}` (in {origin}).", "Settings and their meaning stand in default.toml."
             ) from error
-        raise UsageError(f"`{key}` (={value!r}) {rule} (in {origin}).", "Correct that value.") from error
+        raise UsageError(f"`{key}` (={shown(value)}) {rule} (in {origin}).", "Correct that value.") from error

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_mnist.errors import UsageError
+from lora_mnist.files import read_regular
+
+LARGEST = 1 << 20  # bytes of a config
 
 Layer = Mapping[str, Any]  # nested tables, as TOML gives them
 
@@ -31,13 +34,13 @@ def read_config(name_or_path: str) -> Layer:
     """
     path = config_path(name_or_path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_regular(path, LARGEST).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"There is no config {name_or_path!r}: {error.strerror}.",
             f"Give a TOML file or one of {', '.join(config_names())}.",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.", "Correct it there.") from error
 
 

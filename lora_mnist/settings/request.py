@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.settings.layers import Layer, merge
 
@@ -67,7 +67,7 @@ class Request:
             there = dict(_flat(stored)).get(key)
             if wanted not in (there, "auto", "weakest"):  # these two agree with whatever was found
                 raise UsageError(
-                    f"`{key}` (={wanted!r}) contradicts {what}, which was made with {there!r}.",
+                    f"`{key}` (={shown(wanted)}) contradicts {what}, which was made with {shown(there)}.",
                     "Leave it out, choose another --run, or make it again with --force.",
                 )
 

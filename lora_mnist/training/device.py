@@ -2,11 +2,12 @@
 
 import ctypes
 import os
+import re
 import sys
 
 import torch
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import UsageError, shown
 
 MOST_THREADS = 512  # far beyond use
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -59,8 +60,8 @@ def _find(device: str) -> torch.device:
     if device == "cpu":
         return torch.device("cpu")
     kind, _, number = device.partition(":")
-    if kind != "cuda" or (":" in device and not number.isdecimal()):
-        raise UsageError(f"`device` (={device!r}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
+    if kind != "cuda" or (":" in device and not re.fullmatch("[0-9]{1,9}", number)):
+        raise UsageError(f"`device` (={shown(device)}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
     if int(number or 0) >= count:
         raise UsageError(
             f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices.",

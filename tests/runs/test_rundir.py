@@ -152,7 +152,7 @@ def test_a_manifest_with_other_names_than_files_have_is_damaged(run_copy, adapte
 
 def test_an_adapter_whose_manifest_lists_no_weights_is_named(run_copy, adapter):
     put_files(adapter, lambda files: {name: one for name, one in files.items() if not name.startswith("adapter_model")})
-    with pytest.raises(AlteredError, match=r"manifest.json lists no weights"):
+    with pytest.raises(AlteredError, match=r"manifest.json does not list adapter_model"):
         list_adapters(Run(run_copy))
 
 

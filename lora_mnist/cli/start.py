@@ -1,0 +1,74 @@
+"""The way in. From its first instruction on, Ctrl-C and SIGTERM end a command with one line, and soon.
+
+Nothing is imported at the top that takes time.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+LINES = {
+    signal.SIGINT: "Interrupted; what was finished before is kept.",
+    signal.SIGTERM: "Terminated; what was finished before is kept.",
+}
+GRACE = 0.8  # seconds to clean up in; what is left behind then goes at the next writing command
+
+_unsaid = threading.Lock()  # of whoever says the line
+
+
+class Terminated(BaseException):
+    """What SIGTERM raises, as Ctrl-C raises KeyboardInterrupt."""
+
+
+def listen() -> None:
+    """Let both signals raise, so that what is being done cleans up. One that the caller ignores stays ignored."""
+    global _unsaid
+    _unsaid = threading.Lock()
+    for number in LINES:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
+
+
+def is_first_to_say() -> bool:
+    """Whether nobody has said the line yet; the caller does, then."""
+    return _unsaid.acquire(blocking=False)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    if _is_importing(frame):  # an exception there can leave a library in pieces, or end in its abort()
+        _end(number)
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def watch() -> None:
+    """End the process where Python does not come to raise anything, or cleans up for too long."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_after_signal, args=(reader,), daemon=True).start()
+
+
+def _end_after_signal(reader: int) -> None:
+    while (number := os.read(reader, 1)[0]) not in LINES:
+        pass
+    time.sleep(GRACE)
+    _end(number)
+
+
+def _end(number: int) -> NoReturn:
+    if is_first_to_say():
+        with suppress(OSError):
+            os.write(2, f"{LINES[signal.Signals(number)]}\n".encode())
+    os._exit(128 + number)

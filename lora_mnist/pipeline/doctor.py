@@ -1,0 +1,197 @@
+"""Is everything as it should be: what is installed, the machine, the data, and every run? Nothing is written."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from lora_mnist import __version__
+from lora_mnist.datasets.mnist import is_there, raw_folder, read_mnist
+from lora_mnist.errors import DataError, DiskError, LoraMnistError, RunError, UsageError
+from lora_mnist.lora.peft import load_seal
+from lora_mnist.lora.seal import first_difference
+from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.lock import holder_of
+from lora_mnist.runs.overview import find_runs
+from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.saved import WEIGHTS
+from lora_mnist.settings.strict import Document, Many, Maybe
+from lora_mnist.training.device import prepare
+
+ROOM = 500_000_000  # bytes: the data, and some runs
+
+
+class Check(Document):
+    """One thing that was looked at.
+
+    Attributes:
+        finding: what is there, in a clause.
+        way_out: what to do where it is not good.
+        exit_code: that of an error of the kind; 0 if it is good.
+    """
+
+    name: str
+    finding: str
+    way_out: Maybe[str] = None
+    exit_code: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is as it should be."""
+        return self.exit_code == 0
+
+
+class Diagnosis(Document):
+    """All that was looked at."""
+
+    passed: bool
+    checks: Many[Check]
+
+    @property
+    def exit_code(self) -> int:
+        """Of the first check that failed; 0 if none did."""
+        return next((check.exit_code for check in self.checks if not check.passed), 0)
+
+
+def doctor(folder: Path, data: Path, device: str = "auto", threads: int | None = None) -> Diagnosis:
+    """Look at everything that a run depends on.
+
+    Args:
+        folder: below which the runs lie.
+        data: where data sets lie.
+        device, threads: as the commands that compute take them.
+    """
+    checks = (
+        _check("packages", _packages),
+        _check("device", lambda: _device(device, threads)),
+        _check("threads", _threads),
+        _check("disk", lambda: _disk(folder)),
+        _check("data", lambda: _data(data)),
+        *(_check(str(path), partial(_run, path)) for path in find_runs(folder)),
+    )
+    return Diagnosis(passed=all(check.passed for check in checks), checks=checks)
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, finding=look())
+    except LoraMnistError as error:
+        return Check(name=name, finding=error.cause.rstrip("."), way_out=error.way_out, exit_code=error.exit_code)
+
+
+# The machine ----------------------------------------------------------------------------------------------------------
+
+
+def _packages() -> str:
+    """Raises UsageError if torchvision was made for another torch."""
+    vision = _version("torchvision")
+    found = f"lora-mnist {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    found += f", torchvision {vision or 'not installed'}, numpy {_version('numpy')}"
+    wanted = _torch_of_torchvision() if vision else None
+    if wanted and wanted != torch.__version__.partition("+")[0]:
+        raise UsageError(
+            f"torchvision {vision} was made for torch {wanted}, and torch {torch.__version__} is here.",
+            f"Install them together: pip install torch=={wanted} torchvision=={vision}.",
+        )
+    if vision and _is_for_cuda(vision) and torch.version.cuda is None:
+        found += " (torchvision is built for CUDA and torch for the CPU: no matter here, where it only downloads)"
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_of_torchvision() -> str | None:
+    """The only version of torch that it says it works with."""
+    for requirement in metadata.requires("torchvision") or ():
+        if match := re.match(r"torch\s*\(?==\s*([\d.]+)", requirement):
+            return match[1]
+    return None
+
+
+def _is_for_cuda(vision: str) -> bool:
+    """PyPI's wheels for Linux are; those for the CPU have it in their version."""
+    return sys.platform == "linux" and not vision.endswith("+cpu")
+
+
+def _device(device: str, threads: int | None) -> str:
+    found = prepare(device, threads)
+    return torch.cuda.get_device_name(found) if found.type == "cuda" else f"CPU, {platform.machine()}"
+
+
+def _threads() -> str:
+    """Raises UsageError if threads would wait for each other: more than cores, or than cores that are free."""
+    threads, cores, load = torch.get_num_threads(), _cores(), _load()
+    found = f"{threads} for {cores} cores, load {load:.1f}"
+    if threads > cores:
+        raise UsageError(f"{found}: more threads than cores wait for each other.", f"Use --threads {cores}.")
+    free = cores - round(load)
+    if threads > 1 and free < threads:
+        raise UsageError(
+            f"{found}: on a busy machine the threads of a step wait for the slowest, and all is many times slower.",
+            f"Use --threads {max(1, free)}, or wait.",
+        )
+    return found
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load() -> float:
+    """How many processes wanted to compute in the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def _disk(folder: Path) -> str:
+    """Raises DiskError if there is too little room."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if free < ROOM:
+        raise DiskError(f"{found}: that is little.", "Make room, or put --run elsewhere.")
+    return found
+
+
+def _data(data: Path) -> str:
+    """Raises DataError if there are other files than the published ones."""
+    if not is_there(data):
+        if some := sorted(path.name for path in raw_folder(data).glob("*-ubyte*")):
+            raise DataError(f"{raw_folder(data)} has only {', '.join(some)}.", "Run a command: it fetches the others.")
+        return f"MNIST is not in {raw_folder(data)}: it is downloaded when it is needed"
+    read_mnist(data)
+    return f"MNIST in {raw_folder(data)}, all four files as published"
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def _run(path: Path) -> str:
+    """Raises RunError if a file is not the one that was saved, or a seal does not hold."""
+    run = Run(path)
+    base = run.require_base()
+    _, sealed = load_network(base.file(WEIGHTS))
+    for name in run.adapter_names():
+        saved = run.require_adapter(name)
+        theirs = load_seal(saved.file(""))
+        if theirs is None or (different := first_difference(theirs, sealed)):
+            what = f"tensor {different} differs" if theirs else "it has no seal"
+            raise RunError(f"{saved.folder} is not for this base: {what}.", "Remove it, or train it again.")
+    for checkpoint in run.checkpoints():
+        load_network(run.require_checkpoint(checkpoint.name).file(WEIGHTS))
+    holder = holder_of(path)
+    lock = f"written by {holder.words}" if holder else "nobody writes"
+    count = len(run.adapters()) + len(run.checkpoints())
+    return f"manifests and seals hold, of the base and {count} made from it; {lock}"

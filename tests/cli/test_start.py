@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lora_mnist.cli import start
+from lora_mnist.cli.exits import report_error
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+AT_AN_IMPORT = """
+import os, sys
+_, module, number = sys.argv
+class At:
+    def find_spec(self, name, *_):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, At())
+sys.argv = ["lora-mnist", "evaluate", "--run", "none"]
+from lora_mnist.__main__ import script
+script()
+"""
+IN_A_LONG_CALL = """
+import os, signal, sys, threading, time
+import lora_mnist.cli.start as start
+start.listen(); start.watch()
+threading.Timer(0.1, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    try:
+        time.sleep(60)
+    except BaseException:
+        pass  # as what goes on regardless
+"""
+
+
+def ended(program, *arguments):
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    plain = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background job inherits it ignored
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, preexec_fn=plain)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("module", ["typer", "pydantic", "torch", "torch._C"])
+def test_a_signal_during_an_import_is_one_line(module, number, code):
+    assert ended(AT_AN_IMPORT, module, int(number)) == (code, "", f"{start.LINES[number]}\n")
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_what_does_not_end_by_itself_is_ended(number, code):
+    assert ended(IN_A_LONG_CALL, int(number)) == (code, "", f"{start.LINES[number]}\n")
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_the_line_is_said_once(number, code, capsys):
+    before = {one: signal.getsignal(one) for one in start.LINES}
+    start.listen()
+    try:
+        for _ in range(2):
+            with pytest.raises(BaseException) as caught:
+                os.kill(os.getpid(), number)
+            assert report_error(caught.value, as_json=True) == code
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"{start.LINES[number]}\n")
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        start.listen()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_nothing_heavy_comes_before_the_handlers():
+    program = "import sys, lora_mnist.__main__; print({'typer', 'pydantic', 'rich', 'json'} & set(sys.modules) or 0)"
+    assert ended(program) == (0, "0\n", "")

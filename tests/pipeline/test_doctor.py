@@ -1,0 +1,112 @@
+import os
+import sys
+from collections import namedtuple
+from importlib import metadata
+
+import pytest
+import torch
+
+from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.pipeline import doctor as look
+from lora_mnist.runs.lock import holding
+
+from ..conftest import flip_bit, rehash, snapshot
+
+doctor = sys.modules[look.__module__]  # the package has a function of the same name
+
+
+@pytest.fixture
+def healthy(run_copy, monkeypatch):
+    """A machine that has nothing else to do, with one good run and no MNIST."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    monkeypatch.setattr(doctor, "_cores", torch.get_num_threads)
+
+    def examine(**options):
+        diagnosis = look(run_copy.parent, run_copy.parent / "data", **options)
+        return {check.name: check for check in diagnosis.checks}, diagnosis
+
+    return examine
+
+
+def test_all_is_well_and_nothing_is_written(healthy, run_copy):
+    before = snapshot(run_copy.parent)
+    checks, diagnosis = healthy()
+    assert (diagnosis.passed, diagnosis.exit_code) == (True, 0)
+    assert list(checks) == ["packages", "device", "threads", "disk", "data", str(run_copy)]
+    assert torch.__version__ in checks["packages"].finding
+    assert "the base and 1 made from it; nobody writes" in checks[str(run_copy)].finding
+    assert snapshot(run_copy.parent) == before
+
+
+def failed(examined, name, code, *words):
+    checks, diagnosis = examined
+    assert not diagnosis.passed
+    assert diagnosis.exit_code == code
+    assert [one.name for one in checks.values() if not one.passed] == [name]
+    for word in words:
+        assert word in f"{checks[name].finding} {checks[name].way_out}"
+
+
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        ("base/model.safetensors", "model.safetensors"),
+        ("A/adapter_model.safetensors", "adapter_model.safetensors"),
+        ("A/analysis.json", "analysis.json"),
+    ],
+)
+def test_a_run_with_an_altered_file_is_named(healthy, run_copy, adapter, file, word):
+    flip_bit(run_copy / file.replace("A/", f"adapters/{adapter.name}/"), -3)
+    failed(healthy(), str(run_copy), 4, word, "Restore it")
+
+
+def test_weights_that_are_not_the_sealed_ones_are_found_behind_a_good_manifest(healthy, run_copy):
+    flip_bit(run_copy / "base" / "model.safetensors")
+    rehash(run_copy / "base")
+    failed(healthy(), str(run_copy), 4, "is not the sealed one")
+
+
+def test_who_writes_is_told_and_is_no_fault(healthy, run_copy):
+    with holding(run_copy):
+        checks, diagnosis = healthy()
+    assert diagnosis.passed
+    assert f"written by process {os.getpid()}" in checks[str(run_copy)].finding
+
+
+def test_threads_on_a_busy_machine_are_a_trap(healthy, monkeypatch):
+    torch.set_num_threads(2)
+    monkeypatch.setattr(doctor, "_cores", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.2, 0.0, 0.0))
+    failed(healthy(), "threads", 2, "2 for 2 cores, load 1.2", "--threads 1")
+    assert healthy(threads=1)[1].passed
+
+
+def test_more_threads_than_cores_are_a_trap(healthy, monkeypatch):
+    monkeypatch.setattr(doctor, "_cores", lambda: 2)
+    failed(healthy(threads=3), "threads", 2, "--threads 2")
+
+
+def test_a_device_that_is_not_there_is_told(healthy):
+    failed(healthy(device="cuda:77"), "device", 2, "cuda:77")
+
+
+def test_a_full_disk_is_told(healthy, monkeypatch):
+    usage = namedtuple("usage", "free")(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
+    failed(healthy(), "disk", 6, "0.0 GB free")
+
+
+def test_data_that_are_not_the_published_ones_are_named(healthy, run_copy):
+    raw = run_copy.parent / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    first, *_ = MNIST_FILES
+    (raw / first).write_bytes(b"x")
+    failed(healthy(), "data", 3, f"has only {first}")
+    for name in MNIST_FILES:
+        (raw / name).write_bytes(b"x")
+    failed(healthy(), "data", 3, f"{first} is not the published file")
+
+
+def test_a_torchvision_of_another_torch_is_named(healthy, monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda package: ["numpy", "torch==1.2.3", "gdown; extra == 'gdown'"])
+    failed(healthy(), "packages", 2, "was made for torch 1.2.3", "pip install torch==1.2.3")
