@@ -132,7 +132,7 @@ def test_the_folder_shows_the_rooms():
     shown = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     rooms = {room for level in ROOMS for room in level if (PACKAGE / room).is_dir()}
     assert shown == rooms | {"errors.py", "files.py", "__init__.py", "__main__.py", "py.typed"}
-    assert rooms == set(re.findall(r"^\| `(\w+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert rooms == set(re.findall(r"^\| `(\w+)/` \|", (ROOT / "docs" / "how-it-works.md").read_text(), re.MULTILINE))
 
 
 def test_tests_lie_in_the_same_folders():
