@@ -14,13 +14,13 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from scipy.stats import t as student
 
-from lora_mnist.evaluation.findings import COUNTS, Comparison, ShiftedLogit
+from lora_mnist.evaluation.findings import COUNTS, ShiftedLogit
 from lora_mnist.evaluation.metrics import counts_in
 from lora_mnist.evaluation.threshold import shifted_logit
 from lora_mnist.evaluation.verdict import verdict_of
@@ -87,8 +87,8 @@ def _rounds(work: Workspace, opened: Opener) -> dict:
     last = [tuning for tuning in tunings if tuning.kept]
     base = work.run.base.evaluation.splits["test"]
     end = last[-1].evaluation.splits["test"] if last else base
-    rises = [100 * (b - a) / n for a, b, n in zip(base.wrong, end.wrong, base.images, strict=True)]
-    return {"rounds": {"path": [_round(one) for one in tunings], "errors": end.errors, "worst digit": max(rises)}}
+    lost = worst([b - a for a, b in zip(base.wrong, end.wrong, strict=True)], base.images)
+    return {"rounds": {"path": [_round(one) for one in tunings], "errors": end.errors, "worst digit": lost}}
 
 
 PARTS = {
@@ -121,17 +121,17 @@ def _row(tuning: Tuning) -> dict:
     record, analysis, images = tuning.record, tuning.analysis, tuning.evaluation.splits["test"].images
     test = analysis.splits["test"]
     return test.after.model_dump() | {
-        "worst": _worst_other(test, images, record.digit),
+        "worst": worst([one.broken - one.fixed for one in test.by_digit], images, record.digit),
         "seconds": record.seconds,
         "digit": record.digit,
         "verdict": verdict_of(analysis, record.digit).kind,
     }
 
 
-def _worst_other(test: Comparison, images: list[int], digit: int) -> float:
-    """By how many points the error rate rose of the other digit that lost most."""
-    pairs = zip(test.by_digit, images, strict=True)
-    return max(100 * (one.broken - one.fixed) / n for other, (one, n) in enumerate(pairs) if other != digit)
+def worst(more: Sequence[int], images: Sequence[int], target: int | None = None) -> float:
+    """By how many points the error rate rose of the digit, but the target, that lost most."""
+    pairs = enumerate(zip(more, images, strict=True))
+    return max(100 * wrong / count for digit, (wrong, count) in pairs if digit != target)
 
 
 def _counts(shifted: ShiftedLogit) -> dict:

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 import torch
+from repairs import worst
 
 from lora_mnist.datasets import dataset as data
-from lora_mnist.evaluation.findings import COUNTS, SplitResult
+from lora_mnist.evaluation.findings import COUNTS
 from lora_mnist.evaluation.metrics import counts_of, summarise, weakest_digit
 from lora_mnist.evaluation.predict import held_out_logits, logits_of
 from lora_mnist.evaluation.strength import Guard, choose
@@ -53,20 +54,15 @@ def measure(variant: dict, seed: int, epochs: int, base: MLP, dataset: data.Data
         adapted = base
     after = logits_of(adapted, dataset.test.images)
     labels = dataset.test.labels
+    wrong = [summarise(logits, labels) for logits in (before["test"], after)]
     shifted = shifted_threshold({"test": before["test"]}, {"test": after}, {"test": labels}, digit)
     return {
         "strength": guard.strength,
-        "worst": _worst_other(summarise(before["test"], labels), summarise(after, labels), digit),
+        "worst": worst([b - a for a, b in zip(*(one.wrong for one in wrong), strict=True)], wrong[0].images, digit),
         "base": counts_of(before["test"], labels, digit).model_dump(),
         "adapter": counts_of(after, labels, digit).model_dump(),
         "threshold": shifted.splits["test"].model_dump(),
     }
-
-
-def _worst_other(before: SplitResult, after: SplitResult, digit: int) -> float:
-    """By how many points the error rate rose of the other digit that lost most."""
-    rises = [100 * (b - a) / n for a, b, n in zip(before.wrong, after.wrong, before.images, strict=True)]
-    return max(rise for other, rise in enumerate(rises) if other != digit)
 
 
 def main() -> None:

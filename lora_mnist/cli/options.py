@@ -72,7 +72,7 @@ Rounds = Annotated[
 ]
 Twin = Annotated[
     bool,
-    in_repair("--twin", "Train a second adapter with the digit at its natural share, to see what --focus is worth."),
+    in_repair("--twin", "Train a second adapter as long on every image alike, to see how much is further training."),
 ]
 Full = Annotated[bool, in_repair("--full", "Train all weights of a copy instead of an adapter, to compare.")]
 RANK = in_lora("--rank", "How many directions each layer may change in: lora_B lora_A has this rank.", "N")

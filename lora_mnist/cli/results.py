@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from lora_mnist.cli import tables
-from lora_mnist.cli.text import Paragraph, listed
+from lora_mnist.cli.text import Paragraph
 from lora_mnist.evaluation.findings import COUNTS, Comparison
-from lora_mnist.evaluation.verdict import verdict_of, who_paid
+from lora_mnist.evaluation.verdict import listed, verdict_of, who_paid
 from lora_mnist.evaluation.weakest import Weakest
 from lora_mnist.pipeline import Pretraining, Tuning, Verification, WholeRun
 from lora_mnist.pipeline.run import STAGES, Done
@@ -58,7 +58,7 @@ def _weakest(found: Weakest | None, most: int = 9) -> str:
         return f"{weakest} It cannot be told apart from any other there."
     if len(found.rivals) > most:
         return f"{weakest} {len(found.rivals)} others cannot be told apart from it there."
-    digits = listed([str(digit) for digit in (found.digit, *found.rivals)])
+    digits = listed((found.digit, *found.rivals))
     return f"{weakest} {digits} cannot be told apart there."
 
 
@@ -114,7 +114,7 @@ def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
         return [_labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
     strength = record.guard.strength if record.guard else 1.0
     kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
-    below = f", for use on top of {listed(list(record.on_top_of))}" if record.on_top_of else ""
+    below = f", for use on top of {listed(record.on_top_of)}" if record.on_top_of else ""
     size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
     return [_labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
 
@@ -202,7 +202,7 @@ def finished(document: WholeRun, page: Path) -> RenderableType:
         title = verdict_of(analysis, record.digit).title
     else:
         what = f"{len(rounds)} rounds, {errors}"
-        title = f"Digits {listed([str(tuning.record.digit) for tuning in rounds])}"
+        title = f"Digits {listed([tuning.record.digit for tuning in rounds])}"
     return Group(
         Paragraph(f"Finished already: {what}"),
         Paragraph(f"{title}. --force trains anew."),

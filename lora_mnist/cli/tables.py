@@ -127,7 +127,7 @@ def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
     if twin := analysis.twin:
         beside = twin.splits["test"]
         kept = "" if twin.strength is not None else ", not kept"
-        rows.append((f"twin, natural share{kept}", beside))
+        rows.append((f"twin, every image alike{kept}", beside))
         if number := twin.threshold:
             rows.append((f"twin {number.shift:+.2f} on its logit, by {number.chosen_on}", number.splits["test"]))
         lines = [paired(beside.all, "all images"), paired(beside.digit, f"the {digit}s")]

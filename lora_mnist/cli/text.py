@@ -40,9 +40,3 @@ class Paragraph:
         for line in lines:
             label, text = line[: len(self.label)], line[len(self.label) :].replace(NO_BREAK, " ")
             yield Text.assemble((label, self.label_style), (text, self.style), no_wrap=True, overflow="ignore")
-
-
-def listed(names: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = names or [""]
-    return f"{', '.join(first)} and {last}" if first else last

@@ -220,7 +220,7 @@ class TwinCounts(Counts):
 
 
 class TwinResult(Document):
-    """An adapter trained with the digit at its natural share.
+    """An adapter trained as long on every image alike: the digit at its natural share, hard ones no more often.
 
     Attributes:
         strength: None if its guard kept none.

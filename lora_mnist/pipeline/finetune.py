@@ -93,7 +93,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
 
     Args:
         on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
-        twin: train a second one, with the digit at its natural share, and compare the two on the same images.
+        twin: train a second one on every image alike, and compare the two on the same images.
         resume: return a finished adapter as it is, and say so if one is added to others.
 
     Raises:

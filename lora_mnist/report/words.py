@@ -42,8 +42,8 @@ GLOSSARY = {
     "accuracy": "Accuracy is the share of all images that are right, recall the share of one digit's images that are.",
     "strength": "A factor on the whole update when it is applied: 0 is the base, 1 the adapter as it was kept.",
     "threshold": "One number added to the digit's logit: what can be had without any training.",
-    "twin": "The same adapter trained with the digit at its natural share: it shows what the focus on the digit is"
-    " worth.",
+    "twin": "The same adapter trained as long on every image alike: the digit at its natural share, hard images no more"
+    " often. It shows how much of a repair is further training.",
     "focus": "The share of every fine-tuning batch that is drawn from the digit under repair.",
     "guard": "The rule on val by which an adapter is kept, and how strongly: by default no digit may get worse beyond"
     " chance.",

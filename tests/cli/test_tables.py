@@ -87,7 +87,7 @@ def test_the_excuses_stand_beside_the_repair(tuned):
     twin = TwinResult(strength=None, splits={"test": TwinCounts(missed=7, claimed=8, errors=9, all=pair, digit=pair)})
     text = words(terminal.excuses(tuned.record, changed(tuned.analysis, twin=twin)))
     assert f"{tuned.analysis.threshold.shift:+.2f} on the logit of {tuned.record.digit}, by val" in text
-    assert "twin, natural share, not kept" in text
+    assert "twin, every image alike, not kept" in text
     assert "11 are right with the adapter only" in text
     assert "p = 0.5" in text
     assert "on its logit" not in text  # of a twin from before there was one

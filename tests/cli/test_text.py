@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lora_mnist.cli.text import Paragraph, listed
+from lora_mnist.cli.text import Paragraph
 
 
 def printed(paragraph, width) -> list[str]:
@@ -35,7 +35,3 @@ def test_further_lines_are_indented_as_far_as_the_label():
 def test_a_path_is_never_cut_nor_broken():
     path = "/a/very-long/path/" + "x" * 60
     assert path in printed(Paragraph(f"saved in {path}"), 30)
-
-
-def test_listed():
-    assert [listed(list("abc"[:i])) for i in range(4)] == ["", "a", "a and b", "a, b and c"]

@@ -14,7 +14,7 @@ from lora_mnist.evaluation.findings import (
     TwinCounts,
     TwinResult,
 )
-from lora_mnist.evaluation.verdict import verdict_of
+from lora_mnist.evaluation.verdict import listed, verdict_of
 
 DIGIT = 9
 
@@ -143,3 +143,7 @@ def test_its_parts_make_its_words():
     found = verdict_of(analysis((90, 5), (20, 5)), DIGIT)
     assert found.words == f"{found.headline} {found.price} {found.beside}"
     assert found.headline.startswith(f"{found.title}: ")
+
+
+def test_names_are_listed_as_in_a_sentence():
+    assert [listed([*"abc"][:i]) for i in range(4)] == ["", "a", "a and b", "a, b and c"]
