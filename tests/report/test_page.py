@@ -114,6 +114,15 @@ def test_plots_take_the_colours_of_the_page(rich_run):
         assert set(re.findall(r'(?:fill|stroke)="(?!none|currentColor|var\(--)([^"]*)"', drawing)) == set()
 
 
+def test_only_what_is_more_than_chance_is_coloured(run_copy):
+    page = write_report(Run(run_copy)).read_text()
+    (section,) = report_of(Run(run_copy)).adapters
+    cells = re.findall(r"<tfoot>.*?<td( class=\"\w+\")?>[+−\d,]+</td>\s*</tr></tfoot>", page, re.DOTALL)
+    errors = section.headline.errors
+    wanted = "" if errors.p > 0.05 or not errors.change else f' class="{"good" if errors.change < 0 else "bad"}"'
+    assert wanted in cells
+
+
 def test_every_plot_leads_to_its_files(run_copy, adapter):
     page = page_of(run_copy)
     for plot in (f"{adapter.name}-{kind}" for kind in ("trade", "errors", "dial", "after", "change", "loss")):
