@@ -10,7 +10,7 @@ def script() -> NoReturn:
     """`lora-mnist` on the command line."""
     listen()
     watch()
-    from lora_mnist.cli.commands import main  # from here on it takes time
+    from lora_mnist.cli.main import main  # from here on it takes time
 
     sys.exit(main())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_mnist.cli.commands import main
+from lora_mnist.cli.main import main
 from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.files import _write_manifest
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain

@@ -538,7 +538,7 @@ def test_a_narrow_encoding_is_no_error(finished_run):
 
 def test_help_needs_none_of_the_heavy_libraries():
     program = (
-        "import sys\nfrom lora_mnist.cli.commands import main\nmain(['--help'])\n"
+        "import sys\nfrom lora_mnist.cli.main import main\nmain(['--help'])\n"
         "heavy = {'torch', 'torchvision', 'matplotlib', 'sklearn', 'numpy', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
@@ -549,7 +549,7 @@ def test_help_needs_none_of_the_heavy_libraries():
 @pytest.mark.parametrize("command", ["adapters", "params"])
 def test_commands_that_read_json_start_without_torch(finished_run, command):
     program = (
-        "import sys\nfrom lora_mnist.cli.commands import main\n"
+        "import sys\nfrom lora_mnist.cli.main import main\n"
         f"code = main([{command!r}, '--run', {str(finished_run)!r}])\n"
         "sys.exit(code or {'torch', 'numpy', 'matplotlib'} & set(sys.modules) or 0)"
     )
@@ -559,7 +559,7 @@ def test_commands_that_read_json_start_without_torch(finished_run, command):
 
 def test_no_command_imports_torchvision(finished_run):
     program = (
-        "import sys\nfrom lora_mnist.cli.commands import main\n"
+        "import sys\nfrom lora_mnist.cli.main import main\n"
         f"code = main(['evaluate', '--run', {str(finished_run)!r}])\n"
         "sys.exit(code or 'torchvision' in sys.modules)"
     )

@@ -61,7 +61,7 @@ def test_the_commands_page_runs_in_its_order(tmp_path):
 def test_every_option_in_a_command_exists():
     import typer
 
-    from lora_mnist.cli.commands import app
+    from lora_mnist.cli.main import app
 
     commands = typer.main.get_command(app).commands
     lines = re.findall(r"^lora-mnist ([\w-]+)([^#\n]*)", README.read_text() + COMMANDS.read_text(), re.MULTILINE)

@@ -1,87 +1,26 @@
-"""The command line: parse, call one stage, print."""
+"""The commands: parse, call one stage, print."""
 
-import json
-import os
-import sys
 import time
-import webbrowser
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
-import typer
-
-from lora_mnist import __version__
 from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
 from lora_mnist.cli import recipe as r
-from lora_mnist.cli.exits import report_error, returns_exit_code, silence_stdout
-from lora_mnist.cli.groups import Command, Commands, flattened
-from lora_mnist.cli.start import listen
+from lora_mnist.cli.app import alone_in_its_run, command
+from lora_mnist.cli.output import open_page, print_all, print_json, show, write
 from lora_mnist.errors import ProofError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import RenderableType
-
     from lora_mnist.pipeline import Tuning, Verification
     from lora_mnist.runs.rundir import Run
-    from lora_mnist.settings.strict import Document
-
-D = TypeVar("D", bound="Document")
-
-app = typer.Typer(
-    name="lora-mnist",
-    cls=Commands,
-    help="""Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.
-
-    Example: lora-mnist run
-
-    `lora-mnist COMMAND --help` explains a command and its options.
-    """,
-    context_settings={"help_option_names": ["--help", "-h"]},
-    rich_markup_mode=None,  # help pages are our own, and brackets mean themselves
-    pretty_exceptions_enable=False,
-)
-
-
-def command(function: Callable[..., int | None]) -> Callable[..., int]:
-    """Register `function`, whose parameters are groups and options, as a command that returns its exit code."""
-    return app.command(cls=Command)(returns_exit_code(flattened(function)))
-
-
-def _alone(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a command be the only one that writes to its run, not only each of its stages."""
-
-    @wraps(function)
-    def alone(*, place: o.Place, **options: Any) -> None:
-        from lora_mnist.runs.rundir import Run
-
-        with Run(place.run).writing():
-            function(place=place, **options)
-
-    return alone
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit()
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
-    pass
 
 
 @command
-@_alone
+@alone_in_its_run
 def run(
     *,
     place: o.Place,
@@ -109,7 +48,7 @@ def run(
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
     silent, stages = output.json or output.quiet, results.Stages(rounds)
-    work, whole = pipeline.run(request, rounds, twin, lambda done: None if silent else _print(stages.after(done)))
+    work, whole = pipeline.run(request, rounds, twin, lambda done: None if silent else print_all(stages.after(done)))
     _raise_failures(whole.verification)
     started = time.perf_counter()
     with replace(work.progress, stage="4/4 ").waiting("writing the report"):
@@ -117,18 +56,20 @@ def run(
     if output.json:
         tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
         base = whole.pretraining.model_dump(mode="json")
-        _print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
+        print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
     elif output.quiet:
-        _write(f"{page}\n")
+        write(f"{page}\n")
     elif stages.finished:
-        _print(results.finished(whole, page))
+        print_all(results.finished(whole, page))
     else:
-        _print(results.report_line(page, time.perf_counter() - started))
-        _print(results.whole(whole, place.run))
+        print_all(results.report_line(page, time.perf_counter() - started))
+        print_all(results.whole(whole, place.run))
     if verbose and not silent:
-        _print(tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds))
+        print_all(
+            tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds)
+        )
     if open:
-        _open(page)
+        open_page(page)
 
 
 @command
@@ -155,7 +96,7 @@ def pretrain(
     request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
     work, pretraining = pipeline.pretrain(request)
     views = [results.pretraining, *([tables.evaluation] if verbose else [])]
-    _show(pretraining, views, output, work.run.base.folder)
+    show(pretraining, views, output, work.run.base.folder)
 
 
 @command
@@ -178,7 +119,7 @@ def evaluate(
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
     changed = evaluation.adapters or evaluation.checkpoint
     view = partial(comparisons.before_and_after, work.run.base.evaluation) if changed else tables.evaluation
-    _show(evaluation, [view], output)
+    show(evaluation, [view], output)
 
 
 @command
@@ -214,7 +155,7 @@ def finetune(
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
     views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
-    _show(tuning, views, output, _made(tuning, work.run))
+    show(tuning, views, output, _made(tuning, work.run))
 
 
 @command
@@ -229,7 +170,7 @@ def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, ou
     findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or ())
     if output.json:
         _raise_failures(findings)
-    _show(findings, [tables.verification], output)
+    show(findings, [tables.verification], output)
     _raise_failures(findings)
 
 
@@ -252,7 +193,7 @@ def merge(
 
     request = o.request_of(place, machine, output, o.Making(force=force), r.given("finetune", name=name))
     merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
-    _show(merged, [tables.merging], output, merged.file)
+    show(merged, [tables.merging], output, merged.file)
 
 
 @command
@@ -277,7 +218,7 @@ def extract(
     settings = r.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
     tuning = pipeline.extract(work, rank, checkpoint)
-    _show(tuning, [tables.extraction], output, _made(tuning, work.run))
+    show(tuning, [tables.extraction], output, _made(tuning, work.run))
 
 
 @command
@@ -290,7 +231,7 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.rundir import Run
 
-    _show(list_adapters(Run(place.run)), [listing.adapters], output)
+    show(list_adapters(Run(place.run)), [listing.adapters], output)
 
 
 @command
@@ -305,7 +246,7 @@ def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o
     from lora_mnist.cli import comparisons
 
     compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
-    _show(compared, [comparisons.side_by_side], output)
+    show(compared, [comparisons.side_by_side], output)
 
 
 @command
@@ -317,7 +258,7 @@ def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
     from lora_mnist.cli import overview
     from lora_mnist.runs.overview import list_runs
 
-    _show(list_runs(folder), [overview.overview], output)
+    show(list_runs(folder), [overview.overview], output)
 
 
 @command
@@ -330,7 +271,7 @@ def doctor(*, folder: o.Folder = o.RUNS, machine: o.Machine, output: o.Output) -
     from lora_mnist.cli import doctor as words
 
     diagnosis = pipeline.doctor(folder, machine.data, machine.device, machine.threads)
-    _show(diagnosis, [words.diagnosis], output)
+    show(diagnosis, [words.diagnosis], output)
     return diagnosis.exit_code
 
 
@@ -344,7 +285,7 @@ def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shape
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.rundir import Run
 
-    _show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
+    show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
 
 
 @command
@@ -358,30 +299,11 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
 
     page = write_report(Run(place.run), normalise)
     if output.json:
-        _print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
+        print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
     else:
-        _write(f"{page}\n")
+        write(f"{page}\n")
     if open:
-        _open(page)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    listen()
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no "·" shows "?" rather than a traceback
-    try:
-        code = typer.main.get_command(app).main(arguments, "lora-mnist", standalone_mode=False)
-        sys.stdout.flush()
-        return code or 0
-    except SystemExit as ended:  # so do Typer's completion, with its answer, and its help where nobody reads on
-        silence_stdout()
-        return int(ended.code or 0) if completion.is_asked() else 0
-    except BaseException as error:
-        return report_error(error, "--json" in arguments)
+        open_page(page)
 
 
 def _raise_failures(findings: "Verification") -> None:
@@ -393,43 +315,3 @@ def _raise_failures(findings: "Verification") -> None:
 def _made(tuning: "Tuning", run: "Run") -> "Path | str | None":
     """Where it lies, if it was kept."""
     return tuning.file or (run.adapter(tuning.record.name).folder if tuning.kept else None)
-
-
-def _open(page: "Path") -> None:
-    if not webbrowser.open(page.resolve().as_uri()):
-        typer.echo("Note: no browser could be opened.", err=True)
-
-
-def _show(
-    document: D, views: "Sequence[Callable[[D], RenderableType]]", output: o.Output, made: "Path | str | None" = None
-) -> None:
-    """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
-    if output.json:
-        _print_json(document.model_dump(mode="json"))
-    elif not output.quiet:
-        _print(*(view(document) for view in views))
-    elif made:
-        _write(f"{made}\n")
-
-
-def _print(*renderables: "RenderableType") -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
-    console.width = max(console.width, 80)  # a narrower terminal breaks lines itself, where rich would drop columns
-    with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
-        for renderable in renderables:
-            console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
-    _write(text.get())
-
-
-def _print_json(document: object) -> None:
-    _write(json.dumps(document, indent=1) + "\n")
-
-
-def _write(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()  # shown before the next stage begins
-    except BrokenPipeError:
-        silence_stdout()  # nobody reads on, but the work is still to be finished

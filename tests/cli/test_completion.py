@@ -20,7 +20,7 @@ def offered(cli, monkeypatch):
         monkeypatch.setenv("COMP_CWORD", str(len(line.split(" "))))
         monkeypatch.setenv("_LORA_MNIST_COMPLETE", "complete_bash")
         with monkeypatch.context() as patch:
-            patch.setattr("lora_mnist.cli.commands.silence_stdout", lambda: None)  # it is the test's own
+            patch.setattr("lora_mnist.cli.main.silence_stdout", lambda: None)  # it is the test's own
             code, out, err = cli()
         assert (code, err) == (0, "")
         return out.split()
@@ -113,7 +113,7 @@ def test_fish_is_told_by_the_exit_code_whether_there_is_something_to_offer(finis
 
 def test_the_shell_is_taught(tmp_path):
     program = (
-        "import sys\nfrom lora_mnist.cli.commands import main\n"
+        "import sys\nfrom lora_mnist.cli.main import main\n"
         "from typer import _completion_shared as shells\nshells._get_shell_name = lambda: 'bash'\n"
         "import typer.completion\ntyper.completion._get_shell_name = lambda: 'bash'\n"
         "sys.exit(main([sys.argv[1]]))"

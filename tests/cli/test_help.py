@@ -8,8 +8,8 @@ import sys
 import pytest
 import typer
 
-from lora_mnist.cli.commands import app
 from lora_mnist.cli.help import default_in_config
+from lora_mnist.cli.main import app
 from lora_mnist.cli.panels import PANELS
 from lora_mnist.settings.config import load_config, resolve
 
@@ -175,7 +175,7 @@ def test_a_line_without_a_command_is_no_mistake(cli):
 @pytest.mark.parametrize("line", ["", "finetune --help"])
 def test_help_needs_neither_torch_nor_pydantic(line):
     program = (
-        f"import sys\nfrom lora_mnist.cli.commands import main\ncode = main({line.split()!r})\n"
+        f"import sys\nfrom lora_mnist.cli.main import main\ncode = main({line.split()!r})\n"
         "sys.exit(code or {'torch', 'numpy', 'pydantic'} & set(sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

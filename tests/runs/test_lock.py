@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lora_mnist.cli.commands import main
+from lora_mnist.cli.main import main
 from lora_mnist.errors import BusyError, DiskError, RunError
 from lora_mnist.files import NEW, new_folder
 from lora_mnist.pipeline import open_workspace, pretrain, verify

@@ -60,7 +60,7 @@ def test_a_digest_changes_when_an_adapter_goes(run_copy, adapter):
 
 def test_it_needs_no_torch(finished_run):
     program = (
-        "import sys\nfrom lora_mnist.cli.commands import main\n"
+        "import sys\nfrom lora_mnist.cli.main import main\n"
         f"code = main(['runs', {str(finished_run)!r}])\n"
         "sys.exit(code or {'torch', 'numpy', 'matplotlib'} & set(sys.modules) or 0)"
     )

@@ -92,7 +92,7 @@ def test_the_kernel_is_tried_once(asked_anew, monkeypatch):
 
 def test_training_never_loads_the_compiler(tmp_path):
     code = (
-        "import sys; from lora_mnist.cli.commands import main\n"
+        "import sys; from lora_mnist.cli.main import main\n"
         "options = ['--config', 'smoke', '--dataset', 'digits', '--quiet']\n"
         f"assert main(['run', *options, '--run', {str(tmp_path)!r}]) == 0\n"
         "print('torch._dynamo' in sys.modules)"

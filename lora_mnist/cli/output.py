@@ -1,0 +1,65 @@
+"""How a command says what it found: words on standard output, or JSON, or no more than a path."""
+
+import json
+import sys
+import webbrowser
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from lora_mnist.cli import options as o
+from lora_mnist.cli.exits import silence_stdout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from lora_mnist.settings.strict import Document
+
+D = TypeVar("D", bound="Document")
+
+
+def open_page(page: "Path") -> None:
+    """Show a page in the browser, or say that there is none."""
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("Note: no browser could be opened.", err=True)
+
+
+def show(
+    document: D, views: "Sequence[Callable[[D], RenderableType]]", output: o.Output, made: "Path | str | None" = None
+) -> None:
+    """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
+    if output.json:
+        print_json(document.model_dump(mode="json"))
+    elif not output.quiet:
+        print_all(*(view(document) for view in views))
+    elif made:
+        write(f"{made}\n")
+
+
+def print_all(*renderables: "RenderableType") -> None:
+    """Print tables and lines, one below the other."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
+    console.width = max(console.width, 80)  # a narrower terminal breaks lines itself, where rich would drop columns
+    with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
+        for renderable in renderables:
+            console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
+    write(text.get())
+
+
+def print_json(document: object) -> None:
+    """Print what `json` can hold, one value a line."""
+    write(json.dumps(document, indent=1) + "\n")
+
+
+def write(text: str) -> None:
+    """Write to standard output; a pipe that was closed is no error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()  # shown before the next stage begins
+    except BrokenPipeError:
+        silence_stdout()  # nobody reads on, but the work is still to be finished
