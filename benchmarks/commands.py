@@ -1,6 +1,6 @@
 """Seconds and peak memory of `--help`, of every stage, and of every command on a finished run, each a new process.
 
-python benchmarks/commands.py [--rounds 5] [--data DIR] [--out build/bench]
+python benchmarks/commands.py [--rounds 5] [--data DIR] [--out DIR]
 """
 
 import json

@@ -1,6 +1,6 @@
 """A forward pass of the base, of the base with an adapter, and merged.
 
-python benchmarks/inference.py [--device cuda] [--rounds 15] [--out build/bench]
+python benchmarks/inference.py [--device cuda] [--rounds 15] [--out DIR]
 """
 
 import copy

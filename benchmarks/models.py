@@ -1,6 +1,6 @@
 """Models of transformers with random weights: this library against PEFT, and against the model without an adapter.
 
-    python benchmarks/models.py [--rounds 5] [--threads 1] [--out build/bench]
+    python benchmarks/models.py [--rounds 5] [--threads 1] [--out DIR]
 
 Llama with all linear layers adapted but the output's, rank 8, fp32; T5 with its `wo` adapted, whose weight's dtype T5
 looks at twice a forward pass; the fast path of nn.TransformerEncoder in eval mode. Medians over the interleaved rounds

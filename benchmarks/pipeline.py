@@ -1,6 +1,6 @@
 """The whole classic recipe: `lora-mnist run --config classic` against the plain script, as processes, in turns.
 
-python benchmarks/pipeline.py [--rounds 3] [--data DIR] [--out build/bench]
+python benchmarks/pipeline.py [--rounds 3] [--data DIR] [--out DIR]
 """
 
 import json

@@ -1,7 +1,7 @@
 """What the recipes reach: run a config with several seeds and print base accuracy, missed, claimed and all errors.
 
-    python benchmarks/recipes.py classic --seeds 5
-    python benchmarks/recipes.py default --dataset digits
+    python benchmarks/recipes.py classic > benchmarks/results/classic.md
+    python benchmarks/recipes.py default --dataset digits > benchmarks/results/digits.md
 
 Every run goes through the command line as a user's would; `test` figures are printed, decisions were taken on `val`.
 """
@@ -45,12 +45,11 @@ def measure(config: str, dataset: str, seed: int, options: list[str]) -> dict:
 
 
 def main() -> None:
-    """Measure, print a table, and beside it JSON if asked for."""
+    """Measure, and print a row a seed and their means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
     arguments, options = parser.parse_known_args()
 
     rows = []
@@ -65,8 +64,6 @@ def main() -> None:
         print(f"| {seed} | {row['digit']} | {before:.4f} → {after:.4f} | {counts} | {proof}", end="")
         print(f" | {row['verdict']} | {row['seconds']:.1f} |")
         sys.stdout.flush()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     before, after = ([statistics.mean(row["accuracy"][i] for row in rows)] for i in (0, 1))
     means = {count: [statistics.mean(row[count][i] for row in rows) for i in (0, 1)] for count in COUNTS}
     counts = " | ".join(f"{b:.1f} → {a:.1f} ({100 * (a / b - 1) if b else 0:+.0f} %)" for b, a in means.values())

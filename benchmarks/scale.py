@@ -1,6 +1,6 @@
 """How a fine-tuning step grows with the hidden size and with the rank.
 
-python benchmarks/scale.py [--device cuda] [--rounds 5] [--out build/bench]
+python benchmarks/scale.py [--device cuda] [--rounds 5] [--out DIR]
 """
 
 import torch

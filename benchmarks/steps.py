@@ -1,6 +1,6 @@
 """One training step: this library, its peers, and the floor that the matrix products alone set.
 
-    python benchmarks/steps.py [--device cuda] [--rounds 3] [--plain] [--out build/bench]
+    python benchmarks/steps.py [--device cuda] [--rounds 3] [--plain] [--out DIR]
 
 Every contestant sees the same prepared batches; a step is forward pass, cross-entropy, backward pass and a fused Adam.
 The floor of fine-tuning are three forward and two backward products into preallocated outputs; that of pretraining adds

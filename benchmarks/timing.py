@@ -1,6 +1,5 @@
 """Interleaved timings: what each contestant takes, and how they compare within the same rounds."""
 
-import json
 import os
 import platform
 import statistics
@@ -34,7 +33,7 @@ def options(
         parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int)
     if out:
-        parser.add_argument("--out", type=Path, default=Path("build/bench"))
+        parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 
@@ -106,16 +105,20 @@ def machine() -> dict[str, Any]:
 
 
 def finish(name: str, rows: Sequence[Mapping[str, Any]], folder: Path, about: Mapping[str, Any]) -> None:
-    """Print `rows` as a table with what it ran on, and write both to `folder`/`name`.json."""
-    print(f"\n{name}: {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['instructions']},")
-    print(f"GPU {about['gpu'] or 'none'}, load {about['load']}, torch {about['torch']}\n")
+    """Print `rows` as a table with what it ran on, and write the same to `folder`/`name`.md."""
     headings = list(rows[0])
-    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-    for row in rows:
-        print(f"| {' | '.join(_shown(value) for value in row.values())} |", flush=True)
+    lines = [
+        f"{name}: {about['cpu']}, {about['cores']} cores, {about['threads']} threads, {about['instructions']},",
+        f"GPU {about['gpu'] or 'none'}, load {about['load']}, torch {about['torch']}",
+        "",
+        f"| {' | '.join(headings)} |",
+        f"|{'---|' * len(headings)}",
+        *(f"| {' | '.join(map(_shown, row.values()))} |" for row in rows),
+    ]
+    print("", *lines, sep="\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"machine": about, "rows": list(rows)}, indent=1) + "\n")
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -63,7 +63,7 @@ def run(
         print_all(results.finished(whole, page))
     else:
         print_all(results.report_line(page, time.perf_counter() - started))
-        print_all(results.whole(whole, place.run))
+        print_all(results.whole(whole, place.run, verbose))
     if verbose and not silent:
         print_all(
             tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds)

@@ -165,15 +165,17 @@ def report_line(page: Path, seconds: float) -> RenderableType:
     return _stage(4, str(page), seconds)
 
 
-def whole(document: WholeRun, run: Path) -> RenderableType:
-    """What all stages come to."""
+def whole(document: WholeRun, run: Path, verbose: bool = False) -> RenderableType:
+    """What all stages come to, and how to see more, unless that follows."""
     *_, last = document.rounds
     several = len(document.rounds) > 1
     answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
         answer.append(_labelled("to use it", f"{_command('merge', run)} {stack}"))
-    return Group("", *answer, _labelled("more", f"every table: {_command('run', run)} --verbose"))
+    if not verbose:
+        answer.append(_labelled("more", f"every table: {_command('run', run)} --verbose"))
+    return Group("", *answer)
 
 
 def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
