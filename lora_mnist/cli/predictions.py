@@ -1,0 +1,86 @@
+"""What pictures are taken for → text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+
+from lora_mnist.cli.tables import DATASETS
+from lora_mnist.cli.text import Paragraph
+
+if TYPE_CHECKING:  # it imports torch
+    from lora_mnist.pipeline.predict import Guess, Prediction, Predictions
+
+
+def predictions(document: Predictions) -> RenderableType:
+    """Of one picture all probabilities, of several a line each."""
+    title = f"{DATASETS[document.dataset]}: what the networks see"
+    pictures, stacks = document.predictions, _stacks(document.predictions[0].guesses)
+    if len(pictures) == 1:
+        return Group(_probabilities(pictures[0]), *stacks)
+    return Group(_Lines(title, pictures), *stacks)
+
+
+def _probabilities(prediction: Prediction) -> RenderableType:
+    """A row for each network, per cent of every digit; less than half of one is a dot."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("", overflow="fold")
+    table.add_column("sees", justify="right", style="bold")
+    for digit in range(10):
+        table.add_column(str(digit), justify="right", min_width=4)
+    for guess in prediction.guesses:
+        shares = [round(100 * share) for share in guess.probabilities]
+        table.add_row(_network(guess), str(guess.digit), *(str(share) if share else "·" for share in shares))
+    return Group(Paragraph(_named(prediction)), table, Paragraph("Probabilities in per cent."))
+
+
+class _Lines:
+    """A row for each picture, a column for each network; where that is too wide, a paragraph for each picture."""
+
+    def __init__(self, title: str, pictures: Sequence[Prediction]):
+        self.title, self.pictures = title, pictures
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        table = Table("picture", box=box.SIMPLE_HEAD, title=self.title, padding=(0, 1))
+        for guess in self.pictures[0].guesses:
+            table.add_column(_network(guess), justify="right")
+        for column in table.columns:
+            column.no_wrap = True
+        for picture in self.pictures:
+            table.add_row(_named(picture), *map(_short, picture.guesses))
+        if Measurement.get(console, options.update(width=10_000), table).minimum <= options.max_width:
+            yield table
+            return
+        yield Paragraph(self.title)
+        for picture in self.pictures:
+            yield Paragraph(_named(picture))
+            yield Paragraph(", ".join(f"{_network(one)} {_short(one)}" for one in picture.guesses), label="  ")
+
+
+def _named(prediction: Prediction) -> str:
+    return prediction.file or f"test image {prediction.index}, a {prediction.label}"
+
+
+def _network(guess: Guess) -> str:
+    if guess.adapter is None:
+        return "base"
+    strength = guess.adapter.strength
+    return guess.adapter.name if strength == 1 else f"{guess.adapter.name} at {strength:g}"
+
+
+def _short(guess: Guess) -> str:
+    return f"{guess.digit} ({100 * max(guess.probabilities):.0f} %)"
+
+
+def _stacks(guesses: Sequence[Guess]) -> list[Paragraph]:
+    """What is on beside the adapter that is named."""
+    return [
+        Paragraph(f"{guess.adapter.name} is shown on top of {', '.join(guess.on_top_of)}, as it was trained.")
+        for guess in guesses
+        if guess.adapter and guess.on_top_of
+    ]
