@@ -26,6 +26,14 @@ Show = Annotated[
     in_output("--show", "Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
 ]
 Replace = Annotated[bool, in_output("--force", "Let --show replace a file that is there.")]
+FileFormat = Annotated[
+    str,
+    in_output("--format", "ONNX, which needs the extra onnx, or what torch.export.load reads.", "onnx|torch"),
+]
+Out = Annotated[
+    Path | None,
+    in_output("--out", "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"),
+]
 
 
 @command
@@ -60,3 +68,26 @@ def predict(
     if show:
         pipeline.write_picture(pictures[0], show)
     print_result(result, [predictions.predictions], output, show)
+
+
+@command
+def export(
+    *,
+    place: o.Place,
+    force: o.Force = False,
+    adapters: o.Adapters,
+    format: FileFormat = "onnx",
+    out: Out = None,
+    machine: o.Machine,
+    output: o.Output,
+) -> None:
+    """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run.
+
+    Example: lora-mnist export --adapter digit9-r1
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import predictions
+
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force)))
+    made = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unsealed)
+    print_result(made, [predictions.exported], output, made.file)

@@ -10,11 +10,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
-from lora_mnist.cli.tables import DATASETS
+from lora_mnist.cli.tables import DATASETS, at_strength
 from lora_mnist.cli.text import Paragraph
 
 if TYPE_CHECKING:  # it imports torch
-    from lora_mnist.pipeline.predict import Guess, Prediction, Predictions
+    from lora_mnist.pipeline import Export, Prediction, Predictions
+    from lora_mnist.pipeline.predict import Guess
 
 
 def predictions(document: Predictions) -> RenderableType:
@@ -37,6 +38,23 @@ def _probabilities(prediction: Prediction) -> RenderableType:
         shares = [round(100 * share) for share in guess.probabilities]
         table.add_row(_network(guess), str(guess.digit), *(str(share) if share else "·" for share in shares))
     return Group(Paragraph(_named(prediction)), table, Paragraph("Probabilities in per cent."))
+
+
+def exported(document: Export) -> RenderableType:
+    """Where it lies, how it is called, and how far its logits are from ours."""
+    about, kind = document.provenance, f"ONNX, opset {document.opset}" if document.opset else "torch.export"
+    used = "".join(f" + {at_strength(adapter)}" for adapter in about.adapters)
+    return Group(
+        Paragraph(f"base{used}, on {DATASETS[about.dataset.name]}", "network   "),
+        Paragraph(f"{about.input}; normalised inside", "input     "),
+        Paragraph(about.output, "output    "),
+        Paragraph(
+            f"on {document.images:,} held-out images the logits differ from ours by {document.largest_difference:.1e} "
+            f"at most; the largest is {document.largest_logit:.3g}",
+            "checked   ",
+        ),
+        Paragraph(f"{document.file}: {kind}, {document.bytes / 1e6:.1f} MB", "saved     "),
+    )
 
 
 class _Lines:

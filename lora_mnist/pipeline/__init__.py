@@ -11,6 +11,7 @@ from lora_mnist.pipeline.compare import SideBySide, compare
 from lora_mnist.pipeline.convert import Merging, extract, merge
 from lora_mnist.pipeline.doctor import Check, Diagnosis, doctor
 from lora_mnist.pipeline.evaluate import evaluate
+from lora_mnist.pipeline.export import Export, export
 from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
 from lora_mnist.pipeline.predict import (
     Picture,
@@ -32,6 +33,7 @@ __all__ = [
     "Applied",
     "Check",
     "Diagnosis",
+    "Export",
     "Merging",
     "Picture",
     "Prediction",
@@ -46,6 +48,7 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "export",
     "extract",
     "finetune",
     "finetune_full",
