@@ -60,9 +60,8 @@ def predict(
         raise UsageError(cause, "Name files, or choose test images by --index.")
     if show:
         pipeline.require_one_picture(len(images or index or ()), show, force)
-    pictures = pipeline.pictures_in(images or ())  # before the run is opened, which takes longer
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
-    pictures += pipeline.pictures_of(work, index or ())
+    pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
     result = pipeline.predict(work, pictures, chosen, adapters.allow_unsealed)
     if show:

@@ -67,17 +67,15 @@ class _Lines:
         table = Table("picture", box=box.SIMPLE_HEAD, title=self.title, padding=(0, 1))
         for guess in self.pictures[0].guesses:
             table.add_column(_network(guess), justify="right")
-        for column in table.columns:
-            column.no_wrap = True
         for picture in self.pictures:
             table.add_row(_named(picture), *map(_short, picture.guesses))
-        if Measurement.get(console, options.update(width=10_000), table).minimum <= options.max_width:
+        if Measurement.get(console, options.update(width=10_000), table).maximum <= options.max_width:
             yield table
             return
         yield Paragraph(self.title)
         for picture in self.pictures:
             yield Paragraph(_named(picture))
-            yield Paragraph(", ".join(f"{_network(one)} {_short(one)}" for one in picture.guesses), label="  ")
+            yield Paragraph("; ".join(f"{_network(one)}: {_short(one)}" for one in picture.guesses), label="  ")
 
 
 def _named(prediction: Prediction) -> str:

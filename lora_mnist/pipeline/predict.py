@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_mnist.datasets.drawing import prepare, read_image
 from lora_mnist.errors import DataError, UsageError
 from lora_mnist.evaluation.predict import logits_of, require_finite
 from lora_mnist.files import require_unused, write_file
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.records import AppliedAdapter
+from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 from lora_mnist.training.model import MLP
@@ -61,19 +61,21 @@ class Predictions(Document):
     predictions: Many[Prediction]
 
 
-def pictures_in(files: Sequence[Path]) -> list[Picture]:
-    """Drawings or photographs of one digit each, prepared as MNIST prepared its own.
+def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[Picture]:
+    """Drawings or photographs of one digit each, prepared as `dataset` prepared its own.
 
     Raises:
         DataError: one cannot be read, is blank or holds several digits; the message names it.
     """
-    return [Picture(_prepared(file), str(file)) for file in files]
+    return [Picture(_prepared(file, dataset), str(file)) for file in files]
 
 
-def _prepared(file: Path) -> np.ndarray:
+def _prepared(file: Path, dataset: KnownDataset) -> np.ndarray:
+    from lora_mnist.datasets.drawing import prepare, read_image  # with scipy's ndimage, which no other command needs
+
     grey = read_image(file)
     try:
-        return prepare(grey)
+        return prepare(grey, dataset)
     except DataError as error:
         raise DataError(f"{file}: {error.cause}", error.way_out) from error
 

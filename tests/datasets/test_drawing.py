@@ -62,6 +62,16 @@ def test_the_longer_side_is_20_and_the_centre_of_mass_in_the_middle():
         assert picture.dtype == np.uint8
 
 
+def test_for_the_embedded_digits_it_is_as_they_are_drawn():
+    """24 pixels high and in the middle by their box; so of their own a drawing gives back nearly the same."""
+    for digit in DIGITS:
+        again = prepare(drawn(digit, at=(2, 40), factor=7), "digits")
+        assert difference(again, digit) < 12
+        rows = np.flatnonzero(again.any(1))
+        assert 1 <= rows[0] <= 3
+        assert 24 <= rows[-1] <= 26
+
+
 def test_shrinking_takes_the_mean_of_each_area():
     """30 pixels to 20: each takes one and a half."""
     stripes = np.zeros((30, 30), np.uint8)
