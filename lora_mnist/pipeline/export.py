@@ -23,7 +23,7 @@ from lora_mnist.training.model import normalise
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")
-OPSET = 18  # of ONNX, December 2022: what torch writes without converting, and runtimes read since version 1.14
+OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), which runtimes have had years to learn
 IMAGES, LOGITS = "images", "logits"  # the names of input and output
 ABOUT = "lora_mnist"  # under which the provenance stands in the file
 TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
@@ -175,6 +175,7 @@ def _onnx_content(network: PlainNetwork, about: str) -> bytes:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = "N"
+    model.ir_version = IR
     onnx.helper.set_model_props(model, {ABOUT: about})
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)

@@ -44,10 +44,17 @@ def test_the_file_says_what_it_was_made_of(run_copy, adapter):
     assert about["base_seal"] == run.base.evaluation.base_seal
     assert about["adapters"] == [{"name": adapter.name, "strength": 0.5}]
     assert about["dataset"] == {"name": "digits", "sha256": run.record.dataset.sha256}
-    assert model.opset_import[0].version == made.opset == 18
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", made.opset)] == [("", 18)]
+    assert model.ir_version == 8
     content = (run_copy / "exports" / f"{adapter.name}.onnx").read_bytes()
     assert export_file.__file__.encode() not in content  # nor any other place on this machine
     assert str(run_copy.parent).encode() not in content
+
+
+def test_the_same_network_is_the_same_file(run_copy, tmp_path):
+    for name in ("a.onnx", "b.onnx"):
+        export(workspace(run_copy), out=tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_torch_reads_its_file_without_this_package(run_copy):
@@ -88,6 +95,8 @@ def test_nothing_is_replaced_unasked(run_copy, tmp_path):
     with pytest.raises(UsageError, match="there already"):
         export(workspace(run_copy), out=out)
     assert out.read_bytes() == b"mine"
+    with pytest.raises(UsageError, match="is a folder"):
+        export(workspace(run_copy), out=tmp_path)
     forced = open_workspace(Request(run=run_copy, force=True))
     assert export(forced, out=out).bytes == out.stat().st_size > 1000
     assert not (run_copy / "exports").exists()
