@@ -23,11 +23,12 @@ def predictions(document: Predictions) -> RenderableType:
     title = f"{DATASETS[document.dataset]}: what the networks see"
     pictures, stacks = document.predictions, _stacks(document.predictions[0].guesses)
     if len(pictures) == 1:
-        return Group(_probabilities(pictures[0]), *stacks)
+        note = Paragraph(f"Probabilities in per cent; trained on {DATASETS[document.dataset]}.")
+        return Group(Paragraph(_named(pictures[0])), _probabilities(pictures[0]), note, *stacks)
     return Group(_Lines(title, pictures), *stacks)
 
 
-def _probabilities(prediction: Prediction) -> RenderableType:
+def _probabilities(prediction: Prediction) -> Table:
     """A row for each network, per cent of every digit; less than half of one is a dot."""
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("", overflow="fold")
@@ -37,7 +38,7 @@ def _probabilities(prediction: Prediction) -> RenderableType:
     for guess in prediction.guesses:
         shares = [round(100 * share) for share in guess.probabilities]
         table.add_row(_network(guess), str(guess.digit), *(str(share) if share else "·" for share in shares))
-    return Group(Paragraph(_named(prediction)), table, Paragraph("Probabilities in per cent."))
+    return table
 
 
 def exported(document: Export) -> RenderableType:

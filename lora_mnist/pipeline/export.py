@@ -134,7 +134,7 @@ def _require_format(format: str) -> None:
     if missing:
         raise UsageError(
             f"ONNX needs {' and '.join(missing)}, not installed here.",
-            "Install the extra: pip install 'lora-mnist[onnx]'. Or use --format torch, which needs nothing more.",
+            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
         )
 
 
