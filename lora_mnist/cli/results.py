@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from lora_mnist.cli import tables
-from lora_mnist.cli.text import Paragraph
+from lora_mnist.cli.grid import Grid
+from lora_mnist.cli.text import Paragraph, to_copy
 from lora_mnist.evaluation.findings import COUNTS, Comparison
 from lora_mnist.evaluation.verdict import listed, verdict_of, who_paid
 from lora_mnist.evaluation.weakest import Weakest
@@ -27,15 +27,15 @@ def pretraining(document: Pretraining) -> RenderableType:
         Paragraph(_weakest(document.weakest)),
         _by_digit(document),
         _labelled("saved", str(Path(document.run) / "base")),
-        _labelled("next", _command("finetune", Path(document.run))),
+        _to_copy("next", _command("finetune", Path(document.run))),
     )
 
 
-def _by_digit(document: Pretraining) -> Table:
+def _by_digit(document: Pretraining) -> Grid:
     """Wrong images of every digit, a row for each split."""
-    table = Table(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Grid(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in (*map(str, range(10)), "all"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for split, part in document.splits.items():
         table.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in (*part.wrong, part.errors)))
     return table
@@ -64,7 +64,7 @@ def _weakest(found: Weakest | None, most: int = 9) -> str:
 
 def finetuning(tuning: Tuning, run: Path) -> RenderableType:
     """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
-    next_step = [_labelled("next", f"{_command('report', run)} --open")] if tuning.kept else []
+    next_step = [_to_copy("next", f"{_command('report', run)} --open")] if tuning.kept else []
     return Group(_answer(tuning), *_saved(tuning, run), *next_step)
 
 
@@ -82,14 +82,14 @@ def _answer(tuning: Tuning) -> RenderableType:
     )
 
 
-def _three_counts(tuning: Tuning) -> Table:
+def _three_counts(tuning: Tuning) -> Grid:
     """Missed, claimed and all errors, before → after, on every split."""
     analysis, evaluation, digit = tuning.analysis, tuning.evaluation, tuning.record.digit
     assert analysis is not None  # something was kept
     assert evaluation is not None
-    table = Table(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Grid(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for split in analysis.splits:
-        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right", no_wrap=True)
+        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right")
     names = (
         f"missed: {digit}s taken for another digit",
         f"claimed: others taken for a {digit} (false positives)",
@@ -172,7 +172,7 @@ def whole(document: WholeRun, run: Path) -> RenderableType:
     answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
-        answer.append(_labelled("to use it", f"{_command('merge', run)} {stack}"))
+        answer.append(_to_copy("to use it", f"{_command('merge', run)} {stack}"))
     return Group("", *answer, _labelled("more", f"every table: {_command('run', run)} --verbose"))
 
 
@@ -239,6 +239,10 @@ def _verdicts(kept: Sequence[Tuning]) -> str:
 
 def _labelled(label: str, text: str) -> Paragraph:
     return Paragraph(text, f"{label:<10}")
+
+
+def _to_copy(label: str, command: str) -> Paragraph:
+    return to_copy(command, f"{label:<10}")
 
 
 def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Paragraph:

