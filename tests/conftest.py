@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lora_mnist.cli.main import main
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.files import _write_manifest
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.training.device import prepare

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.errors import LONGEST, QUOTED, AdapterError, UsageError, sentence, shown
 from lora_mnist.files import open_regular, read_regular
 from lora_mnist.lora.peft import load_adapter

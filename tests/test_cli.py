@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_mnist import __version__, pipeline
-from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.files import NEW
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.lock import LOCK

@@ -262,7 +262,7 @@ def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
 
 
 @command
-def doctor(*, folder: o.Folder = o.RUNS, machine: o.Machine, output: o.Output) -> int:
+def doctor(*, folder: o.Folder = o.RUNS, machine: o.Here, output: o.Output) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor

@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.pipeline import doctor as look
 from lora_mnist.runs.lock import holding
 
