@@ -57,7 +57,8 @@ class Grid(Table):
 
     def _share(self, console: Console, options: ConsoleOptions, spare: int) -> None:
         """Give each column what its longest word takes, and as much of what is left as it needs: figures first."""
-        for column, size in reversed(self._sizes(console, options)):
+        sizes = reversed(self._sizes(console, options))
+        for column, size in sorted(sizes, key=lambda one: one[0].justify == "left"):
             least = max(column.min_width or 0, size.minimum)
             more = min(size.maximum - least, spare)
             column.width = least + max(0, more)
