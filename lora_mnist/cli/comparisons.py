@@ -12,7 +12,6 @@ from rich.text import Text
 from lora_mnist.cli.grid import Grid, Rows
 from lora_mnist.cli.tables import DATASETS, change, confusion, named
 from lora_mnist.cli.text import Paragraph, unbroken
-from lora_mnist.evaluation.findings import SplitResult
 from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.evaluation.verdict import Tested
 from lora_mnist.runs.records import Evaluation
@@ -38,21 +37,24 @@ def before_and_after(base: Evaluation, document: Evaluation) -> RenderableType:
     table.add_section()
     cells = [_cells(after.count, before.errors, after.errors) for before, after in splits]
     table.add_row("all", *(cell for group in cells for cell in group))
-    rates = ", ".join(f"{_rates(base.splits[split], after)} on {split}" for split, after in document.splits.items())
-    return Group(table, Paragraph(f"Accuracy {rates}."), confusion(document.splits["test"].confusion))
+    return Group(
+        table, Paragraph(f"Accuracy {accuracies(base, document)}."), confusion(document.splits["test"].confusion)
+    )
 
 
 def _cells(images: int, before: int, after: int) -> tuple[str, str, str, Text]:
     return str(images), str(before), str(after), change(after - before)
 
 
-def _rates(before: SplitResult, after: SplitResult) -> str:
-    return f"{100 * before.accuracy:.2f} → {100 * after.accuracy:.2f} %"
+def accuracies(base: Evaluation, document: Evaluation) -> str:
+    """Before and after, on every split."""
+    pairs = [(base.splits[split].accuracy, after.accuracy, split) for split, after in document.splits.items()]
+    return ", ".join(f"{100 * before:.2f} → {100 * after:.2f} % on {split}" for before, after, split in pairs)
 
 
-def side_by_side(document: SideBySide) -> RenderableType:
-    """What each network does on `test`, and each pair on the same images."""
-    shown = _shown_pairs(document)
+def side_by_side(document: SideBySide, every_pair: bool = False) -> RenderableType:
+    """What each network does on `test`, and each pair on the same images: if they are many, those with the best one."""
+    shown = list(document.pairs) if every_pair else _shown_pairs(document)
     parts: list[RenderableType] = [_networks(document), *([_pairs(shown)] if shown else [])]
     return Group(*parts, *map(Paragraph, _notes(document, len(shown))))
 
@@ -111,7 +113,7 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
     if document.pairs:
         yield "p: McNemar's exact test, of each pair by itself."
     if shown < len(document.pairs):
-        yield f"Of {len(document.pairs)} pairs, those with the network of fewest errors are shown; --json has all."
+        yield f"Of {len(document.pairs)} pairs, those with the network of fewest errors are shown; --verbose shows all."
     if len(document.datasets) > 1:
         groups = [
             f"{', '.join(str(one.number) for one in same)} ({same[0].dataset.name})"

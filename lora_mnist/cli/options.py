@@ -115,7 +115,7 @@ Data = Annotated[
 ]
 DATA = Path("data")
 Normalise = Annotated[bool, in_output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
-Verbose = Annotated[bool, in_output("--verbose", "Print every table, not only what it comes to.")]
+Verbose = Annotated[bool, in_output("--verbose", "Print everything, not only what it comes to.")]
 Open = Annotated[bool, in_output("--open", "Show the page in the browser.")]
 
 

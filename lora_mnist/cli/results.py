@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 
 from lora_mnist.cli import tables
 from lora_mnist.cli.grid import Grid
-from lora_mnist.cli.text import Paragraph, to_copy
+from lora_mnist.cli.text import Paragraph, labelled, to_copy
 from lora_mnist.evaluation.findings import COUNTS, Comparison
 from lora_mnist.evaluation.verdict import listed, verdict_of, who_paid
 from lora_mnist.evaluation.weakest import Weakest
@@ -26,8 +26,8 @@ def pretraining(document: Pretraining) -> RenderableType:
         Paragraph(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
         Paragraph(_weakest(document.weakest)),
         _by_digit(document),
-        _labelled("saved", str(Path(document.run) / "base")),
-        _to_copy("next", _command("finetune", Path(document.run))),
+        labelled("saved", str(Path(document.run) / "base")),
+        next_step("finetune", Path(document.run)),
     )
 
 
@@ -64,11 +64,12 @@ def _weakest(found: Weakest | None, most: int = 9) -> str:
 
 def finetuning(tuning: Tuning, run: Path) -> RenderableType:
     """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
-    next_step = [_to_copy("next", f"{_command('report', run)} --open")] if tuning.kept else []
-    return Group(_answer(tuning), *_saved(tuning, run), *next_step)
+    step = [next_step("report", run, "--open")] if tuning.kept else []
+    return Group(answer(tuning), *saved(tuning, run), *step)
 
 
-def _answer(tuning: Tuning) -> RenderableType:
+def answer(tuning: Tuning) -> RenderableType:
+    """The verdict, three counts, who paid, the proof; or why nothing was kept."""
     record, analysis = tuning.record, tuning.analysis
     if analysis is None:
         return Paragraph(tables.not_kept(record), style="bold")
@@ -76,9 +77,9 @@ def _answer(tuning: Tuning) -> RenderableType:
     return Group(
         Paragraph(verdict.headline, style="bold"),
         _three_counts(tuning),
-        _labelled("who paid", verdict.price),
-        *([_labelled("compared", verdict.beside)] if verdict.beside else []),
-        _labelled("proof", _proof([tuning])),
+        labelled("who paid", verdict.price),
+        *([labelled("compared", verdict.beside)] if verdict.beside else []),
+        labelled("proof", _proof([tuning])),
     )
 
 
@@ -106,17 +107,18 @@ def _proof(kept: Sequence[Tuning]) -> str:
     return "passed: not a byte of the base changed; off, it is the base exactly"
 
 
-def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
+def saved(tuning: Tuning, run: Path) -> list[RenderableType]:
+    """Where it is, how large, and how it is to be used, if it was kept."""
     record, known = tuning.record, tuning.record.parameters
     if not tuning.kept:
         return []
     if not isinstance(known, AdapterParameters):
-        return [_labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
+        return [labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
     strength = record.guard.strength if record.guard else 1.0
     kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
     below = f", for use on top of {listed(record.on_top_of)}" if record.on_top_of else ""
     size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
-    return [_labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
+    return [labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
 
 
 # `run` ----------------------------------------------------------------------------------------------------------------
@@ -169,11 +171,11 @@ def whole(document: WholeRun, run: Path) -> RenderableType:
     """What all stages come to."""
     *_, last = document.rounds
     several = len(document.rounds) > 1
-    answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
+    lines = _answers(document, run) if several else [answer(last), *saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
-        answer.append(_to_copy("to use it", f"{_command('merge', run)} {stack}"))
-    return Group("", *answer, _labelled("more", f"every table: {_command('run', run)} --verbose"))
+        lines.append(to_copy("to use it", f"{_command('merge', run)} {stack}"))
+    return Group("", *lines, labelled("more", f"every table: {_command('run', run)} --verbose"))
 
 
 def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
@@ -183,11 +185,11 @@ def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
     names = ", ".join(tuning.record.name for tuning in kept)
     return [
         Paragraph(_overall(document.overall, len(kept)), style="bold"),
-        _labelled("verdicts", _verdicts(kept)),
-        _labelled("who paid", who_paid(document.overall["test"])),
-        *([] if last.kept else [_labelled("not kept", tables.not_kept(last.record))]),
-        _labelled("proof", _proof(kept)),
-        _labelled("saved", f"{run / 'adapters'}: {names}"),
+        labelled("verdicts", _verdicts(kept)),
+        labelled("who paid", who_paid(document.overall["test"])),
+        *([] if last.kept else [labelled("not kept", tables.not_kept(last.record))]),
+        labelled("proof", _proof(kept)),
+        labelled("saved", f"{run / 'adapters'}: {names}"),
     ]
 
 
@@ -237,12 +239,9 @@ def _verdicts(kept: Sequence[Tuning]) -> str:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _labelled(label: str, text: str) -> Paragraph:
-    return Paragraph(text, f"{label:<10}")
-
-
-def _to_copy(label: str, command: str) -> Paragraph:
-    return to_copy(command, f"{label:<10}")
+def next_step(command: str, run: Path, *more: str) -> Paragraph:
+    """The command that one would give now."""
+    return to_copy("next", " ".join([_command(command, run), *more]))
 
 
 def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Paragraph:

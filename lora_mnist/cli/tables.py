@@ -16,14 +16,13 @@ from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
     Evaluation,
-    Extraction,
     FullParameters,
     TuningRecord,
 )
 from lora_mnist.runs.sizes import SizeTable
 
 if TYPE_CHECKING:  # they import torch, which the commands that only read JSON do without
-    from lora_mnist.pipeline import Merging, Tuning, Verification
+    from lora_mnist.pipeline import Tuning, Verification
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 
@@ -47,7 +46,7 @@ def evaluation(document: Evaluation) -> RenderableType:
 
 def named(document: Evaluation) -> str:
     """The network that was evaluated."""
-    used = "".join(f" + {_at_strength(adapter)}" for adapter in document.adapters)
+    used = "".join(f" + {at_strength(adapter)}" for adapter in document.adapters)
     return f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
 
 
@@ -69,17 +68,18 @@ def finetuning(tuning: Tuning) -> RenderableType:
     digit, test = record.digit, analysis.splits["test"]
     return Group(
         Paragraph(f"Data set: {DATASETS[evaluation.dataset.name]}"),
-        _trained(record),
+        trained(record),
         summary(analysis.splits, digit),
         *_strength(record.guard),
         excuses(record, analysis),
         per_digit(test, evaluation.splits["test"].wrong, digit),
         *([] if record.proof is None else [proof(record.proof)]),
-        _verdict(record, analysis),
+        verdict(record, analysis),
     )
 
 
-def _trained(record: TuningRecord) -> RenderableType:
+def trained(record: TuningRecord) -> RenderableType:
+    """The layers of an adapter, or how many weights there are."""
     if isinstance(record.parameters, FullParameters):
         return Paragraph(f"All {record.trained:,} weights of a copy trained; the base is as it was.")
     return parameters(record.parameters)
@@ -110,7 +110,8 @@ def not_kept(record: TuningRecord) -> str:
     return f"Nothing kept: {why} {way_out}"
 
 
-def _verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+def verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+    """In a sentence or two, all of it."""
     return Paragraph(verdict_of(analysis, record.digit).words, style="bold")
 
 
@@ -152,59 +153,6 @@ def path(rounds: Sequence[Tuning]) -> RenderableType:
         counts = (f"{before} → {after}" for before, after in zip(test.before.numbers, test.after.numbers, strict=True))
         table.add_row(str(i), str(record.digit), *counts, record.name)
     return table
-
-
-def extraction(tuning: Tuning) -> RenderableType:
-    """What an extracted adapter kept of the change, layer by layer, and what it is worth beside the whole of it."""
-    record, analysis, evaluation, facts = tuning.record, tuning.analysis, tuning.evaluation, tuning.record.extraction
-    assert analysis is not None  # no guard refuses what is extracted
-    assert evaluation is not None
-    assert facts is not None
-    assert record.proof is not None
-    moved = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts.left_out.items() if share)
-    return Group(
-        Paragraph(f"Data set: {DATASETS[evaluation.dataset.name]}"),
-        _approximations(facts, record.rank),
-        Paragraph(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
-        _beside_checkpoint(record, facts, analysis.splits["test"]),
-        _trained(record),
-        excuses(record, analysis),
-        proof(record.proof),
-        _verdict(record, analysis),
-    )
-
-
-def _approximations(facts: Extraction, rank: int | None) -> Grid:
-    table = Grid("layer", title=f"{facts.checkpoint} - base, at rank {rank}")
-    for heading in ("rank", "energy kept", "largest singular values"):
-        table.add_column(heading, justify="left" if heading.startswith("largest") else "right")
-    for path, layer in facts.layers.items():
-        values = " ".join(f"{value:.3g}" for value in layer.singular_values[:6])
-        values += " …" if len(layer.singular_values) > 6 else ""
-        table.add_row(path, str(layer.rank), f"{100 * layer.energy:.2f} %", values)
-    return table
-
-
-def _beside_checkpoint(record: TuningRecord, facts: Extraction, test: Comparison) -> Grid:
-    table = Grid("test images", title=f"Digit {record.digit}: the base, all of the change, the adapter")
-    for heading in ("missed", "claimed", "all errors"):
-        table.add_column(heading, justify="right")
-    table.add_row("base", *map(str, test.before.numbers))
-    table.add_row(f"{facts.checkpoint} (all of it)", *map(str, facts.of_checkpoint.numbers))
-    table.add_row(f"{record.name} (adapter)", *map(str, test.after.numbers))
-    return table
-
-
-def merging(document: Merging) -> RenderableType:
-    """Where the merged network lies, and how far its logits are from those of base and adapters."""
-    used = " + ".join(map(_at_strength, document.merged))
-    difference, largest = document.largest_difference, document.largest_logit
-    return Group(
-        evaluation(document.evaluation),
-        Paragraph(f"Merged: base + {used}"),
-        Paragraph(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
-        Paragraph(document.file, "Saved as ", label_style=""),
-    )
 
 
 def sizes(document: SizeTable) -> RenderableType:
@@ -280,7 +228,8 @@ def verification(findings: Verification) -> RenderableType:
     return Group(*parts)
 
 
-def _at_strength(adapter: AppliedAdapter) -> str:
+def at_strength(adapter: AppliedAdapter) -> str:
+    """An adapter that is on."""
     return f"{adapter.name} at strength {adapter.strength:g}"
 
 

@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, OverflowMethod
 from rich.measure import Measurement
 from rich.text import Text
 
+LABEL = 10  # columns of what stands before the lines of an answer
 NO_BREAK = "\N{NO-BREAK SPACE}"  # textwrap does not break there; rich would, so it gets lines that are done
 TOGETHER = re.compile(
     r"(?<=\d) (?=[%→a-zA-Z])"  # 54 %, 45 → 13, 3 more
@@ -61,7 +62,12 @@ def unbroken(text: str) -> str:
     return text.replace(" ", NO_BREAK)
 
 
-def to_copy(command: str, label: str) -> Paragraph:
+def labelled(label: str, text: str) -> Paragraph:
+    """A line of an answer: what it is about, and what there is to say."""
+    return Paragraph(text, f"{label:<{LABEL}}")
+
+
+def to_copy(label: str, command: str) -> Paragraph:
     """A shell command, which can be copied as it is also where it takes several lines."""
     words = [unbroken(shlex.quote(word)) for word in shlex.split(command)]
-    return Paragraph(re.sub(r"(--\S+) (?!-)", rf"\1{NO_BREAK}", " ".join(words)), label, joint=" \\")
+    return Paragraph(re.sub(r"(--\S+) (?!-)", rf"\1{NO_BREAK}", " ".join(words)), f"{label:<{LABEL}}", joint=" \\")

@@ -119,7 +119,10 @@ def test_of_too_many_pairs_those_with_the_best_are_shown(compared):
     assert len(shown) == PAIRS
     text = words(side_by_side(several(compared, 7)))
     assert re.findall(r"\d+ and \d+", text) == [f"{i} and 7" for i in range(1, 7)]
-    assert "Of 21 pairs, those with the network of fewest errors are shown; --json has all." in text
+    assert "Of 21 pairs, those with the network of fewest errors are shown; --verbose shows all." in text
+    every = words(side_by_side(several(compared, 7), every_pair=True))
+    assert len(re.findall(r"\d+ and \d+", every)) == 21
+    assert "are shown" not in every
 
 
 def test_networks_with_other_test_images_are_told_and_not_tested(compared):

@@ -42,7 +42,7 @@ def test_a_narrow_terminal_is_not_wasted_on_indents():
 @pytest.mark.parametrize("width", [40, 60, 200])
 def test_a_command_can_be_copied_from_its_lines(width):
     command = ["lora-mnist", "merge", "--run", "a run", "--adapter", "one", "--adapter", "it's-two", "--open"]
-    lines = printed(to_copy(shlex.join(command), "to use it "), width)
+    lines = printed(to_copy("to use it", shlex.join(command)), width)
     assert max(map(len, lines)) <= width
     lines[0] = lines[0].removeprefix("to use it ")
     shell = subprocess.run(["sh", "-c", "\n".join(["printf '%s|' \\", *lines])], capture_output=True, text=True)
