@@ -28,3 +28,12 @@ def test_a_folder_without_runs_says_so(cli, tmp_path):
     code, out, err = cli("runs", tmp_path)
     assert (code, " ".join(out.split()), err) == (0, f"There is no run below {tmp_path}.", "")
     assert cli("runs", tmp_path / "none")[0] == 4
+
+
+def test_a_run_without_adapters_has_a_line_too(cli, run_copy, adapter):
+    shutil.rmtree(adapter)
+    code, out, err = cli("runs", run_copy.parent)
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
+    assert line.split()[2:8] == ["89.69", "%", "0", "-", "-", "-"]
+    assert " ".join(cli("adapters", "--run", run_copy)[1].split()) == f"{run_copy} has no adapters yet."

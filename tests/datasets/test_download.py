@@ -1,21 +1,26 @@
 """Downloads in a process of their own, from servers on this machine: good, silent, dripping, and with other bytes."""
 
+import errno
 import gzip
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lora_mnist.datasets import mnist as files
 from lora_mnist.datasets.dataset import choose, load
 from lora_mnist.datasets.download import FOLDER, fetch_mnist
 from lora_mnist.datasets.published import MNIST_FILES
-from lora_mnist.errors import DataError
+from lora_mnist.errors import DataError, DiskError
 
 from .conftest import send
 
@@ -159,6 +164,37 @@ def test_what_several_killed_downloads_left_is_cleared(serve, packed, tmp_path):
     with fetch_mnist(tmp_path, 60, [serve(lambda handler: send(handler, packed[handler.path]))], quiet=True):
         pass
     assert os.listdir(tmp_path) == [f"{FOLDER}x"]
+
+
+def test_a_folder_that_another_download_takes_first_is_left_to_it(serve, packed, tmp_path, monkeypatch):
+    made, honest = [], tempfile.mkdtemp
+
+    def taken_at_once(**named):
+        made.append(honest(**named))
+        if not made[1:]:
+            locks.enter_context(FileLock(Path(made[0]) / "lock"))
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken_at_once)
+    url = serve(lambda handler: send(handler, packed[handler.path]))
+    with ExitStack() as locks, fetch_mnist(tmp_path, 60, [url], quiet=True) as folder:
+        assert str(folder) == made[1]
+
+
+def test_a_place_that_cannot_be_filled_is_the_disks_fault(serve, packed, tmp_path, through, monkeypatch):
+    through(serve(lambda handler: send(handler, packed[handler.path])))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(DiskError, match="No space left"):
+        choose("mnist", tmp_path)
+    monkeypatch.undo()
+    begins = []
+    monkeypatch.setattr(files, "fetch_mnist", lambda *args, **kwargs: fetch_mnist(*args[:2], [serve(begins.append)]))
+    assert choose("mnist", tmp_path) == "mnist"  # what came is there still, and nothing is asked for
+    assert begins == []
 
 
 # --offline ------------------------------------------------------------------------------------------------------------
