@@ -72,7 +72,9 @@ def _download(folder: Path, quiet: bool, offline: bool) -> None:
     place = raw_folder(folder)
     if offline:
         way_out = f"Lay the four files into {place}, point --data to them, or let them be downloaded."
-        raise DataError(f"MNIST is not in {place}, and --offline forbids to download it.", way_out)
+        raise DataError(
+            f"MNIST is not in {place}, and --offline, or LORA_MNIST_OFFLINE, forbids to download it.", way_out
+        )
     log.info("MNIST is not in %s: downloading it (11 MB, at most %.0f s).", place, DEADLINE)
     download_mnist(folder, quiet)
 

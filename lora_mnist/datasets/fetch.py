@@ -44,8 +44,13 @@ def _fetch(path: Path, name: str, urls: Sequence[str]) -> None:
             try:
                 return _from(f"{url.rstrip('/')}/{path.name}", file, name)
             except (OSError, http.client.HTTPException, UnfitError) as error:
-                refusals.append(f"{url}: {error or type(error).__name__}")
+                refusals.append(f"{url}: {_why(error)}")
     raise OSError(f"{path.name}: {'; '.join(refusals)}")
+
+
+def _why(error: Exception) -> str:
+    reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
 
 
 def _from(url: str, file: BufferedRandom, name: str) -> None:
