@@ -197,14 +197,19 @@ def finished(document: WholeRun, page: Path) -> RenderableType:
     """Three lines on a run of which nothing was left to do."""
     rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
     errors = f"{before.errors:,} → {after.errors:,} errors on test."
-    if len(rounds) == 1:
-        record, analysis = rounds[0].record, rounds[0].analysis
-        assert analysis is not None  # what is not kept is not finished
+    *_, last = rounds
+    refused = "" if last.kept else f" {last.record.name} was trained too, and not kept."
+    if not rounds[0].kept:
+        what, title = "nothing is kept.", f"The guard refused {last.record.name}"
+    elif len(rounds) == 1:
+        record, analysis = last.record, last.analysis
+        assert analysis is not None
         what = f"{record.name}, {before.missed:,} → {after.missed:,} missed {record.digit}s, {errors}"
         title = verdict_of(analysis, record.digit).title
     else:
-        what = f"{len(rounds)} rounds, {errors}"
-        title = f"Digits {listed([tuning.record.digit for tuning in rounds])}"
+        kept = [tuning.record.digit for tuning in rounds if tuning.kept]
+        what = f"{len(kept)} round{'' if len(kept) == 1 else 's'}, {errors}{refused}"
+        title = f"Digit{'' if len(kept) == 1 else 's'} {listed(kept)}"
     return Group(
         Paragraph(f"Finished already: {what}"),
         Paragraph(f"{title}. --force trains anew."),
