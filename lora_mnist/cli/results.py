@@ -196,9 +196,9 @@ def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
 def finished(document: WholeRun, page: Path) -> RenderableType:
     """Three lines on a run of which nothing was left to do."""
     rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
-    errors = f"{before.errors:,} → {after.errors:,} errors on test."
     *_, last = rounds
-    refused = "" if last.kept else f" {last.record.name} was trained too, and not kept."
+    refused = "" if last.kept else f"; {last.record.name} was refused"
+    errors = f"{before.errors:,} → {after.errors:,} errors on test{refused}."
     if not rounds[0].kept:
         what, title = "nothing is kept.", f"The guard refused {last.record.name}"
     elif len(rounds) == 1:
@@ -208,7 +208,7 @@ def finished(document: WholeRun, page: Path) -> RenderableType:
         title = verdict_of(analysis, record.digit).title
     else:
         kept = [tuning.record.digit for tuning in rounds if tuning.kept]
-        what = f"{len(kept)} round{'' if len(kept) == 1 else 's'}, {errors}{refused}"
+        what = f"{len(kept)} round{'' if len(kept) == 1 else 's'}, {errors}"
         title = f"Digit{'' if len(kept) == 1 else 's'} {listed(kept)}"
     return Group(
         Paragraph(f"Finished already: {what}"),
