@@ -27,7 +27,7 @@ coverage: .venv/installed-test
 AUDIT_EXCEPTIONS :=
 audit: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable '.[audit]'
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+.*//' > .venv/audited.txt
+	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+.*//' > .venv/audited.txt
 	$(BIN)/pip-audit --requirement .venv/audited.txt --disable-pip --no-deps --strict --progress-spinner off \
 	  $(addprefix --ignore-vuln ,$(AUDIT_EXCEPTIONS)) || { echo "Not passed: there is a vulnerability above, or the data \
 	on one could not be reached ('could not be audited'), and then nothing is known of any."; exit 1; }
