@@ -2,13 +2,35 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-oldest coverage audit lint bench clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest
+
+# the suite with the oldest versions that pyproject.toml allows, in an environment of its own; with
+# OLDEST_BUT="torch torchvision" those two, which are large, are the ones of constraints.txt
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python tests/oldest.py $(OLDEST_BUT) > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt torch
+	.venv-oldest/bin/python -m pip install --quiet --constraint .venv-oldest/constraints.txt --editable '.[test]'
+	.venv-oldest/bin/python -m pytest
+
+# lines and branches of the package that the suite runs, in this process and in those that it starts
+coverage: .venv/installed-test
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+# what is installed against the known vulnerabilities, which a service on the network tells; reasons for exceptions go here
+AUDIT_EXCEPTIONS :=
+audit: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[audit]'
+	$(BIN)/python -m pip list --format freeze --exclude-editable | sed 's/+.*//' > .venv/audited.txt
+	$(BIN)/pip-audit --requirement .venv/audited.txt --disable-pip --no-deps --strict --progress-spinner off \
+	  $(addprefix --ignore-vuln ,$(AUDIT_EXCEPTIONS)) || { echo "Not passed: there is a vulnerability above, or the data \
+	on one could not be reached ('could not be audited'), and then nothing is known of any."; exit 1; }
 
 # every claim of speed, on MNIST in data/ or LORA_MNIST_DATA; half an hour on two cores
 bench: .venv/installed-test
@@ -42,4 +64,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv runs build .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest runs build .coverage .pytest_cache .ruff_cache

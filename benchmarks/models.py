@@ -15,7 +15,7 @@ import torch
 from timing import Times, finish, in_processes, interleaved, machine, median_ms, options, ratio
 from torch import nn
 
-from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.training.device import prepare
 

@@ -20,8 +20,8 @@ from timing import options
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lora_mnist.datasets.download import import_torchvision
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.published import MNIST_FILES
 
 
 class Net(nn.Module):

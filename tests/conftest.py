@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from lora_mnist.cli import start
 from lora_mnist.cli.main import main
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.files import _write_manifest
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.training.device import prepare
@@ -72,9 +75,19 @@ def _same_threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _same_signals():
+    """Commands and tests that listen to signals do so for the process; a suite that is to end must not fail a test."""
+    before = {number: signal.getsignal(number) for number in start.LINES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
-def cli(capsys):
-    """Run a command in this process: (exit code, standard output, standard error)."""
+def cli(capsys, monkeypatch):
+    """Run a command in this process: (exit code, standard output, standard error). It leaves signals to the suite."""
+    monkeypatch.setattr("lora_mnist.cli.main.listen", lambda: setattr(start, "_unsaid", threading.Lock()))
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.errors import LONGEST, QUOTED, AdapterError, UsageError, sentence, shown
 from lora_mnist.files import open_regular, read_regular
 from lora_mnist.lora.peft import load_adapter
@@ -300,13 +300,18 @@ def test_brackets_in_a_name_mean_themselves(cli, finished_run, tmp_path, name):
     assert name in cli("adapters", "--run", run)[1]
 
 
-@pytest.mark.parametrize("columns", [1, 20, 40, 79])
+@pytest.mark.parametrize("columns", [1, 20, 40, 50, 79])
 def test_a_narrow_terminal_loses_nothing(cli, finished_run, adapter, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", "80")
-    wide = cli("adapters", "--run", finished_run)
-    monkeypatch.setenv("COLUMNS", str(columns))
-    assert cli("adapters", "--run", finished_run) == wide
-    assert adapter.name in wide[1]
+    lines = (("adapters", "--run"), ("compare",), ("evaluate", "--adapter", adapter.name, "--run"))
+    for line in lines:
+        monkeypatch.setenv("COLUMNS", "120")
+        wide = cli(*line, finished_run)[1]
+        monkeypatch.setenv("COLUMNS", str(columns))
+        narrow = cli(*line, finished_run)[1]
+        shown = {word.strip(",.:") for word in narrow.split()}
+        words = {word.strip(",.:") for word in wide.split() if any(map(str.isalnum, word))}
+        assert words <= shown | {"adapter", "network"}  # the heading of the names
+        assert "…" not in narrow
 
 
 @contextmanager

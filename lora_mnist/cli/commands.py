@@ -182,6 +182,7 @@ def merge(
     adapters: o.Adapters,
     name: o.MergedName = None,
     machine: o.Machine,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Write the base with adapters merged into its weights as a checkpoint of its own.
@@ -189,11 +190,13 @@ def merge(
     Example: lora-mnist merge --adapter digit9-r1 --name repaired
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import comparisons, conversions
 
     request = o.request_of(place, machine, output, o.Making(force=force), r.given("finetune", name=name))
-    merged = pipeline.merge(pipeline.open_workspace(request), adapters.applied(), adapters.allow_unsealed)
-    show(merged, [tables.merging], output, merged.file)
+    work = pipeline.open_workspace(request)
+    merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unsealed), work.run.base.evaluation
+    rest = [lambda one: comparisons.before_and_after(base, one.evaluation)] if verbose else []
+    show(merged, [lambda one: conversions.merged(one, base, place.run), *rest], output, merged.file)
 
 
 @command
@@ -206,6 +209,7 @@ def extract(
     rank: o.Rank = 8,
     name: o.Name = None,
     machine: o.Machine,
+    verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
     """Make the best adapter of a rank from a network that was fine-tuned whole.
@@ -213,12 +217,13 @@ def extract(
     Example: lora-mnist extract --rank 4
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import tables
+    from lora_mnist.cli import conversions
 
     settings = r.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
     tuning = pipeline.extract(work, rank, checkpoint)
-    show(tuning, [tables.extraction], output, _made(tuning, work.run))
+    views = [lambda one: conversions.extracted(one, place.run), *([conversions.extraction] if verbose else [])]
+    show(tuning, views, output, _made(tuning, work.run))
 
 
 @command
@@ -235,7 +240,14 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
 
 
 @command
-def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o.DATA, output: o.Output) -> None:
+def compare(
+    *,
+    runs: o.Runs = None,
+    adapter: o.Compared = None,
+    data: o.Data = o.DATA,
+    verbose: o.Verbose = False,
+    output: o.Output,
+) -> None:
     """Bases and adapters of one run or several side by side, and two by two on the same test images.
 
     Two are tested by McNemar's exact test: of the images that one of them alone gets right, whose are more?
@@ -246,7 +258,7 @@ def compare(*, runs: o.Runs = None, adapter: o.Compared = None, data: o.Data = o
     from lora_mnist.cli import comparisons
 
     compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
-    show(compared, [comparisons.side_by_side], output)
+    show(compared, [partial(comparisons.side_by_side, every_pair=verbose)], output)
 
 
 @command
@@ -262,7 +274,7 @@ def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
 
 
 @command
-def doctor(*, folder: o.Folder = o.RUNS, machine: o.Machine, output: o.Output) -> int:
+def doctor(*, folder: o.Folder = o.RUNS, machine: o.Here, output: o.Output) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lora_mnist.cli.grid import Grid, Rows
 from lora_mnist.cli.tables import DATASETS, change, confusion, named
-from lora_mnist.evaluation.findings import SplitResult
+from lora_mnist.cli.text import Paragraph, unbroken
 from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.evaluation.verdict import Tested
 from lora_mnist.runs.records import Evaluation
@@ -20,14 +19,14 @@ from lora_mnist.runs.records import Evaluation
 if TYPE_CHECKING:  # it imports torch
     from lora_mnist.pipeline.compare import Network, PairOfNetworks, SideBySide
 
-COLUMNS = ("", "network", "digit", "rank", "numbers", "missed", "claimed", "errors")
+COLUMNS = ("network", "digit", "rank", "numbers", "missed", "claimed", "errors")
 PAIRS = 15  # so many at most are printed, which are all of six networks
 
 
 def before_and_after(base: Evaluation, document: Evaluation) -> RenderableType:
     """Errors per digit of the base beside those of what was made from it, and the latter's confusion matrix."""
     title = f"{DATASETS[document.dataset.name]}: errors of the base (before) and of {named(document)} (after)"
-    table = Table("digit", title=title)
+    table = Grid("digit", title=title)
     for split in document.splits:
         for heading in (f"{split} images", "before", "after", "change"):
             table.add_column(heading, justify="right")
@@ -38,41 +37,35 @@ def before_and_after(base: Evaluation, document: Evaluation) -> RenderableType:
     table.add_section()
     cells = [_cells(after.count, before.errors, after.errors) for before, after in splits]
     table.add_row("all", *(cell for group in cells for cell in group))
-    rates = ", ".join(f"{_rates(base.splits[split], after)} on {split}" for split, after in document.splits.items())
-    return Group(table, Text(f"Accuracy {rates}."), confusion(document.splits["test"].confusion))
+    return Group(
+        table, Paragraph(f"Accuracy {accuracies(base, document)}."), confusion(document.splits["test"].confusion)
+    )
 
 
 def _cells(images: int, before: int, after: int) -> tuple[str, str, str, Text]:
     return str(images), str(before), str(after), change(after - before)
 
 
-def _rates(before: SplitResult, after: SplitResult) -> str:
-    return f"{100 * before.accuracy:.2f} → {100 * after.accuracy:.2f} %"
+def accuracies(base: Evaluation, document: Evaluation) -> str:
+    """Before and after, on every split."""
+    pairs = [(base.splits[split].accuracy, after.accuracy, split) for split, after in document.splits.items()]
+    return ", ".join(f"{100 * before:.2f} → {100 * after:.2f} % on {split}" for before, after, split in pairs)
 
 
-def side_by_side(document: SideBySide) -> RenderableType:
-    """What each network does on `test`, and each pair on the same images."""
-    shown = _shown_pairs(document)
-    parts: list[RenderableType] = [*_networks(document), *([_pairs(shown)] if shown else [])]
-    return Group(*parts, *map(Text, _notes(document, len(shown))))
+def side_by_side(document: SideBySide, every_pair: bool = False) -> RenderableType:
+    """What each network does on `test`, and each pair on the same images: if they are many, those with the best one."""
+    shown = list(document.pairs) if every_pair else _shown_pairs(document)
+    parts: list[RenderableType] = [_networks(document), *([_pairs(shown)] if shown else [])]
+    return Group(*parts, *map(Paragraph, _notes(document, len(shown))))
 
 
-def _networks(document: SideBySide) -> Iterator[RenderableType]:
-    """A table for each run, all with the same columns."""
-    rows = {network: (str(network.number), network.name, *_figures(network)) for network in document.networks}
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows.values(), strict=True)]
-    for run, networks in itertools.groupby(document.networks, lambda network: network.run):
-        same = list(networks)
-        yield Text(f"\n{run}: {DATASETS[same[0].dataset.name]}, {same[0].images:,} test images", style="bold")
-        table = Table(box=box.SIMPLE_HEAD, padding=0)
-        for heading, width in zip(COLUMNS, widths, strict=True):
-            if heading == "network":
-                table.add_column(heading, overflow="fold", min_width=min(width, 24))
-            else:
-                table.add_column(heading, justify="right", no_wrap=True, min_width=width)
-        for network in same:
-            table.add_row(*rows[network])
-        yield table
+def _networks(document: SideBySide) -> Rows:
+    """A group for each run."""
+    groups: dict[str, list[list[str]]] = {}
+    for network in document.networks:
+        title = f"{network.run}: {DATASETS[network.dataset.name]}, {network.images:,} test images"
+        groups.setdefault(title, []).append([f"{network.number} {network.name}", *_figures(network)])
+    return Rows(COLUMNS, groups)
 
 
 def _figures(network: Network) -> list[str]:
@@ -92,12 +85,12 @@ def _shown_pairs(document: SideBySide) -> list[PairOfNetworks]:
     return [pair for pair in document.pairs if best & {pair.first, pair.second}]
 
 
-def _pairs(pairs: list[PairOfNetworks]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Images that one of two alone gets right", padding=(0, 1))
+def _pairs(pairs: list[PairOfNetworks]) -> Grid:
+    table = Grid(box=box.SIMPLE_HEAD, title="Images that one of two alone gets right", padding=(0, 1))
     for heading in ("pair", "images", "first only", "second only", "p", ""):
-        table.add_column(heading, justify="left" if heading in ("images", "") else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in ("images", "") else "right")
     for pair in pairs:
-        name = f"{pair.first} and {pair.second}"
+        name = unbroken(f"{pair.first} and {pair.second}")
         table.add_row(name, "all", *_tested(pair, pair.errors))
         if pair.missed is not None:
             table.add_row("", f"the {pair.digit}s", *_tested(pair, pair.missed))
@@ -120,7 +113,7 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
     if document.pairs:
         yield "p: McNemar's exact test, of each pair by itself."
     if shown < len(document.pairs):
-        yield f"Of {len(document.pairs)} pairs, those with the network of fewest errors are shown; --json has all."
+        yield f"Of {len(document.pairs)} pairs, those with the network of fewest errors are shown; --verbose shows all."
     if len(document.datasets) > 1:
         groups = [
             f"{', '.join(str(one.number) for one in same)} ({same[0].dataset.name})"

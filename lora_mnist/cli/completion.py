@@ -17,6 +17,17 @@ def is_asked() -> bool:
     return "_LORA_MNIST_COMPLETE" in os.environ
 
 
+def join_options() -> None:
+    """Let `--run=DIR` be two words, as Typer takes them; bash breaks a line before and after = and counts that too."""
+    if os.environ.get("_LORA_MNIST_COMPLETE") != "complete_bash":
+        return
+    line, place = os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", 0))
+    words = line.split("\n" if "\n" in line else " ")
+    signs = [i for i, word in enumerate(words) if word == "=" and words[i - 1].startswith("--")]
+    os.environ["COMP_WORDS"] = "\n".join(word for i, word in enumerate(words) if i not in signs)
+    os.environ["COMP_CWORD"] = str(place - sum(i < place for i in signs))
+
+
 def runs(incomplete: str) -> list[str]:
     """Runs beside the default one, and those whose path begins with what is typed."""
     typed = Path(os.path.dirname(incomplete))  # of "there/" that is there, where Path(…).parent is not

@@ -10,6 +10,8 @@ import typer
 from lora_mnist.settings.layers import Layer, merge, read_config
 
 COLUMN = 24  # of the names; longer ones have a line of their own
+GAPS = 4  # columns before the names and after them
+NARROW = 60  # columns below which the names get half of theirs
 UNBROKEN = "\xa0"  # a space at which no line is broken
 
 
@@ -18,7 +20,8 @@ def write_options(command: str | None, options: Iterable[Any], formatter: Any) -
     panels: dict[str, list[tuple[str, str]]] = {}
     for option in options:
         if not option.hidden:
-            row = (f"{_names(option):<{COLUMN}}", _explained(command, option))
+            column = _column(formatter)
+            row = (f"{_names(option):<{column}}", _explained(command, option, formatter.width - column - GAPS))
             panels.setdefault(option.rich_help_panel or "Options", []).append(row)
     for panel, rows in panels.items():
         _write_section(panel, rows, formatter)
@@ -45,7 +48,11 @@ def default_in_config(command: str | None, setting: str) -> str | None:
 
 def _write_section(title: str, rows: Sequence[tuple[str, str]], formatter: Any) -> None:
     with formatter.section(title if os.environ.get("NO_COLOR") else typer.style(title, bold=True)):
-        formatter.write_dl(rows, col_max=COLUMN)
+        formatter.write_dl(rows, col_max=_column(formatter))
+
+
+def _column(formatter: Any) -> int:
+    return COLUMN if formatter.width >= NARROW else COLUMN // 2
 
 
 def _names(option: Any) -> str:
@@ -57,11 +64,12 @@ def _names(option: Any) -> str:
     return names if option.is_flag else f"{names} {option.metavar}"
 
 
-def _explained(command: str | None, option: Any) -> str:
+def _explained(command: str | None, option: Any, room: int) -> str:
+    """The sentence, and the default, which stays in one line where there is room for that."""
     default = _default(command, option)
     more = " May be repeated." if getattr(option, "multiple", False) else ""
-    shown = "" if default is None else f" {f'[default: {default}]'.replace(' ', UNBROKEN)}"
-    return f"{option.help}{more}{shown}"
+    shown = "" if default is None else f"[default: {default}]"
+    return f"{option.help}{more} {shown.replace(' ', UNBROKEN) if len(shown) <= room else shown}".rstrip()
 
 
 def _default(command: str | None, option: Any) -> str | None:

@@ -115,7 +115,7 @@ Data = Annotated[
 ]
 DATA = Path("data")
 Normalise = Annotated[bool, in_output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
-Verbose = Annotated[bool, in_output("--verbose", "Print every table, not only what it comes to.")]
+Verbose = Annotated[bool, in_output("--verbose", "Print everything, not only what it comes to.")]
 Open = Annotated[bool, in_output("--open", "Show the page in the browser.")]
 
 
@@ -139,8 +139,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What there is to compute with."""
+class Here:
+    """What there is on this machine."""
 
     data: Data = DATA
     device: Annotated[
@@ -149,6 +149,20 @@ class Machine:
     threads: Annotated[
         int | None, in_run("--threads", "CPU threads to compute with.", "N", show_default="torch's choice")
     ] = None
+
+
+@dataclass(frozen=True)
+class Machine(Here):
+    """What there is to compute with, and whether images may be fetched."""
+
+    offline: Annotated[
+        bool,
+        in_data(
+            "--offline",
+            "Never use the network, not even to fetch MNIST; so does LORA_MNIST_OFFLINE=1.",
+            envvar="LORA_MNIST_OFFLINE",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -245,6 +259,7 @@ def request_of(place: Place, machine: Machine, output: Output, making: Making, *
     return Request(
         run=place.run,
         data=machine.data,
+        offline=machine.offline,
         config=making.config,
         options={**making.settings(), **tables},
         device=machine.device,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lora_mnist.settings.strict import Document
 
+NARROWEST = 40  # columns; a narrower terminal breaks the lines itself
 D = TypeVar("D", bound="Document")
 
 
@@ -44,7 +45,7 @@ def print_all(*renderables: "RenderableType") -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
-    console.width = max(console.width, 80)  # a narrower terminal breaks lines itself, where rich would drop columns
+    console.width = max(console.width, NARROWEST)
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         for renderable in renderables:
             console.print(renderable, crop=False)  # a path is longer than the line, rather than cut

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lora_mnist.cli.grid import Rows
+from lora_mnist.cli.text import Paragraph
 from lora_mnist.runs.overview import Overview, RunLine
 
+HEADINGS = ("run", "data", "base", "adapters", "best", "missed", "errors", "size", "digest")
 DIGEST = 8  # characters of it that are shown; --json has it whole
 
 
 def overview(document: Overview) -> RenderableType:
     """Data, base, adapters, what the best one did, size and digest of every run; then what is wrong with which."""
     if not document.runs:
-        return Text(f"There is no run below {document.folder}.")
-    table = Table(box=box.SIMPLE_HEAD, title=f"Runs below {document.folder}, with test figures", padding=0)
-    table.add_column("run", overflow="fold")
-    for heading in ("data", "base", "adapters", "best", "missed", "errors", "size", "digest"):
-        table.add_column(heading, justify="left" if heading in ("data", "best") else "right", overflow="fold")
-    for line in document.runs:
-        table.add_row(*_cells(line, document.folder))
-    faults = [Text(f"{line.run} is damaged: {line.fault}", style="bold red") for line in document.runs if line.fault]
-    return Group(table, *faults)
+        return Paragraph(f"There is no run below {document.folder}.")
+    title = f"Runs below {document.folder}, with test figures"
+    rows = Rows(HEADINGS, {title: [_cells(line, document.folder) for line in document.runs]})
+    faults = (f"{line.run} is damaged: {line.fault}" for line in document.runs if line.fault)
+    return Group(rows, *(Paragraph(fault, style="bold red") for fault in faults))
 
 
 def _cells(line: RunLine, folder: str) -> list[str | Text]:

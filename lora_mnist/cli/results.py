@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from lora_mnist.cli import tables
-from lora_mnist.cli.text import Paragraph
+from lora_mnist.cli.grid import Grid
+from lora_mnist.cli.text import Paragraph, labelled, to_copy
 from lora_mnist.evaluation.findings import COUNTS, Comparison
 from lora_mnist.evaluation.verdict import listed, verdict_of, who_paid
 from lora_mnist.evaluation.weakest import Weakest
@@ -26,16 +26,16 @@ def pretraining(document: Pretraining) -> RenderableType:
         Paragraph(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
         Paragraph(_weakest(document.weakest)),
         _by_digit(document),
-        _labelled("saved", str(Path(document.run) / "base")),
-        _labelled("next", _command("finetune", Path(document.run))),
+        labelled("saved", str(Path(document.run) / "base")),
+        next_step("finetune", Path(document.run)),
     )
 
 
-def _by_digit(document: Pretraining) -> Table:
+def _by_digit(document: Pretraining) -> Grid:
     """Wrong images of every digit, a row for each split."""
-    table = Table(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Grid(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in (*map(str, range(10)), "all"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for split, part in document.splits.items():
         table.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in (*part.wrong, part.errors)))
     return table
@@ -64,11 +64,12 @@ def _weakest(found: Weakest | None, most: int = 9) -> str:
 
 def finetuning(tuning: Tuning, run: Path) -> RenderableType:
     """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
-    next_step = [_labelled("next", f"{_command('report', run)} --open")] if tuning.kept else []
-    return Group(_answer(tuning), *_saved(tuning, run), *next_step)
+    step = [next_step("report", run, "--open")] if tuning.kept else []
+    return Group(answer(tuning), *saved(tuning, run), *step)
 
 
-def _answer(tuning: Tuning) -> RenderableType:
+def answer(tuning: Tuning) -> RenderableType:
+    """The verdict, three counts, who paid, the proof; or why nothing was kept."""
     record, analysis = tuning.record, tuning.analysis
     if analysis is None:
         return Paragraph(tables.not_kept(record), style="bold")
@@ -76,20 +77,20 @@ def _answer(tuning: Tuning) -> RenderableType:
     return Group(
         Paragraph(verdict.headline, style="bold"),
         _three_counts(tuning),
-        _labelled("who paid", verdict.price),
-        *([_labelled("compared", verdict.beside)] if verdict.beside else []),
-        _labelled("proof", _proof([tuning])),
+        labelled("who paid", verdict.price),
+        *([labelled("compared", verdict.beside)] if verdict.beside else []),
+        labelled("proof", _proof([tuning])),
     )
 
 
-def _three_counts(tuning: Tuning) -> Table:
+def _three_counts(tuning: Tuning) -> Grid:
     """Missed, claimed and all errors, before → after, on every split."""
     analysis, evaluation, digit = tuning.analysis, tuning.evaluation, tuning.record.digit
     assert analysis is not None  # something was kept
     assert evaluation is not None
-    table = Table(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Grid(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for split in analysis.splits:
-        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right", no_wrap=True)
+        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right")
     names = (
         f"missed: {digit}s taken for another digit",
         f"claimed: others taken for a {digit} (false positives)",
@@ -106,17 +107,18 @@ def _proof(kept: Sequence[Tuning]) -> str:
     return "passed: not a byte of the base changed; off, it is the base exactly"
 
 
-def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
+def saved(tuning: Tuning, run: Path) -> list[RenderableType]:
+    """Where it is, how large, and how it is to be used, if it was kept."""
     record, known = tuning.record, tuning.record.parameters
     if not tuning.kept:
         return []
     if not isinstance(known, AdapterParameters):
-        return [_labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
+        return [labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
     strength = record.guard.strength if record.guard else 1.0
     kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
     below = f", for use on top of {listed(record.on_top_of)}" if record.on_top_of else ""
     size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
-    return [_labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
+    return [labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
 
 
 # `run` ----------------------------------------------------------------------------------------------------------------
@@ -169,13 +171,13 @@ def whole(document: WholeRun, run: Path, verbose: bool = False) -> RenderableTyp
     """What all stages come to, and how to see more, unless that follows."""
     *_, last = document.rounds
     several = len(document.rounds) > 1
-    answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
+    lines = _answers(document, run) if several else [answer(last), *saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
-        answer.append(_labelled("to use it", f"{_command('merge', run)} {stack}"))
+        lines.append(to_copy("to use it", f"{_command('merge', run)} {stack}"))
     if not verbose:
-        answer.append(_labelled("more", f"every table: {_command('run', run)} --verbose"))
-    return Group("", *answer)
+        lines.append(labelled("more", f"every table: {_command('run', run)} --verbose"))
+    return Group("", *lines)
 
 
 def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
@@ -185,26 +187,31 @@ def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
     names = ", ".join(tuning.record.name for tuning in kept)
     return [
         Paragraph(_overall(document.overall, len(kept)), style="bold"),
-        _labelled("verdicts", _verdicts(kept)),
-        _labelled("who paid", who_paid(document.overall["test"])),
-        *([] if last.kept else [_labelled("not kept", tables.not_kept(last.record))]),
-        _labelled("proof", _proof(kept)),
-        _labelled("saved", f"{run / 'adapters'}: {names}"),
+        labelled("verdicts", _verdicts(kept)),
+        labelled("who paid", who_paid(document.overall["test"])),
+        *([] if last.kept else [labelled("not kept", tables.not_kept(last.record))]),
+        labelled("proof", _proof(kept)),
+        labelled("saved", f"{run / 'adapters'}: {names}"),
     ]
 
 
 def finished(document: WholeRun, page: Path) -> RenderableType:
     """Three lines on a run of which nothing was left to do."""
     rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
-    errors = f"{before.errors:,} → {after.errors:,} errors on test."
-    if len(rounds) == 1:
-        record, analysis = rounds[0].record, rounds[0].analysis
-        assert analysis is not None  # what is not kept is not finished
+    *_, last = rounds
+    refused = "" if last.kept else f"; {last.record.name} was refused"
+    errors = f"{before.errors:,} → {after.errors:,} errors on test{refused}."
+    if not rounds[0].kept:
+        what, title = "nothing is kept.", f"The guard refused {last.record.name}"
+    elif len(rounds) == 1:
+        record, analysis = last.record, last.analysis
+        assert analysis is not None
         what = f"{record.name}, {before.missed:,} → {after.missed:,} missed {record.digit}s, {errors}"
         title = verdict_of(analysis, record.digit).title
     else:
-        what = f"{len(rounds)} rounds, {errors}"
-        title = f"Digits {listed([tuning.record.digit for tuning in rounds])}"
+        kept = [tuning.record.digit for tuning in rounds if tuning.kept]
+        what = f"{len(kept)} round{'' if len(kept) == 1 else 's'}, {errors}"
+        title = f"Digit{'' if len(kept) == 1 else 's'} {listed(kept)}"
     return Group(
         Paragraph(f"Finished already: {what}"),
         Paragraph(f"{title}. --force trains anew."),
@@ -239,8 +246,9 @@ def _verdicts(kept: Sequence[Tuning]) -> str:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _labelled(label: str, text: str) -> Paragraph:
-    return Paragraph(text, f"{label:<10}")
+def next_step(command: str, run: Path, *more: str) -> Paragraph:
+    """The command that one would give now."""
+    return to_copy("next", " ".join([_command(command, run), *more]))
 
 
 def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Paragraph:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from lora_mnist.cli.grid import Grid
 from lora_mnist.cli.text import Paragraph
 from lora_mnist.evaluation.findings import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
 from lora_mnist.evaluation.verdict import paired, verdict_of
@@ -16,14 +16,13 @@ from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
     Evaluation,
-    Extraction,
     FullParameters,
     TuningRecord,
 )
 from lora_mnist.runs.sizes import SizeTable
 
 if TYPE_CHECKING:  # they import torch, which the commands that only read JSON do without
-    from lora_mnist.pipeline import Merging, Tuning, Verification
+    from lora_mnist.pipeline import Tuning, Verification
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 
@@ -31,7 +30,7 @@ DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 def evaluation(document: Evaluation) -> RenderableType:
     """Errors per digit on every split, and the confusion matrix of `test`."""
     splits = document.splits
-    table = Table("digit", title=f"{DATASETS[document.dataset.name]}: errors of {named(document)}")
+    table = Grid("digit", title=f"{DATASETS[document.dataset.name]}: errors of {named(document)}")
     for split in splits:
         for heading in (f"{split} images", "wrong", "%"):
             table.add_column(heading, justify="right")
@@ -51,9 +50,9 @@ def named(document: Evaluation) -> str:
     return f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
 
 
-def confusion(matrix: Sequence[Sequence[int]]) -> Table:
+def confusion(matrix: Sequence[Sequence[int]]) -> Grid:
     """Rows true digit, columns predicted digit; zeros are dots, so that errors stand out."""
-    table = Table("true", title="Confusion on test (columns: predicted digit)", padding=(0, 1))
+    table = Grid("true", title="Confusion on test (columns: predicted digit)", padding=(0, 1))
     for digit in range(10):
         table.add_column(str(digit), justify="right", min_width=4)
     for digit, row in enumerate(matrix):
@@ -68,20 +67,21 @@ def finetuning(tuning: Tuning) -> RenderableType:
         return Paragraph(not_kept(record), style="bold")
     digit, test = record.digit, analysis.splits["test"]
     return Group(
-        Text(f"Data set: {DATASETS[evaluation.dataset.name]}"),
-        _trained(record),
+        Paragraph(f"Data set: {DATASETS[evaluation.dataset.name]}"),
+        trained(record),
         summary(analysis.splits, digit),
         *_strength(record.guard),
         excuses(record, analysis),
         per_digit(test, evaluation.splits["test"].wrong, digit),
         *([] if record.proof is None else [proof(record.proof)]),
-        _verdict(record, analysis),
+        verdict(record, analysis),
     )
 
 
-def _trained(record: TuningRecord) -> RenderableType:
+def trained(record: TuningRecord) -> RenderableType:
+    """The layers of an adapter, or how many weights there are."""
     if isinstance(record.parameters, FullParameters):
-        return Text(f"All {record.trained:,} weights of a copy trained; the base is as it was.")
+        return Paragraph(f"All {record.trained:,} weights of a copy trained; the base is as it was.")
     return parameters(record.parameters)
 
 
@@ -110,14 +110,15 @@ def not_kept(record: TuningRecord) -> str:
     return f"Nothing kept: {why} {way_out}"
 
 
-def _verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+def verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+    """In a sentence or two, all of it."""
     return Paragraph(verdict_of(analysis, record.digit).words, style="bold")
 
 
 def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
     """What else would have lowered the missed images: one shifted logit, and the twin where it was trained."""
     test, digit, threshold = analysis.splits["test"], record.digit, analysis.threshold
-    table = Table("on test", title=f"Digit {digit}, beside what else could be done")
+    table = Grid("on test", title=f"Digit {digit}, beside what else could be done")
     for heading in (f"missed {digit}s", "claimed", "all errors"):
         table.add_column(heading, justify="right")
     one_number = f"{threshold.shift:+.2f} on the logit of {digit}, by {threshold.chosen_on}"
@@ -140,7 +141,7 @@ def path(rounds: Sequence[Tuning]) -> RenderableType:
     """What each round of a repair did, if there were several."""
     if len(rounds) == 1:
         return Group()
-    table = Table("round", title="Digit after digit, on test")
+    table = Grid("round", title="Digit after digit, on test")
     for heading in ("digit", "missed", "claimed", "all errors", "adapter"):
         table.add_column(heading, justify="left" if heading == "adapter" else "right")
     for i, tuning in enumerate(rounds, 1):
@@ -154,73 +155,20 @@ def path(rounds: Sequence[Tuning]) -> RenderableType:
     return table
 
 
-def extraction(tuning: Tuning) -> RenderableType:
-    """What an extracted adapter kept of the change, layer by layer, and what it is worth beside the whole of it."""
-    record, analysis, evaluation, facts = tuning.record, tuning.analysis, tuning.evaluation, tuning.record.extraction
-    assert analysis is not None  # no guard refuses what is extracted
-    assert evaluation is not None
-    assert facts is not None
-    assert record.proof is not None
-    moved = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts.left_out.items() if share)
-    return Group(
-        Text(f"Data set: {DATASETS[evaluation.dataset.name]}"),
-        _approximations(facts, record.rank),
-        Paragraph(f"Left out, since an adapter holds no biases (moved by, of its norm): {moved or 'nothing'}"),
-        _beside_checkpoint(record, facts, analysis.splits["test"]),
-        _trained(record),
-        excuses(record, analysis),
-        proof(record.proof),
-        _verdict(record, analysis),
-    )
-
-
-def _approximations(facts: Extraction, rank: int | None) -> Table:
-    table = Table("layer", title=f"{facts.checkpoint} - base, at rank {rank}")
-    for heading in ("rank", "energy kept", "largest singular values"):
-        table.add_column(heading, justify="left" if heading.startswith("largest") else "right")
-    for path, layer in facts.layers.items():
-        values = " ".join(f"{value:.3g}" for value in layer.singular_values[:6])
-        values += " …" if len(layer.singular_values) > 6 else ""
-        table.add_row(path, str(layer.rank), f"{100 * layer.energy:.2f} %", values)
-    return table
-
-
-def _beside_checkpoint(record: TuningRecord, facts: Extraction, test: Comparison) -> Table:
-    table = Table("test images", title=f"Digit {record.digit}: the base, all of the change, the adapter")
-    for heading in ("missed", "claimed", "all errors"):
-        table.add_column(heading, justify="right")
-    table.add_row("base", *map(str, test.before.numbers))
-    table.add_row(f"{facts.checkpoint} (all of it)", *map(str, facts.of_checkpoint.numbers))
-    table.add_row(f"{record.name} (adapter)", *map(str, test.after.numbers))
-    return table
-
-
-def merging(document: Merging) -> RenderableType:
-    """Where the merged network lies, and how far its logits are from those of base and adapters."""
-    used = " + ".join(map(at_strength, document.merged))
-    difference, largest = document.largest_difference, document.largest_logit
-    return Group(
-        evaluation(document.evaluation),
-        Paragraph(f"Merged: base + {used}"),
-        Paragraph(f"Largest logit difference from the unmerged model: {difference:.1e} of {largest:.3g}"),
-        Paragraph(document.file, "Saved as ", label_style=""),
-    )
-
-
 def sizes(document: SizeTable) -> RenderableType:
     """Numbers that full fine-tuning and LoRA train, a row per rank."""
     shapes = ", ".join(map(_shape, document.layers.values()))
-    table = Table("rank")
+    table = Grid("rank")
     for heading in ("LoRA", "share", "fewer"):
         table.add_column(heading, justify="right")
     for row in document.ranks:
         table.add_row(str(row.rank), f"{row.lora:,}", f"{100 * row.share:.2f} %", f"{1 / row.share:,.1f} x")
-    return Group(Text(f"Full: {document.full:,} numbers in {shapes}{' and biases' * document.biases}"), table)
+    return Group(Paragraph(f"Full: {document.full:,} numbers in {shapes}{' and biases' * document.biases}"), table)
 
 
 def parameters(table: AdapterParameters) -> RenderableType:
     """Shapes per layer, totals, and the share that the adapter adds."""
-    rows = Table("layer", "W", "bias", "A", "B", title="Parameters")
+    rows = Grid("layer", "W", "bias", "A", "B", title="Parameters")
     for row in table.layers:
         rows.add_row(row.layer, *map(_shape, (row.weight, row.bias, row.lora_A, row.lora_B)))
     total = f"{table.base:,} frozen + {table.added:,} trained = {table.total:,}"
@@ -229,9 +177,9 @@ def parameters(table: AdapterParameters) -> RenderableType:
     return Group(rows, Paragraph(f"{total} ({100 * table.share:.3f} % added)"), *map(Paragraph, notes))
 
 
-def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
+def summary(comparison: Mapping[str, Comparison], digit: int) -> Grid:
     """Missed, claimed and all errors of every split, before and after, together."""
-    table = Table("", title=f"Digit {digit} before and after")
+    table = Grid("", title=f"Digit {digit} before and after")
     for split in comparison:
         for heading in (f"{split} before", "after", "change"):
             table.add_column(heading, justify="right")
@@ -242,9 +190,9 @@ def summary(comparison: Mapping[str, Comparison], digit: int) -> Table:
     return table
 
 
-def per_digit(test: Comparison, wrong_after: Sequence[int], target: int) -> Table:
+def per_digit(test: Comparison, wrong_after: Sequence[int], target: int) -> Grid:
     """Wrong test images of every digit before and after, with what was fixed and broken."""
-    table = Table("digit", title="Wrong test images per digit")
+    table = Grid("digit", title="Wrong test images per digit")
     for heading in ("before", "fixed", "broken", "after", "change"):
         table.add_column(heading, justify="right")
     for digit in range(10):
@@ -269,7 +217,7 @@ def verification(findings: Verification) -> RenderableType:
     """The findings of `verify`: the base, then every adapter."""
     parts: list[RenderableType] = []
     if findings.dataset is not None:  # not known if the base is damaged
-        parts.append(Text(f"Data set: {DATASETS[findings.dataset]}"))
+        parts.append(Paragraph(f"Data set: {DATASETS[findings.dataset]}"))
     parts.append(_checked(findings.base.passed, "base: bytes, seal, stored logits and evaluation"))
     for adapter in findings.adapters:
         parts.append(_checked(adapter.passed, adapter.name))

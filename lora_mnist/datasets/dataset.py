@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from lora_mnist.datasets.digits import DIGITS_SHA256, draw_digits
-from lora_mnist.datasets.mnist import DEADLINE, MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist
+from lora_mnist.datasets.mnist import DEADLINE, download_mnist, is_there, raw_folder, read_mnist
+from lora_mnist.datasets.published import MNIST_SHA256
 from lora_mnist.errors import DataError, DiskError
 from lora_mnist.settings.config import KnownDataset
 
@@ -44,11 +45,12 @@ class Dataset:
         return {"val": self.val, "test": self.test} if len(self.val) else {"test": self.test}
 
 
-def choose(wanted: str, folder: Path, quiet: bool = False) -> KnownDataset:
+def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False) -> KnownDataset:
     """Decide between `mnist` and `digits`, downloading MNIST into `folder` if it is not there.
 
     Args:
         wanted: `mnist` (or an error), `digits`, or `auto`: MNIST if it can be had, else the digits with a warning.
+        offline: nothing may be downloaded.
 
     Raises:
         DataError: MNIST is wanted and cannot be had.
@@ -56,15 +58,25 @@ def choose(wanted: str, folder: Path, quiet: bool = False) -> KnownDataset:
     """
     if wanted == "digits" or is_there(folder):
         return "digits" if wanted == "digits" else "mnist"
-    log.info("MNIST is not in %s: downloading it (11 MB, at most %.0f s).", raw_folder(folder), DEADLINE)
     try:
-        download_mnist(folder, quiet)
+        _download(folder, quiet, offline)
     except (DataError, DiskError) as error:
         if wanted == "mnist":
             raise
         log.warning("%s Using scikit-learn's 1,797 digits instead.", error.cause)
         return "digits"
     return "mnist"
+
+
+def _download(folder: Path, quiet: bool, offline: bool) -> None:
+    place = raw_folder(folder)
+    if offline:
+        way_out = f"Lay the four files into {place}, point --data to them, or let them be downloaded."
+        raise DataError(
+            f"MNIST is not in {place}, and --offline, or LORA_MNIST_OFFLINE, forbids to download it.", way_out
+        )
+    log.info("MNIST is not in %s: downloading it (11 MB, at most %.0f s).", place, DEADLINE)
+    download_mnist(folder, quiet)
 
 
 def load(

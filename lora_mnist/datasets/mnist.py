@@ -3,24 +3,16 @@
 import gzip
 import hashlib
 import os
-import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from lora_mnist.datasets.download import fetch_mnist
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.errors import DataError, DiskError
 from lora_mnist.files import open_regular
 
-# file → (SHA-256 of the decompressed bytes, their number); images have a header of 16 bytes, labels of 8
-MNIST_FILES = {
-    "train-images-idx3-ubyte": ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", 47_040_016),
-    "train-labels-idx1-ubyte": ("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", 60_008),
-    "t10k-images-idx3-ubyte": ("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", 7_840_016),
-    "t10k-labels-idx1-ubyte": ("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", 10_008),
-}
-MNIST_SHA256 = hashlib.sha256("".join(digest for digest, _ in MNIST_FILES.values()).encode()).hexdigest()
 DEADLINE = 120.0  # seconds a download may take
 
 
@@ -51,22 +43,24 @@ def download_mnist(folder: Path, quiet: bool = False) -> None:
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        fresh = fetch_mnist(folder, list(MNIST_FILES), DEADLINE, quiet=quiet)
+        with fetch_mnist(folder, DEADLINE, quiet=quiet) as fresh:
+            _lay(fresh, folder)
     except OSError as error:
         raise DataError(
             f"MNIST could not be downloaded: {error}.",
             f"Lay the four files into {raw_folder(folder)}, or point --data to them.",
         ) from error
-    top = fresh.parents[1]
+
+
+def _lay(fresh: Path, folder: Path) -> None:
+    """Unpack what was fetched, and put it in its place. Raises DataError or DiskError."""
     try:
         for name in MNIST_FILES:
-            _read_file(top, name)
             if not _found(folder, name):
+                (fresh / name).write_bytes(_content(fresh / f"{name}.gz", name))
                 os.replace(fresh / name, raw_folder(folder) / name)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(top)
 
 
 def _found(folder: Path, name: str) -> Path | None:
@@ -81,6 +75,11 @@ def _read_file(folder: Path, name: str) -> bytes:
         raise DataError(
             f"{raw_folder(folder) / name} is missing.", "Lay it there, plain or as .gz, or point --data to it."
         )
+    return _content(path, name)
+
+
+def _content(path: Path, name: str) -> bytes:
+    """The decompressed bytes of one of the four, wherever it lies."""
     sha256, size = MNIST_FILES[name]
     try:
         with open_regular(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:

@@ -101,7 +101,7 @@ def _packages() -> str:
             f"Install them together: pip install torch=={wanted} torchvision=={vision}.",
         )
     if vision and _is_for_cuda(vision) and torch.version.cuda is None:
-        found += " (torchvision is built for CUDA and torch for the CPU: no matter here, where it only downloads)"
+        found += " (torchvision is built for CUDA and torch for the CPU: no matter here, where it only has the mirrors)"
     return found
 
 

@@ -27,6 +27,7 @@ from lora_mnist.runs.records import (
     TuningRecord,
     environment,
 )
+from lora_mnist.runs.refusals import refusals, remember_refusal
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import ANALYSIS, TUNING, WEIGHTS
 from lora_mnist.settings.config import FinetuneSettings
@@ -94,7 +95,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     Args:
         on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
         twin: train a second one on every image alike, and compare the two on the same images.
-        resume: return a finished adapter as it is, and say so if one is added to others.
+        resume: return a finished adapter as it is, or what the guard refused before; say so if one is added to others.
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
@@ -106,6 +107,8 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     place, tuning = work.run.adapter(task.name), work.settings.finetune
     if resume and place.is_finished and not work.request.force:
         return _finished(work, task, twin)
+    if resume and not work.request.force and (refused := _refused(work, task)):
+        return Tuning(record=refused)
     _prepare(work, task, resume)
     started = time.perf_counter()
     adapted, history, guard = _train(work, task, tuning, work.progress)
@@ -115,7 +118,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
         method="lora",
         name=task.name,
         digit=task.digit,
-        settings=tuning.model_copy(update={"digit": task.digit, "name": task.name}),
+        settings=_settings(work, task),
         parameters=parameters_of(adapted, task.name),
         proof=None,
         weakest_on_val=tuning.digit == "weakest",
@@ -126,6 +129,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
         **dict(environment(work.device)),
     )
     if guard.strength is None:
+        remember_refusal(work.run, work.sealed.sha256, record)
         return Tuning(record=record)
     return keep(work, adapted, record, history, _train_twin(work, task) if twin else None)
 
@@ -219,6 +223,17 @@ def _task(work: Workspace, stack: tuple[str, ...]) -> _Task:
     work.require_stack(stack)
     digit, tuning = work.target_digit(stack), work.settings.finetune
     return _Task(tuning.name or _free_name(work.run, f"digit{digit}-r{tuning.rank}", digit, stack), digit, stack)
+
+
+def _settings(work: Workspace, task: _Task) -> FinetuneSettings:
+    return work.settings.finetune.model_copy(update={"digit": task.digit, "name": task.name})
+
+
+def _refused(work: Workspace, task: _Task) -> TuningRecord | None:
+    """The same training, if it was done before and nothing of it was kept."""
+    same = (_settings(work, task), work.settings.seed, task.stack)
+    known = refusals(work.run, work.sealed.sha256)
+    return next((one for one in known if (one.settings, one.seed, one.on_top_of) == same), None)
 
 
 def _free_name(run: Run, name: str, digit: int, stack: tuple[str, ...]) -> str:

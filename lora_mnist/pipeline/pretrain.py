@@ -75,7 +75,7 @@ def _train(request: Request, run: Run) -> Workspace:
     wanted = request.wanted_dataset(stored)
     run.require_writable()
     device = prepare(request.device, request.threads)
-    name = choose(wanted, request.data, request.quiet)
+    name = choose(wanted, request.data, request.quiet, request.offline)
     if stored and stored.data.dataset != name:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)

@@ -11,6 +11,7 @@ from lora_mnist.pipeline.finetune import Tuning, finetune
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.verify import Verification, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.refusals import refusals
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.request import Request
 from lora_mnist.settings.strict import Document, Many
@@ -81,15 +82,18 @@ def run(
 def repair(
     work: Workspace, rounds: int, twin: bool = False, show: Callable[[Done], None] = lambda done: None
 ) -> tuple[Tuning, ...]:
-    """The rounds of `run`; those whose adapter is there already are not done again."""
+    """The rounds of `run`; those whose adapter is there already, or was refused, are not done again."""
     tunings: list[Tuning] = []
-    there = () if work.request.force else work.run.adapter_names()
+    there = [] if work.request.force else work.run.adapter_names()
+    refused = [] if work.request.force else refusals(work.run, work.sealed.sha256)
     while len(tunings) < rounds and all(tuning.kept for tuning in tunings):
         started, stack = time.perf_counter(), [tuning.record.name for tuning in tunings]
         stage = _stage(2) + (f"round {len(tunings) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
         tunings.append(finetune(staged, stack, twin, resume=True))
-        show(Done(tunings[-1], time.perf_counter() - started, tunings[-1].record.name in there))
+        last = tunings[-1]
+        skipped = last.record.name in there if last.kept else last.record in refused
+        show(Done(last, time.perf_counter() - started, skipped))
     return tuple(tunings)
 
 

@@ -259,7 +259,7 @@ def _open(request: Request, run: Run) -> Workspace:
     request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
     settings = request.settings(stored, name)
     device = prepare(request.device, request.threads)
-    choose(name, request.data, request.quiet)
+    choose(name, request.data, request.quiet, request.offline)
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
     if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")

@@ -25,6 +25,7 @@ class Request:
     Attributes:
         run: the run directory.
         data: where data sets lie.
+        offline: nothing may be downloaded.
         config: a config's name or path.
         options: settings given on the command line, nested like a config file.
         force: replace what is finished.
@@ -34,6 +35,7 @@ class Request:
 
     run: Path = Path("runs/default")
     data: Path = Path("data")
+    offline: bool = False
     config: str | None = None
     options: Layer = field(default_factory=dict)
     device: str = "auto"

@@ -94,7 +94,7 @@ def test_compare_without_a_run_takes_the_default_one(cli, finished_run, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "default").symlink_to(finished_run)
-    assert cli("compare")[1].splitlines()[1].startswith("runs/default: ")
+    assert cli("compare")[1].splitlines()[0].startswith("runs/default: ")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,10 @@ def test_of_too_many_pairs_those_with_the_best_are_shown(compared):
     assert len(shown) == PAIRS
     text = words(side_by_side(several(compared, 7)))
     assert re.findall(r"\d+ and \d+", text) == [f"{i} and 7" for i in range(1, 7)]
-    assert "Of 21 pairs, those with the network of fewest errors are shown; --json has all." in text
+    assert "Of 21 pairs, those with the network of fewest errors are shown; --verbose shows all." in text
+    every = words(side_by_side(several(compared, 7), every_pair=True))
+    assert len(re.findall(r"\d+ and \d+", every)) == 21
+    assert "are shown" not in every
 
 
 def test_networks_with_other_test_images_are_told_and_not_tested(compared):
@@ -143,7 +146,7 @@ def test_a_network_alone_makes_no_pair(compared):
 
 def test_everything_fits_80_columns(compared):
     line = changed(compared.networks[1].adapter, before=LARGEST, after=LARGEST, parameters=28_070_010, name="a" * 64)
-    largest = changed(compared.networks[1], number=88, name="a" * 64, adapter=line, run="/a" * 70)
+    largest = changed(compared.networks[1], number=88, name="a" * 64, adapter=line, run="/a" * 20)
     tested = verdict.Tested(fixed=9999, broken=9999, p=0.00015)
     pairs = (pair(88, 99, 9999, 9999, 0.00015, digit=9, missed=tested),)
     text = printed(side_by_side(SideBySide(networks=(largest, changed(largest, number=99)), pairs=pairs)))

@@ -15,9 +15,10 @@ from lora_mnist.settings.layers import config_names
 def offered(cli, monkeypatch):
     """What bash is offered for the last word of a line."""
 
-    def ask(line: str) -> list[str]:
-        monkeypatch.setenv("COMP_WORDS", f"lora-mnist {line}")
-        monkeypatch.setenv("COMP_CWORD", str(len(line.split(" "))))
+    def ask(line: str, place: int | None = None) -> list[str]:
+        separator = "\n" if "\n" in line else " "
+        monkeypatch.setenv("COMP_WORDS", f"lora-mnist{separator}{line}")
+        monkeypatch.setenv("COMP_CWORD", str(place or len(line.split(" "))))
         monkeypatch.setenv("_LORA_MNIST_COMPLETE", "complete_bash")
         with monkeypatch.context() as patch:
             patch.setattr("lora_mnist.cli.main.silence_stdout", lambda: None)  # it is the test's own
@@ -58,6 +59,19 @@ def test_adapters_are_those_of_the_run_on_the_line(offered, run, adapter):
     assert offered("evaluate --adapter ") == [adapter.name]  # of runs/default
     assert offered(f"finetune --run {run} --on-top-of ") == [adapter.name]
     assert offered("evaluate --run nowhere --adapter ") == []
+
+
+@pytest.mark.parametrize("separator", [" ", "\n"])
+def test_an_option_and_its_value_joined_by_an_equals_sign(offered, run, adapter, separator):
+    """Bash makes three words of `--run=ru`, or two where nothing stands after the sign."""
+
+    def ask(line: str) -> list[str]:
+        return offered(line.replace(" ", separator), place=len(line.split(" ")))
+
+    assert ask("evaluate --run = ru") == ["runs/default", "run"]
+    assert ask("evaluate --run =") == ["runs/default", "run"]
+    assert ask(f"evaluate --run = {run} --adapter =") == [adapter.name]
+    assert ask("finetune --guard = e") == ["every-digit", "errors"]
 
 
 def test_compare_takes_runs_and_their_adapters(offered, run, adapter):

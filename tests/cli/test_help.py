@@ -221,3 +221,11 @@ def test_a_wrong_word_suggests_the_near_one(cli, line, said):
     code, out, err = cli(*line.split())
     assert (code, out) == (2, "")
     assert said in err
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_no_word_is_broken_however_narrow_the_terminal(cli, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", "200")
+    wide = set(cli("finetune", "--help")[1].split())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert set(cli("finetune", "--help")[1].split()) == wide

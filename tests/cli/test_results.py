@@ -223,6 +223,17 @@ def test_a_finished_run_takes_three_lines(whole, rounds):
     assert max(map(len, lines)) <= 80
 
 
+def test_a_finished_run_that_ended_with_a_refusal_says_so(whole, refused):
+    several = changed(whole, rounds=(*whole.rounds, refused))
+    lines = lines_of_run(several, 5, skipped=True)
+    assert len(lines) == 3
+    text = " ".join(" ".join(lines).split())
+    assert text.startswith("Finished already: 1 round, ")
+    assert "errors on test; digit4-r2 was refused." in text
+    lines = lines_of_run(changed(whole, rounds=(refused,)), skipped=True)
+    assert lines[:2] == ["Finished already: nothing is kept.", "The guard refused digit4-r2. --force trains anew."]
+
+
 def test_stages_that_were_finished_before_are_told_once_something_is_done(whole, tuned):
     stages = results.Stages(1)
     assert printed(stages.after(Done(whole.pretraining, 0.1, True))) == []

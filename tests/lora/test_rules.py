@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.lora.rules import exactly, first, is_saved_whole, is_target, targets_for
 
 LAYERS = [

@@ -5,12 +5,15 @@ from importlib import metadata
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.pipeline import doctor as look
+from lora_mnist.pipeline import merge
 from lora_mnist.runs.lock import holding
+from lora_mnist.settings.request import Applied
 
-from ..conftest import flip_bit, rehash, snapshot
+from ..conftest import flip_bit, rehash, snapshot, workspace
 
 doctor = sys.modules[look.__module__]  # the package has a function of the same name
 
@@ -66,6 +69,14 @@ def test_weights_that_are_not_the_sealed_ones_are_found_behind_a_good_manifest(h
     failed(healthy(), str(run_copy), 4, "is not the sealed one")
 
 
+def test_an_adapter_of_another_base_is_found_behind_a_good_manifest(healthy, run_copy, adapter):
+    path = adapter / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors, path)
+    rehash(adapter)
+    failed(healthy(), str(run_copy), 4, "not for this base: it has no seal")
+
+
 def test_who_writes_is_told_and_is_no_fault(healthy, run_copy):
     with holding(run_copy):
         checks, diagnosis = healthy()
@@ -110,3 +121,29 @@ def test_data_that_are_not_the_published_ones_are_named(healthy, run_copy):
 def test_a_torchvision_of_another_torch_is_named(healthy, monkeypatch):
     monkeypatch.setattr(metadata, "requires", lambda package: ["numpy", "torch==1.2.3", "gdown; extra == 'gdown'"])
     failed(healthy(), "packages", 2, "was made for torch 1.2.3", "pip install torch==1.2.3")
+
+
+def test_a_package_that_is_not_installed_is_told(healthy, monkeypatch):
+    def none(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", none)
+    checks, diagnosis = healthy()
+    assert diagnosis.passed
+    assert "torchvision not installed" in checks["packages"].finding
+
+
+def test_mnist_and_where_it_is(healthy, run_copy, mnist):
+    (run_copy.parent / "data").symlink_to(mnist)
+    assert "all four files as published" in healthy()[0]["data"].finding
+
+
+def test_a_torchvision_that_names_no_torch_fits_any(healthy, monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda package: ["numpy"])
+    assert healthy()[1].passed
+
+
+def test_checkpoints_are_looked_at_too(healthy, run_copy):
+    work = workspace(run_copy)
+    merge(work, [Applied(work.run.adapter_names()[0])])
+    assert "the base and 2 made from it" in healthy()[0][str(run_copy)].finding

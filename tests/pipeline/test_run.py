@@ -1,5 +1,6 @@
 """The main job as one function: its stages in order, its rounds, and how it goes on where it was left."""
 
+import json
 import shutil
 import sys
 from collections import Counter
@@ -8,7 +9,7 @@ import pytest
 
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.pipeline import Pretraining, Request, Tuning, Verification, finetune, repair, run
+from lora_mnist.pipeline import Pretraining, Request, Tuning, Verification, finetune, open_workspace, repair, run
 from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
@@ -120,8 +121,45 @@ def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
 
 def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
     shutil.rmtree(adapter)
-    work = workspace(run_copy, guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
-    assert [result.kept for result in repair(work, 5)] == [False]
+    assert [result.kept for result in repair(workspace(run_copy, **RUINOUS), 5)] == [False]
+
+
+RUINOUS = {"guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "constant"}
+
+
+def test_what_was_refused_is_not_trained_again(run_copy, adapter, monkeypatch):
+    shutil.rmtree(adapter)
+    shown = []
+    (first,) = repair(workspace(run_copy, **RUINOUS), 2, show=shown.append)
+    before = snapshot(run_copy)
+    monkeypatch.setattr(sys.modules["lora_mnist.pipeline.finetune"], "train_adapter", None)
+    assert repair(workspace(run_copy, **RUINOUS), 2, show=shown.append) == (first,)
+    assert [done.skipped for done in shown] == [False, True]
+    assert snapshot(run_copy) == before
+    for other in ({"steps": 3}, {"digit": 3}, {"name": "x"}):
+        with pytest.raises(TypeError):  # it would be trained
+            repair(workspace(run_copy, **RUINOUS | other), 1)
+    with pytest.raises(TypeError):
+        repair(open_workspace(Request(run=run_copy, options={"finetune": RUINOUS, "seed": 1})), 1)
+    with pytest.raises(TypeError):
+        repair(open_workspace(Request(run=run_copy, options={"finetune": RUINOUS}, force=True)), 1)
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"schema_version": 0, "base_seal": "", "records": []}', "of another base"]
+)
+def test_a_note_of_refusals_that_is_damaged_costs_no_more_than_the_time(run_copy, adapter, damage):
+    shutil.rmtree(adapter)
+    (first,) = repair(workspace(run_copy, **RUINOUS), 1)
+    note = run_copy / "refused.json"
+    good = note.read_text()
+    seal = json.loads(good)["base_seal"]
+    note.write_text(good.replace(seal, "0" * 64) if damage == "of another base" else damage)
+    shown = []
+    (again,) = repair(workspace(run_copy, **RUINOUS), 1, show=shown.append)
+    assert [done.skipped for done in shown] == [False]
+    assert again.record.guard == first.record.guard
+    assert json.loads(note.read_text())["base_seal"] == seal
 
 
 @pytest.mark.parametrize("options", [{"digit": 3}, {"name": "x"}])
