@@ -14,18 +14,16 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.files import (
+from lora_mnist.files import read_regular, require_writable, write_file
+from lora_mnist.runs.folders import (
     MANIFEST,
     clear,
     finished_folders,
     is_finished,
     mark_of,
     new_folder,
-    read_regular,
     recover,
     remove_folder,
-    require_writable,
-    write_file,
 )
 from lora_mnist.runs.lock import holding
 from lora_mnist.runs.records import RunRecord

@@ -16,19 +16,8 @@ from pydantic import ValidationError
 
 from lora_mnist.errors import AlteredError, RunError, shown
 from lora_mnist.evaluation.findings import Analysis
-from lora_mnist.files import (
-    LARGEST_DOCUMENT,
-    LARGEST_WEIGHTS,
-    MANIFEST,
-    check_folder,
-    is_finished,
-    mark_of,
-    read_manifest,
-    read_regular,
-    standing,
-    to_json,
-    write_file,
-)
+from lora_mnist.files import LARGEST_DOCUMENT, LARGEST_WEIGHTS, read_regular, to_json, write_file
+from lora_mnist.runs.folders import MANIFEST, check_folder, is_finished, mark_of, read_manifest, standing
 from lora_mnist.runs.records import Evaluation, TuningRecord
 from lora_mnist.settings.strict import Document, first_fault
 
