@@ -301,7 +301,7 @@ def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRACo
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load(read_regular(path, LARGEST_WEIGHTS))
+        return dict(sorted(load(read_regular(path, LARGEST_WEIGHTS)).items()))  # it gives them in random order
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
 

@@ -24,11 +24,12 @@ from lora_mnist.runs.records import (
     Evaluation,
     FullParameters,
     FullSettings,
+    Making,
     TuningRecord,
-    environment,
+    making,
 )
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ANALYSIS, TUNING, WEIGHTS
+from lora_mnist.runs.saved import ANALYSIS, MADE, TUNING, WEIGHTS
 from lora_mnist.settings.config import FinetuneSettings
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Document
@@ -51,6 +52,7 @@ class Tuning(Document):
     """
 
     record: TuningRecord
+    made: Making
     analysis: Analysis | None = None
     evaluation: Evaluation | None = None
     file: str | None = None
@@ -63,7 +65,7 @@ class Tuning(Document):
     @model_serializer(mode="wrap")
     def _flat(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
         parts = serialise(self)
-        flat = {"kept": self.kept, **parts["record"]}
+        flat = {"kept": self.kept, **parts["record"], **parts["made"]}
         if analysis := parts["analysis"]:
             flat["comparison"] = analysis.pop("splits")
             flat |= {key: value for key, value in analysis.items() if key != "schema_version"}
@@ -109,7 +111,7 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     _prepare(work, task, resume)
     started = time.perf_counter()
     adapted, history, guard = _train(work, task, tuning, work.progress)
-    seconds = round(time.perf_counter() - started, 2)
+    made = making(work.device, started)
     record = TuningRecord(
         schema_version=SCHEMA,
         method="lora",
@@ -120,14 +122,12 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
         proof=None,
         weakest_on_val=tuning.digit == "weakest",
         seed=work.settings.seed,
-        seconds=seconds,
         guard=guard,
         on_top_of=task.stack,
-        **dict(environment(work.device)),
     )
     if guard.strength is None:
-        return Tuning(record=record)
-    return keep(work, adapted, record, history, _train_twin(work, task) if twin else None)
+        return Tuning(record=record, made=made)
+    return keep(work, adapted, record, made, history, _train_twin(work, task) if twin else None)
 
 
 @sole_writer
@@ -143,7 +143,7 @@ def finetune_full(work: Workspace) -> Tuning:
     work.warn_of_no_miss(digit)
     started = time.perf_counter()
     tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
-    seconds = round(time.perf_counter() - started, 2)
+    made = making(work.device, started)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     count = sum(parameter.numel() for parameter in tuned.parameters())
@@ -159,18 +159,18 @@ def finetune_full(work: Workspace) -> Tuning:
         proof=None,
         weakest_on_val=tuning.digit == "weakest",
         seed=work.settings.seed,
-        seconds=seconds,
-        **dict(environment(work.device)),
     )
     evaluation = work.evaluation(logits, checkpoint=name)
     analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
     with work.run.new(place) as draft:
         draft.network(tuned)
         draft.document(TUNING, record)
+        draft.document(MADE, made)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
-    return Tuning(record=record, analysis=analysis, evaluation=evaluation, file=str(place.folder / WEIGHTS))
+    file = str(place.folder / WEIGHTS)
+    return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation, file=file)
 
 
 def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
@@ -179,12 +179,17 @@ def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
 
 
 def keep(
-    work: Workspace, adapted: MLP, record: TuningRecord, history: History | None = None, twin: Twin | None = None
+    work: Workspace,
+    adapted: MLP,
+    record: TuningRecord,
+    made: Making,
+    history: History | None = None,
+    twin: Twin | None = None,
 ) -> Tuning:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
-        record: of the new one, without a proof.
+        record: of the new one, without a proof; and how it was `made`.
         history: of its training, if it was trained.
 
     Raises:
@@ -208,11 +213,12 @@ def keep(
     with work.run.new(work.run.adapter(name)) as draft:
         save_adapter(draft.folder, adapted, name, work.sealed)
         draft.document(TUNING, record)
+        draft.document(MADE, made)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
         draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
-    return Tuning(record=record, analysis=analysis, evaluation=evaluation)
+    return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation)
 
 
 def _task(work: Workspace, stack: tuple[str, ...]) -> _Task:
@@ -280,4 +286,4 @@ def _finished(work: Workspace, task: _Task, twin: bool) -> Tuning:
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
     if twin and saved.analysis.twin is None:
         raise UsageError(f"{folder} was trained without a twin.", "Give another --name, or use --force.")
-    return Tuning(record=record, analysis=saved.analysis, evaluation=saved.evaluation)
+    return Tuning(record=record, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)

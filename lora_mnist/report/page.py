@@ -111,10 +111,9 @@ def _in_order(report: Report) -> list[Line]:
 
 
 def _latest(report: Report) -> str:
-    """When the last thing of the run was made; nothing if that was never stored."""
-    dates = [report.made.date, *(one.made.date for one in report.checkpoints)]
-    dates += [one.made.date for one in report.adapters]
-    return max(filter(None, dates), default="")
+    """When the last thing of the run was made."""
+    made = [report.made, *(one.made for one in report.checkpoints), *(one.made for one in report.adapters)]
+    return max(one.date for one in made)
 
 
 def _outcomes(report: Report) -> dict[str, tuple[str, str]]:

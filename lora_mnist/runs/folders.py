@@ -101,7 +101,7 @@ def check_folder(place: Path, contents: Mapping[str, bytes] | None = None) -> No
     for name, expected in read_manifest(place, contents.get(MANIFEST)).items():
         try:
             known = contents.get(name)
-            found = _sha256(place / name) if known is None else hashlib.sha256(known).hexdigest()
+            found = sha256_of(place / name) if known is None else hashlib.sha256(known).hexdigest()
         except OSError as error:
             raise RunError(f"{place / name} cannot be read: {error.strerror}.", WAY_OUT) from error
         if found != expected:
@@ -157,11 +157,14 @@ def remove_folder(place: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    files = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {
+        file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()
+    }
     write_file(folder / MANIFEST, to_json({"files": files, "sha256": _digest_of(files)}))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's content. Raises OSError if it cannot be read."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
