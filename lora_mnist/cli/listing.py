@@ -18,11 +18,16 @@ HEADINGS = ("digit", "rank", "numbers", "missed", "claimed", "errors", "proof", 
 def adapters(listing: Listing) -> RenderableType:
     """One line for every adapter, and for every checkpoint with all weights trained."""
     if not listing.adapters:
-        return Text(f"{listing.run} has no adapters yet.")
+        return Group(Text(f"{listing.run} has no adapters yet."), _digest(listing))
     title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
     below = [line for line in listing.adapters if line.on_top_of]
     notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
-    return Group(_Lines(title, [_cells(line) for line in listing.adapters]), *map(Paragraph, notes))
+    lines = _Lines(title, [_cells(line) for line in listing.adapters])
+    return Group(lines, *map(Paragraph, notes), _digest(listing))
+
+
+def _digest(listing: Listing) -> Paragraph:
+    return Paragraph(listing.digest, label="run digest  ")
 
 
 class _Lines:

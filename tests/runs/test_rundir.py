@@ -22,7 +22,7 @@ def test_a_run_lies_as_designed(finished_run):
     adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
     adapter |= {"pictures.safetensors"}
     name = Run(finished_run).adapter_names()[0]
-    assert found == {"run.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
+    assert found == {"run.json", "contents.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
 
 
 def test_the_copy_at_the_top_follows_the_base(run_copy):
