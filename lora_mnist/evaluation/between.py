@@ -1,14 +1,19 @@
 """What an adapter does at strengths between those that are known, without asking about every image again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.dial import STRENGTHS
+from lora_mnist.evaluation.findings import StrengthPoint
+from lora_mnist.evaluation.proof import TOLERANCE
 from lora_mnist.evaluation.strength import logits_at
 from lora_mnist.training.model import MLP
+
+D = TypeVar("D", bound=StrengthPoint)
 
 SURE = 2.0  # of a logit ahead of all others: seven times as probable
 
@@ -53,6 +58,27 @@ class Between:
         if not bool(settled.all()):
             below[~settled] = logits_at(self.adapted, self.name, strength, images[~settled.to(images.device)])
         return below
+
+
+def same_points(stored: Sequence[D], found: Sequence[D], ask: Callable[[float], torch.Tensor]) -> bool:
+    """Whether counts at the same strengths differ by no more images than rounding decides, as on another machine.
+
+    Args:
+        ask: logits (N, 10) of all images at a strength.
+    """
+    if [one.strength for one in stored] != [other.strength for other in found]:
+        return False
+    for one, other in zip(stored, found, strict=True):
+        ties = 0 if one == other else tied(ask(one.strength))
+        apart = max(abs(a - b) for a, b in zip(one.numbers, other.numbers, strict=True))
+        if one != other and (not ties or apart > ties):
+            return False
+    return True
+
+
+def tied(logits: torch.Tensor) -> int:
+    """Of how many rows (N, 10) rounding decides which logit is the highest."""
+    return int((lead(logits) <= 2 * TOLERANCE * logits.abs().max()).sum())
 
 
 def lead(logits: torch.Tensor) -> torch.Tensor:

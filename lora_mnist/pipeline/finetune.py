@@ -83,11 +83,6 @@ class _Task:
     digit: int
     stack: tuple[str, ...]
 
-    @property
-    def gain(self) -> int:
-        """By how many images it has to be better: one adapter more has to earn its place."""
-        return 1 if self.stack else 0
-
 
 @sole_writer
 def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False, resume: bool = False) -> Tuning:
@@ -260,7 +255,12 @@ def _train(
     settings = work.settings.model_copy(update={"finetune": tuning})
     adapted, history = train_adapter(start, task.name, task.digit, settings, work.dataset, progress)
     before, val = work.logits_of_stack(task.stack).get("val"), work.dataset.val
-    return adapted, history, choose(adapted, task.name, Guard(tuning.guard, task.gain), before, val, task.digit)
+    return adapted, history, choose(adapted, task.name, guard_of(tuning, task.stack), before, val, task.digit)
+
+
+def guard_of(tuning: FinetuneSettings, stack: Sequence[str]) -> Guard:
+    """What an adapter on top of `stack` has to meet: one adapter more has to earn its place by an image at least."""
+    return Guard(tuning.guard, gain=1 if stack else 0)
 
 
 def _train_twin(work: Workspace, task: _Task) -> Twin:

@@ -13,7 +13,7 @@ from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.weakest import Weakest, how_sure
 from lora_mnist.lora.seal import seal
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
-from lora_mnist.runs.records import DatasetFacts, Evaluation, RunRecord, evaluation_of, making
+from lora_mnist.runs.records import Evaluation, RunRecord, evaluation_of, facts_of, making
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import MADE, RECORD
 from lora_mnist.settings.config import Settings
@@ -91,11 +91,10 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     sealed = seal(model.state_dict())
-    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
     record = RunRecord(
         schema_version=SCHEMA,
         settings=settings,
-        dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
+        dataset=facts_of(dataset),
         base_seal=sealed.sha256,
         replaced_seal=_seal_of(run),
     )

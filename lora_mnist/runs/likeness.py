@@ -33,12 +33,11 @@ def _table(document: object) -> object:
 
 def _differences(path: str, one: object, other: object) -> Iterator[tuple[str, object, object]]:
     """Every leaf that differs: its dotted path, and both values."""
-    tables = _entries(one), _entries(other)
-    if tables[0] is None or tables[1] is None or type(one) is not type(other):
+    mine, theirs = _entries(one), _entries(other)
+    if mine is None or theirs is None or type(one) is not type(other):
         if not _same(one, other):
             yield path, one, other
         return
-    mine, theirs = tables
     for key in {**mine, **theirs}:
         below = f"{path}.{key}" if path else key
         yield from _differences(below, mine.get(key, _Absent), theirs.get(key, _Absent))

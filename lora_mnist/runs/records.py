@@ -269,6 +269,12 @@ def evaluation_of(
     )
 
 
+def facts_of(dataset: Dataset) -> DatasetFacts:
+    """Which images those are."""
+    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
+    return DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes)
+
+
 def making(device: torch.device, started: float) -> Making:
     """Of what is done now, and was begun when `time.perf_counter()` was `started`."""
     import numpy
