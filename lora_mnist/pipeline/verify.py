@@ -1,10 +1,11 @@
 """Prove everything again from the files, and derive all that follows from them. Nothing is written."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from lora_mnist.errors import AlteredError
+from lora_mnist.errors import AlteredError, UsageError, shown
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
@@ -71,15 +72,38 @@ class Verification(Document):
     checkpoints: Many[CheckpointFindings]
     report: Maybe[bool] = None
 
+    def with_report(self, failures: Sequence[str], notes: Sequence[str]) -> "Verification":
+        """With what was found in the report."""
+        told = tuple(f"report: {clause}" for clause in failures)
+        looked = {} if notes else {"report": not failures}
+        failed = {"passed": self.passed and not told, "failures": (*self.failures, *told)}
+        return self.model_copy(update=looked | failed | {"notes": (*self.notes, *notes)})
 
-def verify(request: Request, adapters: Sequence[str] = ()) -> Verification:
+    def beside(self, digest: str | None) -> "Verification":
+        """With a failure if the run's digest does not begin with `digest`."""
+        if digest is None or (self.digest or "").startswith(digest):
+            return self
+        clause = f"the run digest is {self.digest or 'not known'}, not {digest}"
+        return self.model_copy(update={"passed": False, "failures": (*self.failures, clause)})
+
+
+def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = None) -> Verification:
     """Open the run of `request` and `verify_workspace`; a base that is not the one that was saved is a finding.
+
+    Args:
+        digest: that the run should have (see `Run.digest`), or its first 16 characters or more.
 
     Raises:
         RunError: something is missing altogether, or belongs to another base.
+        UsageError: `digest` is none.
     """
+    if digest is not None and not re.fullmatch("[0-9a-f]{16,64}", digest := digest.lower()):
+        raise UsageError(
+            f"`digest` (={shown(digest)}) is not a run digest.",
+            "Give its 64 hexadecimal digits, or the first 16 or more.",
+        )
     try:
-        return verify_workspace(open_workspace(request), adapters)
+        return verify_workspace(open_workspace(request), adapters).beside(digest)
     except AlteredError as error:  # of the base; those of what was made from it are findings already
         base = BaseFindings(passed=False)
         return Verification(passed=False, failures=(error.cause,), base=base, adapters=(), checkpoints=())

@@ -3,15 +3,20 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from lora_mnist.errors import LoraMnistError
+from lora_mnist.evaluation.findings import Analysis
 from lora_mnist.evaluation.proof import prove
 from lora_mnist.pipeline import Applied, Request, again, extract, finetune, finetune_full, merge, open_workspace
 from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.likeness import first_difference
+from lora_mnist.runs.records import Evaluation
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.told import is_told
+from lora_mnist.runs.told import TOLD, is_told
 
 from ..conftest import rehash, workspace
 
@@ -45,6 +50,8 @@ def other(value):
         return not value
     if isinstance(value, int | float):
         return value + 1 if value < 5 else value - 1
+    if isinstance(value, dict | list):  # an empty one
+        return {"x": 1} if isinstance(value, dict) else ["x"]
     return {None: "x", "lora": "svd", "digits": "mnist", "errors": "missed", "val": "test"}.get(value, f"{value}x")
 
 
@@ -61,55 +68,86 @@ def dotted(path):
     return ".".join(map(str, path))
 
 
-@pytest.fixture
-def notices(rich):
-    """Whether `verify` notices what `put` stores as a folder's document, the weights being as they were."""
-    work = open_workspace(Request(run=rich))
-    plain = work.logits_of_stack(())
-    adapted, proofs = {}, {}
-    for saved in work.run.adapters():
-        adapted[saved.name], _ = work.adapted([Applied(one) for one in (*saved.tuning.on_top_of, saved.name)])
-        proofs[saved.name], _ = prove(work.base, work.sealed, adapted[saved.name], work.images, plain)
+class Looking:
+    """`verify` of one folder, whose weights are as they were, so that they are asked once."""
 
-    def look(folder):
-        saved, name = None, folder.name
-        fresh = open_workspace(Request(run=rich))
-        if name == "base":
-            return again.of_base(fresh)
-        if folder.parent.name == "adapters":
-            return again.of_adapter(fresh, fresh.run.adapter(name), adapted[name], proofs[name])
-        saved = fresh.run.checkpoint(name)
-        model, _ = load_network(folder / "model.safetensors")
-        return again.of_checkpoint(fresh, saved, model, saved.logits())
+    def __init__(self, run, place):
+        self.folder, self.work = run / place, open_workspace(Request(run=run))
+        self.derived = {}
+        if place.startswith("adapters"):
+            saved, plain = self.saved(self.work.run), self.work.logits_of_stack(())
+            self.adapted, _ = self.work.adapted([Applied(one) for one in (*saved.tuning.on_top_of, saved.name)])
+            self.proof, _ = prove(self.work.base, self.work.sealed, self.adapted, self.work.images, plain)
+        if place.startswith("checkpoints"):
+            self.model, _ = load_network(self.folder / "model.safetensors")
 
-    def noticed(folder):
-        rehash(folder)
+    def saved(self, run):
+        return (run.adapter if self.folder.parent.name == "adapters" else run.checkpoint)(self.folder.name)
+
+    def notices(self):
+        """Whether what is stored now is noticed."""
         try:
-            return bool(look(folder))
-        except LoraMnistError:
+            if self.folder.name == "base":
+                return again.of_base(open_workspace(Request(run=self.work.run.path)))
+            work = replace(self.work, run=Run(self.work.run.path))
+            saved = self.saved(work.run)
+            if self.folder.parent.name == "adapters":
+                return again.of_adapter(work, saved, self.adapted, self.proof)
+            return again.of_checkpoint(work, saved, self.model, saved.logits())
+        except LoraMnistError as error:
+            return [error.cause]
+
+    def notices_in(self, file, text):
+        """Whether another text of a file is noticed that nothing else is derived from."""
+        try:
+            stored = KINDS[file].model_validate_json(text)
+        except ValidationError:
             return True
-
-    return noticed
-
-
-FOLDERS = ["base", "adapters/twin", "adapters/upper", "adapters/extracted", "checkpoints/full", "checkpoints/merged"]
+        return first_difference(file, stored, self.derived[file]) is not None
 
 
-@pytest.mark.parametrize("place", FOLDERS)
-def test_every_forged_field_is_noticed_or_told(rich, notices, place):
-    folder, missed, looked = rich / place, [], 0
-    assert not notices(folder)
-    for file in sorted(folder.glob("*.json")):
-        if file.name == "manifest.json":
-            continue
+KINDS = {"evaluation.json": Evaluation, "analysis.json": Analysis}
+
+
+@pytest.mark.parametrize(
+    "place", ["base", "adapters/twin", "adapters/extracted", "checkpoints/full", "checkpoints/merged"]
+)
+def test_every_forged_field_is_noticed_or_told(rich, place, monkeypatch):
+    looking, missed = Looking(rich, place), []
+
+    def kept(file, stored, derived):
+        looking.derived[file] = derived
+        return first_difference(file, stored, derived)
+
+    monkeypatch.setattr(again, "first_difference", kept)
+    assert looking.notices() == []
+    for file in sorted(looking.folder.glob("*.json")):
         content = file.read_text()
         document = json.loads(content)
-        for path in leaves(document):
-            file.write_text(json.dumps(forged(document, path)))
-            looked += 1
-            if not is_told(file.name, dotted(path)) and not notices(folder):
+        for path in leaves(document) if file.name not in ("manifest.json", "made.json") else ():
+            if is_told(file.name, dotted(path)):
+                continue
+            text = json.dumps(forged(document, path))
+            if file.name in KINDS:
+                noticed = looking.notices_in(file.name, text)
+            else:
+                file.write_text(text)
+                rehash(looking.folder)
+                noticed = looking.notices()
+            if not noticed:
                 missed.append(f"{file.name}: {dotted(path)}")
         file.write_text(content)
-    rehash(folder)
-    print(looked)
+    rehash(looking.folder)
     assert missed == []
+
+
+def test_every_entry_of_the_list_is_a_field(rich):
+    """Also of made.json, all of which is told."""
+    fields = {
+        (file.name, dotted(path))
+        for file in rich.rglob("*.json")
+        if file.name != "manifest.json"
+        for path in leaves(json.loads(file.read_text()))
+    }
+    for one in TOLD:
+        assert any(file == one.file and is_told(file, field) for file, field in fields), one
