@@ -260,7 +260,10 @@ def _full_record(work: Workspace, saved: Saved, model: MLP) -> TuningRecord:
 def _of_merged(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str | None]:
     stored = saved.document(MERGE, MergeRecord)
     derived = {"schema_version": SCHEMA, "name": saved.name}
-    if not all(_is_in_the_run(work, name, stored.weights.get(name)) for name in (one.name for one in stored.merged)):
+    names = [one.name for one in stored.merged]
+    if sorted(names) != sorted(stored.weights):
+        return [f"{MERGE}: `weights` are of others than what was merged"]
+    if not all(_is_in_the_run(work, name, stored.weights[name]) for name in names):
         return [first_difference(MERGE, stored, stored.model_copy(update=derived))]
     adapted, used = work.adapted([Applied(one.name, one.strength) for one in stored.merged])
     before, largest = held_out_logits(adapted, work.dataset), max(float(part.abs().max()) for part in logits.values())

@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from lora_mnist.errors import LoraMnistError
 from lora_mnist.evaluation.findings import Analysis
 from lora_mnist.evaluation.proof import prove
 from lora_mnist.pipeline import Applied, Request, again, extract, finetune, finetune_full, merge, open_workspace
+from lora_mnist.pipeline import workspace as workspace_room
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.likeness import first_difference
 from lora_mnist.runs.records import Evaluation
@@ -66,6 +68,11 @@ def forged(document, path):
 
 def dotted(path):
     return ".".join(map(str, path))
+
+
+@pytest.fixture(autouse=True)
+def _images_once(monkeypatch):
+    monkeypatch.setattr(workspace_room, "load", cache(workspace_room.load))
 
 
 class Looking:
@@ -139,6 +146,20 @@ def test_every_forged_field_is_noticed_or_told(rich, place, monkeypatch):
         file.write_text(content)
     rehash(looking.folder)
     assert missed == []
+
+
+def test_a_dial_that_turns_otherwise_is_noticed(rich):
+    """Images are asked again where a count does not come out as it is stored."""
+    looking = Looking(rich, "adapters/twin")
+    file = looking.folder / "analysis.json"
+    content = file.read_text()
+    document = json.loads(content)
+    point = document["dial"]["splits"]["val"][2]
+    point["errors"] += 1
+    file.write_text(json.dumps(document))
+    (clause,) = looking.notices()
+    file.write_text(content)
+    assert clause.startswith(f"analysis.json: `dial.splits.val.2.errors` is {point['errors']}, ")
 
 
 def test_every_entry_of_the_list_is_a_field(rich):
