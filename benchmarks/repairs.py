@@ -122,7 +122,7 @@ def _row(tuning: Tuning) -> dict:
     test = analysis.splits["test"]
     return test.after.model_dump() | {
         "worst": worst([one.broken - one.fixed for one in test.by_digit], images, record.digit),
-        "seconds": record.seconds,
+        "seconds": tuning.made.seconds,
         "digit": record.digit,
         "verdict": verdict_of(analysis, record.digit).kind,
     }

@@ -67,7 +67,9 @@ class BusyError(RunError):
 
 
 class AlteredError(RunError):
-    """Stored bytes that are not the ones that were saved. `verify`, which looks for just that, exits with 5 on it."""
+    """Stored bytes that are not the ones that were saved."""
+
+    exit_code = 5
 
 
 class ProofError(LoraMnistError):
@@ -96,3 +98,5 @@ class AdapterError(LoRAError, RunError):
 
 class DamagedError(AdapterError, AlteredError):
     """Stored bytes that cannot be what was saved: a seal that does not hold, a config that is not JSON."""
+
+    exit_code = 5

@@ -12,8 +12,8 @@ import torch
 from lora_mnist.cli import start
 from lora_mnist.cli.main import main
 from lora_mnist.datasets.published import MNIST_FILES
-from lora_mnist.files import _write_manifest
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
+from lora_mnist.runs.folders import _write_manifest
 from lora_mnist.training.device import prepare
 
 prepare("cpu")  # as every command does before it computes: some of it only takes effect then

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.training.model import MLP
 
+DIGIT = 3  # of which `labelled_by_a_network` has many
 LAYERS = ("linear1", "linear2", "linear3")
 
 
@@ -35,6 +37,16 @@ def adapted(name="a", hidden=(12, 11), **changes):
     model = copy.deepcopy(base)
     add(model, name, config(**changes))
     return model.eval(), base
+
+
+def labelled_by_a_network(count, of_digit):
+    """A network, random images, and what it takes them for; but the first `of_digit` are said to be of the digit."""
+    torch.manual_seed(0)
+    network = MLP((12,)).eval()
+    images = torch.randint(256, (count, 28, 28), dtype=torch.uint8)
+    labels = logits_of(network, images).argmax(1)
+    labels[:of_digit] = DIGIT
+    return network, images, labels
 
 
 class Block(nn.Module):

@@ -21,7 +21,7 @@ def test_an_error_survives_the_way_out_of_another_process():
 
 
 def test_what_the_library_raises_ends_a_command_as_before():
-    assert (LoRAError.exit_code, AdapterError.exit_code, DamagedError.exit_code) == (2, 4, 4)
+    assert (LoRAError.exit_code, AdapterError.exit_code, DamagedError.exit_code) == (2, 4, 5)
     assert issubclass(LoRAError, ValueError)
     assert issubclass(AdapterError, LoRAError)
     assert issubclass(AdapterError, RunError)

@@ -159,15 +159,28 @@ def finetune(
 
 
 @command
-def verify(*, place: o.Place, adapter: o.Verified = None, machine: o.Machine, output: o.Output) -> None:
+def verify(
+    *,
+    place: o.Place,
+    adapter: o.Verified = None,
+    digest: o.Digest = None,
+    machine: o.Machine,
+    output: o.Output,
+) -> None:
     """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
+
+    All that is shown and follows from weights, images and labels is derived again, and so is the report.
 
     Example: lora-mnist verify --run runs/default
     """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
+    from lora_mnist.report.again import check_report
+    from lora_mnist.runs.rundir import Run
 
-    findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or ())
+    findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or (), digest)
+    if findings.passed and not adapter and (report := check_report(Run(place.run))):
+        findings = findings.with_report(report.failures, report.notes)
     if output.json:
         _raise_failures(findings)
     show(findings, [tables.verification], output)

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from lora_mnist.cli.grid import Rows
 from lora_mnist.cli.tables import DATASETS, mark
-from lora_mnist.cli.text import Paragraph
+from lora_mnist.cli.text import Paragraph, labelled
 from lora_mnist.runs.listing import AdapterLine, Listing
 
 HEADINGS = ("adapter", "digit", "rank", "numbers", "missed", "claimed", "errors", "proof", "size")
@@ -14,11 +14,16 @@ HEADINGS = ("adapter", "digit", "rank", "numbers", "missed", "claimed", "errors"
 def adapters(listing: Listing) -> RenderableType:
     """One line for every adapter, and for every checkpoint with all weights trained."""
     if not listing.adapters:
-        return Paragraph(f"{listing.run} has no adapters yet.")
+        return Group(Paragraph(f"{listing.run} has no adapters yet."), _digest(listing))
     title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
     below = [line for line in listing.adapters if line.on_top_of]
     notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
-    return Group(Rows(HEADINGS, {title: [_cells(line) for line in listing.adapters]}), *map(Paragraph, notes))
+    rows = Rows(HEADINGS, {title: [_cells(line) for line in listing.adapters]})
+    return Group(rows, *map(Paragraph, notes), _digest(listing))
+
+
+def _digest(listing: Listing) -> Paragraph:
+    return labelled("digest", listing.digest)
 
 
 def _cells(line: AdapterLine) -> list[str | Text]:

@@ -88,6 +88,10 @@ OnTopOf = Annotated[
 ]
 _named = partial(in_lora, "--adapter", metavar="NAME", autocompletion=completion.adapters)
 Verified = Annotated[list[str] | None, _named("Adapter to check.", show_default="all, and all checkpoints")]
+Digest = Annotated[
+    str | None,
+    in_output("--digest", "Run digest that was noted elsewhere, or its first 16 characters: compare with it.", "HEX"),
+]
 Compared = Annotated[list[str] | None, _named("Adapter or checkpoint to compare.", show_default="all, and the bases")]
 Ranks = Annotated[str, in_lora("--rank", "Ranks to count for, with commas between them.", "N,N,N")]
 Shapes = Annotated[

@@ -218,13 +218,19 @@ def verification(findings: Verification) -> RenderableType:
     parts: list[RenderableType] = []
     if findings.dataset is not None:  # not known if the base is damaged
         parts.append(Paragraph(f"Data set: {DATASETS[findings.dataset]}"))
-    parts.append(_checked(findings.base.passed, "base: bytes, seal, stored logits and evaluation"))
+    parts.append(_checked(findings.base.passed, "base: bytes, seal, logits and all that follows from them"))
     for adapter in findings.adapters:
         parts.append(_checked(adapter.passed, adapter.name))
         if adapter.proof is not None:
             parts.append(proof(adapter.proof))
     for checkpoint in findings.checkpoints:
-        parts.append(_checked(checkpoint.passed, f"{checkpoint.name}: bytes, seal, stored logits"))
+        what = f"{checkpoint.name}: bytes, seal, logits and all that follows from them"
+        parts.append(_checked(checkpoint.passed, what))
+    if findings.report is not None:
+        parts.append(_checked(findings.report, "report: its numbers are those of the run"))
+    parts += [Paragraph(note, "note    ") for note in findings.notes]
+    if findings.digest is not None:
+        parts.append(Paragraph(findings.digest, "run digest  "))
     return Group(*parts)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
+from lora_mnist.evaluation.dial import Ask, asking, turn_dial
 from lora_mnist.evaluation.effects import first_directions, layer_effects
 from lora_mnist.evaluation.findings import (
     Analysis,
@@ -24,8 +25,8 @@ from lora_mnist.evaluation.findings import (
 )
 from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.significance import mcnemar
-from lora_mnist.evaluation.strength import turn_dial
 from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold
+from lora_mnist.lora.adapters import set_strength
 from lora_mnist.training.model import MLP
 
 MOST = 24  # examples of either kind
@@ -84,6 +85,7 @@ def inspect(
     dataset: Dataset,
     splits: Mapping[str, Comparison],
     tried: Sequence[StrengthPoint] = (),
+    ask: Ask | None = None,
 ) -> Learnt:
     """What adapter `name` does at other strengths and layer by layer.
 
@@ -91,6 +93,7 @@ def inspect(
         adapted: a base with the adapter at strength 1, and those it was trained on top of.
         splits: what it did at strength 1, from `analyse`.
         tried: counts on `val` at other strengths that are known already.
+        ask: what it says at a strength; None asks about all images.
     """
     known = {
         split: [
@@ -101,8 +104,10 @@ def inspect(
     }
     if "val" in known:
         known["val"] += tried
+    labels = {split: part.labels for split, part in dataset.held_out.items()}
+    dial = turn_dial(ask or asking(adapted, name, dataset.held_out), labels, digit, known)
+    set_strength(adapted, name, 1.0)
     of_digit = dataset.test.images[dataset.test.labels == digit]
-    dial = turn_dial(adapted, name, dataset.held_out, digit, known)
     return Learnt(dial, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
 
 

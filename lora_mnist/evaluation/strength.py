@@ -1,22 +1,22 @@
-"""What an adapter does at every strength, and how strongly it is kept, if at all: judged on `val`.
+"""How strongly an adapter is kept, if at all: judged on `val`.
 
 Trained weights lie at the end of a line that starts at the base, and the fewest errors are often made before that end.
 So the guard keeps the adapter at the place on that line that is best on `val` (the idea of WiSE-FT, arXiv 2109.01903,
-section 3), and not at all if every place hurts somebody. The dial shows the line.
+section 3), and not at all if every place hurts somebody. The dial (`evaluation.dial`) shows the line.
 
 One preference decides everywhere: of the strengths that are allowed, the one with the fewest errors of all digits; of
 equals, the largest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from lora_mnist.datasets.dataset import Split
-from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.findings import Dial, GuardDecision, StrengthPoint, TriedStrength
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.findings import GuardDecision, StrengthPoint, TriedStrength
 from lora_mnist.evaluation.metrics import compare, counts_of
 from lora_mnist.evaluation.predict import logits_of, require_finite
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
@@ -30,7 +30,6 @@ COUNTED: dict[str, Literal["errors", "missed"]] = {  # by rule: what may not ris
     "digit": "missed",
 }
 GUARD_STRENGTHS = tuple(step / 10 for step in range(10, 0, -1))
-DIAL_STRENGTHS = tuple(step / 4 for step in range(7))  # each takes a forward pass over all images
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,11 @@ def logits_at(adapted: MLP, name: str, strength: float, images: torch.Tensor) ->
     return logits
 
 
-# The guard ------------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int) -> GuardDecision:
     """Scale adapter `name` so that its strength 1 is the best one on `val` of those that meet `guard`.
 
-    Best is the `preferred` one. If none meets it, the adapter is left as trained.
+    If none meets it, the adapter is left as trained.
 
     Args:
         before: logits (N, 10) on `val` without the adapter.
@@ -88,32 +84,50 @@ def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, v
     Raises:
         UsageError: a rule, but no images to judge by; or a logit that is not finite.
     """
+    require_val(guard.rule, val)
+    decision = decide(guard, before, val.labels, digit, lambda strength: logits_at(adapted, name, strength, val.images))
+    set_strength(adapted, name, 1.0)
+    for update in updates_of(adapted, name).values():
+        update.lora_B.mul_(1.0 if decision.strength is None else decision.strength)
+    return decision
+
+
+def decide(
+    guard: Guard,
+    before: torch.Tensor | None,
+    labels: torch.Tensor,
+    digit: int,
+    ask: Callable[[float], torch.Tensor],
+) -> GuardDecision:
+    """The `preferred` strength of those that meet `guard`, and what was tried.
+
+    Args:
+        before: logits (N, 10) on `val` without the adapter.
+        labels: int64 (N,) of `val`; neither is looked at if the rule is `none`.
+        ask: logits (N, 10) on `val` at a strength of the update as trained.
+    """
     if guard.rule == "none":
         return GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), strength=1.0)
-    require_val(guard.rule, val)
-    assert before is not None  # there is a `val`
-    start, counted = counts_of(before, val.labels, digit), COUNTED[guard.rule]
+    assert before is not None  # a rule goes with a `val`
+    start, counted = counts_of(before, labels, digit), COUNTED[guard.rule]
     tried: list[TriedStrength] = []
     allowed: list[TriedStrength] = []
     for strength in GUARD_STRENGTHS:
         if strength < 0.5 and allowed:
             break  # hardly anything is left of the repair there: looked at only if nothing above will do
-        tried.append(_try(adapted, name, strength, before, val, digit))
+        tried.append(_tried(strength, before, ask(strength), labels, digit))
         if guard.allows(tried[-1], start.of(counted)):
             allowed.append(tried[-1])
-    set_strength(adapted, name, 1.0)
     best = preferred(allowed).strength if allowed else None
-    if best is not None:
-        for update in updates_of(adapted, name).values():
-            update.lora_B.mul_(best)
     return GuardDecision(
         rule=guard.rule, counted=counted, gain=guard.gain, before=start, tried=tuple(tried), strength=best
     )
 
 
-def _try(adapted: MLP, name: str, strength: float, before: torch.Tensor, val: Split, digit: int) -> TriedStrength:
-    after = logits_at(adapted, name, strength, val.images)
-    found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
+def _tried(
+    strength: float, before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, digit: int
+) -> TriedStrength:
+    found = compare({"val": before}, {"val": after}, {"val": labels}, digit)["val"]
     pairs = enumerate(zip(found.fixed, found.broken, strict=True))
     hurt = tuple(d for d, (fixed, broken) in pairs if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
     return TriedStrength(strength=strength, **dict(found.after), hurt=hurt)
@@ -123,50 +137,3 @@ def require_val(rule: str, val: Split) -> None:
     """Raises UsageError if there is a rule, but no images to judge by."""
     if rule != "none" and not len(val):
         raise UsageError(f"`guard` (={rule!r}) is judged on `val`, and this run has none.", "Use --guard none.")
-
-
-# The dial -------------------------------------------------------------------------------------------------------------
-
-
-def turn_dial(
-    adapted: MLP,
-    name: str,
-    held_out: Mapping[str, Split],
-    digit: int,
-    known: Mapping[str, Sequence[StrengthPoint]],
-) -> Dial:
-    """Counts by strength: in quarters, on `test` at the one that `val` recommends too, and wherever they are `known`.
-
-    Recommended is the `preferred` strength. Strengths at which logits are no longer finite are left out.
-
-    Args:
-        adapted: a base with adapter `name`, left at strength 1.
-        known: by split, points that are taken over; 0 is among them.
-    """
-    measured_on: Literal["val", "test"] = "val" if "val" in held_out else "test"
-    points = _measure(adapted, name, held_out[measured_on], digit, DIAL_STRENGTHS, known[measured_on])
-    recommended = preferred(points).strength
-    splits = {str(measured_on): points}
-    if measured_on != "test":
-        strengths = (*DIAL_STRENGTHS, recommended)
-        splits["test"] = _measure(adapted, name, held_out["test"], digit, strengths, known["test"])
-    set_strength(adapted, name, 1.0)
-    return Dial(measured_on=measured_on, recommended=recommended, splits=splits)
-
-
-def _measure(
-    adapted: MLP, name: str, split: Split, digit: int, strengths: Sequence[float], known: Sequence[StrengthPoint]
-) -> tuple[StrengthPoint, ...]:
-    there = {one.strength: one for one in known}
-    points = []
-    for strength in sorted({*strengths, *there}):
-        try:
-            points.append(there.get(strength) or _point(adapted, name, strength, split, digit))
-        except (UsageError, LoRAError):  # too large to apply, or for finite logits
-            break
-    return tuple(points)
-
-
-def _point(adapted: MLP, name: str, strength: float, split: Split, digit: int) -> StrengthPoint:
-    found = counts_of(logits_at(adapted, name, strength, split.images), split.labels, digit)
-    return StrengthPoint(strength=strength, **dict(found))

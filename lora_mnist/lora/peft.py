@@ -64,7 +64,7 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
         DiskError: the disk refused; what was in the folder before is still there.
     """
     folder, updates, copies = Path(folder), updates_of(model, name), copies_of(model, name)
-    document = _document_of(updates, list(copies), list(own_modules(model, every_name=True)))
+    document = config_of(model, name)
     tensors = {
         key: part.detach().to(torch.promote_types(part.dtype, torch.float32)).cpu().contiguous()
         for key, part in _factors(updates).items()
@@ -77,6 +77,12 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
         write_files(folder, contents)
     except DiskError as error:
         raise DiskError(error.cause, "Free space or choose another folder; what was in this one is kept.") from error
+
+
+def config_of(model: nn.Module, name: str) -> dict[str, Any]:
+    """What `save_adapter` writes to adapter_config.json. Raises LoRAError as it does."""
+    modules = list(own_modules(model, every_name=True))
+    return _document_of(updates_of(model, name), list(copies_of(model, name)), modules)
 
 
 def load_adapter(
@@ -301,7 +307,7 @@ def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRACo
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load(read_regular(path, LARGEST_WEIGHTS))
+        return dict(sorted(load(read_regular(path, LARGEST_WEIGHTS)).items()))  # it gives them in random order
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
 

@@ -11,25 +11,28 @@ from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.lora.lowrank import Approximation, left_out
 from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.merging import merged_copy
+from lora_mnist.lora.seal import seal
 from lora_mnist.pipeline.finetune import Tuning, keep, parameters_of
 from lora_mnist.pipeline.workspace import Workspace, name_from, sole_writer
+from lora_mnist.runs.folders import sha256_of
 from lora_mnist.runs.records import (
     CheckpointCounts,
     Evaluation,
     Extraction,
     ExtractionSettings,
     LayerApproximation,
+    Making,
     MergeRecord,
     TuningRecord,
-    environment,
+    making,
 )
-from lora_mnist.runs.saved import WEIGHTS, Saved
+from lora_mnist.runs.saved import ADAPTER_WEIGHTS, MADE, MERGE, WEIGHTS, Saved
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 
 
-class Merging(MergeRecord):
-    """What was merged, the file that holds it, and what it does."""
+class Merging(Making, MergeRecord):
+    """What was merged, how, the file that holds it, and what it does."""
 
     file: str
     evaluation: Evaluation
@@ -50,6 +53,7 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = F
     name = work.settings.finetune.name or "-".join([*(adapter.name for adapter in used), "merged"])
     place = work.run.checkpoint(name)
     work.claim(place)
+    started = time.perf_counter()
     plain = merged_copy(model)
     assert isinstance(plain, MLP)
     before, logits = held_out_logits(model, work.dataset), held_out_logits(plain, work.dataset)
@@ -59,16 +63,21 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = F
         schema_version=SCHEMA,
         name=name,
         merged=used,
+        weights={
+            applied.name: sha256_of(work.locate(one.reference)[0] / ADAPTER_WEIGHTS)
+            for one, applied in zip(adapters, used, strict=True)
+        },
         largest_difference=max(float((before[split] - logits[split]).abs().max()) for split in logits),
         largest_logit=max(float(part.abs().max()) for part in logits.values()),
-        **dict(environment(work.device)),
     )
+    made = making(work.device, started)
     with work.run.new(place) as draft:
         draft.network(plain)
-        draft.document("merge.json", record)
+        draft.document(MERGE, record)
+        draft.document(MADE, made)
         draft.history(None)
         draft.results(evaluation, logits)
-    return Merging(**dict(record), file=str(place.folder / WEIGHTS), evaluation=evaluation)
+    return Merging(**dict(record), **dict(made), file=str(place.folder / WEIGHTS), evaluation=evaluation)
 
 
 @sole_writer
@@ -90,7 +99,7 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning
     started = time.perf_counter()
     adapted = copy.deepcopy(work.base)
     kept = extract_update(adapted, name, tuned, rank)
-    seconds = round(time.perf_counter() - started, 2)
+    made = making(work.device, started)
     largest = max(approximation.rank for approximation in kept.values())
     record = TuningRecord(
         schema_version=SCHEMA,
@@ -102,17 +111,19 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning
         proof=None,
         weakest_on_val=weakest,
         seed=None,
-        seconds=seconds,
-        extraction=_extraction(work, made_from, tuned, kept, digit),
-        **dict(environment(work.device)),
+        extraction=extraction_of(work, made_from, tuned, kept, digit),
     )
-    return keep(work, adapted, record)
+    return keep(work, adapted, record, made)
 
 
-def _extraction(work: Workspace, made_from: str, tuned: MLP, kept: dict[str, Approximation], digit: int) -> Extraction:
+def extraction_of(
+    work: Workspace, made_from: str, tuned: MLP, kept: dict[str, Approximation], digit: int
+) -> Extraction:
+    """What was kept of checkpoint `made_from`, which is `tuned`."""
     theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
     return Extraction(
         checkpoint=made_from,
+        seal=seal(tuned.state_dict()).sha256,
         layers={path: _layer(approximation) for path, approximation in kept.items()},
         left_out=left_out(work.base, tuned),
         of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),

@@ -182,6 +182,7 @@ def _run(path: Path) -> str:
     """Raises RunError if a file is not the one that was saved, or a seal does not hold."""
     run = Run(path)
     base = run.require_base()
+    run.require_complete()
     _, sealed = load_network(base.file(WEIGHTS))
     for name in run.adapter_names():
         saved = run.require_adapter(name)

@@ -24,12 +24,13 @@ from lora_mnist.runs.records import (
     Evaluation,
     FullParameters,
     FullSettings,
+    Making,
     TuningRecord,
-    environment,
+    making,
 )
-from lora_mnist.runs.refusals import refusals, remember_refusal
+from lora_mnist.runs.refusals import Refusal, refusals, remember_refusal
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ANALYSIS, TUNING, WEIGHTS
+from lora_mnist.runs.saved import ANALYSIS, MADE, TUNING, WEIGHTS
 from lora_mnist.settings.config import FinetuneSettings
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Document
@@ -52,6 +53,7 @@ class Tuning(Document):
     """
 
     record: TuningRecord
+    made: Making
     analysis: Analysis | None = None
     evaluation: Evaluation | None = None
     file: str | None = None
@@ -64,7 +66,7 @@ class Tuning(Document):
     @model_serializer(mode="wrap")
     def _flat(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
         parts = serialise(self)
-        flat = {"kept": self.kept, **parts["record"]}
+        flat = {"kept": self.kept, **parts["record"], **parts["made"]}
         if analysis := parts["analysis"]:
             flat["comparison"] = analysis.pop("splits")
             flat |= {key: value for key, value in analysis.items() if key != "schema_version"}
@@ -81,11 +83,6 @@ class _Task:
     name: str
     digit: int
     stack: tuple[str, ...]
-
-    @property
-    def gain(self) -> int:
-        """By how many images it has to be better: one adapter more has to earn its place."""
-        return 1 if self.stack else 0
 
 
 @sole_writer
@@ -108,11 +105,11 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     if resume and place.is_finished and not work.request.force:
         return _finished(work, task, twin)
     if resume and not work.request.force and (refused := _refused(work, task)):
-        return Tuning(record=refused)
+        return Tuning(record=refused.record, made=refused.made)
     _prepare(work, task, resume)
     started = time.perf_counter()
     adapted, history, guard = _train(work, task, tuning, work.progress)
-    seconds = round(time.perf_counter() - started, 2)
+    made = making(work.device, started)
     record = TuningRecord(
         schema_version=SCHEMA,
         method="lora",
@@ -123,15 +120,13 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
         proof=None,
         weakest_on_val=tuning.digit == "weakest",
         seed=work.settings.seed,
-        seconds=seconds,
         guard=guard,
         on_top_of=task.stack,
-        **dict(environment(work.device)),
     )
     if guard.strength is None:
-        remember_refusal(work.run, work.sealed.sha256, record)
-        return Tuning(record=record)
-    return keep(work, adapted, record, history, _train_twin(work, task) if twin else None)
+        remember_refusal(work.run, work.sealed.sha256, Refusal(record=record, made=made))
+        return Tuning(record=record, made=made)
+    return keep(work, adapted, record, made, history, _train_twin(work, task) if twin else None)
 
 
 @sole_writer
@@ -147,7 +142,7 @@ def finetune_full(work: Workspace) -> Tuning:
     work.warn_of_no_miss(digit)
     started = time.perf_counter()
     tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
-    seconds = round(time.perf_counter() - started, 2)
+    made = making(work.device, started)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     count = sum(parameter.numel() for parameter in tuned.parameters())
@@ -163,18 +158,18 @@ def finetune_full(work: Workspace) -> Tuning:
         proof=None,
         weakest_on_val=tuning.digit == "weakest",
         seed=work.settings.seed,
-        seconds=seconds,
-        **dict(environment(work.device)),
     )
     evaluation = work.evaluation(logits, checkpoint=name)
     analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
     with work.run.new(place) as draft:
         draft.network(tuned)
         draft.document(TUNING, record)
+        draft.document(MADE, made)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
-    return Tuning(record=record, analysis=analysis, evaluation=evaluation, file=str(place.folder / WEIGHTS))
+    file = str(place.folder / WEIGHTS)
+    return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation, file=file)
 
 
 def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
@@ -183,12 +178,17 @@ def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
 
 
 def keep(
-    work: Workspace, adapted: MLP, record: TuningRecord, history: History | None = None, twin: Twin | None = None
+    work: Workspace,
+    adapted: MLP,
+    record: TuningRecord,
+    made: Making,
+    history: History | None = None,
+    twin: Twin | None = None,
 ) -> Tuning:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
-        record: of the new one, without a proof.
+        record: of the new one, without a proof; and how it was `made`.
         history: of its training, if it was trained.
 
     Raises:
@@ -212,11 +212,12 @@ def keep(
     with work.run.new(work.run.adapter(name)) as draft:
         save_adapter(draft.folder, adapted, name, work.sealed)
         draft.document(TUNING, record)
+        draft.document(MADE, made)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
         draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
-    return Tuning(record=record, analysis=analysis, evaluation=evaluation)
+    return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation)
 
 
 def _task(work: Workspace, stack: tuple[str, ...]) -> _Task:
@@ -229,11 +230,13 @@ def _settings(work: Workspace, task: _Task) -> FinetuneSettings:
     return work.settings.finetune.model_copy(update={"digit": task.digit, "name": task.name})
 
 
-def _refused(work: Workspace, task: _Task) -> TuningRecord | None:
+def _refused(work: Workspace, task: _Task) -> Refusal | None:
     """The same training, if it was done before and nothing of it was kept."""
     same = (_settings(work, task), work.settings.seed, task.stack)
-    known = refusals(work.run, work.sealed.sha256)
-    return next((one for one in known if (one.settings, one.seed, one.on_top_of) == same), None)
+    for one in refusals(work.run, work.sealed.sha256):
+        if (one.record.settings, one.record.seed, one.record.on_top_of) == same:
+            return one
+    return None
 
 
 def _free_name(run: Run, name: str, digit: int, stack: tuple[str, ...]) -> str:
@@ -269,7 +272,12 @@ def _train(
     settings = work.settings.model_copy(update={"finetune": tuning})
     adapted, history = train_adapter(start, task.name, task.digit, settings, work.dataset, progress)
     before, val = work.logits_of_stack(task.stack).get("val"), work.dataset.val
-    return adapted, history, choose(adapted, task.name, Guard(tuning.guard, task.gain), before, val, task.digit)
+    return adapted, history, choose(adapted, task.name, guard_of(tuning, task.stack), before, val, task.digit)
+
+
+def guard_of(tuning: FinetuneSettings, stack: Sequence[str]) -> Guard:
+    """What an adapter on top of `stack` has to meet: one adapter more has to earn its place by an image at least."""
+    return Guard(tuning.guard, gain=1 if stack else 0)
 
 
 def _train_twin(work: Workspace, task: _Task) -> Twin:
@@ -295,4 +303,4 @@ def _finished(work: Workspace, task: _Task, twin: bool) -> Tuning:
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
     if twin and saved.analysis.twin is None:
         raise UsageError(f"{folder} was trained without a twin.", "Give another --name, or use --force.")
-    return Tuning(record=record, analysis=saved.analysis, evaluation=saved.evaluation)
+    return Tuning(record=record, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)

@@ -13,9 +13,9 @@ from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.weakest import Weakest, how_sure
 from lora_mnist.lora.seal import seal
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
-from lora_mnist.runs.records import DatasetFacts, Evaluation, RunRecord, environment, evaluation_of
+from lora_mnist.runs.records import Evaluation, RunRecord, evaluation_of, facts_of, making
 from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import RECORD
+from lora_mnist.runs.saved import MADE, RECORD
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
@@ -57,7 +57,7 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
                 "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
             )
     evaluation = work.run.base.evaluation
-    seconds = work.run.record.seconds
+    seconds = work.run.base.made.seconds
     return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
 
 
@@ -87,24 +87,22 @@ def _train(request: Request, run: Run) -> Workspace:
 def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
     started = time.perf_counter()
     model, history = train_base(settings, dataset, device, progress)
-    seconds = round(time.perf_counter() - started, 2)
+    made = making(device, started)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     sealed = seal(model.state_dict())
-    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
     record = RunRecord(
         schema_version=SCHEMA,
         settings=settings,
-        dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
+        dataset=facts_of(dataset),
         base_seal=sealed.sha256,
-        seconds=seconds,
         replaced_seal=_seal_of(run),
-        **dict(environment(device)),
     )
     removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]
     with run.new_base() as draft:
         draft.network(model)
         draft.document(RECORD, record)
+        draft.document(MADE, made)
         draft.history(history)
         draft.results(evaluation_of(dataset, sealed, (), logits), logits)
     if removed:

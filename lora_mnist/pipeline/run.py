@@ -85,7 +85,8 @@ def repair(
     """The rounds of `run`; those whose adapter is there already, or was refused, are not done again."""
     tunings: list[Tuning] = []
     there = [] if work.request.force else work.run.adapter_names()
-    refused = [] if work.request.force else refusals(work.run, work.sealed.sha256)
+    before = () if work.request.force else refusals(work.run, work.sealed.sha256)
+    refused = [one.record for one in before]
     while len(tunings) < rounds and all(tuning.kept for tuning in tunings):
         started, stack = time.perf_counter(), [tuning.record.name for tuning in tunings]
         stage = _stage(2) + (f"round {len(tunings) + 1}: " if rounds > 1 else "")

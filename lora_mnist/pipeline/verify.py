@@ -1,14 +1,15 @@
-"""Prove everything again from the files. Nothing is written."""
+"""Prove everything again from the files, and derive all that follows from them. Nothing is written."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from lora_mnist.errors import AlteredError
+from lora_mnist.errors import AlteredError, UsageError, shown
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
-from lora_mnist.evaluation.metrics import summarise
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
+from lora_mnist.pipeline import again
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.saved import WEIGHTS, Saved
@@ -53,24 +54,56 @@ class CheckpointFindings(Document):
 
 
 class Verification(Document):
-    """What `verify` found. `dataset` is known unless the base could not be read."""
+    """What `verify` found.
+
+    Attributes:
+        notes: what could not be looked at, and is no fault.
+        digest: of the run; like `dataset` it is known unless the base could not be read.
+        report: whether the report says what the run does; None if there is none, or it was not looked at.
+    """
 
     passed: bool
     failures: Many[str]
+    notes: Many[str] = ()
+    digest: Maybe[str] = None
     dataset: Maybe[str] = None
     base: BaseFindings
     adapters: Many[AdapterFindings]
     checkpoints: Many[CheckpointFindings]
+    report: Maybe[bool] = None
+
+    def with_report(self, failures: Sequence[str], notes: Sequence[str]) -> "Verification":
+        """With what was found in the report."""
+        told = tuple(f"report: {clause}" for clause in failures)
+        looked = {} if notes else {"report": not failures}
+        failed = {"passed": self.passed and not told, "failures": (*self.failures, *told)}
+        return self.model_copy(update=looked | failed | {"notes": (*self.notes, *notes)})
+
+    def beside(self, digest: str | None) -> "Verification":
+        """With a failure if the run's digest does not begin with `digest`."""
+        if digest is None or (self.digest or "").startswith(digest):
+            return self
+        clause = f"the run digest is {self.digest or 'not known'}, not {digest}"
+        return self.model_copy(update={"passed": False, "failures": (*self.failures, clause)})
 
 
-def verify(request: Request, adapters: Sequence[str] = ()) -> Verification:
+def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = None) -> Verification:
     """Open the run of `request` and `verify_workspace`; a base that is not the one that was saved is a finding.
+
+    Args:
+        digest: that the run should have (see `Run.digest`), or its first 16 characters or more.
 
     Raises:
         RunError: something is missing altogether, or belongs to another base.
+        UsageError: `digest` is none.
     """
+    if digest is not None and not re.fullmatch("[0-9a-f]{16,64}", digest := digest.lower()):
+        raise UsageError(
+            f"`digest` (={shown(digest)}) is not a run digest.",
+            "Give its 64 hexadecimal digits, or the first 16 or more.",
+        )
     try:
-        return verify_workspace(open_workspace(request), adapters)
+        return verify_workspace(open_workspace(request), adapters).beside(digest)
     except AlteredError as error:  # of the base; those of what was made from it are findings already
         base = BaseFindings(passed=False)
         return Verification(passed=False, failures=(error.cause,), base=base, adapters=(), checkpoints=())
@@ -82,17 +115,21 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verificat
     Raises:
         RunError: as `verify` does.
     """
+    if not adapters:
+        work.run.require_complete()
     names = list(dict.fromkeys(adapters)) or work.run.adapter_names()
     plain = held_out_logits(work.base, work.dataset)
-    wrong = _unlike_stored(work, work.run.base, plain)
-    entries = tuple(_verify_adapter(work, name, plain) for name in names)
-    networks = () if adapters else tuple(_verify_checkpoint(work, saved.name) for saved in work.run.checkpoints())
+    wrong = _unlike_stored(work.run.base, plain) or again.of_base(work)
+    sound = not wrong  # else nothing that is compared with the base can be derived
+    entries = tuple(_verify_adapter(work, name, plain, sound) for name in names)
+    networks = () if adapters else tuple(_verify_checkpoint(work, one.name, sound) for one in work.run.checkpoints())
     failed = [f"base: {clause}" for clause in wrong]
     failed += [f"{entry.name}: {clause}" for entry in entries for clause in entry.failures]
     failed += [f"{network.name}: {clause}" for network in networks for clause in network.failures]
     return Verification(
         passed=not failed,
         failures=tuple(failed),
+        digest=work.run.digest(),
         dataset=work.dataset.name,
         base=BaseFindings(passed=not wrong, seal=work.sealed.sha256, tensors=len(work.sealed.tensors)),
         adapters=entries,
@@ -100,7 +137,7 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verificat
     )
 
 
-def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor]) -> AdapterFindings:
+def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor], sound: bool) -> AdapterFindings:
     try:
         saved = work.run.require_adapter(name)
         below = saved.tuning.on_top_of
@@ -109,7 +146,9 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
             return AdapterFindings(name=name, passed=False, failures=(clause,))
         adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
         proof, logits = prove(work.base, work.sealed, adapted, work.images, plain)
-        wrong = failures(proof) + _unlike_stored(work, saved, logits)
+        wrong = failures(proof) + _unlike_stored(saved, logits)
+        if sound and not wrong:
+            wrong = again.of_adapter(work, saved, adapted, proof)
     except AlteredError as error:
         return AdapterFindings(name=name, passed=False, failures=(error.cause,))
     return AdapterFindings(
@@ -117,26 +156,26 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
     )
 
 
-def _verify_checkpoint(work: Workspace, name: str) -> CheckpointFindings:
+def _verify_checkpoint(work: Workspace, name: str, sound: bool) -> CheckpointFindings:
     try:
         saved = work.run.require_checkpoint(name)
         work.require_same_base(saved)
         model, sealed = load_network(saved.file(WEIGHTS), work.device)
-        wrong = _unlike_stored(work, saved, held_out_logits(model, work.dataset))
+        logits = held_out_logits(model, work.dataset)
+        wrong = _unlike_stored(saved, logits)
+        if sound and not wrong:
+            wrong = again.of_checkpoint(work, saved, model, logits)
     except AlteredError as error:
         return CheckpointFindings(name=name, passed=False, failures=(error.cause,))
     return CheckpointFindings(name=name, seal=sealed.sha256, passed=not wrong, failures=tuple(wrong))
 
 
-def _unlike_stored(work: Workspace, saved: Saved, logits: Mapping[str, torch.Tensor]) -> list[str]:
-    """What of the stored logits and evaluation does not follow from the weights, a clause each."""
-    stored, splits, wrong = saved.logits(), saved.evaluation.splits, []
-    for split, part in work.dataset.held_out.items():
-        if not _are_close(stored.get(split), logits[split]):
-            wrong.append(f"the stored logits of {split} are not those of its weights")
-        elif splits.get(split) != summarise(stored[split], part.labels):
-            wrong.append(f"the stored evaluation of {split} is not that of its logits")
-    return wrong
+def _unlike_stored(saved: Saved, logits: Mapping[str, torch.Tensor]) -> list[str]:
+    """The splits whose stored logits do not follow from the weights, a clause each."""
+    stored = saved.logits()
+    wrong = [split for split in logits if not _are_close(stored.get(split), logits[split])]
+    wrong = wrong or sorted(stored.keys() - logits.keys())
+    return [f"the stored logits of {split} are not those of its weights" for split in wrong]
 
 
 def _are_close(stored: torch.Tensor | None, logits: torch.Tensor) -> bool:

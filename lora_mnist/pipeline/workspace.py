@@ -160,7 +160,7 @@ class Workspace:
         """
         model, used = copy.deepcopy(self.base), list[AppliedAdapter]()
         for one in adapters:
-            folder, name = self._locate(one.reference)
+            folder, name = self.locate(one.reference)
             names = (name, *(f"{name}-{i}" for i in range(2, len(adapters) + 2)))  # folders may be called the same
             name = next(free for free in names if free not in {other.name for other in used})
             sealed = load_seal(folder) is not None
@@ -211,7 +211,12 @@ class Workspace:
         if saved.file(EVALUATION).is_file() and saved.evaluation.base_seal != self.sealed.sha256:
             raise RunError(f"{saved.folder} was made from another base.", "Use it with the run it came from.")
 
-    def _locate(self, reference: str) -> tuple[Path, str]:
+    def locate(self, reference: str) -> tuple[Path, str]:
+        """The folder of an adapter, which is a name in the run or a path, and a name for it.
+
+        Raises:
+            RunError: there is none, or it is not the one that was saved.
+        """
         if not reference:
             raise RunError("There is no adapter without a name.", "Name one, or leave --adapter out.")
         if _is_path(reference):

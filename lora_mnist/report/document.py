@@ -268,12 +268,18 @@ class Report(Document):
     """A run in numbers.
 
     Attributes:
+        version: of lora-mnist, that wrote it.
+        run_digest: of the run that it was made from (see `Run.digest`).
+        normalised: whether the page has shares of each true digit in its confusion matrices.
         adapters: the newest first.
         side_by_side: adapters from the oldest on, then checkpoints.
         made: the base.
     """
 
     schema_version: int
+    version: str
+    run_digest: str
+    normalised: bool
     dataset: DatasetFacts
     base: BaseSection
     adapters: Many[AdapterSection]

@@ -13,6 +13,7 @@ from lora_mnist.errors import AlteredError
 from lora_mnist.evaluation.findings import Counts
 from lora_mnist.report import plots
 from lora_mnist.report.document import AdapterSection, BaseSection, Line, Report, label
+from lora_mnist.report.words import signed
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import HISTORY, RESTORE, Saved
 
@@ -234,8 +235,3 @@ def _loss(name: str, losses: Sequence[float], alt: str) -> Plot:
 
 def _counted(counts: Counts) -> str:
     return f"{counts.missed} missed, {counts.claimed} claimed, {counts.errors} errors in all"
-
-
-def signed(change: int) -> str:
-    """With a sign, and a minus that is one."""
-    return f"{change:+,}".replace("-", "−") if change else "0"

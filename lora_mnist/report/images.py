@@ -101,10 +101,15 @@ def picture(image: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures of several adapters in one PNG, each image once. `places`: by index, the place, row by row."""
+    """Pictures of several adapters, uint8 (28, 28), each once. `places`: by index, the place, row by row."""
 
-    png: bytes
+    images: Sequence[np.ndarray]
     places: Mapping[int, int]
+
+    @property
+    def png(self) -> bytes:
+        """All in one."""
+        return _sheet(self.images)
 
 
 def sheet_of(adapters: Iterable[Saved]) -> Sheet | None:
@@ -117,7 +122,7 @@ def sheet_of(adapters: Iterable[Saved]) -> Sheet | None:
     chosen = sorted(found)[:MOST_PICTURES]
     if not chosen:
         return None
-    return Sheet(_sheet([found[index] for index in chosen]), {index: i for i, index in enumerate(chosen)})
+    return Sheet([found[index] for index in chosen], {index: i for i, index in enumerate(chosen)})
 
 
 def _sheet(images: Sequence[np.ndarray]) -> bytes:

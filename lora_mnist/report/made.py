@@ -1,6 +1,6 @@
 """How the base, an adapter or a checkpoint was made: the settings, the seed, the machine, the hash of the weights."""
 
-from lora_mnist.runs.records import Environment, ExtractionSettings, FullRecipe, FullSettings, RunRecord, TuningRecord
+from lora_mnist.runs.records import ExtractionSettings, FullRecipe, FullSettings, Making
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings
@@ -31,10 +31,9 @@ class CheckpointSettings(FullRecipe, _LoopSettings):  # in this order, the loop'
 
 class _OfWeights(Document):
     sha256: str
-    seconds: float
 
 
-class _Making(Environment, _OfWeights):
+class _Made(Making, _OfWeights):
     pass
 
 
@@ -47,11 +46,11 @@ class _WithSettings(Document):
     seed: int | None
 
 
-class BaseMade(_Making, _WithBaseSettings):  # in this order, the settings are written first
+class BaseMade(_Made, _WithBaseSettings):  # in this order, the settings are written first
     """How the base was made; `sha256` is that of the file with its weights."""
 
 
-class Made(_Making, _WithSettings):
+class Made(_Made, _WithSettings):
     """How an adapter or a checkpoint was made, likewise; nothing was drawn for one that was extracted (`seed`)."""
 
 
@@ -59,25 +58,18 @@ def made_of_base(run: Run) -> BaseMade:
     """From the record of the run."""
     stored = run.record.settings
     settings = BaseSettings(seed=stored.seed, data=stored.data, model=stored.model, pretrain=stored.pretrain)
-    return BaseMade(settings=settings, **dict(_making(run.base, run.record)))
+    return BaseMade(settings=settings, **dict(_made(run.base)))
 
 
 def made_of(saved: Saved) -> Made:
     """From the record of an adapter, or of a checkpoint with all weights trained."""
     settings = saved.tuning.settings
     renamed = _as_in_a_config(settings) if isinstance(settings, FullSettings) else settings
-    return Made(settings=renamed, seed=saved.tuning.seed, **dict(_making(saved, saved.tuning)))
+    return Made(settings=renamed, seed=saved.tuning.seed, **dict(_made(saved)))
 
 
-def _making(saved: Saved, record: RunRecord | TuningRecord) -> _Making:
-    return _Making(
-        sha256=saved.hashes[saved.weights],
-        seconds=record.seconds,
-        device=record.device,
-        threads=record.threads,
-        versions=record.versions,
-        date=record.date,
-    )
+def _made(saved: Saved) -> _Made:
+    return _Made(sha256=saved.hashes[saved.weights], **dict(saved.made))
 
 
 def _as_in_a_config(settings: FullSettings) -> CheckpointSettings:

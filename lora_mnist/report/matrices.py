@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from lora_mnist.evaluation.findings import Matrix
 from lora_mnist.report.document import AdapterSection
-from lora_mnist.report.figures import signed
+from lora_mnist.report.words import signed
 
 Which = Literal["before", "after", "change"]
 LEVELS = 6  # shades of a colour in the page's style

@@ -1,6 +1,6 @@
 """A run → every number that its report shows, as one document. Reads what the stages stored, without torch."""
 
-from lora_mnist import SCHEMA
+from lora_mnist import SCHEMA, __version__
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.findings import SplitResult
 from lora_mnist.report.document import BaseSection, CheckpointSection, DigitShare, Line, Report, Share
@@ -10,8 +10,11 @@ from lora_mnist.runs.listing import lines_of
 from lora_mnist.runs.rundir import Run
 
 
-def report_of(run: Run) -> Report:
+def report_of(run: Run, normalised: bool = False) -> Report:
     """The document of report.json.
+
+    Args:
+        normalised: for a page with shares in its confusion matrices.
 
     Raises:
         RunError: there is no base, or a file is damaged or belongs to another base.
@@ -24,6 +27,9 @@ def report_of(run: Run) -> Report:
             raise RunError(f"{saved.name!r} was trained on another base.", f"Remove {saved.folder}, or train it again.")
     return Report(
         schema_version=SCHEMA,
+        version=__version__,
+        run_digest=run.digest(),
+        normalised=normalised,
         dataset=record.dataset,
         base=_base(base.base_seal, base.splits["test"]),
         adapters=tuple(section_of(run, saved) for saved in reversed(adapters)),

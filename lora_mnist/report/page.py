@@ -16,14 +16,12 @@ from markupsafe import Markup
 from lora_mnist.evaluation.verdict import paired
 from lora_mnist.files import to_json
 from lora_mnist.report.document import AdapterSection, Line, Report, Share, SureGuess
-from lora_mnist.report.figures import Plot, plots_of, signed
 from lora_mnist.report.images import COLUMNS, Sheet, picture, sheet_of
-from lora_mnist.report.inline import inline
 from lora_mnist.report.matrices import base_cell, cell_of
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.reproduce import commands, configs
 from lora_mnist.report.tables import tables_of
-from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, sure, tied, title_of, who_paid
+from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, signed, sure, tied, title_of, who_paid
 from lora_mnist.runs.rundir import Run, sole_writer
 from lora_mnist.settings.strict import Document
 
@@ -39,19 +37,31 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         BusyError: another command writes to the run.
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
-    report = report_of(run)
+    from lora_mnist.report.figures import plots_of  # matplotlib takes its time, and only drawing needs it
+    from lora_mnist.report.inline import inline
+
+    report = report_of(run, normalised)
     run.require_writable()
     plots = {plot.name: plot for plot in plots_of(run, report, normalised)}
-    files = {
-        "index.html": _page(run, report, normalised, plots),
-        "report.json": to_json(report.model_dump(mode="json")),
-    }
+    drawings = {name: inline(plot) for name, plot in plots.items() if not _is_matrix(name)}
+    files = texts_of(run, report, {name: plot.table for name, plot in plots.items()}, drawings)
     files |= {f"{name}.svg": plot.svg for name, plot in plots.items()}
     files |= {f"{name}.png": plot.png for name, plot in plots.items()}
-    return run.save_report(files | tables_of(run, report) | configs(report))
+    return run.save_report(files)
 
 
-def _page(run: Run, report: Report, normalised: bool, plots: Mapping[str, Plot]) -> bytes:
+def texts_of(run: Run, report: Report, plots: Mapping[str, str], drawings: Mapping[str, str]) -> dict[str, bytes]:
+    """Every file of a report that is text, by its name.
+
+    Args:
+        plots: by the name of every plot, the CSV file with its numbers.
+        drawings: by name, the <svg> elements of those that stand in the page.
+    """
+    files = {"index.html": _page(run, report, plots, drawings), "report.json": to_json(report.model_dump(mode="json"))}
+    return files | tables_of(run, report) | configs(report)
+
+
+def _page(run: Run, report: Report, plots: Mapping[str, str], drawings: Mapping[str, str]) -> bytes:
     sheet = sheet_of(run.adapter(section.name) for section in report.adapters)
     environment = _environment()
     page = environment.get_template("report.html.j2").render(
@@ -61,18 +71,17 @@ def _page(run: Run, report: Report, normalised: bool, plots: Mapping[str, Plot])
         in_order=_in_order(report),
         outcomes=_outcomes(report),
         plots=plots,
-        drawings={name: Markup(inline(plot)) for name, plot in plots.items() if not _is_matrix(plot)},
+        drawings={name: Markup(drawing) for name, drawing in drawings.items()},
         losses=[one.name for one in report.adapters if f"{one.name}-loss" in plots],
         pictures={section.name: _thumbnails(run, section) for section in report.adapters},
         sheet=sheet and _data("image/png", sheet.png),
         data=_for_the_script(report, sheet),
         script=_source(environment, "report.js"),
         style=_source(environment, "report.css"),
-        cells=lambda section, which, row, column: cell_of(section, which, (row, column), normalised),
-        base_cells=lambda row, column: base_cell(report.base.confusion, (row, column), normalised),
+        cells=lambda section, which, row, column: cell_of(section, which, (row, column), report.normalised),
+        base_cells=lambda row, column: base_cell(report.base.confusion, (row, column), report.normalised),
         glossary=GLOSSARY,
         titles=TITLES,
-        normalised=normalised,
         paired=paired,
         commands=commands(report),
     )
@@ -99,9 +108,9 @@ def _source(environment: Environment, name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def _is_matrix(plot: Plot) -> bool:
+def _is_matrix(plot: str) -> bool:
     """Whether the page shows it as a table, which follows its colours and can be read out."""
-    return plot.name.endswith(("-confusion", "-before", "-after", "-change"))
+    return plot.endswith(("-confusion", "-before", "-after", "-change"))
 
 
 def _in_order(report: Report) -> list[Line]:
@@ -111,10 +120,9 @@ def _in_order(report: Report) -> list[Line]:
 
 
 def _latest(report: Report) -> str:
-    """When the last thing of the run was made; nothing if that was never stored."""
-    dates = [report.made.date, *(one.made.date for one in report.checkpoints)]
-    dates += [one.made.date for one in report.adapters]
-    return max(filter(None, dates), default="")
+    """When the last thing of the run was made."""
+    made = [report.made, *(one.made for one in report.checkpoints), *(one.made for one in report.adapters)]
+    return max(one.date for one in made)
 
 
 def _outcomes(report: Report) -> dict[str, tuple[str, str]]:

@@ -110,3 +110,8 @@ def sure(probability: float) -> str:
     """In whole per cent, without claiming certainty."""
     percent = f"{100 * probability:.0f}"
     return {"0": f"<{NBSP}1{NBSP}%", "100": f">{NBSP}99{NBSP}%"}.get(percent, f"{percent}{NBSP}%")
+
+
+def signed(change: int) -> str:
+    """With a sign, and a minus that is one."""
+    return f"{change:+,}".replace("-", "−") if change else "0"

@@ -76,6 +76,6 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return load(read_regular(path, LARGEST_WEIGHTS)), metadata
+        return dict(sorted(load(read_regular(path, LARGEST_WEIGHTS)).items())), metadata  # from a random order
     except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error

@@ -33,11 +33,12 @@ class AdapterLine(Document):
 
 
 class Listing(Document):
-    """Every adapter of a run, oldest first, then every checkpoint with all weights trained."""
+    """Every adapter of a run, oldest first, then every checkpoint with all weights trained; and the run's `digest`."""
 
     run: str
     dataset: str
     base_seal: str
+    digest: str
     adapters: Many[AdapterLine]
 
 
@@ -45,16 +46,18 @@ def list_adapters(run: Run) -> Listing:
     """What each of them did on `test`.
 
     Raises:
-        RunError: there is no base, or a file is missing or damaged.
+        RunError: there is no base, or an adapter, a checkpoint or a file is missing or damaged.
     """
     base = run.require_base().evaluation
+    lines = tuple(lines_of(run))
     return Listing(
-        run=str(run.path), dataset=base.dataset.name, base_seal=base.base_seal, adapters=tuple(lines_of(run))
+        run=str(run.path), dataset=base.dataset.name, base_seal=base.base_seal, digest=run.digest(), adapters=lines
     )
 
 
 def lines_of(run: Run) -> list[AdapterLine]:
-    """The lines of `list_adapters`."""
+    """The lines of `list_adapters`. Raises RunError as it does, and if one is missing."""
+    run.require_complete()
     adapters = [run.require_adapter(name) for name in run.adapter_names()]
     return [_line(saved) for saved in (*adapters, *(run.require_checkpoint(s.name) for s in run.full_checkpoints()))]
 

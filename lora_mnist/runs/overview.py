@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_mnist.errors import RunError
-from lora_mnist.files import is_finished
+from lora_mnist.runs.folders import is_finished
 from lora_mnist.runs.listing import AdapterLine, lines_of
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.config import KnownDataset

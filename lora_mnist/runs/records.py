@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -61,26 +62,26 @@ class Evaluation(Document):
     checkpoint: Maybe[str] = None
 
 
-class Environment(Document):
-    """Where it was made, with what, and when: UTC, ISO 8601, to the second. Older records have no `date`."""
+class Making(Document):
+    """Where a folder of a run was made, with what, how long that took, and when (UTC, ISO 8601): made.json.
 
+    It is apart, since all other documents are the same bytes when they are made again.
+    """
+
+    seconds: float
     device: str
     threads: Count
     versions: dict[str, str]
-    date: Maybe[str] = None
+    date: str
 
 
-class _RunFacts(Document):
+class RunRecord(Document):
+    """How the base was made: run.json. `replaced_seal` is that of the base whose place it took."""
+
     schema_version: int
     settings: Settings
     dataset: DatasetFacts
     base_seal: str
-    seconds: float
-
-
-class RunRecord(Environment, _RunFacts):  # in this order, the environment is written last
-    """How the base was made: run.json. `replaced_seal` is that of the base whose place it took."""
-
     replaced_seal: Maybe[str] = None
 
 
@@ -160,11 +161,13 @@ class Extraction(Document):
     """What an adapter kept of the checkpoint it was made from.
 
     Attributes:
+        seal: of the checkpoint.
         left_out: how far each tensor moved that an adapter cannot hold, relative to its norm.
         of_checkpoint: the checkpoint itself.
     """
 
     checkpoint: str
+    seal: str
     layers: dict[str, LayerApproximation]
     left_out: dict[str, float]
     of_checkpoint: CheckpointCounts
@@ -199,23 +202,7 @@ Parameters = Annotated[
 ]
 
 
-class _TuningFacts(Document):
-    schema_version: int
-    method: Literal["lora", "full", "svd"]
-    name: str
-    digit: Digit
-    settings: MadeWith
-    parameters: Parameters
-    proof: Proof | None
-    weakest_on_val: bool
-    seed: int | None
-    seconds: float
-    guard: Maybe[GuardDecision] = None
-    extraction: Maybe[Extraction] = None
-    on_top_of: Many[str] = ()
-
-
-class TuningRecord(Environment, _TuningFacts):
+class TuningRecord(Document):
     """How an adapter, or a checkpoint with all weights trained, was made: finetune.json.
 
     Attributes:
@@ -226,6 +213,19 @@ class TuningRecord(Environment, _TuningFacts):
         extraction: of an adapter made of a checkpoint.
         on_top_of: the adapters that were on, frozen, while this one was trained.
     """
+
+    schema_version: int
+    method: Literal["lora", "full", "svd"]
+    name: str
+    digit: Digit
+    settings: MadeWith
+    parameters: Parameters
+    proof: Proof | None
+    weakest_on_val: bool
+    seed: int | None
+    guard: Maybe[GuardDecision] = None
+    extraction: Maybe[Extraction] = None
+    on_top_of: Many[str] = ()
 
     @property
     def rank(self) -> int | None:
@@ -239,16 +239,19 @@ class TuningRecord(Environment, _TuningFacts):
         return known.trained if isinstance(known, FullParameters) else known.added
 
 
-class _MergeFacts(Document):
+class MergeRecord(Document):
+    """Which adapters a checkpoint holds merged, and how far its logits are from theirs: merge.json.
+
+    Attributes:
+        weights: SHA-256 of the file with each adapter's weights, by the adapter's name.
+    """
+
     schema_version: int
     name: str
     merged: Many[AppliedAdapter]
+    weights: dict[str, str]
     largest_difference: float
     largest_logit: float
-
-
-class MergeRecord(Environment, _MergeFacts):
-    """Which adapters a checkpoint holds merged, and how far its logits are from theirs: merge.json."""
 
 
 def evaluation_of(
@@ -266,8 +269,14 @@ def evaluation_of(
     )
 
 
-def environment(device: torch.device) -> Environment:
-    """Where something is made, with what, and that it is now: `**dict(environment(device))` are entries of a record."""
+def facts_of(dataset: Dataset) -> DatasetFacts:
+    """Which images those are."""
+    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
+    return DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes)
+
+
+def making(device: torch.device, started: float) -> Making:
+    """Of what is done now, and was begun when `time.perf_counter()` was `started`."""
     import numpy
     import torch
 
@@ -277,5 +286,10 @@ def environment(device: torch.device) -> Environment:
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
     }
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Environment(device=str(device), threads=torch.get_num_threads(), versions=versions, date=now)
+    return Making(
+        seconds=round(time.perf_counter() - started, 2),
+        device=str(device),
+        threads=torch.get_num_threads(),
+        versions=versions,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -14,18 +14,17 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.files import (
+from lora_mnist.files import read_regular, require_writable, write_file
+from lora_mnist.runs.contents import CONTENTS, read_contents, write_contents
+from lora_mnist.runs.folders import (
     MANIFEST,
     clear,
     finished_folders,
     is_finished,
     mark_of,
     new_folder,
-    read_regular,
     recover,
     remove_folder,
-    require_writable,
-    write_file,
 )
 from lora_mnist.runs.lock import holding
 from lora_mnist.runs.records import RunRecord
@@ -82,7 +81,7 @@ class Run:
             RunError: a manifest cannot be read.
         """
         made = [self.base, *self.adapters(), *self.checkpoints()]
-        manifests = {saved.folder.relative_to(self.path).as_posix(): saved.content(MANIFEST) for saved in made}
+        manifests = {self._place_of(saved): saved.content(MANIFEST) for saved in made}
         hashes = {place: hashlib.sha256(content).hexdigest() for place, content in manifests.items()}
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
@@ -118,9 +117,31 @@ class Run:
         saved.require_whole()
         return saved
 
+    def missing(self) -> tuple[str, ...]:
+        """The places below the run of adapters and checkpoints whose folder or manifest is gone.
+
+        Raises:
+            RunError: what should be there cannot be told.
+        """
+
+        def gone() -> tuple[str, ...]:
+            return tuple(place for place in read_contents(self.path) if not is_finished(self.path / place))
+
+        return gone() and gone()  # a writer may have removed one since the list was read: then it is listed no longer
+
+    def require_complete(self) -> None:
+        """Raises RunError that names what is missing."""
+        if missing := self.missing():
+            raise RunError(
+                f"{self.path} lacks {', '.join(missing)}: it was finished, but its folder or manifest is gone.",
+                f"Restore it from a copy, make it again with --force, or delete {self.path / CONTENTS} to do without.",
+            )
+
     def require_unused(self, saved: Saved, force: bool) -> None:
         """Raises RunError if it is finished and not to be replaced, or if adapters were trained on top of it."""
-        if not saved.is_finished:
+        if not force and self._place_of(saved) in self.missing():
+            self.require_complete()
+        if not saved.is_finished and not force:
             return
         if not force:
             raise RunError(
@@ -225,6 +246,7 @@ class Run:
                 yield Draft(folder)
                 self._require_unreplaced(self.base.folder)
             self._forget()
+            write_contents(self.path, ())
             for saved in obsolete:
                 remove_folder(saved.folder)
             if is_finished(self.report):
@@ -240,6 +262,7 @@ class Run:
             with new_folder(saved.folder) as folder:
                 yield Draft(folder)
                 self._require_unreplaced(saved.folder)
+            self._list()
             self._saved.pop(saved.folder, None)
             self._stood[saved.folder] = mark_of(saved.folder)
 
@@ -260,12 +283,23 @@ class Run:
         replaced, and the copy of run.json."""
         for folder in (self.path, self.path / "adapters", self.path / "checkpoints"):
             recover(folder)
+        self._list()
         for saved in self.dependents():
             if self._is_obsolete(saved):
                 remove_folder(saved.folder)
         content, copy = self.base.content(RECORD), self.path / RECORD
         if not _holds(copy, content):
             write_file(copy, content)
+
+    def _list(self) -> None:
+        """Bring the list of what there is up to date; what is missing stays on it."""
+        there = [self._place_of(saved) for saved in (*self.adapters(), *self.checkpoints())]
+        places = {*there, *self.missing()}
+        if places != set(read_contents(self.path)):
+            write_contents(self.path, places)
+
+    def _place_of(self, saved: Saved) -> str:
+        return saved.folder.relative_to(self.path).as_posix()
 
     def _forget(self) -> None:
         """Nothing that was read holds any longer."""

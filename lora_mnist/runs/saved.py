@@ -16,20 +16,9 @@ from pydantic import ValidationError
 
 from lora_mnist.errors import AlteredError, RunError, shown
 from lora_mnist.evaluation.findings import Analysis
-from lora_mnist.files import (
-    LARGEST_DOCUMENT,
-    LARGEST_WEIGHTS,
-    MANIFEST,
-    check_folder,
-    is_finished,
-    mark_of,
-    read_manifest,
-    read_regular,
-    standing,
-    to_json,
-    write_file,
-)
-from lora_mnist.runs.records import Evaluation, TuningRecord
+from lora_mnist.files import LARGEST_DOCUMENT, LARGEST_WEIGHTS, read_regular, to_json, write_file
+from lora_mnist.runs.folders import MANIFEST, check_folder, is_finished, mark_of, read_manifest, standing
+from lora_mnist.runs.records import Evaluation, Making, TuningRecord
 from lora_mnist.settings.strict import Document, first_fault
 
 if TYPE_CHECKING:
@@ -42,10 +31,11 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Document)
 
 RECORD, TUNING, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.json", "analysis.json"
+MADE, MERGE = "made.json", "merge.json"
 HISTORY = "history.csv"
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 LOGITS, PICTURES = "logits.safetensors", "pictures.safetensors"
-OURS = (RECORD, TUNING, EVALUATION, ANALYSIS, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
+OURS = (RECORD, TUNING, EVALUATION, ANALYSIS, MADE, MERGE, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
 RESTORE = "Restore it from a copy, or make it again with --force."
 
 
@@ -104,7 +94,7 @@ class Saved:
         """Read everything again when it is asked for."""
         self._contents.clear()
         self._is_whole, self._mark = False, None
-        for name in ("hashes", "evaluation", "tuning", "analysis"):
+        for name in ("hashes", "evaluation", "tuning", "analysis", "made"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -137,6 +127,10 @@ class Saved:
     @cached_property
     def analysis(self) -> Analysis:
         return self.document(ANALYSIS, Analysis)
+
+    @cached_property
+    def made(self) -> Making:
+        return self.document(MADE, Making)
 
     def document(self, name: str, kind: type[D]) -> D:
         """Read and validate a JSON file.
@@ -184,7 +178,7 @@ class Saved:
         from safetensors.numpy import load
 
         try:
-            arrays = load(self.content(name))
+            arrays = dict(sorted(load(self.content(name)).items()))  # it gives them in random order
         except (SafetensorError, KeyError) as error:
             raise AlteredError(f"{self.folder / name} holds no tensors: {error!r}.", RESTORE) from error
         if missing := [one for one in required if one not in arrays]:

@@ -8,27 +8,12 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.findings import Counts, GuardDecision, StrengthPoint
-from lora_mnist.evaluation.metrics import counts_of
+from lora_mnist.evaluation.findings import Counts, GuardDecision
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.evaluation.strength import DIAL_STRENGTHS, GUARD_STRENGTHS, Guard, choose, turn_dial
+from lora_mnist.evaluation.strength import GUARD_STRENGTHS, Guard, choose
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
-from lora_mnist.training.model import MLP
 
-DIGIT = 3
-
-
-def labelled_by_a_network(count, of_digit):
-    """A network, random images, and what it takes them for; but the first `of_digit` are said to be of the digit."""
-    torch.manual_seed(0)
-    network = MLP((12,)).eval()
-    images = torch.randint(256, (count, 28, 28), dtype=torch.uint8)
-    labels = logits_of(network, images).argmax(1)
-    labels[:of_digit] = DIGIT
-    return network, images, labels
-
-
-# The guard ------------------------------------------------------------------------------------------------------------
+from ..models import DIGIT, labelled_by_a_network
 
 
 @pytest.fixture
@@ -148,80 +133,3 @@ def test_a_rule_needs_images_to_judge_by(judged):
     network, val, _ = judged
     with pytest.raises(UsageError, match="--guard none"):
         choose(network, "a", Guard("errors"), None, Split(val.images[:0], val.labels[:0]), DIGIT)
-
-
-# The dial -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def turned():
-    """A base, the same with an adapter that does something, and random images in two splits."""
-    base, images, labels = labelled_by_a_network(600, 80)
-    adapted = copy.deepcopy(base)
-    update = inject(adapted, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))["linear2"]
-    torch.nn.init.normal_(update.lora_B.data, std=0.3)
-    return base, adapted, {"val": Split(images[::2], labels[::2]), "test": Split(images[1::2], labels[1::2])}
-
-
-def by_hand(base, adapted, strength, split):
-    """Counts of a plain network with W + strength · scaling · B A written out."""
-    plain, update = copy.deepcopy(base), updates_of(adapted, "a")["linear2"]
-    with torch.no_grad():
-        plain.linear2.weight += strength * 1.5 * (update.lora_B @ update.lora_A)
-    found = counts_of(logits_of(plain, split.images), split.labels, DIGIT)
-    return StrengthPoint(strength=strength, **dict(found))
-
-
-def start(base, held_out):
-    return {name: [by_hand(base, base_with_nothing(base), 0.0, split)] for name, split in held_out.items()}
-
-
-def base_with_nothing(base):
-    model = copy.deepcopy(base)
-    inject(model, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))
-    return model
-
-
-def test_every_strength_is_what_the_merged_network_does(turned):
-    base, adapted, held_out = turned
-    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
-    assert dial.measured_on == "val"
-    assert dial.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in DIAL_STRENGTHS)
-    wanted = sorted({*DIAL_STRENGTHS, dial.recommended})
-    assert dial.splits["test"] == tuple(by_hand(base, adapted, s, held_out["test"]) for s in wanted)
-    assert strengths(adapted) == {"a": 1.0}
-
-
-def test_the_recommended_strength_is_the_best_of_those_without_more_errors(turned):
-    base, adapted, held_out = turned
-    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
-    points = {one.strength: one for one in dial.splits["val"]}
-    fewest = min(one.errors for one in points.values())
-    assert dial.recommended == max(s for s, one in points.items() if one.errors == fewest)
-
-
-def test_without_val_it_is_measured_on_test_and_says_so(turned):
-    base, adapted, held_out = turned
-    del held_out["val"]
-    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
-    assert (dial.measured_on, list(dial.splits)) == ("test", ["test"])
-    assert [one.strength for one in dial.splits["test"]] == list(DIAL_STRENGTHS)
-
-
-def test_what_is_known_is_not_measured_again(turned):
-    base, adapted, held_out = turned
-    known = start(base, held_out)
-    known["val"] += [StrengthPoint(strength=s, missed=1, claimed=2, errors=3) for s in (0.5, 0.6)]
-    points = turn_dial(adapted, "a", held_out, DIGIT, known).splits["val"]
-    assert [one.strength for one in points] == [0.0, 0.25, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5]
-    assert list(points[2:4]) == known["val"][1:]
-
-
-def test_it_ends_where_logits_are_no_longer_finite(turned):
-    base, adapted, held_out = turned
-    updates_of(adapted, "a")["linear2"].lora_B.data.fill_(3e38)
-    dial = turn_dial(adapted, "a", held_out, DIGIT, start(base, held_out))
-    measured = [one.strength for one in dial.splits["val"]]
-    assert measured == list(DIAL_STRENGTHS[: len(measured)])
-    assert len(measured) < len(DIAL_STRENGTHS)
-    assert dial.recommended in measured

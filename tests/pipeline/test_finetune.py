@@ -36,22 +36,24 @@ def test_finetuning_changes_no_byte_of_the_base(run_copy):
 def test_what_is_returned_is_what_was_stored(run_copy):
     result = finetune(workspace(run_copy, digit=3))
     saved = Run(run_copy).adapter(result.record.name)
-    assert result == Tuning(record=saved.tuning, analysis=saved.analysis, evaluation=saved.evaluation)
+    assert result == Tuning(record=saved.tuning, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)
     assert result == finetune(workspace(run_copy, digit=3), resume=True)
 
 
 def test_as_json_it_is_one_flat_table(run_copy, adapter):
     result = finetune(workspace(run_copy), resume=True)
     stored = {
-        name: json.loads((adapter / f"{name}.json").read_text()) for name in ("finetune", "analysis", "evaluation")
+        name: json.loads((adapter / f"{name}.json").read_text())
+        for name in ("finetune", "made", "analysis", "evaluation")
     }
     found = {key: value for key, value in stored["analysis"].items() if key not in ("schema_version", "splits")}
     verdict = verdict_of(result.analysis, result.record.digit).model_dump(mode="json")
     rest = {"comparison": stored["analysis"]["splits"], **found, "verdict": verdict}
     rest["evaluation"] = stored["evaluation"]
     flat = result.model_dump(mode="json")
-    assert flat == {"kept": True, **stored["finetune"], **rest}
-    assert list(flat) == ["kept", *stored["finetune"], *rest]
+    record = stored["finetune"] | stored["made"]
+    assert flat == {"kept": True, **record, **rest}
+    assert list(flat) == ["kept", *record, *rest]
 
 
 # The digit ------------------------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def test_what_is_not_kept_is_told_like_any_other(run_copy, adapter):
     assert {key: getattr(result.record.settings, key) for key in asked} == asked
     assert Run(run_copy).adapter_names() == [adapter.name]
     told = result.model_dump(mode="json")
-    assert told == {"kept": False, **result.record.model_dump(mode="json")}
+    assert told == {"kept": False, **result.record.model_dump(mode="json"), **result.made.model_dump(mode="json")}
     assert told["guard"]["strength"] is None
 
 

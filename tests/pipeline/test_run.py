@@ -97,6 +97,7 @@ def test_a_command_reads_images_and_base_once(finished, tmp_path, finished_run, 
     assert calls == {"load": 1, "load_network": 1, "draw_digits": 1}
     assert {name: count for name, count in reads.items() if name.startswith("base/")} == {
         "base/evaluation.json": 1,
+        "base/made.json": 1,
         "base/manifest.json": 1,
         "base/run.json": 1,
     }

@@ -89,6 +89,7 @@ def test_an_adapter_that_does_not_exist_is_named(finished_run):
 def test_an_adapter_without_the_one_below_is_a_finding_of_verify_and_an_error_of_the_report(run_copy, adapter):
     upper = finetune(workspace(run_copy, digit=1), on_top_of=[adapter.name]).record.name
     shutil.rmtree(adapter)
+    (run_copy / "contents.json").unlink()  # else it is missed before that
     findings = verify(Request(run=run_copy))
     assert findings.failures == (f"{upper}: it was trained on top of {adapter.name}, which is not in the run",)
     with pytest.raises(RunError, match="which is not in the run"):

@@ -11,11 +11,12 @@ import pytest
 
 from lora_mnist.cli.main import main
 from lora_mnist.errors import BusyError, DiskError, RunError
-from lora_mnist.files import NEW, new_folder
+from lora_mnist.files import NEW
 from lora_mnist.pipeline import open_workspace, pretrain, verify
 from lora_mnist.pipeline.finetune import finetune
 from lora_mnist.report.page import write_report
 from lora_mnist.runs import lock
+from lora_mnist.runs.folders import new_folder
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.lock import LOCK, holder_of, holding
 from lora_mnist.runs.rundir import Run

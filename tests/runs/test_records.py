@@ -17,6 +17,7 @@ from ..conftest import rehash, workspace
 READERS = {
     "run.json": lambda run: run.record,
     "evaluation.json": lambda run: run.base.evaluation,
+    "made.json": lambda run: run.base.made,
     "finetune.json": lambda run: run.adapters()[0].tuning,
     "analysis.json": lambda run: run.adapters()[0].analysis,
 }
@@ -24,7 +25,9 @@ READERS = {
 
 def place_of(path, file):
     """The folder in which a run has that file."""
-    return path / "base" if file in ("run.json", "evaluation.json") else next((path / "adapters").iterdir())
+    return (
+        path / "base" if file in ("run.json", "evaluation.json", "made.json") else next((path / "adapters").iterdir())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,7 @@ def test_every_document_comes_back_as_it_was_stored(full_run):
     same(merged, "merge.json", merged.document("merge.json", MergeRecord))
     for saved in (run.base, *run.adapters(), *run.checkpoints()):
         same(saved, "evaluation.json", saved.evaluation)
+        same(saved, "made.json", saved.made)
         if saved.is_tuned:
             same(saved, "finetune.json", saved.tuning)
             same(saved, "analysis.json", saved.analysis)
@@ -84,9 +88,9 @@ DAMAGES = {
         ("dataset.val", 1.5),
         ("base_seal", None),
         ("base_seal", ...),
-        ("versions.torch", 2),
         ("mine", 1),
     ],
+    "made.json": [("versions.torch", 2), ("seconds", "1"), ("date", ...), ("mine", 1)],
     "evaluation.json": [
         ("dataset", "digits"),
         ("base_seal", 3),

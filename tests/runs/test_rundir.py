@@ -17,12 +17,12 @@ from ..conftest import rehash, snapshot
 
 def test_a_run_lies_as_designed(finished_run):
     found = {str(file.relative_to(finished_run)) for file in finished_run.rglob("*") if file.is_file()}
-    outcome = {"history.csv", "evaluation.json", "logits.safetensors", "manifest.json"}
+    outcome = {"history.csv", "evaluation.json", "logits.safetensors", "made.json", "manifest.json"}
     base = {f"base/{name}" for name in outcome | {"model.safetensors", "run.json"}}
     adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
     adapter |= {"pictures.safetensors"}
     name = Run(finished_run).adapter_names()[0]
-    assert found == {"run.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
+    assert found == {"run.json", "contents.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
 
 
 def test_the_copy_at_the_top_follows_the_base(run_copy):
