@@ -52,9 +52,9 @@ def teach(
     """
     from lora_mnist import pipeline
 
-    drawings = pipeline.read_drawings(folder)
     recipe = r.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, recipe))
+    drawings = pipeline.read_drawings(folder, work.dataset.name)
     taught = pipeline.teach_and_keep(work, drawings, dry_run)
     show(taught, [lambda one: _answer(one, place.run, work.dataset.name)], output, taught.folder)
 
