@@ -69,7 +69,8 @@ def _answer(taught: "Teaching", run: Path, dataset: str) -> "RenderableType":
     from lora_mnist.cli.text import Paragraph
 
     price, verdict = taught.price, taught.verdict
-    table = Table(DATASETS[dataset], "before → after", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(DATASETS[dataset], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("before → after", justify="right", no_wrap=True)
     if price.judged:
         judged = price.judged
         table.add_row(f"drawings right, of {judged.images}, judged unseen", f"{judged.before:,} → {judged.after:,}")
