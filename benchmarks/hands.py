@@ -15,9 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from functools import cache
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +80,7 @@ def taught(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: t
         request = work.request
         where = ("--run", str(request.run), "--data", str(request.data), "--threads", str(request.threads))
         started = time.perf_counter()
-        with redirect_stdout(StringIO()):
-            code = lora_mnist(["teach", folder, *where, "--name", name, "--force", "--quiet"])
+        code = lora_mnist(["teach", folder, *where, "--name", name, "--force", "--quiet"])
         if code:
             raise SystemExit(code)
         return time.perf_counter() - started
