@@ -4,13 +4,18 @@ import os
 import shutil
 import signal
 import threading
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lora_mnist.cli import start
 from lora_mnist.cli.main import main
+from lora_mnist.datasets.dataset import load
+from lora_mnist.datasets.drawing import prepare as prepare_drawing
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.runs.folders import _write_manifest
@@ -55,6 +60,24 @@ def resume(request: Request) -> Tuning:
     """What `lora-mnist run` does before it verifies and reports."""
     work, _ = pretrain(request, resume=True)
     return finetune(work, resume=True)
+
+
+@cache
+def drawings_of(name: str, each: int = 3, split: str = "val") -> Drawings:
+    """The first images of every digit of a data set, prepared as drawings are."""
+    part = getattr(load(name, Path("data"), 0.25, 0), split)
+    which = torch.cat([(part.labels == digit).nonzero()[:each, 0] for digit in range(10)])
+    images = [torch.from_numpy(prepare_drawing(image.numpy(), name)) for image in part.images[which]]
+    return Drawings(torch.stack(images), part.labels[which])
+
+
+def write_drawings(folder: Path, drawings: Drawings) -> Path:
+    """As PNGs, each below its digit."""
+    for number, (image, label) in enumerate(zip(drawings.images, drawings.labels.tolist(), strict=True)):
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(place / f"{number:03}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +130,12 @@ def flip_bit(path: Path, position: int = -1) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
+
+
+def forget(adapter: Path) -> None:
+    """Take an adapter out of its run, as if it had never been made."""
+    shutil.rmtree(adapter)
+    (adapter.parent.parent / "contents.json").unlink()
 
 
 def rehash(folder: Path) -> None:

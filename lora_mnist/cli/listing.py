@@ -18,6 +18,7 @@ def adapters(listing: Listing) -> RenderableType:
     title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
     below = [line for line in listing.adapters if line.on_top_of]
     notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
+    notes += [f"{line.name} was taught {line.drawings:,} drawings." for line in listing.adapters if line.drawings]
     rows = Rows(HEADINGS, {title: [_cells(line) for line in listing.adapters]})
     return Group(rows, *map(Paragraph, notes), _digest(listing))
 

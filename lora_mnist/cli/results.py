@@ -17,6 +17,9 @@ from lora_mnist.pipeline.run import STAGES, Done
 from lora_mnist.runs.records import AdapterParameters
 from lora_mnist.settings.request import Request
 
+PROVED = "passed: not a byte of the base changed; off, it is the base exactly"
+
+
 # A single stage -------------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +107,7 @@ def _three_counts(tuning: Tuning) -> Grid:
 def _proof(kept: Sequence[Tuning]) -> str:
     if any(tuning.record.proof is None for tuning in kept):
         return "none to make, since all weights were trained; the base is as it was"
-    return "passed: not a byte of the base changed; off, it is the base exactly"
+    return PROVED
 
 
 def saved(tuning: Tuning, run: Path) -> list[RenderableType]:
@@ -174,9 +177,9 @@ def whole(document: WholeRun, run: Path, verbose: bool = False) -> RenderableTyp
     lines = _answers(document, run) if several else [answer(last), *saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
-        lines.append(to_copy("to use it", f"{_command('merge', run)} {stack}"))
+        lines.append(to_copy("to use it", f"{command_line('merge', run)} {stack}"))
     if not verbose:
-        lines.append(labelled("more", f"every table: {_command('run', run)} --verbose"))
+        lines.append(labelled("more", f"every table: {command_line('run', run)} --verbose"))
     return Group("", *lines)
 
 
@@ -248,7 +251,7 @@ def _verdicts(kept: Sequence[Tuning]) -> str:
 
 def next_step(command: str, run: Path, *more: str) -> Paragraph:
     """The command that one would give now."""
-    return to_copy("next", " ".join([_command(command, run), *more]))
+    return to_copy("next", " ".join([command_line(command, run), *more]))
 
 
 def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Paragraph:
@@ -266,6 +269,7 @@ def _moved(part: Comparison, key: str) -> str:
     return f"{part.before.of(key):,} → {part.after.of(key):,}"
 
 
-def _command(name: str, run: Path) -> str:
+def command_line(name: str, run: Path) -> str:
+    """As it is typed for that run."""
     where = "" if run == Request().run else f" --run {shlex.quote(str(run))}"
     return f"lora-mnist {name}{where}"

@@ -7,6 +7,7 @@ and returns one typed document.
     repaired = finetune(work)
 """
 
+from lora_mnist.datasets.drawings import Drawings, read_drawings
 from lora_mnist.pipeline.compare import SideBySide, compare
 from lora_mnist.pipeline.convert import Merging, extract, merge
 from lora_mnist.pipeline.doctor import Check, Diagnosis, doctor
@@ -25,6 +26,7 @@ from lora_mnist.pipeline.predict import (
 )
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.run import WholeRun, repair, run
+from lora_mnist.pipeline.teach import Taught, Teaching, teach, teach_and_keep
 from lora_mnist.pipeline.verify import Verification, verify, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.settings.request import Applied, Request
@@ -33,6 +35,7 @@ __all__ = [
     "Applied",
     "Check",
     "Diagnosis",
+    "Drawings",
     "Export",
     "Merging",
     "Picture",
@@ -41,6 +44,8 @@ __all__ = [
     "Pretraining",
     "Request",
     "SideBySide",
+    "Taught",
+    "Teaching",
     "Tuning",
     "Verification",
     "WholeRun",
@@ -58,9 +63,12 @@ __all__ = [
     "pictures_of",
     "predict",
     "pretrain",
+    "read_drawings",
     "repair",
     "require_one_picture",
     "run",
+    "teach",
+    "teach_and_keep",
     "verify",
     "verify_workspace",
     "write_picture",

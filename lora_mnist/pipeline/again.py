@@ -51,7 +51,7 @@ from lora_mnist.runs.saved import (
     WEIGHTS,
     Saved,
 )
-from lora_mnist.settings.config import FinetuneSettings, Settings
+from lora_mnist.settings.config import AdapterSettings, Settings, TeachSettings
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import lora_config
@@ -125,7 +125,7 @@ def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> lis
         first_difference(CONFIG, read_json(saved.file(CONFIG)), json.loads(to_json(config_of(adapted, name)))),
         _settings_beside_config(work, record, adapted),
         _unlike_pictures(work, saved, analysis, learnt.directions),
-        None if isinstance(record.settings, FinetuneSettings) else _history(len(saved.losses()), 0),
+        None if isinstance(record.settings, AdapterSettings) else _history(len(saved.losses()), 0),
     ]
     return [clause for clause in clauses if clause]
 
@@ -155,8 +155,9 @@ def _adapter_record(
         own |= {"checkpoint": extraction.checkpoint if extraction else settings.checkpoint}
         derived |= {"method": "svd", "seed": None, "extraction": extraction}
     else:
-        own = {"digit": record.digit, "name": saved.name, "steps": len(saved.losses())}
-        derived |= {"method": "lora"}
+        own = {"name": saved.name, "steps": len(saved.losses())}
+        own |= {} if isinstance(settings, TeachSettings) else {"digit": record.digit}
+        derived |= {"method": "taught" if isinstance(settings, TeachSettings) else "lora"}
     return record.model_copy(update=derived | {"settings": settings.model_copy(update=own)})
 
 
@@ -176,10 +177,10 @@ def _is_weakest(work: Workspace, digit: int, before: Mapping[str, torch.Tensor])
 
 def _settings_beside_config(work: Workspace, record: TuningRecord, adapted: MLP) -> str | None:
     """Rank, alpha and the like stand in the settings and in PEFT's config, which the weights fit."""
-    if not isinstance(record.settings, FinetuneSettings):
+    if not isinstance(record.settings, AdapterSettings):
         return None
     try:
-        config = lora_config(work.settings.model_copy(update={"finetune": record.settings}))
+        config = lora_config(record.settings)
         wanted = config.of_layers(linear_layers(adapted))
     except LoRAError as error:
         return f"{TUNING}: {error.cause.rstrip('.')}"

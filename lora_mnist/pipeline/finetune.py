@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures, wrong_images
 from lora_mnist.evaluation.findings import Analysis, GuardDecision
@@ -18,6 +19,7 @@ from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora.peft import save_adapter
 from lora_mnist.lora.table import parameter_table
 from lora_mnist.pipeline.workspace import Workspace, sole_writer
+from lora_mnist.runs.drawings import save_drawings
 from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
@@ -31,7 +33,7 @@ from lora_mnist.runs.records import (
 from lora_mnist.runs.refusals import Refusal, refusals, remember_refusal
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import ANALYSIS, MADE, TUNING, WEIGHTS
-from lora_mnist.settings.config import FinetuneSettings
+from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, TeachSettings
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
@@ -184,12 +186,14 @@ def keep(
     made: Making,
     history: History | None = None,
     twin: Twin | None = None,
+    drawings: Drawings | None = None,
 ) -> Tuning:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
         record: of the new one, without a proof; and how it was `made`.
         history: of its training, if it was trained.
+        drawings: that it was trained on, to be saved with it.
 
     Raises:
         ProofError: the proof failed; nothing is saved.
@@ -217,6 +221,8 @@ def keep(
         draft.history(history)
         draft.results(evaluation, logits)
         draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
+        if drawings is not None:
+            save_drawings(draft, drawings)
     return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation)
 
 
@@ -275,9 +281,12 @@ def _train(
     return adapted, history, choose(adapted, task.name, guard_of(tuning, task.stack), before, val, task.digit)
 
 
-def guard_of(tuning: FinetuneSettings, stack: Sequence[str]) -> Guard:
-    """What an adapter on top of `stack` has to meet: one adapter more has to earn its place by an image at least."""
-    return Guard(tuning.guard, gain=1 if stack else 0)
+def guard_of(recipe: AdapterSettings, stack: Sequence[str]) -> Guard:
+    """What an adapter on top of `stack` has to meet: one adapter more has to earn its place by an image at least.
+
+    Of what is allowed, one that is taught drawings is the strongest: what it is for is not in `val`.
+    """
+    return Guard(recipe.guard, gain=1 if stack else 0, strongest=isinstance(recipe, TeachSettings))
 
 
 def _train_twin(work: Workspace, task: _Task) -> Twin:

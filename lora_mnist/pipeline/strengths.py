@@ -16,7 +16,7 @@ from lora_mnist.evaluation.strength import Guard, decide, preferred
 from lora_mnist.pipeline.finetune import guard_of
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.records import TuningRecord
-from lora_mnist.settings.config import FinetuneSettings
+from lora_mnist.settings.config import AdapterSettings
 from lora_mnist.training.model import MLP
 
 
@@ -46,7 +46,7 @@ class Strengths:
     def guard(self) -> GuardDecision | None:
         """What was decided, and why; None of an adapter that was not trained."""
         settings, stored = self.record.settings, self.record.guard
-        if not isinstance(settings, FinetuneSettings):
+        if not isinstance(settings, AdapterSettings):
             return None
         guard = guard_of(settings, self.record.on_top_of)
         if "val" not in self.before:

@@ -32,9 +32,10 @@ TOLD = (
         Told(TUNING, f"settings.{field}", _TRAINING)
         for field in (
             *("batch_size", "learning_rate", "full_learning_rate", "optimizer", "schedule", "weight_decay"),
-            *("focus", "hardness", "logit_adjustment", "label_smoothing", "shift", "rotate", "zoom"),
+            *("focus", "hardness", "logit_adjustment", "label_smoothing", "shift", "rotate", "zoom", "share", "folds"),
         )
     ),
+    Told(TUNING, "price.judged.*", "the adapters that were trained without the drawings that they judged are not kept"),
     Told(TUNING, "extraction.seal", "with another one, all of `extraction` is told: that checkpoint is not in the run"),
     Told(ANALYSIS, "twin.*", "the twin is not kept"),
     Told(MERGE, "weights.*", "with others, all of merge.json is told: those adapters are not in the run"),

@@ -4,12 +4,12 @@ import copy
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset
+from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.lora.adapters import inject
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.settings.config import FinetuneSettings, Settings
+from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings, TeachSettings
 from lora_mnist.training.augment import draw_warps
-from lora_mnist.training.batches import epoch_batches, focus_batches, prior_offsets
+from lora_mnist.training.batches import epoch_batches, focus_batches, mixed_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
 from lora_mnist.training.model import MLP, normalise
 from lora_mnist.training.progress import SILENT, Progress
@@ -32,10 +32,8 @@ def train_adapter(
     start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
 ) -> tuple[MLP, History]:
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history."""
-    adapted = copy.deepcopy(start)
-    torch.manual_seed(settings.seed)
-    inject(adapted, name, lora_config(settings))
-    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress)
+    adapted = with_adapter(start, name, settings.finetune, settings.seed)
+    return adapted, _tune_to(adapted, digit, settings.finetune, settings.seed, dataset, progress)
 
 
 def train_all_weights(
@@ -44,41 +42,92 @@ def train_all_weights(
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress)
+    return tuned, _tune_to(tuned, digit, recipe, settings.seed, dataset, progress)
 
 
-def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress) -> History:
-    images, labels = dataset.train.images, dataset.train.labels
-    # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
+def train_on_drawings(
+    base: MLP,
+    name: str,
+    drawings: Split,
+    recipe: TeachSettings,
+    seed: int,
+    dataset: Dataset,
+    weights: torch.Tensor | None = None,
+    progress: Progress = SILENT,
+) -> tuple[MLP, History]:
+    """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
+
+    Args:
+        weights: how often each training image is drawn, from `hardness_of`; None draws all alike, as the drawings are.
+
+    Raises:
+        UsageError: the share of a batch rounds to no drawing at all.
+    """
+    adapted, known = with_adapter(base, name, recipe, seed), dataset.train
+    images = torch.cat([known.images, drawings.images.to(known.images.device)])
+    labels = torch.cat([known.labels, drawings.labels.to(known.labels.device)])
+    is_drawing, share = torch.arange(len(labels)) >= len(known), ("share", recipe.share, recipe.batch_size)
+    if weights is not None:
+        weights = torch.cat([weights, weights.new_ones(len(drawings))])
     generator = torch.Generator().manual_seed(seed)
-    weights = _weights(model, images, recipe.hardness) if recipe.hardness else None
-    share = (recipe.focus, recipe.batch_size)
-    batches = focus_batches(labels.cpu(), digit, share, recipe.steps, generator, weights)
+    batches = mixed_batches(is_drawing, share, recipe.steps, generator, weights)
+    return adapted, _tune(adapted, Split(images, labels), batches, generator, recipe, "teaching", progress)
+
+
+def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int) -> MLP:
+    """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains."""
+    adapted = copy.deepcopy(start)
+    torch.manual_seed(seed)
+    inject(adapted, name, lora_config(recipe))
+    return adapted
+
+
+def _tune_to(
+    model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress
+) -> History:
+    # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
+    generator, share = torch.Generator().manual_seed(seed), (recipe.focus, recipe.batch_size)
+    weights = hardness_of(model, dataset.train.images, recipe.hardness)
+    batches = focus_batches(dataset.train.labels.cpu(), digit, share, recipe.steps, generator, weights)
+    return _tune(model, dataset.train, batches, generator, recipe, f"fine-tuning {digit}", progress)
+
+
+def _tune(
+    model: MLP,
+    seen: Split,
+    batches: torch.Tensor,
+    generator: torch.Generator,
+    recipe: AdapterSettings,
+    description: str,
+    progress: Progress,
+) -> History:
+    """Train what is not frozen in `model` on the images of `seen` that `batches` tells, moved as `generator` draws."""
     warps = None
     if recipe.moves:
-        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(images.device)
-    offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
-    data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
-    return train(model, data, recipe, f"fine-tuning {digit}", progress)
+        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(seen.images.device)
+    offsets = prior_offsets(seen.labels.cpu(), batches, recipe.logit_adjustment)
+    data = TrainingData(seen.images, seen.labels, batches, warps, offsets, recipe.label_smoothing)
+    return train(model, data, recipe, description, progress)
 
 
 @torch.no_grad()
-def _weights(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor:
+def hardness_of(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor | None:
     """(1 - p)^hardness with p the probability that `model` gives to the digit it takes an image for, float64 (N,).
 
     An image of which the network is sure teaches it next to nothing, and most images are such. This is uncertainty
     sampling ("least confident": Settles 2009, Active Learning Literature Survey, section 3.1). The label is not looked
     at: by its probability, an image with a wrong label would be the hardest of all, and be drawn over and over. The
-    weights are taken once, from the network at the start.
+    weights are taken once, from the network at the start. None if `hardness` is 0: all are drawn alike.
     """
+    if not hardness:
+        return None
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
     return torch.cat(unsure).clamp(min=0).cpu() ** hardness
 
 
-def lora_config(settings: Settings) -> LoRAConfig:
+def lora_config(tuning: AdapterSettings) -> LoRAConfig:
     """The part of the settings that describes the adapter."""
-    tuning = settings.finetune
     return LoRAConfig(
         targets=tuning.targets,
         rank=tuning.rank,

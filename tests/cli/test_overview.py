@@ -31,7 +31,7 @@ def test_a_folder_without_runs_says_so(cli, tmp_path):
 
 
 def test_a_run_without_adapters_has_a_line_too(cli, run_copy, adapter):
-    shutil.rmtree(adapter)
+    forget(adapter)
     code, out, err = cli("runs", run_copy.parent)
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]

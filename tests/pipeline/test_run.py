@@ -14,7 +14,7 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import resume, smoke, snapshot, workspace
+from ..conftest import forget, resume, smoke, snapshot, workspace
 from ..reads import json_reads
 
 
@@ -121,7 +121,7 @@ def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
 
 
 def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
-    shutil.rmtree(adapter)
+    forget(adapter)
     assert [result.kept for result in repair(workspace(run_copy, **RUINOUS), 5)] == [False]
 
 
@@ -129,7 +129,7 @@ RUINOUS = {"guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "
 
 
 def test_what_was_refused_is_not_trained_again(run_copy, adapter, monkeypatch):
-    shutil.rmtree(adapter)
+    forget(adapter)
     shown = []
     (first,) = repair(workspace(run_copy, **RUINOUS), 2, show=shown.append)
     before = snapshot(run_copy)
@@ -150,7 +150,7 @@ def test_what_was_refused_is_not_trained_again(run_copy, adapter, monkeypatch):
     "damage", ["{", "[]", '{"schema_version": 0, "base_seal": "", "records": []}', "of another base"]
 )
 def test_a_note_of_refusals_that_is_damaged_costs_no_more_than_the_time(run_copy, adapter, damage):
-    shutil.rmtree(adapter)
+    forget(adapter)
     (first,) = repair(workspace(run_copy, **RUINOUS), 1)
     note = run_copy / "refused.json"
     good = note.read_text()
