@@ -1,6 +1,8 @@
 import json
 import shutil
 
+from ..conftest import forget
+
 
 def test_every_run_has_a_line_of_80_columns(cli, run_copy, adapter):
     shutil.copytree(run_copy, run_copy.parent / "other")

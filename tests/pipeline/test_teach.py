@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lora_mnist import files
-from lora_mnist.datasets.download import import_torchvision
 from lora_mnist.datasets.drawings import Drawings
+from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.errors import AlteredError, DiskError, ProofError, RunError, UsageError
 from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, pretrain, verify
