@@ -182,7 +182,7 @@ def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
 
 def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
     round_2 = repair(workspace(run_copy), 2)[1].record
-    shutil.rmtree(run_copy / "adapters" / round_2.name)
+    forget(run_copy / "adapters" / round_2.name)
     finetune(workspace(run_copy, digit=round_2.digit, name=round_2.name))  # of the same digit, but on the base
     again = repair(workspace(run_copy), 2)[1].record
     assert again.name == f"{round_2.name}-2"
