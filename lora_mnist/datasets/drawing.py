@@ -1,0 +1,234 @@
+"""A drawing or photograph of one digit, whatever its size and colours → the picture that MNIST would have made of it.
+
+MNIST scaled the digit's own box to 20 pixels along its longer side and put it into 28×28 by its centre of mass
+(LeCun et al., "Gradient-based learning applied to document recognition", 1998, section III A). `prepare` does the same.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
+
+from lora_mnist.errors import DataError
+from lora_mnist.files import read_regular
+
+SIDE = 28  # pixels of what the network sees
+INNER = 20  # the longer side of the digit in it
+WORKING = 2048  # pixels: a larger picture is averaged down first; of a digit that leaves 20 at a hundredth of the side
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+NUMPY = b"\x93NUMPY"  # how a saved array begins
+SAVE_AS = "Save it as PNG, JPEG, WebP or .npy."
+LARGEST = 64 << 20  # bytes of a file; a photograph has a tenth
+
+FAINTEST = 24.0  # grey levels of 255 by which ink stands out at least; paper and JPEG blocks vary by fewer
+CERTAIN = 0.4  # of the darkest ink: what certainly is some; each stroke holds a pixel that is darker
+EDGE = 0.1  # of the darkest ink: where strokes end; low, since MNIST's boxes hold its faintest pixels too
+NOISE = 5.0  # standard deviations of the paper that are not taken for ink: one pixel in three million
+SPECK = 0.03  # of all the ink: an isolated piece with less is dust
+GAP = 0.2  # of the larger one's longer side: pieces with less between them are one digit, as a 5 and its bar
+LIKE = 0.5  # of the larger one's longer side: smaller pieces are parts, not other digits
+SHARE = 0.2  # of the larger one's ink: likewise
+
+WAY_OUT = "Give a picture of one digit, dark on light or light on dark."
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The picture in a PNG, JPEG, WebP or NumPy file as grey levels uint8 (H, W), upright, without transparency.
+
+    Raises:
+        DataError: it cannot be read, is none of these, is damaged, or has more pixels than Pillow takes for safe.
+    """
+    try:
+        content = read_regular(path, LARGEST)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", "Name the file of a picture.") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file and does no harm
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _array_in(content) if content.startswith(NUMPY) else _picture_in(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error.cause}", error.way_out) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels.", "Make it smaller.") from error
+    except Exception as error:  # damaged files make Pillow and NumPy raise errors of many kinds
+        why = "it is of another kind" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(f"{path} is no picture that can be read: {why}.", SAVE_AS) from error
+
+
+def prepare(grey: np.ndarray) -> np.ndarray:
+    """The picture that MNIST would have made of a digit.
+
+    Args:
+        grey: (H, W), uint8 or other numbers from 0 to 255, or floats or bools from 0 to 1; dark on light or light on
+            dark.
+
+    Returns:
+        uint8 (28, 28), light on dark: the digit's box scaled by area averaging to 20 pixels along its longer side,
+        placed by its centre of mass.
+
+    Raises:
+        DataError: it is blank, holds several digits, or is no picture.
+    """
+    ink, noise = _ink_of(_averaged(levels(grey)))
+    peak = float(ink.max())
+    edge = max(EDGE * peak, NOISE * noise)
+    if peak < FAINTEST or edge > CERTAIN * peak:
+        raise DataError("The picture is blank: nothing in it stands out from its background.", WAY_OUT)
+    pieces, box = _without_specks(ink, _pieces(ink, edge, CERTAIN * peak))
+    _refuse_several(ink[box], pieces[box])
+    return _centred(_scaled(np.where(pieces[box], ink[box], 0)))
+
+
+def levels(picture: np.ndarray) -> np.ndarray:
+    """Grey levels float32 (H, W) from 0 to 255 of numbers as `prepare` takes them. Raises DataError for others."""
+    if picture.ndim != 2 or not picture.size:
+        raise DataError(f"A picture has rows and columns; here the shape is {picture.shape}.", WAY_OUT)
+    if picture.dtype.kind not in "buif":
+        raise DataError(f"A picture is made of numbers, not of {picture.dtype}.", WAY_OUT)
+    low, high = float(picture.min()), float(picture.max())
+    if not 0 <= low <= high <= 255:  # nor if one is NaN
+        raise DataError(f"Grey levels reach from 0 to 255; here from {low:g} to {high:g}.", WAY_OUT)
+    scale = 255 if picture.dtype.kind in "bf" and high <= 1 else 1
+    return picture.astype(np.float32) * np.float32(scale)
+
+
+def _array_in(content: bytes) -> np.ndarray:
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if array.size > (Image.MAX_IMAGE_PIXELS or array.size):
+        raise Image.DecompressionBombError
+    if array.ndim == 3 and array.dtype == np.uint8:  # colours, with or without transparency
+        return _grey(Image.fromarray(array))
+    return np.rint(levels(array)).astype(np.uint8)
+
+
+def _picture_in(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+            return (np.asarray(upright) / 257).round().clip(0, 255).astype(np.uint8)
+        return _grey(upright)
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W); where the image is transparent, on a ground that lets what is drawn stand out."""
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("L"))
+    image = image.convert("RGBA")
+    opacity, grey = image.getchannel("A"), image.convert("RGB").convert("L")
+    opaque = np.asarray(opacity) > 127
+    usual = int(np.median(np.asarray(grey)[opaque])) if opaque.any() else 0
+    contrary = 0 if usual > 127 else 255
+    # an image that is mostly opaque is paper with transparent corners
+    ground = Image.new("L", image.size, usual if opaque.mean() > 0.5 else contrary)
+    ground.paste(grey, mask=opacity)
+    return np.asarray(ground)
+
+
+def _averaged(grey: np.ndarray) -> np.ndarray:
+    """float32 (H, W), by means of blocks if it is larger than `WORKING`, so that a photograph takes no longer."""
+    factor = -(-max(grey.shape) // WORKING)
+    if factor == 1:
+        return grey
+    height, width = (max(side // factor, 1) for side in grey.shape)
+    blocks = grey[: height * factor, : width * factor].reshape(height, -1, width, min(factor, grey.shape[1]))
+    return blocks.mean((1, 3))
+
+
+def _ink_of(grey: np.ndarray) -> tuple[np.ndarray, float]:
+    """How far every pixel stands out from the paper to the side where the ink is, float32 (H, W), never negative.
+
+    Also the standard deviation of the paper's noise. Ink is where most departs from the paper: the third power keeps
+    the sign and lets noise, which goes both ways, cancel out.
+    """
+    flat, sloping = (grey - paper for paper in _papers(grey))
+    away = sloping if _noise(sloping) < _noise(flat) else flat
+    return (away if float((away.astype(np.float64) ** 3).sum()) > 0 else -away).clip(0), _noise(away)
+
+
+def _papers(grey: np.ndarray) -> tuple[np.float32, np.ndarray]:
+    """What lies along the border: one grey level, and a slope as of uneven light, float32 (H, W).
+
+    Medians, since a stroke may touch the border.
+    """
+    top, bottom, left, right = (np.median(side) for side in (grey[0], grey[-1], grey[:, 0], grey[:, -1]))
+    down, across = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in grey.shape)
+    middle = np.float32((top + bottom + left + right) / 4)
+    return np.median(_border(grey)), middle + (bottom - top) * down[:, None] + (right - left) * across
+
+
+def _noise(away: np.ndarray) -> float:
+    """Standard deviation along the border by the median of its size, which strokes that touch it hardly change."""
+    return 1.4826 * float(np.median(np.abs(_border(away))))  # the factor is that of a normal distribution
+
+
+def _border(picture: np.ndarray) -> np.ndarray:
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+
+
+def _pieces(ink: np.ndarray, edge: float, certain: float) -> np.ndarray:
+    """Connected pieces of at least `edge` that somewhere hold `certain` ink: their numbers, int (H, W), 0 for none."""
+    touching = np.ones((3, 3))  # also by a corner
+    pieces, _ = ndimage.label(ink >= edge, touching)
+    strong = np.unique(pieces[ink >= certain])
+    return np.where(np.isin(pieces, strong), pieces, 0)
+
+
+def _without_specks(ink: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """`pieces` without those that are too small to belong to a digit, and the box around what is left."""
+    amounts = np.bincount(pieces.ravel(), ink.ravel())
+    amounts[0] = 0
+    pieces = np.where((amounts >= SPECK * amounts.sum())[pieces], pieces, 0)
+    (box,) = ndimage.find_objects((pieces > 0).astype(np.int8))
+    return pieces, box
+
+
+def _refuse_several(ink: np.ndarray, pieces: np.ndarray) -> None:
+    """Raises DataError if two groups of `pieces` stand apart, and each is as large as a digit beside the other."""
+    longer = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(pieces) if box]
+    if len(longer) == 1:
+        return
+    near = ndimage.distance_transform_edt(pieces == 0) <= GAP * max(longer) / 2
+    groups = np.where(pieces, ndimage.label(near, np.ones((3, 3)))[0], 0)
+    sides = np.array([max(part.stop - part.start for part in box) for box in ndimage.find_objects(groups)])
+    amounts = np.bincount(groups.ravel(), ink.ravel())[1:]
+    digits = int(((sides >= LIKE * sides.max()) & (amounts >= SHARE * amounts.max())).sum())
+    if digits > 1:
+        raise DataError(f"The picture holds {digits} digits, side by side or one below the other.", WAY_OUT)
+
+
+def _scaled(digit: np.ndarray) -> np.ndarray:
+    """float (h, w) → the same with a longer side of `INNER` pixels, the brightest of them at 255."""
+    longer = max(digit.shape)
+    height, width = (max(round(INNER * side / longer), 1) for side in digit.shape)
+    small = _area(digit, height, width)
+    return small * (255 / small.max())
+
+
+def _area(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """float (H, W) → (height, width), every pixel the mean of the area it covers; exact for any two sizes."""
+    return _shares(len(picture), height) @ picture @ _shares(picture.shape[1], width).T
+
+
+def _shares(before: int, after: int) -> np.ndarray:
+    """float32 (after, before): how much of each of `before` equal parts lies in each of `after`; rows sum to 1."""
+    edges = np.linspace(0, before, after + 1)
+    starts, ends, parts = edges[:-1, None], edges[1:, None], np.arange(before)
+    overlap = np.minimum(ends, parts + 1) - np.maximum(starts, parts)
+    return (overlap.clip(0) * after / before).astype(np.float32)
+
+
+def _centred(digit: np.ndarray) -> np.ndarray:
+    """float (h, w), at most 28 each → uint8 (28, 28) with the centre of mass in the middle, as far as there is room."""
+    picture = np.zeros((SIDE, SIDE), np.uint8)
+    rows, columns = (
+        slice(start, start + side)
+        for side, centre in zip(digit.shape, ndimage.center_of_mass(digit), strict=True)
+        for start in [min(max(round(SIDE / 2 - centre), 0), SIDE - side)]
+    )
+    picture[rows, columns] = np.rint(digit)
+    return picture
