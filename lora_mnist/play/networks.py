@@ -15,6 +15,7 @@ from lora_mnist.lora.peft import load_adapter
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.play.protocol import AdapterFacts, Answer, Choice, Question, RunFacts, Search, Sight
 from lora_mnist.play.strokes import draw
+from lora_mnist.runs.records import TuningRecord
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 
@@ -128,7 +129,11 @@ def _load(saved: Saved, work: Workspace, model: torch.nn.Module) -> AdapterFacts
         record = saved.tuning
     except RunError as error:
         return AdapterFacts(name=saved.name, problem=error.cause if isinstance(error, AlteredError) else str(error))
-    return AdapterFacts(name=saved.name, summary=f"rank {record.rank}", on_top_of=record.on_top_of)
+    return AdapterFacts(name=saved.name, summary=_summary(record), on_top_of=record.on_top_of)
+
+
+def _summary(record: TuningRecord) -> str:
+    return f"digit {record.digit}, rank {record.rank}"
 
 
 def _sight(logits: torch.Tensor) -> Sight:

@@ -17,11 +17,13 @@ const START = "Draw a digit, and see what the network reads.";
 const shown = { index: null, answer: null }; // the test image on the sheet, and the last answer
 let settling = 0;
 
+/** Say a sentence, once nothing has changed for a while. */
 function say(words, isQuiet = false) {
   clearTimeout(settling);
   settling = setTimeout(() => {
-    if (find("#sentence").textContent !== words) find("#sentence").textContent = words;
-    find("#sentence").classList.toggle("quiet", isQuiet);
+    const place = find("#sentence"), spoken = make("p", {}, ...[words].flat());
+    if (place.textContent !== spoken.textContent) place.replaceChildren(...spoken.childNodes);
+    place.classList.toggle("quiet", isQuiet);
   }, SETTLED);
 }
 

@@ -1,0 +1,81 @@
+"""A playground that serves a copy of the finished run, and a client for it."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from lora_mnist.pipeline import Request
+from lora_mnist.play.serve import listening, make_server
+
+NINE = [[[620, 380], [500, 280], [380, 360], [380, 480], [500, 520], [600, 460], [630, 360]], [[630, 360], [580, 820]]]
+
+
+class Client:
+    """Asks a playground on this machine, each time by a new connection."""
+
+    def __init__(self, port: int, run: Path):
+        self.port, self.run = port, run
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def ask(self, path: str, body: object = None, headers: dict | None = None, method: str = ""):
+        """(status, headers, body as JSON or bytes) of a GET, or with a body of a POST."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        sent = json.dumps(body).encode() if isinstance(body, dict) else body
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            connection.request(method or ("GET" if body is None else "POST"), path, sent, kind | (headers or {}))
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        is_json = response.headers["Content-Type"] == "application/json"
+        return response.status, response.headers, json.loads(content) if is_json else content
+
+    def predict(self, **question: object) -> dict:
+        status, _, answer = self.ask("/api/predict", question)
+        assert status == 200, answer
+        return answer
+
+    def states(self, until: set[str]) -> list[dict]:
+        """How the teaching stands, one event after the other, until it is in one of these phases."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", "/api/teaching")
+        heard: list[dict] = []
+        with connection.getresponse() as events:
+            while not heard or heard[-1]["phase"] not in until:
+                line = events.readline()
+                assert line, "the stream has ended"
+                if line.startswith(b"data: "):
+                    heard.append(json.loads(line.removeprefix(b"data: ")))
+        connection.close()
+        return heard
+
+
+@contextmanager
+def serving(run: Path) -> Iterator[Client]:
+    """A playground in a thread of this process."""
+    listener = listening(0)
+    server = make_server(Request(run=run, threads=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield Client(listener.getsockname()[1], run)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def client(finished_run, tmp_path_factory) -> Iterator[Client]:
+    """A playground on a copy of the finished run, one for a file of tests that leave the run alone."""
+    with serving(Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("play") / "run"))) as client:
+        yield client
