@@ -77,7 +77,7 @@ def test_images_live_on_the_device_and_no_step_waits_for_it(adapted):
     assert dataset.train.labels.is_cuda
     model = MLP((64, 32)).to(device)
     if adapted:
-        inject(model, "a", lora_config(settings))
+        inject(model, "a", lora_config(settings.finetune))
     recipe = settings.finetune if adapted else settings.pretrain
 
     def waits(steps: int) -> int:

@@ -42,10 +42,13 @@ class Guard:
             test, p of no more than `LEVEL`; not corrected for ten digits, since in doubt a digit counts as hurt);
             `errors`: all errors not up; `digit`: the digit's missed images not up; `none`: kept as trained.
         gain: by how many images, at the least, what the rule counts has to fall.
+        strongest: keep the strongest that is allowed, in place of the one with the fewest errors, where `val` is not
+            what the adapter was made for.
     """
 
     rule: GuardRule
     gain: int = 0
+    strongest: bool = False
 
     def allows(self, tried: TriedStrength, before: int) -> bool:
         """Whether it may be kept at that strength; `before` is what the rule counts without the adapter."""
@@ -79,7 +82,7 @@ def logits_at(adapted: MLP, name: str, strength: float, images: torch.Tensor) ->
 def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int) -> GuardDecision:
     """Scale adapter `name` so that its strength 1 is the best one on `val` of those that meet `guard`.
 
-    Best is the `preferred` one. If none meets it, the adapter is left as trained.
+    Best is the `preferred` one, or the strongest. If none meets it, the adapter is left as trained.
 
     Args:
         before: logits (N, 10) on `val` without the adapter.
@@ -96,8 +99,8 @@ def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, v
     tried: list[TriedStrength] = []
     allowed: list[TriedStrength] = []
     for strength in GUARD_STRENGTHS:
-        if strength < 0.5 and allowed:
-            break  # hardly anything is left of the repair there: looked at only if nothing above will do
+        if allowed and (guard.strongest or strength < 0.5):
+            break  # below a half hardly anything is left of the repair: looked at only if nothing above will do
         tried.append(_try(adapted, name, strength, before, val, digit))
         if guard.allows(tried[-1], start.of(counted)):
             allowed.append(tried[-1])

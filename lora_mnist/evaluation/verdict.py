@@ -215,26 +215,31 @@ def _title(kind: Kind, facts: Facts) -> str:
 
 
 def _counted(kind: Kind, facts: Facts) -> str:
-    chance = f" ({_p(facts.missed.p)}: may be chance)" if kind == "too few images" else ""
+    chance = f" ({p_in_words(facts.missed.p)}: may be chance)" if kind == "too few images" else ""
     missed = _more(facts.missed.change, f"missed {facts.digit}") + chance
     return f"{missed}, {_more(facts.claimed.change, 'claimed', '')}, {_more(facts.errors.change, 'error')} in all"
 
 
 def who_paid(comparison: Comparison) -> str:
     """One sentence on the digits that lost, any of the ten, as after several repairs."""
-    return _who_paid(tuple(map(tested, comparison.by_digit)), range(10))
+    return digits_that_paid(comparison.by_digit)
+
+
+def digits_that_paid(by_digit: Sequence[Pair]) -> str:
+    """`who_paid`, of the images fixed and broken of each of the ten."""
+    return _who_paid(tuple(map(tested, by_digit)), range(10))
 
 
 def _who_paid(digits: Sequence[Tested], among: Sequence[int]) -> str:
     if payers := _payers(digits, among):
         p = max(digits[one].p for one in payers)
         more = [f"{digits[one].change:,} more {one}{'' if digits[one].change == 1 else 's'}" for one in payers]
-        return f"{listed(more)} are wrong, which is more than chance ({_p(p)})."
+        return f"{listed(more)} are wrong, which is more than chance ({p_in_words(p)})."
     worst = _worst(digits, among)
     change = digits[worst].change
     if change <= 0:
         return "No digit lost."
-    return f"The digit hit worst is {worst} ({change:,} more wrong), within chance ({_p(digits[worst].p)})."
+    return f"The digit hit worst is {worst} ({change:,} more wrong), within chance ({p_in_words(digits[worst].p)})."
 
 
 def _worst(digits: Sequence[Tested], among: Sequence[int]) -> int:
@@ -263,7 +268,7 @@ def _beside(facts: Facts, other: Excuse, name: str) -> str:
         change = f"{made:,} more errors than"
     else:
         change = f"{100 * abs(made / theirs - 1):.0f} % {'fewer' if made < theirs else 'more'} errors than"
-    chance = f" ({_p(other.pair.p)})" if other.pair and made != theirs else ""
+    chance = f" ({p_in_words(other.pair.p)})" if other.pair and made != theirs else ""
     return f"It makes {change} {name}, which misses {same}{chance}."
 
 
@@ -279,7 +284,8 @@ def _more(change: int, noun: str, plural: str = "s") -> str:
     return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else plural}"
 
 
-def _p(p: float) -> str:
+def p_in_words(p: float) -> str:
+    """As it stands in a sentence."""
     return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
@@ -287,5 +293,5 @@ def paired(pair: PairedTwin, images: str) -> str:
     """One sentence on an adapter and its twin: who alone is right about how many of the same images."""
     return (
         f"Of {images}, {pair.only_adapter_right} are right with the adapter only, {pair.only_twin_right}"
-        f" with the twin only (McNemar, exact: {_p(pair.p)})."
+        f" with the twin only (McNemar, exact: {p_in_words(pair.p)})."
     )

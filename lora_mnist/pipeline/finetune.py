@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures, wrong_images
 from lora_mnist.evaluation.findings import Analysis, GuardDecision
@@ -18,6 +19,7 @@ from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora.peft import save_adapter
 from lora_mnist.lora.table import parameter_table
 from lora_mnist.pipeline.workspace import Workspace, sole_writer
+from lora_mnist.runs.drawings import save_drawings
 from lora_mnist.runs.records import (
     AdapterParameters,
     AppliedAdapter,
@@ -179,13 +181,19 @@ def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
 
 
 def keep(
-    work: Workspace, adapted: MLP, record: TuningRecord, history: History | None = None, twin: Twin | None = None
+    work: Workspace,
+    adapted: MLP,
+    record: TuningRecord,
+    history: History | None = None,
+    twin: Twin | None = None,
+    drawings: Drawings | None = None,
 ) -> Tuning:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
         record: of the new one, without a proof.
         history: of its training, if it was trained.
+        drawings: that it was trained on, to be saved with it.
 
     Raises:
         ProofError: the proof failed; nothing is saved.
@@ -212,6 +220,8 @@ def keep(
         draft.history(history)
         draft.results(evaluation, logits)
         draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
+        if drawings is not None:
+            save_drawings(draft, drawings)
     return Tuning(record=record, analysis=analysis, evaluation=evaluation)
 
 

@@ -9,6 +9,7 @@ from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.metrics import summarise
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
+from lora_mnist.pipeline.price import unlike_price
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.saved import WEIGHTS, Saved
@@ -109,7 +110,7 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
             return AdapterFindings(name=name, passed=False, failures=(clause,))
         adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
         proof, logits = prove(work.base, work.sealed, adapted, work.images, plain)
-        wrong = failures(proof) + _unlike_stored(work, saved, logits)
+        wrong = [*failures(proof), *_unlike_stored(work, saved, logits), *unlike_price(work, saved, adapted)]
     except AlteredError as error:
         return AdapterFindings(name=name, passed=False, failures=(error.cause,))
     return AdapterFindings(

@@ -16,12 +16,13 @@ from lora_mnist.evaluation.findings import (
     StrengthPoint,
     TwinResult,
 )
+from lora_mnist.evaluation.price import Price
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, wilson
 from lora_mnist.evaluation.verdict import Verdict
 from lora_mnist.report.made import BaseMade, Made
 from lora_mnist.runs.listing import AdapterLine
-from lora_mnist.runs.records import AdapterParameters, DatasetFacts
-from lora_mnist.settings.strict import Count, Digit, Document, Many
+from lora_mnist.runs.records import AdapterParameters, DatasetFacts, Method
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 T = TypeVar("T")
 
@@ -219,13 +220,14 @@ class AdapterSection(Document):
     Attributes:
         examples: images that changed, those first whose true digit's probability changed most; 24 of a kind.
         wrong_images: those wrong before or after, up to 2,000; adapters from before they were stored have None.
+        price: of one that was taught drawings.
     """
 
     name: str
     digit: Digit
     weakest_on_val: bool
     on_top_of: Many[str]
-    method: Literal["lora", "full", "svd"]
+    method: Method
     rank: int
     verdict: Verdict
     headline: Headline
@@ -244,6 +246,7 @@ class AdapterSection(Document):
     examples: Many[WrongImage]
     wrong_images: Many[WrongImage] | None
     guard: GuardDecision | None
+    price: Maybe[Price] = None
     made: Made
 
 

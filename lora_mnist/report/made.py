@@ -3,7 +3,7 @@
 from lora_mnist.runs.records import Environment, ExtractionSettings, FullRecipe, FullSettings, RunRecord, TuningRecord
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
-from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings
+from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings, TeachSettings
 from lora_mnist.settings.strict import Count, Document
 
 
@@ -43,7 +43,7 @@ class _WithBaseSettings(Document):
 
 
 class _WithSettings(Document):
-    settings: FinetuneSettings | CheckpointSettings | ExtractionSettings
+    settings: FinetuneSettings | CheckpointSettings | ExtractionSettings | TeachSettings
     seed: int | None
 
 

@@ -6,7 +6,9 @@ import tomli_w
 
 from lora_mnist.report.document import AdapterSection, Report
 from lora_mnist.report.made import BaseMade, Made
+from lora_mnist.runs.drawings import DRAWINGS
 from lora_mnist.runs.records import ExtractionSettings
+from lora_mnist.settings.config import TeachSettings
 from lora_mnist.settings.strict import Document
 
 AGAIN = "--run ../../again"  # from the folder of the report, a new run beside this one
@@ -18,7 +20,7 @@ def configs(report: Report) -> dict[str, bytes]:
     for checkpoint in report.checkpoints:
         files[f"{checkpoint.name}.full.toml"] = _config(checkpoint.made)  # an adapter may have the same name
     for section in report.adapters:
-        if section.method == "lora":
+        if section.method in ("lora", "taught"):
             files[f"{section.name}.toml"] = _config(section.made)
     return files
 
@@ -35,6 +37,8 @@ def commands(report: Report) -> list[str]:
 
 def _command(section: AdapterSection, checkpoints: Collection[str]) -> str:
     name, where, settings = section.name, _where(section.made), section.made.settings
+    if isinstance(settings, TeachSettings):
+        return f"lora-mnist teach ../adapters/{name}/{DRAWINGS} {AGAIN} --config {name}.toml{where}"
     if not isinstance(settings, ExtractionSettings):
         below = "".join(f" --on-top-of {other}" for other in section.on_top_of)
         twin = " --twin" if section.twin else ""
@@ -46,7 +50,8 @@ def _command(section: AdapterSection, checkpoints: Collection[str]) -> str:
 
 
 def _config(made: Made) -> bytes:
-    return tomli_w.dumps({"seed": made.seed, "finetune": _table(made.settings)}).encode()
+    section = "teach" if isinstance(made.settings, TeachSettings) else "finetune"
+    return tomli_w.dumps({"seed": made.seed, section: _table(made.settings)}).encode()
 
 
 def _table(settings: Document) -> dict[str, object]:

@@ -114,6 +114,7 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
         examples=judged.examples(one.analysis),
         wrong_images=judged.wrong_images(),
         guard=record.guard,
+        price=record.price,
         made=made_of(one.saved),
     )
 

@@ -1,13 +1,13 @@
 """What a run's base and adapters come to: read from its JSON alone, without torch."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from lora_mnist.evaluation.findings import Counts
+from lora_mnist.runs.records import Method
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
-from lora_mnist.settings.strict import Count, Digit, Document, Many
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 
 class AdapterLine(Document):
@@ -18,10 +18,11 @@ class AdapterLine(Document):
         parameters: how many numbers were trained.
         before, after: on `test`.
         bytes: of the file that holds its weights.
+        drawings: how many it was taught, if it was.
     """
 
     name: str
-    method: Literal["lora", "full", "svd"]
+    method: Method
     digit: Digit
     rank: int | None
     parameters: Count
@@ -30,6 +31,7 @@ class AdapterLine(Document):
     after: Counts
     proof: bool | None
     bytes: Count
+    drawings: Maybe[Count] = None
 
 
 class Listing(Document):
@@ -86,4 +88,5 @@ def _line(saved: Saved) -> AdapterLine:
         after=test.after,
         proof=None if record.proof is None else record.proof.passed,
         bytes=saved.file(saved.weights).stat().st_size,
+        drawings=record.price.count if record.price else None,
     )

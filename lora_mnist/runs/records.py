@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Tag, model_validator
 
 from lora_mnist import SCHEMA, __version__
 from lora_mnist.evaluation.findings import BySplit, Counts, GuardDecision, Proof, SplitResult
-from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TrainingSettings
+from lora_mnist.evaluation.price import Price
+from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TeachSettings, TrainingSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ def _kind_of_settings(settings: object) -> str:
     fields = _fields_of(settings)
     if "checkpoint" in fields:
         return "<svd>"
+    if "share" in fields:
+        return "<taught>"
     return "<lora>" if "rank" in fields else "<full>"
 
 
@@ -190,7 +193,8 @@ def _fields_of(value: object) -> Collection[str]:
 MadeWith = Annotated[
     Annotated[FinetuneSettings, Tag("<lora>")]
     | Annotated[FullSettings, Tag("<full>")]
-    | Annotated[ExtractionSettings, Tag("<svd>")],
+    | Annotated[ExtractionSettings, Tag("<svd>")]
+    | Annotated[TeachSettings, Tag("<taught>")],
     Discriminator(_kind_of_settings),
 ]
 Parameters = Annotated[
@@ -199,9 +203,12 @@ Parameters = Annotated[
 ]
 
 
+Method = Literal["lora", "full", "svd", "taught"]
+
+
 class _TuningFacts(Document):
     schema_version: int
-    method: Literal["lora", "full", "svd"]
+    method: Method
     name: str
     digit: Digit
     settings: MadeWith
@@ -213,19 +220,29 @@ class _TuningFacts(Document):
     guard: Maybe[GuardDecision] = None
     extraction: Maybe[Extraction] = None
     on_top_of: Many[str] = ()
+    price: Maybe[Price] = None
 
 
 class TuningRecord(Environment, _TuningFacts):
     """How an adapter, or a checkpoint with all weights trained, was made: finetune.json.
 
     Attributes:
-        method: `lora` (a trained adapter), `full` (all weights trained) or `svd` (an adapter made of a checkpoint).
+        method: `lora` (a trained adapter), `full` (all weights trained), `svd` (an adapter made of a checkpoint) or
+            `taught` (an adapter trained on drawings).
+        digit: that it is judged by; of a taught one, the digit that the base has most drawings of wrong.
         proof: None where no adapter is involved, or none was kept.
         weakest_on_val: whether the digit was found rather than given.
         guard: of a trained adapter.
         extraction: of an adapter made of a checkpoint.
         on_top_of: the adapters that were on, frozen, while this one was trained.
+        price: of a taught adapter.
     """
+
+    @model_validator(mode="after")
+    def _has_its_price(self) -> TuningRecord:
+        if (self.method == "taught") != (self.price is not None):
+            raise ValueError("must have a price where it was taught, and nowhere else")
+        return self
 
     @property
     def rank(self) -> int | None:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.layers import Layer, config_path, merge, read_config
-from lora_mnist.settings.strict import Document, Some, first_fault
+from lora_mnist.settings.strict import Document, Maybe, Some, first_fault
 
 KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 GuardRule = Literal["every-digit", "errors", "digit", "none"]
@@ -38,6 +38,14 @@ def _require_folder_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_require_folder_name)]  # of an adapter or a checkpoint
+
+
+def require_name(name: str) -> str:
+    """`name`, if an adapter can be called so. Raises UsageError if not."""
+    try:
+        return _require_folder_name(name)
+    except ValueError as error:
+        raise UsageError(f"`name` (={shown(name)}) {error}.", "Choose another one.") from error
 
 
 class DataSettings(Document):
@@ -70,10 +78,9 @@ class PretrainSettings(TrainingSettings):
     epochs: int = Field(ge=1, le=1000)
 
 
-class FinetuneSettings(TrainingSettings):
-    """The adapter and its training."""
+class AdapterSettings(TrainingSettings):
+    """An adapter, and what its training is like whatever it is trained on."""
 
-    digit: Annotated[int | Literal["weakest"], BeforeValidator(_require_digit)]
     rank: Positive
     alpha: Rate
     rank_pattern: dict[str, Positive] | None = None  # by layer, in place of `rank`
@@ -83,7 +90,6 @@ class FinetuneSettings(TrainingSettings):
     dropout: float = Field(ge=0, lt=1)
     targets: Some[str]
     steps: Positive
-    focus: float = Field(gt=0, le=1)
     hardness: float = Field(default=0.0, ge=0, le=4)  # this and the next two: runs made before had none
     logit_adjustment: float = Field(default=0.0, ge=0, le=2)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -91,14 +97,28 @@ class FinetuneSettings(TrainingSettings):
     rotate: float = Field(ge=0, le=180)  # degrees
     zoom: float = Field(ge=0, lt=1)
     guard: GuardRule
-    full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
-    name: Name | None = None  # None: digit9-r1
+    name: Name | None = None  # None: one is made, such as digit9-r1
 
     @property
     def moves(self) -> tuple[float, float, float] | None:
         """How far images are shifted, turned and zoomed; None: not at all."""
         moves = (self.shift, self.rotate, self.zoom)
         return moves if any(moves) else None
+
+
+class FinetuneSettings(AdapterSettings):
+    """The adapter for one digit, and its training."""
+
+    digit: Annotated[int | Literal["weakest"], BeforeValidator(_require_digit)]
+    focus: float = Field(gt=0, le=1)
+    full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
+
+
+class TeachSettings(AdapterSettings):
+    """The adapter for drawings of one's own, and its training."""
+
+    share: float = Field(gt=0, le=1)  # of every batch that is drawings
+    folds: int = Field(ge=2, le=20)  # parts of the drawings, each judged by an adapter that was trained on the others
 
 
 OF_ADAPTERS = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init", "guard")
@@ -112,6 +132,7 @@ class Settings(Document):
     model: ModelSettings
     pretrain: PretrainSettings
     finetune: FinetuneSettings
+    teach: Maybe[TeachSettings] = None  # runs made before had none; asked for, they are the default's
 
 
 def load_config(name_or_path: str) -> Layer:

@@ -9,6 +9,8 @@ from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.settings.layers import Layer, merge
 
+NAMELESS = {"name": None}  # a name belongs to one adapter, and is not inherited
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -48,7 +50,7 @@ class Request:
         Raises:
             UsageError: an unknown setting, or a value out of its range.
         """
-        inherited = merge([_layer(stored), {"finetune": {"name": None}}], dataset)  # a name belongs to one adapter
+        inherited = merge([_layer(stored), {"finetune": NAMELESS, "teach": NAMELESS}], dataset)
         layers = [load_config("default"), inherited, *self._asked()]
         return resolve([*layers, {"data": {"dataset": dataset}}], dataset)
 

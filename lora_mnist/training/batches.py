@@ -35,31 +35,47 @@ def focus_batches(
     generator: torch.Generator,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Every batch holds round(focus * batch_size) images of `digit`, the rest are images of the other digits.
+    """`mixed_batches` of which a share, the focus, shows one digit (1 is "only nines").
+
+    Args:
+        labels: int64 (N,), the digits of the training images.
+        share: the focus, and the size of a batch.
+    """
+    return mixed_batches(labels == digit, ("focus", *share), steps, generator, weights)
+
+
+def mixed_batches(
+    chosen: torch.Tensor,
+    share: tuple[str, float, int],
+    steps: int,
+    generator: torch.Generator,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Every batch holds round(share * batch_size) of the `chosen` images, the rest are others.
 
     Without weights either pool is gone through in random order without repetition, and again in a new order once it is
     used up. With weights every image is drawn from its pool anew, in proportion to its weight.
 
     Args:
-        labels: int64 (N,), the digits of the training images.
-        share: focus, the share of the target digit, in (0, 1] (1 is "only nines"); and the size of a batch.
+        chosen: bool (N,), which of the training images.
+        share: the name of the setting, its value in (0, 1], and the size of a batch.
         weights: float64 (N,), none negative; a pool whose weights are all 0 is drawn from evenly.
 
     Returns:
         int64 (steps, batch_size), values in [0, N).
 
     Raises:
-        UsageError: the share rounds to no image of the digit at all.
+        UsageError: the share rounds to no image at all.
     """
-    focus, batch_size = share
-    of_digit = round(focus * batch_size)
-    if of_digit == 0:
+    setting, value, batch_size = share
+    count = round(value * batch_size)
+    if count == 0:
         raise UsageError(
-            f"`focus` (={focus}) of a batch of {batch_size} is not even one image of the target digit.",
-            "Choose a larger --focus or --batch-size.",
+            f"`{setting}` (={value}) of a batch of {batch_size} is not even one image.",
+            f"Choose a larger {setting} or batch size.",
         )
-    widths = {True: of_digit, False: batch_size - of_digit}
-    pools = [(((labels == digit) == target).nonzero().flatten(), width) for target, width in widths.items() if width]
+    widths = {True: count, False: batch_size - count}
+    pools = [((chosen == wanted).nonzero().flatten(), width) for wanted, width in widths.items() if width]
     if weights is None:
         parts = [_in_turn(pool, steps, width, generator) for pool, width in pools]
     else:

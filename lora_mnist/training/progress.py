@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -110,6 +110,49 @@ class Progress:
 SILENT = Progress()
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far a training is.
+
+    Attributes:
+        step, steps: so many are done, of so many.
+        loss: the mean of the last `WINDOW` steps.
+        seconds_left: None as long as nothing is known.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class Told(Progress):
+    """Progress that is not shown, but told after every step; what `tell` raises ends the training.
+
+    Attributes:
+        tell: called with how far all trainings are that belong together, one after the other.
+        steps: of all of them; `before`: of those before this one.
+    """
+
+    tell: Callable[[Step], None] = lambda step: None
+    steps: int = 0
+    before: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+    @contextmanager
+    def of(self, description: str, losses: torch.Tensor) -> Iterator[Callable[[int], None]]:
+        """As `Progress.of`."""
+
+        def show(done: int) -> None:
+            self.pace.look(self.before + done)
+            seconds, left = self.pace.seconds, self.steps - self.before - done
+            remaining = None if seconds is None else seconds * left
+            self.tell(Step(self.before + done, self.steps, _mean(losses, done), remaining))
+
+        yield show
+
+
 def _draw(bar: Bar, done: int, losses: torch.Tensor) -> None:
     if done % WINDOW == 0:
         bar.set_postfix_str(f"loss {_recent(losses, done)}", refresh=False)
@@ -126,4 +169,9 @@ def _write(description: str, pace: Pace, done: int, losses: torch.Tensor) -> Non
 
 
 def _recent(losses: torch.Tensor, done: int) -> str:
-    return f"{float(losses[max(0, done - WINDOW) : done].mean()):.3f}"
+    return f"{_mean(losses, done):.3f}"
+
+
+def _mean(losses: torch.Tensor, done: int) -> float:
+    """Of the last steps."""
+    return float(losses[max(0, done - WINDOW) : done].mean())

@@ -1,15 +1,16 @@
 """Settings and a data set → a trained base, or a base with a trained adapter. The seed decides every bit of both."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset
+from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.lora.adapters import inject
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.settings.config import FinetuneSettings, Settings
+from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings, TeachSettings
 from lora_mnist.training.augment import draw_warps
-from lora_mnist.training.batches import epoch_batches, focus_batches, prior_offsets
+from lora_mnist.training.batches import epoch_batches, focus_batches, mixed_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
 from lora_mnist.training.model import MLP, normalise
 from lora_mnist.training.progress import SILENT, Progress
@@ -32,10 +33,8 @@ def train_adapter(
     start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
 ) -> tuple[MLP, History]:
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history."""
-    adapted = copy.deepcopy(start)
-    torch.manual_seed(settings.seed)
-    inject(adapted, name, lora_config(settings))
-    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress)
+    adapted = with_adapter(start, name, settings.finetune, settings.seed)
+    return adapted, _tune_to(adapted, digit, settings.finetune, settings.seed, dataset, progress)
 
 
 def train_all_weights(
@@ -44,22 +43,68 @@ def train_all_weights(
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress)
+    return tuned, _tune_to(tuned, digit, recipe, settings.seed, dataset, progress)
 
 
-def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress) -> History:
-    images, labels = dataset.train.images, dataset.train.labels
+def train_on_drawings(
+    base: MLP, name: str, drawings: Split, recipe: TeachSettings, seed: int, dataset: Dataset, progress: Progress
+) -> tuple[MLP, History]:
+    """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
+
+    Raises:
+        UsageError: the share of a batch rounds to no drawing at all.
+    """
+    adapted, train = with_adapter(base, name, recipe, seed), dataset.train
+    images = torch.cat([train.images, drawings.images.to(train.images.device)])
+    labels = torch.cat([train.labels, drawings.labels.to(train.labels.device)])
+    is_drawing = torch.arange(len(labels)) >= len(train)
+    share = ("share", recipe.share, recipe.batch_size)
+
+    def batches(generator: torch.Generator, weights: torch.Tensor | None) -> torch.Tensor:
+        return mixed_batches(is_drawing, share, recipe.steps, generator, weights)
+
+    return adapted, _tune(adapted, Split(images, labels), batches, recipe, seed, "teaching", progress)
+
+
+def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int) -> MLP:
+    """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains."""
+    adapted = copy.deepcopy(start)
+    torch.manual_seed(seed)
+    inject(adapted, name, lora_config(recipe))
+    return adapted
+
+
+def _tune_to(
+    model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress
+) -> History:
+    share, labels = (recipe.focus, recipe.batch_size), dataset.train.labels.cpu()
+
+    def batches(generator: torch.Generator, weights: torch.Tensor | None) -> torch.Tensor:
+        return focus_batches(labels, digit, share, recipe.steps, generator, weights)
+
+    return _tune(model, dataset.train, batches, recipe, seed, f"fine-tuning {digit}", progress)
+
+
+def _tune(
+    model: MLP,
+    seen: Split,
+    batches_of: Callable[[torch.Generator, torch.Tensor | None], torch.Tensor],
+    recipe: AdapterSettings,
+    seed: int,
+    description: str,
+    progress: Progress,
+) -> History:
+    """Train what is not frozen in `model` on images of `seen`, of which `batches_of` says the order."""
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
-    weights = _weights(model, images, recipe.hardness) if recipe.hardness else None
-    share = (recipe.focus, recipe.batch_size)
-    batches = focus_batches(labels.cpu(), digit, share, recipe.steps, generator, weights)
+    weights = _weights(model, seen.images, recipe.hardness) if recipe.hardness else None
+    batches = batches_of(generator, weights)
     warps = None
     if recipe.moves:
-        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(images.device)
-    offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
-    data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
-    return train(model, data, recipe, f"fine-tuning {digit}", progress)
+        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(seen.images.device)
+    offsets = prior_offsets(seen.labels.cpu(), batches, recipe.logit_adjustment)
+    data = TrainingData(seen.images, seen.labels, batches, warps, offsets, recipe.label_smoothing)
+    return train(model, data, recipe, description, progress)
 
 
 @torch.no_grad()
@@ -76,9 +121,8 @@ def _weights(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor:
     return torch.cat(unsure).clamp(min=0).cpu() ** hardness
 
 
-def lora_config(settings: Settings) -> LoRAConfig:
+def lora_config(tuning: AdapterSettings) -> LoRAConfig:
     """The part of the settings that describes the adapter."""
-    tuning = settings.finetune
     return LoRAConfig(
         targets=tuning.targets,
         rank=tuning.rank,

@@ -1,0 +1,77 @@
+"""Drawings with their labels: a folder `0/*.png … 9/*.png`, read and prepared, to be trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lora_mnist.datasets.dataset import Split
+from lora_mnist.datasets.drawing import SIDE, prepare, read_image
+from lora_mnist.errors import DataError
+
+MOST = 10_000  # drawings: far beyond what anybody draws
+LAYOUT = "Put the pictures of every digit into a folder of its own: 7/one.png, 7/two.png, 9/first.png."
+
+
+@dataclass(frozen=True)
+class Drawings(Split):
+    """Images uint8 (K, 28, 28) as `drawing.prepare` makes them, and what they show, int64 (K,); at least one.
+
+    Raises:
+        DataError: they are not that.
+    """
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if not 1 <= count <= MOST:
+            raise DataError(f"There are {count:,} drawings; it takes from 1 to {MOST:,}.", "Draw a few of each digit.")
+        shape, dtypes = tuple(self.images.shape), (self.images.dtype, self.labels.dtype)
+        if shape != (count, SIDE, SIDE) or dtypes != (torch.uint8, torch.int64):
+            raise DataError(f"{count} drawings are no images of shape {shape} as {dtypes[0]}.", "Prepare them before.")
+        if not bool(((self.labels >= 0) & (self.labels <= 9)).all()):
+            raise DataError("A drawing shows a digit from 0 to 9.", "Correct its label.")
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many there are of each of the ten digits."""
+        return tuple(torch.bincount(self.labels, minlength=10).tolist())
+
+
+def read_drawings(folder: Path) -> Drawings:
+    """The pictures in `folder`/0 … `folder`/9, each prepared as MNIST's were; hidden files are left out.
+
+    Raises:
+        DataError: there is none, there is something else, or a picture, named, cannot be read or holds no one digit.
+    """
+    files = [(digit, path) for digit, part in _digits(folder) for path in _visible(part)]
+    if not files:
+        raise DataError(f"There are no drawings in {folder}.", LAYOUT)
+    if len(files) > MOST:
+        raise DataError(f"{folder} holds {len(files):,} drawings; it takes at most {MOST:,}.", "Take fewer of them.")
+    images = [_prepared(path) for _, path in files]
+    labels = torch.tensor([digit for digit, _ in files], dtype=torch.int64)
+    return Drawings(torch.from_numpy(np.stack(images)), labels)
+
+
+def _digits(folder: Path) -> list[tuple[int, Path]]:
+    parts = _visible(folder)
+    for part in parts:
+        if part.name not in map(str, range(10)) or not part.is_dir():
+            raise DataError(f"{part} is no folder of a digit.", LAYOUT)
+    return [(int(part.name), part) for part in parts]
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}.", LAYOUT) from error
+
+
+def _prepared(path: Path) -> np.ndarray:
+    picture = read_image(path)  # its errors name the file
+    try:
+        return prepare(picture)
+    except DataError as error:
+        raise DataError(f"{path}: {error.cause}", error.way_out) from error
