@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 
 import torch
 
@@ -27,7 +26,7 @@ class Networks:
 
     def __init__(self, work: Workspace):
         self.work = work
-        self._loaded: dict[str, object] = {}  # what stood there of each adapter when it was read
+        self._loaded: dict[str, tuple[int, int] | None] = {}  # what stood there of each adapter when it was read
         self._adapters: tuple[AdapterFacts, ...] = ()
         self._model = copy.deepcopy(work.base)
         test = work.dataset.test
@@ -70,7 +69,7 @@ class Networks:
         except DataError as error:  # a blank canvas, or several digits, is nothing wrong while one draws
             return Answer(problem=str(error))
         image = torch.from_numpy(pixels).to(self.work.device)
-        return Answer(pixels=pixels.tobytes(), **self._sights(image, question))
+        return self._sights(Answer(pixels=pixels.tobytes()), image, question)
 
     def find(self, search: Search, start: int) -> int | None:
         """The first test image that is searched for among `BLOCK` from the `start`-th after `search.after`."""
@@ -90,15 +89,14 @@ class Networks:
         if index >= len(test):
             raise UsageError(f"There is no test image {index}.", f"They go from 0 to {len(test) - 1}.")
         image = test.images[index]
-        shown = image.cpu().numpy().tobytes()
-        return Answer(pixels=shown, index=index, label=int(test.labels[index]), **self._sights(image, choice))
+        shown = Answer(pixels=image.cpu().numpy().tobytes(), index=index, label=int(test.labels[index]))
+        return self._sights(shown, image, choice)
 
-    def _sights(self, image: torch.Tensor, choice: Choice) -> dict[str, Sight]:
-        """By the base and, if any adapter is on, by the adapted network; of one image (28, 28)."""
-        seen = {"base": _sight(self._logits(image[None], Choice()))}
-        if choice.adapters:
-            seen["adapted"] = _sight(self._logits(image[None], choice))
-        return seen
+    def _sights(self, answer: Answer, image: torch.Tensor, choice: Choice) -> Answer:
+        """`answer` with what the base and, if any adapter is on, the adapted network see in an image (28, 28)."""
+        base = _sight(self._logits(image[None], Choice()))
+        adapted = _sight(self._logits(image[None], choice)) if choice.adapters else None
+        return answer.model_copy(update={"base": base, "adapted": adapted})
 
     def _logits(self, images: torch.Tensor, choice: Choice) -> torch.Tensor:
         """(N, 10)."""
@@ -133,7 +131,8 @@ def _load(saved: Saved, work: Workspace, model: torch.nn.Module) -> AdapterFacts
 
 
 def _summary(record: TuningRecord) -> str:
-    return f"digit {record.digit}, rank {record.rank}"
+    made_for = f"{record.price.count} drawings" if record.price else f"digit {record.digit}"
+    return f"{made_for}, rank {record.rank}"
 
 
 def _sight(logits: torch.Tensor) -> Sight:

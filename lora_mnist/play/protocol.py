@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from lora_mnist.pipeline.teach import Price
+from lora_mnist.evaluation.price import Price, PriceVerdict
 from lora_mnist.settings.config import Name
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -140,12 +140,12 @@ class RunFacts(Message):
 Phase = Literal["idle", "starting", "training", "taught", "keeping", "kept", "discarded", "cancelled", "failed"]
 
 
-class Teaching(Message):
-    """How the teaching stands.
+class LessonState(Message):
+    """How a lesson stands.
 
     Attributes:
         seconds_left: None as long as nothing is known.
-        price: as soon as the training is over.
+        price, verdict: as soon as the training is over.
         name: under which it was kept.
         problem: why it failed, or could not be kept.
     """
@@ -157,5 +157,6 @@ class Teaching(Message):
     loss: float | None = None
     seconds_left: float | None = None
     price: Price | None = None
+    verdict: PriceVerdict | None = None
     name: str | None = None
     problem: str | None = None

@@ -71,7 +71,8 @@ def listening(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"`port` (={port}) cannot be used: {reason}.", "Use --port 0, which takes a free one.") from error
+        cause = f"`port` (={port}) cannot be used: {reason}."
+        raise UsageError(cause, "Use --port 0, which takes a free one.") from error
     return listener
 
 

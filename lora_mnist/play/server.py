@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,7 +18,6 @@ from lora_mnist.play.protocol import Found, Keeping, Lesson, Question, Search
 from lora_mnist.play.safety import Guarded
 from lora_mnist.play.teaching import Teacher
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -93,7 +92,7 @@ class Playground:
         async for state in self._teacher.states():
             yield f"data: {state.model_dump_json()}\n\n"
 
-    async def _computed(self, function: Callable[P, T], *arguments: P.args) -> T:
+    async def _computed(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from lora_mnist.errors import BusyError, LoraMnistError, RunError
-from lora_mnist.pipeline.teach import Step
-from lora_mnist.play.protocol import LabelledDrawing, Phase, Teaching
+from lora_mnist.play.protocol import LabelledDrawing, LessonState, Phase
 from lora_mnist.play.worker import Finished, Heard, Kept, Opened, Worker
 from lora_mnist.settings.request import Request
+from lora_mnist.training.progress import Step
 
 RUNNING: tuple[Phase, ...] = ("starting", "training", "keeping")
 AS_BEFORE = "The run is as it was before."
@@ -20,7 +20,7 @@ class Teacher:
     """Used from the event loop alone; what the worker says comes in there too."""
 
     def __init__(self, request: Request):
-        self.state = Teaching()
+        self.state = LessonState()
         self._request = replace(request, quiet=True)
         self._worker: Worker | None = None
         self._is_open = False  # whether the worker waits for drawings
@@ -53,7 +53,7 @@ class Teacher:
             raise BusyError("A lesson is running already.", "Wait until it is done, or cancel it.")
         if self.state.phase == "taught":
             raise BusyError("The last lesson is waiting for a decision.", "Keep it or discard it first.")
-        self._set(Teaching(phase="starting", drawings=len(drawings)))
+        self._set(LessonState(phase="starting", drawings=len(drawings)))
         self._lesson = drawings
         self.be_ready()
         if self._is_open:
@@ -83,9 +83,9 @@ class Teacher:
         self._drop_worker()
         self._set(self.state)
 
-    async def states(self) -> AsyncIterator[Teaching]:
+    async def states(self) -> AsyncIterator[LessonState]:
         """How it stands now, and again whenever that changes, until `close`."""
-        shown: Teaching | None = None
+        shown: LessonState | None = None
         while not self._is_over:
             changed = self._changed
             if self.state is not shown:
@@ -104,7 +104,7 @@ class Teacher:
                 told = {"step": heard.step, "steps": heard.steps, "loss": heard.loss}
                 self._update(phase="training", seconds_left=heard.seconds_left, **told)
             case Finished():
-                self._update(phase="taught", price=heard.price)
+                self._update(phase="taught", price=heard.price, verdict=heard.price.verdict)
             case Kept():
                 self._leave("kept", name=heard.name, price=self.state.price)
             case LoraMnistError() if self.state.phase == "keeping":
@@ -134,7 +134,7 @@ class Teacher:
     def _leave(self, phase: Phase, **facts: Any) -> None:
         """A lesson is over, and with it its process."""
         self._drop_worker()
-        self._set(Teaching(phase=phase, drawings=self.state.drawings, **facts))
+        self._set(LessonState(phase=phase, drawings=self.state.drawings, **facts))
 
     def _drop_worker(self) -> None:
         worker, self._worker, self._is_open = self._worker, None, False
@@ -144,7 +144,7 @@ class Teacher:
     def _update(self, **facts: Any) -> None:
         self._set(self.state.model_copy(update=facts))
 
-    def _set(self, state: Teaching) -> None:
+    def _set(self, state: LessonState) -> None:
         self.state = state
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.resource_tracker import ensure_running
 
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import LoraMnistError
-from lora_mnist.pipeline.teach import Drawings, Price, Step, keep, teach
+from lora_mnist.evaluation.price import Price
+from lora_mnist.pipeline.teach import keep, teach
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.play.protocol import SIDE, LabelledDrawing
 from lora_mnist.settings.request import Request
+from lora_mnist.training.progress import Step
 
 NICENESS = 10  # a stroke is answered first
 BETWEEN_STEPS = 0.1  # seconds between two steps that are told

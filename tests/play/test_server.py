@@ -124,7 +124,8 @@ def test_a_bad_request_is_told_in_json(client, path, body, status, words):
 
 def test_a_body_is_capped_whether_or_not_it_says_how_long_it_is(client):
     part = b" " * (1 << 16)
-    for body in (b" " * (LARGEST_BODY + 1), iter([part] * (LARGEST_BODY // len(part) + 1))):  # the second comes in chunks
+    in_chunks = iter([part] * (LARGEST_BODY // len(part) + 1))
+    for body in (b" " * (LARGEST_BODY + 1), in_chunks):
         status, _, answer = client.ask("/api/predict", body)
         assert (status, answer["error"]["status"]) == (413, 413)
         assert f"{LARGEST_BODY:,} bytes" in answer["error"]["message"]

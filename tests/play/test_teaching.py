@@ -66,7 +66,7 @@ def test_from_drawings_to_an_adapter():
         state = await said(STEP)
         assert (state.phase, state.step, state.steps, state.loss) == ("training", STEP.step, STEP.steps, STEP.loss)
         state = await said(Finished(PRICE))
-        assert (state.phase, state.price) == ("taught", PRICE)
+        assert (state.phase, state.price, state.verdict) == ("taught", PRICE, PRICE.verdict)
         teacher.keep("mine")
         assert teacher.state.phase == "keeping"
         state = await said(Kept("mine"))

@@ -75,7 +75,8 @@ export class Lesson {
   }
 
   open(state) {
-    showPrice(state.price, state.drawings);
+    showPrice(state.price, state.verdict);
+    for (const part of document.querySelectorAll(".may-be-kept")) part.hidden = state.price.strength === null;
     decision.querySelector("h3").focus();
   }
 }
