@@ -2,12 +2,17 @@
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lora_mnist.cli.main import main
+from lora_mnist.datasets.dataset import load
+from lora_mnist.datasets.drawing import prepare as prepare_drawing
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.files import _write_manifest
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
@@ -52,6 +57,24 @@ def resume(request: Request) -> Tuning:
     """What `lora-mnist run` does before it verifies and reports."""
     work, _ = pretrain(request, resume=True)
     return finetune(work, resume=True)
+
+
+@cache
+def drawings_of(name: str, each: int = 3, split: str = "val") -> Drawings:
+    """The first images of every digit of a data set, prepared as drawings are."""
+    part = getattr(load(name, Path("data"), 0.25, 0), split)
+    which = torch.cat([(part.labels == digit).nonzero()[:each, 0] for digit in range(10)])
+    images = [torch.from_numpy(prepare_drawing(image.numpy())) for image in part.images[which]]
+    return Drawings(torch.stack(images), part.labels[which])
+
+
+def write_drawings(folder: Path, drawings: Drawings) -> Path:
+    """As PNGs, each below its digit."""
+    for number, (image, label) in enumerate(zip(drawings.images, drawings.labels.tolist(), strict=True)):
+        place = folder / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(place / f"{number:03}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,7 @@ def _tables_of(command: str | None) -> tuple[str, ...]:
         "run": ("", "data", "model", "pretrain", "finetune"),
         "pretrain": ("", "data", "model", "pretrain"),
         "finetune": ("", "finetune"),
+        "teach": ("", "teach"),
     }.get(command or "", ())
 
 

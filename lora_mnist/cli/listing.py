@@ -22,6 +22,7 @@ def adapters(listing: Listing) -> RenderableType:
     title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
     below = [line for line in listing.adapters if line.on_top_of]
     notes = [f"{line.name} is for use on top of {', '.join(line.on_top_of)}." for line in below]
+    notes += [f"{line.name} was taught {line.drawings:,} drawings." for line in listing.adapters if line.drawings]
     return Group(_Lines(title, [_cells(line) for line in listing.adapters]), *map(Paragraph, notes))
 
 

@@ -16,6 +16,16 @@ Number = TypeVar("Number", int, float)
 Epochs = Annotated[
     int | None, in_training("--epochs", "How often pretraining goes through all the training images.", "N")
 ]
+Steps = Annotated[int | None, in_training("--steps", "Batches that the repair trains on.", "N")]
+Guard = Annotated[
+    str | None,
+    in_repair(
+        "--guard",
+        "What may not get worse on val: any digit, all errors together, or the digit's own. The adapter is weakened"
+        " until that holds, or not kept.",
+        "every-digit|errors|digit|none",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -88,20 +98,12 @@ class Repair:
         float | None,
         in_lora("--alpha", "Size of the update: alpha over sqrt(rank) is its factor, over rank with --no-rslora.", "X"),
     ] = None
-    steps: Annotated[int | None, in_training("--steps", "Batches that the repair trains on.", "N")] = None
+    steps: Steps = None
     focus: Annotated[
         float | None,
         in_training("--focus", "Share of every batch that shows the digit; 1 shows nothing else.", "SHARE"),
     ] = None
-    guard: Annotated[
-        str | None,
-        in_repair(
-            "--guard",
-            "What may not get worse on val: any digit, all errors together, or the digit's own. The adapter is weakened"
-            " until that holds, or not kept.",
-            "every-digit|errors|digit|none",
-        ),
-    ] = None
+    guard: Guard = None
     name: Name = None
 
     def settings(self) -> "Layer":

@@ -17,6 +17,9 @@ from lora_mnist.pipeline.run import STAGES, Done
 from lora_mnist.runs.records import AdapterParameters
 from lora_mnist.settings.request import Request
 
+PROVED = "passed: not a byte of the base changed; off, it is the base exactly"
+
+
 # A single stage -------------------------------------------------------------------------------------------------------
 
 
@@ -26,8 +29,8 @@ def pretraining(document: Pretraining) -> RenderableType:
         Paragraph(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
         Paragraph(_weakest(document.weakest)),
         _by_digit(document),
-        _labelled("saved", str(Path(document.run) / "base")),
-        _labelled("next", _command("finetune", Path(document.run))),
+        labelled("saved", str(Path(document.run) / "base")),
+        labelled("next", command_line("finetune", Path(document.run))),
     )
 
 
@@ -64,7 +67,7 @@ def _weakest(found: Weakest | None, most: int = 9) -> str:
 
 def finetuning(tuning: Tuning, run: Path) -> RenderableType:
     """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
-    next_step = [_labelled("next", f"{_command('report', run)} --open")] if tuning.kept else []
+    next_step = [labelled("next", f"{command_line('report', run)} --open")] if tuning.kept else []
     return Group(_answer(tuning), *_saved(tuning, run), *next_step)
 
 
@@ -76,9 +79,9 @@ def _answer(tuning: Tuning) -> RenderableType:
     return Group(
         Paragraph(verdict.headline, style="bold"),
         _three_counts(tuning),
-        _labelled("who paid", verdict.price),
-        *([_labelled("compared", verdict.beside)] if verdict.beside else []),
-        _labelled("proof", _proof([tuning])),
+        labelled("who paid", verdict.price),
+        *([labelled("compared", verdict.beside)] if verdict.beside else []),
+        labelled("proof", _proof([tuning])),
     )
 
 
@@ -103,7 +106,7 @@ def _three_counts(tuning: Tuning) -> Table:
 def _proof(kept: Sequence[Tuning]) -> str:
     if any(tuning.record.proof is None for tuning in kept):
         return "none to make, since all weights were trained; the base is as it was"
-    return "passed: not a byte of the base changed; off, it is the base exactly"
+    return PROVED
 
 
 def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
@@ -111,12 +114,12 @@ def _saved(tuning: Tuning, run: Path) -> list[RenderableType]:
     if not tuning.kept:
         return []
     if not isinstance(known, AdapterParameters):
-        return [_labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
+        return [labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
     strength = record.guard.strength if record.guard else 1.0
     kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
     below = f", for use on top of {listed(record.on_top_of)}" if record.on_top_of else ""
     size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
-    return [_labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
+    return [labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
 
 
 # `run` ----------------------------------------------------------------------------------------------------------------
@@ -172,8 +175,8 @@ def whole(document: WholeRun, run: Path) -> RenderableType:
     answer = _answers(document, run) if several else [_answer(last), *_saved(last, run)]
     if kept := [tuning.record.name for tuning in document.rounds if tuning.kept]:
         stack = " ".join(f"--adapter {name}" for name in kept)
-        answer.append(_labelled("to use it", f"{_command('merge', run)} {stack}"))
-    return Group("", *answer, _labelled("more", f"every table: {_command('run', run)} --verbose"))
+        answer.append(labelled("to use it", f"{command_line('merge', run)} {stack}"))
+    return Group("", *answer, labelled("more", f"every table: {command_line('run', run)} --verbose"))
 
 
 def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
@@ -183,11 +186,11 @@ def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
     names = ", ".join(tuning.record.name for tuning in kept)
     return [
         Paragraph(_overall(document.overall, len(kept)), style="bold"),
-        _labelled("verdicts", _verdicts(kept)),
-        _labelled("who paid", who_paid(document.overall["test"])),
-        *([] if last.kept else [_labelled("not kept", tables.not_kept(last.record))]),
-        _labelled("proof", _proof(kept)),
-        _labelled("saved", f"{run / 'adapters'}: {names}"),
+        labelled("verdicts", _verdicts(kept)),
+        labelled("who paid", who_paid(document.overall["test"])),
+        *([] if last.kept else [labelled("not kept", tables.not_kept(last.record))]),
+        labelled("proof", _proof(kept)),
+        labelled("saved", f"{run / 'adapters'}: {names}"),
     ]
 
 
@@ -237,7 +240,8 @@ def _verdicts(kept: Sequence[Tuning]) -> str:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def _labelled(label: str, text: str) -> Paragraph:
+def labelled(label: str, text: str) -> Paragraph:
+    """A line of an answer, after its label."""
     return Paragraph(text, f"{label:<10}")
 
 
@@ -256,6 +260,7 @@ def _moved(part: Comparison, key: str) -> str:
     return f"{part.before.of(key):,} → {part.after.of(key):,}"
 
 
-def _command(name: str, run: Path) -> str:
+def command_line(name: str, run: Path) -> str:
+    """As it is typed for that run."""
     where = "" if run == Request().run else f" --run {shlex.quote(str(run))}"
     return f"lora-mnist {name}{where}"

@@ -11,7 +11,7 @@ from lora_mnist.datasets.drawing import SIDE, prepare, read_image
 from lora_mnist.errors import DataError
 
 MOST = 10_000  # drawings: far beyond what anybody draws
-LAYOUT = "Put the pictures of every digit into a folder of its own: 7/one.png, 7/two.png, 9/first.png."
+LAYOUT = "Put the pictures of every digit into a folder of its own: 7/one.png, 7/two.png, 9/one.png."
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Drawings(Split):
     def counts(self) -> tuple[int, ...]:
         """How many there are of each of the ten digits."""
         return tuple(torch.bincount(self.labels, minlength=10).tolist())
+
+    def by_digit(self) -> "Drawings":
+        """The same, sorted by what they show and else as they are: the order in which `read_drawings` finds them."""
+        order = self.labels.argsort(stable=True)
+        return Drawings(self.images[order], self.labels[order])
 
 
 def read_drawings(folder: Path) -> Drawings:

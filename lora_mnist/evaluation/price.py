@@ -71,6 +71,13 @@ class PriceVerdict(Document):
     paid: str
     lost: Many[Digit]
 
+    @property
+    def outcome(self) -> Literal["good", "bad", "open"]:
+        """Whether that is good news, bad news, or neither."""
+        if self.kind == "learnt":
+            return "good"
+        return "bad" if self.lost or self.kind in ("not learnt", "too dear") else "open"
+
 
 class Price(Document):
     """What teaching gained and cost.
@@ -134,12 +141,14 @@ def _gain(one: Judged) -> int:
 def _words(kind: PriceKind, price: Price, lost: list[int]) -> str:
     title = {
         "learnt": "Learnt",
-        "paid for": f"Learnt, and {listed(lost)} {'pay' if len(lost) > 1 else 'pays'} for it",
+        "paid for": "Learnt",
         "too few drawings": "Too few drawings to tell",
         "known already": "Nothing to learn",
         "not learnt": "Not learnt",
         "too dear": "Too dear at any strength",
     }[kind]
+    if lost:
+        title += f", and {listed(lost)} {'pay' if len(lost) > 1 else 'pays'} for it"
     one = price.judged
     if one is None:
         counted = f"{price.before} → {price.after} of {price.count} drawings right, judged by those it was trained on"

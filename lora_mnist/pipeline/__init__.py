@@ -7,6 +7,7 @@ and returns one typed document.
     repaired = finetune(work)
 """
 
+from lora_mnist.datasets.drawings import Drawings, read_drawings
 from lora_mnist.pipeline.compare import SideBySide, compare
 from lora_mnist.pipeline.convert import Merging, extract, merge
 from lora_mnist.pipeline.doctor import Check, Diagnosis, doctor
@@ -14,6 +15,7 @@ from lora_mnist.pipeline.evaluate import evaluate
 from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.run import WholeRun, repair, run
+from lora_mnist.pipeline.teach import Taught, Teaching, teach, teach_and_keep
 from lora_mnist.pipeline.verify import Verification, verify, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.settings.request import Applied, Request
@@ -22,10 +24,13 @@ __all__ = [
     "Applied",
     "Check",
     "Diagnosis",
+    "Drawings",
     "Merging",
     "Pretraining",
     "Request",
     "SideBySide",
+    "Taught",
+    "Teaching",
     "Tuning",
     "Verification",
     "WholeRun",
@@ -39,8 +44,11 @@ __all__ = [
     "merge",
     "open_workspace",
     "pretrain",
+    "read_drawings",
     "repair",
     "run",
+    "teach",
+    "teach_and_keep",
     "verify",
     "verify_workspace",
 ]

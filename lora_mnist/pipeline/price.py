@@ -7,7 +7,7 @@ import torch
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.evaluation.price import Judged, OnVal
+from lora_mnist.evaluation.price import Judged, OnVal, Price
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.drawings import load_drawings
 from lora_mnist.runs.saved import Saved
@@ -16,7 +16,8 @@ from lora_mnist.training.model import MLP
 
 def right(model: MLP, drawings: Drawings) -> torch.Tensor:
     """bool (K,): which of `drawings` the network takes for what they are."""
-    return logits_of(model, drawings.images).argmax(1) == drawings.labels.cpu()
+    images = drawings.images.to(next(model.parameters()).device)
+    return logits_of(model, images).argmax(1) == drawings.labels.cpu()
 
 
 def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
@@ -57,6 +58,26 @@ def judged(
         fixed=int((~before & after).sum()),
         broken=int((before & ~after).sum()),
         folds=len(parts),
+    )
+
+
+def price_of(
+    work: Workspace, drawings: Drawings, adapted: MLP, digit: int, strength: float | None, unseen: Judged | None
+) -> Price:
+    """The price of the adapter in `adapted`, at the strength that it has there.
+
+    Args:
+        digit: that it is judged by on `val`.
+        strength: that the guard allowed, if any.
+        unseen: from `judged`.
+    """
+    return Price(
+        drawings=drawings.counts,
+        before=int(right(work.base, drawings).sum()),
+        after=int(right(adapted, drawings).sum()),
+        judged=unseen,
+        val=on_val(work, adapted, digit),
+        strength=strength,
     )
 
 

@@ -16,7 +16,7 @@ from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.lora.adapters import set_strength, updates_of
 from lora_mnist.pipeline.finetune import keep as keep_adapter
 from lora_mnist.pipeline.finetune import parameters_of
-from lora_mnist.pipeline.price import judged, most_wrong, on_val, parts_of, right
+from lora_mnist.pipeline.price import judged, most_wrong, parts_of, price_of, right
 from lora_mnist.pipeline.workspace import Workspace, sole_writer
 from lora_mnist.runs.records import TuningRecord, environment
 from lora_mnist.settings.config import TeachSettings, require_name
@@ -24,7 +24,7 @@ from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import SILENT, Progress, Step, Told
-from lora_mnist.training.train import train_on_drawings, with_adapter
+from lora_mnist.training.train import hardness_of, train_on_drawings, with_adapter
 
 NAME = "taught"
 
@@ -93,36 +93,32 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     Raises:
         UsageError: there is a guard, but no `val` to judge by; or the loss is no number any more.
     """
-    recipe = _recipe(work)
+    recipe, drawings = _recipe(work), drawings.by_digit()  # so that those that are kept teach the same again
     parts = parts_of(drawings, recipe.folds)
     told = Told(tell=report, steps=recipe.steps * (1 + len(parts))) if report else None
     started = time.perf_counter()
-    adapted, history = _train(work, drawings, told or work.progress)
+    weights = hardness_of(work.base, work.dataset.train.images, recipe.hardness)
+
+    def train(on: Drawings, progress: Progress) -> tuple[MLP, History]:
+        return train_on_drawings(work.base, NAME, on, recipe, work.settings.seed, work.dataset, weights, progress)
+
+    adapted, history = train(drawings, told or work.progress)
     before = right(work.base, drawings)
     digit = most_wrong(drawings, before)
-    rule = Guard(recipe.guard, strongest=True)
-    guard = choose(adapted, NAME, rule, work.logits_of_stack(()).get("val"), work.dataset.val, digit)
+    guard = _guarded(work, adapted, recipe, digit)
 
-    def trained(number: int, others: Drawings) -> MLP:
-        progress = replace(told, before=recipe.steps * (1 + number)) if told else SILENT
-        fellow, _ = _train(work, others, progress)
+    def train_without(part: int, others: Drawings) -> MLP:
+        fellow, _ = train(others, replace(told, before=recipe.steps * (1 + part)) if told else SILENT)
         set_strength(fellow, NAME, guard.strength or 1.0)
         return fellow
 
     with work.progress.waiting("judging each drawing by an adapter trained without it"):
-        unseen = judged(drawings, parts, before, trained)
-    price = Price(
-        drawings=drawings.counts,
-        before=int(before.sum()),
-        after=int(right(adapted, drawings).sum()),
-        judged=unseen,
-        val=on_val(work, adapted, digit),
-        strength=guard.strength,
-    )
+        unseen = judged(drawings, parts, before, train_without)
+    price = price_of(work, drawings, adapted, digit, guard.strength, unseen)
     record = _record(work, adapted, digit, guard, price, time.perf_counter() - started)
     updates = updates_of(adapted, NAME)
-    weights = {path: (one.lora_A.detach().cpu(), one.lora_B.detach().cpu()) for path, one in updates.items()}
-    return Taught(record, drawings, weights, history, work.sealed.sha256)
+    weights_of = {path: (one.lora_A.detach().cpu(), one.lora_B.detach().cpu()) for path, one in updates.items()}
+    return Taught(record, drawings, weights_of, history, work.sealed.sha256)
 
 
 @sole_writer
@@ -172,8 +168,10 @@ def _recipe(work: Workspace) -> TeachSettings:
     return recipe
 
 
-def _train(work: Workspace, drawings: Drawings, progress: Progress) -> tuple[MLP, History]:
-    return train_on_drawings(work.base, NAME, drawings, _recipe(work), work.settings.seed, work.dataset, progress)
+def _guarded(work: Workspace, adapted: MLP, recipe: TeachSettings, digit: int) -> GuardDecision:
+    """Scale the adapter to the strongest that the guard allows: what it is for is not in `val`."""
+    before = work.logits_of_stack(()).get("val")
+    return choose(adapted, NAME, Guard(recipe.guard, strongest=True), before, work.dataset.val, digit)
 
 
 def _record(

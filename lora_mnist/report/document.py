@@ -16,7 +16,7 @@ from lora_mnist.evaluation.findings import (
     StrengthPoint,
     TwinResult,
 )
-from lora_mnist.evaluation.price import Price
+from lora_mnist.evaluation.price import Price, PriceVerdict
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, wilson
 from lora_mnist.evaluation.verdict import Verdict
 from lora_mnist.report.made import BaseMade, Made
@@ -248,6 +248,16 @@ class AdapterSection(Document):
     guard: GuardDecision | None
     price: Maybe[Price] = None
     made: Made
+
+    @property
+    def sum(self) -> Verdict | PriceVerdict:
+        """What it comes to: a repair, or drawings that were taught."""
+        return self.price.verdict if self.price else self.verdict
+
+    @property
+    def purpose(self) -> str:
+        """What it was trained for."""
+        return f"{self.price.count:,} drawings" if self.price else f"digit {self.digit}"
 
 
 # All of it ------------------------------------------------------------------------------------------------------------

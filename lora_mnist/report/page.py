@@ -24,6 +24,7 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.report.reproduce import commands, configs
 from lora_mnist.report.tables import tables_of
 from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, sure, tied, title_of, who_paid
+from lora_mnist.runs.drawings import labelled_pictures
 from lora_mnist.runs.rundir import Run, sole_writer
 from lora_mnist.settings.strict import Document
 
@@ -64,6 +65,7 @@ def _page(run: Run, report: Report, normalised: bool, plots: Mapping[str, Plot])
         drawings={name: Markup(inline(plot)) for name, plot in plots.items() if not _is_matrix(plot)},
         losses=[one.name for one in report.adapters if f"{one.name}-loss" in plots],
         pictures={section.name: _thumbnails(run, section) for section in report.adapters},
+        taught={section.name: _taught(run, section) for section in report.adapters if section.price},
         sheet=sheet and _data("image/png", sheet.png),
         data=_for_the_script(report, sheet),
         script=_source(environment, "report.js"),
@@ -119,13 +121,20 @@ def _latest(report: Report) -> str:
 
 def _outcomes(report: Report) -> dict[str, tuple[str, str]]:
     """By adapter, what its verdict comes to, in a few words, and whether that is good."""
-    verdicts = {section.name: section.verdict for section in report.adapters}
+    verdicts = {section.name: section.sum for section in report.adapters}
     return {name: (verdict.words.partition(":")[0], verdict.outcome) for name, verdict in verdicts.items()}
 
 
 def _thumbnails(run: Run, section: AdapterSection) -> list[str]:
     """The changed test images, in the order of `examples`, as the sources of <img>."""
     return [_data("image/png", picture(image)) for image in run.adapter(section.name).pictures()["examples"]]
+
+
+def _taught(run: Run, section: AdapterSection) -> list[tuple[int, str]]:
+    """The drawings that it was taught: the digit, and the source of an <img>."""
+    return [
+        (label, _data("image/png", picture(image))) for label, image in labelled_pictures(run.adapter(section.name))
+    ]
 
 
 # For the script -------------------------------------------------------------------------------------------------------

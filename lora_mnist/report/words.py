@@ -60,7 +60,8 @@ def title_of(report: Report) -> str:
         return "The base, before any repair"
     if len(report.adapters) > 1:
         return "What the adapters did"
-    return f"Did LoRA repair the {report.adapters[0].digit}?"
+    (one,) = report.adapters
+    return f"What LoRA learnt from {one.purpose}" if one.price else f"Did LoRA repair the {one.digit}?"
 
 
 def who_paid(section: AdapterSection) -> str:

@@ -7,7 +7,7 @@ from lora_mnist.runs.records import Method
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
-from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.strict import Count, Digit, Document, Many
 
 
 class AdapterLine(Document):
@@ -18,7 +18,7 @@ class AdapterLine(Document):
         parameters: how many numbers were trained.
         before, after: on `test`.
         bytes: of the file that holds its weights.
-        drawings: how many it was taught, if it was.
+        drawings: how many it was taught; None where it was taught none.
     """
 
     name: str
@@ -31,7 +31,7 @@ class AdapterLine(Document):
     after: Counts
     proof: bool | None
     bytes: Count
-    drawings: Maybe[Count] = None
+    drawings: Count | None = None
 
 
 class Listing(Document):

@@ -1,7 +1,6 @@
 """Settings and a data set → a trained base, or a base with a trained adapter. The seed decides every bit of both."""
 
 import copy
-from collections.abc import Callable
 
 import torch
 
@@ -47,23 +46,32 @@ def train_all_weights(
 
 
 def train_on_drawings(
-    base: MLP, name: str, drawings: Split, recipe: TeachSettings, seed: int, dataset: Dataset, progress: Progress
+    base: MLP,
+    name: str,
+    drawings: Split,
+    recipe: TeachSettings,
+    seed: int,
+    dataset: Dataset,
+    weights: torch.Tensor | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[MLP, History]:
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
+
+    Args:
+        weights: how often each training image is drawn, from `hardness_of`; None draws all alike, as the drawings are.
 
     Raises:
         UsageError: the share of a batch rounds to no drawing at all.
     """
-    adapted, train = with_adapter(base, name, recipe, seed), dataset.train
-    images = torch.cat([train.images, drawings.images.to(train.images.device)])
-    labels = torch.cat([train.labels, drawings.labels.to(train.labels.device)])
-    is_drawing = torch.arange(len(labels)) >= len(train)
-    share = ("share", recipe.share, recipe.batch_size)
-
-    def batches(generator: torch.Generator, weights: torch.Tensor | None) -> torch.Tensor:
-        return mixed_batches(is_drawing, share, recipe.steps, generator, weights)
-
-    return adapted, _tune(adapted, Split(images, labels), batches, recipe, seed, "teaching", progress)
+    adapted, known = with_adapter(base, name, recipe, seed), dataset.train
+    images = torch.cat([known.images, drawings.images.to(known.images.device)])
+    labels = torch.cat([known.labels, drawings.labels.to(known.labels.device)])
+    is_drawing, share = torch.arange(len(labels)) >= len(known), ("share", recipe.share, recipe.batch_size)
+    if weights is not None:
+        weights = torch.cat([weights, weights.new_ones(len(drawings))])
+    generator = torch.Generator().manual_seed(seed)
+    batches = mixed_batches(is_drawing, share, recipe.steps, generator, weights)
+    return adapted, _tune(adapted, Split(images, labels), batches, generator, recipe, "teaching", progress)
 
 
 def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int) -> MLP:
@@ -77,28 +85,23 @@ def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int) -> M
 def _tune_to(
     model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress
 ) -> History:
-    share, labels = (recipe.focus, recipe.batch_size), dataset.train.labels.cpu()
-
-    def batches(generator: torch.Generator, weights: torch.Tensor | None) -> torch.Tensor:
-        return focus_batches(labels, digit, share, recipe.steps, generator, weights)
-
-    return _tune(model, dataset.train, batches, recipe, seed, f"fine-tuning {digit}", progress)
+    # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
+    generator, share = torch.Generator().manual_seed(seed), (recipe.focus, recipe.batch_size)
+    weights = hardness_of(model, dataset.train.images, recipe.hardness)
+    batches = focus_batches(dataset.train.labels.cpu(), digit, share, recipe.steps, generator, weights)
+    return _tune(model, dataset.train, batches, generator, recipe, f"fine-tuning {digit}", progress)
 
 
 def _tune(
     model: MLP,
     seen: Split,
-    batches_of: Callable[[torch.Generator, torch.Tensor | None], torch.Tensor],
+    batches: torch.Tensor,
+    generator: torch.Generator,
     recipe: AdapterSettings,
-    seed: int,
     description: str,
     progress: Progress,
 ) -> History:
-    """Train what is not frozen in `model` on images of `seen`, of which `batches_of` says the order."""
-    # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
-    generator = torch.Generator().manual_seed(seed)
-    weights = _weights(model, seen.images, recipe.hardness) if recipe.hardness else None
-    batches = batches_of(generator, weights)
+    """Train what is not frozen in `model` on the images of `seen` that `batches` tells, moved as `generator` draws."""
     warps = None
     if recipe.moves:
         warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(seen.images.device)
@@ -108,14 +111,16 @@ def _tune(
 
 
 @torch.no_grad()
-def _weights(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor:
+def hardness_of(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor | None:
     """(1 - p)^hardness with p the probability that `model` gives to the digit it takes an image for, float64 (N,).
 
     An image of which the network is sure teaches it next to nothing, and most images are such. This is uncertainty
     sampling ("least confident": Settles 2009, Active Learning Literature Survey, section 3.1). The label is not looked
     at: by its probability, an image with a wrong label would be the hardest of all, and be drawn over and over. The
-    weights are taken once, from the network at the start.
+    weights are taken once, from the network at the start. None if `hardness` is 0: all are drawn alike.
     """
+    if not hardness:
+        return None
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
     return torch.cat(unsure).clamp(min=0).cpu() ** hardness

@@ -1,0 +1,93 @@
+"""Folders of drawings: what is read, in which order, and what is refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lora_mnist.datasets.drawing import prepare
+from lora_mnist.datasets.drawings import Drawings, read_drawings
+from lora_mnist.errors import DataError
+
+from ..conftest import drawings_of, write_drawings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_drawings(tmp_path / "hand", drawings_of("digits", each=2))
+
+
+def test_every_picture_is_prepared_and_labelled_by_its_folder(folder):
+    found = read_drawings(folder)
+    assert found.labels.tolist() == [digit for digit in range(10) for _ in range(2)]
+    for number, label in enumerate(found.labels.tolist()):
+        file = sorted((folder / str(label)).iterdir())[number % 2]
+        assert np.array_equal(found.images[number].numpy(), prepare(np.asarray(Image.open(file))))
+    assert found.counts == (2,) * 10
+
+
+def test_what_is_prepared_is_read_again_as_it_is(folder, tmp_path):
+    once = read_drawings(folder)
+    again = read_drawings(write_drawings(tmp_path / "again", once))
+    assert torch.equal(once.images, again.images)
+    assert torch.equal(once.labels, again.labels)
+
+
+def test_any_size_and_polarity_will_do_and_hidden_files_are_left_out(tmp_path):
+    picture = np.full((300, 200), 255, np.uint8)
+    picture[40:260, 90:110] = 0
+    (tmp_path / "1").mkdir()
+    Image.fromarray(picture).save(tmp_path / "1" / "one.jpg")
+    (tmp_path / "1" / ".DS_Store").write_text("x")
+    (tmp_path / ".hidden").mkdir()
+    found = read_drawings(tmp_path)
+    assert found.labels.tolist() == [1]
+    assert int(found.images[0, 14].max()) > 150
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda folder: (folder / "7" / "note.txt").write_text("x"), "note.txt"),
+        (lambda folder: Image.new("L", (50, 50)).save(folder / "7" / "blank.png"), "blank.png"),
+        (lambda folder: (folder / "7" / "deeper").mkdir(), "deeper"),
+        (lambda folder: (folder / "seven").mkdir(), "seven"),
+        (lambda folder: (folder / "10").mkdir(), "10"),
+        (lambda folder: Image.new("L", (50, 50)).save(folder / "loose.png"), "loose.png"),
+    ],
+)
+def test_what_is_no_drawing_is_refused_by_name(folder, spoil, named):
+    spoil(folder)
+    with pytest.raises(DataError, match=named):
+        read_drawings(folder)
+
+
+def test_two_digits_in_one_picture_are_refused_by_the_name_of_the_file(folder):
+    ones = np.zeros((100, 100), np.uint8)
+    ones[20:80, [20, 21, 22, 78, 79, 80]] = 255
+    Image.fromarray(ones).save(folder / "1" / "eleven.png")
+    with pytest.raises(DataError, match=r"eleven\.png.* 2 digits"):
+        read_drawings(folder)
+
+
+def test_a_folder_without_drawings_is_refused(tmp_path):
+    (tmp_path / "3").mkdir()
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=folder.name):
+            read_drawings(folder)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (torch.zeros(0, 28, 28, dtype=torch.uint8), []),
+        (torch.zeros(1, 28, 28), [1]),
+        (torch.zeros(1, 27, 28, dtype=torch.uint8), [1]),
+        (torch.zeros(2, 28, 28, dtype=torch.uint8), [1]),
+        (torch.zeros(1, 28, 28, dtype=torch.uint8), [10]),
+        (torch.zeros(1, 28, 28, dtype=torch.uint8), [-1]),
+    ],
+)
+def test_what_cannot_be_drawings_is_refused(images, labels):
+    with pytest.raises(DataError):
+        Drawings(images, torch.tensor(labels, dtype=torch.int64))

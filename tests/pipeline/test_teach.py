@@ -1,0 +1,385 @@
+"""Lessons on the embedded digits: what is trained on what, what it costs, what is kept, and what is noticed later."""
+
+import importlib
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from lora_mnist import files
+from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.datasets.drawings import Drawings
+from lora_mnist.errors import AlteredError, DiskError, ProofError, RunError, UsageError
+from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, pretrain, verify
+from lora_mnist.pipeline.price import parts_of
+from lora_mnist.pipeline.teach import keep, teach, teach_and_keep
+from lora_mnist.report.page import write_report
+from lora_mnist.runs.drawings import load_drawings
+from lora_mnist.runs.listing import list_adapters
+from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.training import train as recipe
+from lora_mnist.training.model import normalise
+
+from ..conftest import drawings_of, rehash, smoke, snapshot
+
+
+def turned(each=3, split="val"):
+    """A hand that the base does not know: every drawing lies on its side."""
+    upright = drawings_of("digits", each, split)
+    return Drawings(upright.images.rot90(1, (1, 2)).contiguous(), upright.labels)
+
+
+def opened(path, force=False, **asked):
+    return open_workspace(Request(run=path, options={"teach": {"steps": 60, **asked}}, force=force))
+
+
+@pytest.fixture(scope="session")
+def kept_run(finished_run, tmp_path_factory):
+    """`finished_run` with a lesson kept; never changed."""
+    path = shutil.copytree(finished_run, tmp_path_factory.mktemp("kept") / "run")
+    work = opened(path)
+    keep(work, teach(work, turned()))
+    return path
+
+
+@pytest.fixture
+def kept_copy(kept_run, tmp_path):
+    return shutil.copytree(kept_run, tmp_path / "run")
+
+
+# The lesson -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lesson_writes_nothing_and_says_what_it_gained_and_cost(run_copy):
+    before, work, drawings = snapshot(run_copy), opened(run_copy), turned()
+    taught = teach(work, drawings)
+    assert snapshot(run_copy) == before
+    price, adapted = taught.price, taught.on(work.base)
+
+    def right(model):  # by hand, image by image
+        answers = [int(model(normalise(image[None])).argmax()) for image in drawings.images]
+        return sum(answer == label for answer, label in zip(answers, drawings.labels.tolist(), strict=True))
+
+    assert (price.before, price.after) == (right(work.base), right(adapted))
+    assert price.after > price.before
+    assert price.judged.images == price.count == 30
+    val = work.dataset.val
+    wrong = [logits_of(model, val.images).argmax(1) != val.labels for model in (work.base, adapted)]
+    assert (price.val.before, price.val.after) == tuple(int(part.sum()) for part in wrong)
+    by_digit = [int((wrong[1] & (val.labels == d)).sum() - (wrong[0] & (val.labels == d)).sum()) for d in range(10)]
+    assert price.val.change == by_digit
+
+
+def test_no_drawing_is_judged_by_an_adapter_that_has_seen_it(run_copy, monkeypatch):
+    seen, judges = [], []
+    honest = recipe.train_on_drawings
+
+    def watched(base, name, drawings, *rest):
+        seen.append({image.numpy().tobytes() for image in drawings.images})
+        adapted, history = honest(base, name, drawings, *rest)
+        judges.append(adapted)
+        return adapted, history
+
+    monkeypatch.setattr(importlib.import_module("lora_mnist.pipeline.teach"), "train_on_drawings", watched)
+    drawings = turned()
+    price = teach(opened(run_copy), drawings).price
+    everything = {image.numpy().tobytes() for image in drawings.images}
+    assert seen[0] == everything
+    unseen = [everything - one for one in seen[1:]]
+    assert set().union(*unseen) == everything
+    assert sum(map(len, unseen)) == len(everything)
+    answers = {}
+    for judge, part in zip(judges[1:], unseen, strict=True):
+        for image, label in zip(drawings.images, drawings.labels.tolist(), strict=True):
+            if image.numpy().tobytes() in part:
+                answers[image.numpy().tobytes()] = int(judge(normalise(image[None])).argmax()) == label
+    assert price.judged.after == sum(answers.values())
+
+
+def test_the_same_drawing_twice_is_in_one_part():
+    drawings = turned()
+    twice = Drawings(drawings.images.repeat(2, 1, 1), drawings.labels.repeat(2))
+    for part in parts_of(twice, 3):
+        assert torch.equal(part[:30], part[30:])
+        assert part.sum() == 20
+
+
+def test_every_part_has_about_as_many_of_each_digit():
+    for part in parts_of(turned(), 3):
+        assert torch.bincount(turned().labels[part], minlength=10).tolist() == [1] * 10
+
+
+def test_too_few_drawings_are_judged_by_nobody_else(run_copy):
+    few = Drawings(turned().images[:5], turned().labels[:5])
+    steps = []
+    price = teach(opened(run_copy), few, steps.append).price
+    assert price.judged is None
+    assert "judged by those it was trained on" in price.verdict.words
+    assert (steps[-1].step, steps[-1].steps) == (60, 60)
+
+
+def test_every_batch_holds_its_share_of_drawings_beside_training_images(run_copy, monkeypatch):
+    seen = []
+    honest = recipe.train
+    monkeypatch.setattr(recipe, "train", lambda model, data, *rest: seen.append(data) or honest(model, data, *rest))
+    work = opened(run_copy, share=0.25, batch_size=16)
+    teach(work, turned())
+    known = len(work.dataset.train)
+    assert torch.equal(seen[0].images[:known], work.dataset.train.images)
+    assert torch.equal(seen[0].images[known:], turned().images)
+    assert ((seen[0].batches >= known).sum(1) == 4).all()
+
+
+def test_the_digit_it_is_judged_by_is_the_one_with_most_drawings_wrong(run_copy):
+    work, drawings = opened(run_copy), turned()
+    wrong = logits_of(work.base, drawings.images).argmax(1) != drawings.labels
+    most = torch.bincount(drawings.labels[wrong], minlength=10)
+    assert most[teach(work, drawings).record.digit] == most.max()
+
+
+def test_the_order_of_the_drawings_changes_nothing(run_copy):
+    drawings = turned()
+    order = torch.cat([torch.arange(30)[part::3] for part in range(3)])  # each digit's own order is as it was
+    mixed = Drawings(drawings.images[order], drawings.labels[order])
+    one, other = (teach(opened(run_copy), hand) for hand in (drawings, mixed))
+    assert one.price == other.price
+    assert all(
+        torch.equal(*pair) for path in one.weights for pair in zip(one.weights[path], other.weights[path], strict=True)
+    )
+
+
+def test_a_lesson_is_told_step_by_step_and_ends_when_the_listener_raises(run_copy):
+    steps, before = [], snapshot(run_copy)
+    teach(opened(run_copy), turned(), steps.append)
+    assert [one.step for one in steps] == list(range(1, 241))  # one adapter, and three that judge
+    assert {one.steps for one in steps} == {240}
+    assert steps[-1].loss < steps[0].loss
+
+    def cancel(step):
+        if step.step == 70:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        teach(opened(run_copy), turned(), cancel)
+    assert snapshot(run_copy) == before
+
+
+def test_a_guard_needs_val(tmp_path):
+    pretrain(smoke(tmp_path, data={"dataset": "digits", "val_share": 0.0}))
+    with pytest.raises(UsageError, match="--guard none"):
+        teach(opened(tmp_path, guard="every-digit"), turned())
+    price = teach(opened(tmp_path), turned()).price
+    assert (price.val, price.verdict.paid) == (None, "")
+
+
+# The guard ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_guard_takes_the_strongest_that_it_allows(run_copy):
+    work = opened(run_copy, guard="errors", steps=150, share=0.2)
+    taught = teach(work, turned())
+    guard = taught.record.guard
+    *refused, taken = guard.tried
+    assert len(refused) > 1
+    assert all(one.errors > guard.before.errors for one in refused)
+    assert taken.errors <= guard.before.errors
+    assert taken.strength == guard.strength == taught.price.strength
+    assert taught.price.val.after == taken.errors
+
+
+def test_what_the_guard_refuses_is_not_kept(run_copy):
+    work, before = opened(run_copy, guard="errors", learning_rate=0.3, share=1.0), snapshot(run_copy)
+    result = teach_and_keep(work, turned())
+    assert (result.kept, result.folder, result.price.strength) == (False, None, None)
+    assert result.verdict.kind == "too dear"
+    with pytest.raises(UsageError, match="--guard none"):
+        keep(work, teach(work, turned()))
+    assert snapshot(run_copy) == before
+
+
+# What is kept ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_an_adapter_like_any_other(kept_run, kept_copy):
+    assert verify(Request(run=kept_run)).passed
+    saved = Run(kept_run).require_adapter("taught")
+    assert (saved.tuning.method, saved.tuning.name, saved.tuning.settings.name) == ("taught", "taught", "taught")
+    assert saved.tuning.proof.passed
+    assert torch.equal(load_drawings(saved).images, turned().images)
+    work = open_workspace(Request(run=kept_copy))
+    assert evaluate(work, [Applied("taught")]) == saved.evaluation
+    assert merge(work, [Applied("taught")]).evaluation.splits == saved.evaluation.splits
+    line = next(one for one in list_adapters(Run(kept_run)).adapters if one.name == "taught")
+    assert (line.method, line.drawings) == ("taught", 30)
+    on_top = finetune(open_workspace(Request(run=kept_copy, options={"finetune": {"digit": 3}})), ["taught"])
+    assert on_top.record.on_top_of == ("taught",)
+
+
+def test_peft_computes_the_same_from_the_folder(kept_run):
+    import_torchvision()  # PEFT imports transformers, which imports torchvision
+    from peft import PeftModel
+
+    work = opened(kept_run)
+    plain = open_workspace(Request(run=kept_run)).base
+    theirs = PeftModel.from_pretrained(plain, str(kept_run / "adapters" / "taught")).eval()
+    ours, _ = work.adapted([Applied("taught")])
+    images = normalise(work.dataset.test.images)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_taught_is_kept_to_the_last_bit_also_by_another_process(kept_run, run_copy):
+    work = opened(run_copy)
+    keep(work, pickle.loads(pickle.dumps(teach(work, turned()))), "mine")
+    one, other = (Run(path).adapter(name) for path, name in ((kept_run, "taught"), (run_copy, "mine")))
+    assert one.hashes[one.weights] == other.hashes[other.weights]
+    assert one.tuning.price == other.tuning.price
+
+
+def test_a_name_is_the_first_that_is_free_or_the_one_asked_for(run_copy):
+    work = opened(run_copy)
+    taught = teach(work, turned())
+    folders = [keep(work, taught, name) for name in (None, None, "mine", None)]
+    assert [folder.name for folder in folders] == ["taught", "taught-2", "mine", "taught-3"]
+    with pytest.raises(RunError, match="finished already"):
+        keep(work, taught, "mine")
+    for name in ("../mine", "", "base", "a" * 65):
+        with pytest.raises(UsageError, match="name"):
+            keep(work, taught, name)
+    forced = opened(run_copy, force=True, steps=1)
+    assert keep(forced, teach(forced, turned())).name == "taught"
+    assert Run(run_copy).adapter("taught").tuning.settings.steps == 1
+
+
+def test_a_lesson_is_kept_on_its_own_base_only(run_copy):
+    taught = teach(opened(run_copy), turned())
+    pretrain(
+        smoke(run_copy, seed=1, data={"dataset": "digits"}).__class__(run=run_copy, options={"seed": 1}, force=True)
+    )
+    with pytest.raises(RunError, match="another base"):
+        keep(opened(run_copy), taught)
+
+
+def test_one_whose_proof_fails_is_not_kept(run_copy, monkeypatch):
+    work, before = opened(run_copy), snapshot(run_copy)
+    taught = teach(work, turned())
+    honest = type(taught).on
+
+    def leaking(self, base, name):
+        adapted = honest(self, base, name)
+        with torch.no_grad():
+            adapted.linear2.base.weight[0, 0] += 1
+        return adapted
+
+    monkeypatch.setattr(type(taught), "on", leaking)
+    with pytest.raises(ProofError, match=r"linear2\.weight"):
+        keep(work, taught)
+    assert snapshot(run_copy) == before
+
+
+def test_a_disk_that_is_full_when_it_is_kept_leaves_the_run_as_before(run_copy, monkeypatch):
+    work, before = opened(run_copy), snapshot(run_copy)
+    taught = teach(work, turned())
+    honest, written = files._write, []
+
+    def full(path, content):
+        if "drawings" in str(path):
+            written.append(path)
+            if len(written) == 7:
+                raise OSError(28, "No space left on device")
+        honest(path, content)
+
+    monkeypatch.setattr(files, "_write", full)
+    with pytest.raises(DiskError, match="No space left"):
+        keep(work, taught)
+    assert len(written) == 7
+    assert snapshot(run_copy) == before
+
+
+def test_the_report_shows_the_drawings_and_what_they_cost(kept_copy):
+    page = write_report(Run(kept_copy)).read_text()
+    price = Run(kept_copy).adapter("taught").tuning.price
+    assert page.count('alt="A drawing of a 7"') == 3
+    assert price.verdict.words.partition(":")[0] in page
+    assert "lora-mnist teach ../adapters/taught/drawings" in page
+
+
+# Forgery --------------------------------------------------------------------------------------------------------------
+
+
+def forge(path, change):
+    """Rewrite the price in finetune.json, and the manifest with it."""
+    folder = path / "adapters" / "taught"
+    document = json.loads((folder / "finetune.json").read_text())
+    change(document["price"])
+    (folder / "finetune.json").write_text(json.dumps(document))
+    rehash(folder)
+
+
+def failures_of(path):
+    return " ".join(verify(Request(run=path)).failures)
+
+
+def test_a_price_that_flatters_is_noticed(kept_copy):
+    price = Run(kept_copy).adapter("taught").tuning.price
+    assert price.after < 30
+
+    def flatter(stored):
+        stored["after"] += 1
+
+    forge(kept_copy, flatter)
+    assert f"{price.before} → {price.after} are right" in failures_of(kept_copy)
+
+
+def test_a_price_on_val_that_flatters_is_noticed(kept_copy):
+    forge(kept_copy, lambda stored: stored["val"].update(after=stored["val"]["after"] - 1))
+    assert "what its price says of val" in failures_of(kept_copy)
+
+
+def test_a_price_that_contradicts_itself_is_noticed(kept_copy):
+    forge(kept_copy, lambda stored: stored["judged"].update(after=30))
+    assert "must judge every drawing once" in failures_of(kept_copy)
+
+
+def test_a_drawing_that_is_not_the_one_is_noticed(kept_copy):
+    folder = kept_copy / "adapters" / "taught"
+    files = sorted((folder / "drawings").rglob("*.png"))
+    files[0].write_bytes(files[-1].read_bytes())
+    assert files[0].name in failures_of(kept_copy)
+    for file in files:  # all of them, and covered up
+        file.write_bytes(files[-1].read_bytes())
+    rehash(folder)
+    assert "are right, and not" in failures_of(kept_copy)
+
+
+def test_a_drawing_that_is_gone_is_noticed(kept_copy):
+    folder = kept_copy / "adapters" / "taught"
+    next((folder / "drawings" / "7").iterdir()).unlink()
+    rehash(folder)
+    assert "not those that its price counts" in failures_of(kept_copy)
+
+
+def test_a_taught_adapter_without_a_price_is_damaged(kept_copy):
+    folder = kept_copy / "adapters" / "taught"
+    document = json.loads((folder / "finetune.json").read_text())
+    del document["price"]
+    (folder / "finetune.json").write_text(json.dumps(document))
+    rehash(folder)
+    with pytest.raises(AlteredError, match="price"):
+        _ = Run(kept_copy).adapter("taught").tuning
+    assert "price" in failures_of(kept_copy)
+
+
+def test_a_run_from_before_there_was_teaching_still_opens(run_copy):
+    base = run_copy / "base"
+    document = json.loads((base / "run.json").read_text())
+    del document["settings"]["teach"]
+    (base / "run.json").write_text(json.dumps(document))
+    rehash(base)
+    work = open_workspace(Request(run=run_copy))
+    assert work.settings.teach == resolve([load_config("default")], "digits").teach
+    assert teach(opened(run_copy, steps=2, guard="none"), turned()).price.count == 30
