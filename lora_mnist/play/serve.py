@@ -36,11 +36,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,
             )
         )
-        self._teacher = teacher
+        self.teacher = teacher
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop."""
-        self._teacher.close()
+        self.teacher.close()
         await super().shutdown(sockets)
 
 

@@ -13,6 +13,7 @@ import pytest
 from lora_mnist.evaluation.price import Judged, OnVal, Price
 from lora_mnist.pipeline import Request
 from lora_mnist.play.serve import listening, make_server
+from lora_mnist.play.teaching import Teacher
 from lora_mnist.training.progress import Step
 
 PRICE = Price(
@@ -30,8 +31,8 @@ NINE = [[[620, 380], [500, 280], [380, 360], [380, 480], [500, 520], [600, 460],
 class Client:
     """Asks a playground on this machine, each time by a new connection."""
 
-    def __init__(self, port: int, run: Path):
-        self.port, self.run = port, run
+    def __init__(self, port: int, run: Path, teacher: Teacher):
+        self.port, self.run, self.teacher = port, run, teacher
 
     @property
     def address(self) -> str:
@@ -72,14 +73,14 @@ class Client:
 
 
 @contextmanager
-def serving(run: Path) -> Iterator[Client]:
-    """A playground in a thread of this process."""
+def serving(run: Path, **teach: object) -> Iterator[Client]:
+    """A playground in a thread of this process; `teach` are settings of its lessons."""
     listener = listening(0)
-    server = make_server(Request(run=run, threads=1))
+    server = make_server(Request(run=run, threads=1, options={"teach": teach}))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        yield Client(listener.getsockname()[1], run)
+        yield Client(listener.getsockname()[1], run, server.teacher)
     finally:
         server.should_exit = True
         thread.join()

@@ -24,7 +24,7 @@ export function showBars(answer, names) {
 }
 
 function showSide(side, sight) {
-  table.querySelector(`thead .${side} .guess`).textContent = sight ? sight.digit : "–";
+  table.querySelector(`thead .${side} .guess`).textContent = sight ? sight.digit : "";
   table.querySelectorAll(`tbody .${side}`).forEach((one, digit) => {
     const share = sight ? sight.probabilities[digit] : 0;
     one.classList.toggle("first", sight?.digit === digit);

@@ -60,12 +60,18 @@ function showAnswer(answer, names, strength) {
 const canBeLabelled = () => Boolean(shown.answer?.pixels) && shown.index === null;
 
 async function putAside(label) {
-  await look(); // what is put aside is the whole drawing
   if (!canBeLabelled()) { say("Draw a digit first.", true); return; }
-  tray.add({ pixels: shown.answer.pixels, label });
-  sheet.clear();
-  say(`Put aside as ${a(label)}: ${counted(tray.drawings.length, "drawing")}.`);
-  ask("teaching/ready", {}).catch((error) => warn(error.message));
+  const strokes = sheet.strokes;
+  sheet.clear(); // at once, so that the next one can be drawn
+  try {
+    const answer = await ask("predict", { strokes });
+    if (answer.pixels === null) { sheet.restore(strokes); say(answer.problem, true); return; }
+    tray.add({ pixels: answer.pixels, label });
+    if (sheet.isBlank) say(`Put aside as ${a(label)}: ${counted(tray.drawings.length, "drawing")}.`);
+    await ask("teaching/ready", {});
+  } catch (error) {
+    warn(error.message);
+  }
 }
 
 /** Read the run again; `on` are the adapters that are switched on, by default the latest one. */
