@@ -222,6 +222,7 @@ def test_a_lesson_from_the_drawings_to_the_adapter(browser, run, tmp_path):
     with serving(run, steps=400) as client, opened(browser, client) as page:
         for i in range(10):
             put_aside(page, 9 if i % 2 else 7, NINE if i % 2 else SEVEN)
+        expect(page.locator("#tray li")).to_have_count(10)
         page.reload()
         expect(page.locator("#tray li")).to_have_count(10)
         page.get_by_role("button", name="Teach 10 drawings").click()
