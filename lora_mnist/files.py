@@ -21,7 +21,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.errors import AlteredError, DiskError, RunError
+from lora_mnist.errors import AlteredError, DiskError, RunError, UsageError
 
 MANIFEST = "manifest.json"
 NEW = ".new-"  # in the name of what is not yet in its place; never read
@@ -83,6 +83,20 @@ def require_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"probe")
+
+
+def require_unused(path: Path, force: bool) -> None:
+    """Make sure that a file of the user's choice can be written, before any work is spent.
+
+    Raises:
+        UsageError: something is there already and not to be replaced, or it is no file.
+        DiskError: the disk refuses.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder.", "Name a file in it.")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already.", "Name another file, or replace it with --force.")
+    require_writable(path.parent)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -3,10 +3,15 @@
 import html
 import json
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from lora_mnist.cli import tables as terminal
+from lora_mnist.datasets.drawing import prepare
 from lora_mnist.evaluation.findings import Off
+from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, open_workspace, verify
 from lora_mnist.report.page import write_report
@@ -105,3 +110,23 @@ def test_at_80_columns_the_real_tables_are_whole(default):
     console.print(terminal.finetuning(default[0]), terminal.evaluation(default[1].base.evaluation))
     assert "…" not in console.file.getvalue()
     assert json.dumps(default[0].model_dump(mode="json"))
+
+
+def test_digits_drawn_anywhere_are_recognised_as_in_the_data_set(default, mnist):
+    """docs/play.md, on a tenth of the test images; `benchmarks/drawing.py` draws them all, in three ways."""
+    _, run = default
+    work = opened(run, mnist)
+    random = np.random.default_rng(0)
+    images, labels = work.images["test"][::10], work.labels["test"][::10]
+    seen = torch.from_numpy(np.stack([prepare(drawn(image, random)) for image in images.numpy()]))
+    right = [int((logits_of(work.base, one).argmax(1) == labels).sum()) for one in (images, seen)]
+    assert abs(right[0] - right[1]) <= 10
+
+
+def drawn(image, random):
+    """At a random place, size and polarity, uint8 (200, 300)."""
+    side = int(random.integers(40, 200))
+    top, left = random.integers(0, 200 - side), random.integers(0, 300 - side)
+    canvas = np.zeros((200, 300), np.uint8)
+    canvas[top : top + side, left : left + side] = Image.fromarray(image).resize((side, side))
+    return 255 - canvas if random.random() < 0.5 else canvas

@@ -47,7 +47,7 @@ def evaluation(document: Evaluation) -> RenderableType:
 
 def named(document: Evaluation) -> str:
     """The network that was evaluated."""
-    used = "".join(f" + {_at_strength(adapter)}" for adapter in document.adapters)
+    used = "".join(f" + {at_strength(adapter)}" for adapter in document.adapters)
     return f"the base{used}" if document.checkpoint is None else f"checkpoint {document.checkpoint}"
 
 
@@ -197,7 +197,7 @@ def _beside_checkpoint(record: TuningRecord, facts: Extraction, test: Comparison
 
 def merging(document: Merging) -> RenderableType:
     """Where the merged network lies, and how far its logits are from those of base and adapters."""
-    used = " + ".join(map(_at_strength, document.merged))
+    used = " + ".join(map(at_strength, document.merged))
     difference, largest = document.largest_difference, document.largest_logit
     return Group(
         evaluation(document.evaluation),
@@ -280,7 +280,8 @@ def verification(findings: Verification) -> RenderableType:
     return Group(*parts)
 
 
-def _at_strength(adapter: AppliedAdapter) -> str:
+def at_strength(adapter: AppliedAdapter) -> str:
+    """An adapter that is on."""
     return f"{adapter.name} at strength {adapter.strength:g}"
 
 

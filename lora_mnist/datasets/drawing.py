@@ -2,6 +2,7 @@
 
 MNIST scaled the digit's own box to 20 pixels along its longer side and put it into 28×28 by its centre of mass
 (LeCun et al., "Gradient-based learning applied to document recognition", 1998, section III A). `prepare` does the same.
+The embedded digits fill 24 pixels and lie in the middle by their box, so for a network that knows those it does that.
 """
 
 import io
@@ -14,9 +15,10 @@ from scipy import ndimage
 
 from lora_mnist.errors import DataError
 from lora_mnist.files import read_regular
+from lora_mnist.settings.config import KnownDataset
 
 SIDE = 28  # pixels of what the network sees
-INNER = 20  # the longer side of the digit in it
+INNER = {"mnist": 20, "digits": 24}  # the longer side of the digit in it
 WORKING = 2048  # pixels: a larger picture is averaged down first; of a digit that leaves 20 at a hundredth of the side
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -26,12 +28,12 @@ LARGEST = 64 << 20  # bytes of a file; a photograph has a tenth
 
 FAINTEST = 24.0  # grey levels of 255 by which ink stands out at least; paper and JPEG blocks vary by fewer
 CERTAIN = 0.4  # of the darkest ink: what certainly is some; each stroke holds a pixel that is darker
-EDGE = 0.1  # of the darkest ink: where strokes end; low, since MNIST's boxes hold its faintest pixels too
+EDGE = 0.05  # of the darkest ink: where strokes end; low, since MNIST's boxes hold its faintest pixels too
 NOISE = 5.0  # standard deviations of the paper that are not taken for ink: one pixel in three million
 SPECK = 0.03  # of all the ink: an isolated piece with less is dust
 GAP = 0.2  # of the larger one's longer side: pieces with less between them are one digit, as a 5 and its bar
 LIKE = 0.5  # of the larger one's longer side: smaller pieces are parts, not other digits
-SHARE = 0.2  # of the larger one's ink: likewise
+SHARE = 0.1  # of the larger one's ink: likewise, and a 1 beside a broad 0 has more
 
 WAY_OUT = "Give a picture of one digit, dark on light or light on dark."
 
@@ -60,16 +62,17 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no picture that can be read: {why}.", SAVE_AS) from error
 
 
-def prepare(grey: np.ndarray) -> np.ndarray:
-    """The picture that MNIST would have made of a digit.
+def prepare(grey: np.ndarray, dataset: KnownDataset = "mnist") -> np.ndarray:
+    """The picture that MNIST would have made of a digit, or the embedded digits.
 
     Args:
         grey: (H, W), uint8 or other numbers from 0 to 255, or floats or bools from 0 to 1; dark on light or light on
             dark.
+        dataset: what the network was trained on.
 
     Returns:
         uint8 (28, 28), light on dark: the digit's box scaled by area averaging to 20 pixels along its longer side,
-        placed by its centre of mass.
+        placed by its centre of mass; for `digits` to 24, placed by its box.
 
     Raises:
         DataError: it is blank, holds several digits, or is no picture.
@@ -81,7 +84,8 @@ def prepare(grey: np.ndarray) -> np.ndarray:
         raise DataError("The picture is blank: nothing in it stands out from its background.", WAY_OUT)
     pieces, box = _without_specks(ink, _pieces(ink, edge, CERTAIN * peak))
     _refuse_several(ink[box], pieces[box])
-    return _centred(_scaled(np.where(pieces[box], ink[box], 0)))
+    digit = _scaled(np.where(pieces[box], ink[box], 0), INNER[dataset])
+    return _centred(digit, ndimage.center_of_mass(digit if dataset == "mnist" else np.ones_like(digit)))
 
 
 def levels(picture: np.ndarray) -> np.ndarray:
@@ -145,20 +149,18 @@ def _ink_of(grey: np.ndarray) -> tuple[np.ndarray, float]:
     Also the standard deviation of the paper's noise. Ink is where most departs from the paper: the third power keeps
     the sign and lets noise, which goes both ways, cancel out.
     """
-    flat, sloping = (grey - paper for paper in _papers(grey))
-    away = sloping if _noise(sloping) < _noise(flat) else flat
-    return (away if float((away.astype(np.float64) ** 3).sum()) > 0 else -away).clip(0), _noise(away)
+    away = grey - np.median(_border(grey))
+    if _noise(away):
+        away = min(away, grey - _slope(grey), key=_noise)
+    return (away if np.vdot(away * away, away) > 0 else -away).clip(0), _noise(away)
 
 
-def _papers(grey: np.ndarray) -> tuple[np.float32, np.ndarray]:
-    """What lies along the border: one grey level, and a slope as of uneven light, float32 (H, W).
-
-    Medians, since a stroke may touch the border.
-    """
+def _slope(grey: np.ndarray) -> np.ndarray:
+    """Paper in uneven light, float32 (H, W): what the sides' medians say, since a stroke may touch the border."""
     top, bottom, left, right = (np.median(side) for side in (grey[0], grey[-1], grey[:, 0], grey[:, -1]))
     down, across = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in grey.shape)
     middle = np.float32((top + bottom + left + right) / 4)
-    return np.median(_border(grey)), middle + (bottom - top) * down[:, None] + (right - left) * across
+    return middle + (bottom - top) * down[:, None] + (right - left) * across
 
 
 def _noise(away: np.ndarray) -> float:
@@ -180,9 +182,9 @@ def _pieces(ink: np.ndarray, edge: float, certain: float) -> np.ndarray:
 
 def _without_specks(ink: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice]]:
     """`pieces` without those that are too small to belong to a digit, and the box around what is left."""
-    amounts = np.bincount(pieces.ravel(), ink.ravel())
-    amounts[0] = 0
-    pieces = np.where((amounts >= SPECK * amounts.sum())[pieces], pieces, 0)
+    marked = pieces > 0
+    amounts = np.bincount(pieces[marked], ink[marked])
+    pieces = np.where((amounts >= SPECK * amounts.sum())[pieces] & marked, pieces, 0)
     (box,) = ndimage.find_objects((pieces > 0).astype(np.int8))
     return pieces, box
 
@@ -201,10 +203,10 @@ def _refuse_several(ink: np.ndarray, pieces: np.ndarray) -> None:
         raise DataError(f"The picture holds {digits} digits, side by side or one below the other.", WAY_OUT)
 
 
-def _scaled(digit: np.ndarray) -> np.ndarray:
-    """float (h, w) → the same with a longer side of `INNER` pixels, the brightest of them at 255."""
+def _scaled(digit: np.ndarray, inner: int) -> np.ndarray:
+    """float (h, w) → the same with a longer side of `inner` pixels, the brightest of them at 255."""
     longer = max(digit.shape)
-    height, width = (max(round(INNER * side / longer), 1) for side in digit.shape)
+    height, width = (max(round(inner * side / longer), 1) for side in digit.shape)
     small = _area(digit, height, width)
     return small * (255 / small.max())
 
@@ -222,13 +224,13 @@ def _shares(before: int, after: int) -> np.ndarray:
     return (overlap.clip(0) * after / before).astype(np.float32)
 
 
-def _centred(digit: np.ndarray) -> np.ndarray:
-    """float (h, w), at most 28 each → uint8 (28, 28) with the centre of mass in the middle, as far as there is room."""
+def _centred(digit: np.ndarray, centre: tuple[float, float]) -> np.ndarray:
+    """float (h, w), at most 28 each → uint8 (28, 28) with its `centre` in the middle, as far as there is room."""
     picture = np.zeros((SIDE, SIDE), np.uint8)
     rows, columns = (
         slice(start, start + side)
-        for side, centre in zip(digit.shape, ndimage.center_of_mass(digit), strict=True)
-        for start in [min(max(round(SIDE / 2 - centre), 0), SIDE - side)]
+        for side, middle in zip(digit.shape, centre, strict=True)
+        for start in [min(max(round(SIDE / 2 - middle), 0), SIDE - side)]
     )
     picture[rows, columns] = np.rint(digit)
     return picture

@@ -12,7 +12,18 @@ from lora_mnist.pipeline.compare import SideBySide, compare
 from lora_mnist.pipeline.convert import Merging, extract, merge
 from lora_mnist.pipeline.doctor import Check, Diagnosis, doctor
 from lora_mnist.pipeline.evaluate import evaluate
+from lora_mnist.pipeline.export import Export, export
 from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
+from lora_mnist.pipeline.predict import (
+    Picture,
+    Prediction,
+    Predictions,
+    pictures_in,
+    pictures_of,
+    predict,
+    require_one_picture,
+    write_picture,
+)
 from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.run import WholeRun, repair, run
 from lora_mnist.pipeline.teach import Taught, Teaching, teach, teach_and_keep
@@ -25,7 +36,11 @@ __all__ = [
     "Check",
     "Diagnosis",
     "Drawings",
+    "Export",
     "Merging",
+    "Picture",
+    "Prediction",
+    "Predictions",
     "Pretraining",
     "Request",
     "SideBySide",
@@ -38,17 +53,23 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "export",
     "extract",
     "finetune",
     "finetune_full",
     "merge",
     "open_workspace",
+    "pictures_in",
+    "pictures_of",
+    "predict",
     "pretrain",
     "read_drawings",
     "repair",
+    "require_one_picture",
     "run",
     "teach",
     "teach_and_keep",
     "verify",
     "verify_workspace",
+    "write_picture",
 ]

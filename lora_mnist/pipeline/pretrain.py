@@ -101,7 +101,7 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
         replaced_seal=_seal_of(run),
         **dict(environment(device)),
     )
-    removed = [saved.name for saved in run.dependents()]
+    removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]
     with run.new_base() as draft:
         draft.network(model)
         draft.document(RECORD, record)

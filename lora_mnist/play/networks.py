@@ -65,7 +65,7 @@ class Networks:
             assert question.index is not None  # it is one or the other
             return self._of_test_image(question.index, question)
         try:
-            pixels = prepare(draw(question.strokes))
+            pixels = prepare(draw(question.strokes), self.work.dataset.name)
         except DataError as error:  # a blank canvas, or several digits, is nothing wrong while one draws
             return Answer(problem=str(error))
         image = torch.from_numpy(pixels).to(self.work.device)

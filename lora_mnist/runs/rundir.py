@@ -47,6 +47,7 @@ class Run:
         self.path = path
         self.base = Saved(path / "base")
         self.report = path / "report"
+        self.exports = path / "exports"
         self._saved: dict[Path, Saved] = {}
         self._writing = 0
         self._stood: dict[Path, object] = {}  # what there was of each folder when the writing began
@@ -228,6 +229,7 @@ class Run:
                 remove_folder(saved.folder)
             if is_finished(self.report):
                 remove_folder(self.report)
+            remove_folder(self.exports)
             self.tidy()
             self._look_again()
 

@@ -1,0 +1,218 @@
+"""The base with adapters in its weights as one file for elsewhere: ONNX for phones and browsers, or torch.export's."""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lora_mnist import __version__
+from lora_mnist.errors import ProofError, UsageError, shown
+from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
+from lora_mnist.files import require_unused, write_file
+from lora_mnist.lora.merging import merged_copy
+from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.records import AppliedAdapter, DatasetName
+from lora_mnist.settings.request import Applied
+from lora_mnist.settings.strict import Count, Document, Many, Maybe
+from lora_mnist.training.model import normalise
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")
+OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), which runtimes have had years to learn
+IMAGES, LOGITS = "images", "logits"  # the names of input and output
+ABOUT = "lora_mnist"  # under which the provenance stands in the file
+TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Provenance(Document):
+    """What stands in the file itself, as JSON under the name lora_mnist."""
+
+    lora_mnist: str
+    run: str
+    dataset: DatasetName
+    base_seal: str
+    adapters: Many[AppliedAdapter]
+    input: str = f"{IMAGES}: uint8 (N, 28, 28), light on dark"
+    output: str = f"{LOGITS}: float32 (N, 10)"
+
+
+class Export(Document):
+    """What was written, and the largest difference of its logits from ours on held-out images."""
+
+    file: str
+    format: str
+    opset: Maybe[Count] = None
+    bytes: Count
+    images: Count
+    largest_difference: float
+    largest_logit: float
+    provenance: Provenance
+
+
+class PlainNetwork(nn.Module):
+    """uint8 images (N, 28, 28) → logits (N, 10), of torch's own layers only, which exporters know."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__()
+        plain: list[nn.Module] = []
+        for layer in layers:
+            own = nn.Linear(layer.in_features, layer.out_features)
+            own.load_state_dict(layer.state_dict())
+            plain += [own, nn.ReLU()]
+        self.layers = nn.Sequential(*plain[:-1])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised inside."""
+        return self.layers(normalise(images).flatten(1))  # (N, 28, 28) -> (N, 784) -> (N, 10)
+
+
+def export(
+    work: Workspace,
+    adapters: Sequence[Applied] = (),
+    format: str = "onnx",
+    out: Path | None = None,
+    allow_unsealed: bool = False,
+) -> Export:
+    """Write the base with `adapters` merged into its weights, once its logits are seen to be ours.
+
+    Args:
+        format: `onnx` or `torch`.
+        out: the file; None is one in the run's exports/, named after the adapters.
+
+    Raises:
+        UsageError: the format is unknown, what it needs is not installed, the file is there, or logits are not finite.
+        LoRAError: the merged weights are not finite.
+        RunError: an adapter is missing, damaged, or made on another base.
+        ProofError: the exported network's logits are not ours; nothing is written.
+        DiskError: the disk refuses.
+    """
+    _require_format(format)
+    model, used = work.adapted(adapters, allow_unsealed)
+    name = "-".join(one.name for one in used) or "base"
+    file = out or work.run.exports / f"{name}{SUFFIXES[format]}"
+    require_unused(file, work.request.force)
+    ours = held_out_logits(model, work.dataset)
+    require_finite(ours, "Choose a smaller --strength.")
+    merged = merged_copy(model) if used else model
+    plain = PlainNetwork([layer for layer in merged.children() if isinstance(layer, nn.Linear)])
+    about = Provenance(
+        lora_mnist=__version__,
+        run=work.run.path.resolve().name,
+        dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),
+        base_seal=work.sealed.sha256,
+        adapters=used,
+    )
+    with _silence():
+        content = _CONTENT[format](plain.cpu().eval().requires_grad_(False), about.model_dump_json())
+        theirs = _logits_of(_LOADED[format](content), work.images)
+    largest, difference = _require_same(ours, theirs, file)
+    with work.writing() if out is None else nullcontext():
+        write_file(file, content)
+    return Export(
+        file=str(file),
+        format=format,
+        opset=OPSET if format == "onnx" else None,
+        bytes=len(content),
+        images=sum(map(len, ours.values())),
+        largest_difference=difference,
+        largest_logit=largest,
+        provenance=about,
+    )
+
+
+def _require_format(format: str) -> None:
+    if format not in SUFFIXES:
+        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
+    missing = [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"ONNX needs {' and '.join(missing)}, not installed here.",
+            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
+        )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Exporters print what they are at, and warn of what they themselves still call by its old name."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _program(network: PlainNetwork) -> torch.export.ExportedProgram:
+    example = torch.zeros(2, 28, 28, dtype=torch.uint8)
+    program = torch.export.export(network, (example,), dynamic_shapes={IMAGES: {0: torch.export.Dim("N")}})
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # places in source files of this machine
+    return program
+
+
+def _torch_content(network: PlainNetwork, about: str) -> bytes:
+    content = io.BytesIO()
+    torch.export.save(_program(network), content, extra_files={f"{ABOUT}.json": about})
+    return content.getvalue()
+
+
+def _onnx_content(network: PlainNetwork, about: str) -> bytes:
+    import onnx
+
+    made = torch.onnx.export(
+        _program(network), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
+    )
+    assert made is not None  # it is not written by torch
+    model = made.model_proto
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        del part.metadata_props[:]  # which torch operation each came from
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = "N"
+    model.ir_version = IR
+    onnx.helper.set_model_props(model, {ABOUT: about})
+    onnx.checker.check_model(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def _torch_network(content: bytes) -> Network:
+    return torch.export.load(io.BytesIO(content)).module()
+
+
+def _onnx_network(content: bytes) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])
+
+
+_CONTENT: dict[str, Callable[[PlainNetwork, str], bytes]] = {"onnx": _onnx_content, "torch": _torch_content}
+_LOADED: dict[str, Callable[[bytes], Network]] = {"onnx": _onnx_network, "torch": _torch_network}
+
+
+@torch.inference_mode()
+def _logits_of(network: Network, images: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """(N, 10) by split, of uint8 (N, 28, 28)."""
+    return {split: torch.cat([network(part) for part in own.cpu().split(BATCH)]) for split, own in images.items()}
+
+
+def _require_same(
+    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor], file: Path
+) -> tuple[float, float]:
+    """The largest logit and the largest difference. Raises ProofError."""
+    largest = max(float(part.abs().max()) for part in ours.values())
+    difference = max(float((part - theirs[split]).abs().max()) for split, part in ours.items())
+    if not difference <= TOLERANCE * largest:  # nor if it is NaN
+        raise ProofError(
+            f"The exported network's logits differ from ours by {difference:.1e}, and the largest is {largest:.3g}.",
+            f"{file} was not written. Report that, with the versions that `lora-mnist doctor` prints.",
+        )
+    return largest, difference

@@ -1,0 +1,157 @@
+"""What a picture is taken for: by the base, and with each adapter on it."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lora_mnist.errors import DataError, UsageError
+from lora_mnist.evaluation.predict import logits_of, require_finite
+from lora_mnist.files import require_unused, write_file
+from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.records import AppliedAdapter
+from lora_mnist.settings.config import KnownDataset
+from lora_mnist.settings.request import Applied
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+from lora_mnist.training.model import MLP
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A digit as the networks see it, uint8 (28, 28), from a file, or a test image with its index and true digit."""
+
+    image: np.ndarray
+    file: str | None = None
+    index: int | None = None
+    label: int | None = None
+
+
+class Guess(Document):
+    """What one network takes a picture for.
+
+    Attributes:
+        adapter: the one that is on; None for the base. `on_top_of` are on with it, since it was trained so.
+        digit: the likeliest.
+        probabilities: of 0 to 9.
+    """
+
+    adapter: AppliedAdapter | None
+    on_top_of: Many[str]
+    digit: Digit
+    probabilities: Many[float]
+
+
+class Prediction(Document):
+    """What each network takes a picture for, the base first; `file`, `index` and `label` as in `Picture`."""
+
+    file: Maybe[str] = None
+    index: Maybe[Count] = None
+    label: Maybe[Digit] = None
+    guesses: Many[Guess]
+
+
+class Predictions(Document):
+    """Of the pictures in their order. `dataset` is what the base was trained on."""
+
+    dataset: str
+    predictions: Many[Prediction]
+
+
+def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[Picture]:
+    """Drawings or photographs of one digit each, prepared as `dataset` prepared its own.
+
+    Raises:
+        DataError: one cannot be read, is blank or holds several digits; the message names it.
+    """
+    return [Picture(_prepared(file, dataset), str(file)) for file in files]
+
+
+def _prepared(file: Path, dataset: KnownDataset) -> np.ndarray:
+    from lora_mnist.datasets.drawing import prepare, read_image  # with scipy's ndimage, which no other command needs
+
+    grey = read_image(file)
+    try:
+        return prepare(grey, dataset)
+    except DataError as error:
+        raise DataError(f"{file}: {error.cause}", error.way_out) from error
+
+
+def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
+    """Test images, as they are. Raises UsageError if there is none of such an index."""
+    test = work.dataset.test
+    for index in indices:
+        if not 0 <= index < len(test):
+            raise UsageError(
+                f"`index` (={index}) must be from 0 to {len(test) - 1}: there are {len(test):,} test images.",
+                "Choose another --index.",
+            )
+    return [Picture(test.images[i].cpu().numpy(), index=i, label=int(test.labels[i])) for i in indices]
+
+
+def require_one_picture(count: int, file: Path, force: bool) -> None:
+    """Make sure that `write_picture` can do what it is asked.
+
+    Raises:
+        UsageError: there are several pictures, `file` is no PNG, or it is there and not to be replaced.
+        DiskError: the disk refuses.
+    """
+    if count != 1:
+        raise UsageError(f"{file} can show one picture, and there are {count}.", "Name one, or leave --show out.")
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"{file} does not end in .png, which is what it would be.", "Choose another name.")
+    require_unused(file, force)
+
+
+def write_picture(picture: Picture, file: Path) -> None:
+    """Write what the networks see as PNG, light on dark, 28×28. Raises DiskError."""
+    content = io.BytesIO()
+    Image.fromarray(picture.image).save(content, "PNG")
+    write_file(file, content.getvalue())
+
+
+def predict(
+    work: Workspace, pictures: Sequence[Picture], adapters: Sequence[Applied] = (), allow_unsealed: bool = False
+) -> Predictions:
+    """What the base takes each picture for, and the base with each of `adapters`: one at a time, not all together.
+
+    Raises:
+        UsageError: the logits are not finite.
+        LoRAError: a strength is not finite.
+        RunError: an adapter, or one that it was trained on top of, is missing, damaged, or made on another base.
+    """
+    images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
+    networks = [
+        _guesses(model, images, adapter, below) for model, adapter, below in _networks(work, adapters, allow_unsealed)
+    ]
+    return Predictions(
+        dataset=work.dataset.name,
+        predictions=tuple(
+            Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=guesses)
+            for picture, guesses in zip(pictures, zip(*networks, strict=True), strict=True)
+        ),
+    )
+
+
+def _networks(
+    work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool
+) -> Iterator[tuple[MLP, AppliedAdapter | None, tuple[str, ...]]]:
+    """The base, then it with each adapter: the network, the adapter, and what is on below that."""
+    yield work.base, None, ()
+    for one in adapters:
+        below = work.run.on_top_of(one.reference)
+        model, used = work.adapted([*map(Applied, below), one], allow_unsealed)
+        yield model, used[-1], below
+
+
+def _guesses(model: MLP, images: torch.Tensor, adapter: AppliedAdapter | None, below: tuple[str, ...]) -> list[Guess]:
+    """One for each of `images`, uint8 (N, 28, 28)."""
+    logits = logits_of(model, images)  # (N, 10)
+    require_finite({"": logits}, "Choose a smaller --strength.")
+    rows = logits.double().softmax(1).tolist()
+    return [
+        Guess(adapter=adapter, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row)) for row in rows
+    ]

@@ -1,0 +1,106 @@
+"""`predict` and `export`, as they are typed."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora_mnist.runs.rundir import Run
+
+
+@pytest.fixture
+def seven(tmp_path):
+    """A drawn 7, dark on light."""
+    canvas = np.full((200, 300), 240, np.uint8)
+    canvas[40:60, 100:180] = canvas[40:160, 160:180] = 10
+    Image.fromarray(canvas).save(tmp_path / "seven.png")
+    return tmp_path / "seven.png"
+
+
+def test_predict_prints_every_network_and_digit(cli, finished_run, seven):
+    (adapter,) = Run(finished_run).adapter_names()
+    code, out, err = cli("predict", seven, "--run", finished_run)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    header = next(row for row in rows if row[:1] == ["sees"])
+    assert header[1:] == [str(digit) for digit in range(10)]
+    assert all(any(row[:1] == [name] and len(row) == 12 for row in rows) for name in ("base", adapter))
+    assert max(map(len, out.splitlines()[1:])) <= 80
+    assert str(seven) in out
+
+
+def test_json_and_words_say_the_same(cli, finished_run, seven):
+    (adapter,) = Run(finished_run).adapter_names()
+    asked = ("predict", seven, "--run", finished_run, "--adapter", adapter, "--strength", "0.5")
+    document = json.loads(cli(*asked, "--json")[1])
+    (prediction,) = document["predictions"]
+    base, adapted = prediction["guesses"]
+    assert base["adapter"] is None
+    assert adapted["adapter"] == {"name": adapter, "strength": 0.5}
+    assert len(adapted["probabilities"]) == 10
+    row = next(line for line in cli(*asked)[1].splitlines() if line.strip().startswith(f"{adapter} at 0.5"))
+    assert row.split()[3] == str(adapted["digit"])
+
+
+def test_several_pictures_have_a_line_each(cli, finished_run):
+    code, out, _ = cli("predict", "--index", "3", "--index", "8", "--run", finished_run)
+    assert code == 0
+    assert [line.split(",")[0].strip() for line in out.splitlines() if "test image" in line] == [
+        "test image 3",
+        "test image 8",
+    ]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_many_adapters_still_fit_80_columns(cli, finished_run):
+    folder = next((finished_run / "adapters").iterdir())
+    names = [word for i in range(4) for word in ("--adapter", f"{folder}{'/.' * i}")]  # one, by four names
+    code, out, err = cli("predict", "--index", "3", "--index", "8", "--run", finished_run, *names)
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+
+
+def test_show_writes_what_the_network_sees_and_quiet_names_it(cli, finished_run, seven, tmp_path):
+    seen = tmp_path / "seen.png"
+    asked = ("predict", seven, "--run", finished_run, "--show", seen, "--quiet")
+    assert cli(*asked)[:2] == (0, f"{seen}\n")
+    with Image.open(seen) as picture:
+        assert picture.size == (28, 28)
+        assert picture.getpixel((0, 0)) == 0  # light on dark
+    code, _, err = cli(*asked)
+    assert code == 2
+    assert "--force" in err
+    assert cli(*asked, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ((), 2, "no picture"),
+        (("a.png", "--index", "3"), 2, "Both"),
+        (("missing.png",), 3, "missing.png"),
+        (("--index", "99999"), 2, "from 0 to"),
+        (("--index", "3", "--adapter", "nine"), 4, "nine"),
+        (("--index", "3", "--strength", "nan"), 2, "strength"),
+        (("--index", "3", "--index", "4", "--show", "a.png"), 2, "one picture"),
+    ],
+)
+def test_what_cannot_be_done_is_said(cli, finished_run, arguments, code, says):
+    found, out, err = cli("predict", "--run", finished_run, *arguments)
+    assert (found, out) == (code, "")
+    assert says in err
+
+
+def test_export_prints_where_it_lies_and_nothing_of_the_exporters(cli, run_copy):
+    pytest.importorskip("onnxruntime")
+    code, out, err = cli("export", "--run", run_copy)
+    assert (code, err) == (0, "")
+    place = run_copy / "exports" / "base.onnx"
+    assert place.is_file()
+    assert f"{place}: ONNX, opset 18" in out.replace("\n          ", " ")
+    document = json.loads(cli("export", "--run", run_copy, "--format", "torch", "--json")[1])
+    assert document["file"] == str(place.with_suffix(".pt2"))
+    assert document["largest_difference"] <= 1e-4 * document["largest_logit"]
+    assert cli("export", "--run", run_copy)[0] == 2  # it is there

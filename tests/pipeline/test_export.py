@@ -1,0 +1,120 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_mnist.errors import ProofError, UsageError
+from lora_mnist.lora.merging import merged_copy
+from lora_mnist.pipeline import Applied, Request, export, open_workspace, pretrain
+from lora_mnist.runs.rundir import Run
+
+from ..conftest import smoke, snapshot, workspace
+
+export_file = sys.modules[export.__module__]
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def test_onnxruntime_gives_the_stored_logits(run_copy, adapter):
+    work = workspace(run_copy)
+    made = export(work, [Applied(adapter.name)])
+    assert made.file == str(run_copy / "exports" / f"{adapter.name}.onnx")
+    session = onnxruntime.InferenceSession(made.file, providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    assert (entry.name, entry.type, entry.shape) == ("images", "tensor(uint8)", ["N", 28, 28])
+    images = work.dataset.test.images.numpy()
+    stored = load_file(adapter / "logits.safetensors")["test"].numpy()
+    for count in (1, len(images)):
+        (logits,) = session.run(["logits"], {"images": images[:count]})
+        assert np.abs(logits - stored[:count]).max() <= 1e-4 * np.abs(stored).max()
+    assert made.images == sum(len(part) for part in work.dataset.held_out.values())
+    assert 0 <= made.largest_difference <= 1e-4 * made.largest_logit
+
+
+def test_the_file_says_what_it_was_made_of(run_copy, adapter):
+    made = export(workspace(run_copy), [Applied(adapter.name, 0.5)])
+    model = onnx.load(made.file)
+    about = json.loads({entry.key: entry.value for entry in model.metadata_props}["lora_mnist"])
+    run = Run(run_copy)
+    assert about["base_seal"] == run.base.evaluation.base_seal
+    assert about["adapters"] == [{"name": adapter.name, "strength": 0.5}]
+    assert about["dataset"] == {"name": "digits", "sha256": run.record.dataset.sha256}
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", made.opset)] == [("", 18)]
+    assert model.ir_version == 8
+    content = (run_copy / "exports" / f"{adapter.name}.onnx").read_bytes()
+    assert export_file.__file__.encode() not in content  # nor any other place on this machine
+    assert str(run_copy.parent).encode() not in content
+
+
+def test_the_same_network_is_the_same_file(run_copy, tmp_path):
+    for name in ("a.onnx", "b.onnx"):
+        export(workspace(run_copy), out=tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_torch_reads_its_file_without_this_package(run_copy):
+    made = export(workspace(run_copy), format="torch")
+    script = f"""
+import json, sys, torch
+kept = {{"lora_mnist.json": ""}}
+network = torch.export.load({made.file!r}, extra_files=kept).module()
+assert not any(name.startswith("lora_mnist") for name in sys.modules)
+logits = network(torch.zeros(1, 28, 28, dtype=torch.uint8))
+print(json.dumps([json.loads(kept["lora_mnist.json"])["run"], logits.tolist()]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    run, logits = json.loads(done.stdout)
+    assert run == run_copy.name
+    base = workspace(run_copy).base
+    assert logits[0] == pytest.approx(base(torch.full((1, 28, 28), -0.1307 / 0.3081))[0].tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_a_network_that_is_not_ours_is_not_written(run_copy, adapter, monkeypatch, format):
+    def damaged(model):
+        plain = merged_copy(model)
+        plain.linear1.weight[0, 0] += 5
+        plain.linear1.weight[:, 300:500] *= 1.01
+        return plain
+
+    monkeypatch.setattr(export_file, "merged_copy", damaged)
+    before = snapshot(run_copy)
+    with pytest.raises(ProofError, match="differ from ours"):
+        export(workspace(run_copy), [Applied(adapter.name)], format)
+    assert snapshot(run_copy) == before
+
+
+def test_nothing_is_replaced_unasked(run_copy, tmp_path):
+    out = tmp_path / "mine.onnx"
+    out.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="there already"):
+        export(workspace(run_copy), out=out)
+    assert out.read_bytes() == b"mine"
+    with pytest.raises(UsageError, match="is a folder"):
+        export(workspace(run_copy), out=tmp_path)
+    forced = open_workspace(Request(run=run_copy, force=True))
+    assert export(forced, out=out).bytes == out.stat().st_size > 1000
+    assert not (run_copy / "exports").exists()
+
+
+def test_exports_go_with_their_base(run_copy, caplog):
+    export(workspace(run_copy), format="torch")
+    pretrain(replace(smoke(run_copy, seed=1), force=True))
+    assert not (run_copy / "exports").exists()
+    assert "base.pt2" in caplog.text
+
+
+def test_an_unknown_format_is_refused(finished_run):
+    with pytest.raises(UsageError, match="torchscript"):
+        export(workspace(finished_run), format="torchscript")
+
+
+def test_without_the_extra_it_says_what_to_install(finished_run, monkeypatch):
+    monkeypatch.setattr(export_file, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    with pytest.raises(UsageError, match=r"onnxruntime, not installed here.*\.\[onnx\]"):
+        export(workspace(finished_run))

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lora_mnist.errors import DataError, RunError, UsageError
+from lora_mnist.files import remove_folder
+from lora_mnist.pipeline import (
+    Applied,
+    Picture,
+    finetune,
+    pictures_in,
+    pictures_of,
+    predict,
+    require_one_picture,
+    write_picture,
+)
+from lora_mnist.runs.rundir import Run
+
+from ..conftest import workspace
+
+
+def shares(logits: torch.Tensor) -> list[float]:
+    """By the formula, not by torch."""
+    powers = np.exp(np.asarray(logits, np.float64))
+    return list(powers / powers.sum())
+
+
+def test_a_test_image_is_guessed_as_it_was_evaluated(finished_run):
+    """Against the logits that were stored with base and adapter."""
+    work, run = workspace(finished_run), Run(finished_run)
+    (adapter,) = run.adapters()
+    found = predict(work, pictures_of(work, [3, 17]), [Applied(adapter.name)])
+    assert found.dataset == "digits"
+    for prediction, index in zip(found.predictions, (3, 17), strict=True):
+        assert (prediction.index, prediction.label) == (index, int(work.dataset.test.labels[index]))
+        assert prediction.file is None
+        for guess, saved in zip(prediction.guesses, (run.base, adapter), strict=True):
+            logits = load_file(saved.file("logits.safetensors"))["test"][index]
+            assert guess.probabilities == pytest.approx(shares(logits), abs=1e-6)
+            assert guess.digit == int(logits.argmax())
+        assert [guess.adapter and guess.adapter.name for guess in prediction.guesses] == [None, adapter.name]
+
+
+def test_strength_0_is_the_base(finished_run):
+    work = workspace(finished_run)
+    (adapter,) = work.run.adapter_names()
+    (found,) = predict(work, pictures_of(work, [0]), [Applied(adapter, 0.0)]).predictions
+    assert found.guesses[0].probabilities == found.guesses[1].probabilities
+
+
+def test_an_adapter_is_on_those_it_was_trained_on(run_copy, adapter):
+    upper = finetune(workspace(run_copy, digit=1, name="upper"), on_top_of=[adapter.name]).record.name
+    work = workspace(run_copy)
+    (found,) = predict(work, pictures_of(work, [5]), [Applied(upper)]).predictions
+    assert found.guesses[1].on_top_of == (adapter.name,)
+    stored = load_file(run_copy / "adapters" / upper / "logits.safetensors")["test"][5]  # of both together
+    assert found.guesses[1].probabilities == pytest.approx(shares(stored), abs=1e-6)
+    remove_folder(adapter)
+    work = workspace(run_copy)
+    with pytest.raises(RunError, match=adapter.name):
+        predict(work, pictures_of(work, [5]), [Applied(upper)])
+
+
+def test_a_drawing_is_prepared_and_named(finished_run, tmp_path):
+    work = workspace(finished_run)
+    place = tmp_path / "seven.png"
+    canvas = np.full((200, 300), 240, np.uint8)
+    canvas[40:60, 100:180] = canvas[40:160, 160:180] = 10
+    Image.fromarray(canvas).save(place)
+    (picture,) = pictures_in([place])
+    assert picture.image.shape == (28, 28)
+    assert picture.image[0, 0] == 0
+    (found,) = predict(work, [picture]).predictions
+    assert found.file == str(place)
+    assert sum(found.guesses[0].probabilities) == pytest.approx(1)
+
+
+def test_a_blank_one_among_several_is_named(tmp_path):
+    for name, level in (("good", 250), ("blank", 0)):
+        picture = np.zeros((50, 50), np.uint8)
+        picture[10:40, 20:26] = level
+        np.save(tmp_path / f"{name}.npy", picture)
+    with pytest.raises(DataError, match=r"blank\.npy: The picture is blank"):
+        pictures_in([tmp_path / "good.npy", tmp_path / "blank.npy"])
+
+
+@pytest.mark.parametrize("index", [-1, 360, 10**12])
+def test_there_is_no_such_test_image(finished_run, index):
+    with pytest.raises(UsageError, match=r"from 0 to 35\d"):
+        pictures_of(workspace(finished_run), [index])
+
+
+def test_what_the_networks_see_is_written_as_it_is(tmp_path):
+    image = np.arange(784, dtype=np.uint16).astype(np.uint8).reshape(28, 28)
+    write_picture(Picture(image), tmp_path / "seen.png")
+    with Image.open(tmp_path / "seen.png") as seen:
+        assert (np.asarray(seen) == image).all()
+
+
+def test_show_takes_one_picture_and_replaces_nothing_unasked(tmp_path):
+    there = tmp_path / "there.png"
+    there.write_bytes(b"mine")
+    for count, file, says in ((2, "new.png", "one picture"), (1, "new.jpg", "png"), (1, "there.png", "there already")):
+        with pytest.raises(UsageError, match=says):
+            require_one_picture(count, tmp_path / file, force=False)
+    require_one_picture(1, there, force=True)
+    assert there.read_bytes() == b"mine"
