@@ -15,8 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from io import StringIO
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +50,10 @@ def changed(image: np.ndarray, matrix: Matrix) -> np.ndarray:
     return np.rint(moved).clip(0, 255).astype(np.uint8)
 
 
-def drawn(split: Split, matrix: Matrix) -> tuple[np.ndarray, Split]:
+@cache
+def drawn(split: Split, hand: str) -> tuple[np.ndarray, Split]:
     """All images as that hand draws them, uint8 (N, 28, 28), and those prepared that hold one digit."""
-    pictures, prepared, kept = [changed(image, matrix) for image in split.images.numpy()], [], []
+    pictures, prepared, kept = [changed(image, HANDS[hand]) for image in split.images.numpy()], [], []
     for number, picture in enumerate(pictures):
         try:
             prepared.append(prepare(picture))
@@ -80,8 +80,7 @@ def taught(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: t
         request = work.request
         where = ("--run", str(request.run), "--data", str(request.data), "--threads", str(request.threads))
         started = time.perf_counter()
-        with redirect_stdout(StringIO()):
-            code = lora_mnist(["teach", folder, *where, "--name", name, "--force", "--quiet"])
+        code = lora_mnist(["teach", folder, *where, "--name", name, "--force", "--quiet"])
         if code:
             raise SystemExit(code)
         return time.perf_counter() - started
@@ -93,7 +92,7 @@ def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> d
     run = arguments.runs / f"base-{base}"
     work, _ = pretrain(Request(run, arguments.data, options=options, threads=arguments.threads), resume=True)
     split = getattr(work.dataset, arguments.split)
-    pictures, prepared = drawn(split, HANDS[hand])
+    pictures, prepared = drawn(split, hand)
     which = chosen(split.labels, prepared.labels, draw)
     name = f"{hand}-{draw}"
     seconds = taught(work, pictures, split.labels, which, name)

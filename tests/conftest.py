@@ -64,7 +64,7 @@ def drawings_of(name: str, each: int = 3, split: str = "val") -> Drawings:
     """The first images of every digit of a data set, prepared as drawings are."""
     part = getattr(load(name, Path("data"), 0.25, 0), split)
     which = torch.cat([(part.labels == digit).nonzero()[:each, 0] for digit in range(10)])
-    images = [torch.from_numpy(prepare_drawing(image.numpy())) for image in part.images[which]]
+    images = [torch.from_numpy(prepare_drawing(image.numpy(), name)) for image in part.images[which]]
     return Drawings(torch.stack(images), part.labels[which])
 
 

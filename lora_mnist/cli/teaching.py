@@ -52,9 +52,9 @@ def teach(
     """
     from lora_mnist import pipeline
 
-    drawings = pipeline.read_drawings(folder)
     recipe = r.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, recipe))
+    drawings = pipeline.read_drawings(folder, work.dataset.name)
     taught = pipeline.teach_and_keep(work, drawings, dry_run)
     show(taught, [lambda one: _answer(one, place.run, work.dataset.name)], output, taught.folder)
 
@@ -69,7 +69,8 @@ def _answer(taught: "Teaching", run: Path, dataset: str) -> "RenderableType":
     from lora_mnist.cli.text import Paragraph
 
     price, verdict = taught.price, taught.verdict
-    table = Table(DATASETS[dataset], "before → after", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(DATASETS[dataset], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("before → after", justify="right", no_wrap=True)
     if price.judged:
         judged = price.judged
         table.add_row(f"drawings right, of {judged.images}, judged unseen", f"{judged.before:,} → {judged.after:,}")

@@ -62,6 +62,19 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no picture that can be read: {why}.", SAVE_AS) from error
 
 
+def prepared(path: Path, dataset: KnownDataset = "mnist") -> np.ndarray:
+    """`prepare` of the picture in a file.
+
+    Raises:
+        DataError: as `read_image` and `prepare` do; the message names the file.
+    """
+    grey = read_image(path)
+    try:
+        return prepare(grey, dataset)
+    except DataError as error:
+        raise DataError(f"{path}: {error.cause}", error.way_out) from error
+
+
 def prepare(grey: np.ndarray, dataset: KnownDataset = "mnist") -> np.ndarray:
     """The picture that MNIST would have made of a digit, or the embedded digits.
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from lora_mnist.datasets.dataset import Split
-from lora_mnist.datasets.drawing import SIDE, prepare, read_image
 from lora_mnist.errors import DataError
+from lora_mnist.settings.config import KnownDataset
 
+SIDE = 28  # pixels
 MOST = 10_000  # drawings: far beyond what anybody draws
 LAYOUT = "Put the pictures of every digit into a folder of its own: 7/one.png, 7/two.png, 9/one.png."
 
@@ -43,18 +44,20 @@ class Drawings(Split):
         return Drawings(self.images[order], self.labels[order])
 
 
-def read_drawings(folder: Path) -> Drawings:
-    """The pictures in `folder`/0 … `folder`/9, each prepared as MNIST's were; hidden files are left out.
+def read_drawings(folder: Path, dataset: KnownDataset = "mnist") -> Drawings:
+    """The pictures in `folder`/0 … `folder`/9, each prepared as those of `dataset` were; hidden files are left out.
 
     Raises:
         DataError: there is none, there is something else, or a picture, named, cannot be read or holds no one digit.
     """
+    from lora_mnist.datasets.drawing import prepared  # with scipy's ndimage, which most commands do not need
+
     files = [(digit, path) for digit, part in _digits(folder) for path in _visible(part)]
     if not files:
         raise DataError(f"There are no drawings in {folder}.", LAYOUT)
     if len(files) > MOST:
         raise DataError(f"{folder} holds {len(files):,} drawings; it takes at most {MOST:,}.", "Take fewer of them.")
-    images = [_prepared(path) for _, path in files]
+    images = [prepared(path, dataset) for _, path in files]
     labels = torch.tensor([digit for digit, _ in files], dtype=torch.int64)
     return Drawings(torch.from_numpy(np.stack(images)), labels)
 
@@ -72,11 +75,3 @@ def _visible(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}.", LAYOUT) from error
-
-
-def _prepared(path: Path) -> np.ndarray:
-    picture = read_image(path)  # its errors name the file
-    try:
-        return prepare(picture)
-    except DataError as error:
-        raise DataError(f"{path}: {error.cause}", error.way_out) from error

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_mnist.errors import DataError, UsageError
+from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.predict import logits_of, require_finite
 from lora_mnist.files import require_unused, write_file
 from lora_mnist.pipeline.workspace import Workspace
@@ -67,17 +67,9 @@ def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[
     Raises:
         DataError: one cannot be read, is blank or holds several digits; the message names it.
     """
-    return [Picture(_prepared(file, dataset), str(file)) for file in files]
+    from lora_mnist.datasets.drawing import prepared  # with scipy's ndimage, which most commands do not need
 
-
-def _prepared(file: Path, dataset: KnownDataset) -> np.ndarray:
-    from lora_mnist.datasets.drawing import prepare, read_image  # with scipy's ndimage, which no other command needs
-
-    grey = read_image(file)
-    try:
-        return prepare(grey, dataset)
-    except DataError as error:
-        raise DataError(f"{file}: {error.cause}", error.way_out) from error
+    return [Picture(prepared(file, dataset), str(file)) for file in files]
 
 
 def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:

@@ -93,7 +93,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     Raises:
         UsageError: there is a guard, but no `val` to judge by; or the loss is no number any more.
     """
-    recipe, drawings = _recipe(work), drawings.by_digit()  # so that those that are kept teach the same again
+    recipe, drawings = _recipe(work), drawings.by_digit()  # in whatever order they were drawn
     parts = parts_of(drawings, recipe.folds)
     told = Told(tell=report, steps=recipe.steps * (1 + len(parts))) if report else None
     started = time.perf_counter()

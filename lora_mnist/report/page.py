@@ -28,6 +28,8 @@ from lora_mnist.runs.drawings import labelled_pictures
 from lora_mnist.runs.rundir import Run, sole_writer
 from lora_mnist.settings.strict import Document
 
+MOST_DRAWINGS = 300  # that the page shows of an adapter, half a kilobyte each
+
 
 @sole_writer
 def write_report(run: Run, normalised: bool = False) -> Path:

@@ -38,7 +38,8 @@ def commands(report: Report) -> list[str]:
 def _command(section: AdapterSection, checkpoints: Collection[str]) -> str:
     name, where, settings = section.name, _where(section.made), section.made.settings
     if isinstance(settings, TeachSettings):
-        return f"lora-mnist teach ../adapters/{name}/{DRAWINGS} {AGAIN} --config {name}.toml{where}"
+        again = f"lora-mnist teach ../adapters/{name}/{DRAWINGS} {AGAIN} --config {name}.toml{where}"
+        return f"# {again} # prepares the drawings once more, so this comes close and no closer"
     if not isinstance(settings, ExtractionSettings):
         below = "".join(f" --on-top-of {other}" for other in section.on_top_of)
         twin = " --twin" if section.twin else ""

@@ -121,6 +121,18 @@ def test_nothing_is_kept_if_every_strength_is_worse(judged):
     assert strengths(network) == {"a": 1.0}
 
 
+def test_the_strongest_that_is_allowed_can_be_asked_for(judged):
+    network, val, before = judged
+    update = lift(network, 7, 0.1)
+    whole = update.lora_B.detach().clone()
+    found = choose(network, "a", Guard("errors", strongest=True), before, val, DIGIT)
+    limit = counts(before, val.labels).errors
+    allowed = [s for s in GUARD_STRENGTHS if with_factor(network, val, update, whole, s).errors <= limit]
+    assert 0 < len(allowed) < len(GUARD_STRENGTHS)
+    assert found.strength == max(allowed)
+    assert found.tried[-1].strength == found.strength  # what is weaker is not looked at
+
+
 def test_a_gain_can_be_demanded(judged):
     network, val, before = judged
     lift(network, DIGIT, 0.0)  # changes nothing: not worse, but no gain either

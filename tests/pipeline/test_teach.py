@@ -180,11 +180,10 @@ def test_a_guard_needs_val(tmp_path):
 
 
 def test_the_guard_takes_the_strongest_that_it_allows(run_copy):
-    work = opened(run_copy, guard="errors", steps=150, share=0.2)
+    work = opened(run_copy, guard="errors", steps=150)
     taught = teach(work, turned())
     guard = taught.record.guard
     *refused, taken = guard.tried
-    assert len(refused) > 1
     assert all(one.errors > guard.before.errors for one in refused)
     assert taken.errors <= guard.before.errors
     assert taken.strength == guard.strength == taught.price.strength
