@@ -22,3 +22,14 @@ def test_every_interval_in_words_was_printed():
     printed = " ".join(PRINTED)
     assert intervals
     assert [one for one in intervals if one not in printed] == []
+
+
+def test_every_row_on_drawings_was_printed():
+    printed = (ROOT / "benchmarks" / "results" / "drawing.md").read_text().splitlines()
+    rows = [
+        line
+        for line in (ROOT / "docs" / "play.md").read_text().splitlines()
+        if re.match(r"\|.*\d \|$|.*\d % \|$", line)
+    ]
+    assert len(rows) >= 8
+    assert [row for row in rows if row not in printed] == []
