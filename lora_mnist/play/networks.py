@@ -67,7 +67,7 @@ class Networks:
         try:
             pixels = prepare(draw(question.strokes), self.work.dataset.name)
         except DataError as error:  # a blank canvas, or several digits, is nothing wrong while one draws
-            return Answer(problem=str(error))
+            return Answer(problem=error.cause)
         image = torch.from_numpy(pixels).to(self.work.device)
         return self._sights(Answer(pixels=pixels.tobytes()), image, question)
 
