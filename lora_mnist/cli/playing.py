@@ -30,10 +30,11 @@ def play(*, place: o.Place, machine: Machine, port: Port = 8017, open: o.Open = 
     try:
         from lora_mnist.play.serve import serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("starlette", "uvicorn"):
             raise
         raise UsageError(
-            f"The playground needs {error.name}, which is not installed.", "Run `pip install 'lora-mnist[play]'`."
+            f"The playground needs {missing}, which is not installed.", "Run `pip install 'lora-mnist[play]'`."
         ) from error
 
     def announce(address: str) -> None:
