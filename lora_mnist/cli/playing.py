@@ -34,7 +34,8 @@ def play(*, place: o.Place, machine: Machine, port: Port = 8017, open: o.Open = 
         if missing not in ("starlette", "uvicorn"):
             raise
         raise UsageError(
-            f"The playground needs {missing}, which is not installed.", "Run `pip install 'lora-mnist[play]'`."
+            f"The playground needs {missing}, which is not installed.",
+            "Install the extra `play`, in a checkout by pip install -e '.[play]'.",
         ) from error
 
     def announce(address: str) -> None:

@@ -13,7 +13,7 @@ def test_without_the_extra_it_says_what_to_install(cli, finished_run, monkeypatc
     code, out, err = cli("play", "--run", finished_run)
     assert (code, out) == (2, "")
     assert f"The playground needs {package}, which is not installed." in err
-    assert err.endswith("Run `pip install 'lora-mnist[play]'`.\n")
+    assert "pip install -e '.[play]'" in err
 
 
 def test_a_run_without_a_base_and_a_port_that_is_taken_are_refused(cli, finished_run, tmp_path):
