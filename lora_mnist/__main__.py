@@ -1,5 +1,6 @@
 """`python -m lora_mnist` is `lora-mnist`."""
 
+import os
 import sys
 from typing import NoReturn
 
@@ -12,7 +13,10 @@ def script() -> NoReturn:
     watch()
     from lora_mnist.cli.main import main  # from here on it takes time
 
-    sys.exit(main())
+    code = main()
+    if code > 128:  # interrupted: all is cleaned up, and Python would take most of a second to take torch apart
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,13 @@ D = TypeVar("D", bound="Document")
 
 
 def open_page(page: "Path") -> None:
-    """Show a page in the browser, or say that there is none."""
-    if not webbrowser.open(page.resolve().as_uri()):
+    """Show a file in the browser, or say that there is none."""
+    open_address(page.resolve().as_uri())
+
+
+def open_address(address: str) -> None:
+    """Show what is at an address in the browser, or say that there is none."""
+    if not webbrowser.open(address):
         typer.echo("Note: no browser could be opened.", err=True)
 
 

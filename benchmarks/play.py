@@ -1,0 +1,173 @@
+"""Milliseconds until the playground has answered a stroke, over HTTP, also while it trains; seconds of a whole lesson.
+
+python benchmarks/play.py --run runs/default [--data DIR] [--strokes 200] [--threads 1] [--out build/bench]
+
+Every question is a drawing that has grown by a point, as the page sends it, answered for the base and one adapter. A
+lesson is 30 test images turned by 30 degrees, from Teach to the price; its process is ready, as it is when a person has
+drawn.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from http.client import HTTPConnection
+from itertools import pairwise
+from pathlib import Path
+
+from timing import finish, machine
+
+LESSON, TURN = 30, 30  # drawings, degrees
+NINE = [
+    (62, 38),
+    (50, 28),
+    (38, 36),
+    (38, 48),
+    (50, 52),
+    (60, 46),
+    (63, 36),
+    (62, 60),
+    (58, 82),
+]  # per cent of the sheet
+
+
+class Playground:
+    """`lora-mnist play` as its own process, and one connection to it, as a browser keeps it."""
+
+    def __init__(self, arguments: Namespace):
+        command = [
+            sys.executable,
+            "-m",
+            "lora_mnist",
+            "play",
+            "--run",
+            str(arguments.run),
+            "--data",
+            str(arguments.data),
+        ]
+        command += ["--port", "0", "--quiet", "--threads", str(arguments.threads)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self._port = int(self.process.stdout.readline().rstrip("/\n").rpartition(":")[2])
+        self._connection = HTTPConnection("127.0.0.1", self._port)
+
+    def ask(self, path: str, body: object = None) -> dict:
+        """The answer to a question."""
+        sent = None if body is None else json.dumps(body)
+        self._connection.request("POST" if sent else "GET", path, sent, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        answer = json.loads(response.read())
+        if response.status != 200:
+            raise SystemExit(answer["error"]["message"])
+        return answer
+
+    def wait(self, is_reached: Callable[[dict], bool]) -> None:
+        """Until the lesson stands so."""
+        events = HTTPConnection("127.0.0.1", self._port)
+        events.request("GET", "/api/teaching")
+        for line in events.getresponse():
+            if line.startswith(b"data: ") and is_reached(json.loads(line[6:])):
+                return
+
+
+def strokes(count: int) -> list[list[tuple[int, int]]]:
+    """A nine that grows by a point, `count` times, and then again from its start."""
+    path = [
+        (round(10 * (x + (right - x) * i / 12)), round(10 * (y + (down - y) * i / 12)))
+        for (x, y), (right, down) in pairwise(NINE)
+        for i in range(12)
+    ]
+    return [path[: 10 + i % (len(path) - 10)] for i in range(count)]
+
+
+def answered(playground: Playground, count: int, adapter: str) -> list[float]:
+    """Milliseconds until each of `count` drawings was answered."""
+    times = []
+    for stroke in strokes(count):
+        started = time.perf_counter()
+        playground.ask("/api/predict", {"strokes": [stroke], "adapters": [adapter]})
+        times.append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+def lesson(data: Path) -> dict:
+    """Thirty test images, turned."""
+    import torch
+
+    from lora_mnist.datasets.mnist import read_mnist
+    from lora_mnist.training.augment import warp
+
+    _, _, images, labels = read_mnist(data)
+    warps = torch.tensor([[TURN / 57.29578, 1.0, 0.0, 0.0]] * LESSON)
+    turned = warp(torch.from_numpy(images[:LESSON]).float(), warps).round().clamp(0, 255).byte()
+    return {
+        "drawings": [
+            {"pixels": image.numpy().tobytes().hex(), "label": int(label)}
+            for image, label in zip(turned, labels, strict=False)
+        ]
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/default"))
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
+    parser.add_argument("--strokes", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    arguments = parser.parse_args()
+    about = machine() | {"threads": arguments.threads}
+    drawings = lesson(arguments.data)
+    playground = Playground(arguments)
+    try:
+        adapter = playground.ask("/api/run")["adapters"][0]["name"]
+        answered(playground, 20, adapter)
+        rows = [row("a stroke", "ms", answered(playground, arguments.strokes, adapter), 30)]
+        seconds, busy = [], []
+        for _ in range(3):
+            playground.ask("/api/teaching/ready", {})
+            time.sleep(8)  # a person draws for longer
+            seconds.append(timed(playground, drawings))
+        while len(busy) < arguments.strokes:
+            playground.ask("/api/teaching/start", drawings)
+            playground.wait(lambda state: state["phase"] == "training")
+            busy += answered(playground, 50, adapter)
+            playground.ask("/api/teaching/cancel", {})
+        rows.append(row("a stroke while it trains", "ms", busy, 150))
+        rows.append(row(f"a lesson of {LESSON} drawings", "s", seconds, 10))
+    finally:
+        playground.process.terminate()
+        playground.process.wait()
+    finish("play", rows, arguments.out, about)
+
+
+def timed(playground: Playground, drawings: dict) -> float:
+    """Seconds from Teach to the price."""
+    started = time.perf_counter()
+    playground.ask("/api/teaching/start", drawings)
+    playground.wait(lambda state: state["phase"] == "taught")
+    seconds = time.perf_counter() - started
+    playground.ask("/api/teaching/discard", {})
+    return seconds
+
+
+def row(name: str, unit: str, times: list[float], target: float) -> dict:
+    """Of the table."""
+    tenth = sorted(times)[-max(len(times) // 10, 1)]
+    return {
+        "until": name,
+        "unit": unit,
+        "times": len(times),
+        "median": statistics.median(times),
+        "90th percentile": tenth,
+        "target": target,
+    }
+
+
+if __name__ == "__main__":
+    main()

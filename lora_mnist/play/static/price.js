@@ -1,0 +1,39 @@
+// What a lesson was worth, and what it costs.
+
+import { find, make } from "./dom.js";
+import { thousands } from "./words.js";
+
+const GOOD = ["learnt"], BAD = ["not learnt", "too dear"]; // kinds of verdict
+
+export function showPrice(price, verdict) {
+  const tone = GOOD.includes(verdict.kind) ? "good" : BAD.includes(verdict.kind) ? "bad" : "";
+  const { judged, val } = price, one = judged ?? price;
+  const how = judged ? "each judged by an adapter trained without it" : "judged by those it was trained on";
+  const drawings = card("Drawings that are right", one.before, one.after, judged?.images ?? sum(price.drawings), 1, how);
+  const cards = make("dl", {}, drawings);
+  if (val) cards.append(card("Wrong images on val", val.before, val.after, val.images, -1, "of the data set, held back to decide on"));
+  const parts = [make("p", { className: `verdict ${tone}` }, verdict.words, " ", verdict.paid), cards];
+  if (val) parts.push(make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:"), digits(val));
+  if (price.strength !== null && price.strength !== 1) parts.push(make("p", {}, `Kept at ${price.strength} of what was trained.`));
+  find(".price").replaceChildren(...parts);
+}
+
+/** A count before and after; `good` is the direction, 1 or -1, in which it should go. */
+function card(title, before, after, all, good, note) {
+  const tone = Math.sign(after - before) * good;
+  const number = make("dd", { className: "number" }, `${thousands(before)} → ${thousands(after)}`);
+  const change = make("span", { className: tone > 0 ? "better" : tone < 0 ? "worse" : "" }, signed(after - before));
+  return make("div", {}, make("dt", {}, title), number,
+    make("dd", { className: "small" }, change, ` of ${thousands(all)}`), make("dd", { className: "quiet small" }, note));
+}
+
+function digits(val) {
+  const change = val.broken.map((broken, digit) => broken - val.fixed[digit]);
+  const tone = (count) => (count > 0 ? "worse" : count < 0 ? "better" : "quiet");
+  return make("ol", { className: "digits" }, ...change.map((count, digit) =>
+    make("li", {}, make("b", {}, digit), make("span", { className: tone(count) }, signed(count)))));
+}
+
+const sum = (counts) => counts.reduce((one, other) => one + other, 0);
+
+const signed = (count) => (count > 0 ? `+${thousands(count)}` : count < 0 ? `−${thousands(-count)}` : "±0");

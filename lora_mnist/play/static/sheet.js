@@ -1,0 +1,131 @@
+// The sheet: strokes of a mouse, pen, finger or the keyboard, or a test image. It tells when it has changed.
+
+import { picture } from "./pixels.js";
+
+export const SIZE = 1000; // coordinates of a stroke go from 0 to this, right and down
+export const MOST_STROKES = 100, MOST_POINTS = 5000;
+const PEN = 84; // the width of a stroke
+const NEAR = 5; // points closer to the last one are left out
+
+export class Sheet {
+  /** `changed(sheet)` is called after every change. */
+  constructor(canvas, changed) {
+    this.canvas = canvas;
+    this.strokes = [];
+    this.image = null; // pixels of a test image in place of strokes
+    this.cursor = null; // where the keyboard's pen is
+    this.changed = changed;
+    this.pointer = null; // the id of the one that draws
+    canvas.addEventListener("pointerdown", (event) => this.press(event));
+    canvas.addEventListener("pointermove", (event) => this.drag(event));
+    for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, (event) => this.release(event));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
+  }
+
+  get isBlank() { return this.strokes.length === 0 && this.image === null; }
+
+  /** Begin a stroke; a test image makes room for it. */
+  begin(point) {
+    if (this.strokes.length >= MOST_STROKES) return;
+    this.image = null;
+    this.strokes.push([point]);
+    this.tell();
+  }
+
+  /** Go on with the last stroke. */
+  extend(points) {
+    const stroke = this.strokes.at(-1);
+    let room = MOST_POINTS - this.strokes.reduce((sum, one) => sum + one.length, 0);
+    for (const [x, y] of points) {
+      const [lastX, lastY] = stroke.at(-1);
+      if (room > 0 && Math.hypot(x - lastX, y - lastY) >= NEAR) { stroke.push([x, y]); room--; }
+    }
+    this.tell();
+  }
+
+  undo() {
+    this.strokes.pop();
+    this.image = null;
+    this.tell();
+  }
+
+  clear() {
+    this.strokes = [];
+    this.image = null;
+    this.tell();
+  }
+
+  /** Put strokes back that were cleared, unless something else was drawn meanwhile. */
+  restore(strokes) {
+    if (!this.isBlank) return;
+    this.strokes = strokes;
+    this.tell();
+  }
+
+  /** Show a test image. */
+  show(pixels) {
+    this.strokes = [];
+    this.image = pixels;
+    this.paint();
+  }
+
+  tell() {
+    this.paint();
+    this.changed(this);
+  }
+
+  // Pointers ------------------------------------------------------------------------------------------------------
+
+  press(event) {
+    if (this.pointer !== null || event.button !== 0) return;
+    this.pointer = event.pointerId;
+    this.canvas.setPointerCapture(event.pointerId);
+    this.cursor = null;
+    this.begin(this.place(event));
+  }
+
+  drag(event) {
+    if (event.pointerId !== this.pointer || !this.strokes.length) return;
+    const events = event.getCoalescedEvents?.() ?? [];
+    this.extend((events.length ? events : [event]).map((one) => this.place(one)));
+  }
+
+  release(event) {
+    if (event.pointerId === this.pointer) this.pointer = null;
+  }
+
+  place(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const within = (value) => Math.round(Math.min(Math.max(value, 0), 1) * SIZE);
+    return [within((event.clientX - box.left) / box.width), within((event.clientY - box.top) / box.height)];
+  }
+
+  // Painting ------------------------------------------------------------------------------------------------------
+
+  paint() {
+    const context = this.canvas.getContext("2d"), style = getComputedStyle(this.canvas);
+    const scale = this.canvas.width / SIZE;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (this.image !== null) {
+      context.imageSmoothingEnabled = false;
+      context.drawImage(picture(this.image), 0, 0, this.canvas.width, this.canvas.height);
+    }
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: style.getPropertyValue("--pen") });
+    for (const stroke of this.strokes) {
+      context.beginPath();
+      context.moveTo(...stroke[0]);
+      for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) context.lineTo(...point);
+      context.stroke();
+    }
+    if (this.cursor !== null) this.paintCursor(context, style.getPropertyValue("--base"));
+  }
+
+  paintCursor(context, colour) {
+    context.beginPath();
+    context.arc(...this.cursor, PEN / 2, 0, 2 * Math.PI);
+    Object.assign(context, { lineWidth: 8, strokeStyle: colour });
+    context.stroke();
+  }
+}

@@ -1,0 +1,51 @@
+// The drawings that were put aside, each with its label. They outlive a reload of the page.
+
+import { find, make } from "./dom.js";
+import { picture } from "./pixels.js";
+import { a } from "./words.js";
+
+export const MOST_DRAWINGS = 500;
+const KEY = "lora-mnist tray";
+const list = find("#tray");
+
+export class Tray {
+  /** `changed(tray)` is called after every change, and once at the start. */
+  constructor(changed) {
+    this.changed = changed;
+    this.drawings = JSON.parse(sessionStorage.getItem(KEY) ?? "[]"); // { pixels, label }
+    for (const drawing of this.drawings) this.append(drawing);
+    changed(this);
+  }
+
+  add(drawing) {
+    if (this.drawings.length >= MOST_DRAWINGS) return;
+    this.drawings.push(drawing);
+    this.append(drawing);
+    list.scrollTop = list.scrollHeight;
+    this.tell();
+  }
+
+  empty() {
+    this.drawings = [];
+    list.replaceChildren();
+    this.tell();
+  }
+
+  append(drawing) {
+    const remove = make("button", { type: "button", textContent: "×", ariaLabel: `Remove drawing of ${a(drawing.label)}` });
+    const item = make("li", {}, picture(drawing.pixels), String(drawing.label), remove);
+    remove.addEventListener("click", () => {
+      const next = item.nextElementSibling ?? item.previousElementSibling;
+      this.drawings = this.drawings.filter((one) => one !== drawing);
+      item.remove();
+      (next?.querySelector("button") ?? find("#sheet")).focus();
+      this.tell();
+    });
+    list.append(item);
+  }
+
+  tell() {
+    sessionStorage.setItem(KEY, JSON.stringify(this.drawings));
+    this.changed(this);
+  }
+}

@@ -1,0 +1,289 @@
+"""The playground in a real browser, which has to be installed; the tests say so where none is."""
+
+import os
+import re
+import shutil
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect, sync_playwright
+
+from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.pipeline import Request, finetune, verify
+from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.saved import WEIGHTS
+
+from ..conftest import snapshot, workspace
+from ..report.test_browser import BROWSERS, FLAGS
+from .conftest import NINE, Client, serving
+
+RELOADED = "net::ERR_ABORTED"  # what a reload does to a request
+SEVEN = [[[300, 250], [700, 250], [450, 820]]]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def run(finished_run, tmp_path_factory):
+    """A run with two adapters."""
+    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("play") / "run")
+    finetune(workspace(run, digit=3, rank=1))
+    return run
+
+
+@pytest.fixture(scope="module")
+def there(run):
+    with serving(run) as client:
+        yield client
+
+
+@contextmanager
+def opened(browser, client: Client, width: int = 1280, scheme: str = "light", **more):
+    """The page, which ends without anything that a reader would call wrong with it."""
+    viewport = {"width": width, "height": 844}
+    context = browser.new_context(viewport=viewport, color_scheme=scheme, **more)
+    page, troubles = context.new_page(), []
+    page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on("requestfailed", lambda one: None if one.failure == RELOADED else troubles.append(one.url))
+    page.on("request", lambda one: None if one.url.startswith(client.address) else troubles.append(one.url))
+    page.goto(client.address)
+    expect(page.locator("#adapters input").first).to_be_visible()
+    yield page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert troubles == []
+    context.close()
+
+
+def draw(page: Page, strokes=NINE) -> None:
+    """With the mouse."""
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator("#sheet").bounding_box()
+    at = [[(box["x"] + x / 1000 * box["width"], box["y"] + y / 1000 * box["height"]) for x, y in s] for s in strokes]
+    for first, *others in at:
+        page.mouse.move(*first)
+        page.mouse.down()
+        for place in others:
+            page.mouse.move(*place, steps=4)
+        page.mouse.up()
+
+
+def put_aside(page: Page, digit: int, strokes=NINE) -> None:
+    draw(page, strokes)
+    page.locator("#labels button").nth(digit).click()
+
+
+def serious(page: Page) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_nothing_is_wrong_on_any_screen(browser, there, width, scheme):
+    with opened(browser, there, width, scheme) as page:
+        draw(page)
+        expect(page.locator("#sentence")).to_contain_text("The base sees a")
+        row = page.locator("#sheet").evaluate("c => [...c.getContext('2d').getImageData(0, 340, 300, 1).data]")
+        ink, paper = row[4 * 255 + 3], row[3]
+        assert (ink, paper) == (255, 0)
+        put_aside(page, 7, SEVEN)
+        expect(page.locator("#tray li")).to_have_count(1)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, there, scheme):
+    with opened(browser, there, scheme=scheme) as page:
+        assert serious(page) == []
+        put_aside(page, 9)
+        draw(page)
+        page.locator("summary").click()
+        expect(page.locator("#sentence")).to_contain_text("The base sees a")
+        assert serious(page) == []
+        page.locator("#strength").evaluate("slider => document.querySelector('[for=strength]').remove()")
+        assert any(one.startswith("label") for one in serious(page))  # it would be noticed
+
+
+def test_the_page_shows_what_the_server_says(browser, there):
+    first, second = (adapter["name"] for adapter in there.ask("/api/run")[2]["adapters"])
+    with opened(browser, there) as page:
+        with page.expect_request("**/api/predict") as asked:
+            page.locator(f"#adapters input[value={first}]").set_checked(True)
+            page.locator(f"#adapters input[value={second}]").set_checked(False)
+            draw(page)
+            page.wait_for_timeout(300)
+        assert asked.value.post_data_json["strength"] == 1
+        for names, strength in (([first], 1), ([first], 1.5), ([first, second], 0.4), ([second], 0), ([], 1)):
+            for name in (first, second):
+                page.locator(f"#adapters input[value={name}]").set_checked(name in names)
+            with page.expect_response("**/api/predict") as answered:
+                page.locator("#strength").fill(str(0.05 if strength else 0.1))
+                page.locator("#strength").fill(str(strength))
+                page.wait_for_timeout(300)
+            answer = there.predict(**answered.value.request.post_data_json | {"strength": strength, "adapters": names})
+            base, adapted = answer["base"], answer["adapted"]
+            words = rf"The base sees an? {base['digit']} \("
+            words += rf".*{' and '.join(names)}.* it is (still )?an? {adapted['digit']} \(" if names else r".*\)\."
+            expect(page.locator("#sentence")).to_have_text(re.compile(words))
+            for side, sight in (("base", base), ("adapted", adapted)):
+                texts = page.locator(f"#bars tbody .{side} span").all_inner_texts()
+                shares = sight["probabilities"] if sight else [0] * 10
+                assert [int(text.strip("<> %") or 0) for text in texts] == [
+                    99 if 0.995 < share < 1 else round(100 * share) for share in shares
+                ]
+
+
+def test_undo_and_clear(browser, there):
+    with opened(browser, there) as page:
+        undo, clear = page.locator("#undo"), page.locator("#clear")
+        expect(undo).to_be_disabled()
+        draw(page)
+        expect(page.locator("#sentence")).to_contain_text("The base sees a")
+        for _ in NINE:
+            undo.click()
+        expect(undo).to_be_disabled()
+        expect(page.locator("#hint")).to_be_visible()
+        draw(page)
+        clear.click()
+        expect(page.locator("#sentence")).to_have_text("Draw a digit, and see what the network reads.")
+
+
+def test_everything_can_be_done_by_keys(browser, there):
+    with opened(browser, there) as page:
+        page.keyboard.press("Tab")
+        expect(page.locator("#sheet")).to_be_focused()
+        page.keyboard.press("Shift+ArrowUp")
+        page.keyboard.press("Space")
+        expect(page.locator("#sentence")).to_have_text(re.compile("The base sees|Pen down"))
+        for _ in range(4):
+            page.keyboard.press("Shift+ArrowDown")
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+        seen = page.locator("#seen")
+        expect(seen).to_have_attribute("aria-label", re.compile("scaled and centred"))
+        page.keyboard.press("1")
+        expect(page.locator("#tray li")).to_have_text("1×")
+        for _ in range(60):  # on to the only drawing's button
+            page.keyboard.press("Tab")
+            if page.locator("#tray button").evaluate("button => button === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        expect(page.locator("#tray li")).to_have_count(0)
+        expect(page.locator("#sheet")).to_be_focused()
+
+
+def test_a_finger_draws(browser, there):
+    with opened(browser, there, width=390, has_touch=True) as page:
+        box, session = page.locator("#sheet").bounding_box(), page.context.new_cdp_session(page)
+        for kind, place in (("touchStart", (0.5, 0.2)), ("touchMove", (0.5, 0.5)), ("touchMove", (0.5, 0.8))):
+            at = {"x": box["x"] + place[0] * box["width"], "y": box["y"] + place[1] * box["height"]}
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at]})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        expect(page.locator("#sentence")).to_contain_text("The base sees a")
+        assert page.evaluate("scrollY") == 0
+
+
+def test_images_of_the_test_set(browser, there):
+    with opened(browser, there) as page:
+        sentence = page.locator("#sentence")
+        page.locator("#index").fill("12")
+        page.get_by_role("button", name="Show").click()
+        answer = there.predict(index=12)
+        expect(sentence).to_have_text(re.compile(rf"Test image 12 is an? {answer['label']}\. The base sees"))
+        for button, which in (("One the base gets wrong", "base-wrong"), ("One the adapter breaks", "adapters-break")):
+            adapters = page.locator("#adapters input:checked").evaluate_all("boxes => boxes.map(box => box.value)")
+            found = there.ask("/api/search", {"which": which, "adapters": adapters})[2]["index"]
+            page.reload()
+            page.get_by_role("button", name=button).click()
+            expect(sentence).to_contain_text(f"Test image {found} is a" if found is not None else "Draw")
+        for box in page.locator("#adapters input:checked").all():
+            box.uncheck()
+        page.get_by_role("button", name="One the adapter breaks").click()
+        expect(page.locator("#examples [role=status]")).to_have_text("No adapter is on.")
+        draw(page)  # and the image makes room
+        expect(sentence).to_have_text(re.compile("^The base sees"))
+
+
+def test_a_lesson_from_the_drawings_to_the_adapter(browser, run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    taken = next((run / "adapters").iterdir()).name
+    with serving(run, steps=400) as client, opened(browser, client) as page:
+        for i in range(5):  # no two alike
+            put_aside(page, 9, [NINE[0], [[630, 360], [580 + 30 * i, 820]]])
+            put_aside(page, 7, [[*SEVEN[0][:2], [450 - 30 * i, 820]]])
+        expect(page.locator("#tray li")).to_have_count(10)
+        page.reload()
+        expect(page.locator("#tray li")).to_have_count(10)
+        page.get_by_role("button", name="Teach 10 drawings").click()
+        expect(page.get_by_role("progressbar")).to_be_visible()
+        expect(page.locator(".how-far")).to_have_text(re.compile(r"Step \d+ of 1,600 · loss \d\.\d\d"), timeout=60_000)
+        draw(page)  # it still answers
+        expect(page.locator("#sentence")).to_contain_text("The base sees a")
+        expect(page.locator("#decision")).to_be_visible(timeout=60_000)
+        price = client.teacher.state.price
+        for count in (f"{price.judged.before} → {price.judged.after}", f"{price.val.before} → {price.val.after}"):
+            expect(page.locator(".price")).to_contain_text(count)
+        expect(page.locator("#decision h3")).to_be_focused()
+        assert serious(page) == []
+        page.locator("#name").fill(taken)
+        page.get_by_role("button", name="Keep").click()
+        expect(page.locator("#outcome")).to_contain_text("is finished already")
+        page.locator("#name").fill("my-hand")
+        page.get_by_role("button", name="Keep").click()
+        expect(page.locator("#outcome")).to_have_text("Kept as my-hand. It is on now.", timeout=30_000)
+        page.reload()
+        expect(page.locator("#adapters input[value=my-hand]")).to_be_checked()
+    findings = verify(Request(run=run))
+    assert findings.passed, findings.failures
+    assert "my-hand" in [one.name for one in findings.adapters]
+    assert len(list((run / "adapters" / "my-hand" / "drawings").rglob("*.png"))) == 10
+    _require_peft_agrees(run, "my-hand")
+
+
+def _require_peft_agrees(run, name: str) -> None:
+    """PEFT loads the folder and computes what the playground says of a test image."""
+    import_torchvision()  # PEFT imports it
+    from peft import PeftModel
+
+    with serving(run) as client:
+        answer = client.predict(index=3, adapters=[name])
+    network, _ = load_network(run / "base" / WEIGHTS, torch.device("cpu"))
+    theirs = PeftModel.from_pretrained(network, run / "adapters" / name).eval()
+    image = torch.tensor(list(bytes.fromhex(answer["pixels"]))).view(1, 28, 28)
+    with torch.no_grad():
+        shares = theirs((image / 255 - 0.1307) / 0.3081).softmax(1)
+    assert answer["adapted"] != answer["base"]
+    assert torch.allclose(torch.tensor(answer["adapted"]["probabilities"]), shares[0], atol=1e-4)
+
+
+def test_a_lesson_that_is_cancelled_killed_or_discarded_leaves_nothing(browser, run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    before = snapshot(run)
+    with serving(run, steps=100_000) as client, opened(browser, client) as page:
+        for digit in (7, 9):
+            put_aside(page, digit)
+        outcome, teach = page.locator("#outcome"), page.get_by_role("button", name="Teach 2 drawings")
+        teach.click()
+        expect(page.locator(".how-far")).to_contain_text("Step", timeout=60_000)
+        page.get_by_role("button", name="Cancel").click()
+        expect(outcome).to_have_text("Cancelled. Nothing was kept.")
+        teach.click()
+        expect(page.locator(".how-far")).to_contain_text("Step", timeout=60_000)
+        assert client.ask("/api/teaching/start", {"drawings": [{"pixels": "00" * 784, "label": 1}]})[0] == 409
+        os.kill(client.teacher.pid, signal.SIGKILL)
+        expect(outcome).to_contain_text("was killed by signal 9 in the middle of the training")
+        expect(outcome).to_contain_text("The run is as it was before.")
+        expect(teach).to_be_enabled()
+    assert snapshot(run) == before
