@@ -102,6 +102,12 @@ def rehash(folder: Path) -> None:
     _write_manifest(folder)
 
 
+def take_out(folder: Path) -> None:
+    """Remove an adapter or a checkpoint as somebody does who wants to do without it."""
+    shutil.rmtree(folder)
+    (folder.parent.parent / "contents.json").unlink(missing_ok=True)
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` and its bytes."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

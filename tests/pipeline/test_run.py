@@ -13,7 +13,7 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import resume, smoke, snapshot, workspace
+from ..conftest import resume, smoke, snapshot, take_out, workspace
 from ..reads import json_reads
 
 
@@ -120,7 +120,7 @@ def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
 
 
 def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
-    shutil.rmtree(adapter)
+    take_out(adapter)
     work = workspace(run_copy, guard="errors", focus=1.0, learning_rate=0.05, schedule="constant")
     assert [result.kept for result in repair(work, 5)] == [False]
 
@@ -144,7 +144,7 @@ def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
 
 def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
     round_2 = repair(workspace(run_copy), 2)[1].record
-    shutil.rmtree(run_copy / "adapters" / round_2.name)
+    take_out(run_copy / "adapters" / round_2.name)
     finetune(workspace(run_copy, digit=round_2.digit, name=round_2.name))  # of the same digit, but on the base
     again = repair(workspace(run_copy), 2)[1].record
     assert again.name == f"{round_2.name}-2"

@@ -5,7 +5,7 @@ from lora_mnist.pipeline import finetune_full
 from lora_mnist.runs.listing import count_parameters, list_adapters
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import workspace
+from ..conftest import take_out, workspace
 from ..reads import json_reads
 
 
@@ -21,7 +21,7 @@ def test_adapters_are_listed_with_what_they_did(run_copy, adapter):
 
 
 def test_a_run_without_adapters_lists_none(run_copy, adapter):
-    shutil.rmtree(adapter)
+    take_out(adapter)
     assert list_adapters(Run(run_copy)).adapters == ()
 
 
@@ -30,7 +30,9 @@ def test_each_json_file_is_read_once(run_copy, adapter):
         shutil.copytree(adapter, adapter.with_name(name))
     with json_reads(run_copy) as reads:
         assert len(list_adapters(Run(run_copy)).adapters) == 3
-    files = {str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")}  # of base and adapters
+    files = {"contents.json"} | {
+        str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")
+    }  # of base and adapters
     assert reads == dict.fromkeys(files, 1)
     with json_reads(run_copy) as reads:
         for run in (Run(run_copy), Run(run_copy)):
