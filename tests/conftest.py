@@ -132,16 +132,16 @@ def flip_bit(path: Path, position: int = -1) -> None:
     path.write_bytes(content)
 
 
-def forget(adapter: Path) -> None:
-    """Take an adapter out of its run, as if it had never been made."""
-    shutil.rmtree(adapter)
-    (adapter.parent.parent / "contents.json").unlink()
-
-
 def rehash(folder: Path) -> None:
     """Make the manifest fit files that were changed behind its back."""
     (folder / "manifest.json").unlink()
     _write_manifest(folder)
+
+
+def take_out(folder: Path) -> None:
+    """Remove an adapter or a checkpoint as somebody does who wants to do without it."""
+    shutil.rmtree(folder)
+    (folder.parent.parent / "contents.json").unlink(missing_ok=True)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

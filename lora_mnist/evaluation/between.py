@@ -9,12 +9,12 @@ from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.dial import STRENGTHS
 from lora_mnist.evaluation.findings import StrengthPoint
-from lora_mnist.evaluation.proof import TOLERANCE
 from lora_mnist.evaluation.strength import logits_at
 from lora_mnist.training.model import MLP
 
 D = TypeVar("D", bound=StrengthPoint)
 
+ROUNDING = 4e-6  # of the largest logit: each of two is off by less than 1e-6 where sums go in another order, twice that
 SURE = 2.0  # of a logit ahead of all others: seven times as probable
 
 
@@ -78,7 +78,7 @@ def same_points(stored: Sequence[D], found: Sequence[D], ask: Callable[[float], 
 
 def tied(logits: torch.Tensor) -> int:
     """Of how many rows (N, 10) rounding decides which logit is the highest."""
-    return int((lead(logits) <= 2 * TOLERANCE * logits.abs().max()).sum())
+    return int((lead(logits) <= ROUNDING * logits.abs().max()).sum())
 
 
 def lead(logits: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 import json
 import shutil
 
-from ..conftest import forget
+from ..conftest import take_out
 
 
 def test_every_run_has_a_line_of_80_columns(cli, run_copy, adapter):
@@ -33,7 +33,7 @@ def test_a_folder_without_runs_says_so(cli, tmp_path):
 
 
 def test_a_run_without_adapters_has_a_line_too(cli, run_copy, adapter):
-    forget(adapter)
+    take_out(adapter)
     code, out, err = cli("runs", run_copy.parent)
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]

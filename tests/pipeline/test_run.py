@@ -14,7 +14,7 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import forget, resume, smoke, snapshot, workspace
+from ..conftest import resume, smoke, snapshot, take_out, workspace
 from ..reads import json_reads
 
 
@@ -121,7 +121,7 @@ def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
 
 
 def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
-    forget(adapter)
+    take_out(adapter)
     assert [result.kept for result in repair(workspace(run_copy, **RUINOUS), 5)] == [False]
 
 
@@ -129,7 +129,7 @@ RUINOUS = {"guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "
 
 
 def test_what_was_refused_is_not_trained_again(run_copy, adapter, monkeypatch):
-    forget(adapter)
+    take_out(adapter)
     shown = []
     (first,) = repair(workspace(run_copy, **RUINOUS), 2, show=shown.append)
     before = snapshot(run_copy)
@@ -150,7 +150,7 @@ def test_what_was_refused_is_not_trained_again(run_copy, adapter, monkeypatch):
     "damage", ["{", "[]", '{"schema_version": 0, "base_seal": "", "records": []}', "of another base"]
 )
 def test_a_note_of_refusals_that_is_damaged_costs_no_more_than_the_time(run_copy, adapter, damage):
-    forget(adapter)
+    take_out(adapter)
     (first,) = repair(workspace(run_copy, **RUINOUS), 1)
     note = run_copy / "refused.json"
     good = note.read_text()
@@ -182,7 +182,7 @@ def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
 
 def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
     round_2 = repair(workspace(run_copy), 2)[1].record
-    forget(run_copy / "adapters" / round_2.name)
+    take_out(run_copy / "adapters" / round_2.name)
     finetune(workspace(run_copy, digit=round_2.digit, name=round_2.name))  # of the same digit, but on the base
     again = repair(workspace(run_copy), 2)[1].record
     assert again.name == f"{round_2.name}-2"

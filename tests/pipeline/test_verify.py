@@ -1,7 +1,5 @@
 """Whatever was changed since it was saved is found, whichever file it is and however well it is covered up."""
 
-import shutil
-
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -11,7 +9,7 @@ from lora_mnist.pipeline import Request, finetune, verify
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import flip_bit, rehash, snapshot, workspace
+from ..conftest import flip_bit, rehash, snapshot, take_out, workspace
 
 
 def test_verify_passes_on_an_honest_run(finished_run):
@@ -88,8 +86,7 @@ def test_an_adapter_that_does_not_exist_is_named(finished_run):
 
 def test_an_adapter_without_the_one_below_is_a_finding_of_verify_and_an_error_of_the_report(run_copy, adapter):
     upper = finetune(workspace(run_copy, digit=1), on_top_of=[adapter.name]).record.name
-    shutil.rmtree(adapter)
-    (run_copy / "contents.json").unlink()  # else it is missed before that
+    take_out(adapter)
     findings = verify(Request(run=run_copy))
     assert findings.failures == (f"{upper}: it was trained on top of {adapter.name}, which is not in the run",)
     with pytest.raises(RunError, match="which is not in the run"):

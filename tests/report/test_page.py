@@ -19,7 +19,7 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import forget, rehash, smoke, snapshot, workspace
+from ..conftest import rehash, smoke, snapshot, take_out, workspace
 from ..reads import json_reads
 
 
@@ -80,7 +80,7 @@ def test_the_page_is_valid_html(rich_run, run_copy, adapter):
     assert faults_of(page) == []
     assert faults_of(page.replace("</table>", "", 1))  # it would be noticed
     html5lib.HTMLParser(strict=True).parse(write_report(Run(run_copy)).read_text())  # one adapter alone
-    forget(adapter)
+    take_out(adapter)
     assert faults_of(write_report(Run(run_copy)).read_text()) == []
 
 
@@ -274,7 +274,7 @@ def test_the_data_set_stands_in_the_first_line(run_copy):
 
 
 def test_a_run_without_adapters_gets_a_page_too(run_copy, adapter):
-    forget(adapter)
+    take_out(adapter)
     page = page_of(run_copy)
     assert "a base and no adapter" in page.visible
     assert page.places == ["base", "made", "words"]

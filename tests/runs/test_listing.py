@@ -5,7 +5,7 @@ from lora_mnist.pipeline import finetune_full
 from lora_mnist.runs.listing import count_parameters, list_adapters
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import forget, workspace
+from ..conftest import take_out, workspace
 from ..reads import json_reads
 
 
@@ -21,7 +21,7 @@ def test_adapters_are_listed_with_what_they_did(run_copy, adapter):
 
 
 def test_a_run_without_adapters_lists_none(run_copy, adapter):
-    forget(adapter)
+    take_out(adapter)
     assert list_adapters(Run(run_copy)).adapters == ()
 
 

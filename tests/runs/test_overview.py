@@ -11,7 +11,7 @@ from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.overview import find_runs, list_runs
 from lora_mnist.runs.rundir import Run
 
-from ..conftest import flip_bit, forget, workspace
+from ..conftest import flip_bit, take_out, workspace
 
 
 def test_every_run_below_a_folder_is_listed_with_what_its_documents_say(run_copy, adapter):
@@ -54,7 +54,7 @@ def test_a_digest_speaks_for_every_file(run_copy, adapter, file):
 
 def test_a_digest_changes_when_an_adapter_goes(run_copy, adapter):
     before = Run(run_copy).digest()
-    forget(adapter)
+    take_out(adapter)
     assert Run(run_copy).digest() != before
 
 
