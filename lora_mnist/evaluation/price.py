@@ -59,8 +59,9 @@ class PriceVerdict(Document):
 
     Attributes:
         kind: `learnt`: more of the drawings are right, by more than chance. `paid for`: but a digit of `val` is worse.
-            `too few drawings`: that may be chance, or so few are wrong before that nothing can be told. `known already`:
-            the base has all of them right. `not learnt`: no more are right. `too dear`: no strength met the guard.
+            `too few drawings`: that may be chance, or so few are wrong before that nothing can be told.
+            `known already`: the base has all of them right. `not learnt`: no more are right. `too dear`: no strength
+            met the guard.
         words: the one sentence.
         paid: another, on the digits of `val` that lost; none without `val`.
         lost: those that lost by more than chance.
