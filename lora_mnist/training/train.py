@@ -29,51 +29,92 @@ def train_base(
 
 
 def train_adapter(
-    start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
+    start: MLP,
+    name: str,
+    digit: int,
+    settings: Settings,
+    dataset: Dataset,
+    progress: Progress = SILENT,
+    doubts: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
-    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history."""
+    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
+
+    Args:
+        doubts: those of `start` (see `doubts_of`), if they are known.
+    """
     adapted = copy.deepcopy(start)
+    inject_seeded(adapted, name, settings)
+    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress, doubts)
+
+
+def inject_seeded(model: MLP, name: str, settings: Settings) -> None:
+    """Inject adapter `name` as the seed draws it."""
     torch.manual_seed(settings.seed)
-    inject(adapted, name, lora_config(settings))
-    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress)
+    inject(model, name, lora_config(settings))
 
 
 def train_all_weights(
-    base: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
+    base: MLP,
+    digit: int,
+    settings: Settings,
+    dataset: Dataset,
+    progress: Progress = SILENT,
+    doubts: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress)
+    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress, doubts)
 
 
-def _tune(model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress) -> History:
+def _tune(
+    model: MLP,
+    digit: int,
+    recipe: FinetuneSettings,
+    seed: int,
+    dataset: Dataset,
+    progress: Progress,
+    doubts: torch.Tensor | None,
+) -> History:
+    if recipe.hardness and doubts is None:
+        doubts = doubts_of(model, dataset.train.images)
+    data = drawn(digit, recipe, seed, dataset, doubts)
+    return train(model, data, recipe, f"fine-tuning {digit}", progress)
+
+
+def drawn(
+    digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, doubts: torch.Tensor | None
+) -> TrainingData:
+    """What each step of a fine-tuning sees, as the seed draws it.
+
+    Args:
+        doubts: see `doubts_of`; not looked at if `hardness` is 0.
+    """
     images, labels = dataset.train.images, dataset.train.labels
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator = torch.Generator().manual_seed(seed)
-    weights = _weights(model, images, recipe.hardness) if recipe.hardness else None
+    weights = doubts**recipe.hardness if recipe.hardness and doubts is not None else None
     share = (recipe.focus, recipe.batch_size)
     batches = focus_batches(labels.cpu(), digit, share, recipe.steps, generator, weights)
     warps = None
     if recipe.moves:
-        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(images.device)
+        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator)
     offsets = prior_offsets(labels.cpu(), batches, recipe.logit_adjustment)
-    data = TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
-    return train(model, data, recipe, f"fine-tuning {digit}", progress)
+    return TrainingData(images, labels, batches, warps, offsets, recipe.label_smoothing)
 
 
 @torch.no_grad()
-def _weights(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor:
-    """(1 - p)^hardness with p the probability that `model` gives to the digit it takes an image for, float64 (N,).
+def doubts_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
+    """1 - p with p the probability that `model` gives to the digit it takes an image for, float64 (N,), on the CPU.
 
-    An image of which the network is sure teaches it next to nothing, and most images are such. This is uncertainty
-    sampling ("least confident": Settles 2009, Active Learning Literature Survey, section 3.1). The label is not looked
-    at: by its probability, an image with a wrong label would be the hardest of all, and be drawn over and over. The
-    weights are taken once, from the network at the start.
+    To the power of `hardness`, it says how often an image is drawn. An image of which the network is sure teaches it
+    next to nothing, and most images are such. This is uncertainty sampling ("least confident": Settles 2009, Active
+    Learning Literature Survey, section 3.1). The label is not looked at: by its probability, an image with a wrong
+    label would be the hardest of all, and be drawn over and over. The doubts are those of the network at the start.
     """
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
-    return torch.cat(unsure).clamp(min=0).cpu() ** hardness
+    return torch.cat(unsure).clamp(min=0).cpu()
 
 
 def lora_config(settings: Settings) -> LoRAConfig:
