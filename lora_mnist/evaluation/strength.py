@@ -8,7 +8,7 @@ One preference decides everywhere: of the strengths that are allowed, the one wi
 equals, the largest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,28 +92,44 @@ def choose(adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, v
         return GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), strength=1.0)
     require_val(guard.rule, val)
     assert before is not None  # there is a `val`
-    start, counted = counts_of(before, val.labels, digit), COUNTED[guard.rule]
+    found = decide(guard, lambda at: logits_at(adapted, name, at, val.images), before, val.labels, digit)
+    set_strength(adapted, name, 1.0)
+    if found.strength is not None:
+        for update in updates_of(adapted, name).values():
+            update.lora_B.mul_(found.strength)
+    return found
+
+
+def decide(
+    guard: Guard, logits_at: Callable[[float], torch.Tensor], before: torch.Tensor, labels: torch.Tensor, digit: int
+) -> GuardDecision:
+    """At which strength an adapter is kept, if at all.
+
+    Args:
+        guard: with a rule.
+        logits_at: strength → logits (N, 10) on `val`.
+        before: logits (N, 10) there without the adapter.
+        labels: int64 (N,).
+    """
+    start, counted = counts_of(before, labels, digit), COUNTED[guard.rule]
     tried: list[TriedStrength] = []
     allowed: list[TriedStrength] = []
     for strength in GUARD_STRENGTHS:
         if strength < 0.5 and allowed:
             break  # hardly anything is left of the repair there: looked at only if nothing above will do
-        tried.append(_try(adapted, name, strength, before, val, digit))
+        tried.append(_tried(strength, before, logits_at(strength), labels, digit))
         if guard.allows(tried[-1], start.of(counted)):
             allowed.append(tried[-1])
-    set_strength(adapted, name, 1.0)
     best = preferred(allowed).strength if allowed else None
-    if best is not None:
-        for update in updates_of(adapted, name).values():
-            update.lora_B.mul_(best)
     return GuardDecision(
         rule=guard.rule, counted=counted, gain=guard.gain, before=start, tried=tuple(tried), strength=best
     )
 
 
-def _try(adapted: MLP, name: str, strength: float, before: torch.Tensor, val: Split, digit: int) -> TriedStrength:
-    after = logits_at(adapted, name, strength, val.images)
-    found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
+def _tried(
+    strength: float, before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, digit: int
+) -> TriedStrength:
+    found = compare({"val": before}, {"val": after}, {"val": labels}, digit)["val"]
     pairs = enumerate(zip(found.fixed, found.broken, strict=True))
     hurt = tuple(d for d, (fixed, broken) in pairs if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
     return TriedStrength(strength=strength, **dict(found.after), hurt=hurt)
