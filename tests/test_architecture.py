@@ -13,6 +13,7 @@ PACKAGE = ROOT / "lora_mnist"
 ROOMS = (  # from the top down; those of one line do not know each other
     ("__main__",),
     ("cli",),
+    ("sweep",),
     ("report",),
     ("pipeline",),
     ("runs",),

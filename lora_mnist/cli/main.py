@@ -8,6 +8,7 @@ import typer
 
 from lora_mnist.cli import commands as commands  # registers them
 from lora_mnist.cli import completion
+from lora_mnist.cli import sweeping as sweeping
 from lora_mnist.cli.app import app
 from lora_mnist.cli.exits import report_error, silence_stdout
 from lora_mnist.cli.start import listen

@@ -4,10 +4,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from functools import partial
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.strict import Count, Document, Many
+from lora_mnist.sweep.answer import Answer, Metric, SplitName, answer
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.opening import Asked, open_world
 from lora_mnist.sweep.rows import Failure, Row, Store
@@ -17,7 +18,6 @@ from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
 
-EngineName = Literal["stacked", "local", "ray"]
 Engine = Callable[[World, Sequence[Job], Callable[[float], None]], Iterator[list[Outcome]]]
 
 
@@ -37,6 +37,17 @@ class Sweep(Document):
     failures: Many[Failure]
     made: Count
     seconds: float
+
+    def answered(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "Answered":
+        """Itself with its answer. Raises UsageError as `answer` does, if there is a row."""
+        return Answered(sweep=self, answer=answer(self.rows, by, metric, split) if self.rows else None)
+
+
+class Answered(Document):
+    """A sweep, and what its rows say; None if no job is done."""
+
+    sweep: Sweep
+    answer: Answer | None
 
 
 def sweep(asked: Asked, engine: Engine) -> Sweep:
@@ -63,30 +74,45 @@ def sweep(asked: Asked, engine: Engine) -> Sweep:
     return Sweep(folder=str(asked.out), rows=tuple(rows), failures=tuple(failures), made=made, seconds=seconds)
 
 
-def engine_of(name: EngineName, threads: int | None, device: str, address: str | None = None) -> Engine:
+def engine_of(
+    name: str, threads: int | None = None, device: str = "auto", address: str | None = None, gpus: float = 0.0
+) -> Engine:
     """The engine of that name. Nothing of the others is imported.
 
     Args:
-        threads: for `local`, how many processes; None is one a core.
+        threads: how many processes on this machine, with one thread each; None is one a core.
         address: of a running cluster, for `ray`; None starts one on this machine.
+        gpus: share of a GPU that each task of `ray` takes.
 
     Raises:
         UsageError: it cannot do what is asked.
     """
-    if address is not None and name != "ray":
-        raise UsageError(f"`address` (={address!r}) is that of a Ray cluster.", "Use it with --engine ray.")
+    if (address is not None or gpus) and name != "ray":
+        given = f"`address` (={address!r})" if address is not None else f"`gpus` (={gpus})"
+        raise UsageError(f"{given} is for a Ray cluster.", "Use it with --engine ray.")
     if name == "stacked":
         from lora_mnist.sweep import stacked
 
-        return stacked.run
+        return partial(stacked.run, processes=threads or cores())
     if name == "local":
         from lora_mnist.sweep import local
 
         if device not in ("auto", "cpu"):
             raise UsageError(f"`device` (={device!r}) is not for --engine local.", "Use --engine stacked.")
-        processes = threads or len(os.sched_getaffinity(0))
+        processes = threads or cores()
         return lambda world, jobs, told: local.run(world, jobs, processes)
+    if name == "ray":
+        from lora_mnist.sweep import cluster
+
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"`device` (={device!r}) is not for --engine ray.", "Use --gpus for its tasks.")
+        return cluster.engine(threads or cores(), address, gpus)
     raise UsageError(f"`engine` (={name!r}) is none of stacked, local, ray.", "Choose one of these.")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _do(engine: Engine, world: World, jobs: Sequence[Job], store: Store, progress: Progress) -> list[Failure]:

@@ -1,0 +1,123 @@
+"""A sweep → text for a terminal of 80 columns: how sure, which digit, and what is enough."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lora_mnist.cli.tables import DATASETS
+from lora_mnist.cli.text import Paragraph
+from lora_mnist.sweep.answer import Answer, Cell, Enough, Estimate
+from lora_mnist.sweep.rows import Failure
+
+if TYPE_CHECKING:  # they import torch
+    from lora_mnist.sweep.plan import Plan
+    from lora_mnist.sweep.sweeping import Answered
+
+WORDS = {"errors": "all errors", "missed": "missed", "claimed": "claimed"}
+MOST_FAILURES = 5  # that are shown one by one
+
+
+def plan(document: Plan) -> RenderableType:
+    """What a sweep would do."""
+    jobs = f"{document.jobs:,} jobs, {document.finished:,} of them finished"
+    lines = [f"{jobs}: about {_duration(document.seconds)} for the rest."]
+    if document.bases:
+        bases = f"{document.bases} base{'s' if document.bases > 1 else ''}"
+        lines.append(f"Before that, {bases} would be trained: about {_duration(document.base_seconds)}.")
+    return Group(*map(Paragraph, [*lines, f"Results would go to {document.folder}; nothing was done."]))
+
+
+def answered(document: Answered) -> RenderableType:
+    """What the jobs come to together, and what failed."""
+    sweep = document.sweep
+    parts: list[RenderableType] = []
+    if document.answer is not None:
+        parts += [errors(document.answer), digits(document.answer), *enough(document.answer)]
+    there = len(sweep.rows) - sweep.made
+    before = f", {there:,} were there before" if there else ""
+    done = f"{sweep.made:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
+    return Group(*parts, Paragraph(done), *failures(sweep.failures))
+
+
+def errors(answer: Answer) -> RenderableType:
+    """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
+    seeds = f"{len(answer.seeds)} seed{'s' if len(answer.seeds) > 1 else ''}"
+    kind = f"means over {len(answer.digits)} digits and {seeds}, with 95 % intervals over seeds"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=f"{DATASETS[answer.dataset]}, {answer.split}: {kind}")
+    table.add_column("", overflow="fold")
+    for heading in ("numbers", "missed", "claimed", "all errors", "kept"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("base", "", *map(_estimate, answer.base.values()), "")
+    for one in answer.variants:
+        counts = map(_estimate, one.after.values())
+        table.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
+        table.add_row("  threshold", "", *map(_estimate, one.threshold.values()), "", style="dim")
+    note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
+    return Group(table, Paragraph(note, style="dim"))
+
+
+def digits(answer: Answer) -> RenderableType:
+    """A line a digit, a column a variant: the mean over seeds, the best in bold."""
+    what = f"{WORDS[answer.metric]} on {answer.split} by repaired digit, change from the base in brackets"
+    table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1), title=what)
+    for one in answer.variants:
+        table.add_column(one.name, justify="right")
+    for digit in answer.digits:
+        cells = {one.variant: one for one in answer.cells if one.digit == digit}
+        best = min(one.value for one in cells.values())
+        table.add_row(str(digit), *(_cell(cells.get(one.name), best) for one in answer.variants))
+    return table
+
+
+def enough(answer: Answer) -> list[RenderableType]:
+    """One sentence for each digit, and one for all."""
+    if all(one.enough is None for one in answer.enough):
+        return [Paragraph("One seed does not say which is enough: how sure it is comes from several.")]
+    rule = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
+    return [*(Paragraph(_sentence(one)) for one in answer.enough), Paragraph(rule, style="dim")]
+
+
+def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
+    """Why jobs failed."""
+    lines = [
+        f"failed: digit {one.digit}, rank {one.rank or '-'}, seed {one.seed}: {one.cause}"
+        for one in failed[:MOST_FAILURES]
+    ]
+    if len(failed) > MOST_FAILURES:
+        lines.append(f"and {len(failed) - MOST_FAILURES:,} more failed.")
+    return [Paragraph(line, style="red") for line in lines]
+
+
+def _sentence(one: Enough) -> str:
+    whom = "all digits together" if one.digit is None else f"the {one.digit}"
+    if one.enough is None:
+        return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
+    if one.next_smaller is None:
+        best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
+        return f"{one.enough}, the smallest, is enough for {whom}{best}."
+    assert one.p is not None
+    assert one.worse is not None
+    p = f"p = {one.p:.2g}" if one.p >= 1e-4 else "p < 0.0001"
+    return f"{one.enough} is enough for {whom}; {one.next_smaller} is not: {one.worse:.1f} more ({p})."
+
+
+def _estimate(one: Estimate) -> str:
+    return f"{one.mean:.1f}" + ("" if one.half is None else f" ± {one.half:.1f}")
+
+
+def _cell(cell: Cell | None, best: float) -> Text:
+    if cell is None:
+        return Text("-")
+    text = f"{cell.value:.1f} ({cell.change:+.1f})".replace("-", "−")
+    return Text(text, style="bold" if cell.value == best else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
