@@ -47,8 +47,9 @@ def answered(document: Answered) -> RenderableType:
 def errors(answer: Answer) -> RenderableType:
     """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
     seeds = f"{len(answer.seeds)} seed{'s' if len(answer.seeds) > 1 else ''}"
-    kind = f"means over {len(answer.digits)} digits and {seeds}, with 95 % intervals over seeds"
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=f"{DATASETS[answer.dataset]}, {answer.split}: {kind}")
+    digits = f"{len(answer.digits)} digit{'s' if len(answer.digits) > 1 else ''}"
+    title = f"{DATASETS[answer.dataset]}, {answer.split}: means over {digits} and {seeds}, ± 95 % over seeds"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("", overflow="fold")
     for heading in ("numbers", "missed", "claimed", "all errors", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -58,20 +59,20 @@ def errors(answer: Answer) -> RenderableType:
         table.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
         table.add_row("  threshold", "", *map(_estimate, one.threshold.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
-    return Group(table, Paragraph(note, style="dim"))
+    return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
 
 
 def digits(answer: Answer) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds, the best in bold."""
-    what = f"{WORDS[answer.metric]} on {answer.split} by repaired digit, change from the base in brackets"
-    table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1), title=what)
+    what = f"{WORDS[answer.metric].capitalize()} on {answer.split} by repaired digit, and the change from the base"
+    table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1))
     for one in answer.variants:
         table.add_column(one.name, justify="right")
     for digit in answer.digits:
         cells = {one.variant: one for one in answer.cells if one.digit == digit}
         best = min(one.value for one in cells.values())
         table.add_row(str(digit), *(_cell(cells.get(one.name), best) for one in answer.variants))
-    return table
+    return Group(Paragraph(what, style="bold"), table)
 
 
 def enough(answer: Answer) -> list[RenderableType]:

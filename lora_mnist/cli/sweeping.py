@@ -106,12 +106,12 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, output:
     from lora_mnist.sweep.sweeping import engine_of, sweep
 
     asked = _asked(grid, machine, output)
-    metric, split = view_of(view.metric, view.split)
+    shown = view_of(view.by, view.metric, view.split, asked.axes)
     if engine.plan:
         show(plan(asked, engine.engine), [answers.plan], output, grid.out)
         return 0
     done = sweep(asked, engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus))
-    answered = done.answered(view.by, metric, split)
+    answered = done.answered(*shown)
     show(answered, [answers.answered], output, grid.out)
     return 1 if done.failures else 0
 

@@ -74,7 +74,8 @@ class Enough(Document):
         best: the variant with the lowest mean.
         enough: the one with the fewest numbers of those that are not worse than it by more than chance: one-sided
             paired t-test over seeds, p of no more than `LEVEL`. None where there is but one seed, which cannot tell.
-        worse: of the next smaller one, how much worse it is, and p. None if there is no smaller one.
+        next_smaller: the one before it, which is not enough, by how much it is `worse` than the best, and `p` of that.
+            None if there is no smaller one.
     """
 
     digit: Digit | None
@@ -91,7 +92,7 @@ class Answer(Document):
     Attributes:
         by: the setting that the variants are ordered by.
         base: the base's counts.
-        variants: those of fewer numbers first.
+        variants: ordered by that setting, all weights last.
         cells: digit by digit and variant by variant.
         enough: of every digit, then of all together.
     """
@@ -126,7 +127,7 @@ def answer(rows: Sequence[Row], by: str = "rank", metric: Metric = "errors", spl
     if by not in {*varied, "rank"}:
         raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied were {', '.join(varied) or 'none'}.")
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.method, row.parameters, _text(_value(row, by)))):
+    for row in sorted(rows, key=lambda row: _place(row, by)):
         groups.setdefault(_name(row, varied, by), []).append(row)
     digits, seeds = sorted({row.digit for row in rows}), sorted({row.seed for row in rows})
     return Answer(
@@ -143,12 +144,23 @@ def answer(rows: Sequence[Row], by: str = "rank", metric: Metric = "errors", spl
     )
 
 
-def view_of(metric: str, split: str) -> tuple[Metric, SplitName]:
-    """The two as they are typed. Raises UsageError if one is none."""
+def view_of(by: str, metric: str, split: str, varied: Iterable[str]) -> tuple[str, Metric, SplitName]:
+    """What is to be shown, typed, before anything is trained for it.
+
+    Args:
+        varied: names of settings.
+
+    Raises:
+        UsageError: one of the three is none.
+    """
+    names = [name.removeprefix("finetune.") for name in varied]
+    by = by.removeprefix("finetune.")
+    if by not in {*names, "rank"} - OF_A_CASE - {"seed"}:
+        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied are {', '.join(names)}.")
     for name, value, known in (("metric", metric, _METRICS), ("split", split, ("test", "val"))):
         if value not in known:
             raise UsageError(f"`{name}` (={shown(value)}) is none of {', '.join(known)}.", "Choose one of these.")
-    return cast(tuple[Metric, SplitName], (metric, split))
+    return cast(tuple[str, Metric, SplitName], (by, metric, split))
 
 
 _METRICS: tuple[Metric, ...] = ("missed", "claimed", "errors")
@@ -166,6 +178,13 @@ def _name(row: Row, varied: Iterable[str], by: str) -> str:
     own = [name for name in dict.fromkeys((by, *varied)) if row.method == "lora" or name != "rank"]
     parts = [f"{name.replace('_', ' ')} {_text(_value(row, name))}" for name in own]
     return ", ".join([FULL, *(part for part in parts if part)] if row.method == "full" else parts)
+
+
+def _place(row: Row, by: str) -> tuple[bool, float, str, int]:
+    """Where its variant stands: by that setting, numbers by their size; all weights last."""
+    value = _value(row, by)
+    number = float(value) if isinstance(value, int | float) else math.inf
+    return row.method == "full", number, _text(value), row.parameters
 
 
 def _value(row: Row, name: str) -> object:
@@ -206,15 +225,15 @@ def _cells(groups: Mapping[str, Sequence[Row]], metric: Metric, split: str) -> I
 
 
 def _enough(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> Enough:
-    """Groups come with those of fewer numbers first."""
     means = {
         name: _by_seed([(row.seed, row.after[split].of(metric)) for row in rows if digit in (None, row.digit)])
         for name, rows in groups.items()
     }
     means = {name: by_seed for name, by_seed in means.items() if by_seed}
-    best = min(means, key=lambda name: statistics.mean(means[name].values()))
+    mean = {name: statistics.mean(by_seed.values()) for name, by_seed in means.items()}
+    best = min(mean, key=lambda name: mean[name])
     tests = {name: _worse(means[name], means[best]) for name in means if name != best}
-    order = list(means)
+    order = sorted(means, key=lambda name: (groups[name][0].parameters, mean[name]))  # of as many numbers, the better
     good = [name for name in order if name == best or (name in tests and _is_as_good(tests[name]))]
     enough = good[0] if any(p is not None for _, p in tests.values()) else None
     smaller = order[order.index(enough) - 1] if enough is not None and order.index(enough) > 0 else None
