@@ -5,7 +5,9 @@ The bases and the images go into Ray's object store once; the tasks of one machi
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from lora_mnist.training.device import prepare
 RETRIES = 3  # of a task whose worker or machine died
 AHEAD = 4  # tasks that wait for each CPU of the cluster: a million of them need not be listed all the time
 STORE = 256 << 20  # bytes of a local object store beside what is put into it; Ray would take a third of the memory
+WAIT = 5  # seconds for an answer at the address
 _worker: tuple[Facts, Worker] | None = None  # of a process of Ray's
 
 
@@ -90,8 +93,9 @@ def _connected(address: str | None, processes: int, size: int) -> Iterator[None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what later versions of Ray will do
         try:
+            _knock(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:  # a ConnectionError is an OSError
             raise UsageError(
                 f"There is no Ray cluster at {address!r}: {error}.", "Start one with `ray start --head`."
             ) from error
@@ -101,6 +105,12 @@ def _connected(address: str | None, processes: int, size: int) -> Iterator[None]
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError if nobody is at a host and port, for which Ray would wait minutes."""
+    if address and (found := re.fullmatch(r"([\w.-]+):([0-9]+)", address)):
+        socket.create_connection((found[1], int(found[2])), WAIT).close()
 
 
 def _do(facts: Facts, arrays: Mapping[str, Any], jobs: Sequence[Job], on_gpu: bool) -> list[Outcome]:
