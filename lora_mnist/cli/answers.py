@@ -15,6 +15,7 @@ from lora_mnist.sweep.answer import Answer, Cell, Enough, Estimate
 from lora_mnist.sweep.rows import Failure
 
 if TYPE_CHECKING:  # they import torch
+    from lora_mnist.sweep.keeping import Kept
     from lora_mnist.sweep.plan import Plan
     from lora_mnist.sweep.sweeping import Answered
 
@@ -41,7 +42,8 @@ def answered(document: Answered) -> RenderableType:
     there = len(sweep.rows) - sweep.made
     before = f", {there:,} were there before" if there else ""
     done = f"{sweep.made:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
-    return Group(*parts, Paragraph(done), *failures(sweep.failures))
+    kept = [] if document.kept is None else [_kept(document.kept)]
+    return Group(*parts, Paragraph(done), *kept, *failures(sweep.failures))
 
 
 def errors(answer: Answer) -> RenderableType:
@@ -92,6 +94,13 @@ def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
     if len(failed) > MOST_FAILURES:
         lines.append(f"and {len(failed) - MOST_FAILURES:,} more failed.")
     return [Paragraph(line, style="red") for line in lines]
+
+
+def _kept(kept: Kept) -> RenderableType:
+    counts = "missed {}, claimed {}, {} errors in all".format(*kept.found.numbers)
+    same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
+    proof = f"the proof failed: {'; '.join(kept.failures)}" if kept.failures else "proof passed"
+    return Paragraph(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); {proof}.")
 
 
 def _sentence(one: Enough) -> str:

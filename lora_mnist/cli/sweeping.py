@@ -91,6 +91,15 @@ class View:
 
     by: Annotated[str, in_output("--by", "Setting that the table is ordered by.", "NAME")] = "rank"
     metric: Annotated[str, in_output("--metric", "Count that is compared.", "errors|missed|claimed")] = "errors"
+    keep: Annotated[
+        str | None,
+        in_output(
+            "--keep",
+            "Train one row's adapter by itself and save it in the run of its base: the best on val, or a key.",
+            "best|KEY",
+            show_default="none",
+        ),
+    ] = None
     split: Annotated[str, in_output("--split", "Images that it is counted on.", "test|val")] = "test"
 
 
@@ -102,7 +111,9 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, output:
     """
     from lora_mnist.cli import answers
     from lora_mnist.sweep.answer import view_of
+    from lora_mnist.sweep.keeping import chosen, keep
     from lora_mnist.sweep.plan import plan
+    from lora_mnist.sweep.rows import Store
     from lora_mnist.sweep.sweeping import engine_of, sweep
 
     asked = _asked(grid, machine, output)
@@ -112,6 +123,9 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, output:
         return 0
     done = sweep(asked, engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus))
     answered = done.answered(*shown)
+    if view.keep:
+        kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
+        answered = answered.model_copy(update={"kept": kept})
     show(answered, [answers.answered], output, grid.out)
     return 1 if done.failures else 0
 

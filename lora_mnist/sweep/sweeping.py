@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lora_mnist.errors import UsageError
-from lora_mnist.settings.strict import Count, Document, Many
+from lora_mnist.settings.strict import Count, Document, Many, Maybe
 from lora_mnist.sweep.answer import Answer, Metric, SplitName, answer
 from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.keeping import Kept
 from lora_mnist.sweep.opening import Asked, open_world
 from lora_mnist.sweep.rows import Failure, Row, Store
 from lora_mnist.sweep.work import Outcome
@@ -44,10 +45,11 @@ class Sweep(Document):
 
 
 class Answered(Document):
-    """A sweep, and what its rows say; None if no job is done."""
+    """A sweep, what its rows say (None if no job is done), and the adapter that was kept, if one was to be."""
 
     sweep: Sweep
     answer: Answer | None
+    kept: Maybe[Kept] = None
 
 
 def sweep(asked: Asked, engine: Engine) -> Sweep:
