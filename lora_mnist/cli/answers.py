@@ -11,15 +11,15 @@ from rich.text import Text
 
 from lora_mnist.cli.tables import DATASETS
 from lora_mnist.cli.text import Paragraph
-from lora_mnist.sweep.answer import Answer, Cell, Enough, Estimate
+from lora_mnist.sweep.answer import Answer, Cell
 from lora_mnist.sweep.rows import Failure
+from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, scope, sentences
 
 if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.keeping import Kept
     from lora_mnist.sweep.plan import Plan
     from lora_mnist.sweep.sweeping import Answered
 
-WORDS = {"errors": "all errors", "missed": "missed", "claimed": "claimed"}
 MOST_FAILURES = 5  # that are shown one by one
 
 
@@ -42,31 +42,30 @@ def answered(document: Answered) -> RenderableType:
     there = len(sweep.rows) - sweep.made
     before = f", {there:,} were there before" if there else ""
     done = f"{sweep.made:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
+    page = [] if document.page is None else [Paragraph(f"page: {document.page}")]
     kept = [] if document.kept is None else [_kept(document.kept)]
-    return Group(*parts, Paragraph(done), *kept, *failures(sweep.failures))
+    return Group(*parts, Paragraph(done), *page, *kept, *failures(sweep.failures))
 
 
 def errors(answer: Answer) -> RenderableType:
     """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
-    seeds = f"{len(answer.seeds)} seed{'s' if len(answer.seeds) > 1 else ''}"
-    digits = f"{len(answer.digits)} digit{'s' if len(answer.digits) > 1 else ''}"
-    title = f"{DATASETS[answer.dataset]}, {answer.split}: means over {digits} and {seeds}, ± 95 % over seeds"
+    title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("", overflow="fold")
     for heading in ("numbers", "missed", "claimed", "all errors", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row("base", "", *map(_estimate, answer.base.values()), "")
+    table.add_row("base", "", *map(estimate, answer.base.values()), "")
     for one in answer.variants:
-        counts = map(_estimate, one.after.values())
+        counts = map(estimate, one.after.values())
         table.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
-        table.add_row("  threshold", "", *map(_estimate, one.threshold.values()), "", style="dim")
+        table.add_row("  threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
 
 
 def digits(answer: Answer) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds, the best in bold."""
-    what = f"{WORDS[answer.metric].capitalize()} on {answer.split} by repaired digit, and the change from the base"
+    what = f"{capital(METRICS[answer.metric])} on {answer.split} by repaired digit, and the change from the base"
     table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1))
     for one in answer.variants:
         table.add_column(one.name, justify="right")
@@ -79,10 +78,8 @@ def digits(answer: Answer) -> RenderableType:
 
 def enough(answer: Answer) -> list[RenderableType]:
     """One sentence for each digit, and one for all."""
-    if all(one.enough is None for one in answer.enough):
-        return [Paragraph("One seed does not say which is enough: how sure it is comes from several.")]
-    rule = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
-    return [*(Paragraph(_sentence(one)) for one in answer.enough), Paragraph(rule, style="dim")]
+    lines = sentences(answer)
+    return [*map(Paragraph, lines), *([Paragraph(RULE, style="dim")] if len(lines) > 1 else [])]
 
 
 def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
@@ -101,23 +98,6 @@ def _kept(kept: Kept) -> RenderableType:
     same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
     proof = f"the proof failed: {'; '.join(kept.failures)}" if kept.failures else "proof passed"
     return Paragraph(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); {proof}.")
-
-
-def _sentence(one: Enough) -> str:
-    whom = "all digits together" if one.digit is None else f"the {one.digit}"
-    if one.enough is None:
-        return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
-    if one.next_smaller is None:
-        best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
-        return f"{one.enough}, the smallest, is enough for {whom}{best}."
-    assert one.p is not None
-    assert one.worse is not None
-    p = f"p = {one.p:.2g}" if one.p >= 1e-4 else "p < 0.0001"
-    return f"{one.enough} is enough for {whom}; {one.next_smaller} is not: {one.worse:.1f} more ({p})."
-
-
-def _estimate(one: Estimate) -> str:
-    return f"{one.mean:.1f}" + ("" if one.half is None else f" ± {one.half:.1f}")
 
 
 def _cell(cell: Cell | None, best: float) -> Text:

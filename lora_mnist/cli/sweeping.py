@@ -8,7 +8,7 @@ from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
 from lora_mnist.cli.app import command
 from lora_mnist.cli.options import _folder
-from lora_mnist.cli.output import show
+from lora_mnist.cli.output import open_page, show
 from lora_mnist.cli.panels import in_data, in_lora, in_output, in_repair, in_run, in_training
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class View:
 
 
 @command
-def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, output: o.Output) -> int:
+def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, open: o.Open = False, output: o.Output) -> int:
     """Fine-tune once for every combination of digits, ranks, seeds and settings, and say which are enough.
 
     Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
@@ -112,6 +112,7 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, output:
     from lora_mnist.cli import answers
     from lora_mnist.sweep.answer import view_of
     from lora_mnist.sweep.keeping import chosen, keep
+    from lora_mnist.sweep.page import write_page
     from lora_mnist.sweep.plan import plan
     from lora_mnist.sweep.rows import Store
     from lora_mnist.sweep.sweeping import engine_of, sweep
@@ -123,10 +124,15 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, output:
         return 0
     done = sweep(asked, engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus))
     answered = done.answered(*shown)
+    if answered.answer is not None:
+        page = write_page(answered.answer, grid.out)
+        answered = answered.model_copy(update={"page": str(page)})
     if view.keep:
         kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
         answered = answered.model_copy(update={"kept": kept})
     show(answered, [answers.answered], output, grid.out)
+    if open and answered.page:
+        open_page(Path(answered.page))
     return 1 if done.failures else 0
 
 

@@ -41,7 +41,8 @@ class Variant(Document):
 
     Attributes:
         name: what tells it from the others, such as `rank 4, focus 0.2`.
-        by: its value of the setting that the answer is ordered by; None where it has none, as all weights have no rank.
+        by: its value of the setting that the answer is ordered by; None for all weights.
+        series: the rest of its name.
         parameters: how many numbers it trains.
         kept: of how many jobs something was kept, out of `jobs`.
         verdicts: how many of each kind.
@@ -50,6 +51,7 @@ class Variant(Document):
 
     name: str
     by: str | None
+    series: str
     parameters: Count
     jobs: Count
     kept: Count
@@ -205,7 +207,8 @@ def _variant(name: str, rows: Sequence[Row], by: str, split: str) -> Variant:
     counts: dict[str, int] = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     return Variant(
         name=name,
-        by=None if rows[0].method == "full" and by == "rank" else _text(_value(rows[0], by)),
+        by=None if rows[0].method == "full" else _text(_value(rows[0], by)),
+        series=name.partition(", ")[2],
         parameters=max(row.parameters for row in rows),
         jobs=len(rows),
         kept=sum(row.strength is not None for row in rows),

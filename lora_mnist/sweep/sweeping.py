@@ -45,10 +45,11 @@ class Sweep(Document):
 
 
 class Answered(Document):
-    """A sweep, what its rows say (None if no job is done), and the adapter that was kept, if one was to be."""
+    """A sweep, what its rows say, on what page (both None if no job is done), and the adapter that was kept."""
 
     sweep: Sweep
     answer: Answer | None
+    page: Maybe[str] = None
     kept: Maybe[Kept] = None
 
 
