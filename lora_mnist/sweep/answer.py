@@ -76,6 +76,7 @@ class Enough(Document):
         best: the variant with the lowest mean.
         enough: the one with the fewest numbers of those that are not worse than it by more than chance: one-sided
             paired t-test over seeds, p of no more than `LEVEL`. None where there is but one seed, which cannot tell.
+        helps: whether the best is better than the base by more than chance, by the same test; None if that cannot tell.
         next_smaller: the one before it, which is not enough, by how much it is `worse` than the best, and `p` of that.
             None if there is no smaller one.
     """
@@ -83,6 +84,7 @@ class Enough(Document):
     digit: Digit | None
     best: str
     enough: str | None
+    helps: bool | None
     next_smaller: str | None
     worse: float | None
     p: float | None
@@ -241,7 +243,11 @@ def _enough(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metr
     enough = good[0] if any(p is not None for _, p in tests.values()) else None
     smaller = order[order.index(enough) - 1] if enough is not None and order.index(enough) > 0 else None
     worse, p = tests[smaller] if smaller is not None else (None, None)
-    return Enough(digit=digit, best=best, enough=enough, next_smaller=smaller, worse=worse, p=p)
+    cases = _cases(row for rows in groups.values() for row in rows if digit in (None, row.digit))
+    base = _by_seed([(row.seed, row.before[split].of(metric)) for row in cases])
+    _, p_of_base = _worse(base, means[best])
+    helps = None if p_of_base is None else p_of_base <= LEVEL
+    return Enough(digit=digit, best=best, enough=enough, helps=helps, next_smaller=smaller, worse=worse, p=p)
 
 
 def _is_as_good(test: tuple[float | None, float | None]) -> bool:

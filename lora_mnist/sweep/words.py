@@ -19,6 +19,8 @@ def sentence(one: Enough) -> str:
     whom = "all digits together" if one.digit is None else f"the {one.digit}"
     if one.enough is None:
         return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
+    if not one.helps:
+        return f"None is better than the base for {whom} by more than chance; {one.best} comes nearest."
     best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
     if one.next_smaller is None or one.p is None or one.worse is None:
         return f"{capital(one.enough)}, the smallest, is enough for {whom}{best}."

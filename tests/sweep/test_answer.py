@@ -10,6 +10,7 @@ from lora_mnist.evaluation.findings import Counts
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.answer import FULL, answer
 from lora_mnist.sweep.rows import Row, SplitCounts
+from lora_mnist.sweep.words import sentence
 
 IMAGES = (100,) * 10
 
@@ -77,6 +78,15 @@ def test_enough_is_the_smallest_that_is_not_worse_by_more_than_chance():
         assert one.worse == pytest.approx(statistics.mean(ERRORS[1]) - statistics.mean(ERRORS[8]))
     between = stats.ttest_rel(ERRORS[4], ERRORS[8], alternative="greater").pvalue
     assert between > 0.05
+
+
+def test_nothing_is_enough_that_is_no_better_than_the_base():
+    rows = [row(3, rank, seed, 101 + (-1) ** seed) for rank in (1, 2) for seed in (0, 1)]
+    (_, of_all) = found = answer(rows).enough
+    assert not of_all.helps
+    assert "None is better than the base" in sentence(of_all)
+    assert all(one.helps for one in answer(ROWS).enough)
+    assert len(found) == 2
 
 
 def test_one_seed_does_not_say_what_is_enough():
