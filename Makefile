@@ -18,6 +18,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py
+	for part in speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -37,7 +38,7 @@ lint: .venv/installed-test
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,ray]'
 	touch $@
 
 clean:
