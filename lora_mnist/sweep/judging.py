@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
@@ -108,7 +107,7 @@ class Judge:
             for update in updates:
                 y = update(x, y)
             for layer in others:
-                y = layer(F.relu(y))
+                y = layer(y.relu_())
             parts.append(y.cpu())
         logits = torch.cat(parts)
         require_finite({"": logits}, TOO_HIGH)

@@ -37,6 +37,18 @@ def test_json_has_every_row(cli, out):
     assert cli("sweep", *GRID, *SETTINGS, "--out", out, "--quiet")[1] == f"{out}\n"
 
 
+def test_the_best_is_kept_and_named(cli, out):
+    free = ("--set", "finetune.guard=none", "--out", out, "--keep", "best")
+    code, printed, _ = cli("sweep", *GRID, *SETTINGS, *free)
+    assert code == 0
+    said = " ".join(printed.split())
+    assert "Kept as digit" in said
+    assert "(as in the sweep); proof passed." in said
+    page = out / "report" / "index.html"
+    assert str(page) in printed.replace("\n", "")
+    assert page.is_file()
+
+
 def test_a_failed_job_is_said_and_is_no_success(cli, out):
     wild = ("--set", "finetune.learning_rate=1e30", "--out", out)
     code, printed, _ = cli("sweep", *GRID, *SETTINGS, *wild)
