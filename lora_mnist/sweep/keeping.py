@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lora_mnist.errors import RunError, UsageError, shown
+from lora_mnist.errors import ProofError, RunError, UsageError, shown
 from lora_mnist.evaluation.findings import Counts
 from lora_mnist.pipeline.finetune import finetune
 from lora_mnist.pipeline.verify import verify_workspace
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.strict import Document, Many
+from lora_mnist.settings.strict import Document
 from lora_mnist.sweep.opening import BASES, Asked
 from lora_mnist.sweep.rows import Row, Store
 
@@ -24,7 +24,6 @@ class Kept(Document):
     Attributes:
         key: of the row; `told` is what it says on `test`, and `found` what the adapter does there.
         name, run: of the adapter.
-        failures: of its proof, a clause each; none if it passed.
     """
 
     key: str
@@ -32,7 +31,6 @@ class Kept(Document):
     run: str
     told: Counts
     found: Counts
-    failures: Many[str]
 
 
 def chosen(wanted: str, rows: Sequence[Row], store: Store) -> Row:
@@ -69,7 +67,7 @@ def keep(asked: Asked, row: Row) -> Kept:
 
     Raises:
         RunError: the base is not there any more, or an adapter of that name is.
-        ProofError: the proof failed.
+        ProofError: the proof failed, before it was saved or after.
     """
     place = next((run for run in _runs(asked) if _seal_of(run) == row.base), None)
     if place is None:
@@ -83,9 +81,11 @@ def keep(asked: Asked, row: Row) -> Kept:
     if made.analysis is None:
         raise RunError(f"Trained alone, the adapter of row {row.key} meets its guard at no strength.", "Keep another.")
     verified = verify_workspace(work, [name])
+    if not verified.passed:
+        raise ProofError(f"The adapter in {place} is not what was saved: {verified.failures[0]}.", "Train it again.")
     counts = Counts(**dict(made.analysis.splits["test"].after))
     told = Counts(**{key: row.after["test"].of(key) for key in ("missed", "claimed", "errors")})
-    return Kept(key=row.key, name=name, run=str(place), told=told, found=counts, failures=verified.failures)
+    return Kept(key=row.key, name=name, run=str(place), told=told, found=counts)
 
 
 def _runs(asked: Asked) -> Iterator[Path]:

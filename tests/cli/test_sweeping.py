@@ -43,7 +43,7 @@ def test_the_best_is_kept_and_named(cli, out):
     assert code == 0
     said = " ".join(printed.split())
     assert "Kept as digit" in said
-    assert "(as in the sweep); proof passed." in said
+    assert "(as in the sweep); verified from its files." in said
     page = out / "report" / "index.html"
     assert str(page) in printed.replace("\n", "")
     assert page.is_file()

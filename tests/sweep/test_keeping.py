@@ -2,9 +2,11 @@ import shutil
 
 import pytest
 
-from lora_mnist.errors import RunError, UsageError
-from lora_mnist.pipeline import open_workspace, verify_workspace
+from lora_mnist.errors import ProofError, RunError, UsageError
+from lora_mnist.pipeline import Verification, open_workspace, verify_workspace
+from lora_mnist.pipeline.verify import BaseFindings
 from lora_mnist.settings.request import Request
+from lora_mnist.sweep import keeping
 from lora_mnist.sweep.keeping import chosen, keep
 from lora_mnist.sweep.rows import Store
 from lora_mnist.sweep.sweeping import engine_of, sweep
@@ -25,13 +27,20 @@ def test_the_best_on_val_becomes_an_adapter_of_its_run(swept):
     row = chosen("best", found.rows, Store(wanted.out))
     assert row.after["val"].errors == min(one.after["val"].errors for one in found.rows)
     kept = keep(wanted, row)
-    assert kept.failures == ()
     assert kept.found == kept.told
     work = open_workspace(Request(run=wanted.out / "bases" / kept.run.split("/")[-1]))
     saved = work.run.require_adapter(kept.name).tuning
     assert (saved.digit, saved.settings.rank, saved.seed) == (row.digit, row.rank, row.seed)
     assert verify_workspace(work).passed
     assert keep(wanted, row) == kept  # it is there already
+
+
+def test_a_proof_that_fails_is_an_error(swept, monkeypatch):
+    wanted, found = swept
+    failed = Verification(passed=False, failures=("off",), base=BaseFindings(passed=True), adapters=(), checkpoints=())
+    monkeypatch.setattr(keeping, "verify_workspace", lambda work, names: failed)
+    with pytest.raises(ProofError, match="off"):
+        keep(wanted, found.rows[0])
 
 
 def test_a_row_is_named_by_its_key_or_how_it_begins(swept):
