@@ -47,6 +47,7 @@ class Variant(Document):
         kept: of how many jobs something was kept, out of `jobs`.
         verdicts: how many of each kind.
         threshold: the base with one shifted logit, at as many missed images.
+        worst: by how many points the error rate of that other digit rose that lost most.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Variant(Document):
     verdicts: dict[str, Count]
     after: dict[Metric, Estimate]
     threshold: dict[Metric, Estimate]
+    worst: Estimate
 
 
 class Cell(Document):
@@ -217,7 +219,15 @@ def _variant(name: str, rows: Sequence[Row], by: str, split: str) -> Variant:
         verdicts=counts,
         after={one: _estimate([(row.seed, row.after[split].of(one)) for row in rows]) for one in _METRICS},
         threshold={one: _estimate([(row.seed, row.threshold[split].of(one)) for row in rows]) for one in _METRICS},
+        worst=_estimate([(row.seed, _worst_other(row, split)) for row in rows]),
     )
+
+
+def _worst_other(row: Row, split: str) -> float:
+    before, after = row.before[split], row.after[split]
+    more = zip(after.wrong, before.wrong, after.images, strict=True)
+    points = [100 * (now - then) / max(1, images) for now, then, images in more]
+    return max(one for digit, one in enumerate(points) if digit != row.digit)
 
 
 def _cells(groups: Mapping[str, Sequence[Row]], metric: Metric, split: str) -> Iterable[Cell]:

@@ -16,7 +16,7 @@ from lora_mnist.report.inline import inline
 from lora_mnist.report.matrices import LEVELS
 from lora_mnist.sweep.answer import Answer, Cell
 from lora_mnist.sweep.drawings import TABLE, plots_of
-from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, scope, sentences
+from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, points, scope, sentences
 
 PAGE = "report"  # folder in that of the sweep
 TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
@@ -48,7 +48,7 @@ def _page(answer: Answer, plots: Mapping[str, Plot]) -> bytes:
     environment = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters |= {"estimate": estimate, "digest": _digest}
+    environment.filters |= {"estimate": estimate, "points": points, "digest": _digest}
     reach = max(abs(cell.change) for cell in answer.cells)
     lines = sentences(answer)
     page = environment.get_template("sweep.html.j2").render(
@@ -80,9 +80,10 @@ def _table(answer: Answer) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     counts = [f"{who}{name}{part}" for who in ("", "threshold_") for name in METRICS for part in ("", "_half")]
-    writer.writerow(["variant", answer.by, "parameters", "jobs", "kept", *counts])
+    writer.writerow(["variant", answer.by, "parameters", "jobs", "kept", *counts, "worst_other", "worst_other_half"])
     for one in answer.variants:
-        pairs = [(known[name].mean, known[name].half) for known in (one.after, one.threshold) for name in METRICS]
+        known = [part[name] for part in (one.after, one.threshold) for name in METRICS]
+        pairs = [(number.mean, number.half) for number in (*known, one.worst)]
         numbers = [number for pair in pairs for number in pair]
         writer.writerow([one.name, one.by, one.parameters, one.jobs, one.kept, *numbers])
     return text.getvalue()

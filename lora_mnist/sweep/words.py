@@ -43,3 +43,9 @@ def scope(answer: Answer) -> str:
 def estimate(one: Estimate) -> str:
     """Mean and half its interval."""
     return f"{one.mean:.1f}" + ("" if one.half is None else f" ± {one.half:.1f}")
+
+
+def points(one: Estimate) -> str:
+    """A change of an error rate, with its sign."""
+    text = f"{one.mean:+.2f}" + ("" if one.half is None else f" ± {one.half:.2f}")
+    return text.replace("-", "−")

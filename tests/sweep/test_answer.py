@@ -68,6 +68,13 @@ def test_means_and_intervals_are_over_seeds():
     assert (found.digits, found.seeds, found.by) == ((3, 8), (0, 1, 2), "rank")
 
 
+def test_the_worst_other_digit_is_never_the_repaired_one():
+    found = answer([row(3, 1, seed, 80, missed=60) for seed in (0, 1)])  # more threes are wrong, but no other digit
+    assert found.variants[0].worst.mean == 0
+    found = answer([row(3, 1, seed, 180 + seed, missed=5) for seed in (0, 1)])
+    assert found.variants[0].worst.mean == pytest.approx(175 - 80)
+
+
 def test_enough_is_the_smallest_that_is_not_worse_by_more_than_chance():
     *of_digits, of_all = answer(ROWS).enough
     assert [one.digit for one in of_digits] == [3, 8]
