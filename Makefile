@@ -41,6 +41,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/drawing.py
+	for part in speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -60,7 +61,7 @@ lint: .venv/installed-test
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,ray]'
 	touch $@
 
 clean:

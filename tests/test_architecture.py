@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lora_mnist"
 ROOMS = (  # from the top down; those of one line do not know each other
     ("__main__",),
     ("cli",),
-    ("play",),
+    ("play", "sweep"),
     ("report",),
     ("pipeline",),
     ("runs",),

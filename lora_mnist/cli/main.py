@@ -10,6 +10,7 @@ from lora_mnist.cli import commands as commands  # registers them
 from lora_mnist.cli import completion
 from lora_mnist.cli import drawing as drawing
 from lora_mnist.cli import playing as playing
+from lora_mnist.cli import sweeping as sweeping
 from lora_mnist.cli import teaching as teaching
 from lora_mnist.cli.app import app
 from lora_mnist.cli.exits import report_error, silence_stdout

@@ -24,7 +24,7 @@ from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import SILENT, Progress, Step, Told
-from lora_mnist.training.train import hardness_of, train_on_drawings, with_adapter
+from lora_mnist.training.train import doubts_of, train_on_drawings, with_adapter
 
 NAME = "taught"
 
@@ -98,10 +98,10 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     parts = parts_of(drawings, recipe.folds)
     told = Told(tell=report, steps=recipe.steps * (1 + len(parts))) if report else None
     started = time.perf_counter()
-    weights = hardness_of(work.base, work.dataset.train.images, recipe.hardness)
+    doubts = doubts_of(work.base, work.dataset.train.images) if recipe.hardness else None
 
     def train(on: Drawings, progress: Progress) -> tuple[MLP, History]:
-        return train_on_drawings(work.base, NAME, on, recipe, work.settings.seed, work.dataset, weights, progress)
+        return train_on_drawings(work.base, NAME, on, recipe, work.settings.seed, work.dataset, doubts, progress)
 
     adapted, history = train(drawings, told or work.progress)
     before = right(work.base, drawings)

@@ -8,12 +8,12 @@ import torch
 from lora_mnist.datasets.drawing import prepare
 from lora_mnist.errors import AlteredError, DataError, RunError, UsageError
 from lora_mnist.evaluation.predict import logits_of, require_finite
-from lora_mnist.files import mark_of
 from lora_mnist.lora.adapters import switch
 from lora_mnist.lora.peft import load_adapter
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.play.protocol import AdapterFacts, Answer, Choice, Question, RunFacts, Search, Sight
 from lora_mnist.play.strokes import draw
+from lora_mnist.runs.folders import mark_of
 from lora_mnist.runs.records import TuningRecord
 from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved

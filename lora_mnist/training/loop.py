@@ -1,6 +1,7 @@
-"""The only training loop. What it trains is what requires a gradient: the whole base, or an adapter alone."""
+"""The only training loop. It trains what requires a gradient: the whole base, an adapter, or a stack of adapters."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
 from lora_mnist.training.model import normalise
-from lora_mnist.training.optimizer import adam
+from lora_mnist.training.optimizer import Adam, adam
 from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
@@ -26,6 +27,8 @@ class TrainingData:
         warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
         offsets: float32 (10,), added to the logits in training only (see `batches.prior_offsets`); None adds nothing.
         smoothing: the share of each label that is spread evenly over all digits (label smoothing).
+
+    Of several jobs that train at once (see `stack`), the last three tensors have one more dimension, in front.
     """
 
     images: torch.Tensor
@@ -63,29 +66,55 @@ def train(
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
-    images, labels, batches, warps = data.images, data.labels, data.batches.to(data.images.device), data.warps
-    offsets = torch.zeros(10, device=images.device) if data.offsets is None else data.offsets.to(images.device)
-    rates = learning_rates(settings, len(batches))
-    losses = torch.zeros(len(batches), device=images.device)
-    model.train()
+    rates = learning_rates(settings, len(data.batches))
+    losses = torch.zeros(len(rates), device=data.images.device)
     with progress.of(description, losses) as show:
-        for step, batch in enumerate(batches):
-            seen = normalise(images[batch])  # (B, 28, 28)
-            if warps is not None:
-                seen = warp(seen, warps[step])
-            logits = model(seen)  # (B, 28, 28) -> (B, 10)
-            loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
-            loss.backward()
-            optimizer.step(rates[step])
-            losses[step] = loss.detach()
-            if step % WINDOW == WINDOW - 1:
-                _require_finite(losses[: step + 1])
-            show(step + 1)
+        minimise(model, data, optimizer, rates, losses, show, _require_finite)
     _require_finite(losses)
     if not all(bool(weight.isfinite().all()) for weight in weights):
         raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
-    model.eval()
     return History(tuple(losses.tolist()), rates)
+
+
+def minimise(
+    model: nn.Module,
+    data: TrainingData,
+    optimizer: Adam,
+    rates: Sequence[float],
+    losses: torch.Tensor,
+    show: Callable[[int], None],
+    check: Callable[[torch.Tensor], None] = lambda losses: None,
+) -> None:
+    """The steps themselves. Of several jobs, the sum of their losses is minimised: each goes its own way.
+
+    Args:
+        model: as that of `train`; of several jobs, the images of one stand after those of another.
+        rates: what the optimizer is told in every step.
+        losses: (steps,), filled with the mean over the batch and all jobs.
+        show: told the number of steps done, after each.
+        check: shown the losses so far, now and then; what it raises ends the training.
+    """
+    images, labels, device = data.images, data.labels, data.images.device
+    jobs = data.batches.shape[:-2].numel()
+    batches = data.batches.to(device).movedim(-2, 0).flatten(1)  # (jobs, steps, batch) -> (steps, jobs * batch)
+    warps = None if data.warps is None else data.warps.to(device).movedim(-3, 0).flatten(1, -2)
+    offsets = torch.zeros(10, device=device) if data.offsets is None else data.offsets.to(device)
+    offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)
+    together = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
+    model.train()
+    for step, batch in enumerate(batches):
+        seen = normalise(images[batch])  # (B, 28, 28)
+        if warps is not None:
+            seen = warp(seen, warps[step])
+        logits = model(seen)  # (B, 28, 28) -> (B, 10)
+        loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
+        loss.backward(together)
+        optimizer.step(rates[step])
+        losses[step] = loss.detach()
+        if step % WINDOW == WINDOW - 1:
+            check(losses[: step + 1])
+        show(step + 1)
+    model.eval()
 
 
 def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -76,6 +77,38 @@ class PublicAdam:
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+class StackedAdam:
+    """`adam` over the weights of several jobs, each with a learning rate of its own.
+
+    Jobs that follow each other and have the same rate are moved in one pass.
+
+    Args:
+        weights: parameters (jobs, …); every one of them has a gradient at each `step`.
+        rates: of every job, in the units of the factor that `step` is told.
+    """
+
+    def __init__(
+        self, weights: Sequence[nn.Parameter], rates: Sequence[float], weight_decay: float, decoupled: bool = False
+    ):
+        self.weights = weights
+        self.parts: list[tuple[float, slice, list[nn.Parameter], Adam]] = []
+        start = 0
+        for rate, jobs in groupby(rates):
+            part = slice(start, start := start + len(list(jobs)))
+            views = [nn.Parameter(weight.detach()[part]) for weight in weights]  # of the same memory
+            self.parts.append((rate, part, views, adam(views, weight_decay, decoupled)))
+
+    def step(self, learning_rate: float) -> None:
+        """Move every weight once, by its job's rate times this factor, and forget the gradients."""
+        for rate, part, views, optimizer in self.parts:
+            for view, weight in zip(views, self.weights, strict=True):
+                assert weight.grad is not None
+                view.grad = weight.grad[part]
+            optimizer.step(rate * learning_rate)
+        for weight in self.weights:
+            weight.grad = None
 
 
 def adam(weights: Sequence[nn.Parameter], weight_decay: float = 0.0, decoupled: bool = False) -> Adam:

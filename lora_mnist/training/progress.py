@@ -94,6 +94,18 @@ class Progress:
             yield lambda done: _write(f"{self.stage}{description}", pace, done, losses)
 
     @contextmanager
+    def counting(self, description: str, total: int) -> Iterator[Callable[[float], None]]:
+        """Show how much of `total` is done: call what is given with that, as often as it is known."""
+        if self.quiet or not total:
+            yield lambda done: None
+        elif sys.stderr.isatty():
+            with Bar(self.stage + description, total) as bar:
+                yield lambda done: _advance(bar, done)
+        else:
+            log.info("%s%s", self.stage, description)
+            yield _Lines(self.stage + description, total)
+
+    @contextmanager
     def waiting(self, description: str) -> Iterator[None]:
         """Name work that takes seconds, as long as it lasts, on a terminal."""
         shown = not self.quiet and sys.stderr.isatty()
@@ -151,6 +163,26 @@ class Told(Progress):
             self.tell(Step(self.before + done, self.steps, _mean(losses, done), remaining))
 
         yield show
+
+
+class _Lines:
+    """A line in a log for every tenth that is done."""
+
+    def __init__(self, description: str, total: int):
+        self.description, self.total, self.pace, self.tenths = description, total, Pace(), 0
+
+    def __call__(self, done: float) -> None:
+        self.pace.look(int(done))
+        tenths = int(10 * done / self.total)
+        if tenths > self.tenths:
+            self.tenths = tenths
+            seconds = self.pace.seconds
+            left = "" if seconds is None or done >= self.total else f", {seconds * (self.total - done):.0f} s left"
+            log.info("%s: %d %%%s", self.description, 10 * tenths, left)
+
+
+def _advance(bar: Bar, done: float) -> None:
+    bar.update(int(done) - bar.n)
 
 
 def _draw(bar: Bar, done: int, losses: torch.Tensor) -> None:

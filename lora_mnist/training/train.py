@@ -29,20 +29,35 @@ def train_base(
 
 
 def train_adapter(
-    start: MLP, name: str, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
+    start: MLP,
+    name: str,
+    digit: int,
+    settings: Settings,
+    dataset: Dataset,
+    progress: Progress = SILENT,
+    doubts: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
-    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history."""
+    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
+
+    Args:
+        doubts: those of `start` (see `doubts_of`), if they are known.
+    """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
-    return adapted, _tune_to(adapted, digit, settings.finetune, settings.seed, dataset, progress)
+    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress, doubts)
 
 
 def train_all_weights(
-    base: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress = SILENT
+    base: MLP,
+    digit: int,
+    settings: Settings,
+    dataset: Dataset,
+    progress: Progress = SILENT,
+    doubts: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune_to(tuned, digit, recipe, settings.seed, dataset, progress)
+    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress, doubts)
 
 
 def train_on_drawings(
@@ -52,13 +67,13 @@ def train_on_drawings(
     recipe: TeachSettings,
     seed: int,
     dataset: Dataset,
-    weights: torch.Tensor | None = None,
+    doubts: torch.Tensor | None = None,
     progress: Progress = SILENT,
 ) -> tuple[MLP, History]:
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
     Args:
-        weights: how often each training image is drawn, from `hardness_of`; None draws all alike, as the drawings are.
+        doubts: those of `base` (see `doubts_of`); None draws all training images alike, as the drawings are.
 
     Raises:
         UsageError: the share of a batch rounds to no drawing at all.
@@ -67,63 +82,81 @@ def train_on_drawings(
     images = torch.cat([known.images, drawings.images.to(known.images.device)])
     labels = torch.cat([known.labels, drawings.labels.to(known.labels.device)])
     is_drawing, share = torch.arange(len(labels)) >= len(known), ("share", recipe.share, recipe.batch_size)
-    if weights is not None:
-        weights = torch.cat([weights, weights.new_ones(len(drawings))])
+    weights = None
+    if doubts is not None:
+        weights = torch.cat([doubts**recipe.hardness, doubts.new_ones(len(drawings))])
     generator = torch.Generator().manual_seed(seed)
     batches = mixed_batches(is_drawing, share, recipe.steps, generator, weights)
-    return adapted, _tune(adapted, Split(images, labels), batches, generator, recipe, "teaching", progress)
+    data = _as_settings_ask(Split(images, labels), batches, generator, recipe)
+    return adapted, train(adapted, data, recipe, "teaching", progress)
 
 
 def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int) -> MLP:
     """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains."""
     adapted = copy.deepcopy(start)
-    torch.manual_seed(seed)
-    inject(adapted, name, lora_config(recipe))
+    inject_seeded(adapted, name, recipe, seed)
     return adapted
 
 
-def _tune_to(
-    model: MLP, digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, progress: Progress
-) -> History:
-    # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
-    generator, share = torch.Generator().manual_seed(seed), (recipe.focus, recipe.batch_size)
-    weights = hardness_of(model, dataset.train.images, recipe.hardness)
-    batches = focus_batches(dataset.train.labels.cpu(), digit, share, recipe.steps, generator, weights)
-    return _tune(model, dataset.train, batches, generator, recipe, f"fine-tuning {digit}", progress)
+def inject_seeded(model: MLP, name: str, recipe: AdapterSettings, seed: int) -> None:
+    """Inject adapter `name` as the seed draws it."""
+    torch.manual_seed(seed)
+    inject(model, name, lora_config(recipe))
 
 
 def _tune(
     model: MLP,
-    seen: Split,
-    batches: torch.Tensor,
-    generator: torch.Generator,
-    recipe: AdapterSettings,
-    description: str,
+    digit: int,
+    recipe: FinetuneSettings,
+    seed: int,
+    dataset: Dataset,
     progress: Progress,
+    doubts: torch.Tensor | None,
 ) -> History:
-    """Train what is not frozen in `model` on the images of `seen` that `batches` tells, moved as `generator` draws."""
+    if recipe.hardness and doubts is None:
+        doubts = doubts_of(model, dataset.train.images)
+    data = drawn(digit, recipe, seed, dataset, doubts)
+    return train(model, data, recipe, f"fine-tuning {digit}", progress)
+
+
+def drawn(
+    digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, doubts: torch.Tensor | None
+) -> TrainingData:
+    """What each step of a fine-tuning sees, as the seed draws it.
+
+    Args:
+        doubts: see `doubts_of`; not looked at if `hardness` is 0.
+    """
+    # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
+    generator, share = torch.Generator().manual_seed(seed), (recipe.focus, recipe.batch_size)
+    weights = doubts**recipe.hardness if recipe.hardness and doubts is not None else None
+    batches = focus_batches(dataset.train.labels.cpu(), digit, share, recipe.steps, generator, weights)
+    return _as_settings_ask(dataset.train, batches, generator, recipe)
+
+
+def _as_settings_ask(
+    seen: Split, batches: torch.Tensor, generator: torch.Generator, recipe: AdapterSettings
+) -> TrainingData:
+    """The images of `seen` that `batches` tells, moved as `generator` draws."""
     warps = None
     if recipe.moves:
         warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(seen.images.device)
     offsets = prior_offsets(seen.labels.cpu(), batches, recipe.logit_adjustment)
-    data = TrainingData(seen.images, seen.labels, batches, warps, offsets, recipe.label_smoothing)
-    return train(model, data, recipe, description, progress)
+    return TrainingData(seen.images, seen.labels, batches, warps, offsets, recipe.label_smoothing)
 
 
 @torch.no_grad()
-def hardness_of(model: MLP, images: torch.Tensor, hardness: float) -> torch.Tensor | None:
-    """(1 - p)^hardness with p the probability that `model` gives to the digit it takes an image for, float64 (N,).
+def doubts_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
+    """1 - p with p the probability that `model` gives to the digit it takes an image for, float64 (N,), on the CPU.
 
-    An image of which the network is sure teaches it next to nothing, and most images are such. This is uncertainty
-    sampling ("least confident": Settles 2009, Active Learning Literature Survey, section 3.1). The label is not looked
-    at: by its probability, an image with a wrong label would be the hardest of all, and be drawn over and over. The
-    weights are taken once, from the network at the start. None if `hardness` is 0: all are drawn alike.
+    To the power of `hardness`, it says how often an image is drawn. An image of which the network is sure teaches it
+    next to nothing, and most images are such. This is uncertainty sampling ("least confident": Settles 2009, Active
+    Learning Literature Survey, section 3.1). The label is not looked at: by its probability, an image with a wrong
+    label would be the hardest of all, and be drawn over and over. The doubts are those of the network at the start.
     """
-    if not hardness:
-        return None
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
-    return torch.cat(unsure).clamp(min=0).cpu() ** hardness
+    return torch.cat(unsure).clamp(min=0).cpu()
 
 
 def lora_config(tuning: AdapterSettings) -> LoRAConfig:

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from lora_mnist.training import optimizer
-from lora_mnist.training.optimizer import FusedAdam, PublicAdam, adam
+from lora_mnist.training.optimizer import FusedAdam, PublicAdam, StackedAdam, adam
 
 BOTH = pytest.mark.parametrize("decoupled", [False, True])
 
@@ -99,3 +100,21 @@ def test_training_never_loads_the_compiler(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\nFalse\n")
+
+
+def test_a_stack_moves_every_job_as_its_own_optimizer_does():
+    torch.manual_seed(0)
+    start, rates = torch.randn(4, 3, 5), [0.1, 0.1, 0.02, 0.1]
+    stacked = nn.Parameter(start.clone())
+    alone = [nn.Parameter(one.clone()) for one in start]
+    together = StackedAdam([stacked], rates, 0.3, decoupled=True)
+    apart = [adam([one], 0.3, decoupled=True) for one in alone]
+    for factor in (1.0, 0.5, 0.25):
+        gradient = torch.randn_like(start)
+        stacked.grad = gradient.clone()
+        together.step(factor)
+        for one, own, rate, part in zip(alone, apart, rates, gradient, strict=True):
+            one.grad = part.clone()
+            own.step(rate * factor)
+    assert stacked.grad is None
+    assert torch.equal(stacked.detach(), torch.stack([one.detach() for one in alone]))

@@ -155,3 +155,25 @@ def test_what_a_listener_raises_comes_through():
     told = Told(tell=refuse, steps=1)
     with pytest.raises(InterruptedError), told.of("teaching", torch.zeros(1)) as show:
         show(1)
+
+
+def test_jobs_are_counted_in_a_bar_on_a_terminal(monkeypatch, caplog):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(quiet=False).counting("150 jobs", 150) as show:
+        for done in (0.5, 75.2, 150):
+            show(done)
+    assert "150 jobs" in terminal.getvalue()
+    assert caplog.messages == []
+
+
+def test_jobs_are_counted_in_a_log_by_the_tenth(caplog):
+    with caplog.at_level("INFO"), Progress(quiet=False).counting("20 jobs", 20) as show:
+        for done in (0.5, 1, 2, 2.5, 10, 20):
+            show(done)
+    assert [line.partition(",")[0] for line in caplog.messages] == [
+        "20 jobs",
+        "20 jobs: 10 %",
+        "20 jobs: 50 %",
+        "20 jobs: 100 %",
+    ]

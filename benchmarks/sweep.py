@@ -1,0 +1,250 @@
+"""Many fine-tunings: a stack of them, processes of one each, and one after the other.
+
+    python benchmarks/sweep.py speed [--rounds 3]     # training alone, in turns, all processes warm
+    python benchmarks/sweep.py equal                  # a stack against the same jobs alone, on MNIST
+    python benchmarks/sweep.py grow --jobs 10,100     # the engine, with its start: seconds and memory by number of jobs
+    python benchmarks/sweep.py grid                   # the default grid, 100 batches of 10, bases apart
+
+`speed`: one after the other has all cores for each product, as `finetune` has; the others a process a core. What the
+base thinks of the images is known to all three. The base is a new one, whose weights are drawn and not trained.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from timing import finish, machine
+
+from lora_mnist.datasets.dataset import load
+from lora_mnist.lora.adapters import updates_of
+from lora_mnist.settings.config import Settings, load_config, resolve
+from lora_mnist.sweep.judging import counted
+from lora_mnist.sweep.sweeping import cores
+from lora_mnist.training.device import prepare
+from lora_mnist.training.model import MLP
+from lora_mnist.training.stack import NAME, train_stack
+from lora_mnist.training.train import doubts_of, train_adapter, train_base
+
+CASES = {  # name: settings, adapters, how many of them are trained one after the other
+    "rank 1, 100 batches of 10": ({"rank": 1, "steps": 100, "batch_size": 10}, 100, 6),
+    "rank 16, 100 batches of 10": ({"rank": 16, "steps": 100, "batch_size": 10}, 100, 6),
+    "default (rank 32), 20 batches of 128": ({"rank": 32, "steps": 20, "batch_size": 128}, 32, 4),
+}
+_there: tuple | None = None  # base, images, doubts, of a process
+
+
+def recipe(seed: int, **tuning: object) -> Settings:
+    """The default with other values."""
+    return resolve([load_config("default"), {"seed": seed, "finetune": tuning}], "mnist")
+
+
+def jobs_of(tuning: dict, count: int) -> list[tuple[int, Settings]]:
+    """So many, of all digits and several seeds."""
+    return [(number % 10, recipe(number // 10, **tuning)) for number in range(count)]
+
+
+def begin(data: Path, threads: int | None) -> None:
+    """What every process has: drawn weights, the images, the doubts."""
+    global _there
+    prepare("cpu", threads)
+    torch.manual_seed(0)
+    base, dataset = MLP().requires_grad_(False), load("mnist", data, 0.083333, 0)
+    _there = base, dataset, doubts_of(base, dataset.train.images)
+
+
+def alone(jobs: Sequence[tuple[int, Settings]]) -> float:
+    """One after the other. Returns seconds of processor time."""
+    base, dataset, doubts = _there
+    started = time.process_time()
+    for digit, settings in jobs:
+        train_adapter(base, NAME, digit, settings, dataset, doubts=doubts)
+    return time.process_time() - started
+
+
+def together(jobs: Sequence[tuple[int, Settings]]) -> float:
+    """As one stack, likewise."""
+    base, dataset, doubts = _there
+    started = time.process_time()
+    train_stack(base, jobs, dataset, doubts=doubts)
+    return time.process_time() - started
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Milliseconds per adapter, in turns: by the clock, and of processor time, which a busy machine changes less."""
+    begin(arguments.data, arguments.threads)
+    rows = []
+    with ProcessPoolExecutor(cores(), get_context("spawn"), begin, (arguments.data, 1)) as pool:
+        for name in arguments.cases or CASES:
+            rows.append(_case(name, pool, arguments.rounds))
+            print(rows[-1], file=sys.stderr, flush=True)
+    finish("sweep-speed", rows, arguments.out, machine() | {"processes": cores()})
+
+
+def _case(name: str, pool: ProcessPoolExecutor, rounds: int) -> dict:
+    tuning, adapters, sample = CASES[name]
+    jobs = jobs_of(tuning, adapters)
+    tasks = {  # by contestant: how many jobs, and the work, which returns processor time
+        "alone": (sample, lambda: alone(jobs[:sample])),
+        "local": (sample * cores(), lambda: sum(pool.map(alone, [[job] for job in jobs[: sample * cores()]]))),
+        "stacked": (adapters, lambda: sum(pool.map(together, [jobs[start :: cores()] for start in range(cores())]))),
+    }
+    clock: dict[str, list[float]] = {one: [] for one in tasks}
+    processor: dict[str, list[float]] = {one: [] for one in tasks}
+    for turn in range(rounds + 1):
+        for one, (count, work) in tasks.items():
+            started = time.perf_counter()
+            seconds = work()
+            if turn:  # the first warms up
+                processor[one].append(1e3 * seconds / count)
+                clock[one].append(1e3 * (time.perf_counter() - started) / count)
+    row = {"": name, "adapters": adapters}
+    row |= {f"{one}, ms": statistics.median(clock[one]) for one in tasks}
+    row |= {f"times as fast as {one}": _ratio(clock[one], clock["stacked"]) for one in ("alone", "local")}
+    row |= {f"{one}, ms of a core": statistics.median(processor[one]) for one in ("local", "stacked")}
+    return row | {"less of a core": _ratio(processor["local"], processor["stacked"])}
+
+
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+
+
+def equal(arguments: argparse.Namespace) -> None:
+    """Largest differences of a stack from its jobs alone, and of these with other threads; counts on `test`."""
+    prepare("cpu", 1)
+    dataset = load("mnist", arguments.data, 0.083333, 0)
+    base = train_base(recipe(0), dataset, torch.device("cpu"))[0].requires_grad_(False)
+    doubts = doubts_of(base, dataset.train.images)
+    rows = []
+    for rank in (1, 4, 16):
+        jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, 10)
+        stacked = [one.network for one in train_stack(base, jobs, dataset, doubts=doubts)]
+        singly = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
+        torch.set_num_threads(2)
+        threads = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
+        torch.set_num_threads(1)
+        row = {"rank": rank}
+        for name, others in (("stack", stacked), ("two threads", threads)):
+            row |= {f"{name}: {key}": value for key, value in _differences(others, singly).items()}
+            wrong = [_counts(one, dataset, job[0]) for one, job in zip(others, jobs, strict=True)]
+            there = [_counts(one, dataset, job[0]) for one, job in zip(singly, jobs, strict=True)]
+            row[f"{name}: jobs with the same counts"] = sum(a == b for a, b in zip(wrong, there, strict=True))
+            row[f"{name}: largest difference in errors"] = max(
+                abs(a.errors - b.errors) for a, b in zip(wrong, there, strict=True)
+            )
+        rows.append(row)
+    finish("sweep-equal", rows, arguments.out, machine())
+
+
+def _differences(networks: Sequence[MLP], others: Sequence[MLP]) -> dict[str, float]:
+    """Of A and of B: the largest relative one in norm, and of a single number to the largest."""
+    found = dict.fromkeys(("A in norm", "B in norm", "A at most", "B at most"), 0.0)
+    for one, other in zip(networks, others, strict=True):
+        for path, update in updates_of(one, NAME).items():
+            for factor in "AB":
+                ours, theirs = (
+                    getattr(part, f"lora_{factor}").detach() for part in (update, updates_of(other, NAME)[path])
+                )
+                apart = ours - theirs
+                norm, most = apart.norm() / theirs.norm(), apart.abs().max() / theirs.abs().max()
+                found[f"{factor} in norm"] = max(found[f"{factor} in norm"], float(norm))
+                found[f"{factor} at most"] = max(found[f"{factor} at most"], float(most))
+    return found
+
+
+def _counts(network: MLP, dataset, digit: int):
+    from lora_mnist.evaluation.predict import logits_of
+
+    return counted({"test": logits_of(network, dataset.test.images)}, {"test": dataset.test.labels}, digit)["test"]
+
+
+def grow(arguments: argparse.Namespace) -> None:
+    """The whole command by number of jobs, without a guard: seconds, and the most memory of all its processes."""
+    rows = []
+    for count in arguments.jobs:
+        seeds = f"0-{max(1, count // 10) - 1}"
+        grid = ("--digit", "0-9", "--rank", "1", "--seed", seeds, "--set", "finetune.guard=none")
+        seconds, memory, made = _command(arguments, *grid)
+        rows.append({"jobs": made, "seconds": seconds, "ms a job": 1e3 * seconds / made, "memory, MiB": memory})
+        print(rows[-1], file=sys.stderr, flush=True)
+    finish("sweep-grow", rows, arguments.out, machine())
+
+
+def grid(arguments: argparse.Namespace) -> None:
+    """10 digits, 5 ranks, 3 seeds; the bases are there if `--sweep` is a folder that has them."""
+    seconds, memory, made = _command(arguments)
+    finish("sweep-grid", [{"jobs": made, "seconds": seconds, "memory, MiB": memory}], arguments.out, machine())
+
+
+def _command(arguments: argparse.Namespace, *options: str) -> tuple[float, float, int]:
+    """Seconds of the command and of its end, the most memory, and how many jobs it did."""
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.bases:
+            (Path(folder) / "bases").symlink_to(arguments.bases.resolve())
+        run = ["--run", str(arguments.run)] if arguments.run else []
+        short = ("--set", "finetune.steps=100", "--set", "finetune.batch_size=10")
+        command = [sys.executable, "-m", "lora_mnist", "sweep", "--dataset", "mnist", "--data", str(arguments.data)]
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, *short, *options, *run, "--out", folder, "--json"], stdout=subprocess.PIPE, text=True
+        )
+        most = [0.0]
+        watch = threading.Thread(target=_watch, args=(process, most))
+        watch.start()
+        out, _ = process.communicate()
+        seconds = time.perf_counter() - started
+        watch.join()
+        return seconds, most[0], json.loads(out)["sweep"]["made"]
+
+
+def _watch(process: subprocess.Popen, most: list[float]) -> None:
+    """Proportional memory of a process and all below it, in MiB, as long as it lives."""
+    while process.poll() is None:
+        most[0] = max(most[0], sum(map(_memory, _tree(process.pid))))
+        time.sleep(0.2)
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(below for child in children for below in _tree(int(child)))]
+
+
+def _memory(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def main() -> None:
+    """One of the four."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "equal", "grow", "grid"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cases", nargs="*", choices=list(CASES))
+    parser.add_argument("--jobs", type=lambda text: [int(one) for one in text.split(",")], default=[10, 100, 1000])
+    parser.add_argument("--run", type=Path, help="whose base all jobs start from")
+    parser.add_argument("--bases", type=Path, help="folder of bases that a sweep has made")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    arguments = parser.parse_args()
+    {"speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()

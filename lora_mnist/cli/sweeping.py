@@ -1,0 +1,153 @@
+"""The command `sweep`: a grid of fine-tunings, and what they say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from lora_mnist.cli import completion
+from lora_mnist.cli import options as o
+from lora_mnist.cli.app import command
+from lora_mnist.cli.options import _folder
+from lora_mnist.cli.output import open_page, show
+from lora_mnist.cli.panels import in_data, in_lora, in_output, in_repair, in_run, in_training
+
+if TYPE_CHECKING:
+    from lora_mnist.sweep.opening import Asked
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is varied, from what base, and where the results go."""
+
+    digit: Annotated[str, in_repair("--digit", "Digits to repair, or weakest, of each base.", "0-9|weakest")] = "0-9"
+    rank: Annotated[str, in_lora("--rank", "Ranks, with commas between them.", "N,N,N")] = "1,2,4,8,16"
+    seed: Annotated[str, in_run("--seed", "Seeds, as 0-2 or with commas between them.", "N-N")] = "0-2"
+    set: Annotated[
+        list[str] | None,
+        in_training(
+            "--set",
+            "Values of another setting, named as in a config file: finetune.focus=0.2,0.35.",
+            "NAME=X,Y",
+            show_default="none",
+        ),
+    ] = None
+    full: Annotated[bool, in_repair("--full", "Train all weights too, once for each digit and seed.")] = False
+    config: Annotated[
+        str | None,
+        in_run(
+            "--config",
+            "Settings of all jobs to begin with: a config that comes along, or a TOML file.",
+            "NAME|FILE",
+            autocompletion=completion.configs,
+            show_default="the run's, else default",
+        ),
+    ] = None
+    run: Annotated[
+        Path | None,
+        in_run(
+            "--run",
+            "Run whose base all jobs start from.",
+            "DIR",
+            parser=_folder,
+            autocompletion=completion.runs,
+            show_default="a new base for every seed",
+        ),
+    ] = None
+    out: Annotated[
+        Path, in_run("--out", "Folder of the results; what is finished there is not done again.", "DIR", parser=_folder)
+    ] = Path("sweeps/default")
+    dataset: Annotated[
+        str | None, in_data("--dataset", "MNIST, or scikit-learn's small digits.", "auto|mnist|digits")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the jobs are run."""
+
+    engine: Annotated[
+        str,
+        in_run(
+            "--engine",
+            "Many adapters at once in one process, one in each process, or tasks of a Ray cluster.",
+            "stacked|local|ray",
+        ),
+    ] = "stacked"
+    address: Annotated[
+        str | None,
+        in_run("--address", "Address of a running Ray cluster.", "HOST:PORT", show_default="one on this machine"),
+    ] = None
+    gpus: Annotated[
+        float, in_run("--gpus", "Share of a GPU that each task of Ray takes; 0 computes on CPUs.", "SHARE")
+    ] = 0.0
+    plan: Annotated[bool, in_run("--plan", "Say how many jobs there are and how long they take, and do nothing.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True)
+class View:
+    """What of the answer is shown."""
+
+    by: Annotated[str, in_output("--by", "Setting that the table is ordered by.", "NAME")] = "rank"
+    metric: Annotated[str, in_output("--metric", "Count that is compared.", "errors|missed|claimed")] = "errors"
+    keep: Annotated[
+        str | None,
+        in_output(
+            "--keep",
+            "Train one row's adapter by itself and save it in the run of its base: the best on val, or a key.",
+            "best|KEY",
+            show_default="none",
+        ),
+    ] = None
+    split: Annotated[str, in_output("--split", "Images that it is counted on.", "test|val")] = "test"
+
+
+@command
+def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, open: o.Open = False, output: o.Output) -> int:
+    """Fine-tune once for every combination of digits, ranks, seeds and settings, and say which are enough.
+
+    Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
+    """
+    from lora_mnist.cli import answers
+    from lora_mnist.sweep.answer import view_of
+    from lora_mnist.sweep.keeping import chosen, keep
+    from lora_mnist.sweep.page import write_page
+    from lora_mnist.sweep.plan import plan
+    from lora_mnist.sweep.rows import Store
+    from lora_mnist.sweep.sweeping import engine_of, sweep
+
+    asked = _asked(grid, machine, output)
+    shown = view_of(view.by, view.metric, view.split, asked.axes)
+    if engine.plan:
+        show(plan(asked, engine.engine), [answers.plan], output, grid.out)
+        return 0
+    done = sweep(asked, engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus))
+    answered = done.answered(*shown)
+    if answered.answer is not None:
+        page = write_page(answered.answer, grid.out)
+        answered = answered.model_copy(update={"page": str(page)})
+    if view.keep:
+        kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
+        answered = answered.model_copy(update={"kept": kept})
+    show(answered, [answers.answered], output, grid.out)
+    if open and answered.page:
+        open_page(Path(answered.page))
+    return 1 if done.failures else 0
+
+
+def _asked(grid: Grid, machine: o.Machine, output: o.Output) -> "Asked":
+    from lora_mnist.settings.request import Request
+    from lora_mnist.sweep.grid import parse_axes
+    from lora_mnist.sweep.opening import Asked
+
+    request = Request(
+        data=machine.data,
+        config=grid.config,
+        options={} if grid.dataset is None else {"data": {"dataset": grid.dataset}},
+        device=machine.device,
+        threads=machine.threads,
+        quiet=output.quiet,
+    )
+    axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
+    return Asked(request, axes, grid.out, grid.run, grid.full)

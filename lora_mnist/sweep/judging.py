@@ -1,0 +1,148 @@
+"""What one trained network does: at which strength it is kept, and its counts. As `finetune` decides, but faster.
+
+Every adapter of a base, at every strength, starts from the same products of the first layer, a quarter of all products.
+They are made once for each base.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lora_mnist import SCHEMA
+from lora_mnist.datasets.dataset import Dataset
+from lora_mnist.evaluation.findings import Analysis, Counts, ShiftedLogit, Threshold
+from lora_mnist.evaluation.metrics import compare, summarise
+from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
+from lora_mnist.evaluation.strength import Guard, decide, require_val
+from lora_mnist.evaluation.threshold import shifted_logit
+from lora_mnist.evaluation.verdict import Kind, verdict_of
+from lora_mnist.lora.adapters import set_strength, updates_of
+from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.settings.config import GuardRule
+from lora_mnist.sweep.rows import SplitCounts
+from lora_mnist.sweep.world import Base
+from lora_mnist.training.model import MLP, normalise
+
+TOO_HIGH = "Choose a lower --learning-rate."
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a network does, by split; `strength` and `verdict` are None if nothing was kept."""
+
+    strength: float | None
+    after: Mapping[str, SplitCounts]
+    threshold: Mapping[str, Counts]
+    verdict: Kind | None
+
+
+class Judge:
+    """Judges whatever was trained on one base.
+
+    Args:
+        base: without adapters.
+        dataset: its held-out images.
+    """
+
+    def __init__(self, base: Base, dataset: Dataset):
+        self.base, self.dataset = base, dataset
+        self.labels = {split: part.labels.cpu() for split, part in dataset.held_out.items()}
+        with torch.inference_mode():
+            first = next(base.network.children())
+            self._first = {
+                split: [first(normalise(images).flatten(1)) for images in part.images.split(BATCH)]
+                for split, part in dataset.held_out.items()
+            }
+
+    def before(self, digit: int) -> dict[str, SplitCounts]:
+        """What the base does."""
+        return counted(self.base.logits, self.labels, digit)
+
+    def adapter(self, network: MLP, name: str, digit: int, rule: GuardRule) -> Judgement:
+        """Judge adapter `name` of `network`; it is left scaled as its guard decided.
+
+        Raises:
+            UsageError: a logit is not finite, or there is a rule but no `val`.
+        """
+        strength: float | None = 1.0
+        known: dict[float, torch.Tensor] = {}
+        if rule != "none":
+            require_val(rule, self.dataset.val)
+
+            def val_at(strength: float) -> torch.Tensor:
+                known[strength] = self.logits_at(network, name, strength, "val")
+                return known[strength]
+
+            before, truth = self.base.logits["val"], self.labels["val"]
+            strength = decide(Guard(rule), before, truth, digit, val_at).strength
+            if strength is None:
+                return self._judged(self.base.logits, digit, None)
+            with torch.no_grad():
+                for update in updates_of(network, name).values():
+                    update.lora_B.mul_(strength)
+        done = {"val": known[1.0]} if known and strength == 1.0 else {}
+        rest = {split: self.logits_at(network, name, 1.0, split) for split in self.labels if split not in done}
+        return self._judged(done | rest, digit, strength)
+
+    def whole(self, network: MLP, digit: int) -> Judgement:
+        """Judge a network of which all weights were trained. Raises UsageError if a logit is not finite."""
+        logits = held_out_logits(network, self.dataset)
+        require_finite(logits, TOO_HIGH)
+        return self._judged(logits, digit, 1.0)
+
+    @torch.inference_mode()
+    def logits_at(self, network: MLP, name: str, strength: float, split: str) -> torch.Tensor:
+        """(N, 10) fp32 on the CPU: bit for bit what `logits_of` gives with adapter `name` at `strength`.
+
+        Raises:
+            UsageError: one is not finite.
+        """
+        set_strength(network, name, strength)
+        first, *others = network.children()
+        updates = list(first.updates.values()) if isinstance(first, LoRALinear) else []
+        parts = []
+        for images, product in zip(self.dataset.held_out[split].images.split(BATCH), self._first[split], strict=True):
+            x, y = normalise(images).flatten(1), product.clone()  # (B, 784), (B, hidden)
+            for update in updates:
+                y = update(x, y)
+            for layer in others:
+                y = layer(y.relu_())
+            parts.append(y.cpu())
+        logits = torch.cat(parts)
+        require_finite({"": logits}, TOO_HIGH)
+        return logits
+
+    def _judged(self, logits: Mapping[str, torch.Tensor], digit: int, strength: float | None) -> Judgement:
+        after = counted(logits, self.labels, digit)
+        shifted = shifted_logit(self.base.logits, logits, self.labels, digit)
+        if strength is None:
+            return Judgement(None, after, shifted.splits, None)
+        return Judgement(strength, after, shifted.splits, self._verdict(logits, digit, shifted))
+
+    def _verdict(self, logits: Mapping[str, torch.Tensor], digit: int, shifted: ShiftedLogit) -> Kind:
+        analysis = Analysis(
+            schema_version=SCHEMA,
+            splits=compare(self.base.logits, logits, self.labels, digit),
+            threshold=Threshold(**dict(shifted), curve=()),
+            examples=(),
+        )
+        return verdict_of(analysis, digit).kind
+
+
+def counted(
+    logits: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor], digit: int
+) -> dict[str, SplitCounts]:
+    """The counts of logits (N, 10) on labels (N,), by split."""
+    found = {}
+    for split, truth in labels.items():
+        result = summarise(logits[split], truth)
+        claimed = sum(row[digit] for row in result.confusion) - result.confusion[digit][digit]
+        found[split] = SplitCounts(
+            missed=result.wrong[digit],
+            claimed=claimed,
+            errors=result.errors,
+            wrong=result.wrong,
+            images=tuple(result.images),
+        )
+    return found

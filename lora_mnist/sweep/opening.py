@@ -1,0 +1,111 @@
+"""The bases of a sweep, made where they are missing, and its jobs with a key each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lora_mnist.datasets.dataset import choose
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.metrics import weakest_digit
+from lora_mnist.pipeline.pretrain import pretrain
+from lora_mnist.pipeline.workspace import Workspace, open_workspace
+from lora_mnist.runs.rundir import Run
+from lora_mnist.settings.config import KnownDataset, Settings
+from lora_mnist.settings.layers import Layer, merge
+from lora_mnist.settings.request import Request
+from lora_mnist.sweep.grid import Axes, Job, jobs_of
+from lora_mnist.sweep.world import Base, World, base_of
+
+BASES = "bases"  # in the folder of a sweep: the runs of the bases that it made
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a sweep was asked for.
+
+    Attributes:
+        request: settings for all jobs, the machine, and how progress is shown; its `run` and `force` mean nothing.
+        axes: the settings that are varied.
+        out: the folder of the sweep.
+        base: the run from whose base all jobs start; None makes one base for every seed.
+        full: also train all weights.
+    """
+
+    request: Request
+    axes: Axes
+    out: Path
+    base: Path | None = None
+    full: bool = False
+
+    def jobs(self) -> list[Job]:
+        """As asked: the digit of a job may still be `weakest`.
+
+        Raises:
+            UsageError: a setting is unknown or out of its range, or contradicts the base.
+            RunError: `base` has none.
+            DataError: the images cannot be had.
+        """
+        if self.base is None:
+            name = choose(self.request.wanted_dataset(None), self.request.data, self.request.quiet)
+            return jobs_of(self.axes, lambda tables: self._with(tables).settings(None, name), full=self.full)
+        run = Run(self.base)
+        folder, record = run.require_base().folder, run.record
+        stored = record.settings.model_dump(mode="json")
+
+        def resolved(tables: Layer) -> Settings:
+            request = self._with(tables)
+            request.refuse_contradictions(stored, ("data", "model", "pretrain"), record.dataset.name, folder)
+            return request.settings(record.settings, record.dataset.name)
+
+        return jobs_of(self.axes, resolved, "run", self.full)
+
+    def run_of(self, key: str) -> Path:
+        """Where the base of that key lies, or will."""
+        return self.base or self.out / BASES / key
+
+    def _with(self, tables: Layer) -> Request:
+        known: KnownDataset = "mnist"  # the tables of an option are for whatever data set it is
+        return replace(self.request, options=merge([self.request.options, tables], known))
+
+
+def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
+    """Every base that `jobs` start from, and the jobs with their digit, none twice.
+
+    Raises:
+        UsageError: the weakest digit is wanted, and there is no `val`; or as `pretrain` does.
+        RunError: a base cannot be read.
+    """
+    works: dict[str, Workspace] = {}
+    for key, work in _opened(asked, jobs):
+        works[key] = work
+    hard = {job.base for job in jobs if job.settings.finetune.hardness}
+    bases: dict[str, Base] = {key: base_of(work, key in hard) for key, work in works.items()}
+    world = World(next(iter(works.values())).dataset, bases)
+    found = [_with_digit(job, world) for job in jobs]
+    return world, list({job.key(bases[job.base].seal, world.dataset.sha256): job for job in found}.values())
+
+
+def _opened(asked: Asked, jobs: Sequence[Job]) -> Iterator[tuple[str, Workspace]]:
+    first = {job.base: job for job in reversed(jobs)}
+    keys = list(dict.fromkeys(job.base for job in jobs))
+    for number, key in enumerate(keys, 1):
+        request = replace(asked.request, run=asked.run_of(key), config=None, options={}, force=False)
+        if asked.base is not None:
+            yield key, open_workspace(request)
+            continue
+        settings: Mapping[str, Any] = first[key].settings.model_dump(mode="json", exclude_none=True)
+        made_by = {name: settings[name] for name in ("seed", "data", "model", "pretrain")}
+        stage = f"base {number}/{len(keys)} "
+        yield key, pretrain(replace(request, options=made_by, stage=stage), resume=True)[0]
+
+
+def _with_digit(job: Job, world: World) -> Job:
+    tuning = job.settings.finetune
+    if tuning.digit != "weakest":
+        return job
+    if not len(world.dataset.val):
+        raise UsageError("The weakest digit is found on `val`, and there is none.", "Name the digits with --digit.")
+    digit = weakest_digit(world.bases[job.base].logits["val"], world.dataset.val.labels)
+    settings = job.settings.model_copy(update={"finetune": tuning.model_copy(update={"digit": digit})})
+    return job.model_copy(update={"settings": settings})

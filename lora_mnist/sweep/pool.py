@@ -1,0 +1,83 @@
+"""Processes on this machine that do jobs, with one thread each. The base and the images are in memory once."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, connection, get_context, parent_process
+from pathlib import Path
+
+from lora_mnist.sweep.flat import load, save
+from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.work import Outcome, Worker, failure_of
+from lora_mnist.sweep.world import World
+from lora_mnist.training.device import prepare
+
+RETRIES = 2  # of what was at work when a process died
+_worker: Worker | None = None  # of such a process
+
+
+def run(world: World, tasks: Sequence[Sequence[Job]], processes: int) -> Iterator[list[Outcome]]:
+    """The outcomes of every task, as soon as they are known.
+
+    Args:
+        world: on the CPU. It is written into a file that every process maps.
+        tasks: a job, or jobs for one stack.
+        processes: how many, at most.
+    """
+    left = dict(enumerate(tasks))
+    with tempfile.TemporaryDirectory(prefix="lora-mnist-") as folder:
+        file = Path(folder) / "world.safetensors"
+        save(world, file)
+        for attempt in range(RETRIES + 1):
+            try:
+                for number, outcomes in _pool(file, left, min(processes, len(left))):
+                    del left[number]
+                    yield outcomes
+                return
+            except BrokenProcessPool as error:
+                if attempt == RETRIES:
+                    cause = f"A process died {attempt + 1} times: {error}"
+                    yield [failure_of(world, job, cause) for task in left.values() for job in task]
+
+
+def _pool(world: Path, tasks: Mapping[int, Sequence[Job]], processes: int) -> Iterator[tuple[int, list[Outcome]]]:
+    """Raises BrokenProcessPool if a process dies; what was at work then is not done."""
+    others = active_children()
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (world,))
+    try:
+        waiting: dict[Future[list[Outcome]], int] = {pool.submit(_do, task): number for number, task in tasks.items()}
+        while waiting:
+            for one in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(one), one.result()
+    except BaseException:  # also Ctrl-C, and an end of the iteration before the last: nobody waits for what is at work
+        for process in active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(world: Path) -> None:
+    """What a process does first. It ends with its parent, and leaves Ctrl-C to it."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare("cpu", 1)
+    _worker = Worker(load(world))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _do(task: Sequence[Job]) -> list[Outcome]:
+    assert _worker is not None
+    return _worker.do(task)

@@ -1,0 +1,51 @@
+"""The sentences of an answer."""
+
+from lora_mnist.sweep.answer import Answer, Enough, Estimate, Metric
+
+RULE = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
+ONE_SEED = "One seed does not say which is enough: how sure it is comes from several."
+METRICS: dict[Metric, str] = {"missed": "missed", "claimed": "claimed", "errors": "all errors"}
+
+
+def sentences(answer: Answer) -> list[str]:
+    """What is enough, of every digit and then of all together."""
+    if all(one.enough is None for one in answer.enough):
+        return [ONE_SEED]
+    return [sentence(one) for one in answer.enough]
+
+
+def sentence(one: Enough) -> str:
+    """What is enough for one digit, or for all."""
+    whom = "all digits together" if one.digit is None else f"the {one.digit}"
+    if one.enough is None:
+        return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
+    if not one.helps:
+        return f"None is better than the base for {whom} by more than chance; {one.best} comes nearest."
+    best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
+    if one.next_smaller is None or one.p is None or one.worse is None:
+        return f"{capital(one.enough)}, the smallest, is enough for {whom}{best}."
+    p = f"p = {one.p:.2g}" if one.p >= 1e-4 else "p < 0.0001"
+    return f"{capital(one.enough)} is enough for {whom}; {one.next_smaller} is not: {one.worse:.1f} more ({p})."
+
+
+def capital(text: str) -> str:
+    """With a capital at its beginning, as a sentence has."""
+    return text[:1].upper() + text[1:]
+
+
+def scope(answer: Answer) -> str:
+    """Of what the means are."""
+    digits = f"{len(answer.digits)} digit{'s' if len(answer.digits) > 1 else ''}"
+    seeds = f"{len(answer.seeds)} seed{'s' if len(answer.seeds) > 1 else ''}"
+    return f"{answer.split}: means over {digits} and {seeds}"
+
+
+def estimate(one: Estimate) -> str:
+    """Mean and half its interval."""
+    return f"{one.mean:.1f}" + ("" if one.half is None else f" ± {one.half:.1f}")
+
+
+def points(one: Estimate) -> str:
+    """A change of an error rate, with its sign."""
+    text = f"{one.mean:+.2f}" + ("" if one.half is None else f" ± {one.half:.2f}")
+    return text.replace("-", "−")

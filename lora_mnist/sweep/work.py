@@ -1,0 +1,182 @@
+"""Jobs → outcomes, in this process: one by one, or a stack of them at once. Every engine does its work by this."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+
+from lora_mnist.errors import LoraMnistError, UsageError
+from lora_mnist.lora.table import parameter_table
+from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement
+from lora_mnist.sweep.rows import Failure, Row
+from lora_mnist.sweep.world import Base, World
+from lora_mnist.training.progress import Progress
+from lora_mnist.training.stack import NAME, Tuned, can_be_stacked, shape_of, train_stack
+from lora_mnist.training.train import train_adapter, train_all_weights
+
+Outcome = Row | Failure
+
+FAILURES = (LoraMnistError, MemoryError, RuntimeError)  # of torch: too little memory, a product that cannot be
+TRIED = 7  # forward passes of a guarded job over `val`: six strengths, and the one that is kept
+
+ROWS = 2048  # images in one step of a stack: more is no faster, and its activations take 80 MB
+STACK_BYTES = 512 << 20  # of A and B, their gradients and Adam's moments in one stack
+COPIES = 6  # of A and B that a stack holds: two of each weight, its gradient, two moments, and one in passing
+
+
+@dataclass(frozen=True)
+class Within(Progress):
+    """The training of a stack as a part of the sweep, in which it is shown.
+
+    Attributes:
+        told: of how many jobs the work is done, before each step.
+        jobs: how many jobs' work the training is.
+    """
+
+    told: Callable[[float], None] = lambda jobs: None
+    jobs: float = 0.0
+
+    @contextmanager
+    def of(self, description: str, losses: torch.Tensor) -> Iterator[Callable[[int], None]]:
+        """Tell it in jobs."""
+        yield lambda done: self.told(self.jobs * done / len(losses))
+
+
+class Worker:
+    """Does jobs in this process. It remembers what it made for the base of its last job."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self._judge: tuple[str, Judge] | None = None
+
+    def do(self, jobs: Sequence[Job], told: Callable[[float], None] = lambda jobs: None) -> list[Outcome]:
+        """One outcome for each of `jobs`, which start from one base; several are trained as a stack.
+
+        What fails is an outcome too. If a stack as a whole fails, its jobs are done one by one, so that each fails, or
+        not, by itself.
+
+        Args:
+            told: of how many jobs the work is done by now.
+        """
+        if len(jobs) == 1:
+            return [self._alone(jobs[0])]
+        base, share = self.world.bases[jobs[0].base], self._share_of_training(jobs[0])
+        started = time.perf_counter()
+        try:
+            given = [(job.digit, job.settings) for job in jobs]
+            progress = Within(told=told, jobs=share * len(jobs))
+            tuned = train_stack(base.network, given, self.world.dataset, progress, base.doubts)
+        except FAILURES:
+            return [self._alone(job) for job in jobs]
+        seconds = (time.perf_counter() - started) / len(jobs)
+        outcomes = []
+        for job, one in zip(jobs, tuned, strict=True):
+            outcomes.append(self._judged(job, one, seconds))
+            told(share * len(jobs) + (1 - share) * len(outcomes))
+        return outcomes
+
+    def _share_of_training(self, job: Job) -> float:
+        """Of the work of a job, by the images that pass through the network: three times where it trains."""
+        tuning, dataset = job.settings.finetune, self.world.dataset
+        trained = 3 * tuning.steps * tuning.batch_size
+        judged = len(dataset.test) + len(dataset.val) * (1 if tuning.guard == "none" else TRIED)
+        return trained / (trained + judged)
+
+    def _alone(self, job: Job) -> Outcome:
+        return self._outcome(job, self._train_alone, 0.0, "alone")
+
+    def _train_alone(self, job: Job, base: Base) -> tuple[Judgement, int]:
+        judge, dataset = self._judge_of(job), self.world.dataset
+        if job.method == "full":
+            whole, _ = train_all_weights(base.network, job.digit, job.settings, dataset, doubts=base.doubts)
+            return judge.whole(whole, job.digit), sum(weight.numel() for weight in whole.parameters())
+        network, _ = train_adapter(base.network, NAME, job.digit, job.settings, dataset, doubts=base.doubts)
+        count = parameter_table(network, NAME).added
+        return judge.adapter(network, NAME, job.digit, job.settings.finetune.guard), count
+
+    def _judged(self, job: Job, tuned: Tuned, seconds: float) -> Outcome:
+        def judged(job: Job, base: Base) -> tuple[Judgement, int]:
+            if not tuned.finite:
+                raise UsageError("A weight became NaN or infinite.", TOO_HIGH)
+            count = parameter_table(tuned.network, NAME).added
+            judge = self._judge_of(job)
+            return judge.adapter(tuned.network, NAME, job.digit, job.settings.finetune.guard), count
+
+        return self._outcome(job, judged, seconds, "stacked")
+
+    def _outcome(
+        self, job: Job, work: Callable[[Job, Base], tuple[Judgement, int]], seconds: float, engine: str
+    ) -> Outcome:
+        base, dataset = self.world.bases[job.base], self.world.dataset
+        key, tuning = job.key(base.seal, dataset.sha256), job.settings.finetune
+        rank = tuning.rank if job.method == "lora" else None
+        started = time.perf_counter()
+        try:
+            found, parameters = work(job, base)
+        except FAILURES as error:
+            return failure_of(self.world, job, str(error) or type(error).__name__)
+        return Row.model_validate(
+            {
+                **{"key": key, "base": base.seal, "dataset": dataset.name, "data": job.settings.data},
+                **{"method": job.method, "digit": job.digit, "rank": rank, "seed": job.settings.seed},
+                **{"settings": tuning.model_copy(update={"name": None}), "parameters": parameters, "engine": engine},
+                **{"strength": found.strength, "verdict": found.verdict, "threshold": dict(found.threshold)},
+                "before": self._judge_of(job).before(job.digit),
+                "after": dict(found.after),
+                "seconds": round(seconds + time.perf_counter() - started, 4),
+            }
+        )
+
+    def _judge_of(self, job: Job) -> Judge:
+        if self._judge is None or self._judge[0] != job.base:
+            self._judge = job.base, Judge(self.world.bases[job.base], self.world.dataset)
+        return self._judge[1]
+
+
+def failure_of(world: World, job: Job, cause: str) -> Failure:
+    """The outcome of a job that failed."""
+    key = job.key(world.bases[job.base].seal, world.dataset.sha256)
+    rank = job.settings.finetune.rank if job.method == "lora" else None
+    return Failure(key=key, digit=job.digit, rank=rank, seed=job.settings.seed, cause=cause)
+
+
+def stacks_of(jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: int = STACK_BYTES) -> list[list[Job]]:
+    """Jobs by what can be trained at once, those that cannot by themselves.
+
+    Args:
+        numbers: how many a job trains.
+        most_bytes: see `STACK_BYTES`.
+    """
+    groups: dict[tuple[str, str], list[Job]] = {}
+    alone: list[list[Job]] = []
+    for job in jobs:
+        if job.method == "lora" and can_be_stacked(job.settings.finetune):
+            groups.setdefault((job.base, shape_of(job.settings.finetune)), []).append(job)
+        else:
+            alone.append([job])
+    stacks: list[list[Job]] = []
+    for group in groups.values():
+        group.sort(key=lambda job: job.settings.finetune.learning_rate)  # one pass of Adam for those of the same rate
+        batch, each = group[0].settings.finetune.batch_size, 4 * COPIES * numbers(group[0])
+        most = max(1, min(ROWS // batch, most_bytes // each))
+        even = math.ceil(len(group) / math.ceil(len(group) / most))
+        stacks += [group[start : start + even] for start in range(0, len(group), even)]
+    return stacks + alone
+
+
+def numbers_of(world: World) -> Callable[[Job], int]:
+    """How many numbers a job's adapter has, at most: every layer at its highest rank."""
+    return partial(_numbers, world)
+
+
+def _numbers(world: World, job: Job) -> int:
+    recipe = job.settings.finetune
+    rank = max(recipe.rank, *(recipe.rank_pattern or {}).values(), 1)
+    sizes = [784, *world.bases[job.base].network.hidden, 10]
+    return sum(rank * (before + after) for before, after in pairwise(sizes))

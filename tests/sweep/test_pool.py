@@ -1,0 +1,68 @@
+import os
+import signal
+
+import pytest
+
+from lora_mnist.sweep import pool
+from lora_mnist.sweep.rows import Failure
+from lora_mnist.sweep.work import Worker
+from tests.sweep.grids import same
+
+
+@pytest.fixture(scope="module")
+def alone(small):
+    _, world, jobs = small
+    return {row.key: row for job in jobs for row in Worker(world).do([job])}
+
+
+def test_processes_come_to_the_same_rows(small, alone):
+    _, world, jobs = small
+    found = [row for rows in pool.run(world, [[job] for job in jobs], 2) for row in rows]
+    assert len(found) == len(jobs)
+    assert all(same(row, alone[row.key]) for row in found)
+
+
+def test_a_process_that_is_killed_loses_nothing(small, alone, monkeypatch):
+    _, world, jobs = small
+    killed = []
+    found = []
+    for rows in pool.run(world, [[job] for job in jobs], 1):
+        found += rows
+        if not killed:
+            killed.append(_kill_a_child())
+    assert killed
+    assert {row.key for row in found} == alone.keys()
+    assert len(found) == len(jobs)
+    assert all(same(row, alone[row.key]) for row in found)
+
+
+def test_jobs_whose_process_dies_each_time_fail(small, monkeypatch):
+    _, world, jobs = small
+    monkeypatch.setattr(pool, "RETRIES", 0)
+    found = []
+    for rows in pool.run(world, [[job] for job in jobs], 1):
+        if not found:
+            _kill_a_child()
+        found += rows
+    failed = [one for one in found if isinstance(one, Failure)]
+    assert len(found) == len(jobs)
+    assert failed
+    assert "died" in failed[0].cause
+
+
+def test_leaving_early_leaves_no_process(small):
+    from multiprocessing import active_children
+
+    _, world, jobs = small
+    outcomes = pool.run(world, [[job] for job in jobs], 1)
+    next(outcomes)
+    outcomes.close()
+    assert active_children() == []
+
+
+def _kill_a_child():
+    from multiprocessing import active_children
+
+    (child,) = active_children()
+    os.kill(child.pid, signal.SIGKILL)
+    return child.pid
