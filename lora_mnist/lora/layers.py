@@ -3,17 +3,19 @@
 W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.update import LoRAUpdate
+from lora_mnist.lora.product import adapted, product_of
+from lora_mnist.lora.update import LoRAUpdate, has_hooks
 from lora_mnist.lora.weights import AdaptedWeight
 from lora_mnist.lora.wrapper import Wrapper, check_name
 
@@ -25,13 +27,8 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     have, computes who knows what, unless it has a static method `linear_product(x, weight, bias)` beside it: that is
     then what its forward does with its own weight and bias, and what a merged layer does with the merged weight.
     """
-    kind, forward = type(module), type(module).forward
-    origins = [origin for origin in kind.__mro__ if vars(origin).get("forward") is forward]
-    return (
-        isinstance(module, nn.Linear)
-        and "forward" not in vars(module)  # replaced on this one layer
-        and any(origin is nn.Linear or "linear_product" in vars(origin) for origin in origins)
-    )
+    replaced = "forward" in vars(module)  # on this one layer
+    return isinstance(module, nn.Linear) and not replaced and product_of(type(module)) is not None
 
 
 class LoRALinear(Wrapper):
@@ -73,16 +70,16 @@ class LoRALinear(Wrapper):
             self._refuse_training()
             self.refuse_hooks("The merged layer")
             # not by exchanging the base's weight for the time of a call: two threads at once would lose W for good
-            product: Callable[..., torch.Tensor] = getattr(type(self.base), "linear_product", F.linear)
+            product = product_of(type(self.base)) or F.linear
             return product(x, self.merged, self.base.bias)
+        on = self._on()
+        if on and (at_once := self._at_once(x, on)) is not None:
+            return at_once
         y: torch.Tensor = self.base(x)
-        if self.off:
-            return y
-        if not torch.compiler.is_compiling() and (self.base._forward_hooks or _has_any_global_hook()):
+        if on and not torch.compiler.is_compiling() and (self.base._forward_hooks or _has_any_global_hook()):
             y = y.clone()  # a hook may have kept it, and an update may add to it in place
-        for update in self.updates.values():
-            if update.on:
-                y = update(x, y)
+        for update in on:
+            y = update(x, y)
         return y
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
@@ -159,12 +156,40 @@ class LoRALinear(Wrapper):
 
     def refuse_hooks(self, path: str) -> None:
         """Raises LoRAError if the base has hooks, which a merged weight goes past. `path` is the layer's name."""
-        base = self.base
-        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
+        if has_hooks(self.base):
             raise LoRAError(f"{path} has hooks, which a merged weight would go past.", "Remove them before.")
 
     def _on(self) -> list[LoRAUpdate]:
         return [] if self.off else [update for update in self.updates.values() if update.on]
+
+    def _at_once(self, x: torch.Tensor, on: Iterable[LoRAUpdate]) -> torch.Tensor | None:
+        """The output by `adapted`; None where it may be less than what the calls of the base and its updates do."""
+        base = self.base
+        product = product_of(type(base))
+        if (
+            product is None
+            or "forward" in vars(base)
+            or _is_traced()
+            or has_hooks(base)
+            or _has_any_global_hook()
+            or forward_ad._current_level >= 0
+            or torch._C._is_any_autocast_enabled()
+            or x.layout is not torch.strided
+        ):
+            return None
+        weight, bias, dtype = base.weight, base.bias, x.dtype
+        if dtype != weight.dtype or weight.requires_grad or (bias is not None and bias.requires_grad):
+            return None
+        scales, factors = [], []
+        for update in on:
+            if not update.is_bare():
+                return None
+            A, B = update.lora_A, update.lora_B
+            if not dtype == A.dtype == B.dtype:
+                return None
+            scales.append(update.scaling * update.strength)
+            factors += [A, B]
+        return adapted(product, x, weight, bias, scales, factors)
 
     def plain_weight(self) -> torch.Tensor:
         """`merged_weight` in the precision of the weights, whatever mode the caller is in; never W itself."""
