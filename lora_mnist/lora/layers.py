@@ -16,7 +16,7 @@ from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.product import adapted, product_of
 from lora_mnist.lora.update import LoRAUpdate, has_hooks
-from lora_mnist.lora.weights import AdaptedWeight
+from lora_mnist.lora.weights import AdaptedWeight, Kept
 from lora_mnist.lora.wrapper import Wrapper, check_name
 
 
@@ -62,7 +62,7 @@ class LoRALinear(Wrapper):
             raise LoRAError(f"LoRALinear adapts a plain nn.Linear, not a {type(base).__name__}.", "Adapt its layers.")
         super().__init__(base)
         self.register_buffer("merged", None, persistent=False)  # (out, in) or None
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)."""
@@ -202,48 +202,14 @@ class LoRALinear(Wrapper):
         """What `weight` stands for."""
         if self.off:
             return self.base.weight
-        if self._kept is None or not self._kept.holds(self):
-            self._kept = None if self.training else _Kept(self)
+        W, on = self.base.weight, self._on()
+        if self._kept is None or not self._kept.holds(W, on):
+            self._kept = None if self.training else Kept(W, on, self.plain_weight())
         return self.plain_weight() if self._kept is None else self._kept.weight
 
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
             raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`, first.")
-
-
-class _Kept:
-    """W' of a layer, and what it was made from.
-
-    A and B are compared by their numbers. W is too large for that and is frozen: it goes by its address, which stays
-    taken as long as it is known here, and by torch's count of writes, which a write through `W.data` alone escapes.
-    """
-
-    def __init__(self, layer: LoRALinear):
-        self.source = self._source(layer)
-        self.factors = [
-            (update.scaling * update.strength, update.lora_A.detach().clone(), update.lora_B.detach().clone())
-            for update in layer._on()
-        ]
-        self.weight = layer.plain_weight()
-
-    def holds(self, layer: LoRALinear) -> bool:
-        """Whether it would be the same now."""
-        now, then = self._source(layer), self.source
-        on = layer._on()
-        return (
-            now[1:] == then[1:]
-            and now[0].data_ptr() == then[0].data_ptr()
-            and len(on) == len(self.factors)
-            and all(
-                update.scaling * update.strength == factor and _same(update.lora_A, A) and _same(update.lora_B, B)
-                for update, (factor, A, B) in zip(on, self.factors, strict=True)
-            )
-        )
-
-    @staticmethod
-    def _source(layer: LoRALinear) -> tuple[torch.Tensor, torch.dtype, int]:
-        W = layer.base.weight
-        return W.detach(), W.dtype, -1 if W.is_inference() else W._version
 
 
 class _Read(torch.autograd.Function):
@@ -262,11 +228,6 @@ class _Read(torch.autograd.Function):
             of_product = scale * gradient.to(A.dtype)
             of_factors += [B.t() @ of_product, of_product @ A.t()]  # (rank, in), (out, rank)
         return None, gradient, *of_factors
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    same_kind = one.dtype == other.dtype and one.device == other.device
-    return same_kind and torch.equal(one, other)
 
 
 def _is_traced() -> bool:
