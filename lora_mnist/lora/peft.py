@@ -144,13 +144,13 @@ def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
     return config_of(folder / CONFIG, read_document(folder / CONFIG), layers)
 
 
-def load_seal(folder: Path) -> Seal | None:
+def load_seal(folder: Path | str) -> Seal | None:
     """The seal of the base that the adapter was trained on, if it carries one.
 
     Raises:
         AdapterError: the file is missing or damaged.
     """
-    text = read_metadata(folder / WEIGHTS).get("base_seal")
+    text = read_metadata(Path(folder) / WEIGHTS).get("base_seal")
     return None if text is None else Seal.from_text(text)
 
 

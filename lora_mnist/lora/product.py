@@ -85,13 +85,14 @@ class _Adapted(torch.autograd.Function):
         for i, scale in enumerate(ctx.scales):
             A, B, low = saved[2 * i], saved[2 * i + 1], saved[2 * count + i]
             of_A, of_B = needed[5 + 2 * i], needed[6 + 2 * i]
-            if of_x is not None or of_A:
-                of_low = scale * lowered(gradient, B.t())  # (N, rank)
-            if of_A:
-                of_factors[2 * i] = of_low.t() @ rows_of(x)  # (rank, N) @ (N, in)
             if of_B:
                 low = lowered(rows_of(x), A) if torch.is_grad_enabled() else low  # to be differentiated again
                 of_factors[2 * i + 1] = (scale * low.t() @ gradient).t()  # (rank, N) @ (N, out)
+            if of_x is None and not of_A:
+                continue
+            of_low = scale * lowered(gradient, B.t())  # (N, rank)
+            if of_A:
+                of_factors[2 * i] = of_low.t() @ rows_of(x)  # (rank, N) @ (N, in)
             if of_x is not None:
                 of_x = _plus(of_x, of_low, A, 1.0)
         return None, None, None if of_x is None else of_x.view(ctx.shape), None, None, *of_factors
