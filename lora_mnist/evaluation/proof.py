@@ -14,8 +14,9 @@ from torch import nn
 
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.lora.adapters import adapter_names, base_tensors, disabled, updates_of
+from lora_mnist.lora.adapters import adapter_names, base_tensors, updates_of
 from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+from lora_mnist.lora.switching import disabled
 from lora_mnist.lora.targets import adapted_layers
 
 TOLERANCE = (

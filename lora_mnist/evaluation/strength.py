@@ -20,7 +20,8 @@ from lora_mnist.evaluation.findings import GuardDecision, StrengthPoint, TriedSt
 from lora_mnist.evaluation.metrics import compare, counts_of
 from lora_mnist.evaluation.predict import logits_of, require_finite
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
-from lora_mnist.lora.adapters import set_strength, updates_of
+from lora_mnist.lora.adapters import updates_of
+from lora_mnist.lora.switching import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP
 

@@ -4,25 +4,15 @@ W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank). W itse
 """
 
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
-from lora_mnist.lora.adapters import (
-    adapter_names,
-    base_tensors,
-    copies_of,
-    disabled,
-    inject,
-    remove,
-    set_strength,
-    strengths,
-    switch,
-    train_only,
-    updates_of,
-)
+from lora_mnist.lora.adapters import adapter_names, base_tensors, copies_of, train_only, updates_of
 from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.injection import inject, remove
 from lora_mnist.lora.layers import LoRALinear
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
 from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
 from lora_mnist.lora.peft import load_adapter, load_seal, save_adapter
 from lora_mnist.lora.seal import Seal, changed_bytes, differences, first_difference, seal, seal_model
+from lora_mnist.lora.switching import disabled, set_strength, strengths, switch
 from lora_mnist.lora.table import LayerParameters, ParameterTable, parameter_table
 from lora_mnist.lora.targets import linear_layers
 from lora_mnist.lora.update import LoRAUpdate

@@ -3,18 +3,20 @@
 W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.update import LoRAUpdate
-from lora_mnist.lora.weights import AdaptedWeight
+from lora_mnist.lora.product import adapted, product_of
+from lora_mnist.lora.update import LoRAUpdate, has_hooks
+from lora_mnist.lora.weights import AdaptedWeight, Kept
 from lora_mnist.lora.wrapper import Wrapper, check_name
 
 
@@ -25,13 +27,8 @@ def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     have, computes who knows what, unless it has a static method `linear_product(x, weight, bias)` beside it: that is
     then what its forward does with its own weight and bias, and what a merged layer does with the merged weight.
     """
-    kind, forward = type(module), type(module).forward
-    origins = [origin for origin in kind.__mro__ if vars(origin).get("forward") is forward]
-    return (
-        isinstance(module, nn.Linear)
-        and "forward" not in vars(module)  # replaced on this one layer
-        and any(origin is nn.Linear or "linear_product" in vars(origin) for origin in origins)
-    )
+    replaced = "forward" in vars(module)  # on this one layer
+    return isinstance(module, nn.Linear) and not replaced and product_of(type(module)) is not None
 
 
 class LoRALinear(Wrapper):
@@ -65,7 +62,7 @@ class LoRALinear(Wrapper):
             raise LoRAError(f"LoRALinear adapts a plain nn.Linear, not a {type(base).__name__}.", "Adapt its layers.")
         super().__init__(base)
         self.register_buffer("merged", None, persistent=False)  # (out, in) or None
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out)."""
@@ -73,16 +70,16 @@ class LoRALinear(Wrapper):
             self._refuse_training()
             self.refuse_hooks("The merged layer")
             # not by exchanging the base's weight for the time of a call: two threads at once would lose W for good
-            product: Callable[..., torch.Tensor] = getattr(type(self.base), "linear_product", F.linear)
+            product = product_of(type(self.base)) or F.linear
             return product(x, self.merged, self.base.bias)
+        on = self._on()
+        if on and (at_once := self._at_once(x, on)) is not None:
+            return at_once
         y: torch.Tensor = self.base(x)
-        if self.off:
-            return y
-        if not torch.compiler.is_compiling() and (self.base._forward_hooks or _has_any_global_hook()):
+        if on and not torch.compiler.is_compiling() and (self.base._forward_hooks or _has_any_global_hook()):
             y = y.clone()  # a hook may have kept it, and an update may add to it in place
-        for update in self.updates.values():
-            if update.on:
-                y = update(x, y)
+        for update in on:
+            y = update(x, y)
         return y
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
@@ -159,12 +156,40 @@ class LoRALinear(Wrapper):
 
     def refuse_hooks(self, path: str) -> None:
         """Raises LoRAError if the base has hooks, which a merged weight goes past. `path` is the layer's name."""
-        base = self.base
-        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks:
+        if has_hooks(self.base):
             raise LoRAError(f"{path} has hooks, which a merged weight would go past.", "Remove them before.")
 
     def _on(self) -> list[LoRAUpdate]:
         return [] if self.off else [update for update in self.updates.values() if update.on]
+
+    def _at_once(self, x: torch.Tensor, on: Iterable[LoRAUpdate]) -> torch.Tensor | None:
+        """The output by `adapted`; None where it may be less than what the calls of the base and its updates do."""
+        base = self.base
+        product = product_of(type(base))
+        if (
+            product is None
+            or "forward" in vars(base)
+            or _is_traced()
+            or has_hooks(base)
+            or _has_any_global_hook()
+            or forward_ad._current_level >= 0
+            or torch._C._is_any_autocast_enabled()
+            or x.layout is not torch.strided
+        ):
+            return None
+        weight, bias, dtype = base.weight, base.bias, x.dtype
+        if dtype != weight.dtype or weight.requires_grad or (bias is not None and bias.requires_grad):
+            return None
+        scales, factors = [], []
+        for update in on:
+            if not update.is_bare():
+                return None
+            A, B = update.lora_A, update.lora_B
+            if not dtype == A.dtype == B.dtype:
+                return None
+            scales.append(update.scaling * update.strength)
+            factors += [A, B]
+        return adapted(product, x, weight, bias, scales, factors)
 
     def plain_weight(self) -> torch.Tensor:
         """`merged_weight` in the precision of the weights, whatever mode the caller is in; never W itself."""
@@ -177,48 +202,14 @@ class LoRALinear(Wrapper):
         """What `weight` stands for."""
         if self.off:
             return self.base.weight
-        if self._kept is None or not self._kept.holds(self):
-            self._kept = None if self.training else _Kept(self)
+        W, on = self.base.weight, self._on()
+        if self._kept is None or not self._kept.holds(W, on):
+            self._kept = None if self.training else Kept(W, on, self.plain_weight())
         return self.plain_weight() if self._kept is None else self._kept.weight
 
     def _refuse_training(self) -> None:
         if self.training and torch.is_grad_enabled():
             raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`, first.")
-
-
-class _Kept:
-    """W' of a layer, and what it was made from.
-
-    A and B are compared by their numbers. W is too large for that and is frozen: it goes by its address, which stays
-    taken as long as it is known here, and by torch's count of writes, which a write through `W.data` alone escapes.
-    """
-
-    def __init__(self, layer: LoRALinear):
-        self.source = self._source(layer)
-        self.factors = [
-            (update.scaling * update.strength, update.lora_A.detach().clone(), update.lora_B.detach().clone())
-            for update in layer._on()
-        ]
-        self.weight = layer.plain_weight()
-
-    def holds(self, layer: LoRALinear) -> bool:
-        """Whether it would be the same now."""
-        now, then = self._source(layer), self.source
-        on = layer._on()
-        return (
-            now[1:] == then[1:]
-            and now[0].data_ptr() == then[0].data_ptr()
-            and len(on) == len(self.factors)
-            and all(
-                update.scaling * update.strength == factor and _same(update.lora_A, A) and _same(update.lora_B, B)
-                for update, (factor, A, B) in zip(on, self.factors, strict=True)
-            )
-        )
-
-    @staticmethod
-    def _source(layer: LoRALinear) -> tuple[torch.Tensor, torch.dtype, int]:
-        W = layer.base.weight
-        return W.detach(), W.dtype, -1 if W.is_inference() else W._version
 
 
 class _Read(torch.autograd.Function):
@@ -237,11 +228,6 @@ class _Read(torch.autograd.Function):
             of_product = scale * gradient.to(A.dtype)
             of_factors += [B.t() @ of_product, of_product @ A.t()]  # (rank, in), (out, rank)
         return None, gradient, *of_factors
-
-
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    same_kind = one.dtype == other.dtype and one.device == other.device
-    return same_kind and torch.equal(one, other)
 
 
 def _is_traced() -> bool:

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.adapters import adapter_names, attach, base_tensors, copies_of, switch, updates_of
+from lora_mnist.lora.adapters import adapter_names, base_tensors, copies_of, updates_of
 from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.injection import attach
+from lora_mnist.lora.switching import switch
 from lora_mnist.lora.targets import linear_layers, plain_linear
 from lora_mnist.lora.update import LoRAUpdate
 

@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.product import lowered, rows_of
 
 
 class LoRAUpdate(nn.Module):
@@ -58,10 +58,7 @@ class LoRAUpdate(nn.Module):
         x = self.dropout(x) if self.dropout.p else x
         if x.dtype != self.lora_A.dtype and not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.lora_A.dtype)
-        low, B = F.linear(x, self.lora_A), self.lora_B.t()  # (…, in) -> (…, rank)
-        rows = y
-        if y.dim() != 2:
-            rows, low = y.reshape(-1, y.shape[-1]), low.reshape(-1, low.shape[-1])
+        rows, low, B = rows_of(y), lowered(rows_of(x), self.lora_A), self.lora_B.t()  # (N, out), (N, rank), (rank, out)
         if torch.compiler.is_compiling():
             added = torch.addmm(rows.to(low.dtype), (low * self._factor).to(low.dtype), B)
             return added.to(y.dtype).view(y.shape)
@@ -71,6 +68,11 @@ class LoRAUpdate(nn.Module):
         added = torch.addmm(rows.to(low.dtype), low, B, alpha=factor)  # (N, rank) @ (rank, out) -> (N, out)
         return added.to(y.dtype).view(y.shape)
 
+    def is_bare(self) -> bool:
+        """Whether a call of it is now the two products and nothing else."""
+        dropout = self.dropout
+        return not ((dropout.p and dropout.training) or has_hooks(self))
+
     def weight(self) -> torch.Tensor:
         """The update as one matrix (out, in)."""
         return (self.scaling * self.strength) * (self.lora_B @ self.lora_A)
@@ -79,3 +81,10 @@ class LoRAUpdate(nn.Module):
         """What `print(model)` says of it."""
         state = f"strength={self.strength:g}" if self.on else "off"
         return f"rank={self.config.rank}, alpha={self.config.alpha:g}, {state}, dtype={self.lora_A.dtype}"
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of `module` does more than its forward."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -1,11 +1,12 @@
 """W' to look at: a tensor that is made when something computes with it, and that nothing can write to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from lora_mnist.errors import LoRAError
+from lora_mnist.lora.update import LoRAUpdate
 
 
 class AdaptedWeight(torch.Tensor):
@@ -72,6 +73,47 @@ class AdaptedWeight(torch.Tensor):
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return repr(self.plain())
+
+
+class Kept:
+    """W' of a layer, and what it was made from.
+
+    A and B are compared by their numbers. W is too large for that and is frozen: it goes by its address, which stays
+    taken as long as it is known here, and by torch's count of writes, which a write through `W.data` alone escapes.
+
+    Args:
+        source: W (out, in).
+        updates: those that are on.
+        weight: W', made from them.
+    """
+
+    def __init__(self, source: torch.Tensor, updates: Sequence[LoRAUpdate], weight: torch.Tensor):
+        self.source, self.state, self.weight = source.detach(), _state_of(source), weight
+        self.factors = [
+            (update.scaling * update.strength, update.lora_A.detach().clone(), update.lora_B.detach().clone())
+            for update in updates
+        ]
+
+    def holds(self, source: torch.Tensor, updates: Sequence[LoRAUpdate]) -> bool:
+        """Whether W' would be the same now."""
+        return (
+            self.state == _state_of(source)
+            and self.source.data_ptr() == source.data_ptr()
+            and len(updates) == len(self.factors)
+            and all(
+                update.scaling * update.strength == factor and _same(update.lora_A, A) and _same(update.lora_B, B)
+                for update, (factor, A, B) in zip(updates, self.factors, strict=True)
+            )
+        )
+
+
+def _state_of(source: torch.Tensor) -> tuple[torch.dtype, int]:
+    return source.dtype, -1 if source.is_inference() else source._version
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    same_kind = one.dtype == other.dtype and one.device == other.device
+    return same_kind and torch.equal(one, other)
 
 
 def _named(func: Any, kwargs: dict[str, Any]) -> list[tuple[Any, Any]]:

@@ -20,7 +20,7 @@ from lora_mnist.files import read_json, read_regular, to_json
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.lowrank import extract
 from lora_mnist.lora.merging import merged_copy
-from lora_mnist.lora.peft import CONFIG, config_of
+from lora_mnist.lora.peft import CONFIG, stored_config
 from lora_mnist.lora.targets import linear_layers
 from lora_mnist.pipeline.convert import extraction_of
 from lora_mnist.pipeline.finetune import parameters_of
@@ -122,7 +122,7 @@ def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> lis
         first_difference(EVALUATION, saved.evaluation, work.evaluation(after, applied)),
         first_difference(TUNING, record, _adapter_record(work, saved, adapted, proof, guard, before)),
         first_difference(ANALYSIS, saved.analysis, analysis),
-        first_difference(CONFIG, read_json(saved.file(CONFIG)), json.loads(to_json(config_of(adapted, name)))),
+        first_difference(CONFIG, read_json(saved.file(CONFIG)), json.loads(to_json(stored_config(adapted, name)))),
         _settings_beside_config(work, record, adapted),
         _unlike_pictures(work, saved, analysis, learnt.directions),
         None if isinstance(record.settings, AdapterSettings) else _history(len(saved.losses()), 0),

@@ -15,9 +15,9 @@ import torch
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.lora.adapters import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
 from lora_mnist.lora.seal import Seal
+from lora_mnist.lora.switching import set_strength
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
 from lora_mnist.runs.rundir import Run

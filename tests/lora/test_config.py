@@ -1,6 +1,8 @@
 """What an adapter can be told to be, and what not. Patterns are tested where they find layers, in test_adapters."""
 
 import math
+from collections.abc import Sequence
+from typing import get_type_hints
 
 import pytest
 
@@ -37,3 +39,8 @@ def test_a_config_checks_itself(bad):
 def test_numbers_of_numpy_are_numbers():
     np = pytest.importorskip("numpy")
     assert LoRAConfig(rank=np.int64(4), alpha=np.float64(2)).scaling == 0.5
+
+
+def test_a_list_of_targets_is_right_for_a_type_checker_too():
+    assert get_type_hints(LoRAConfig)["targets"] == Sequence[str]
+    assert LoRAConfig(["q_proj"]) == LoRAConfig(("q_proj",))
