@@ -26,7 +26,7 @@ from lora_mnist.evaluation.findings import (
 from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold
-from lora_mnist.lora.adapters import set_strength
+from lora_mnist.lora.switching import set_strength
 from lora_mnist.training.model import MLP
 
 MOST = 24  # examples of either kind

@@ -4,9 +4,10 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.product import lowered, rows_of
+from lora_mnist.lora.product import rows_of
 
 
 class LoRAUpdate(nn.Module):
@@ -58,7 +59,8 @@ class LoRAUpdate(nn.Module):
         x = self.dropout(x) if self.dropout.p else x
         if x.dtype != self.lora_A.dtype and not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.lora_A.dtype)
-        rows, low, B = rows_of(y), lowered(rows_of(x), self.lora_A), self.lora_B.t()  # (N, out), (N, rank), (rank, out)
+        low, B = rows_of(F.linear(x, self.lora_A)), self.lora_B.t()  # (N, rank), (rank, out)
+        rows = rows_of(y)  # (N, out)
         if torch.compiler.is_compiling():
             added = torch.addmm(rows.to(low.dtype), (low * self._factor).to(low.dtype), B)
             return added.to(y.dtype).view(y.shape)

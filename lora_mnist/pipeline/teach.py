@@ -13,7 +13,8 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.findings import GuardDecision
 from lora_mnist.evaluation.price import Price, PriceVerdict
 from lora_mnist.evaluation.strength import choose, require_val
-from lora_mnist.lora.adapters import set_strength, updates_of
+from lora_mnist.lora.adapters import updates_of
+from lora_mnist.lora.switching import set_strength
 from lora_mnist.pipeline.finetune import guard_of, parameters_of
 from lora_mnist.pipeline.finetune import keep as keep_adapter
 from lora_mnist.pipeline.price import judged, most_wrong, parts_of, price_of, right

@@ -17,8 +17,9 @@ from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
 from lora_mnist.evaluation.strength import Guard, decide, require_val
 from lora_mnist.evaluation.threshold import shifted_logit
 from lora_mnist.evaluation.verdict import Kind, verdict_of
-from lora_mnist.lora.adapters import set_strength, updates_of
+from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.lora.switching import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.sweep.rows import SplitCounts
 from lora_mnist.sweep.world import Base
