@@ -129,7 +129,8 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
         **dict(environment(work.device)),
     )
     if guard.strength is None:
-        remember_refusal(work.run, work.sealed.sha256, record)
+        if resume:
+            remember_refusal(work.run, work.sealed.sha256, record)
         return Tuning(record=record)
     return keep(work, adapted, record, history, _train_twin(work, task) if twin else None)
 
