@@ -126,7 +126,8 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
         on_top_of=task.stack,
     )
     if guard.strength is None:
-        remember_refusal(work.run, work.sealed.sha256, Refusal(record=record, made=made))
+        if resume:
+            remember_refusal(work.run, work.sealed.sha256, Refusal(record=record, made=made))
         return Tuning(record=record, made=made)
     return keep(work, adapted, record, made, history, _train_twin(work, task) if twin else None)
 
