@@ -292,6 +292,7 @@ def test_brackets_in_a_name_mean_themselves(cli, finished_run, tmp_path, name):
     run = shutil.copytree(finished_run, tmp_path / name)
     for adapter in (run / "adapters").iterdir():
         adapter.rename(adapter.with_name(name))
+    (run / "contents.json").unlink()
     code, out, err = cli("adapters", "--run", run)
     assert (code, err) == (0, "")
     assert name in out

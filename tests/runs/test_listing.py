@@ -30,10 +30,8 @@ def test_each_json_file_is_read_once(run_copy, adapter):
         shutil.copytree(adapter, adapter.with_name(name))
     with json_reads(run_copy) as reads:
         assert len(list_adapters(Run(run_copy)).adapters) == 3
-    files = {"contents.json"} | {
-        str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")
-    }  # of base and adapters
-    assert reads == dict.fromkeys(files, 1)
+    files = {str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")}  # of base and adapters
+    assert reads == dict.fromkeys(files | {"contents.json"}, 1)
     with json_reads(run_copy) as reads:
         for run in (Run(run_copy), Run(run_copy)):
             list_adapters(run)
