@@ -167,7 +167,7 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     code, out, err = cli("pretrain", *flags.split(), *run)
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "r" / "run.json").read_text())
-    assert record["threads"] == 1
+    assert json.loads((tmp_path / "r" / "base" / "made.json").read_text())["threads"] == 1
     settings = record["settings"]
     assert (settings["seed"], settings["model"]["hidden"], settings["data"]["val_share"]) == (3, [20, 14], 0.2)
     training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}

@@ -14,12 +14,10 @@ from lora_mnist.errors import LoRAError
 from lora_mnist.evaluation.analysis import analyse, pictures, wrong_images
 from lora_mnist.evaluation.findings import Analysis, GuardDecision, Proof
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE
 from lora_mnist.files import read_json, read_regular, to_json
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.lowrank import extract
-from lora_mnist.lora.merging import merged_copy
 from lora_mnist.lora.peft import CONFIG, stored_config
 from lora_mnist.lora.targets import linear_layers
 from lora_mnist.pipeline.convert import extraction_of
@@ -32,19 +30,14 @@ from lora_mnist.runs.records import (
     AppliedAdapter,
     Extraction,
     ExtractionSettings,
-    FullParameters,
-    FullSettings,
-    MergeRecord,
     RunRecord,
     TuningRecord,
     facts_of,
 )
 from lora_mnist.runs.saved import (
-    ADAPTER_WEIGHTS,
     ANALYSIS,
     EVALUATION,
     HISTORY,
-    MERGE,
     PICTURES,
     RECORD,
     TUNING,
@@ -52,7 +45,6 @@ from lora_mnist.runs.saved import (
     Saved,
 )
 from lora_mnist.settings.config import AdapterSettings, Settings, TeachSettings
-from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import lora_config
 
@@ -66,7 +58,7 @@ def of_base(work: Workspace) -> list[str]:
     clauses = [
         first_difference(RECORD, run.record, _run_record(work)),
         first_difference(EVALUATION, base.evaluation, work.evaluation(base.logits())),
-        _history(steps, recipe.epochs * (len(work.dataset.train) // recipe.batch_size)),
+        history(steps, recipe.epochs * (len(work.dataset.train) // recipe.batch_size)),
         _copy_at_the_top(work),
     ]
     return [clause for clause in clauses if clause]
@@ -95,7 +87,8 @@ def _copy_at_the_top(work: Workspace) -> str | None:
     return f"{path} is not the copy of base/{RECORD}"
 
 
-def _history(rows: int, steps: int) -> str | None:
+def history(rows: int, steps: int) -> str | None:
+    """A clause if a history has another number of rows than there were steps."""
     return None if rows == steps else f"{HISTORY} has {rows} rows, but there were {steps} steps"
 
 
@@ -125,7 +118,7 @@ def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> lis
         first_difference(CONFIG, read_json(saved.file(CONFIG)), json.loads(to_json(stored_config(adapted, name)))),
         _settings_beside_config(work, record, adapted),
         _unlike_pictures(work, saved, analysis, learnt.directions),
-        None if isinstance(record.settings, AdapterSettings) else _history(len(saved.losses()), 0),
+        None if isinstance(record.settings, AdapterSettings) else history(len(saved.losses()), 0),
     ]
     return [clause for clause in clauses if clause]
 
@@ -144,7 +137,7 @@ def _adapter_record(
         "name": saved.name,
         "parameters": parameters_of(adapted, saved.name),
         "proof": _up_to_rounding(record.proof, proof),
-        "weakest_on_val": record.weakest_on_val and _is_weakest(work, record.digit, before),
+        "weakest_on_val": record.weakest_on_val and is_weakest(work, record.digit, before),
         "guard": guard,
         "extraction": None,
     }
@@ -171,7 +164,8 @@ def _up_to_rounding(stored: Proof | None, found: Proof) -> Proof:
     return found.model_copy(update={"on": found.on.model_copy(update=difference)})
 
 
-def _is_weakest(work: Workspace, digit: int, before: Mapping[str, torch.Tensor]) -> bool:
+def is_weakest(work: Workspace, digit: int, before: Mapping[str, torch.Tensor]) -> bool:
+    """Whether `val` has no weaker digit, by logits (N, 10)."""
     return "val" in before and weakest_digit(before["val"], work.labels["val"]) == digit
 
 
@@ -214,74 +208,3 @@ def _extraction(work: Workspace, record: TuningRecord) -> Extraction | None:
         return stored
     kept = extract(copy.deepcopy(work.base), "again", tuned, record.rank)
     return extraction_of(work, stored.checkpoint, tuned, kept, record.digit)
-
-
-# A checkpoint ---------------------------------------------------------------------------------------------------------
-
-
-def of_checkpoint(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str]:
-    """What of a checkpoint's documents does not follow from its weights, a clause each.
-
-    Args:
-        model: the checkpoint; `logits` (N, 10) by split are its own.
-    """
-    stored = saved.logits()
-    clauses = [first_difference(EVALUATION, saved.evaluation, work.evaluation(stored, checkpoint=saved.name))]
-    if saved.is_tuned:
-        record = saved.tuning
-        analysis = analyse(work.logits_of_stack(()), stored, work.labels, record.digit)
-        clauses += [
-            first_difference(TUNING, record, _full_record(work, saved, model)),
-            first_difference(ANALYSIS, saved.analysis, analysis),
-        ]
-    else:
-        clauses += [*_of_merged(work, saved, model, logits), _history(len(saved.losses()), 0)]
-    return [clause for clause in clauses if clause]
-
-
-def _full_record(work: Workspace, saved: Saved, model: MLP) -> TuningRecord:
-    record, count = saved.tuning, sum(parameter.numel() for parameter in model.parameters())
-    own = {"digit": record.digit, "name": saved.name, "steps": len(saved.losses())}
-    if not isinstance(record.settings, FullSettings):
-        own = {}
-    weakest = record.weakest_on_val and _is_weakest(work, record.digit, work.logits_of_stack(()))
-    return TuningRecord(
-        schema_version=SCHEMA,
-        method="full",
-        name=saved.name,
-        digit=record.digit,
-        settings=record.settings.model_copy(update=own),
-        parameters=FullParameters(base=count, trained=count),
-        proof=None,
-        weakest_on_val=weakest,
-        seed=record.seed,
-    )
-
-
-def _of_merged(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str | None]:
-    stored = saved.document(MERGE, MergeRecord)
-    derived = {"schema_version": SCHEMA, "name": saved.name}
-    names = [one.name for one in stored.merged]
-    if sorted(names) != sorted(stored.weights):
-        return [f"{MERGE}: `weights` are of others than what was merged"]
-    if not all(_is_in_the_run(work, name, stored.weights[name]) for name in names):
-        return [first_difference(MERGE, stored, stored.model_copy(update=derived))]
-    adapted, used = work.adapted([Applied(one.name, one.strength) for one in stored.merged])
-    before, largest = held_out_logits(adapted, work.dataset), max(float(part.abs().max()) for part in logits.values())
-    difference = max(float((before[split] - logits[split]).abs().max()) for split in logits)
-    if 0 <= stored.largest_difference <= TOLERANCE * largest:
-        difference = stored.largest_difference  # rounding alone
-    facts = {"merged": used, "largest_difference": difference, "largest_logit": largest}
-    own = model.state_dict()
-    far = [
-        name
-        for name, tensor in merged_copy(adapted).state_dict().items()
-        if float((tensor - own[name]).abs().max()) > TOLERANCE * float(own[name].abs().max())
-    ]
-    clause = f"its {far[0]} is not that of the base with what was merged" if far else None
-    return [clause, first_difference(MERGE, stored, stored.model_copy(update=derived | facts))]
-
-
-def _is_in_the_run(work: Workspace, name: str, weights: str | None) -> bool:
-    saved = work.run.adapter(name)
-    return saved.is_finished and saved.hashes.get(ADAPTER_WEIGHTS) == weights

@@ -9,7 +9,7 @@ from lora_mnist.errors import AlteredError, UsageError, shown
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
-from lora_mnist.pipeline import again
+from lora_mnist.pipeline import again, again_whole
 from lora_mnist.pipeline.price import unlike_price
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.checkpoint import load_network
@@ -165,7 +165,7 @@ def _verify_checkpoint(work: Workspace, name: str, sound: bool) -> CheckpointFin
         logits = held_out_logits(model, work.dataset)
         wrong = _unlike_stored(saved, logits)
         if sound and not wrong:
-            wrong = again.of_checkpoint(work, saved, model, logits)
+            wrong = again_whole.of_checkpoint(work, saved, model, logits)
     except AlteredError as error:
         return CheckpointFindings(name=name, passed=False, failures=(error.cause,))
     return CheckpointFindings(name=name, seal=sealed.sha256, passed=not wrong, failures=tuple(wrong))

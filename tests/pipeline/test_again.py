@@ -12,7 +12,17 @@ from pydantic import ValidationError
 from lora_mnist.errors import LoraMnistError
 from lora_mnist.evaluation.findings import Analysis
 from lora_mnist.evaluation.proof import prove
-from lora_mnist.pipeline import Applied, Request, again, extract, finetune, finetune_full, merge, open_workspace
+from lora_mnist.pipeline import (
+    Applied,
+    Request,
+    again,
+    again_whole,
+    extract,
+    finetune,
+    finetune_full,
+    merge,
+    open_workspace,
+)
 from lora_mnist.pipeline import workspace as workspace_room
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.likeness import first_difference
@@ -100,7 +110,7 @@ class Looking:
             saved = self.saved(work.run)
             if self.folder.parent.name == "adapters":
                 return again.of_adapter(work, saved, self.adapted, self.proof)
-            return again.of_checkpoint(work, saved, self.model, saved.logits())
+            return again_whole.of_checkpoint(work, saved, self.model, saved.logits())
         except LoraMnistError as error:
             return [error.cause]
 
@@ -126,7 +136,8 @@ def test_every_forged_field_is_noticed_or_told(rich, place, monkeypatch):
         looking.derived[file] = derived
         return first_difference(file, stored, derived)
 
-    monkeypatch.setattr(again, "first_difference", kept)
+    for room in (again, again_whole):
+        monkeypatch.setattr(room, "first_difference", kept)
     assert looking.notices() == []
     for file in sorted(looking.folder.glob("*.json")):
         content = file.read_text()

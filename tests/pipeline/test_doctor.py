@@ -60,13 +60,13 @@ def failed(examined, name, code, *words):
 )
 def test_a_run_with_an_altered_file_is_named(healthy, run_copy, adapter, file, word):
     flip_bit(run_copy / file.replace("A/", f"adapters/{adapter.name}/"), -3)
-    failed(healthy(), str(run_copy), 4, word, "Restore it")
+    failed(healthy(), str(run_copy), 5, word, "Restore it")
 
 
 def test_weights_that_are_not_the_sealed_ones_are_found_behind_a_good_manifest(healthy, run_copy):
     flip_bit(run_copy / "base" / "model.safetensors")
     rehash(run_copy / "base")
-    failed(healthy(), str(run_copy), 4, "is not the sealed one")
+    failed(healthy(), str(run_copy), 5, "is not the sealed one")
 
 
 def test_an_adapter_of_another_base_is_found_behind_a_good_manifest(healthy, run_copy, adapter):

@@ -31,7 +31,7 @@ def test_each_json_file_is_read_once(run_copy, adapter):
     with json_reads(run_copy) as reads:
         assert len(list_adapters(Run(run_copy)).adapters) == 3
     files = {str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")}  # of base and adapters
-    assert reads == dict.fromkeys([*files, "contents.json"], 1)
+    assert reads == dict.fromkeys(files | {"contents.json"}, 1)
     with json_reads(run_copy) as reads:
         for run in (Run(run_copy), Run(run_copy)):
             list_adapters(run)
