@@ -106,8 +106,8 @@ def _errors(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) 
 
 def table(rows: list[dict]) -> str:
     """Markdown: a line for every hand and kind of seeds, and then every run."""
-    lines = ["| hand | seeds | errors of the others | change | MNIST `test` errors | change | drawings right, unseen |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = ["| hand | seeds | errors of the others | change | MNIST `test` errors | change |"]
+    lines.append("|---|---|---|---|---|---|")
     kinds: dict[str, Callable[[dict], bool]] = {
         "five bases": lambda row: row["base"] == row["draw"],
         "one base, five draws": lambda row: row["base"] == 0,
@@ -117,7 +117,7 @@ def table(rows: list[dict]) -> str:
             some = [row for row in rows if row["hand"] == hand and belongs(row)]
             if some:
                 lines.append(f"| {hand} | {kind} ({len(some)}) | {_sums(some)} |")
-    lines += ["", "| hand | base, draw | of | errors | MNIST `test` | own drawings, unseen | strength |"]
+    lines += ["", "| hand | base, draw | of | errors | MNIST `test` | own drawings | strength |"]
     lines.append("|---|---|---|---|---|---|---|")
     return "\n".join([*lines, *map(_line, rows)])
 
@@ -133,15 +133,13 @@ def _sums(rows: list[dict]) -> str:
 
     cells = [*means(lambda row: row["before"], lambda row: row["after"])]
     cells += means(lambda row: row["mnist"][0], lambda row: row["mnist"][1]) if rows[0]["mnist"] else ("", "")
-    unseen = [row["price"]["judged"] for row in rows]
-    cells.append(" → ".join(f"{statistics.mean(one[when] for one in unseen):.1f}" for when in ("before", "after")))
     return " | ".join(cells)
 
 
 def _line(row: dict) -> str:
     price, mnist = row["price"], row["mnist"]
     cells = [row["hand"], f"{row['base']}, {row['draw']}", f"{row['images']:,}", f"{row['before']} → {row['after']}"]
-    cells += [f"{mnist[0]} → {mnist[1]}" if mnist else "", f"{price['judged']['before']} → {price['judged']['after']}"]
+    cells += [f"{mnist[0]} → {mnist[1]}" if mnist else "", f"{price['before']} → {price['after']}"]
     cells.append(str(price["strength"]))
     return f"| {' | '.join(cells)} |"
 
