@@ -1,4 +1,4 @@
-"""Two hands that a base has never seen, taught by `lora-mnist teach` from 30 drawings, judged on all others.
+"""Two hands that a base has never seen, taught from 30 drawings each, judged on all others.
 
     python benchmarks/hands.py measure out.jsonl --runs folder [--split val]   # a line per hand and seed; resumes
     python benchmarks/hands.py table out.jsonl > benchmarks/results/hands.md
@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,12 +22,11 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from lora_mnist.cli.main import main as lora_mnist
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.datasets.drawing import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.pipeline import Applied, Request, Workspace, open_workspace, pretrain
+from lora_mnist.pipeline import Request, Taught, Workspace, pretrain, read_drawings, teach
 
 DEGREES, SHEAR, OF_EACH = 30.0, -0.5, 3
 MIDDLE = np.array([13.5, 13.5])  # of 28 pixels, row and column
@@ -70,20 +68,14 @@ def chosen(labels: torch.Tensor, among: torch.Tensor, seed: int) -> torch.Tensor
     return torch.cat([pool[torch.randperm(len(pool), generator=generator)[:OF_EACH]] for pool in pools])
 
 
-def taught(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: torch.Tensor, name: str) -> float:
-    """Teach by the command line, from PNGs; seconds of the whole command."""
+def lesson(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: torch.Tensor) -> Taught:
+    """Teach from PNGs in folders, as `lora-mnist teach --dry-run` does."""
     with tempfile.TemporaryDirectory() as folder:
         for number in which.tolist():
             place = Path(folder) / str(int(labels[number]))
             place.mkdir(exist_ok=True)
             Image.fromarray(pictures[number]).save(place / f"{number}.png")
-        request = work.request
-        where = ("--run", str(request.run), "--data", str(request.data), "--threads", str(request.threads))
-        started = time.perf_counter()
-        code = lora_mnist(["teach", folder, *where, "--name", name, "--force", "--quiet"])
-        if code:
-            raise SystemExit(code)
-        return time.perf_counter() - started
+        return teach(work, read_drawings(Path(folder), work.dataset.name))
 
 
 def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> dict:
@@ -94,11 +86,8 @@ def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> d
     split = getattr(work.dataset, arguments.split)
     pictures, prepared = drawn(split, hand)
     which = chosen(split.labels, prepared.labels, draw)
-    name = f"{hand}-{draw}"
-    seconds = taught(work, pictures, split.labels, which, name)
-    work = open_workspace(work.request)
-    record = work.run.require_adapter(name).tuning
-    adapted, _ = work.adapted([Applied(name)])
+    taught = lesson(work, pictures, split.labels, which)
+    adapted = taught.on(work.base)
     others = ~torch.isin(prepared.labels, which)
     truth = split.labels[prepared.labels[others]]
     errors = [_errors(model, prepared.images[others], truth) for model in (work.base, adapted)]
@@ -107,7 +96,7 @@ def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> d
         "hand": hand, "base": base, "draw": draw, "split": arguments.split, "images": int(others.sum()),
         "refused": len(split) - len(prepared), "before": errors[0], "after": errors[1],
         "mnist": mnist if arguments.split == "test" else None,
-        "seconds": round(seconds, 2), "teach": record.seconds, "price": record.price.model_dump(mode="json"),
+        "seconds": taught.record.seconds, "price": taught.price.model_dump(mode="json"),
     }  # fmt: skip
 
 
@@ -128,8 +117,8 @@ def table(rows: list[dict]) -> str:
             some = [row for row in rows if row["hand"] == hand and belongs(row)]
             if some:
                 lines.append(f"| {hand} | {kind} ({len(some)}) | {_sums(some)} |")
-    lines += ["", "| hand | base, draw | of | errors | MNIST `test` | own drawings, unseen | strength | seconds |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines += ["", "| hand | base, draw | of | errors | MNIST `test` | own drawings, unseen | strength |"]
+    lines.append("|---|---|---|---|---|---|---|")
     return "\n".join([*lines, *map(_line, rows)])
 
 
@@ -153,7 +142,7 @@ def _line(row: dict) -> str:
     price, mnist = row["price"], row["mnist"]
     cells = [row["hand"], f"{row['base']}, {row['draw']}", f"{row['images']:,}", f"{row['before']} → {row['after']}"]
     cells += [f"{mnist[0]} → {mnist[1]}" if mnist else "", f"{price['judged']['before']} → {price['judged']['after']}"]
-    cells += [str(price["strength"]), f"{row['teach']} of {row['seconds']}"]
+    cells.append(str(price["strength"]))
     return f"| {' | '.join(cells)} |"
 
 

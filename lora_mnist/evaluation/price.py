@@ -59,8 +59,9 @@ class PriceVerdict(Document):
 
     Attributes:
         kind: `learnt`: more of the drawings are right, by more than chance. `paid for`: but a digit of `val` is worse.
-            `too few drawings`: that may be chance, or there were too few to judge by. `known already`: the base has all
-            of them right. `not learnt`: no more are right. `too dear`: no strength met the guard.
+            `too few drawings`: that may be chance, or so few are wrong before that nothing can be told.
+            `known already`: the base has all of them right. `not learnt`: no more are right. `too dear`: no strength
+            met the guard.
         words: the one sentence.
         paid: another, on the digits of `val` that lost; none without `val`.
         lost: those that lost by more than chance.
@@ -127,11 +128,10 @@ class Price(Document):
             return "known already"
         if one is None:
             return "too few drawings"
-        if one.after <= one.before:
-            return "not learnt"
-        if mcnemar(one.fixed, one.broken) > LEVEL:
-            return "too few drawings"
-        return "paid for" if lost else "learnt"
+        if mcnemar(one.fixed, one.broken) <= LEVEL:
+            return ("paid for" if lost else "learnt") if _gain(one) > 0 else "not learnt"
+        could_be_told = mcnemar(one.images - one.before, 0) <= LEVEL  # had every wrong one become right
+        return "not learnt" if could_be_told and _gain(one) <= 0 else "too few drawings"
 
 
 def _gain(one: Judged) -> int:

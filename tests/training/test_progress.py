@@ -3,11 +3,12 @@
 import io
 import itertools
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lora_mnist.training.progress import SILENT, Bar, Pace, Progress
+from lora_mnist.training.progress import SILENT, Bar, Pace, Progress, Told
 
 
 class Clock:
@@ -132,3 +133,25 @@ def test_what_is_waited_for_is_named_as_long_as_it_lasts(monkeypatch):
     with Progress(quiet=False, stage="3/4 ").waiting("verifying"):
         assert terminal.getvalue() == "3/4 verifying …"
     assert terminal.getvalue().endswith("\r")
+
+
+def test_several_trainings_are_told_as_one(clock):
+    steps, losses = [], torch.tensor([4.0, 2.0, 3.0])
+    first = Told(tell=steps.append, steps=6, pace=Pace(clock))
+    for told in (first, replace(first, before=3)):
+        with told.of("teaching", losses) as show:
+            for done in (1, 2, 3):
+                clock.now += 2.0
+                show(done)
+    assert [(one.step, one.steps) for one in steps] == [(i, 6) for i in range(1, 7)]
+    assert [one.loss for one in steps[:3]] == [4.0, 3.0, 3.0]  # the mean of those so far
+    assert [one.seconds_left for one in steps] == pytest.approx([10.0, 8.0, 6.0, 4.0, 2.0, 0.0])
+
+
+def test_what_a_listener_raises_comes_through():
+    def refuse(step):
+        raise InterruptedError
+
+    told = Told(tell=refuse, steps=1)
+    with pytest.raises(InterruptedError), told.of("teaching", torch.zeros(1)) as show:
+        show(1)
