@@ -89,11 +89,18 @@ def export(
     Raises:
         UsageError: the format is unknown, what it needs is not installed, the file is there, or logits are not finite.
         LoRAError: the merged weights are not finite.
-        RunError: an adapter is missing, damaged, or made on another base.
+        RunError: an adapter is missing, damaged, or made on another base; or another command writes to the run.
         ProofError: the exported network's logits are not ours; nothing is written.
         DiskError: the disk refuses.
     """
     _require_format(format)
+    with work.writing() if out is None else nullcontext():
+        return _export(work, adapters, format, out, allow_unsealed)
+
+
+def _export(
+    work: Workspace, adapters: Sequence[Applied], format: str, out: Path | None, allow_unsealed: bool
+) -> Export:
     model, used = work.adapted(adapters, allow_unsealed)
     name = "-".join(one.name for one in used) or "base"
     file = out or work.run.exports / f"{name}{SUFFIXES[format]}"
@@ -113,8 +120,7 @@ def export(
         content = _CONTENT[format](plain.cpu().eval().requires_grad_(False), about.model_dump_json())
         theirs = _logits_of(_LOADED[format](content), work.images)
     largest, difference = _require_same(ours, theirs, file)
-    with work.writing() if out is None else nullcontext():
-        write_file(file, content)
+    write_file(file, content)
     return Export(
         file=str(file),
         format=format,

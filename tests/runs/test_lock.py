@@ -58,7 +58,7 @@ def without_locks(monkeypatch):
 
 def test_a_second_writer_is_refused_with_who_holds_the_run_and_a_kill_frees_it(cli, run_copy):
     before = snapshot(run_copy)
-    for_writing = (("pretrain", "--force"), ("run",), ("finetune", "--name", "z"), ("report",), ("merge",))
+    for_writing = (("pretrain", "--force"), ("run",), ("finetune", "--name", "z"), ("report",), ("merge",), ("export",))
     with held_by_another(run_copy) as process:
         holder = holder_of(run_copy)
         assert (holder.pid, holder.command.split()[0]) == (process.pid, "-c")
