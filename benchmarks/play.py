@@ -65,12 +65,19 @@ class Playground:
             raise SystemExit(answer["error"]["message"])
         return answer
 
+    def rest(self, seconds: float) -> None:
+        """Ask nothing for so long; the server then closes the connection, and the next question opens another."""
+        self._connection.close()
+        time.sleep(seconds)
+
     def wait(self, is_reached: Callable[[dict], bool]) -> None:
         """Until the lesson stands so."""
+        self._connection.close()
         events = HTTPConnection("127.0.0.1", self._port)
         events.request("GET", "/api/teaching")
         for line in events.getresponse():
             if line.startswith(b"data: ") and is_reached(json.loads(line[6:])):
+                events.close()
                 return
 
 
@@ -103,7 +110,7 @@ def lesson(data: Path) -> dict:
 
     _, _, images, labels = read_mnist(data)
     warps = torch.tensor([[TURN / 57.29578, 1.0, 0.0, 0.0]] * LESSON)
-    turned = warp(torch.from_numpy(images[:LESSON]).float(), warps).round().clamp(0, 255).byte()
+    turned = warp(torch.tensor(images[:LESSON]).float(), warps).round().clamp(0, 255).byte()
     return {
         "drawings": [
             {"pixels": image.numpy().tobytes().hex(), "label": int(label)}
@@ -131,7 +138,7 @@ def main() -> None:
         seconds, busy = [], []
         for _ in range(3):
             playground.ask("/api/teaching/ready", {})
-            time.sleep(8)  # a person draws for longer
+            playground.rest(8)  # a person draws for longer
             seconds.append(timed(playground, drawings))
         while len(busy) < arguments.strokes:
             playground.ask("/api/teaching/start", drawings)

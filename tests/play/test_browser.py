@@ -285,5 +285,10 @@ def test_a_lesson_that_is_cancelled_killed_or_discarded_leaves_nothing(browser, 
         os.kill(client.teacher.pid, signal.SIGKILL)
         expect(outcome).to_contain_text("was killed by signal 9 in the middle of the training")
         expect(outcome).to_contain_text("The run is as it was before.")
+        teach.click()  # and once more, before it has begun
+        expect(page.locator(".how-far")).to_have_text("Opening the run …")
+        expect(outcome).to_be_hidden()
+        os.kill(client.teacher.pid, signal.SIGKILL)
+        expect(outcome).to_contain_text("was killed by signal 9")
         expect(teach).to_be_enabled()
     assert snapshot(run) == before

@@ -7,30 +7,14 @@ import { find, make } from "./dom.js";
 import { offerExamples } from "./examples.js";
 import { drawByKeys } from "./keyboard.js";
 import { paint } from "./pixels.js";
+import { say, warn } from "./say.js";
 import { Sheet } from "./sheet.js";
 import { Lesson } from "./teach.js";
 import { Tray } from "./tray.js";
 import { a, counted, sentence, thousands } from "./words.js";
 
-const SETTLED = 250; // milliseconds without a change, after which the sentence is said
 const START = "Draw a digit, and see what the network reads.";
-const shown = { index: null, answer: null }; // the test image on the sheet, and the last answer
-let settling = 0;
-
-/** Say a sentence, once nothing has changed for a while. */
-function say(words, isQuiet = false) {
-  clearTimeout(settling);
-  settling = setTimeout(() => {
-    const place = find("#sentence"), spoken = make("p", {}, ...[words].flat());
-    if (place.textContent !== spoken.textContent) place.replaceChildren(...spoken.childNodes);
-    place.classList.toggle("quiet", isQuiet);
-  }, SETTLED);
-}
-
-function warn(words) {
-  find("#trouble").hidden = !words;
-  find("#trouble").textContent = words ?? "";
-}
+const shown = { index: null }; // the test image on the sheet
 
 const look = oneAtATime(async () => {
   find("#hint").hidden = !sheet.isBlank;
@@ -40,28 +24,27 @@ const look = oneAtATime(async () => {
   const picture = shown.index === null ? { strokes: sheet.strokes } : { index: shown.index };
   try {
     const answer = await ask("predict", { ...picture, adapters: names, strength });
-    if (!sheet.isBlank || shown.index !== null) showAnswer(answer, names, strength); // not cleared meanwhile
+    const isCurrent = shown.index === answer.index && (shown.index !== null || !sheet.isBlank);
+    if (isCurrent) showAnswer(answer, names, strength); // else something else is on the sheet by now
   } catch (error) {
     say(error.message, true);
   }
 });
 
 function showAnswer(answer, names, strength) {
-  shown.answer = answer;
   if (answer && answer.index !== null) sheet.show(answer.pixels);
   paint(find("#seen"), answer?.pixels ?? null);
   find("#seen").ariaLabel = `What the network sees: ${answer?.pixels ? "the digit, scaled and centred" : "nothing yet"}`;
   showBars(answer, names);
-  for (const button of find("#labels").querySelectorAll("button")) button.disabled = !canBeLabelled();
+  for (const button of find("#labels").querySelectorAll("button")) button.disabled = !answer?.pixels || answer.index !== null;
   if (answer === null) say(START, true);
   else say(answer.problem ?? sentence(answer, names, strength), answer.problem !== null);
 }
 
-const canBeLabelled = () => Boolean(shown.answer?.pixels) && shown.index === null;
-
+/** Put the drawing into the tray, and make room for the next. */
 async function putAside(label) {
-  if (!canBeLabelled()) { say("Draw a digit first.", true); return; }
   const strokes = sheet.strokes;
+  if (!strokes.length) { say("Draw a digit first.", true); return; }
   sheet.clear(); // at once, so that the next one can be drawn
   try {
     const answer = await ask("predict", { strokes });
