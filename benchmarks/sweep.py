@@ -84,30 +84,30 @@ def speed(arguments: argparse.Namespace) -> None:
     """Milliseconds per adapter, in turns: by the clock, and of processor time, which a busy machine changes less."""
     begin(arguments.data, arguments.threads)
     rows = []
-    with ProcessPoolExecutor(cores(), get_context("spawn"), begin, (arguments.data, 1)) as pool:
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), begin, (arguments.data, 1)) as pool:
         for name in arguments.cases or CASES:
-            rows.append(_case(name, pool, arguments.rounds))
+            rows.append(_case(name, pool, arguments.processes, arguments.rounds))
             print(rows[-1], file=sys.stderr, flush=True)
-    finish("sweep-speed", rows, arguments.out, machine() | {"processes": cores()})
+    finish("sweep-speed", rows, arguments.out, machine() | {"processes": arguments.processes})
 
 
-def _case(name: str, pool: ProcessPoolExecutor, rounds: int) -> dict:
+def _case(name: str, pool: ProcessPoolExecutor, count: int, rounds: int) -> dict:
     tuning, adapters, sample = CASES[name]
     jobs = jobs_of(tuning, adapters)
     tasks = {  # by contestant: how many jobs, and the work, which returns processor time
         "alone": (sample, lambda: alone(jobs[:sample])),
-        "local": (sample * cores(), lambda: sum(pool.map(alone, [[job] for job in jobs[: sample * cores()]]))),
-        "stacked": (adapters, lambda: sum(pool.map(together, [jobs[start :: cores()] for start in range(cores())]))),
+        "local": (sample * count, lambda: sum(pool.map(alone, [[job] for job in jobs[: sample * count]]))),
+        "stacked": (adapters, lambda: sum(pool.map(together, [jobs[start::count] for start in range(count)]))),
     }
     clock: dict[str, list[float]] = {one: [] for one in tasks}
     processor: dict[str, list[float]] = {one: [] for one in tasks}
     for turn in range(rounds + 1):
-        for one, (count, work) in tasks.items():
+        for one, (done, work) in tasks.items():
             started = time.perf_counter()
             seconds = work()
             if turn:  # the first warms up
-                processor[one].append(1e3 * seconds / count)
-                clock[one].append(1e3 * (time.perf_counter() - started) / count)
+                processor[one].append(1e3 * seconds / done)
+                clock[one].append(1e3 * (time.perf_counter() - started) / done)
     row = {"": name, "adapters": adapters}
     row |= {f"{one}, ms": statistics.median(clock[one]) for one in tasks}
     row |= {f"times as fast as {one}": _ratio(clock[one], clock["stacked"]) for one in ("alone", "local")}
@@ -240,7 +240,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="whose base all jobs start from")
     parser.add_argument("--bases", type=Path, help="folder of bases that a sweep has made")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, help="of the jobs that are trained one after the other")
+    parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
     {"speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
