@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test faults lint bench clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest
+
+# every attack of docs/trust.md, of which `make test` tries a few; writes its table; a quarter of an hour on two cores
+faults: .venv/installed-test
+	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 # every claim of speed, on MNIST in data/ or LORA_MNIST_DATA; half an hour on two cores
 bench: .venv/installed-test

@@ -1,4 +1,4 @@
-"""A disk that counts what is done below one folder, and at the operation of a given number fails or kills the process."""
+"""A disk that counts what is done below one folder, and at the operation of a given number fails, dies or kills."""
 
 import errno
 import io
@@ -15,12 +15,21 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 READ = "read"  # a file is opened to be read; every other operation changes something
 
 
+class Dead(BaseException):
+    """What a dead disk raises: nobody handles it, and whoever cleans up meets it again."""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """What happens at operation `number`, from 0 on: an OSError with `error`, or SIGKILL if that is None."""
+    """What happens at operation `number`, from 0 on: an OSError with `error`, or SIGKILL if that is None.
+
+    Attributes:
+        dead: instead, that operation and all after it raise `Dead`: to the disk, the process is killed.
+    """
 
     number: int
     error: int | None = None
+    dead: bool = False
 
 
 @dataclass
@@ -55,9 +64,14 @@ class Disk:
     def happens(self, kind: str, path: str, half: Callable[[], object] = lambda: None) -> None:
         """Count an operation; `half` does a part of it before it fails. Raises OSError if it is to fail."""
         self.operations.append(f"{kind} {os.path.basename(path)}")
-        if self.fault is None or len(self.operations) - 1 != self.fault.number:
+        past = len(self.operations) - 1 - self.fault.number if self.fault else -1
+        if past > 0 and self.fault.dead:
+            raise Dead
+        if past != 0:
             return
         half()
+        if self.fault.dead:
+            raise Dead
         if self.fault.error is None:
             os.kill(os.getpid(), signal.SIGKILL)
         else:
@@ -92,9 +106,9 @@ class Disk:
     def _syncing(self, honest: Callable) -> Callable:
         def operation(handle):
             where = self._where(handle)
-            if where:
-                self.happens("fsync", where)
-            return honest(handle)
+            if where is None:
+                return honest(handle)
+            return self.happens("fsync", where)  # no process can see that nothing is synced
 
         return operation
 

@@ -114,7 +114,7 @@ def _one(line: Sequence[str], folder: Path | None, fault: Fault | None) -> Ended
     texts = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
     for number, text in enumerate(texts, 1):
         os.dup2(text.fileno(), number)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(open(number, "wb", closefd=False)) for number in (1, 2))
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "wb", closefd=False)) for number in (1, 2))
     sys.argv = ["lora-mnist", *line]
     disk = Disk(folder or Path("/nowhere"), fault)
     with disk.installed():

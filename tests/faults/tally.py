@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from lora_mnist.errors import RunError
+
 T = TypeVar("T")
 Rows = dict[str, dict[str, list[int]]]  # by attack and part of it: tried, survived
 
@@ -38,14 +40,20 @@ class Tally:
         self.rows: Rows = {}
         self._lock = threading.Lock()
 
-    def attack(self, name: str, part: str, cases: Iterable[T], survive: Callable[[T], None]) -> None:
-        """Try all `cases`, several at a time. Raises AssertionError with the first few that were not survived."""
+    def attack(
+        self, name: str, part: str, cases: Iterable[T], survive: Callable[[T], None], workers: int = CORES
+    ) -> None:
+        """Try all `cases`, so many at a time. Raises AssertionError with the first few that were not survived."""
         cases = list(cases)
-        with ThreadPoolExecutor(CORES) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             faults = [fault for fault in pool.map(lambda case: _fault(survive, case), cases) if fault]
-        with self._lock:
-            self.rows.setdefault(name, {})[part] = [len(cases), len(cases) - len(faults)]
+        self.count(name, part, len(cases), len(cases) - len(faults))
         assert not faults, f"{len(faults)} of {len(cases)}:\n" + "\n\n".join(faults[:5])
+
+    def count(self, name: str, part: str, tried: int, survived: int) -> None:
+        """Note how a part of an attack ended."""
+        with self._lock:
+            self.rows.setdefault(name, {})[part] = [tried, survived]
 
     def keep(self) -> None:
         """Put the counts beside those of the parts that were not tried now, and write the table."""
@@ -70,5 +78,5 @@ def _fault(survive: Callable[[T], None], case: T) -> str | None:
     try:
         survive(case)
         return None
-    except AssertionError as error:
+    except (AssertionError, RunError) as error:
         return f"{case}: {error}"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import pytest
 
 from .processes import Ended, commands
 from .stages import ADAPTER, VERIFY, States
-from .tally import ALL, some
+from .tally import some
 from .trees import timeless
 
 REGIONS = 8  # of a file, in each of which a byte is changed
 DAMAGED = "a file damaged, gone, or of another kind, and then every command that reads"
 DOCUMENTED = (3, 4, 5, 6)
-ROOT_WORDS = ("--threads", "1", "--json")
+AS_JSON = ("--threads", "1", "--json")
 
 
 def flipped(region: int) -> Callable[[Path], None]:
@@ -53,16 +52,11 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "a link to nothing": instead(lambda file: file.symlink_to("nothing")),
     "a device": instead(lambda file: file.symlink_to("/dev/zero")),
 }
-FILES = (
-    *("run.json", "report/report.json", "report/manifest.json"),
-    *(f"base/{name}" for name in ("run.json", "history.csv", "manifest.json")),
-    *(f"base/{name}" for name in ("evaluation.json", "logits.safetensors", "model.safetensors")),
-)
 
 
 def readers(run: Path) -> dict[str, tuple[object, ...]]:
     """Every command that reads `run`, by what it is called here."""
-    place = ("--run", run, *ROOT_WORDS)
+    place = ("--run", run, *AS_JSON)
     return {
         "verify": (*VERIFY, "--run", run),
         "evaluate": ("evaluate", *place),
@@ -72,7 +66,7 @@ def readers(run: Path) -> dict[str, tuple[object, ...]]:
         "compare": ("compare", run, "--json"),
         "params": ("params", "--run", run, "--json"),
         "runs": ("runs", run.parent, "--json"),
-        "doctor": ("doctor", run.parent, *ROOT_WORDS),
+        "doctor": ("doctor", run.parent, *AS_JSON),
         "report": ("report", "--run", run, "--json"),
     }
 
