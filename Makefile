@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults lint bench clean
+.PHONY: demo test faults mutants lint bench clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run
@@ -13,6 +13,11 @@ test: .venv/installed-test lint
 # every attack of docs/trust.md, of which `make test` tries a few; writes its table; a quarter of an hour on two cores
 faults: .venv/installed-test
 	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+# small changes of the code that no test notices: hours for all of them, SAMPLE=300 for so many at random
+mutants: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(if $(SAMPLE),--sample $(SAMPLE))
 
 # every claim of speed, on MNIST in data/ or LORA_MNIST_DATA; half an hour on two cores
 bench: .venv/installed-test
@@ -45,4 +50,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv runs build .pytest_cache .ruff_cache
+	rm -rf .venv runs build mutants .pytest_cache .ruff_cache

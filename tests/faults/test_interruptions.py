@@ -31,6 +31,7 @@ def test_an_operation_that_fails_is_told_and_costs_nothing(stage, states, tally)
         with states.copy(stage.start) as run:
             fault = Fault(number, ERRORS[number % len(ERRORS)])
             ended = command(*stage.words, "--run", run, folder=run.parent, fault=fault)
+            assert len(ended.operations) > number, "it was not reached"
             is_read = operations[number].startswith(READ)
             assert ended.code in ((0, 4, 6) if is_read else (0, 6)), f"{ended} at {operations[number]}"
             require_one_error(ended)
