@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest coverage audit lint bench clean
+.PHONY: demo test faults mutants test-oldest coverage audit lint bench clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest
+
+# every attack of docs/trust.md, of which `make test` tries a few; writes its table; a quarter of an hour on two cores
+faults: .venv/installed-test
+	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+# small changes of the code that no test notices: hours for all of them, SAMPLE=300 for so many at random
+mutants: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python benchmarks/mutants.py $(if $(SAMPLE),--sample $(SAMPLE))
 
 # the suite with the oldest versions that pyproject.toml allows, in an environment of its own; with
 # OLDEST_BUT="torch torchvision" those two, which are large, are the ones of constraints.txt
@@ -65,4 +74,4 @@ lint: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest runs build .coverage .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest runs build mutants .coverage .pytest_cache .ruff_cache

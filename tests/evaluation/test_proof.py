@@ -8,7 +8,7 @@ from torch import nn
 
 from lora_mnist.evaluation.findings import Off
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.evaluation.proof import failures, prove
+from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
 from lora_mnist.lora.seal import seal
 from lora_mnist.training.model import MLP
@@ -70,6 +70,35 @@ def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):
     assert found.frozen.passed
     assert not found.off.passed
     assert any("switched off" in clause for clause in failures(found))
+
+
+def test_it_says_how_many_images_have_other_logits(pair, monkeypatch):
+    def logits(model, images):
+        honest = logits_of(model, images).clone()
+        honest[3:10, 4] += (model is pair[1]) * 1e-6
+        return honest
+
+    monkeypatch.setattr("lora_mnist.evaluation.proof.logits_of", logits)
+    found = findings(pair)
+    assert found.off.images_that_differ == 7
+    assert "switched off, 7 of 50 images have other logits" in failures(found)
+
+
+@pytest.mark.parametrize("size", [0.01, 100])
+@pytest.mark.parametrize(("share", "passes"), [(0.5, True), (2, False)])
+def test_rounding_is_measured_by_the_largest_logit(pair, monkeypatch, size, share, passes):
+    base, adapted = pair
+    with torch.no_grad():
+        for network in (base, adapted.linear3.base):
+            getattr(network, "linear3", network).weight *= size
+        updates_of(adapted, "a")["linear3"].lora_B *= size
+    off_by = share * TOLERANCE * float(logits_of(adapted, IMAGES["test"]).abs().max())
+
+    def logits(model, images):
+        return logits_of(model, images) + (model is adapted) * off_by
+
+    monkeypatch.setattr("lora_mnist.evaluation.proof.logits_of", logits)
+    assert findings(pair).on.passed == passes
 
 
 def test_stored_logits_that_another_machine_rounded_do_not_matter(pair):

@@ -1,0 +1,93 @@
+"""A file operation that fails, or a kill, at every place of every command that writes."""
+
+import random
+
+import pytest
+
+from .disk import ERRORS, READ, Fault
+from .processes import Ended, command, commands, killed_after
+from .stages import STAGES, VERIFY, Stage, States, said
+from .tally import some
+from .trees import facts, is_whole, remains
+
+RANDOM_KILLS = 200
+FAILS = "the n-th open, write, sync, rename, mkdir or remove fails, for every n of every stage"
+KILLED = "killed at every file operation of every stage"
+KILLED_AT_RANDOM = "killed at a random time"
+each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+
+
+def operations_of(stage: Stage, states: States) -> tuple[str, ...]:
+    """What the command does to the disk when nothing is in its way."""
+    with states.copy(stage.start) as run:
+        return command(*stage.words, "--run", run, folder=run.parent).operations
+
+
+@each_stage
+def test_an_operation_that_fails_is_told_and_costs_nothing(stage, states, tally):
+    operations = operations_of(stage, states)
+
+    def survive(number: int) -> None:
+        with states.copy(stage.start) as run:
+            fault = Fault(number, ERRORS[number % len(ERRORS)])
+            ended = command(*stage.words, "--run", run, folder=run.parent, fault=fault)
+            assert len(ended.operations) > number, "it was not reached"
+            is_read = operations[number].startswith(READ)
+            assert ended.code in ((0, 4, 6) if is_read else (0, 6)), f"{ended} at {operations[number]}"
+            require_one_error(ended)
+            if ended.code == 0:
+                assert facts(run) == states.facts(stage.name), operations[number]
+            require_old_or_new_and_then_new(stage, states, run)
+
+    tally.attack(FAILS, stage.name, some(range(0, len(operations), stage.strides[0]), 3), survive)
+
+
+@each_stage
+def test_a_kill_at_any_operation_costs_nothing(stage, states, tally):
+    changing = [i for i, one in enumerate(operations_of(stage, states)) if not one.startswith(READ)]
+
+    def survive(number: int) -> None:
+        with states.copy(stage.start) as run:
+            ended = command(*stage.words, "--run", run, folder=run.parent, fault=Fault(number))
+            assert ended.code == -9
+            require_old_or_new_and_then_new(stage, states, run)
+
+    tally.attack(KILLED, stage.name, some(changing[:: stage.strides[1]], 3), survive)
+
+
+def test_a_kill_at_any_time_costs_nothing(states, tally):
+    stage = next(stage for stage in STAGES if stage.name == "run")
+    moments = random.Random(0)
+
+    def survive(moment: float) -> None:
+        with states.copy(stage.start) as run:
+            killed_after(moment, *stage.words, "--run", run)
+            require_old_or_new_and_then_new(stage, states, run)
+
+    times = [moments.uniform(0, 0.5) for _ in range(RANDOM_KILLS)]  # seconds; a whole run takes less
+    tally.attack(KILLED_AT_RANDOM, stage.name, some(times, 3), survive)
+
+
+def require_one_error(ended: Ended) -> None:
+    """One line that says what is wrong and what to do, and no traceback."""
+    if ended.code == 0:
+        assert "rror" not in ended.err, ended
+    else:
+        errors = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
+        assert (len(errors), ended.err.splitlines()[-1:], ended.out) == (1, errors, ""), ended
+
+
+def require_old_or_new_and_then_new(stage: Stage, states: States, run) -> None:
+    """What was finished is there, old or new, and proves itself; the same command brings it to its end."""
+    report = run / "report"
+    if (report / "manifest.json").is_file():
+        assert is_whole(report)
+    looked, again = commands((*VERIFY, "--run", run), (*stage.words, "--run", run))
+    proofs = [states.proof(state) for state in (stage.start, *stage.through, stage.name)]
+    assert said(looked) in proofs, looked
+    is_done = again.code == 4 and "is finished already" in again.err and not stage.repeats
+    assert again.code == 0 or is_done, again
+    assert remains(run.parent) == []
+    found, wanted = facts(run), states.facts(stage.name)
+    assert found.keys() == wanted.keys()
+    assert [name for name in found if found[name] != wanted[name]] == []
