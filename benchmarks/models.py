@@ -1,10 +1,10 @@
 """Models of transformers with random weights: this library against PEFT, and against the model without an adapter.
 
-    python benchmarks/models.py [--rounds 9] [--threads 1] [--out DIR]
+    python benchmarks/models.py [--rounds 7] [--threads 1] [--out DIR]
 
 Llama with all linear layers adapted but the output's, rank 8, fp32; T5 with its `wo` adapted, whose weight's dtype T5
 looks at twice a forward pass; the fast path of nn.TransformerEncoder in eval mode. Medians over the interleaved rounds
-of three processes; ratios within a round, with their quartiles. `train` is forward, backward and fused Adam; `forward`
+of two processes; ratios within a round, with their quartiles. `train` is forward, backward and fused Adam; `forward`
 has no gradients.
 """
 
@@ -119,11 +119,11 @@ def compared(times: Times, to: str) -> str:
 
 def main() -> None:
     """Measure and print."""
-    arguments = options(__doc__, rounds=9)
+    arguments = options(__doc__, rounds=7)
     about = machine()
     about["torch"] += f", PEFT {version('peft')}, transformers {version('transformers')}"
     rows = []
-    found = in_processes(measure, arguments.threads, arguments.rounds, count=3)
+    found = in_processes(measure, arguments.threads, arguments.rounds, count=2)
     for (model, work), times in found.items():
         own = {
             f"{name}, ms": f"{median_ms(times, name):.1f}" if name in times else "" for name in ("ours", "PEFT", "base")
