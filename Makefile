@@ -46,6 +46,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/models.py --threads 1
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py

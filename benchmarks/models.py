@@ -1,15 +1,16 @@
 """Models of transformers with random weights: this library against PEFT, and against the model without an adapter.
 
-    python benchmarks/models.py [--rounds 9] [--threads 1] [--out DIR]
+    python benchmarks/models.py [--rounds 5] [--threads 1] [--out DIR]
 
 Llama with all linear layers adapted but the output's, rank 8, fp32; T5 with its `wo` adapted, whose weight's dtype T5
 looks at twice a forward pass; the fast path of nn.TransformerEncoder in eval mode. Medians over the interleaved rounds
-of three processes; ratios within a round, with their quartiles. `train` is forward, backward and fused Adam; `forward`
-has no gradients.
+of two processes, in CPU time, which other work on the machine disturbs less; ratios within a round, with their
+quartiles. `train` is forward, backward and fused Adam; `forward` has no gradients.
 """
 
 import copy
 import statistics
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -100,12 +101,12 @@ def measure(threads: int | None, rounds: int) -> dict[tuple[str, str], Times]:
         nets = {"ours": ours, "PEFT": get_peft_model(theirs, LoraConfig(r=8, lora_alpha=16, target_modules=targets))}
         if make is not encoder:
             calls = {name: trained(net.train(), batch) for name, net in nets.items()}
-            found[title, "train"] = interleaved(calls, rounds, 3)
+            found[title, "train"] = interleaved(calls, rounds, 3, time.process_time)
         else:
             del nets["PEFT"]  # it does not take a call by name; and in this place its adapters are not computed
         nets["base"] = base
         calls = {name: forward(net.eval(), batch) for name, net in nets.items()}
-        found[title, "forward"] = interleaved(calls, rounds, 5)
+        found[title, "forward"] = interleaved(calls, rounds, 5, time.process_time)
     return found
 
 
@@ -119,11 +120,11 @@ def compared(times: Times, to: str) -> str:
 
 def main() -> None:
     """Measure and print."""
-    arguments = options(__doc__, rounds=9)
+    arguments = options(__doc__, rounds=5)
     about = machine()
     about["torch"] += f", PEFT {version('peft')}, transformers {version('transformers')}"
     rows = []
-    found = in_processes(measure, arguments.threads, arguments.rounds, count=3)
+    found = in_processes(measure, arguments.threads, arguments.rounds, count=2)
     for (model, work), times in found.items():
         own = {
             f"{name}, ms": f"{median_ms(times, name):.1f}" if name in times else "" for name in ("ours", "PEFT", "base")

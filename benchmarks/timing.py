@@ -42,20 +42,25 @@ def median_ms(times: Mapping[str, Sequence[float]], name: str) -> float:
     return 1e3 * statistics.median(times[name])
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds per call of every contestant in every round, in which all have their turn; a first round is left out."""
     import torch
 
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, call in contestants.items():
-            started = time.perf_counter()
+            started = clock()
             for _ in range(repeats):
                 call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn:
-                times[name].append((time.perf_counter() - started) / repeats)
+                times[name].append((clock() - started) / repeats)
     return times
 
 

@@ -133,6 +133,12 @@ def test_a_forward_that_was_replaced_is_called(at_once):
     assert len(at_once) == before
 
 
+def test_an_update_whose_forward_was_replaced_is_called():
+    layer, x = a_layer(), torch.randn(5, 6, dtype=torch.float64)
+    layer.updates["a"].forward = lambda x, y: y
+    assert torch.equal(layer(x), layer.base(x))
+
+
 @pytest.mark.parametrize("part", ["weight", "bias"])
 def test_a_base_that_was_unfrozen_gets_its_gradient(part):
     layer, x = a_layer(), torch.randn(5, 6, dtype=torch.float64)
