@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lora_mnist.errors import DiskError
-from lora_mnist.files import (
+from lora_mnist.files import write_file
+from lora_mnist.runs.folders import (
     check_folder,
     clear,
     finished_folders,
@@ -22,7 +23,6 @@ from lora_mnist.files import (
     recover,
     remove_folder,
     standing,
-    write_file,
 )
 
 from .disk import ERRORS, Dead, Disk, Fault

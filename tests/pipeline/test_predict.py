@@ -5,7 +5,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lora_mnist.errors import DataError, RunError, UsageError
-from lora_mnist.files import remove_folder
 from lora_mnist.pipeline import (
     Applied,
     Picture,
@@ -16,6 +15,7 @@ from lora_mnist.pipeline import (
     require_one_picture,
     write_picture,
 )
+from lora_mnist.runs.folders import remove_folder
 from lora_mnist.runs.rundir import Run
 
 from ..conftest import workspace

@@ -11,7 +11,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect, sync_playwright
 
-from lora_mnist.datasets.download import import_torchvision
+from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.pipeline import Request, finetune, verify
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.saved import WEIGHTS
