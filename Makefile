@@ -18,6 +18,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/drawing.py
 
 lint: .venv/installed-test
