@@ -50,6 +50,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/drawing.py
 	for part in speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 

@@ -202,6 +202,7 @@ def test_images_of_the_test_set(browser, there):
         page.get_by_role("button", name="Show").click()
         answer = there.predict(index=12)
         expect(sentence).to_have_text(re.compile(rf"Test image 12 is an? {answer['label']}\. The base sees"))
+        expect(page.locator("#hint")).to_be_hidden()
         for button, which in (("One the base gets wrong", "base-wrong"), ("One the adapter breaks", "adapters-break")):
             adapters = page.locator("#adapters input:checked").evaluate_all("boxes => boxes.map(box => box.value)")
             found = there.ask("/api/search", {"which": which, "adapters": adapters})[2]["index"]

@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,13 @@ def test_a_full_disk_costs_nothing_but_the_lesson(finished_run, tmp_path):
 def test_only_this_machine_is_listened_to():
     with listening(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_an_answer_does_not_wait_for_more_to_send():
+    with listening(0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # by which asyncio knows where to set TCP_NODELAY
 
 
 def test_a_port_that_is_none_is_refused():

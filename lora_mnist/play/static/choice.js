@@ -20,6 +20,8 @@ export class Choice {
   offer(adapters, on) {
     list.replaceChildren(...adapters.map((one) => this.label(one, on.includes(one.name))));
     if (!adapters.length) list.append(make("p", { className: "quiet" }, "This run has none yet. Teach it one."));
+    const first = list.querySelector("label:has(:checked)");
+    list.scrollTop = first ? first.offsetTop - list.offsetTop : 0; // a new one may be below what there is room for
   }
 
   label(adapter, isOn) {

@@ -17,10 +17,11 @@ const START = "Draw a digit, and see what the network reads.";
 const shown = { index: null }; // the test image on the sheet
 
 const look = oneAtATime(async () => {
-  find("#hint").hidden = !sheet.isBlank;
-  find("#undo").disabled = find("#clear").disabled = sheet.isBlank && shown.index === null;
+  const isBlank = sheet.isBlank && shown.index === null;
+  find("#hint").hidden = !isBlank;
+  find("#undo").disabled = find("#clear").disabled = isBlank;
   const names = choice.names, strength = choice.strength;
-  if (sheet.isBlank && shown.index === null) return showAnswer(null, names, strength);
+  if (isBlank) return showAnswer(null, names, strength);
   const picture = shown.index === null ? { strokes: sheet.strokes } : { index: shown.index };
   try {
     const answer = await ask("predict", { ...picture, adapters: names, strength });
