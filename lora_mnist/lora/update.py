@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.product import rows_of
+from lora_mnist.lora.product import lowered, product_of, rows_of
 
 
 class LoRAUpdate(nn.Module):
@@ -35,6 +35,7 @@ class LoRAUpdate(nn.Module):
         self.lora_B = nn.Parameter(self.lora_A.new_zeros(linear.out_features, config.rank))
         self.dropout = nn.Dropout(config.dropout)
         self.config = config
+        self._plain = product_of(type(linear)) is F.linear
         self.scaling = config.scaling
         self.strength = 1.0
 
@@ -59,8 +60,9 @@ class LoRAUpdate(nn.Module):
         x = self.dropout(x) if self.dropout.p else x
         if x.dtype != self.lora_A.dtype and not torch.is_autocast_enabled(x.device.type):
             x = x.to(self.lora_A.dtype)
-        low, B = rows_of(F.linear(x, self.lora_A)), self.lora_B.t()  # (N, rank), (rank, out)
-        rows = rows_of(y)  # (N, out)
+        # rounded as `adapted` does it where that may compute the whole layer instead
+        low = lowered(rows_of(x), self.lora_A) if self._plain else rows_of(F.linear(x, self.lora_A))  # (N, rank)
+        rows, B = rows_of(y), self.lora_B.t()  # (N, out), (rank, out)
         if torch.compiler.is_compiling():
             added = torch.addmm(rows.to(low.dtype), (low * self._factor).to(low.dtype), B)
             return added.to(y.dtype).view(y.shape)

@@ -40,7 +40,7 @@ def test_their_manifest_has_every_one(saved):
     saved.require_whole()
     file = saved.folder / "drawings" / "7" / "0014.png"
     file.write_bytes(png())
-    saved.take_out()
+    saved.forget()
     with pytest.raises(AlteredError, match=r"0014\.png"):
         saved.require_whole()
 
@@ -49,7 +49,7 @@ def test_their_manifest_has_every_one(saved):
 def test_what_is_no_drawing_of_ours_is_refused_even_if_the_manifest_has_it(saved, content):
     (saved.folder / "drawings" / "7" / "0014.png").write_bytes(content)
     rehash(saved.folder)
-    saved.take_out()
+    saved.forget()
     with pytest.raises(AlteredError, match=r"0014\.png"):
         load_drawings(saved)
 

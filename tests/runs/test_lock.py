@@ -73,7 +73,9 @@ def test_a_second_writer_is_refused_with_who_holds_the_run_and_a_kill_frees_it(c
     assert holder_of(run_copy) is None
     assert cli("finetune", "--name", "z", "--run", run_copy)[0] == 0
     assert not (run_copy / LOCK).exists()
-    assert before.items() <= snapshot(run_copy).items()
+    after = snapshot(run_copy)
+    assert json.loads(after["contents.json"])["finished"][-1] == "adapters/z"
+    assert before.items() - {("contents.json", before["contents.json"])} <= after.items()
 
 
 def test_readers_do_not_wait(cli, run_copy):
@@ -101,7 +103,7 @@ def test_of_several_that_pretrain_at_once_one_wins_and_the_others_say_so(tmp_pat
     for code, out, err in ended:
         assert (code, err) == (0, "") or code == 4
         assert code == 0 or "is being written by process" in out or "is finished already" in out
-    assert sorted(os.listdir(tmp_path / "r")) == ["adapters", "base", "run.json"]
+    assert sorted(os.listdir(tmp_path / "r")) == ["adapters", "base", "contents.json", "run.json"]
 
 
 def test_of_two_that_make_the_same_adapter_one_wins_and_the_other_says_so(run_copy):
