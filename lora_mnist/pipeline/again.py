@@ -116,7 +116,7 @@ def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> lis
         first_difference(TUNING, record, _adapter_record(work, saved, adapted, proof, guard, before)),
         first_difference(ANALYSIS, saved.analysis, analysis),
         first_difference(CONFIG, read_json(saved.file(CONFIG)), json.loads(to_json(stored_config(adapted, name)))),
-        _settings_beside_config(work, record, adapted),
+        _settings_beside_config(saved, adapted),
         _unlike_pictures(work, saved, analysis, learnt.directions),
         None if isinstance(record.settings, AdapterSettings) else history(len(saved.losses()), 0),
     ]
@@ -169,16 +169,17 @@ def is_weakest(work: Workspace, digit: int, before: Mapping[str, torch.Tensor]) 
     return "val" in before and weakest_digit(before["val"], work.labels["val"]) == digit
 
 
-def _settings_beside_config(work: Workspace, record: TuningRecord, adapted: MLP) -> str | None:
+def _settings_beside_config(saved: Saved, adapted: MLP) -> str | None:
     """Rank, alpha and the like stand in the settings and in PEFT's config, which the weights fit."""
-    if not isinstance(record.settings, AdapterSettings):
+    settings = saved.tuning.settings
+    if not isinstance(settings, AdapterSettings):
         return None
     try:
-        config = lora_config(record.settings)
+        config = lora_config(settings)
         wanted = config.of_layers(linear_layers(adapted))
     except LoRAError as error:
         return f"{TUNING}: {error.cause.rstrip('.')}"
-    found = {path: update.config for path, update in updates_of(adapted, record.name).items()}
+    found = {path: update.config for path, update in updates_of(adapted, saved.name).items()}
     if layer := next((one for one in {**wanted, **found} if wanted.get(one) != found.get(one)), None):
         return f"{TUNING}: its settings are not what {CONFIG} says of {layer}"
     return None

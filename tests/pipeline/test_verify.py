@@ -1,11 +1,13 @@
 """Whatever was changed since it was saved is found, whichever file it is and however well it is covered up."""
 
+import json
+
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_mnist.errors import RunError
-from lora_mnist.pipeline import Request, finetune, verify
+from lora_mnist.pipeline import Applied, Request, finetune, merge, verify
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.rundir import Run
 
@@ -91,3 +93,75 @@ def test_an_adapter_without_the_one_below_is_a_finding_of_verify_and_an_error_of
     assert findings.failures == (f"{upper}: it was trained on top of {adapter.name}, which is not in the run",)
     with pytest.raises(RunError, match="which is not in the run"):
         write_report(Run(run_copy))
+
+
+# The whole of it ------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_tells_of_what_is_only_told(cli, run_copy, adapter):
+    noted = Run(run_copy).digest()
+    assert cli("verify", "--run", run_copy, "--digest", noted.upper())[0] == 0
+    assert cli("verify", "--run", run_copy, "--digest", noted[:16])[0] == 0
+    assert noted in cli("verify", "--run", run_copy)[1]
+    assert json.loads(cli("verify", "--run", run_copy, "--json")[1])["digest"] == noted
+    assert noted in cli("adapters", "--run", run_copy)[1]
+    put(adapter / "finetune.json", "seed", 77)
+    assert cli("verify", "--run", run_copy)[0] == 0
+    code, _, err = cli("verify", "--run", run_copy, "--digest", noted)
+    assert (code, f"not {noted}" in err) == (5, True)
+
+
+@pytest.mark.parametrize("digest", ["", "0f3a", "0123456789abcde", "x" * 64, "0" * 65])
+def test_what_is_no_digest_is_refused(cli, finished_run, digest):
+    code, _, err = cli("verify", "--run", finished_run, "--digest", digest)
+    assert (code, "run digest" in err) == (2, True)
+
+
+def put(file, key, value):
+    """Forge one entry, and make the manifest fit."""
+    document = json.loads(file.read_text())
+    document[key] = value
+    file.write_text(json.dumps(document))
+    rehash(file.parent)
+
+
+@pytest.mark.parametrize(("key", "value"), [("digit", 3), ("method", "svd"), ("name", "other"), ("proof", None)])
+def test_a_forgery_is_named_by_file_and_field(cli, run_copy, adapter, key, value):
+    put(adapter / "finetune.json", key, value)
+    code, _, err = cli("verify", "--run", run_copy)
+    assert code == 5
+    assert f"{adapter.name}: " in err
+
+
+def test_the_copy_of_the_record_is_compared_unless_a_killed_command_left_it(run_copy):
+    copy = run_copy / "run.json"
+    record = json.loads(copy.read_text())
+    copy.write_text(json.dumps({**record, "dataset": {**record["dataset"], "name": "mnist"}}))
+    assert "is not the copy of base/run.json" in verify(Request(run=run_copy)).failures[0]
+    copy.unlink()
+    assert verify(Request(run=run_copy)).passed
+    put(run_copy / "base" / "run.json", "replaced_seal", "of the base before")
+    copy.write_text(json.dumps({**record, "base_seal": "of the base before"}))
+    assert verify(Request(run=run_copy)).passed
+
+
+def test_a_report_is_looked_at_too_and_an_old_one_is_only_noted(cli, run_copy, adapter):
+    write_report(Run(run_copy))
+    assert "passed  report" in cli("verify", "--run", run_copy)[1]
+    page = run_copy / "report" / "index.html"
+    page.write_text(page.read_text().replace("How it was made", "How it was forged"))
+    rehash(page.parent)
+    code, _, err = cli("verify", "--run", run_copy)
+    assert (code, "report: index.html" in err) == (5, True)
+    put(adapter / "finetune.json", "seed", 77)
+    code, out, _ = cli("verify", "--run", run_copy)
+    assert (code, "older than the run" in " ".join(out.split())) == (0, True)
+
+
+def test_what_was_merged_of_an_adapter_that_is_gone_is_told(run_copy, adapter):
+    merge(workspace(run_copy, name="merged"), [Applied(adapter.name)])
+    record = run_copy / "checkpoints" / "merged" / "merge.json"
+    put(record, "largest_difference", 0.5)
+    assert not verify(Request(run=run_copy)).passed
+    take_out(adapter)
+    assert verify(Request(run=run_copy)).passed

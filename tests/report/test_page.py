@@ -152,6 +152,12 @@ def test_a_run_from_before_images_were_stored_has_a_page(run_copy, adapter):
     assert "sure; the" in Page(text).visible
 
 
+def test_a_page_says_what_is_told_and_the_digest_of_the_run(run_copy):
+    page = page_of(run_copy)
+    assert Run(run_copy).digest() in page.visible
+    assert "are told by the run, not proven" in page.visible
+
+
 def test_a_page_is_small(run_copy, adapter):
     size = len(write_report(Run(run_copy)).read_bytes())
     assert size < 400_000  # and 2 MB are allowed; MNIST takes 0.3, ten adapters 2.0
