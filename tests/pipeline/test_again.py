@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from pydantic import ValidationError
 
-from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.errors import LoraMnistError
 from lora_mnist.evaluation.findings import Analysis
 from lora_mnist.evaluation.proof import prove
 from lora_mnist.pipeline import (
@@ -111,7 +111,7 @@ class Looking:
             if self.folder.parent.name == "adapters":
                 return again.of_adapter(work, saved, self.adapted, self.proof)
             return again_whole.of_checkpoint(work, saved, self.model, saved.logits())
-        except (AlteredError, RunError) as error:  # as `verify` says
+        except LoraMnistError as error:  # which ends the command
             return [error.cause]
 
     def notices_in(self, file, text):
