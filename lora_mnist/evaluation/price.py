@@ -21,12 +21,14 @@ class Judged(Pair):
     Attributes:
         images: how many were judged.
         folds: in so many parts, each judged by an adapter that was trained on all the others.
+        steps: that each of those was trained for.
     """
 
     images: Count
     before: Count
     after: Count
     folds: Count
+    steps: Count
 
 
 class OnVal(Document):

@@ -38,13 +38,17 @@ def without(drawings: Drawings, part: torch.Tensor) -> Drawings:
 
 
 def judged(
-    drawings: Drawings, parts: list[torch.Tensor], before: torch.Tensor, trained: Callable[[int, Drawings], MLP]
+    drawings: Drawings,
+    parts: list[torch.Tensor],
+    before: torch.Tensor,
+    trained: Callable[[int, Drawings], MLP],
+    steps: int,
 ) -> Judged | None:
     """How many of the drawings are right with an adapter that was trained without them; None if there are no parts.
 
     Args:
         before: bool (K,), which are right with the base.
-        trained: number of a part, and drawings → a network with an adapter that was trained on those.
+        trained: number of a part, and drawings → a network with an adapter that was trained on those for `steps`.
     """
     if not parts:
         return None
@@ -58,6 +62,7 @@ def judged(
         fixed=int((~before & after).sum()),
         broken=int((before & ~after).sum()),
         folds=len(parts),
+        steps=steps,
     )
 
 

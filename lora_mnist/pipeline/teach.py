@@ -95,25 +95,28 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     """
     recipe, drawings = _recipe(work), drawings.by_digit()  # in whatever order they were drawn
     parts = parts_of(drawings, recipe.folds)
-    told = Told(tell=report, steps=recipe.steps * (1 + len(parts))) if report else None
+    # half as long, since somebody is waiting: on hands made of val, that left 45 % fewer errors in place of 52 %
+    brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
+    told = Told(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
     started = time.perf_counter()
     weights = hardness_of(work.base, work.dataset.train.images, recipe.hardness)
 
-    def train(on: Drawings, progress: Progress) -> tuple[MLP, History]:
-        return train_on_drawings(work.base, NAME, on, recipe, work.settings.seed, work.dataset, weights, progress)
+    def train(on: Drawings, how: TeachSettings, progress: Progress) -> tuple[MLP, History]:
+        return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, weights, progress)
 
-    adapted, history = train(drawings, told or work.progress)
+    adapted, history = train(drawings, recipe, told or work.progress)
     before = right(work.base, drawings)
     digit = most_wrong(drawings, before)
     guard = _guarded(work, adapted, recipe, digit)
 
     def train_without(part: int, others: Drawings) -> MLP:
-        fellow, _ = train(others, replace(told, before=recipe.steps * (1 + part)) if told else SILENT)
+        done = recipe.steps + part * brief.steps
+        fellow, _ = train(others, brief, replace(told, before=done) if told else SILENT)
         set_strength(fellow, NAME, guard.strength or 1.0)
         return fellow
 
     with work.progress.waiting("judging each drawing by an adapter trained without it"):
-        unseen = judged(drawings, parts, before, train_without)
+        unseen = judged(drawings, parts, before, train_without, brief.steps)
     price = price_of(work, drawings, adapted, digit, guard.strength, unseen)
     record = _record(work, adapted, digit, guard, price, time.perf_counter() - started)
     updates = updates_of(adapted, NAME)

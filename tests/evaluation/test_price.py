@@ -9,7 +9,9 @@ NONE = (0,) * 10
 
 
 def judged(before, fixed, broken, images=30):
-    return Judged(images=images, before=before, after=before + fixed - broken, fixed=fixed, broken=broken, folds=3)
+    return Judged(
+        images=images, before=before, after=before + fixed - broken, fixed=fixed, broken=broken, folds=3, steps=200
+    )
 
 
 def on_val(fixed=NONE, broken=NONE, before=140):
