@@ -20,7 +20,7 @@ PRICE = Price(
     drawings=(2,) * 10,
     before=14,
     after=20,
-    judged=Judged(images=20, before=14, after=19, fixed=6, broken=1, folds=3),
+    judged=Judged(images=20, before=14, after=19, fixed=6, broken=1, folds=3, steps=150),
     val=OnVal(images=500, before=20, after=23, fixed=(0,) * 10, broken=(3, *(0,) * 9)),
     strength=0.8,
 )
