@@ -229,7 +229,9 @@ def test_a_lesson_from_the_drawings_to_the_adapter(browser, run, tmp_path):
         expect(page.locator("#tray li")).to_have_count(10)
         page.get_by_role("button", name="Teach 10 drawings").click()
         expect(page.get_by_role("progressbar")).to_be_visible()
-        expect(page.locator(".how-far")).to_have_text(re.compile(r"Step \d+ of 1,600 · loss \d\.\d\d"), timeout=60_000)
+        expect(page.locator(".how-far")).to_have_text(
+            re.compile(r"Step [\d,]+ of 1,\d{3} · loss \d\.\d\d"), timeout=60_000
+        )
         draw(page)  # it still answers
         expect(page.locator("#sentence")).to_contain_text("The base sees a")
         expect(page.locator("#decision")).to_be_visible(timeout=60_000)
