@@ -18,7 +18,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py
-	for part in speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
+	for part in step speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Many fine-tunings: a stack of them, processes of one each, and one after the other.
 
+    python benchmarks/sweep.py step [--threads 2]     # the bare training step, on an idle machine
     python benchmarks/sweep.py speed [--rounds 3]     # training alone, in turns, all processes warm
     python benchmarks/sweep.py equal                  # a stack against the same jobs alone, on MNIST
     python benchmarks/sweep.py grow --jobs 10,100     # the engine, with its start: seconds and memory by number of jobs
@@ -10,6 +11,8 @@ base thinks of the images is known to all three. The base is a new one, whose we
 """
 
 import argparse
+import copy
+import itertools
 import json
 import os
 import resource
@@ -19,22 +22,26 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from timing import finish, machine
+from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import load
+from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.lora.adapters import updates_of
+from lora_mnist.lora.stack import stack
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.sweep.judging import counted
 from lora_mnist.sweep.sweeping import cores
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
+from lora_mnist.training.optimizer import FusedAdam
 from lora_mnist.training.stack import NAME, train_stack
 from lora_mnist.training.train import doubts_of, train_adapter, train_base
 
@@ -80,6 +87,48 @@ def together(jobs: Sequence[tuple[int, Settings]]) -> float:
     started = time.process_time()
     train_stack(base, jobs, dataset, doubts=doubts)
     return time.process_time() - started
+
+
+def step(arguments: argparse.Namespace) -> None:
+    """Milliseconds a job of a step of one adapter, and of stacks of several, on random images, in turns."""
+    prepare("cpu", arguments.threads)
+    torch.manual_seed(0)
+    base, rows = MLP(), []
+    for rank, batch in itertools.product((1, 16, 32), (10, 128)):
+        sizes = (10, 25, 50, 100, 200) if batch == 10 else (2, 4, 8, 16)
+        steppers = {1: _stepper(_adapted(base, rank), batch)}
+        steppers |= {n: _stepper(stack([_adapted(base, rank) for _ in range(n)], NAME), n * batch) for n in sizes}
+        times = {n: [] for n in steppers}
+        for _ in range(arguments.rounds):
+            for n, call in steppers.items():
+                repeats = max(2, (100 if batch == 10 else 16) // n)
+                call()
+                started = time.perf_counter()
+                for _ in range(repeats):
+                    call()
+                times[n].append(1e3 * (time.perf_counter() - started) / repeats / n)
+        best = {n: statistics.median(one) for n, one in times.items()}
+        row = {"rank": rank, "batch": batch, "alone, ms": best[1]}
+        rows.append(row | {"stack of": sizes[-1], "ms a job": best[sizes[-1]], "ratio": best[1] / best[sizes[-1]]})
+    finish("sweep-step", rows, arguments.out, machine())
+
+
+def _adapted(base: MLP, rank: int) -> MLP:
+    """A network that shares the weights of `base`."""
+    network = copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
+    inject(network, NAME, LoRAConfig(("linear1", "linear2", "linear3"), rank=rank))
+    return network.train()
+
+
+def _stepper(network: torch.nn.Module, rows: int) -> Callable[[], None]:
+    optimizer = FusedAdam([weight for weight in network.parameters() if weight.requires_grad])
+    images, labels = torch.randn(rows, 784), torch.randint(10, (rows,))
+
+    def once() -> None:
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step(1e-3)
+
+    return once
 
 
 def speed(arguments: argparse.Namespace) -> None:
@@ -247,9 +296,9 @@ def _memory(pid: int) -> float:
 
 
 def main() -> None:
-    """One of the four."""
+    """One of the five."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "equal", "grow", "grid"))
+    parser.add_argument("what", choices=("step", "speed", "equal", "grow", "grid"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", nargs="*", choices=list(CASES))
     parser.add_argument("--jobs", type=lambda text: [int(one) for one in text.split(",")], default=[10, 100, 1000])
@@ -264,7 +313,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
-    {"speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
+    {"step": step, "speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
 
 
 if __name__ == "__main__":
