@@ -52,7 +52,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/drawing.py
-	for part in speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
+	for part in step speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Many fine-tunings: a stack of them, processes of one each, and one after the other.
 
+    python benchmarks/sweep.py step [--threads 2]     # the bare training step, on an idle machine
     python benchmarks/sweep.py speed [--rounds 3]     # training alone, in turns, all processes warm
     python benchmarks/sweep.py equal                  # a stack against the same jobs alone, on MNIST
     python benchmarks/sweep.py grow --jobs 10,100     # the engine, with its start: seconds and memory by number of jobs
@@ -10,29 +11,37 @@ base thinks of the images is known to all three. The base is a new one, whose we
 """
 
 import argparse
+import copy
+import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from timing import finish, machine
+from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import load
+from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.lora.adapters import updates_of
+from lora_mnist.lora.stack import stack
+from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.sweep.judging import counted
 from lora_mnist.sweep.sweeping import cores
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
+from lora_mnist.training.optimizer import FusedAdam
 from lora_mnist.training.stack import NAME, train_stack
 from lora_mnist.training.train import doubts_of, train_adapter, train_base
 
@@ -80,6 +89,48 @@ def together(jobs: Sequence[tuple[int, Settings]]) -> float:
     return time.process_time() - started
 
 
+def step(arguments: argparse.Namespace) -> None:
+    """Milliseconds a job of a step of one adapter, and of stacks of several, on random images, in turns."""
+    prepare("cpu", arguments.threads)
+    torch.manual_seed(0)
+    base, rows = MLP(), []
+    for rank, batch in itertools.product((1, 16, 32), (10, 128)):
+        sizes = (10, 25, 50, 100, 200) if batch == 10 else (2, 4, 8, 16)
+        steppers = {1: _stepper(_adapted(base, rank), batch)}
+        steppers |= {n: _stepper(stack([_adapted(base, rank) for _ in range(n)], NAME), n * batch) for n in sizes}
+        times = {n: [] for n in steppers}
+        for _ in range(arguments.rounds):
+            for n, call in steppers.items():
+                repeats = max(2, (100 if batch == 10 else 16) // n)
+                call()
+                started = time.perf_counter()
+                for _ in range(repeats):
+                    call()
+                times[n].append(1e3 * (time.perf_counter() - started) / repeats / n)
+        best = {n: statistics.median(one) for n, one in times.items()}
+        row = {"rank": rank, "batch": batch, "alone, ms": best[1]}
+        rows.append(row | {"stack of": sizes[-1], "ms a job": best[sizes[-1]], "ratio": best[1] / best[sizes[-1]]})
+    finish("sweep-step", rows, arguments.out, machine())
+
+
+def _adapted(base: MLP, rank: int) -> MLP:
+    """A network that shares the weights of `base`."""
+    network = copy.deepcopy(base, {id(weight): weight for weight in base.parameters()})
+    inject(network, NAME, LoRAConfig(("linear1", "linear2", "linear3"), rank=rank))
+    return network.train()
+
+
+def _stepper(network: torch.nn.Module, rows: int) -> Callable[[], None]:
+    optimizer = FusedAdam([weight for weight in network.parameters() if weight.requires_grad])
+    images, labels = torch.randn(rows, 784), torch.randint(10, (rows,))
+
+    def once() -> None:
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step(1e-3)
+
+    return once
+
+
 def speed(arguments: argparse.Namespace) -> None:
     """Milliseconds per adapter, in turns: by the clock, and of processor time, which a busy machine changes less."""
     begin(arguments.data, arguments.threads)
@@ -123,18 +174,22 @@ def equal(arguments: argparse.Namespace) -> None:
     """Largest differences of a stack from its jobs alone, and of these with other threads; counts on `test`."""
     prepare("cpu", 1)
     dataset = load("mnist", arguments.data, 0.083333, 0)
-    base = train_base(recipe(0), dataset, torch.device("cpu"))[0].requires_grad_(False)
+    if arguments.run:
+        base = load_network(arguments.run / "base" / "model.safetensors")[0].requires_grad_(False)
+    else:
+        base = train_base(recipe(0), dataset, torch.device("cpu"))[0].requires_grad_(False)
     doubts = doubts_of(base, dataset.train.images)
     rows = []
-    for rank in (1, 4, 16):
-        jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, 10)
-        stacked = [one.network for one in train_stack(base, jobs, dataset, doubts=doubts)]
+    for rank in arguments.ranks:
+        jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, arguments.count)
         singly = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
-        torch.set_num_threads(2)
-        threads = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
-        torch.set_num_threads(1)
+        compared = {"stack": [one.network for one in train_stack(base, jobs, dataset, doubts=doubts)]}
+        if arguments.yardstick:
+            torch.set_num_threads(2)
+            compared["two threads"] = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
+            torch.set_num_threads(1)
         row = {"rank": rank}
-        for name, others in (("stack", stacked), ("two threads", threads)):
+        for name, others in compared.items():
             row |= {f"{name}: {key}": value for key, value in _differences(others, singly).items()}
             wrong = [_counts(one, dataset, job[0]) for one, job in zip(others, jobs, strict=True)]
             there = [_counts(one, dataset, job[0]) for one, job in zip(singly, jobs, strict=True)]
@@ -174,27 +229,34 @@ def grow(arguments: argparse.Namespace) -> None:
     for count in arguments.jobs:
         seeds = f"0-{max(1, count // 10) - 1}"
         grid = ("--digit", "0-9", "--rank", "1", "--seed", seeds, "--set", "finetune.guard=none")
-        seconds, memory, made = _command(arguments, *grid)
-        rows.append({"jobs": made, "seconds": seconds, "ms a job": 1e3 * seconds / made, "memory, MiB": memory})
+        rows.append(_command(arguments, *grid))
         print(rows[-1], file=sys.stderr, flush=True)
     finish("sweep-grow", rows, arguments.out, machine())
 
 
 def grid(arguments: argparse.Namespace) -> None:
     """10 digits, 5 ranks, 3 seeds; the bases are there if `--sweep` is a folder that has them."""
-    seconds, memory, made = _command(arguments)
-    finish("sweep-grid", [{"jobs": made, "seconds": seconds, "memory, MiB": memory}], arguments.out, machine())
+    finish("sweep-grid", [_command(arguments)], arguments.out, machine())
 
 
-def _command(arguments: argparse.Namespace, *options: str) -> tuple[float, float, int]:
-    """Seconds of the command and of its end, the most memory, and how many jobs it did."""
+def _command(arguments: argparse.Namespace, *options: str) -> dict:
+    """How many jobs the command did, by the clock and of processor time, and the most memory of its processes."""
     with tempfile.TemporaryDirectory() as folder:
         if arguments.bases:
             (Path(folder) / "bases").symlink_to(arguments.bases.resolve())
         run = ["--run", str(arguments.run)] if arguments.run else []
         short = ("--set", "finetune.steps=100", "--set", "finetune.batch_size=10")
-        command = [sys.executable, "-m", "lora_mnist", "sweep", "--dataset", "mnist", "--data", str(arguments.data)]
-        started = time.perf_counter()
+        command = [
+            sys.executable,
+            "-m",
+            "lora_mnist",
+            "sweep",
+            "--dataset",
+            arguments.dataset,
+            "--data",
+            str(arguments.data),
+        ]
+        started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
             [*command, *short, *options, *run, "--out", folder, "--json"], stdout=subprocess.PIPE, text=True
         )
@@ -204,7 +266,10 @@ def _command(arguments: argparse.Namespace, *options: str) -> tuple[float, float
         out, _ = process.communicate()
         seconds = time.perf_counter() - started
         watch.join()
-        return seconds, most[0], json.loads(out)["sweep"]["made"]
+    after, made = resource.getrusage(resource.RUSAGE_CHILDREN), json.loads(out)["sweep"]["made"]
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    row = {"jobs": made, "seconds": seconds, "seconds of all cores": processor}
+    return row | {"ms of a core a job": 1e3 * processor / made, "memory, MiB": most[0]}
 
 
 def _watch(process: subprocess.Popen, most: list[float]) -> None:
@@ -231,20 +296,24 @@ def _memory(pid: int) -> float:
 
 
 def main() -> None:
-    """One of the four."""
+    """One of the five."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "equal", "grow", "grid"))
+    parser.add_argument("what", choices=("step", "speed", "equal", "grow", "grid"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cases", nargs="*", choices=list(CASES))
     parser.add_argument("--jobs", type=lambda text: [int(one) for one in text.split(",")], default=[10, 100, 1000])
+    parser.add_argument("--count", type=int, default=10, help="jobs of each rank in `equal`")
+    parser.add_argument("--yardstick", action="store_true", help="compare with two threads too; on an idle machine")
+    parser.add_argument("--ranks", type=lambda text: [int(one) for one in text.split(",")], default=[1, 4, 16])
     parser.add_argument("--run", type=Path, help="whose base all jobs start from")
     parser.add_argument("--bases", type=Path, help="folder of bases that a sweep has made")
+    parser.add_argument("--dataset", choices=("mnist", "digits"), default="mnist", help="of grow and grid")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
     parser.add_argument("--threads", type=int, help="of the jobs that are trained one after the other")
     parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
-    {"speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
+    {"step": step, "speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def joined(*renderables) -> str:
 @pytest.fixture(scope="module")
 def tuned(finished_run) -> Tuning:
     (adapter,) = Run(finished_run).adapters()
-    return Tuning(record=adapter.tuning, analysis=adapter.analysis, evaluation=adapter.evaluation)
+    return Tuning(record=adapter.tuning, made=adapter.made, analysis=adapter.analysis, evaluation=adapter.evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def refused(tuned) -> Tuning:
     tried = (TriedStrength(strength=1.0, missed=0, claimed=0, errors=12),)
     before = Counts(missed=3, claimed=4, errors=10)
     guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, strength=None)
-    return Tuning(record=changed(tuned.record, name="digit4-r2", digit=4, guard=guard))
+    return Tuning(record=changed(tuned.record, name="digit4-r2", digit=4, guard=guard), made=tuned.made)
 
 
 def worst(tuned) -> Tuning:

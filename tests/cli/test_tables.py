@@ -22,7 +22,7 @@ def printed(renderable, **options) -> str:
 @pytest.fixture(scope="module")
 def tuned(finished_run) -> Tuning:
     (adapter,) = Run(finished_run).adapters()
-    return Tuning(record=adapter.tuning, analysis=adapter.analysis, evaluation=adapter.evaluation)
+    return Tuning(record=adapter.tuning, made=adapter.made, analysis=adapter.analysis, evaluation=adapter.evaluation)
 
 
 def changed(document, **changes):
@@ -101,7 +101,7 @@ def test_what_was_not_kept_says_why(tuned):
     before = Counts(missed=3, claimed=4, errors=10)
     tried = tuple(TriedStrength(strength=s, missed=0, claimed=0, errors=n) for s, n in ((1.0, 12), (0.9, 11)))
     guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, strength=None)
-    refused = Tuning(record=changed(tuned.record, name="x", digit=3, guard=guard))
+    refused = Tuning(record=changed(tuned.record, name="x", digit=3, guard=guard), made=tuned.made)
     text = words(terminal.finetuning(refused))
     assert "on val there are 10 errors in all without x, and 11 or more with it" in text
     assert "One more" not in text
@@ -119,7 +119,7 @@ def test_how_much_of_the_update_was_kept(tuned):
 
 
 def test_the_path_of_several_rounds(tuned):
-    refused = Tuning(record=changed(tuned.record, digit=4))
+    refused = Tuning(record=changed(tuned.record, digit=4), made=tuned.made)
     text = printed(terminal.path([tuned, refused]))
     assert tuned.record.name in text
     assert "not kept" in text
