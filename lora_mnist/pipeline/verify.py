@@ -11,6 +11,7 @@ from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.rundir import Run, of_one_base
 from lora_mnist.runs.saved import WEIGHTS, Saved
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.settings.strict import Document, Many, Maybe
@@ -70,7 +71,7 @@ def verify(request: Request, adapters: Sequence[str] = ()) -> Verification:
         RunError: something is missing altogether, or belongs to another base.
     """
     try:
-        return verify_workspace(open_workspace(request), adapters)
+        return of_one_base(Run(request.run), lambda run: verify_workspace(open_workspace(request, run), adapters))
     except AlteredError as error:  # of the base; those of what was made from it are findings already
         base = BaseFindings(passed=False)
         return Verification(passed=False, failures=(error.cause,), base=base, adapters=(), checkpoints=())
