@@ -52,6 +52,7 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         elif resume:
             work = _finished(request, run)
         else:
+            run.tidy()  # whoever made it may have been killed before it came to that
             raise RunError(
                 f"{run.base.folder} is finished already.",
                 "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",

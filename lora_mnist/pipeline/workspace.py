@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -20,7 +20,7 @@ from lora_mnist.lora.seal import Seal
 from lora_mnist.lora.switching import set_strength
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.rundir import Run, of_one_base
 from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
@@ -246,16 +246,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
         RunError: it has no base, or one that is damaged or was trained on other images.
         UsageError: what was asked contradicts it.
     """
-    run = run or Run(request.run)
-    while True:
-        try:
-            work = _open(request, run)
-            if run.base.is_current:
-                return work
-        except RunError:
-            if run.base.is_current:
-                raise
-        run = Run(request.run)  # a writer replaced the base between two of its files
+    return of_one_base(run or Run(request.run), partial(_open, request))
 
 
 def _open(request: Request, run: Run) -> Workspace:

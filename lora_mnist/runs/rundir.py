@@ -325,6 +325,22 @@ class Run:
             return False  # damaged, which is for `require` to say
 
 
+def of_one_base(run: Run, read: Callable[[Run], T]) -> T:
+    """What `read` finds in `run`; it is asked again where another command has replaced the base meanwhile.
+
+    Raises what `read` raises.
+    """
+    while True:
+        try:
+            found = read(run)
+            if run.base.is_current:
+                return found
+        except RunError:
+            if run.base.is_current:
+                raise
+        run = Run(run.path)
+
+
 def _holds(path: Path, content: bytes) -> bool:
     try:
         return read_regular(path, len(content)) == content

@@ -7,7 +7,7 @@ import pytest
 from .disk import ERRORS, READ, Fault
 from .processes import Ended, command, commands, killed_after
 from .stages import STAGES, VERIFY, Stage, States, said
-from .tally import some
+from .tally import ALL, some
 from .trees import facts, is_whole, remains
 
 RANDOM_KILLS = 200
@@ -66,6 +66,11 @@ def test_a_kill_at_any_time_costs_nothing(states, tally):
 
     times = [moments.uniform(0, 0.5) for _ in range(RANDOM_KILLS)]  # seconds; a whole run takes less
     tally.attack(KILLED_AT_RANDOM, stage.name, some(times, 3), survive)
+
+
+@pytest.mark.skipif(not ALL, reason="`make faults` tries them all")
+def test_there_were_a_thousand_kills(tally):
+    assert sum(tried for name in (KILLED, KILLED_AT_RANDOM) for tried, _ in tally.rows[name].values()) >= 1000
 
 
 def require_one_error(ended: Ended) -> None:

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from .tally import BEGIN, END, PAGE, RESULTS, Tally, table
-from .test_interruptions import KILLED, KILLED_AT_RANDOM
 
 
 @pytest.fixture
@@ -21,10 +20,6 @@ def test_every_attack_was_survived(rows):
     assert {
         name for name, parts in rows.items() if any(tried != survived for tried, survived in parts.values())
     } == set()
-
-
-def test_there_were_a_thousand_kills(rows):
-    assert sum(tried for name in (KILLED, KILLED_AT_RANDOM) for tried, _ in rows[name].values()) >= 1000
 
 
 def test_what_is_not_survived_is_counted_and_told():

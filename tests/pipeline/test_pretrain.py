@@ -56,6 +56,14 @@ def test_the_record_tells_how_the_run_was_made(finished_run):
     assert "base_seal" in record
 
 
+def test_what_a_kill_after_the_base_left_undone_is_done_also_by_a_refusal(run_copy):
+    before = snapshot(run_copy)
+    (run_copy / "run.json").unlink()
+    with pytest.raises(RunError, match="finished already"):
+        pretrain(smoke(run_copy))
+    assert snapshot(run_copy) == before
+
+
 def test_finished_work_is_not_replaced_without_force(run_copy, adapter):
     before = snapshot(run_copy)
     with pytest.raises(RunError, match="finished already"):

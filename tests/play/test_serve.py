@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from functools import partial
 
 import pytest
 
@@ -27,10 +26,15 @@ LESSON = {"drawings": [{"pixels": "7f" * 784, "label": digit} for digit in range
 @contextmanager
 def playing(run, *options: str, largest: int | None = None):
     """(process, client) of `lora-mnist play`, whose processes can write no file of more than `largest` bytes."""
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest)) if largest else None
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job inherits it ignored
+        if largest:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
     command = [sys.executable, "-m", "lora_mnist", "play", "--run", str(run), "--port", "0", "--json", *options]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=limit
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=prepare
     )
     with process:
         printed = json.loads("".join(process.stdout.readline() for _ in range(4)))

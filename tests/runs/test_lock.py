@@ -158,6 +158,26 @@ def test_a_reader_between_two_bases_sees_one_of_them(run_copy, monkeypatch):
     assert work.sealed.sha256 == Run(run_copy).record.base_seal == work.run.record.base_seal
 
 
+@pytest.mark.parametrize("read", ["verify", "list_adapters"])
+def test_a_reader_of_adapters_that_go_meanwhile_sees_the_new_base(run_copy, monkeypatch, read):
+    honest, left = Run.require_adapter, [1]
+
+    def require_adapter(run, name):
+        if left:
+            left.pop()
+            pretrain(Request(run=run_copy, force=True, options={"seed": 9}))
+        return honest(run, name)
+
+    monkeypatch.setattr(Run, "require_adapter", require_adapter)
+    if read == "verify":
+        found = verify(Request(run=run_copy))
+        assert (found.passed, found.base.seal) == (True, Run(run_copy).record.base_seal)
+    else:
+        found = list_adapters(Run(run_copy))
+        assert found.base_seal == Run(run_copy).record.base_seal
+    assert found.adapters == ()
+
+
 def test_a_folder_that_is_replaced_while_it_is_checked_is_no_damage(run_copy, adapter, monkeypatch):
     from lora_mnist.runs import saved
 
