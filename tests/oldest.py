@@ -15,7 +15,8 @@ def oldest(*but: str) -> list[str]:
     """A line for each package that the suite needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     tried = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.partition("==")[0] in but]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(line for extra in ("onnx", "play", "ray", "test") for line in extras[extra])]
     bounds = [re.match(r"(?P<name>[\w-]+)>=(?P<version>[\w.]+)", line) for line in wanted]
     return [f"{bound['name']}=={bound['version']}" for bound in bounds if bound and bound["name"] not in but] + tried
 

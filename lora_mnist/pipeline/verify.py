@@ -9,7 +9,8 @@ from lora_mnist.errors import AlteredError, UsageError, shown
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
-from lora_mnist.pipeline import again, again_whole
+from lora_mnist.pipeline.again import of_adapter, of_base
+from lora_mnist.pipeline.again_whole import of_checkpoint
 from lora_mnist.pipeline.price import unlike_price
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.checkpoint import load_network
@@ -123,7 +124,7 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verificat
         work.run.require_complete()
     names = list(dict.fromkeys(adapters)) or work.run.adapter_names()
     plain = held_out_logits(work.base, work.dataset)
-    wrong = _unlike_stored(work.run.base, plain) or again.of_base(work)
+    wrong = _unlike_stored(work.run.base, plain) or of_base(work)
     sound = not wrong  # else nothing that is compared with the base can be derived
     entries = tuple(_verify_adapter(work, name, plain, sound) for name in names)
     networks = () if adapters else tuple(_verify_checkpoint(work, one.name, sound) for one in work.run.checkpoints())
@@ -152,7 +153,7 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
         proof, logits = prove(work.base, work.sealed, adapted, work.images, plain)
         wrong = failures(proof) + _unlike_stored(saved, logits)
         if sound and not wrong:
-            wrong = [*again.of_adapter(work, saved, adapted, proof), *unlike_price(work, saved, adapted)]
+            wrong = [*of_adapter(work, saved, adapted, proof), *unlike_price(work, saved, adapted)]
     except AlteredError as error:
         return AdapterFindings(name=name, passed=False, failures=(error.cause,))
     return AdapterFindings(
@@ -168,7 +169,7 @@ def _verify_checkpoint(work: Workspace, name: str, sound: bool) -> CheckpointFin
         logits = held_out_logits(model, work.dataset)
         wrong = _unlike_stored(saved, logits)
         if sound and not wrong:
-            wrong = again_whole.of_checkpoint(work, saved, model, logits)
+            wrong = of_checkpoint(work, saved, model, logits)
     except AlteredError as error:
         return CheckpointFindings(name=name, passed=False, failures=(error.cause,))
     return CheckpointFindings(name=name, seal=sealed.sha256, passed=not wrong, failures=tuple(wrong))
