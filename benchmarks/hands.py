@@ -126,8 +126,8 @@ def table(rows: list[dict]) -> str:
     lines = ["| hand | seeds | errors of the others | change | MNIST `test` errors | change |"]
     lines.append("|---|---|---|---|---|---|")
     kinds: dict[str, Callable[[dict], bool]] = {
-        "five bases": lambda row: row["base"] == row["draw"],
-        "one base, five draws": lambda row: row["base"] == 0,
+        "each its own base": lambda row: row["base"] == row["draw"],
+        "one base, several draws": lambda row: row["base"] == 0,
     }
     for hand in HANDS:
         for kind, belongs in kinds.items():
