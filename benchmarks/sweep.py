@@ -211,6 +211,7 @@ def _differences(networks: Sequence[MLP], others: Sequence[MLP]) -> dict[str, fl
                     getattr(part, f"lora_{factor}").detach() for part in (update, updates_of(other, NAME)[path])
                 )
                 apart = ours - theirs
+                assert bool(apart.isfinite().all())  # or the largest would not be seen
                 norm, most = apart.norm() / theirs.norm(), apart.abs().max() / theirs.abs().max()
                 found[f"{factor} in norm"] = max(found[f"{factor} in norm"], float(norm))
                 found[f"{factor} at most"] = max(found[f"{factor} at most"], float(most))
