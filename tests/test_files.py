@@ -10,12 +10,20 @@ from lora_mnist.files import (
 )
 
 from .conftest import snapshot
+from .faults.disk import Disk, Fault
 
 
 def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DiskError, match="file"):
         require_writable(tmp_path / "file" / "run")
+
+
+def test_a_place_is_tried_by_writing_there(tmp_path):
+    disk = Disk(tmp_path / "x", Fault(2, 28))  # after the folder and the file
+    with disk.installed(), pytest.raises(DiskError, match="No space left"):
+        require_writable(tmp_path / "x")
+    assert [one.partition(" ")[0] for one in disk.operations] == ["mkdir", "open", "write"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path, monkeypatch):

@@ -171,3 +171,22 @@ def test_a_report_names_the_file_that_is_not_what_it_should_be(run_copy, adapter
     rehash(folder)
     with pytest.raises(AlteredError, match=file):
         write_report(Run(run_copy))
+
+
+@pytest.mark.parametrize("name", ["base", "adapters", "checkpoints", "report"])
+def test_a_place_with_remains_of_anything_is_not_vacant(tmp_path, name):
+    (tmp_path / name / "x").mkdir(parents=True)
+    with pytest.raises(RunError, match=f"{name} is there, but no finished base"):
+        Run(tmp_path).require_vacant()
+
+
+def test_what_is_missing_is_told_with_what_is_there(run_copy, adapter):
+    shutil.copytree(adapter, adapter.with_name("second"))
+    with pytest.raises(RunError, match=rf"no adapter 'third' .* It has {adapter.name}, second\."):
+        Run(run_copy).require_adapter("third")
+
+
+def test_the_table_of_losses_has_a_head_and_a_line_for_every_step(run_copy):
+    head, *lines = (run_copy / "base" / "history.csv").read_text().splitlines()
+    assert head == "step,learning_rate,loss"
+    assert [line.partition(",")[0] for line in lines] == [str(i + 1) for i in range(len(lines))]
