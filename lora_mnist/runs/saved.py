@@ -121,8 +121,8 @@ class Saved:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether it has a `tuning`; a base and a merged checkpoint have none."""
-        return self.file(TUNING).is_file()
+        """Whether it has a `tuning`, or had when it was saved; a base and a merged checkpoint have none."""
+        return TUNING in self.hashes if is_finished(self.folder) else self.file(TUNING).is_file()
 
     @cached_property
     def analysis(self) -> Analysis:

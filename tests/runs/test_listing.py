@@ -1,6 +1,9 @@
 import json
 import shutil
 
+import pytest
+
+from lora_mnist.errors import RunError
 from lora_mnist.pipeline import finetune_full
 from lora_mnist.runs.listing import count_parameters, list_adapters
 from lora_mnist.runs.rundir import Run
@@ -18,6 +21,13 @@ def test_adapters_are_listed_with_what_they_did(run_copy, adapter):
     assert first.parameters == 2 * (784 + 24 + 24 + 16 + 16 + 10)
     assert first.bytes == (adapter / "adapter_model.safetensors").stat().st_size
     assert (full.name, full.method, full.rank, full.proof) == ("digit3-full", "full", None, None)
+
+
+def test_a_checkpoint_that_lost_its_record_is_missed(run_copy):
+    finetune_full(workspace(run_copy, digit=3))
+    (run_copy / "checkpoints" / "digit3-full" / "finetune.json").unlink()
+    with pytest.raises(RunError, match=r"digit3-full.finetune\.json"):
+        list_adapters(Run(run_copy))
 
 
 def test_a_run_without_adapters_lists_none(run_copy, adapter):
