@@ -295,7 +295,7 @@ class Run:
         """Bring the list of what there is up to date; what is missing stays on it."""
         there = [self._place_of(saved) for saved in (*self.adapters(), *self.checkpoints())]
         places = {*there, *self.missing()}
-        if places != set(read_contents(self.path)):
+        if places != set(read_contents(self.path)) or not (self.path / CONTENTS).exists():
             write_contents(self.path, places)
 
     def _place_of(self, saved: Saved) -> str:
