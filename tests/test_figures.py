@@ -52,8 +52,8 @@ EXCEPTIONS = {  # what is no measurement of ours
 
 
 def prose(page: str) -> str:
-    """A page without its code, which is run by tests, and without addresses."""
-    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    """A page without its code, which is run by tests, without addresses, and without what tests/faults writes there."""
+    text = re.sub(r"```.*?```|<!-- written.*?<!--", "", (ROOT / page).read_text(), flags=re.DOTALL)
     return re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`\n]*`", "", text))
 
 
