@@ -121,7 +121,7 @@ def compared(times: Times, to: str) -> str:
 def main() -> None:
     """Measure and print."""
     arguments = options(__doc__, rounds=5)
-    about = machine()
+    about = machine(arguments.threads)
     about["torch"] += f", PEFT {version('peft')}, transformers {version('transformers')}"
     rows = []
     found = in_processes(measure, arguments.threads, arguments.rounds, count=2)

@@ -50,7 +50,7 @@ def main() -> None:
     """Measure in turns and print medians."""
     arguments = options(__doc__, rounds=3, data=True)
     threads = ["--threads", str(arguments.threads)] if arguments.threads else []
-    about = machine()
+    about = machine(arguments.threads)
     results = {"plain script": [], "lora-mnist run": []}
     for _ in range(arguments.rounds):
         results["plain script"].append(plain(arguments.data, threads))

@@ -149,7 +149,7 @@ def train(arguments: Namespace) -> None:
 
 def measure(arguments: Namespace) -> None:
     """All of it."""
-    about = machine() | {"threads": arguments.threads}
+    about = machine(arguments.threads)
     drawings = lesson(arguments.data)
     playground = Playground(arguments)
     try:

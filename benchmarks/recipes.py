@@ -61,14 +61,14 @@ def main() -> None:
         before, after = row["accuracy"]
         counts = " | ".join(f"{row[count][0]} → {row[count][1]}" for count in COUNTS)
         proof = {True: "passed", False: "failed", None: "not kept"}[row["proof"]]
-        print(f"| {seed} | {row['digit']} | {before:.4f} → {after:.4f} | {counts} | {proof}", end="")
+        print(f"| {seed} | {row['digit']} | {100 * before:.2f} → {100 * after:.2f} % | {counts} | {proof}", end="")
         print(f" | {row['verdict']} | {row['seconds']:.1f} |")
         sys.stdout.flush()
     before, after = ([statistics.mean(row["accuracy"][i] for row in rows)] for i in (0, 1))
     means = {count: [statistics.mean(row[count][i] for row in rows) for i in (0, 1)] for count in COUNTS}
     counts = " | ".join(f"{b:.1f} → {a:.1f} ({100 * (a / b - 1) if b else 0:+.0f} %)" for b, a in means.values())
     seconds = statistics.median(row["seconds"] for row in rows)
-    print(f"| mean | | {before[0]:.4f} → {after[0]:.4f} | {counts} | | | median {seconds:.1f} |")
+    print(f"| mean | | {100 * before[0]:.2f} → {100 * after[0]:.2f} % | {counts} | | | median {seconds:.1f} |")
 
 
 if __name__ == "__main__":

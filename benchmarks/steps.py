@@ -165,7 +165,7 @@ def measure(device: str, threads: int | None, rounds: int, plain: bool) -> dict[
 def main() -> None:
     """Measure and print both tables."""
     arguments = options(__doc__, rounds=3, device=True, plain=True)
-    about = machine()
+    about = machine(arguments.threads)
     found = in_processes(measure, arguments.device, arguments.threads, arguments.rounds, arguments.plain)
     rows = {key: _row({"batch": key[0]} | ({"rank": key[1]} if key[1] else {}), times) for key, times in found.items()}
     kind = "-plain" if arguments.plain else ""

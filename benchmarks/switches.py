@@ -86,7 +86,7 @@ def _before(kind: str) -> None:
 def main() -> None:
     """Measure and print the table."""
     arguments = options(__doc__, rounds=5, data=True)
-    about = machine()
+    about = machine(arguments.threads)
     works = {
         "pretraining": (
             pretraining,

@@ -92,15 +92,15 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, to: str) -> float:
     return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
-def machine() -> dict[str, Any]:
-    """What it ran on, and how busy it was."""
+def machine(threads: int | None = None) -> dict[str, Any]:
+    """What it ran on, and how busy it was; `threads` where the processes that are timed have others."""
     import torch  # not above: a process that starts others to see how much memory they take must be small itself
 
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":?")
     return {
         "cpu": model.partition(":")[2].strip(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "load": [round(one, 2) for one in os.getloadavg()],
