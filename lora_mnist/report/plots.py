@@ -73,7 +73,7 @@ def trade(curves: Mapping[str, Sequence[Counts]], points: Sequence[tuple[str, Co
         curves: by label, counts along a way that starts at the base.
         points: label and counts of single networks.
     """
-    figure, axes = _axes(2 + len(points))
+    figure, axes = framed(2 + len(points))
     for (label, curve), (colour, style) in zip(curves.items(), ((ORANGE, "--"), (BLUE, "-")), strict=False):
         x, y = [one.missed for one in curve], [one.errors for one in curve]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
@@ -87,13 +87,13 @@ def trade(curves: Mapping[str, Sequence[Counts]], points: Sequence[tuple[str, Co
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
     axes.set(xlabel=f"missed {digit}s (test)", ylabel="all errors (test)")
-    _legend(axes)
+    legend_above(axes)
     return figure
 
 
 def dial(measured: DialSection, digit: int) -> Figure:
     """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
-    figure, axes = _axes(4)
+    figure, axes = framed(4)
     points, recommended = measured.points, measured.recommended
     lines = (
         ("accuracy, all digits", [point.accuracy for point in points], INK, "-"),
@@ -105,7 +105,7 @@ def dial(measured: DialSection, digit: int) -> Figure:
         axes.plot(x, y, style, color=colour, marker=".", linewidth=1.8, label=label)
     axes.axvline(recommended, color=GREY, linestyle=":", linewidth=1.5, label=f"recommended: {recommended:g}")
     axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {measured.measured_on}")
-    _legend(axes)
+    legend_above(axes)
     return figure
 
 
@@ -136,7 +136,7 @@ def side_by_side(ways: Sequence[tuple[str, Counts, Counts]]) -> Figure:
     Args:
         ways: label, before, after.
     """
-    figure, axes = _axes(len(ways))
+    figure, axes = framed(len(ways))
     for (label, before, after), marker, colour in zip(ways, itertools.cycle(MARKERS), itertools.cycle(SERIES)):
         x, y = [before.missed, after.missed], [others(before), others(after)]
         axes.plot(x, y, "-", color=colour, linewidth=1.2, alpha=0.6)
@@ -144,7 +144,7 @@ def side_by_side(ways: Sequence[tuple[str, Counts, Counts]]) -> Figure:
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
     axes.set_xlim(left=0)
     axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
-    _legend(axes)
+    legend_above(axes)
     return figure
 
 
@@ -155,7 +155,7 @@ def others(counts: Counts) -> int:
 
 def errors_per_digit(wrong: Sequence[int]) -> Figure:
     """Wrong images of every digit."""
-    figure, axes = _axes()
+    figure, axes = framed()
     bars = axes.bar(DIGITS, wrong, 0.8, color=GREY)
     axes.bar_label(bars, fontsize=8, color=INK)
     axes.set_xticks(DIGITS, list(map(str, DIGITS)))
@@ -169,7 +169,7 @@ def change_per_digit(rows: Sequence[DigitRow], target: int) -> Figure:
 
     A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
     """
-    figure, axes = _axes()
+    figure, axes = framed()
     ordered = from_below(rows, target)
     for height, row in enumerate(ordered):
         colour = GREY if row.is_chance else ORANGE if row.net > 0 else BLUE
@@ -200,7 +200,7 @@ def _with_room_for_counts(axes: Axes) -> tuple[float, float, float, float]:
 
 def loss_curve(losses: Sequence[float]) -> Figure:
     """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
-    figure, axes = _axes()
+    figure, axes = framed()
     window, running = running_mean(losses)
     steps = np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color=GREY, alpha=0.35, linewidth=0.8, label="each step")
@@ -221,7 +221,7 @@ def running_mean(losses: Sequence[float]) -> tuple[int, np.ndarray]:
     return window, np.convolve(losses, np.ones(window) / window, mode="valid")
 
 
-def _axes(labels: int = 0) -> tuple[Figure, Axes]:
+def framed(labels: int = 0) -> tuple[Figure, Axes]:
     """Axes with room for a legend of so many labels above them, where it cannot hide anything."""
     legend = 0.18 * -(-labels // 2)  # inches
     height = 3.4 + legend
@@ -231,7 +231,8 @@ def _axes(labels: int = 0) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
+    """A legend in the room that `framed` left for it."""
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, labelspacing=0.2)
 
 

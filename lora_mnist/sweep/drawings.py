@@ -4,10 +4,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lora_mnist.report.figures import Mark, Plot
-from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH
+from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, framed, legend_above
 from lora_mnist.sweep.answer import Answer, Estimate, Variant
 from lora_mnist.sweep.words import METRICS, estimate
 
@@ -26,7 +25,7 @@ def by_setting(answer: Answer) -> Plot:
     ordered = [one.by for variants in series.values() for one in variants if one.by is not None]
     places = {by: place for place, by in enumerate(dict.fromkeys(ordered))}
     whole = [one for one in answer.variants if one.by is None]
-    figure, axes = _axes(2 * len(series) + len(whole) + 1)
+    figure, axes = framed(2 * len(series) + len(whole) + 1)
     marks: list[Mark] = []
     axes.axhline(answer.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
     for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
@@ -42,7 +41,7 @@ def by_setting(answer: Answer) -> Plot:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
     axes.set_xticks(list(places.values()), list(places))
     axes.set(xlabel=answer.by.replace("_", " "), ylabel=f"{METRICS[metric]} ({answer.split})")
-    _legend(axes)
+    legend_above(axes)
     told = "; ".join(f"{one.name}: {estimate(one.after[metric])}" for one in answer.variants)
     alt = f"{METRICS[metric]} by {answer.by}, base {estimate(answer.base[metric])}; {told}."
     return Plot("by-setting", figure, alt, TABLE, tuple(marks))
@@ -50,7 +49,7 @@ def by_setting(answer: Answer) -> Plot:
 
 def trade(answer: Answer) -> Plot:
     """Missed images against all errors: a threshold buys the one with the other."""
-    figure, axes = _axes(len(answer.variants) + 2)
+    figure, axes = framed(len(answer.variants) + 2)
     before = answer.base["missed"].mean, answer.base["errors"].mean
     axes.plot(*before, "o", color=GREY, markersize=8, linestyle="none", label="base")
     limits = sorted(
@@ -72,7 +71,7 @@ def trade(answer: Answer) -> Plot:
         )
         marks.append(Mark(missed, errors, f"{one.name}: {missed:.1f} missed, {errors:.1f} errors"))
     axes.set(xlabel=f"missed images of the repaired digit ({answer.split})", ylabel=f"all errors ({answer.split})")
-    _legend(axes)
+    legend_above(axes)
     told = "; ".join(mark.words for mark in marks)
     return Plot("trade", figure, f"Missed images against all errors. {told}.", TABLE, tuple(marks))
 
@@ -91,16 +90,3 @@ def _with_intervals(
 ) -> None:
     mean, half = [one.mean for one in values], [one.half or 0.0 for one in values]
     axes.errorbar(x, mean, half, color=colour, marker=marker, linewidth=1.6, capsize=3, label=label)
-
-
-def _axes(labels: int) -> tuple[Figure, Axes]:
-    """With room for a legend of so many labels above them."""
-    height = 3.4 + 0.18 * -(-labels // 2)
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.135, 0.53 / height, 0.845, 2.75 / height))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, labelspacing=0.2)
