@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.pipeline import Request, finetune, verify
@@ -17,22 +17,10 @@ from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.saved import WEIGHTS
 
 from ..conftest import snapshot, workspace
-from ..report.test_browser import BROWSERS, FLAGS
 from .conftest import NINE, Client, serving
 
 RELOADED = "net::ERR_ABORTED"  # what a reload does to a request
 SEVEN = [[[300, 250], [700, 250], [450, 820]]]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
