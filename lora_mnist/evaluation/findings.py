@@ -189,13 +189,13 @@ class ShiftedLogit(Document):
 
     Attributes:
         pairs: by split, images that only the repaired network gets right (`fixed`), and only the shifted one
-            (`broken`). Older ones have none.
+            (`broken`).
     """
 
     shift: float
     chosen_on: Literal["val", "test"]
     splits: BySplit[Counts]
-    pairs: Maybe[BySplit[Pair]] = None
+    pairs: BySplit[Pair]
 
 
 class Threshold(ShiftedLogit):

@@ -58,15 +58,15 @@ class Excuse(Document):
     """A network with one number on its logit of the digit, which misses about as few images.
 
     Attributes:
-        pair: all errors: `fixed` only the adapter gets right, `broken` only the other. Older analyses have none.
+        pair: all errors: `fixed` only the adapter gets right, `broken` only the other.
     """
 
     counts: Counts
-    pair: Tested | None
+    pair: Tested
 
     def is_worse_than(self, after: Counts) -> bool:
-        """Whether it makes more errors, by more than chance where that is known."""
-        return after.errors < self.counts.errors and (self.pair is None or self.pair.p <= LEVEL)
+        """Whether it makes more errors, by more than chance."""
+        return after.errors < self.counts.errors and self.pair.p <= LEVEL
 
 
 class Facts(Document):
@@ -176,8 +176,7 @@ def tested(*pairs: Pair) -> Tested:
 
 
 def _excuse(shifted: ShiftedLogit, split: str) -> Excuse:
-    pair = tested(shifted.pairs[split]) if shifted.pairs else None
-    return Excuse(counts=shifted.splits[split], pair=pair)
+    return Excuse(counts=shifted.splits[split], pair=tested(shifted.pairs[split]))
 
 
 def _kind(facts: Facts) -> Kind:
@@ -268,7 +267,7 @@ def _beside(facts: Facts, other: Excuse, name: str) -> str:
         change = f"{made:,} more errors than"
     else:
         change = f"{100 * abs(made / theirs - 1):.0f} % {'fewer' if made < theirs else 'more'} errors than"
-    chance = f" ({p_in_words(other.pair.p)})" if other.pair and made != theirs else ""
+    chance = f" ({p_in_words(other.pair.p)})" if made != theirs else ""
     return f"It makes {change} {name}, which misses {same}{chance}."
 
 

@@ -169,7 +169,6 @@ def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -
 
 def _recipe(work: Workspace) -> TeachSettings:
     recipe = work.settings.teach
-    assert recipe is not None  # default.toml has it
     require_val(recipe.guard, work.dataset.val)
     return recipe
 

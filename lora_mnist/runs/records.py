@@ -120,9 +120,9 @@ class FullRecipe(Document):
     digit: Digit
     steps: Count
     focus: float
-    hardness: float = 0.0  # this and the next two: runs made before had none
-    logit_adjustment: float = 0.0
-    label_smoothing: float = 0.0
+    hardness: float
+    logit_adjustment: float
+    label_smoothing: float
     shift: float
     rotate: float
     zoom: float

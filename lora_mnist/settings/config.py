@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.layers import Layer, config_path, merge, read_config
-from lora_mnist.settings.strict import Document, Maybe, Some, first_fault
+from lora_mnist.settings.strict import Document, Some, first_fault
 
 KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 GuardRule = Literal["every-digit", "errors", "digit", "none"]
@@ -90,9 +90,9 @@ class AdapterSettings(TrainingSettings):
     dropout: float = Field(ge=0, lt=1)
     targets: Some[str]
     steps: Positive
-    hardness: float = Field(default=0.0, ge=0, le=4)  # this and the next two: runs made before had none
-    logit_adjustment: float = Field(default=0.0, ge=0, le=2)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    hardness: float = Field(ge=0, le=4)
+    logit_adjustment: float = Field(ge=0, le=2)
+    label_smoothing: float = Field(ge=0, lt=1)
     shift: float = Field(ge=0, le=14)  # pixels
     rotate: float = Field(ge=0, le=180)  # degrees
     zoom: float = Field(ge=0, lt=1)
@@ -132,7 +132,7 @@ class Settings(Document):
     model: ModelSettings
     pretrain: PretrainSettings
     finetune: FinetuneSettings
-    teach: Maybe[TeachSettings] = None  # runs made before had none; asked for, they are the default's
+    teach: TeachSettings
 
 
 def load_config(name_or_path: str) -> Layer:

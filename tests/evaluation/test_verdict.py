@@ -128,15 +128,11 @@ def test_every_p_is_the_binomial_test_of_the_same_images():
     assert (facts.both.fixed, facts.both.broken) == (19, 23)
 
 
-def test_a_threshold_that_was_stored_without_pairs_is_compared_by_counts():
-    old = shifted(401, 45).model_copy(update={"pairs": None})
-    assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, old), DIGIT).kind == "repair"
-
-
 def test_a_threshold_without_any_error_is_no_trouble():
-    nothing = ShiftedLogit(shift=1.0, chosen_on="val", splits={"test": Counts(missed=0, claimed=0, errors=0)})
+    counts, pairs = {"test": Counts(missed=0, claimed=0, errors=0)}, {"test": Pair(fixed=0, broken=320)}
+    nothing = ShiftedLogit(shift=1.0, chosen_on="val", splits=counts, pairs=pairs)
     words = verdict_of(analysis(REPAIRED, (10, 5), GAINS, nothing), DIGIT).words
-    assert "It makes 320 more errors than a shifted threshold, which misses 0." in words
+    assert "It makes 320 more errors than a shifted threshold, which misses 0 (p < 0.0001)." in words
 
 
 def test_its_parts_make_its_words():

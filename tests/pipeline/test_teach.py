@@ -20,7 +20,6 @@ from lora_mnist.report.page import write_report
 from lora_mnist.runs.drawings import load_drawings
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
-from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training import train as recipe
 from lora_mnist.training.model import normalise
 
@@ -371,14 +370,3 @@ def test_a_taught_adapter_without_a_price_is_damaged(kept_copy):
     with pytest.raises(AlteredError, match="price"):
         _ = Run(kept_copy).adapter("taught").tuning
     assert "price" in failures_of(kept_copy)
-
-
-def test_a_run_from_before_there_was_teaching_still_opens(run_copy):
-    base = run_copy / "base"
-    document = json.loads((base / "run.json").read_text())
-    del document["settings"]["teach"]
-    (base / "run.json").write_text(json.dumps(document))
-    rehash(base)
-    work = open_workspace(Request(run=run_copy))
-    assert work.settings.teach == resolve([load_config("default")], "digits").teach
-    assert teach(opened(run_copy, steps=2, guard="none"), turned()).price.count == 30

@@ -246,17 +246,6 @@ def test_a_run_of_another_version_says_so(run_copy, schema):
         _ = Run(run_copy).record
 
 
-def test_an_adapter_from_before_the_loss_could_be_chosen_is_read(run_copy, adapter):
-    path = adapter / "finetune.json"
-    document = json.loads(path.read_text())
-    for name in ("hardness", "logit_adjustment", "label_smoothing"):
-        del document["settings"][name]
-    path.write_text(json.dumps(document))
-    rehash(adapter)
-    settings = Run(run_copy).require_adapter(adapter.name).tuning.settings
-    assert (settings.hardness, settings.logit_adjustment, settings.label_smoothing) == (0, 0, 0)
-
-
 def test_a_file_that_is_not_there_is_named(run_copy):
     for file, reader in READERS.items():
         place_of(run_copy, file).joinpath(file).unlink()
