@@ -126,4 +126,6 @@ def finish(name: str, rows: Sequence[Mapping[str, Any]], folder: Path, about: Ma
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"  # a rounding error is not 0.00
