@@ -236,7 +236,7 @@ def grow(arguments: argparse.Namespace) -> None:
 
 
 def grid(arguments: argparse.Namespace) -> None:
-    """10 digits, 5 ranks, 3 seeds; the bases are there if `--sweep` is a folder that has them."""
+    """10 digits, 5 ranks, 3 seeds; the bases are there if `--bases` is a folder that has them."""
     finish("sweep-grid", [_command(arguments)], arguments.out, machine())
 
 
