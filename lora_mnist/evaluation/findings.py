@@ -107,8 +107,7 @@ class Comparison(Document):
     Attributes:
         fixed: by true digit, images that were wrong before and are right after.
         broken: the reverse.
-        came, went: images taken for a digit that they were not taken for before, and no longer taken for one. Older
-            comparisons have neither.
+        came, went: images taken for a digit that they were not taken for before, and no longer taken for one.
     """
 
     before: Counts
@@ -116,8 +115,8 @@ class Comparison(Document):
     fixed: PerDigit
     broken: PerDigit
     pairs: Pairs
-    came: Maybe[Matrix] = None
-    went: Maybe[Matrix] = None
+    came: Matrix
+    went: Matrix
 
     @property
     def by_digit(self) -> list[Pair]:

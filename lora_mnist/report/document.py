@@ -239,7 +239,7 @@ class AdapterSection(Document):
     twin: TwinResult | None
     digits: Many[DigitRow]
     confusion: BeforeAfter[Matrix]
-    flows: Many[Flow] | None
+    flows: Many[Flow]
     trade: Trade
     dial: DialSection
     layers: Many[LayerRow]

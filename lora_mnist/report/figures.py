@@ -141,7 +141,7 @@ def _confusions(section: AdapterSection, normalised: bool) -> Iterator[Plot]:
         f"Confusion matrix with {name}: {head.after.errors} errors.",
         f"{name}-confusion.csv",
     )
-    flows = ", ".join(f"{flow.true} taken for {flow.predicted} {signed(flow.change)}" for flow in section.flows or ())
+    flows = ", ".join(f"{flow.true} taken for {flow.predicted} {signed(flow.change)}" for flow in section.flows)
     yield Plot(
         f"{name}-change",
         plots.confusion_change(before, after, "Change: after − before", normalised),

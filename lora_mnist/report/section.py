@@ -189,11 +189,8 @@ def _digit(one: _Stored, digit: int) -> DigitRow:
     )
 
 
-def _flows(comparison: Comparison) -> tuple[Flow, ...] | None:
-    """The pairs of digits between which more or fewer images are confused, beyond chance; the largest change first.
-    None if that was not stored."""
-    if comparison.came is None or comparison.went is None:
-        return None
+def _flows(comparison: Comparison) -> tuple[Flow, ...]:
+    """The pairs of digits between which more or fewer images are confused, beyond chance; the largest change first."""
     flows = []
     for row, column in itertools.permutations(range(10), 2):
         came, went = comparison.came[row][column], comparison.went[row][column]

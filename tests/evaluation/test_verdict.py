@@ -17,6 +17,7 @@ from lora_mnist.evaluation.findings import (
 from lora_mnist.evaluation.verdict import listed, verdict_of
 
 DIGIT = 9
+NOTHING = ((0,) * 10,) * 10  # no verdict looks at who was taken for whom
 
 
 def pair(fixed, broken):
@@ -50,6 +51,8 @@ def analysis(missed, claimed, others=(), threshold=None, twin=None):
         fixed=tuple(digits[d].fixed for d in range(10)),
         broken=tuple(digits[d].broken for d in range(10)),
         pairs=pairs,
+        came=NOTHING,
+        went=NOTHING,
     )
     threshold = threshold or shifted(500, after["missed"])
     return Analysis(
