@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/lora-mnist run
 
+# a process a core, each with one thread: threads of several processes would wait for each other
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # every attack of docs/trust.md, of which `make test` tries a few; writes its table; a quarter of an hour on two cores
 faults: .venv/installed-test

@@ -1,5 +1,6 @@
 """What several tests share: a small finished run on the embedded digits, real MNIST where it lies, the command line."""
 
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from lora_mnist.training.device import prepare
 
 prepare("cpu")  # as every command does before it computes: some of it only takes effect then
 
+LONG = {"test_readme", "test_commands_page", "test_claims", "test_page", "test_cluster", "test_browser"}
 SMOKE = {"data": {"dataset": "digits"}}
 
 
@@ -99,6 +101,16 @@ def _same_threads():
 
 
 @pytest.fixture(autouse=True)
+def _same_log():
+    """A command says for the process how much is logged, and where."""
+    log = logging.getLogger("lora_mnist")
+    before = log.level, log.propagate, log.handlers[:]
+    yield
+    log.setLevel(before[0])
+    log.propagate, log.handlers[:] = before[1:]
+
+
+@pytest.fixture(autouse=True)
 def _same_signals():
     """Commands and tests that listen to signals do so for the process; a suite that is to end must not fail a test."""
     before = {number: signal.getsignal(number) for number in start.LINES}
@@ -118,6 +130,11 @@ def cli(capsys, monkeypatch):
         return code, printed.out, printed.err
 
     return call
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes first, so that at the end no process waits for another."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:

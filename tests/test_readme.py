@@ -1,4 +1,4 @@
-"""What the README and docs/commands.md show runs as it stands there, copied in its order into one shell."""
+"""What the README shows runs as it stands there, copied in its order into one shell."""
 
 import os
 import re
@@ -52,10 +52,6 @@ def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
     run_all(script_of(README), clone)
     assert (clone / "runs" / "mine" / "report" / "index.html").is_file()
     assert (clone / "adapters" / "mine" / "adapter_config.json").is_file()
-
-
-def test_the_commands_page_runs_in_its_order(tmp_path):
-    run_all(script_of(COMMANDS), tmp_path, LORA_MNIST_DATA=str(tmp_path), PATH=f"{BIN}:{os.environ['PATH']}")
 
 
 def test_every_option_in_a_command_exists():
