@@ -12,14 +12,17 @@ from rich.text import Text
 from lora_mnist.cli.tables import DATASETS
 from lora_mnist.cli.text import Paragraph
 from lora_mnist.sweep.answer import Answer, Cell
+from lora_mnist.sweep.references import TWINS as TWIN_NAMES
+from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Failure
-from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, scope, sentences
+from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, images, scope, sentences
 
 if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.keeping import Kept
     from lora_mnist.sweep.plan import Plan
     from lora_mnist.sweep.sweeping import Answered
 
+TWINS = [name for names in TWIN_NAMES.values() for name in names]
 MOST_FAILURES = 5  # that are shown one by one
 
 
@@ -39,6 +42,7 @@ def answered(document: Answered) -> RenderableType:
     parts: list[RenderableType] = []
     if document.answer is not None:
         parts += [errors(document.answer), digits(document.answer), *enough(document.answer)]
+        parts += [] if document.answer.rounds is None else [rounds(document.answer.rounds)]
     there = len(sweep.rows) - sweep.made
     before = f", {there:,} were there before" if there else ""
     done = f"{sweep.made:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
@@ -59,13 +63,16 @@ def errors(answer: Answer) -> RenderableType:
         counts = map(estimate, one.after.values())
         table.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
         table.add_row("  threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
+        for of in one.references:
+            if of.name in TWINS:
+                table.add_row(f"  {of.name.replace('`', '')}", "", *map(estimate, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
 
 
 def digits(answer: Answer) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds, the best in bold."""
-    what = f"{capital(METRICS[answer.metric])} on {answer.split} by repaired digit, and the change from the base"
+    what = f"{capital(METRICS[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
     table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1))
     for one in answer.variants:
         table.add_column(one.name, justify="right")
@@ -80,6 +87,14 @@ def enough(answer: Answer) -> list[RenderableType]:
     """One sentence for each digit, and one for all."""
     lines = sentences(answer)
     return [*map(Paragraph, lines), *([Paragraph(RULE, style="dim")] if len(lines) > 1 else [])]
+
+
+def rounds(found: Rounds) -> RenderableType:
+    """All errors after each round."""
+    errors = [found.rounds[0].errors[0], *(one.errors[1] for one in found.rounds)] if found.rounds else []
+    path = " → ".join(f"{one:.1f}" for one in errors)
+    kept = ", ".join(str(one.kept) for one in found.rounds)
+    return Paragraph(f"In rounds, all errors {path}; kept by {kept} bases; {estimate(found.errors)} at the end.")
 
 
 def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:

@@ -20,7 +20,9 @@ class Grid:
     """What is varied, from what base, and where the results go."""
 
     digit: Annotated[str, in_repair("--digit", "Digits to repair, or weakest, of each base.", "0-9|weakest")] = "0-9"
-    rank: Annotated[str, in_lora("--rank", "Ranks, with commas between them.", "N,N,N")] = "1,2,4,8,16"
+    rank: Annotated[str, in_lora("--rank", "Ranks, with commas between them, or the config's.", "N,N,N|config")] = (
+        "1,2,4,8,16"
+    )
     seed: Annotated[str, in_run("--seed", "Seeds, as 0-2 or with commas between them.", "N-N")] = "0-2"
     set: Annotated[
         list[str] | None,
@@ -31,7 +33,6 @@ class Grid:
             show_default="none",
         ),
     ] = None
-    full: Annotated[bool, in_repair("--full", "Train all weights too, once for each digit and seed.")] = False
     config: Annotated[
         str | None,
         in_run(
@@ -59,6 +60,32 @@ class Grid:
     dataset: Annotated[
         str | None, in_data("--dataset", "MNIST, or scikit-learn's small digits.", "auto|mnist|digits")
     ] = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is trained beside the adapters, and on which images they are compared."""
+
+    full: Annotated[bool, in_repair("--full", "Train all weights too, once for each digit and seed.")] = False
+    twin: Annotated[
+        bool,
+        in_repair(
+            "--twin", "Train two twins of every adapter: on all images alike, and on hard ones of all digits alike."
+        ),
+    ] = False
+    rounds: Annotated[
+        int,
+        in_repair(
+            "--rounds",
+            "Also repair in rounds, each of the digit that is weakest then, on top of the last: at most so many.",
+            "N",
+            show_default="none",
+        ),
+    ] = 0
+    hold_out: Annotated[
+        bool,
+        in_data("--hold-out", "Count on half of the held-out training images: a search is not to look at test."),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +131,16 @@ class View:
 
 
 @command
-def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, open: o.Open = False, output: o.Output) -> int:
+def sweep(
+    *,
+    grid: Grid,
+    compared: Compared,
+    engine: Engine,
+    machine: o.Machine,
+    view: View,
+    open: o.Open = False,
+    output: o.Output,
+) -> int:
     """Fine-tune once for every combination of digits, ranks, seeds and settings, and say which are enough.
 
     Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
@@ -117,7 +153,7 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, open: o
     from lora_mnist.sweep.rows import Store
     from lora_mnist.sweep.sweeping import engine_of, sweep
 
-    asked = _asked(grid, machine, output)
+    asked = _asked(grid, compared, machine, output)
     shown = view_of(view.by, view.metric, view.split, asked.axes)
     if engine.plan:
         show(plan(asked, engine.engine), [answers.plan], output, grid.out)
@@ -125,7 +161,7 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, open: o
     done = sweep(asked, engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus))
     answered = done.answered(*shown)
     if answered.answer is not None:
-        page = write_page(answered.answer, grid.out)
+        page = write_page(answered.answer, done.rows, grid.out)
         answered = answered.model_copy(update={"page": str(page)})
     if view.keep:
         kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
@@ -136,9 +172,10 @@ def sweep(*, grid: Grid, engine: Engine, machine: o.Machine, view: View, open: o
     return 1 if done.failures else 0
 
 
-def _asked(grid: Grid, machine: o.Machine, output: o.Output) -> "Asked":
+def _asked(grid: Grid, compared: Compared, machine: o.Machine, output: o.Output) -> "Asked":
+    from lora_mnist.pipeline.run import require_rounds
     from lora_mnist.settings.request import Request
-    from lora_mnist.sweep.grid import parse_axes
+    from lora_mnist.sweep.grid import Beside, parse_axes
     from lora_mnist.sweep.opening import Asked
 
     request = Request(
@@ -150,4 +187,7 @@ def _asked(grid: Grid, machine: o.Machine, output: o.Output) -> "Asked":
         quiet=output.quiet,
     )
     axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
-    return Asked(request, axes, grid.out, grid.run, grid.full)
+    if compared.rounds:
+        require_rounds(compared.rounds)
+    beside = Beside(compared.full, compared.twin, compared.rounds)
+    return Asked(request, axes, grid.out, grid.run, beside, compared.hold_out)

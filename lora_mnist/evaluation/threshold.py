@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from lora_mnist.evaluation.findings import ShiftedLogit, ShiftPoint, Threshold
+from lora_mnist.evaluation.findings import Counts, ShiftedLogit, ShiftPoint, Threshold
 from lora_mnist.evaluation.metrics import compare, counts_of
 
 STEPS = 20  # of the curve, up to the chosen shift
@@ -48,7 +48,8 @@ def shifted_logit(
         labels: int64 (N,) by split.
     """
     chosen_on: Literal["val", "test"] = "val" if "val" in network else "test"
-    shift = _shift(network[chosen_on], labels[chosen_on].cpu(), digit, repaired[chosen_on])
+    truth = labels[chosen_on].cpu()
+    shift = _shift(network[chosen_on], truth, digit, _missed(repaired[chosen_on], truth, digit))
     found = compare({split: _shifted(network[split], digit, shift) for split in labels}, repaired, labels, digit)
     return ShiftedLogit(
         shift=shift,
@@ -58,20 +59,35 @@ def shifted_logit(
     )
 
 
+def shifted_to_miss(
+    network: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor], digit: int
+) -> tuple[Counts, ...]:
+    """What a network does on `test` with the smallest shift with which it misses no image on `val`, one, two, and so
+    on; the last is without a shift. Empty if there is no `val`."""
+    if "val" not in network:
+        return ()
+    val, test, truth = network["val"], labels["test"].cpu(), labels["val"].cpu()
+    shifts = [_shift(val, truth, digit, allowed) for allowed in range(_missed(val, truth, digit) + 1)]
+    return tuple(counts_of(_shifted(network["test"], digit, one), test, digit) for one in shifts)
+
+
 def _shifted(logits: torch.Tensor, digit: int, shift: float) -> torch.Tensor:
     moved = logits.double()
     moved[:, digit] += shift
     return moved
 
 
-def _shift(before: torch.Tensor, labels: torch.Tensor, digit: int, after: torch.Tensor) -> float:
+def _missed(logits: torch.Tensor, labels: torch.Tensor, digit: int) -> int:
+    return int((logits[labels == digit].argmax(1) != digit).sum())
+
+
+def _shift(before: torch.Tensor, labels: torch.Tensor, digit: int, allowed: int) -> float:
     of_digit = labels == digit
-    allowed = int((after[of_digit].argmax(1) != digit).sum())
     logits = before[of_digit].double()
     own = logits[:, digit].clone()
     logits[:, digit] = -torch.inf
     lacking = (logits.max(1).values - own).sort(descending=True).values  # what each image lacks to be recognised
-    if allowed >= int((before[of_digit].argmax(1) != digit).sum()):
+    if allowed >= _missed(before, labels, digit):
         return 0.0
     # a little more than enough: at exactly enough, two logits tie
     return float(lacking[allowed]) + 1e-6 * max(1.0, abs(float(lacking[allowed])))

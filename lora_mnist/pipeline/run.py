@@ -102,12 +102,17 @@ def _stage(number: int) -> str:
     return f"{number}/{len(STAGES)} "
 
 
-def _require_rounds(request: Request, opened: Run, rounds: int) -> None:
-    """Before anything is trained."""
+def require_rounds(rounds: int) -> None:
+    """Raises UsageError if they are too many, or none."""
     if not 1 <= rounds <= MOST_ROUNDS:
         raise UsageError(
             f"`rounds` (={shown(rounds)}) must be a whole number from 1 to {MOST_ROUNDS}.", "Correct that value."
         )
+
+
+def _require_rounds(request: Request, opened: Run, rounds: int) -> None:
+    """Before anything is trained."""
+    require_rounds(rounds)
     try:
         stored = opened.record.settings
     except RunError:

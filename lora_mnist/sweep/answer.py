@@ -12,41 +12,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 from lora_mnist.errors import UsageError, shown
-from lora_mnist.evaluation.findings import COUNTS
 from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.settings.config import KnownDataset
-from lora_mnist.settings.strict import Count, Digit, Document, Many
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+from lora_mnist.sweep.estimates import METRICS, Estimate, Metric, by_seed, estimate_of
+from lora_mnist.sweep.references import FULL, Reference, Rounds, references_of, rounds_of, worst_other
 from lora_mnist.sweep.rows import Row
 
-Metric = Literal["missed", "claimed", "errors"]
 SplitName = Literal["val", "test"]
 OF_A_CASE = {"digit", "name"}  # settings that no variant is made of
-FULL = "all weights"
-
-
-class Estimate(Document):
-    """A mean, half the width of its 95 % interval (Student's t over seeds), and of how many seeds it is.
-
-    Attributes:
-        half: None where there is but one seed.
-    """
-
-    mean: float
-    half: float | None
-    seeds: Count
 
 
 class Variant(Document):
     """One setting: what its adapters do, a mean over digits and seeds for each count.
 
     Attributes:
-        name: what tells it from the others, such as `rank 4, focus 0.2`.
+        name: what tells it from the others, such as `rank 4, focus 0.2`; of a single one, what the sweep set.
         by: its value of the setting that the answer is ordered by; None for all weights.
         series: the rest of its name.
         parameters: how many numbers it trains.
         kept: of how many jobs something was kept, out of `jobs`.
         verdicts: how many of each kind.
         threshold: the base with one shifted logit, at as many missed images.
+        references: what else it is compared with, of an adapter.
         worst: by how many points the error rate of that other digit rose that lost most.
     """
 
@@ -60,6 +48,7 @@ class Variant(Document):
     after: dict[Metric, Estimate]
     threshold: dict[Metric, Estimate]
     worst: Estimate
+    references: Many[Reference]
 
 
 class Cell(Document):
@@ -75,6 +64,7 @@ class Enough(Document):
     """The smallest variant that is not significantly worse than the best, for one digit or (None) over all.
 
     Attributes:
+        among: so many.
         best: the variant with the lowest mean.
         enough: the one with the fewest numbers of those that are not worse than it by more than chance: one-sided
             paired t-test over seeds, p of no more than `LEVEL`. None where there is but one seed, which cannot tell.
@@ -84,6 +74,7 @@ class Enough(Document):
     """
 
     digit: Digit | None
+    among: Count
     best: str
     enough: str | None
     helps: bool | None
@@ -96,29 +87,42 @@ class Answer(Document):
     """What a sweep says of one count on one split.
 
     Attributes:
+        held_out: whether these are the images that a search held out, not those of the split itself.
         by: the setting that the variants are ordered by.
+        accuracy: the lowest and the highest of the bases.
         base: the base's counts.
         variants: ordered by that setting, all weights last.
         cells: digit by digit and variant by variant.
         enough: of every digit, then of all together.
+        rounds: repairs on top of each other, if there are any.
     """
 
     dataset: KnownDataset
     split: SplitName
+    held_out: bool
     metric: Metric
     by: str
+    accuracy: tuple[float, float]
     digits: Many[Digit]
     seeds: Many[Count]
     base: dict[Metric, Estimate]
     variants: Many[Variant]
     cells: Many[Cell]
     enough: Many[Enough]
+    rounds: Maybe[Rounds] = None
 
 
-def answer(rows: Sequence[Row], by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> Answer:
+def answer(
+    rows: Sequence[Row],
+    by: str = "rank",
+    metric: Metric = "errors",
+    split: SplitName = "test",
+    only: str = "the adapter",
+) -> Answer:
     """What `rows`, of one data set, say.
 
     Args:
+        only: what to call the adapters if nothing is varied.
         by: a setting of [finetune] that was varied; `rank` always may be.
 
     Raises:
@@ -133,20 +137,25 @@ def answer(rows: Sequence[Row], by: str = "rank", metric: Metric = "errors", spl
     if by not in {*varied, "rank"}:
         raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied were {', '.join(varied) or 'none'}.")
     groups: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: _place(row, by)):
-        groups.setdefault(_name(row, varied, by), []).append(row)
+    judged = [row for row in rows if row.method in ("lora", "full")]
+    for row in sorted(judged, key=lambda row: _place(row, by)):
+        groups.setdefault(_name(row, varied, by) or only, []).append(row)
     digits, seeds = sorted({row.digit for row in rows}), sorted({row.seed for row in rows})
+    accuracies = [1 - row.before[split].errors / sum(row.before[split].images) for row in rows]
     return Answer(
         dataset=rows[0].dataset,
         split=split,
+        held_out=rows[0].held_out,
         metric=metric,
         by=by,
+        accuracy=(min(accuracies), max(accuracies)),
         digits=tuple(digits),
         seeds=tuple(seeds),
-        base={name: _estimate([(r.seed, r.before[split].of(name)) for r in _cases(rows)]) for name in _METRICS},
-        variants=tuple(_variant(name, group, by, split) for name, group in groups.items()),
+        base={name: estimate_of([(r.seed, r.before[split].of(name)) for r in _cases(rows)]) for name in METRICS},
+        variants=tuple(_variant(name, group, by, split, rows) for name, group in groups.items()),
         cells=tuple(_cells(groups, metric, split)),
         enough=tuple(_enough(groups, digit, metric, split) for digit in (*digits, None)),
+        rounds=rounds_of([row for row in rows if row.method == "rounds"], split),
     )
 
 
@@ -163,14 +172,10 @@ def view_of(by: str, metric: str, split: str, varied: Iterable[str]) -> tuple[st
     by = by.removeprefix("finetune.")
     if by not in {*names, "rank"} - OF_A_CASE - {"seed"}:
         raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied are {', '.join(names)}.")
-    for name, value, known in (("metric", metric, _METRICS), ("split", split, ("test", "val"))):
+    for name, value, known in (("metric", metric, METRICS), ("split", split, ("test", "val"))):
         if value not in known:
             raise UsageError(f"`{name}` (={shown(value)}) is none of {', '.join(known)}.", "Choose one of these.")
     return cast(tuple[str, Metric, SplitName], (by, metric, split))
-
-
-_METRICS: tuple[Metric, ...] = ("missed", "claimed", "errors")
-assert _METRICS == COUNTS
 
 
 def _varied(rows: Sequence[Row]) -> list[str]:
@@ -180,8 +185,10 @@ def _varied(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if len({_text(one[name]) for one in settings}) > 1]
 
 
-def _name(row: Row, varied: Iterable[str], by: str) -> str:
-    own = [name for name in dict.fromkeys((by, *varied)) if row.method == "lora" or name != "rank"]
+def _name(row: Row, varied: Sequence[str], by: str) -> str:
+    """Empty if there is nothing that tells it from the others."""
+    names = dict.fromkeys((by, *varied)) if varied else ()
+    own = [name for name in names if row.method == "lora" or name != "rank"]
     parts = [f"{name.replace('_', ' ')} {_text(_value(row, name))}" for name in own]
     return ", ".join([FULL, *(part for part in parts if part)] if row.method == "full" else parts)
 
@@ -206,7 +213,7 @@ def _cases(rows: Iterable[Row]) -> list[Row]:
     return list({(row.base, row.digit): row for row in rows}.values())
 
 
-def _variant(name: str, rows: Sequence[Row], by: str, split: str) -> Variant:
+def _variant(name: str, rows: Sequence[Row], by: str, split: str, others: Sequence[Row]) -> Variant:
     verdicts = [row.verdict or "not kept" for row in rows]
     counts: dict[str, int] = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     return Variant(
@@ -217,17 +224,11 @@ def _variant(name: str, rows: Sequence[Row], by: str, split: str) -> Variant:
         jobs=len(rows),
         kept=sum(row.strength is not None for row in rows),
         verdicts=counts,
-        after={one: _estimate([(row.seed, row.after[split].of(one)) for row in rows]) for one in _METRICS},
-        threshold={one: _estimate([(row.seed, row.threshold[split].of(one)) for row in rows]) for one in _METRICS},
-        worst=_estimate([(row.seed, _worst_other(row, split)) for row in rows]),
+        after={one: estimate_of([(row.seed, row.after[split].of(one)) for row in rows]) for one in METRICS},
+        threshold={one: estimate_of([(row.seed, row.threshold[split].of(one)) for row in rows]) for one in METRICS},
+        worst=estimate_of([(row.seed, worst_other(row, split)) for row in rows]),
+        references=tuple(references_of(rows, others, split)) if rows[0].method == "lora" else (),
     )
-
-
-def _worst_other(row: Row, split: str) -> float:
-    before, after = row.before[split], row.after[split]
-    more = zip(after.wrong, before.wrong, after.images, strict=True)
-    points = [100 * (now - then) / max(1, images) for now, then, images in more]
-    return max(one for digit, one in enumerate(points) if digit != row.digit)
 
 
 def _cells(groups: Mapping[str, Sequence[Row]], metric: Metric, split: str) -> Iterable[Cell]:
@@ -241,7 +242,7 @@ def _cells(groups: Mapping[str, Sequence[Row]], metric: Metric, split: str) -> I
 
 def _enough(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> Enough:
     means = {
-        name: _by_seed([(row.seed, row.after[split].of(metric)) for row in rows if digit in (None, row.digit)])
+        name: by_seed([(row.seed, row.after[split].of(metric)) for row in rows if digit in (None, row.digit)])
         for name, rows in groups.items()
     }
     means = {name: by_seed for name, by_seed in means.items() if by_seed}
@@ -254,10 +255,12 @@ def _enough(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metr
     smaller = order[order.index(enough) - 1] if enough is not None and order.index(enough) > 0 else None
     worse, p = tests[smaller] if smaller is not None else (None, None)
     cases = _cases(row for rows in groups.values() for row in rows if digit in (None, row.digit))
-    base = _by_seed([(row.seed, row.before[split].of(metric)) for row in cases])
+    base = by_seed([(row.seed, row.before[split].of(metric)) for row in cases])
     _, p_of_base = _worse(base, means[best])
     helps = None if p_of_base is None else p_of_base <= LEVEL
-    return Enough(digit=digit, best=best, enough=enough, helps=helps, next_smaller=smaller, worse=worse, p=p)
+    return Enough(
+        digit=digit, among=len(means), best=best, enough=enough, helps=helps, next_smaller=smaller, worse=worse, p=p
+    )
 
 
 def _is_as_good(test: tuple[float | None, float | None]) -> bool:
@@ -276,21 +279,3 @@ def _worse(one: Mapping[int, float], best: Mapping[int, float]) -> tuple[float |
 
     t = mean / (deviation / math.sqrt(len(differences)))
     return mean, float(stdtr(len(differences) - 1, -t))
-
-
-def _by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """The mean of each seed."""
-    found: dict[int, list[float]] = {}
-    for seed, value in values:
-        found.setdefault(seed, []).append(value)
-    return {seed: statistics.mean(own) for seed, own in found.items()}
-
-
-def _estimate(values: Iterable[tuple[int, float]]) -> Estimate:
-    means = list(_by_seed(values).values())
-    half = None
-    if len(means) > 1:
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(len(means) - 1, 0.975)) * statistics.stdev(means) / math.sqrt(len(means))
-    return Estimate(mean=statistics.mean(means), half=half, seeds=len(means))

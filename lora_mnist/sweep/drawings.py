@@ -3,20 +3,23 @@
 import itertools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lora_mnist.report.figures import Mark, Plot
-from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, framed, legend_above
+from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, framed, legend_above
 from lora_mnist.sweep.answer import Answer, Estimate, Variant
-from lora_mnist.sweep.words import METRICS, estimate
+from lora_mnist.sweep.words import METRICS, capital, estimate, images
 
 TABLE = "variants.csv"
 
 
 def plots_of(answer: Answer) -> Iterator[Plot]:
-    """Both of them."""
+    """All of them."""
     yield by_setting(answer)
     yield trade(answer)
+    yield by_digit(answer)
 
 
 def by_setting(answer: Answer) -> Plot:
@@ -40,7 +43,7 @@ def by_setting(answer: Answer) -> Plot:
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
     axes.set_xticks(list(places.values()), list(places))
-    axes.set(xlabel=answer.by.replace("_", " "), ylabel=f"{METRICS[metric]} ({answer.split})")
+    axes.set(xlabel=answer.by.replace("_", " "), ylabel=f"{METRICS[metric]} ({images(answer)})")
     legend_above(axes)
     told = "; ".join(f"{one.name}: {estimate(one.after[metric])}" for one in answer.variants)
     alt = f"{METRICS[metric]} by {answer.by}, base {estimate(answer.base[metric])}; {told}."
@@ -70,10 +73,33 @@ def trade(answer: Answer) -> Plot:
             label=one.name,
         )
         marks.append(Mark(missed, errors, f"{one.name}: {missed:.1f} missed, {errors:.1f} errors"))
-    axes.set(xlabel=f"missed images of the repaired digit ({answer.split})", ylabel=f"all errors ({answer.split})")
+    axes.set(xlabel=f"missed images of the repaired digit ({images(answer)})", ylabel=f"all errors ({images(answer)})")
     legend_above(axes)
     told = "; ".join(mark.words for mark in marks)
     return Plot("trade", figure, f"Missed images against all errors. {told}.", TABLE, tuple(marks))
+
+
+def by_digit(answer: Answer) -> Plot:
+    """The map: a row a digit, a column a variant, and the change from the base as a colour."""
+    names = [one.name for one in answer.variants]
+    values, changes = (np.full((len(answer.digits), len(names)), np.nan) for _ in range(2))
+    for cell in answer.cells:
+        place = answer.digits.index(cell.digit), names.index(cell.variant)
+        values[place], changes[place] = cell.value, cell.change
+    reach = max(1.0, float(np.nanmax(np.abs(changes))))
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * len(answer.digits)), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(changes, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(values)):
+        colour = "white" if abs(changes[row, column]) > 0.6 * reach else INK
+        axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_yticks(range(len(answer.digits)), [str(digit) for digit in answer.digits])
+    axes.set(ylabel="repaired digit", title=f"{capital(METRICS[answer.metric])} ({images(answer)})")
+    axes.tick_params(length=0)
+    figure.colorbar(picture, label="more (orange) or fewer (purple) than the base")
+    told = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in answer.cells)
+    return Plot("by-digit", figure, f"{METRICS[answer.metric]} by repaired digit and variant. {told}.", TABLE)
 
 
 def series_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:

@@ -29,6 +29,7 @@ class Facts(Document):
 
     dataset: KnownDataset
     sha256: str
+    held_out: bool
     bases: dict[str, BaseFacts]
 
 
@@ -43,14 +44,15 @@ def flatten(world: World) -> tuple[Facts, dict[str, torch.Tensor]]:
         tensors |= {f"{key}/logits/{split}": logits for split, logits in base.logits.items()}
         tensors |= {} if base.doubts is None else {f"{key}/doubts": base.doubts}
     bases = {key: BaseFacts(seal=base.seal, hidden=base.network.hidden) for key, base in world.bases.items()}
-    return Facts(dataset=world.dataset.name, sha256=world.dataset.sha256, bases=bases), tensors
+    named = {"dataset": world.dataset.name, "sha256": world.dataset.sha256, "held_out": world.held_out}
+    return Facts.model_validate(named | {"bases": bases}), tensors
 
 
 def restore(facts: Facts, tensors: Mapping[str, torch.Tensor]) -> World:
     """The world that was flattened, made of these very tensors."""
     splits = [Split(tensors[f"{name}/images"], tensors[f"{name}/labels"]) for name in SPLITS]
     bases = {key: _base(key, one, tensors) for key, one in facts.bases.items()}
-    return World(Dataset(facts.dataset, facts.sha256, *splits), bases)
+    return World(Dataset(facts.dataset, facts.sha256, *splits), bases, facts.held_out)
 
 
 def save(world: World, path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_mnist.errors import UsageError, shown
@@ -15,8 +16,28 @@ from lora_mnist.settings.strict import Document
 MOST_JOBS = 1_000_000
 OF_BASE = ("data", "model", "pretrain")  # a value there means another base
 FORBIDDEN = {"finetune.name", "data.dataset"}  # an adapter's name is not part of what it does; one data set a sweep
+OWN = "config"  # in place of ranks: the one of the config
 
 Axes = Mapping[str, Sequence[Any]]  # values by the dotted name of the setting, as in a config file
+Method = Literal["lora", "full", "twin", "hard twin", "rounds"]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is trained to compare with, from the same base.
+
+    Attributes:
+        full: all weights, once for every combination of the values other than the rank.
+        twin: every adapter twice more: on all images alike, and on hard images with the digit at its natural share.
+        rounds: at most so many repairs on top of each other, each of the digit that is weakest then; 0: none.
+    """
+
+    full: bool = False
+    twin: bool = False
+    rounds: int = 0
+
+
+NOTHING = Beside()
 
 
 class Job(Document):
@@ -24,13 +45,15 @@ class Job(Document):
 
     Attributes:
         base: key of the base that it starts from, among those of the sweep.
-        method: an adapter, or all weights.
-        settings: of which `seed` and `finetune` count; `digit` is a digit.
+        method: an adapter, or what it is compared with (see `Beside`). A twin has the settings of its adapter.
+        settings: of which `seed` and `finetune` count; `digit` is a digit, with `rounds` the first.
+        rounds: at most so many.
     """
 
     base: str
-    method: Literal["lora", "full"]
+    method: Method
     settings: Settings
+    rounds: int = 1
 
     @property
     def digit(self) -> int:
@@ -39,22 +62,33 @@ class Job(Document):
         assert digit != "weakest"  # settled when the base was opened
         return digit
 
+    @property
+    def rank(self) -> int | None:
+        """Of its adapters; all weights have none."""
+        return None if self.method == "full" else self.settings.finetune.rank
+
     def key(self, base_seal: str, dataset_sha256: str) -> str:
         """The job's identity: 16 hexadecimal digits of SHA-256 over base, data, method and settings."""
         tuning = self.settings.finetune.model_dump(mode="json", exclude={"name"})
         settings = {"seed": self.settings.seed, "data": self.settings.data.model_dump(mode="json"), "finetune": tuning}
         identity = {"base": base_seal, "data": dataset_sha256, "method": self.method, "settings": settings}
+        if self.method == "rounds":
+            identity["rounds"] = str(self.rounds)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parse_axes(digits: str, ranks: str, seeds: str, settings: Iterable[str] = ()) -> dict[str, tuple[Any, ...]]:
     """`0-9`, `1,2,4`, `0-2` and `finetune.focus=0.2,0.35` → the values of every setting that is varied.
 
+    Args:
+        ranks: or `config`, which leaves the rank to the config.
+
     Raises:
-        UsageError: a value or a name is not one, or a setting is given twice.
+        UsageError: a value or a name is not one, or a setting is given twice, or the images are split in several ways.
     """
     axes = {"seed": values_in("seed", seeds), "finetune.digit": values_in("digit", digits)}
-    axes["finetune.rank"] = values_in("rank", ranks)
+    if ranks != OWN:
+        axes["finetune.rank"] = values_in("rank", ranks)
     for entry in settings:
         name, equals, text = entry.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
@@ -64,6 +98,8 @@ def parse_axes(digits: str, ranks: str, seeds: str, settings: Iterable[str] = ()
         if name in axes or name in FORBIDDEN:
             raise UsageError(f"`set` (={shown(entry)}) names {name}, which is not set there.", "Leave it out.")
         axes[name] = values_in(name, text)
+        if name.startswith("data.") and len(axes[name]) > 1:
+            raise UsageError(f"`set` (={shown(entry)}) splits the images in several ways.", "Make a sweep of each.")
     return axes
 
 
@@ -106,23 +142,28 @@ def base_key(settings: Settings) -> str:
 
 
 def jobs_of(
-    axes: Axes, resolved: Callable[[Mapping[str, Any]], Settings], base: str | None = None, full: bool = False
+    axes: Axes, resolved: Callable[[Mapping[str, Any]], Settings], base: str | None = None, beside: Beside = NOTHING
 ) -> list[Job]:
     """The jobs of a grid, seed by seed.
 
     Args:
         resolved: tables laid over the defaults, and checked.
         base: the key of the one base that all start from; None is one for every seed (see `base_key`).
-        full: also all weights once for every combination of the values other than the rank.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: a value is out of its range, or rounds are asked for and a digit is named.
     """
     jobs = []
     for tables in settings_of(axes):
         settings = resolved(tables)
-        jobs.append(Job(base=base or base_key(settings), method="lora", settings=settings))
-    if full:
+        methods: tuple[Method, ...] = ("lora", "twin", "hard twin") if beside.twin else ("lora",)
+        methods += ("rounds",) if beside.rounds else ()
+        if beside.rounds and settings.finetune.digit != "weakest":
+            raise UsageError(f"`rounds` (={beside.rounds}) looks for the weakest digit.", "Use --digit weakest.")
+        for method in methods:
+            rounds = beside.rounds if method == "rounds" else 1
+            jobs.append(Job(base=base or base_key(settings), method=method, settings=settings, rounds=rounds))
+    if beside.full:
         others = {name: values for name, values in axes.items() if name != "finetune.rank"}
         for tables in settings_of(others):
             settings = resolved(tables)

@@ -15,13 +15,13 @@ from lora_mnist.evaluation.findings import Analysis, Counts, ShiftedLogit, Thres
 from lora_mnist.evaluation.metrics import compare, summarise
 from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
 from lora_mnist.evaluation.strength import Guard, decide, require_val
-from lora_mnist.evaluation.threshold import shifted_logit
+from lora_mnist.evaluation.threshold import shifted_logit, shifted_to_miss
 from lora_mnist.evaluation.verdict import Kind, verdict_of
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.layers import LoRALinear
 from lora_mnist.lora.switching import set_strength
 from lora_mnist.settings.config import GuardRule
-from lora_mnist.sweep.rows import SplitCounts
+from lora_mnist.sweep.rows import Round, SplitCounts
 from lora_mnist.sweep.world import Base
 from lora_mnist.training.model import MLP, normalise
 
@@ -30,12 +30,15 @@ TOO_HIGH = "Choose a lower --learning-rate."
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a network does, by split; `strength` and `verdict` are None if nothing was kept."""
+    """What a network does, by split; `strength` and `verdict` are None if nothing was kept. See `Row` for the rest."""
 
     strength: float | None
     after: Mapping[str, SplitCounts]
     threshold: Mapping[str, Counts]
+    threshold_on_test: Counts
+    shifted: tuple[Counts, ...]
     verdict: Kind | None
+    rounds: tuple[Round, ...] = ()
 
 
 class Judge:
@@ -78,19 +81,19 @@ class Judge:
             before, truth = self.base.logits["val"], self.labels["val"]
             strength = decide(Guard(rule), before, truth, digit, val_at).strength
             if strength is None:
-                return self._judged(self.base.logits, digit, None)
+                return self.judged(self.base.logits, digit, None)
             with torch.no_grad():
                 for update in updates_of(network, name).values():
                     update.lora_B.mul_(strength)
         done = {"val": known[1.0]} if known and strength == 1.0 else {}
         rest = {split: self.logits_at(network, name, 1.0, split) for split in self.labels if split not in done}
-        return self._judged(done | rest, digit, strength)
+        return self.judged(done | rest, digit, strength)
 
     def whole(self, network: MLP, digit: int) -> Judgement:
         """Judge a network of which all weights were trained. Raises UsageError if a logit is not finite."""
         logits = held_out_logits(network, self.dataset)
         require_finite(logits, TOO_HIGH)
-        return self._judged(logits, digit, 1.0)
+        return self.judged(logits, digit, 1.0)
 
     @torch.inference_mode()
     def logits_at(self, network: MLP, name: str, strength: float, split: str) -> torch.Tensor:
@@ -114,12 +117,20 @@ class Judge:
         require_finite({"": logits}, TOO_HIGH)
         return logits
 
-    def _judged(self, logits: Mapping[str, torch.Tensor], digit: int, strength: float | None) -> Judgement:
-        after = counted(logits, self.labels, digit)
-        shifted = shifted_logit(self.base.logits, logits, self.labels, digit)
-        if strength is None:
-            return Judgement(None, after, shifted.splits, None)
-        return Judgement(strength, after, shifted.splits, self._verdict(logits, digit, shifted))
+    def judged(self, logits: Mapping[str, torch.Tensor], digit: int, strength: float | None) -> Judgement:
+        """Judge a network by its logits (N, 10) by split, kept at that strength."""
+        base = self.base.logits
+        shifted = shifted_logit(base, logits, self.labels, digit)
+        before, after, truth = ({"test": one["test"]} for one in (base, logits, self.labels))
+        on_test = shifted_logit(before, after, truth, digit)
+        return Judgement(
+            strength=strength,
+            after=counted(logits, self.labels, digit),
+            threshold=shifted.splits,
+            threshold_on_test=on_test.splits["test"],
+            shifted=shifted_to_miss(logits, self.labels, digit),
+            verdict=None if strength is None else self._verdict(logits, digit, shifted),
+        )
 
     def _verdict(self, logits: Mapping[str, torch.Tensor], digit: int, shifted: ShiftedLogit) -> Kind:
         analysis = Analysis(

@@ -14,8 +14,8 @@ from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.config import KnownDataset, Settings
 from lora_mnist.settings.layers import Layer, merge
 from lora_mnist.settings.request import Request
-from lora_mnist.sweep.grid import Axes, Job, jobs_of
-from lora_mnist.sweep.world import Base, World, base_of
+from lora_mnist.sweep.grid import NOTHING, Axes, Beside, Job, jobs_of
+from lora_mnist.sweep.world import Base, World, base_of, halved
 
 BASES = "bases"  # in the folder of a sweep: the runs of the bases that it made
 
@@ -29,14 +29,23 @@ class Asked:
         axes: the settings that are varied.
         out: the folder of the sweep.
         base: the run from whose base all jobs start; None makes one base for every seed.
-        full: also train all weights.
+        beside: what else is trained, to compare with.
+        hold_out: count on half of the held-out training images in place of `test`.
     """
 
     request: Request
     axes: Axes
     out: Path
     base: Path | None = None
-    full: bool = False
+    beside: Beside = NOTHING
+    hold_out: bool = False
+
+    @property
+    def label(self) -> str:
+        """What an adapter is called if only digits and seeds are varied: by what is set, or else by its config."""
+        given = {name: values for name, values in self.axes.items() if name.startswith("finetune.")}
+        parts = [f"{name[9:].replace('_', ' ')} {values[0]}" for name, values in given.items() if name[9:] != "digit"]
+        return ", ".join(parts) or Path(self.request.config or "default").stem
 
     def jobs(self) -> list[Job]:
         """As asked: the digit of a job may still be `weakest`.
@@ -48,7 +57,7 @@ class Asked:
         """
         if self.base is None:
             name = choose(self.request.wanted_dataset(None), self.request.data, self.request.quiet)
-            return jobs_of(self.axes, lambda tables: self._with(tables).settings(None, name), full=self.full)
+            return jobs_of(self.axes, lambda tables: self._with(tables).settings(None, name), beside=self.beside)
         run = Run(self.base)
         folder, record = run.require_base().folder, run.record
         stored = record.settings.model_dump(mode="json")
@@ -58,7 +67,7 @@ class Asked:
             request.refuse_contradictions(stored, ("data", "model", "pretrain"), record.dataset.name, folder)
             return request.settings(record.settings, record.dataset.name)
 
-        return jobs_of(self.axes, resolved, "run", self.full)
+        return jobs_of(self.axes, resolved, "run", self.beside)
 
     def run_of(self, key: str) -> Path:
         """Where the base of that key lies, or will."""
@@ -80,8 +89,10 @@ def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
     for key, work in _opened(asked, jobs):
         works[key] = work
     hard = {job.base for job in jobs if job.settings.finetune.hardness}
-    bases: dict[str, Base] = {key: base_of(work, key in hard) for key, work in works.items()}
-    world = World(next(iter(works.values())).dataset, bases)
+    dataset = next(iter(works.values())).dataset
+    halves = halved(dataset, jobs[0].settings.data.split_seed) if asked.hold_out else None
+    bases: dict[str, Base] = {key: base_of(work, key in hard, halves) for key, work in works.items()}
+    world = World(halves or dataset, bases, asked.hold_out)
     found = [_with_digit(job, world) for job in jobs]
     return world, list({job.key(bases[job.base].seal, world.dataset.sha256): job for job in found}.values())
 

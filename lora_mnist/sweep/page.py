@@ -4,7 +4,7 @@ import base64
 import csv
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -17,17 +17,22 @@ from lora_mnist.report.matrices import LEVELS
 from lora_mnist.runs.folders import new_folder
 from lora_mnist.sweep.answer import Answer, Cell
 from lora_mnist.sweep.drawings import TABLE, plots_of
-from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, points, scope, sentences
+from lora_mnist.sweep.references import ON_VAL
+from lora_mnist.sweep.rows import Row
+from lora_mnist.sweep.tables import markdown
+from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, images, points, scope, sentences, title
 
+TEXT = "tables.md"
+INLINE = ("by-setting", "trade")  # the third plot is a table there
 PAGE = "report"  # folder in that of the sweep
 TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 
 
-def write_page(answer: Answer, folder: Path) -> Path:
-    """Write the page of `answer` into the folder of its sweep and return it. Raises DiskError."""
+def write_page(answer: Answer, rows: Sequence[Row], folder: Path) -> Path:
+    """Write the page of `answer`, which `rows` give, into the folder of its sweep and return it. Raises DiskError."""
     plots = {plot.name: plot for plot in plots_of(answer)}
     files = {"index.html": _page(answer, plots), "answer.json": to_json(answer.model_dump(mode="json"))}
-    files[TABLE] = _table(answer).encode()
+    files |= {TABLE: _table(answer).encode(), TEXT: markdown(answer, rows).encode()}
     for name, plot in plots.items():
         files |= {f"{name}.svg": plot.svg, f"{name}.png": plot.png}
     with new_folder(folder / PAGE) as fresh:
@@ -54,14 +59,16 @@ def _page(answer: Answer, plots: Mapping[str, Plot]) -> bytes:
     lines = sentences(answer)
     page = environment.get_template("sweep.html.j2").render(
         answer=answer,
-        drawings={name: Markup(inline(plot)) for name, plot in plots.items()},
+        drawings={name: Markup(inline(plots[name])) for name in INLINE},
         cells={(cell.digit, cell.variant): cell for cell in answer.cells},
         shade=lambda cell: shade(cell, reach),
         sentences=lines,
         rule=RULE if len(lines) > 1 else "",
         metric=METRICS[answer.metric],
+        shown=(ON_VAL, *(one.name for one in answer.variants)),
         scope=scope(answer),
-        title=f"Which {answer.by.replace('_', ' ')} is enough?",
+        images=images(answer),
+        title=title(answer),
         dataset=TITLES[answer.dataset],
         capital=capital,
         style=loader.get_source(environment, "report.css")[0],

@@ -11,10 +11,10 @@ from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.opening import Asked
 from lora_mnist.sweep.rows import Store
 from lora_mnist.sweep.sweeping import cores
-from lora_mnist.sweep.work import ROWS, TRIED
+from lora_mnist.sweep.work import ROWS, TRIED, is_stackable
+from lora_mnist.sweep.world import HELD_OUT
 from lora_mnist.training.device import prepare
 from lora_mnist.training.linear import linear
-from lora_mnist.training.stack import can_be_stacked
 
 BESIDE = 1.3  # what a step takes beside the products, measured (benchmarks/sweep.py)
 SIZES = {"mnist": (60_000, 10_000), "digits": (1_438, 359)}  # images for training and `val`, and for `test`
@@ -68,13 +68,14 @@ def _is_done(asked: Asked, job: Job, store: Store) -> bool:
     run = Run(asked.run_of(job.base))
     if not run.base.is_finished or job.settings.finetune.digit == "weakest":
         return False
-    return job.key(run.base.evaluation.base_seal, run.record.dataset.sha256) in store.rows
+    sha256 = run.record.dataset.sha256 + (HELD_OUT if asked.hold_out else "")
+    return job.key(run.base.evaluation.base_seal, sha256) in store.rows
 
 
 def _rows(job: Job, engine: str) -> int:
     """Rows in one product."""
     tuning = job.settings.finetune
-    stacks = engine != "local" and job.method == "lora" and can_be_stacked(tuning)
+    stacks = engine != "local" and is_stackable(job)
     return max(tuning.batch_size, ROWS // 2) if stacks else tuning.batch_size
 
 
@@ -85,7 +86,7 @@ def _products(job: Job) -> float:
     images, test = SIZES[settings.data.dataset]
     val = settings.data.val_share * images * (1 if tuning.guard == "none" else TRIED)
     of_weights = first + rest if job.method == "full" else 0
-    return tuning.steps * tuning.batch_size * (first + 2 * rest + of_weights) + (val + test) * rest
+    return job.rounds * (tuning.steps * tuning.batch_size * (first + 2 * rest + of_weights) + (val + test) * rest)
 
 
 def _base_products(job: Job) -> float:

@@ -16,7 +16,6 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.findings import BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
@@ -24,6 +23,7 @@ from lora_mnist.files import read_json, require_writable, to_json, write_file, w
 from lora_mnist.runs.lock import holding
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset
 from lora_mnist.settings.strict import Count, Digit, Document, Many, first_fault
+from lora_mnist.sweep.grid import Method
 
 T = TypeVar("T")
 
@@ -38,16 +38,34 @@ class SplitCounts(Counts):
     images: PerDigit
 
 
+class Round(Document):
+    """One of several repairs on top of each other; `after` is `before` if nothing was kept, and then it is the last.
+
+    Attributes:
+        before, after: of its digit, on `test`.
+    """
+
+    digit: Digit
+    strength: float | None
+    before: Counts
+    after: Counts
+
+
 class Row(Document):
     """A job that is done.
 
     Attributes:
         key: the job's identity, as `Job.key` makes it.
         base: seal of the base.
-        method: an adapter, or all weights, which have no rank.
+        held_out: whether `val` and `test` are halves of the held-out training images.
+        method: an adapter, or what it is compared with; all weights have no rank.
         strength: share of the trained update that the guard kept; None: none was allowed, and `after` is `before`.
         parameters: how many numbers were trained.
-        threshold: the base with one number added to its logit of the digit, with which it misses no more images.
+        threshold: the base with one number added to its logit of the digit, with which it misses no more images on
+            `val`; `threshold_on_test`: on `test`.
+        shifted: of a twin, with such a number on its own logit: counts on `test` if it may miss no image on `val`, if
+            it may miss one, and so on; the last is without a number. Empty if there is no `val`.
+        rounds: of repairs on top of each other, each of them.
         verdict: None if nothing was kept.
         seconds: of training and judging; of a stack, the job's share.
         engine: what trained it: alone, or in a stack.
@@ -57,7 +75,8 @@ class Row(Document):
     base: str
     dataset: KnownDataset
     data: DataSettings
-    method: Literal["lora", "full"]
+    held_out: bool
+    method: Method
     digit: Digit
     rank: Count | None
     seed: Count
@@ -67,6 +86,9 @@ class Row(Document):
     before: BySplit[SplitCounts]
     after: BySplit[SplitCounts]
     threshold: BySplit[Counts]
+    threshold_on_test: Counts
+    shifted: Many[Counts]
+    rounds: Many[Round]
     verdict: Kind | None
     seconds: float
     engine: Literal["alone", "stacked"]
@@ -90,6 +112,7 @@ class Results(Document):
 
 
 _PART = TypeAdapter(list[Row])
+SCHEMA = 2  # of results.json; raised when it changes
 
 
 class Store:
@@ -104,12 +127,12 @@ class Store:
         self.folder = folder
         self.rows: dict[str, Row] = {}
         if (folder / JSON).is_file():
-            found = _read(folder / JSON, TypeAdapter(Results))
-            if found.schema_version != SCHEMA:
+            document = read_json(folder / JSON)
+            if isinstance(document, dict) and document.get("schema_version") != SCHEMA:
                 raise RunError(f"{folder} was made by another version of lora-mnist.", "Give another --out.")
-            self.rows = {row.key: row for row in found.rows}
+            self.rows = {row.key: row for row in _checked(document, folder / JSON, TypeAdapter(Results)).rows}
         for part in sorted((folder / PARTS).glob("*.json")):
-            self.rows |= {row.key: row for row in _read(part, _PART)}
+            self.rows |= {row.key: row for row in _checked(read_json(part), part, _PART)}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -156,8 +179,8 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def _flat(row: Row) -> dict[str, object]:
-    plain = ("key", "base", "dataset", "method", "digit", "rank", "seed", "strength", "parameters", "verdict")
-    line: dict[str, object] = {name: getattr(row, name) for name in (*plain, "seconds", "engine")}
+    plain = ("key", "base", "dataset", "held_out", "method", "digit", "rank", "seed", "strength", "parameters")
+    line: dict[str, object] = {name: getattr(row, name) for name in (*plain, "verdict", "seconds", "engine")}
     for when, splits in (("", row.after), ("base_", row.before), ("threshold_", row.threshold)):
         for split, counts in splits.items():
             line |= {f"{when}{split}_{name}": counts.of(name) for name in ("missed", "claimed", "errors")}
@@ -167,9 +190,9 @@ def _flat(row: Row) -> dict[str, object]:
     return line | {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in settings.items()}
 
 
-def _read(path: Path, kind: TypeAdapter[T]) -> T:
+def _checked(document: object, path: Path, kind: TypeAdapter[T]) -> T:
     try:
-        return kind.validate_python(read_json(path))
+        return kind.validate_python(document)
     except ValidationError as error:
         key, _, _, rule = first_fault(error)
         raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error

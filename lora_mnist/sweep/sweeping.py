@@ -31,9 +31,11 @@ class Sweep(Document):
         failures: of those that failed this time.
         made: how many jobs were done just now; the others were there before.
         seconds: that the jobs of now took, bases apart.
+        label: what an adapter is called if nothing is varied.
     """
 
     folder: str
+    label: str
     rows: Many[Row]
     failures: Many[Failure]
     made: Count
@@ -41,7 +43,8 @@ class Sweep(Document):
 
     def answered(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "Answered":
         """Itself with its answer. Raises UsageError as `answer` does, if there is a row."""
-        return Answered(sweep=self, answer=answer(self.rows, by, metric, split) if self.rows else None)
+        found = answer(self.rows, by, metric, split, self.label) if self.rows else None
+        return Answered(sweep=self, answer=found)
 
 
 class Answered(Document):
@@ -74,7 +77,8 @@ def sweep(asked: Asked, engine: Engine) -> Sweep:
         seconds = round(time.perf_counter() - started, 2)
     rows = [store.rows[key] for key in keys if key in store.rows]
     made = len(left) - len(failures)
-    return Sweep(folder=str(asked.out), rows=tuple(rows), failures=tuple(failures), made=made, seconds=seconds)
+    found = {"folder": str(asked.out), "label": asked.label, "rows": tuple(rows), "failures": tuple(failures)}
+    return Sweep.model_validate(found | {"made": made, "seconds": seconds})
 
 
 def engine_of(

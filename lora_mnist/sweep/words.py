@@ -9,7 +9,7 @@ METRICS: dict[Metric, str] = {"missed": "missed", "claimed": "claimed", "errors"
 
 def sentences(answer: Answer) -> list[str]:
     """What is enough, of every digit and then of all together."""
-    if all(one.enough is None for one in answer.enough):
+    if all(one.enough is None and one.helps is None for one in answer.enough):
         return [ONE_SEED]
     return [sentence(one) for one in answer.enough]
 
@@ -17,6 +17,9 @@ def sentences(answer: Answer) -> list[str]:
 def sentence(one: Enough) -> str:
     """What is enough for one digit, or for all."""
     whom = "all digits together" if one.digit is None else f"the {one.digit}"
+    if one.among == 1 and one.helps is not None:
+        better = "better" if one.helps else "not better"
+        return f"{capital(one.best)} is {better} than the base for {whom} by more than chance."
     if one.enough is None:
         return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
     if not one.helps:
@@ -37,7 +40,18 @@ def scope(answer: Answer) -> str:
     """Of what the means are."""
     digits = f"{len(answer.digits)} digit{'s' if len(answer.digits) > 1 else ''}"
     seeds = f"{len(answer.seeds)} seed{'s' if len(answer.seeds) > 1 else ''}"
-    return f"{answer.split}: means over {digits} and {seeds}"
+    return f"{images(answer)}: means over {digits} and {seeds}"
+
+
+def images(answer: Answer) -> str:
+    """On which it is counted."""
+    return f"{answer.split}, held out of the training images" if answer.held_out else answer.split
+
+
+def title(answer: Answer) -> str:
+    """The question that is answered."""
+    names = [one.name for one in answer.variants if one.by is not None]
+    return f"What does {names[0]} do?" if len(names) == 1 else f"Which {answer.by.replace('_', ' ')} is enough?"
 
 
 def estimate(one: Estimate) -> str:

@@ -10,10 +10,13 @@ from itertools import pairwise
 
 import torch
 
+from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import LoraMnistError, UsageError
 from lora_mnist.lora.table import parameter_table
+from lora_mnist.settings.config import Settings
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement
+from lora_mnist.sweep.rounds import repaired_in_rounds
 from lora_mnist.sweep.rows import Failure, Row
 from lora_mnist.sweep.world import Base, World
 from lora_mnist.training.progress import Progress
@@ -23,6 +26,7 @@ from lora_mnist.training.train import train_adapter, train_all_weights
 Outcome = Row | Failure
 
 FAILURES = (LoraMnistError, MemoryError, RuntimeError)  # of torch: too little memory, a product that cannot be
+TWINS = ("twin", "hard twin")
 TRIED = 7  # forward passes of a guarded job over `val`: six strengths, and the one that is kept
 
 ROWS = 2048  # images in one step of a stack: more is no faster, and its activations take 80 MB
@@ -69,7 +73,7 @@ class Worker:
         base, share = self.world.bases[jobs[0].base], self._share_of_training(jobs[0])
         started = time.perf_counter()
         try:
-            given = [(job.digit, job.settings) for job in jobs]
+            given = [(job.digit, settings_of(job, self.world.dataset)) for job in jobs]
             progress = Within(told=told, jobs=share * len(jobs))
             tuned = train_stack(base.network, given, self.world.dataset, progress, base.doubts)
         except FAILURES:
@@ -96,7 +100,10 @@ class Worker:
         if job.method == "full":
             whole, _ = train_all_weights(base.network, job.digit, job.settings, dataset, doubts=base.doubts)
             return judge.whole(whole, job.digit), sum(weight.numel() for weight in whole.parameters())
-        network, _ = train_adapter(base.network, NAME, job.digit, job.settings, dataset, doubts=base.doubts)
+        if job.method == "rounds":
+            return repaired_in_rounds(job, judge)
+        settings = settings_of(job, dataset)
+        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, doubts=base.doubts)
         count = parameter_table(network, NAME).added
         return judge.adapter(network, NAME, job.digit, job.settings.finetune.guard), count
 
@@ -115,7 +122,6 @@ class Worker:
     ) -> Outcome:
         base, dataset = self.world.bases[job.base], self.world.dataset
         key, tuning = job.key(base.seal, dataset.sha256), job.settings.finetune
-        rank = tuning.rank if job.method == "lora" else None
         started = time.perf_counter()
         try:
             found, parameters = work(job, base)
@@ -124,9 +130,12 @@ class Worker:
         return Row.model_validate(
             {
                 **{"key": key, "base": base.seal, "dataset": dataset.name, "data": job.settings.data},
-                **{"method": job.method, "digit": job.digit, "rank": rank, "seed": job.settings.seed},
+                **{"held_out": self.world.held_out, "method": job.method, "digit": job.digit},
+                **{"rank": job.rank, "seed": job.settings.seed},
                 **{"settings": tuning.model_copy(update={"name": None}), "parameters": parameters, "engine": engine},
-                **{"strength": found.strength, "verdict": found.verdict, "threshold": dict(found.threshold)},
+                **{"strength": found.strength, "verdict": found.verdict, "rounds": found.rounds},
+                **{"threshold": dict(found.threshold), "threshold_on_test": found.threshold_on_test},
+                "shifted": found.shifted if job.method in TWINS else (),
                 "before": self._judge_of(job).before(job.digit),
                 "after": dict(found.after),
                 "seconds": round(seconds + time.perf_counter() - started, 4),
@@ -142,8 +151,16 @@ class Worker:
 def failure_of(world: World, job: Job, cause: str) -> Failure:
     """The outcome of a job that failed."""
     key = job.key(world.bases[job.base].seal, world.dataset.sha256)
-    rank = job.settings.finetune.rank if job.method == "lora" else None
-    return Failure(key=key, digit=job.digit, rank=rank, seed=job.settings.seed, cause=cause)
+    return Failure(key=key, digit=job.digit, rank=job.rank, seed=job.settings.seed, cause=cause)
+
+
+def settings_of(job: Job, dataset: Dataset) -> Settings:
+    """What a job is trained with: those of its adapter, or of a twin."""
+    if job.method not in TWINS:
+        return job.settings
+    twin: dict[str, float] = {"focus": float((dataset.train.labels == job.digit).float().mean())}
+    twin |= {"hardness": 0.0} if job.method == "twin" else {}
+    return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=twin)})
 
 
 def stacks_of(jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: int = STACK_BYTES) -> list[list[Job]]:
@@ -156,7 +173,7 @@ def stacks_of(jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: in
     groups: dict[tuple[str, str], list[Job]] = {}
     alone: list[list[Job]] = []
     for job in jobs:
-        if job.method == "lora" and can_be_stacked(job.settings.finetune):
+        if is_stackable(job):
             groups.setdefault((job.base, shape_of(job.settings.finetune)), []).append(job)
         else:
             alone.append([job])
@@ -168,6 +185,11 @@ def stacks_of(jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: in
         even = math.ceil(len(group) / math.ceil(len(group) / most))
         stacks += [group[start : start + even] for start in range(0, len(group), even)]
     return stacks + alone
+
+
+def is_stackable(job: Job) -> bool:
+    """Whether it can be trained with others at once."""
+    return job.method in ("lora", *TWINS) and can_be_stacked(job.settings.finetune)
 
 
 def numbers_of(world: World) -> Callable[[Job], int]:

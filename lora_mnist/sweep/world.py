@@ -1,14 +1,18 @@
 """What all jobs share: the images, and every base with what is known of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lora_mnist.datasets.dataset import Dataset, Split
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import doubts_of
+
+HELD_OUT = " held out"  # after the hash of images that were halved
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,15 @@ class Base:
 
 @dataclass(frozen=True)
 class World:
-    """The images, on the device where the jobs run, and the bases by their key."""
+    """The images, on the device where the jobs run, and the bases by their key.
+
+    Attributes:
+        held_out: whether `val` and `test` are halves of the images that were held out of the training (see `halved`).
+    """
 
     dataset: Dataset
     bases: Mapping[str, Base]
+    held_out: bool = False
 
     def to(self, device: torch.device) -> "World":
         """On another device; itself if it is there."""
@@ -42,15 +51,30 @@ class World:
         splits = (dataset.train, dataset.val, dataset.test)
         moved = [Split(split.images.to(device), split.labels.to(device)) for split in splits]
         bases = {key: Base(one.seal, one.network.to(device), one.logits, one.doubts) for key, one in self.bases.items()}
-        return World(Dataset(dataset.name, dataset.sha256, *moved), bases)
+        return replace(self, dataset=Dataset(dataset.name, dataset.sha256, *moved), bases=bases)
 
 
-def base_of(work: Workspace, hardness: bool) -> Base:
+def base_of(work: Workspace, hardness: bool, halves: Dataset | None = None) -> Base:
     """What jobs need of the base of a run.
 
     Args:
         hardness: whether a job draws images by how unsure the base is of them.
+        halves: the `halved` images, if they are counted on.
     """
     network = work.base.requires_grad_(False).eval()
     doubts = doubts_of(network, work.dataset.train.images) if hardness else None
-    return Base(work.sealed.sha256, network, work.logits_of_stack(()), doubts)
+    logits = work.logits_of_stack(()) if halves is None else held_out_logits(network, halves)
+    return Base(work.sealed.sha256, network, logits, doubts)
+
+
+def halved(dataset: Dataset, seed: int) -> Dataset:
+    """One half of `val` as `val`, the other in place of `test`, which nobody looks at: for a search.
+
+    Raises:
+        UsageError: there are not two images.
+    """
+    if len(dataset.val) < 2:
+        raise UsageError("There are no images to hold out: val_share is 0.", "Use --set data.val_share=0.1667.")
+    order = torch.randperm(len(dataset.val), generator=torch.Generator().manual_seed(seed))
+    halves = [Split(dataset.val.images[half], dataset.val.labels[half]) for half in order.chunk(2)]
+    return Dataset(dataset.name, dataset.sha256 + HELD_OUT, dataset.train, *halves)

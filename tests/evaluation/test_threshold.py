@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lora_mnist.evaluation.findings import Counts
-from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold, shifted_to_miss
 
 
 def splits(seed, count=400):
@@ -77,3 +77,17 @@ def test_the_logits_are_left_alone():
     copies = {name: logits.clone() for name, logits in before.items()}
     shifted_threshold(before, after, LABELS, 4)
     assert all(torch.equal(before[name], copies[name]) for name in before)
+
+
+def test_to_miss_so_many_is_the_threshold_of_a_network_that_misses_so_many():
+    generator = torch.Generator().manual_seed(0)
+    labels = {split: torch.randint(0, 10, (400,), generator=generator) for split in ("val", "test")}
+    network = {split: torch.randn(400, 10, generator=generator) for split in labels}
+    found = shifted_to_miss(network, labels, 3)
+    of_digit = (labels["val"] == 3).nonzero()[:, 0]
+    assert len(found) == int((network["val"][of_digit].argmax(1) != 3).sum()) + 1
+    for missed in (0, 5, len(found) - 1):
+        repaired = {split: torch.nn.functional.one_hot(truth, 10).float() for split, truth in labels.items()}
+        repaired["val"][of_digit[:missed]] = torch.nn.functional.one_hot(torch.tensor(4), 10).float()
+        assert found[missed] == shifted_logit(network, repaired, labels, 3).splits["test"]
+    assert shifted_to_miss({"test": network["test"]}, labels, 3) == ()

@@ -21,16 +21,17 @@ def counts(errors, missed, digit):
     return SplitCounts(missed=missed, claimed=3, errors=errors, wrong=tuple(wrong), images=IMAGES)
 
 
-def row(digit, rank, seed, errors, missed=5, method="lora", **tuning):
+def row(digit, rank, seed, errors, missed=5, method="lora", shifted=(), rounds=(), **tuning):
     settings = resolve([load_config("default"), {"finetune": {"digit": digit, "rank": rank, **tuning}}], "mnist")
     return Row(
         key=f"{method}{digit}-{rank}-{seed}-{tuning}",
         base=f"base{seed}",
         dataset="mnist",
         data=settings.data,
+        held_out=False,
         method=method,
         digit=digit,
-        rank=rank if method == "lora" else None,
+        rank=None if method == "full" else rank,
         seed=seed,
         settings=settings.finetune,
         strength=1.0,
@@ -38,6 +39,9 @@ def row(digit, rank, seed, errors, missed=5, method="lora", **tuning):
         before={"test": counts(100 + seed, 20, digit)},
         after={"test": counts(errors, missed, digit)},
         threshold={"test": Counts(missed=missed, claimed=40, errors=120)},
+        threshold_on_test=Counts(missed=missed, claimed=30, errors=110 + seed),
+        shifted=shifted,
+        rounds=rounds,
         verdict="repair",
         seconds=1.0,
         engine="stacked",

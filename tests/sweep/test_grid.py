@@ -2,7 +2,7 @@ import pytest
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.sweep.grid import MOST_JOBS, base_key, jobs_of, parse_axes, settings_of, values_in
+from lora_mnist.sweep.grid import MOST_JOBS, Beside, base_key, jobs_of, parse_axes, settings_of, values_in
 
 
 def resolved(tables):
@@ -48,7 +48,7 @@ def test_every_combination_is_a_job_with_its_settings():
 
 
 def test_all_weights_are_a_job_for_everything_but_the_rank():
-    jobs = jobs_of(parse_axes("3,8", "1,4,8", "0-2"), resolved, full=True)
+    jobs = jobs_of(parse_axes("3,8", "1,4,8", "0-2"), resolved, beside=Beside(full=True))
     assert [job.method for job in jobs].count("full") == 2 * 3
 
 
@@ -90,3 +90,31 @@ def test_bases_differ_by_what_they_are_trained_with():
     one = base_key(resolved({}))
     assert one == base_key(resolved({"finetune": {"rank": 3}}))
     assert len({one, base_key(resolved({"seed": 1})), base_key(resolved({"pretrain": {"epochs": 2}}))}) == 3
+
+
+def test_the_rank_can_be_the_configs():
+    (job,) = jobs_of(parse_axes("3", "config", "0"), resolved)
+    assert job.settings.finetune.rank == load_config("default")["finetune"]["rank"]
+
+
+def test_twins_and_rounds_are_jobs_of_their_own_beside_each_adapter():
+    jobs = jobs_of(parse_axes("weakest", "1,4", "0"), resolved, beside=Beside(twin=True, rounds=3))
+    assert [job.method for job in jobs] == ["lora", "twin", "hard twin", "rounds"] * 2
+    pinned = [job.settings.finetune.model_copy(update={"digit": 3}) for job in jobs]
+    settled = [
+        job.model_copy(update={"settings": job.settings.model_copy(update={"finetune": tuning})})
+        for job, tuning in zip(jobs, pinned, strict=True)
+    ]
+    assert len({job.key("seal", "data") for job in settled}) == len(jobs)
+    assert [job.rounds for job in jobs] == [1, 1, 1, 3] * 2
+
+
+def test_rounds_look_for_the_digit_themselves():
+    with pytest.raises(UsageError, match="weakest"):
+        jobs_of(parse_axes("3", "1", "0"), resolved, beside=Beside(rounds=2))
+
+
+def test_the_images_are_split_in_one_way():
+    with pytest.raises(UsageError, match="several ways"):
+        parse_axes("3", "1", "0", ["data.split_seed=0,1"])
+    assert parse_axes("3", "1", "0", ["data.val_share=0.2"])["data.val_share"] == (0.2,)

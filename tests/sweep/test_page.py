@@ -17,7 +17,7 @@ WHOLE = [row(digit, 32, seed, 70, method="full") for digit in (3, 8) for seed in
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    return write_page(answer([*ROWS, *WHOLE]), folder)
+    return write_page(answer([*ROWS, *WHOLE]), [*ROWS, *WHOLE], folder)
 
 
 def test_it_is_strict_html_without_anything_from_elsewhere(page):
@@ -44,7 +44,7 @@ def test_every_number_is_that_of_the_answer(page):
 
 
 def test_the_same_answer_is_the_same_bytes(page, tmp_path):
-    write_page(answer([*ROWS, *WHOLE]), tmp_path)
+    write_page(answer([*ROWS, *WHOLE]), [*ROWS, *WHOLE], tmp_path)
     ours, theirs = snapshot(tmp_path / PAGE), snapshot(page.parent)
     assert ours == theirs
     assert {"by-setting.png", "by-setting.svg", "trade.png", "index.html"} < ours.keys()

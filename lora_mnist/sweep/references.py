@@ -1,0 +1,165 @@
+"""What the adapters of a sweep are compared with: one number on a logit, twins, all weights, rounds. No torch."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from lora_mnist.evaluation.findings import Counts
+from lora_mnist.settings.strict import Count, Document, Many
+from lora_mnist.sweep.estimates import METRICS, Estimate, Metric, estimate_of
+from lora_mnist.sweep.rows import Row
+
+FULL = "all weights"
+ON_TEST = "one number on the base at as many missed, chosen on `test`"
+ON_VAL = "one number on the base, chosen on `val`"
+TWINS = {  # by method: its name, and with a number on its logit
+    "twin": ("twin: every image alike", "twin + one number, chosen on `val`"),
+    "hard twin": (
+        "hard images, natural share of the digit",
+        "hard images, natural share + one number, chosen on `val`",
+    ),
+}
+
+Counted = Callable[[Row], Mapping[Metric, int]]
+
+
+class Reference(Document):
+    """What could explain an adapter away, or what it could reach: means over the same digits and seeds.
+
+    Attributes:
+        counts: its own.
+        more: by how many more errors than the adapter, case by case.
+    """
+
+    name: str
+    jobs: Count
+    counts: dict[Metric, Estimate]
+    more: Estimate
+
+
+class RoundMean(Document):
+    """One round: means over the bases that got so far.
+
+    Attributes:
+        jobs: that began it, of which `kept` kept something.
+        missed, errors: before and after it, of those that kept something.
+        change: of all errors.
+        fell: in how many of these there were fewer errors.
+    """
+
+    jobs: Count
+    kept: Count
+    missed: tuple[float, float]
+    errors: tuple[float, float]
+    change: Estimate
+    fell: Count
+
+
+class Rounds(Document):
+    """All of them, and where they end.
+
+    Attributes:
+        errors: at the end.
+        worst: by how many points the error rate changed of that digit which fares worst against the base; `most`: the
+            largest of all.
+    """
+
+    rounds: Many[RoundMean]
+    errors: Estimate
+    worst: Estimate
+    most: float
+
+
+def references_of(adapters: Sequence[Row], others: Sequence[Row], split: str) -> list[Reference]:
+    """Those of the adapters of one variant.
+
+    Args:
+        others: rows of other methods, among them those that belong to these adapters.
+        split: on which is counted; what is known of `test` only is left out for another.
+    """
+    found = [_reference(ON_VAL, adapters, split, lambda row: _counts(row.threshold[split]))]
+    if split == "test":
+        found.insert(0, _reference(ON_TEST, adapters, split, lambda row: _counts(row.threshold_on_test)))
+        if "val" not in adapters[0].after:
+            del found[1]  # there it is chosen on `test` too
+    for method, (name, with_number) in TWINS.items():
+        twins = _partners(adapters, [row for row in others if row.method == method], set())
+        if len(twins) == len(adapters):
+            found.append(_reference(name, adapters, split, _of(twins, lambda row, twin: twin.after[split])))
+            if split == "test" and twins[adapters[0].key].shifted:
+                found.append(_reference(with_number, adapters, split, _of(twins, _at_as_many_missed)))
+    whole = _partners(adapters, [row for row in others if row.method == "full"], {"rank"})
+    if len(whole) == len(adapters):
+        found.append(_reference(FULL, adapters, split, _of(whole, lambda row, full: full.after[split])))
+    return found
+
+
+def rounds_of(rows: Sequence[Row], split: str) -> Rounds | None:
+    """What several repairs on top of each other come to; None if there are none."""
+    if not rows:
+        return None
+    longest = max(len(row.rounds) for row in rows)
+    found = [_round(rows, number) for number in range(longest)]
+    worst = [(row.seed, max(_points(row, split))) for row in rows]
+    return Rounds(
+        rounds=tuple(one for one in found if one is not None),
+        errors=estimate_of([(row.seed, row.after[split].errors) for row in rows]),
+        worst=estimate_of(worst),
+        most=max(points for _, points in worst),
+    )
+
+
+def worst_other(row: Row, split: str) -> float:
+    """By how many points the error rate rose of that digit, other than the repaired one, that lost most."""
+    return max(points for digit, points in enumerate(_points(row, split)) if digit != row.digit)
+
+
+def _points(row: Row, split: str) -> list[float]:
+    before, after = row.before[split], row.after[split]
+    more = zip(after.wrong, before.wrong, after.images, strict=True)
+    return [100 * (now - then) / max(1, images) for now, then, images in more]
+
+
+def _reference(name: str, adapters: Sequence[Row], split: str, counted: Counted) -> Reference:
+    counts = [(row.seed, counted(row)) for row in adapters]
+    apart = [(row.seed, of["errors"] - row.after[split].errors) for row, (_, of) in zip(adapters, counts, strict=True)]
+    means = {one: estimate_of([(seed, of[one]) for seed, of in counts]) for one in METRICS}
+    return Reference(name=name, jobs=len(adapters), counts=means, more=estimate_of(apart))
+
+
+def _of(partners: Mapping[str, Row], counts: Callable[[Row, Row], Counts]) -> Counted:
+    return lambda row: _counts(counts(row, partners[row.key]))
+
+
+def _at_as_many_missed(row: Row, twin: Row) -> Counts:
+    """The twin with one number on its logit, with which it misses no more images on `val` than the adapter."""
+    return twin.shifted[min(row.after["val"].missed, len(twin.shifted) - 1)]
+
+
+def _counts(counts: Counts) -> dict[Metric, int]:
+    return {one: counts.of(one) for one in METRICS}
+
+
+def _partners(adapters: Sequence[Row], others: Sequence[Row], but: set[str]) -> dict[str, Row]:
+    """By key of an adapter, the other row of the same base and seed, with the same settings `but` for some."""
+
+    def case(row: Row) -> tuple[str, int, str]:
+        return row.base, row.seed, row.settings.model_dump_json(exclude={"name", *but})
+
+    there = {case(row): row for row in others}
+    return {row.key: there[case(row)] for row in adapters if case(row) in there}
+
+
+def _round(rows: Sequence[Row], number: int) -> RoundMean | None:
+    there = [(row.seed, row.rounds[number]) for row in rows if len(row.rounds) > number]
+    kept = [(seed, one) for seed, one in there if one.strength is not None]
+    if not kept:
+        return None
+    missed, errors = (
+        (statistics.mean(one.before.of(of) for _, one in kept), statistics.mean(one.after.of(of) for _, one in kept))
+        for of in ("missed", "errors")
+    )
+    change = [(seed, one.after.errors - one.before.errors) for seed, one in kept]
+    fell = sum(one < 0 for _, one in change)
+    return RoundMean(
+        jobs=len(there), kept=len(kept), missed=missed, errors=errors, change=estimate_of(change), fell=fell
+    )
