@@ -10,6 +10,7 @@ from lora_mnist.cli.app import command
 from lora_mnist.cli.options import _folder
 from lora_mnist.cli.output import open_page, show
 from lora_mnist.cli.panels import in_data, in_lora, in_output, in_repair, in_run, in_training
+from lora_mnist.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.sweep.opening import Asked
@@ -153,6 +154,8 @@ def sweep(
     from lora_mnist.sweep.rows import Store
     from lora_mnist.sweep.sweeping import engine_of, sweep
 
+    if view.keep and compared.hold_out:
+        raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
     asked = _asked(grid, compared, machine, output)
     shown = view_of(view.by, view.metric, view.split, asked.axes)
     if engine.plan:

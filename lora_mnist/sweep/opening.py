@@ -51,10 +51,16 @@ class Asked:
         """As asked: the digit of a job may still be `weakest`.
 
         Raises:
-            UsageError: a setting is unknown or out of its range, or contradicts the base.
+            UsageError: a setting is unknown or out of its range, or contradicts the base, or nothing is held out.
             RunError: `base` has none.
             DataError: the images cannot be had.
         """
+        jobs = self._jobs()
+        if self.hold_out and not jobs[0].settings.data.val_share:
+            raise UsageError("There are no images to hold out: val_share is 0.", "Use --set data.val_share=0.1667.")
+        return jobs
+
+    def _jobs(self) -> list[Job]:
         if self.base is None:
             name = choose(self.request.wanted_dataset(None), self.request.data, self.request.quiet)
             return jobs_of(self.axes, lambda tables: self._with(tables).settings(None, name), beside=self.beside)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from lora_mnist.datasets.dataset import Dataset, Split
-from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.training.model import MLP
@@ -68,13 +67,7 @@ def base_of(work: Workspace, hardness: bool, halves: Dataset | None = None) -> B
 
 
 def halved(dataset: Dataset, seed: int) -> Dataset:
-    """One half of `val` as `val`, the other in place of `test`, which nobody looks at: for a search.
-
-    Raises:
-        UsageError: there are not two images.
-    """
-    if len(dataset.val) < 2:
-        raise UsageError("There are no images to hold out: val_share is 0.", "Use --set data.val_share=0.1667.")
+    """One half of `val` as `val`, the other in place of `test`, which nobody looks at: for a search."""
     order = torch.randperm(len(dataset.val), generator=torch.Generator().manual_seed(seed))
     halves = [Split(dataset.val.images[half], dataset.val.labels[half]) for half in order.chunk(2)]
     return Dataset(dataset.name, dataset.sha256 + HELD_OUT, dataset.train, *halves)

@@ -49,6 +49,25 @@ def test_the_best_is_kept_and_named(cli, out):
     assert page.is_file()
 
 
+def test_what_the_adapters_are_compared_with_is_printed(cli, out):
+    weakest = ("--digit", "weakest", *GRID[2:])
+    beside = ("--twin", "--full", "--rounds", "2", "--out", out)
+    code, printed, _ = cli("sweep", *weakest, *SETTINGS, *beside)
+    said = " ".join(printed.split())
+    assert code == 0
+    for name in ("all weights", "twin:", "hard images,", "In rounds, all errors"):
+        assert name in said
+    tables = (out / "report" / "tables.md").read_text()
+    assert "| all weights |" in tables
+    assert "| round | kept |" in tables
+
+
+def test_a_search_counts_on_held_out_images(cli, out):
+    code, printed, _ = cli("sweep", *GRID, *SETTINGS, "--out", out, "--hold-out")
+    assert code == 0
+    assert "held out of the training images" in " ".join(printed.split())
+
+
 def test_a_failed_job_is_said_and_is_no_success(cli, out):
     wild = ("--set", "finetune.learning_rate=1e30", "--out", out)
     code, printed, _ = cli("sweep", *GRID, *SETTINGS, *wild)
@@ -64,6 +83,10 @@ def test_a_failed_job_is_said_and_is_no_success(cli, out):
         (("--rank", "1,x"), 2, "`finetune.rank` (='x')"),
         (("--set", "focus"), 2, "`set` (='focus')"),
         (("--by", "focus"), 2, "was not varied"),
+        (("--rounds", "2"), 2, "--digit weakest"),
+        (("--rounds", "-1"), 2, "`rounds` (=-1)"),
+        (("--hold-out", "--keep", "best"), 2, "--hold-out"),
+        (("--hold-out", "--set", "data.val_share=0.0"), 2, "hold out"),
     ],
 )
 def test_wrong_use(cli, out, options, code, said):
