@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults mutants test-oldest coverage audit lint bench clean
+.PHONY: demo test faults mutants test-oldest coverage audit lint bench tables clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run
@@ -54,6 +54,10 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/play.py
 	$(BIN)/python benchmarks/drawing.py
 	for part in step speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
+
+# every table over seeds of README and docs/, on MNIST in data/ or LORA_MNIST_DATA; two hours, what is there is kept
+tables: .venv/installed-test
+	benchmarks/tables.sh
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
