@@ -19,7 +19,7 @@ import torch
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.sweep.flat import Facts, flatten, restore
 from lora_mnist.sweep.grid import Job
-from lora_mnist.sweep.work import STACK_BYTES, Outcome, Worker, failure_of, numbers_of, stacks_of
+from lora_mnist.sweep.work import GPU_ROWS, ROWS, STACK_BYTES, Outcome, Worker, failure_of, numbers_of, stacks_of
 from lora_mnist.sweep.world import World
 from lora_mnist.training.device import prepare
 
@@ -60,7 +60,7 @@ def _run(
     facts, tensors = flatten(world)
     arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
     with _connected(address, processes, sum(array.nbytes for array in arrays.values())):
-        stacks = iter(stacks_of(jobs, numbers_of(world), STACK_BYTES // processes))
+        stacks = iter(stacks_of(jobs, numbers_of(world), STACK_BYTES // processes, GPU_ROWS if gpus else ROWS))
         task = ray.remote(_do).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, name="lora_mnist_stack")
         shared: Any = ray.put(arrays)
         most = max(1, int(AHEAD * ray.cluster_resources().get("CPU", 1)))

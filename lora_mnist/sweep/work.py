@@ -30,6 +30,7 @@ TWINS = ("twin", "hard twin")
 TRIED = 7  # forward passes of a guarded job over `val`: six strengths, and the one that is kept
 
 ROWS = 2048  # images in one step of a stack: more is no faster, and its activations take 80 MB
+GPU_ROWS = 16_384  # on a GPU, which is no longer idle between products then (docs/sweep.md)
 STACK_BYTES = 512 << 20  # of A and B, their gradients and Adam's moments in one stack
 COPIES = 6  # of A and B that a stack holds: two of each weight, its gradient, two moments, and one in passing
 
@@ -163,12 +164,15 @@ def settings_of(job: Job, dataset: Dataset) -> Settings:
     return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=twin)})
 
 
-def stacks_of(jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: int = STACK_BYTES) -> list[list[Job]]:
+def stacks_of(
+    jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: int = STACK_BYTES, rows: int = ROWS
+) -> list[list[Job]]:
     """Jobs by what can be trained at once, those that cannot by themselves.
 
     Args:
         numbers: how many a job trains.
         most_bytes: see `STACK_BYTES`.
+        rows: see `ROWS`.
     """
     groups: dict[tuple[str, str], list[Job]] = {}
     alone: list[list[Job]] = []
@@ -181,7 +185,7 @@ def stacks_of(jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: in
     for group in groups.values():
         group.sort(key=lambda job: job.settings.finetune.learning_rate)  # one pass of Adam for those of the same rate
         batch, each = group[0].settings.finetune.batch_size, 4 * COPIES * numbers(group[0])
-        most = max(1, min(ROWS // batch, most_bytes // each))
+        most = max(1, min(rows // batch, most_bytes // each))
         even = math.ceil(len(group) / math.ceil(len(group) / most))
         stacks += [group[start : start + even] for start in range(0, len(group), even)]
     return stacks + alone

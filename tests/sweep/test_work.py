@@ -38,6 +38,8 @@ def test_stacks_keep_to_the_memory(small):
     assert [len(stack) for stack in stacks_of(alike, numbers, 4 * each)] == [4, 4, 2]
     assert [len(stack) for stack in stacks_of(alike, numbers, 1)] == [1] * 10
     assert [len(stack) for stack in stacks_of(alike, numbers)] == [10]
+    batch = jobs[0].settings.finetune.batch_size
+    assert [len(stack) for stack in stacks_of(alike, numbers, rows=5 * batch)] == [5, 5]
 
 
 def test_the_count_is_that_of_the_adapter(small):
