@@ -54,18 +54,18 @@ def answered(document: Answered) -> RenderableType:
 def errors(answer: Answer) -> RenderableType:
     """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
     title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("", overflow="fold", min_width=len("threshold"))
     for heading in ("numbers", "missed", "claimed", "all errors", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_row("base", "", *map(estimate, answer.base.values()), "")
     for one in answer.variants:
         counts = map(estimate, one.after.values())
         table.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
-        table.add_row("  threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
+        table.add_row("threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
         for of in one.references:
             if of.name in TWINS:
-                table.add_row(f"  {of.name.replace('`', '')}", "", *map(estimate, of.counts.values()), "", style="dim")
+                table.add_row(f"{of.name.replace('`', '')}", "", *map(estimate, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
 

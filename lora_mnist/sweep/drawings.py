@@ -97,7 +97,7 @@ def by_digit(answer: Answer) -> Plot:
     axes.set_yticks(range(len(answer.digits)), [str(digit) for digit in answer.digits])
     axes.set(ylabel="repaired digit", title=f"{capital(METRICS[answer.metric])} ({images(answer)})")
     axes.tick_params(length=0)
-    figure.colorbar(picture, label="more (orange) or fewer (purple) than the base")
+    figure.colorbar(picture, label="change from the base")
     told = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in answer.cells)
     return Plot("by-digit", figure, f"{METRICS[answer.metric]} by repaired digit and variant. {told}.", TABLE)
 

@@ -28,6 +28,8 @@ def run(world: World, tasks: Sequence[Sequence[Job]], processes: int) -> Iterato
         tasks: a job, or jobs for one stack.
         processes: how many, at most.
     """
+    if not tasks:
+        return
     left = dict(enumerate(tasks))
     with tempfile.TemporaryDirectory(prefix="lora-mnist-") as folder:
         file = Path(folder) / "world.safetensors"

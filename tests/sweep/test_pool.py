@@ -22,6 +22,10 @@ def test_processes_come_to_the_same_rows(small, alone):
     assert all(same(row, alone[row.key]) for row in found)
 
 
+def test_nothing_to_do_starts_no_process(small):
+    assert list(pool.run(small[1], [], 2)) == []
+
+
 def test_a_process_that_is_killed_loses_nothing(small, alone, monkeypatch):
     _, world, jobs = small
     killed = []
