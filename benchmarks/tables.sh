@@ -16,7 +16,7 @@ sweep() { # name of the table, folder of the sweep, options
 for epochs in 1 3; do
   weakest=(--dataset mnist --digit weakest --seed 0-9 --set "pretrain.epochs=$epochs")
   sweep "default-$epochs" "epochs$epochs" "${weakest[@]}" --full --twin
-  sweep "thorough-$epochs" "epochs$epochs" "${weakest[@]}" --config thorough --full
+  sweep "thorough-$epochs" "epochs$epochs" "${weakest[@]}" --config thorough
   sweep "rank1-$epochs" "epochs$epochs" "${weakest[@]}" --rank 1 --set finetune.focus=0.3 --set finetune.steps=3000
 done
 sweep rounds epochs1 --dataset mnist --digit weakest --seed 0-9 --rounds 5

@@ -128,7 +128,8 @@ def answer(
     Raises:
         UsageError: there is no row, or `by` or the split is not to be had.
     """
-    if not rows:
+    judged = [row for row in rows if row.method in ("lora", "full")]
+    if not judged:
         raise UsageError("No job of this sweep is done.", "See why they failed, or wait for the first.")
     if split not in rows[0].after:
         raise UsageError(f"`split` (={split!r}) is none that these jobs were judged on.", "Use --split test.")
@@ -136,10 +137,7 @@ def answer(
     by = by.removeprefix("finetune.")
     if by not in {*varied, "rank"}:
         raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied were {', '.join(varied) or 'none'}.")
-    groups: dict[str, list[Row]] = {}
-    judged = [row for row in rows if row.method in ("lora", "full")]
-    for row in sorted(judged, key=lambda row: _place(row, by)):
-        groups.setdefault(_name(row, varied, by) or only, []).append(row)
+    groups = _groups(judged, by, varied, only)
     digits, seeds = sorted({row.digit for row in rows}), sorted({row.seed for row in rows})
     accuracies = [1 - row.before[split].errors / sum(row.before[split].images) for row in rows]
     return Answer(
@@ -183,6 +181,14 @@ def _varied(rows: Sequence[Row]) -> list[str]:
     settings = [row.settings.model_dump(mode="json", exclude=OF_A_CASE) for row in rows if row.method == "lora"]
     names = settings[0] if settings else {}
     return [name for name in names if len({_text(one[name]) for one in settings}) > 1]
+
+
+def _groups(rows: Iterable[Row], by: str, varied: Sequence[str], only: str) -> dict[str, list[Row]]:
+    """By variant, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: _place(row, by)):
+        groups.setdefault(_name(row, varied, by) or only, []).append(row)
+    return groups
 
 
 def _name(row: Row, varied: Sequence[str], by: str) -> str:

@@ -43,7 +43,8 @@ class Sweep(Document):
 
     def answered(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "Answered":
         """Itself with its answer. Raises UsageError as `answer` does, if there is a row."""
-        found = answer(self.rows, by, metric, split, self.label) if self.rows else None
+        there = any(row.method in ("lora", "full") for row in self.rows)
+        found = answer(self.rows, by, metric, split, self.label) if there else None
         return Answered(sweep=self, answer=found)
 
 
