@@ -15,7 +15,7 @@ from lora_mnist.sweep.answer import Answer, Cell
 from lora_mnist.sweep.references import TWINS as TWIN_NAMES
 from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Failure
-from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, images, scope, sentences
+from lora_mnist.sweep.words import METRICS, capital, estimate, images, rule, scope, sentences
 
 if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.keeping import Kept
@@ -85,8 +85,8 @@ def digits(answer: Answer) -> RenderableType:
 
 def enough(answer: Answer) -> list[RenderableType]:
     """One sentence for each digit, and one for all."""
-    lines = sentences(answer)
-    return [*map(Paragraph, lines), *([Paragraph(RULE, style="dim")] if len(lines) > 1 else [])]
+    how = rule(answer)
+    return [*map(Paragraph, sentences(answer)), *([Paragraph(how, style="dim")] if how else [])]
 
 
 def rounds(found: Rounds) -> RenderableType:

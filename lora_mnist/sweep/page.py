@@ -20,7 +20,7 @@ from lora_mnist.sweep.drawings import TABLE, plots_of
 from lora_mnist.sweep.references import ON_VAL
 from lora_mnist.sweep.rows import Row
 from lora_mnist.sweep.tables import markdown
-from lora_mnist.sweep.words import METRICS, RULE, capital, estimate, images, points, scope, sentences, title
+from lora_mnist.sweep.words import METRICS, capital, estimate, images, points, rule, scope, sentences, title
 
 TEXT = "tables.md"
 INLINE = ("by-setting", "trade")  # the third plot is a table there
@@ -56,14 +56,13 @@ def _page(answer: Answer, plots: Mapping[str, Plot]) -> bytes:
     )
     environment.filters |= {"estimate": estimate, "points": points, "digest": _digest}
     reach = max(abs(cell.change) for cell in answer.cells)
-    lines = sentences(answer)
     page = environment.get_template("sweep.html.j2").render(
         answer=answer,
         drawings={name: Markup(inline(plots[name])) for name in INLINE},
         cells={(cell.digit, cell.variant): cell for cell in answer.cells},
         shade=lambda cell: shade(cell, reach),
-        sentences=lines,
-        rule=RULE if len(lines) > 1 else "",
+        sentences=sentences(answer),
+        rule=rule(answer),
         metric=METRICS[answer.metric],
         shown=(ON_VAL, *(one.name for one in answer.variants)),
         scope=scope(answer),

@@ -2,7 +2,7 @@
 
 from lora_mnist.sweep.answer import Answer, Enough, Estimate, Metric
 
-RULE = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
+_RULE = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
 ONE_SEED = "One seed does not say which is enough: how sure it is comes from several."
 METRICS: dict[Metric, str] = {"missed": "missed", "claimed": "claimed", "errors": "all errors"}
 
@@ -14,10 +14,17 @@ def sentences(answer: Answer) -> list[str]:
     return [sentence(one) for one in answer.enough]
 
 
+def rule(answer: Answer) -> str:
+    """How it was found out, if something was."""
+    return _RULE if any(one.enough is not None for one in answer.enough) else ""
+
+
 def sentence(one: Enough) -> str:
     """What is enough for one digit, or for all."""
     whom = "all digits together" if one.digit is None else f"the {one.digit}"
-    if one.among == 1 and one.helps is not None:
+    if one.among == 1:
+        if one.helps is None:
+            return f"There are too few seeds to say whether {one.best} is better than the base for {whom}."
         better = "better" if one.helps else "not better"
         return f"{capital(one.best)} is {better} than the base for {whom} by more than chance."
     if one.enough is None:

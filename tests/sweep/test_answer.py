@@ -10,7 +10,7 @@ from lora_mnist.evaluation.findings import Counts
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.answer import FULL, answer
 from lora_mnist.sweep.rows import Row, SplitCounts
-from lora_mnist.sweep.words import sentence
+from lora_mnist.sweep.words import rule, sentence, sentences
 
 IMAGES = (100,) * 10
 
@@ -147,3 +147,14 @@ def test_the_metric_is_what_the_map_shows(metric):
 def test_what_cannot_be_answered(rows, view, said):
     with pytest.raises(UsageError, match=said):
         answer(rows, **view)
+
+
+def test_of_a_single_variant_it_is_said_whether_it_helps():
+    rows = [row(3, 4, seed, errors) for seed, errors in enumerate((62, 60, 63))]
+    found = answer(rows, only="mine")
+    assert [one.name for one in found.variants] == ["mine"]
+    assert sentences(found)[-1] == "Mine is better than the base for all digits together by more than chance."
+    (one,) = sentences(answer(rows[:1], only="mine"))
+    assert "seeds" in one or "seed" in one
+    assert rule(found) == ""
+    assert rule(answer(ROWS)) != ""
