@@ -68,6 +68,8 @@ class States:
     def __init__(self, folder: Path):
         self._folder = folder
         self._made: dict[str, Path] = {}
+        self._facts: dict[str, dict[str, object]] = {}
+        self._proofs: dict[str, tuple[int, object]] = {}
         self._lock = threading.RLock()
         self._stages = {stage.name: stage for stage in (*STAGES, *OTHERS)}
 
@@ -87,11 +89,15 @@ class States:
 
     def facts(self, state: str) -> dict[str, object]:
         """What the files of that state say."""
-        return facts(self.path(state))
+        if state not in self._facts:
+            self._facts[state] = facts(self.path(state))
+        return self._facts[state]
 
     def proof(self, state: str) -> tuple[int, object]:
         """What `verify` says of it: its exit code, and what it found."""
-        return said(command(*VERIFY, "--run", self.path(state)))
+        if state not in self._proofs:
+            self._proofs[state] = said(command(*VERIFY, "--run", self.path(state)))
+        return self._proofs[state]
 
     @contextmanager
     def copy(self, state: str) -> Iterator[Path]:
