@@ -51,6 +51,7 @@ class Saved:
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
         self._mark: object = None
+        self._was_replaced = False
 
     @property
     def name(self) -> str:
@@ -78,6 +79,7 @@ class Saved:
                 if self.is_current:
                     raise
                 self.forget()  # a writer replaced it between two files
+                self._was_replaced = True
 
     def _require_listed(self) -> None:
         """What the manifest leaves out was compared with nothing."""
@@ -89,6 +91,11 @@ class Saved:
     def is_current(self) -> bool:
         """Whether nothing has taken its place since it was read. True if it was not read yet."""
         return self._mark is None or self._mark == mark_of(self.folder)
+
+    @property
+    def is_as_read(self) -> bool:
+        """Whether all that was read of it was of one moment, and nothing has taken its place."""
+        return self.is_current and not self._was_replaced
 
     def forget(self) -> None:
         """Read everything again when it is asked for."""
