@@ -112,8 +112,13 @@ def check_folder(place: Path, contents: Mapping[str, bytes] | None = None) -> No
             found = sha256_of(place / name) if known is None else hashlib.sha256(known).hexdigest()
         except OSError as error:
             raise RunError(f"{place / name} cannot be read: {error.strerror}.", WAY_OUT) from error
-        if found != expected:
-            raise AlteredError(f"{place / name} is not the file that was saved: its SHA-256 differs.", WAY_OUT)
+        require_same(place / name, found, expected)
+
+
+def require_same(file: Path, found: str, expected: str | None) -> None:
+    """Compare two SHA-256. Raises AlteredError."""
+    if found != expected:
+        raise AlteredError(f"{file} is not the file that was saved: its SHA-256 differs.", WAY_OUT)
 
 
 def is_finished(place: Path) -> bool:

@@ -200,16 +200,20 @@ class Run:
         if found != SCHEMA:
             raise RunError(
                 f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
-                "Use that version, choose another --run, or train it again with `lora-mnist pretrain --force`.",
+                "Use that version, choose another --run, or train it again with `pretrain --force --config …`.",
             )
 
     def stored_settings(self) -> Settings | None:
-        """The settings in the record, or None: no run yet, or one that --force is about to replace as it is damaged."""
-        try:
-            self.require_base()
-            return self.record.settings
-        except RunError:
+        """The settings in the record; None if there is no base.
+
+        Raises:
+            RunError: they cannot be read.
+            AlteredError: they are not the ones that were saved.
+        """
+        if not self.base.is_finished:
             return None
+        self.base.require_saved(RECORD)
+        return self.record.settings
 
     # Writing --------------------------------------------------------------------------------------------------------
 
