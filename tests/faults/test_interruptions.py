@@ -12,8 +12,8 @@ from .tally import ALL, some
 from .trees import facts, is_whole, remains
 
 RANDOM_KILLS = 200
-FAILS = "the n-th open, write, sync, rename, mkdir or remove fails, for every n of every stage"
-KILLED = "killed at every file operation of every stage"
+FAILS = "an open, a write, a sync, a rename, a mkdir or a remove fails, anywhere in any stage"
+KILLED = "killed at a file operation, anywhere in any stage"
 KILLED_AT_RANDOM = "killed at a random time"
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
