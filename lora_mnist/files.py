@@ -27,8 +27,13 @@ def to_json(document: Any) -> bytes:
 
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises RunError if it cannot be read, AlteredError if it is not JSON."""
+    return parse_json(path, read_document(path))
+
+
+def read_document(path: Path) -> bytes:
+    """The content of a file of a run. Raises RunError if it cannot be read."""
     try:
-        return parse_json(path, read_regular(path))
+        return read_regular(path)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
 

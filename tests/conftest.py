@@ -22,6 +22,8 @@ from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_works
 from lora_mnist.runs.folders import _write_manifest
 from lora_mnist.training.device import prepare
 
+from .faults.tally import ALL, Tally
+
 prepare("cpu")  # as every command does before it computes: some of it only takes effect then
 
 LONG = {"test_readme", "test_commands_page", "test_claims", "test_page", "test_cluster", "test_browser"}
@@ -62,6 +64,15 @@ def resume(request: Request) -> Tuning:
     """What `lora-mnist run` does before it verifies and reports."""
     work, _ = pretrain(request, resume=True)
     return finetune(work, resume=True)
+
+
+@pytest.fixture(scope="session")
+def tally():
+    """How many attacks were tried, for docs/trust.md."""
+    tally = Tally()
+    yield tally
+    if ALL:
+        tally.keep()
 
 
 @cache

@@ -1,6 +1,5 @@
 """Bad input of every kind: each is refused with a documented code, at once, in a sentence that fits a terminal."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from lora_mnist.errors import LONGEST, QUOTED, AdapterError, UsageError, sentenc
 from lora_mnist.files import open_regular, read_regular
 from lora_mnist.lora.peft import load_adapter
 from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.folders import manifest_of
 from lora_mnist.settings.config import load_config
 from lora_mnist.training.model import MLP
 
@@ -70,8 +70,7 @@ def test_a_document_of_another_type_is_named(cli, run_copy, adapter, name, conte
 
 def put_manifest(folder, files):
     """A manifest that lists `files`, with a hash that fits them."""
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({"files": files, "sha256": digest}))
+    (folder / "manifest.json").write_bytes(manifest_of(files))
 
 
 @pytest.mark.parametrize("files", [None, [], {}, ["run.json"], {"run.json": None}, {"run.json": 3}, "x"])

@@ -115,10 +115,15 @@ def evaluate(
     from lora_mnist import pipeline
     from lora_mnist.cli import comparisons, tables
 
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
-    evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed)
+    base, evaluation = pipeline.read_workspace(
+        o.request_of(place, machine, output, o.Making()),
+        lambda work: (
+            work.run.base.evaluation,
+            pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed),
+        ),
+    )
     changed = evaluation.adapters or evaluation.checkpoint
-    view = partial(comparisons.before_and_after, work.run.base.evaluation) if changed else tables.evaluation
+    view = partial(comparisons.before_and_after, base) if changed else tables.evaluation
     show(evaluation, [view], output)
 
 

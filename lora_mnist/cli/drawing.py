@@ -60,10 +60,13 @@ def predict(
         raise UsageError(cause, "Name files, or choose test images by --index.")
     if show:
         pipeline.require_one_picture(len(images or index or ()), show, force)
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making()))
-    pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
-    chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
-    result = pipeline.predict(work, pictures, chosen, adapters.allow_unsealed)
+
+    def seen(work: "pipeline.Workspace") -> "tuple[pipeline.Predictions, list[pipeline.Picture]]":
+        pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
+        chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
+        return pipeline.predict(work, pictures, chosen, adapters.allow_unsealed), pictures
+
+    result, pictures = pipeline.read_workspace(o.request_of(place, machine, output, o.Making()), seen)
     if show:
         pipeline.write_picture(pictures[0], show)
     print_result(result, [predictions.predictions], output, show)

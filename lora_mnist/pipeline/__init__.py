@@ -28,7 +28,7 @@ from lora_mnist.pipeline.pretrain import Pretraining, pretrain
 from lora_mnist.pipeline.run import WholeRun, repair, run
 from lora_mnist.pipeline.teach import Taught, Teaching, teach, teach_and_keep
 from lora_mnist.pipeline.verify import Verification, verify, verify_workspace
-from lora_mnist.pipeline.workspace import Workspace, open_workspace
+from lora_mnist.pipeline.workspace import Workspace, open_workspace, read_workspace
 from lora_mnist.settings.request import Applied, Request
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "predict",
     "pretrain",
     "read_drawings",
+    "read_workspace",
     "repair",
     "require_one_picture",
     "run",

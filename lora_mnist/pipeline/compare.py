@@ -16,7 +16,7 @@ from lora_mnist.evaluation import metrics
 from lora_mnist.evaluation.verdict import Tested, tested
 from lora_mnist.runs.listing import AdapterLine, lines_of
 from lora_mnist.runs.records import DatasetName
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.rundir import Run, of_one_moment
 from lora_mnist.runs.saved import RESTORE, Saved
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -80,10 +80,16 @@ class SideBySide(Document):
 
 @dataclass(frozen=True)
 class _Stored:
-    """A network in its run; `line` says what an adapter or checkpoint did."""
+    """A network in its run.
+
+    Attributes:
+        logits: fp32 (N, 10) of `test`, if there are any; read with its documents, as they may be replaced.
+        line: what an adapter or checkpoint did.
+    """
 
     run: Run
     saved: Saved
+    logits: torch.Tensor | None
     line: AdapterLine | None = None
 
 
@@ -97,7 +103,7 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
         RunError: a run has no base, a file is missing or damaged, or no run has an adapter of that name.
         DataError: the labels are wanted and cannot be read.
     """
-    there = [one for path in dict.fromkeys(runs) for one in _stored(Run(path))]
+    there = [one for path in dict.fromkeys(runs) for one in of_one_moment(Run(path), _stored)]
     names = {one.saved.name: one for one in there if one.line}
     if missing := [name for name in adapters if name not in names]:
         raise RunError(
@@ -108,7 +114,7 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
     networks = tuple(_network(number, one) for number, one in enumerate(chosen, 1))
     pairs = []
     for sha256 in dict.fromkeys(one.dataset.sha256 for one in networks):
-        same = {one: chosen[one.number - 1].saved for one in networks if one.dataset.sha256 == sha256}
+        same = {one: chosen[one.number - 1] for one in networks if one.dataset.sha256 == sha256}
         pairs += _pairs(same, data)
     return SideBySide(networks=networks, pairs=tuple(pairs))
 
@@ -117,7 +123,8 @@ def _stored(run: Run) -> list[_Stored]:
     """The base, adapters, and checkpoints with all weights trained."""
     base, lines = run.require_base(), lines_of(run)
     made = (*run.adapters(), *run.full_checkpoints())
-    return [_Stored(run, base), *(_Stored(run, saved, line) for saved, line in zip(made, lines, strict=True))]
+    there = [(base, None), *zip(made, lines, strict=True)]
+    return [_Stored(run, saved, saved.logits().get("test"), line) for saved, line in there]
 
 
 def _network(number: int, one: _Stored) -> Network:
@@ -133,12 +140,12 @@ def _network(number: int, one: _Stored) -> Network:
     )
 
 
-def _pairs(networks: Mapping[Network, Saved], data: Path) -> list[PairOfNetworks]:
+def _pairs(networks: Mapping[Network, _Stored], data: Path) -> list[PairOfNetworks]:
     """Of networks with the same test images."""
     if len(networks) < 2:
         return []
     labels = _labels(next(iter(networks)), data)
-    logits = {network.number: _logits(saved, labels) for network, saved in networks.items()}
+    logits = {network.number: _logits(one, labels) for network, one in networks.items()}
     return [_pair(first, second, logits, labels) for first, second in itertools.combinations(networks, 2)]
 
 
@@ -164,9 +171,7 @@ def _labels(network: Network, data: Path) -> torch.Tensor:
     return dataset.test.labels
 
 
-def _logits(saved: Saved, labels: torch.Tensor) -> torch.Tensor:
-    """fp32 (N, 10) of `test`."""
-    logits = saved.logits().get("test")
-    if logits is None or logits.shape != (len(labels), 10):
-        raise RunError(f"{saved.folder} has no logits for each of the {len(labels)} test images.", RESTORE)
-    return logits
+def _logits(one: _Stored, labels: torch.Tensor) -> torch.Tensor:
+    if one.logits is None or one.logits.shape != (len(labels), 10):
+        raise RunError(f"{one.saved.folder} has no logits for each of the {len(labels)} test images.", RESTORE)
+    return one.logits

@@ -20,7 +20,7 @@ from lora_mnist.lora.seal import first_difference
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.lock import holder_of
 from lora_mnist.runs.overview import find_runs
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.rundir import Run, of_one_moment
 from lora_mnist.runs.saved import WEIGHTS
 from lora_mnist.settings.strict import Document, Many, Maybe
 from lora_mnist.training.device import prepare
@@ -74,7 +74,7 @@ def doctor(folder: Path, data: Path, device: str = "auto", threads: int | None =
         _check("threads", _threads),
         _check("disk", lambda: _disk(folder)),
         _check("data", lambda: _data(data)),
-        *(_check(str(path), partial(_run, path)) for path in find_runs(folder)),
+        *(_check(str(path), partial(of_one_moment, Run(path), _run)) for path in find_runs(folder)),
     )
     return Diagnosis(passed=all(check.passed for check in checks), checks=checks)
 
@@ -178,9 +178,8 @@ def _data(data: Path) -> str:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def _run(path: Path) -> str:
+def _run(run: Run) -> str:
     """Raises RunError if a file is not the one that was saved, or a seal does not hold."""
-    run = Run(path)
     base = run.require_base()
     run.require_complete()
     _, sealed = load_network(base.file(WEIGHTS))
@@ -192,7 +191,7 @@ def _run(path: Path) -> str:
             raise RunError(f"{saved.folder} is not for this base: {what}.", "Remove it, or train it again.")
     for checkpoint in run.checkpoints():
         load_network(run.require_checkpoint(checkpoint.name).file(WEIGHTS))
-    holder = holder_of(path)
+    holder = holder_of(run.path)
     lock = f"written by {holder.words}" if holder else "nobody writes"
     count = len(run.adapters()) + len(run.checkpoints())
     return f"manifests and seals hold, of the base and {count} made from it; {lock}"

@@ -72,7 +72,7 @@ def _weakest(work: Workspace) -> Weakest | None:
 def _train(request: Request, run: Run) -> Workspace:
     if not request.force:
         run.require_vacant()
-    stored = run.stored_settings()
+    stored = _stored_settings(request, run)
     wanted = request.wanted_dataset(stored)
     run.require_writable()
     device = prepare(request.device, request.threads)
@@ -83,6 +83,18 @@ def _train(request: Request, run: Run) -> Workspace:
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
     _save_base(run, settings, dataset, device, Progress(request.quiet, request.stage))
     return opened(request, run, settings, device, dataset)
+
+
+def _stored_settings(request: Request, run: Run) -> Settings | None:
+    """Of the base that is to be replaced. One whose settings are lost is not made of others without being told so."""
+    try:
+        return run.stored_settings()
+    except RunError as error:
+        if request.config is None:
+            cause = f"{error.cause} So it is not known with what settings to train again."
+            raise type(error)(cause, "Name them with --config, or choose another --run.") from error
+        log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
+        return None
 
 
 def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:

@@ -12,9 +12,8 @@ from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
 from lora_mnist.pipeline.again import of_adapter, of_base
 from lora_mnist.pipeline.again_whole import of_checkpoint
 from lora_mnist.pipeline.price import unlike_price
-from lora_mnist.pipeline.workspace import Workspace, open_workspace
+from lora_mnist.pipeline.workspace import Workspace, read_workspace
 from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.rundir import Run, of_one_base
 from lora_mnist.runs.saved import WEIGHTS, Saved
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.settings.strict import Document, Many, Maybe
@@ -106,9 +105,7 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
             "Give its 64 hexadecimal digits, or the first 16 or more.",
         )
     try:
-        run = Run(request.run)
-        found = of_one_base(run, lambda run: verify_workspace(open_workspace(request, run), adapters))
-        return found.beside(digest)
+        return read_workspace(request, lambda work: verify_workspace(work, adapters)).beside(digest)
     except AlteredError as error:  # of the base; those of what was made from it are findings already
         base = BaseFindings(passed=False)
         return Verification(passed=False, failures=(error.cause,), base=base, adapters=(), checkpoints=())

@@ -20,7 +20,7 @@ from lora_mnist.lora.seal import Seal
 from lora_mnist.lora.switching import set_strength
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
-from lora_mnist.runs.rundir import Run, of_one_base
+from lora_mnist.runs.rundir import Run, of_one_moment
 from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
@@ -82,9 +82,7 @@ class Workspace:
         """
         with self.run.writing():
             if self.run.base.evaluation.base_seal != self.sealed.sha256:
-                raise RunError(
-                    f"{self.run.base.folder} was replaced by another command in the meantime.", "Run this one again."
-                )
+                raise _replaced(self.run.base.folder)
             yield
 
     def claim(self, saved: Saved) -> None:
@@ -174,6 +172,8 @@ class Workspace:
             if not sealed:
                 log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
             used.append(AppliedAdapter(name=name, strength=one.strength, sealed=None if sealed else False))
+        if not self.run.is_as_read:  # then its config may be of one adapter, and its weights of another
+            raise _replaced(self.run.path)
         on = {one.name for one in used}
         for name in sorted(on):
             if missing := [below for below in self.run.on_top_of(name) if below not in on]:
@@ -246,7 +246,12 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
         RunError: it has no base, or one that is damaged or was trained on other images.
         UsageError: what was asked contradicts it.
     """
-    return of_one_base(run or Run(request.run), partial(_open, request))
+    return of_one_moment(run or Run(request.run), partial(_open, request))
+
+
+def read_workspace(request: Request, read: Callable[[Workspace], T]) -> T:
+    """What `read` finds in the opened run of `request`, all of it of one moment (see `of_one_moment`)."""
+    return of_one_moment(Run(request.run), lambda run: read(open_workspace(request, run)))
 
 
 def _open(request: Request, run: Run) -> Workspace:
@@ -277,6 +282,10 @@ def opened(request: Request, run: Run, settings: Settings, device: torch.device,
     """The workspace of a run whose data and settings are known already: its base is read from the file."""
     network, sealed = load_network(run.base.file(WEIGHTS), device)
     return Workspace(request, run, settings, device, dataset, network, sealed)
+
+
+def _replaced(folder: Path) -> RunError:
+    return RunError(f"{folder} was replaced by another command in the meantime.", "Run this one again.")
 
 
 def _is_path(reference: str) -> bool:

@@ -8,9 +8,9 @@ from lora_mnist import __version__
 from lora_mnist.errors import RunError
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import texts_of
-from lora_mnist.runs.folders import check_folder, is_finished, standing
+from lora_mnist.runs.folders import is_finished, standing
 from lora_mnist.runs.likeness import first_difference
-from lora_mnist.runs.rundir import Run, of_one_base
+from lora_mnist.runs.rundir import Run, of_one_moment
 from lora_mnist.settings.strict import Document, Many
 
 # what a page has of pictures, which other versions of what draws them draw otherwise, and where their numbers lie
@@ -31,15 +31,15 @@ def check_report(run: Run) -> ReportFindings | None:
 
     A report that says it was made from a run of another digest, or by another version, is not compared: that is said.
     """
-    return of_one_base(run, _check)
+    return of_one_moment(run, _check)
 
 
 def _check(run: Run) -> ReportFindings | None:
     if not is_finished(run.report):
         return None
     try:
-        check_folder(run.report)
-        stored = json.loads((standing(run.report) / "report.json").read_bytes())
+        run.stored_report.require_whole()
+        stored = json.loads(run.stored_report.content("report.json"))
     except RunError as error:
         return ReportFindings(failures=(error.cause.rstrip("."),))
     except (OSError, ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import (
@@ -25,7 +25,7 @@ from lora_mnist.files import (
     make_folder,
     open_regular,
     parse_json,
-    read_json,
+    read_document,
     sync_folder,
     to_json,
     write_file,
@@ -80,11 +80,19 @@ def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
         AlteredError: it is not the one that was saved.
     """
     path = standing(place) / MANIFEST
-    manifest = read_json(path) if content is None else parse_json(path, content)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or manifest.get("sha256") != _digest_of(files) or not all(map(_is_name, files)):
+    content = read_document(path) if content is None else content
+    manifest = parse_json(path, content)
+    files: Any = manifest.get("files") if isinstance(manifest, dict) else None
+    is_ours = isinstance(files, dict) and all(map(_is_entry, files.items())) and content == manifest_of(files)
+    if not is_ours:  # a space more is damage too: the run's digest is of these bytes
         raise AlteredError(f"{path} is damaged.", WAY_OUT)
-    return files
+    return cast(dict[str, str], files)
+
+
+def manifest_of(files: Any) -> bytes:
+    """The manifest that lists `files`, SHA-256 by name."""
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return to_json({"files": files, "sha256": digest})
 
 
 def check_folder(place: Path, contents: Mapping[str, bytes] | None = None) -> None:
@@ -104,8 +112,13 @@ def check_folder(place: Path, contents: Mapping[str, bytes] | None = None) -> No
             found = sha256_of(place / name) if known is None else hashlib.sha256(known).hexdigest()
         except OSError as error:
             raise RunError(f"{place / name} cannot be read: {error.strerror}.", WAY_OUT) from error
-        if found != expected:
-            raise AlteredError(f"{place / name} is not the file that was saved: its SHA-256 differs.", WAY_OUT)
+        require_same(place / name, found, expected)
+
+
+def require_same(file: Path, found: str, expected: str | None) -> None:
+    """Compare two SHA-256. Raises AlteredError."""
+    if found != expected:
+        raise AlteredError(f"{file} is not the file that was saved: its SHA-256 differs.", WAY_OUT)
 
 
 def is_finished(place: Path) -> bool:
@@ -160,7 +173,7 @@ def _write_manifest(folder: Path) -> None:
     files = {
         file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()
     }
-    write_file(folder / MANIFEST, to_json({"files": files, "sha256": _digest_of(files)}))
+    write_file(folder / MANIFEST, manifest_of(files))
 
 
 def sha256_of(path: Path) -> str:
@@ -182,14 +195,11 @@ def _manifest_of(place: Path) -> os.stat_result | None:
     return None
 
 
-def _is_name(file: str) -> bool:
-    """Whether it can be that of a file below a folder."""
+def _is_entry(entry: tuple[str, object]) -> bool:
+    """Whether it can be the name of a file below a folder, and a hash."""
+    file, digest = entry
     parts = file.split("/")
-    return file.isprintable() and not any(part in ("", ".", "..") for part in parts)
-
-
-def _digest_of(files: Any) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return isinstance(digest, str) and file.isprintable() and not any(part in ("", ".", "..") for part in parts)
 
 
 def _old(place: Path) -> Path:

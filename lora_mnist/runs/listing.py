@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lora_mnist.evaluation.findings import Counts
 from lora_mnist.runs.records import Method
-from lora_mnist.runs.rundir import Run, of_one_base
+from lora_mnist.runs.rundir import Run, of_one_moment
 from lora_mnist.runs.saved import Saved
 from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
 from lora_mnist.settings.strict import Count, Digit, Document, Many
@@ -50,7 +50,7 @@ def list_adapters(run: Run) -> Listing:
     Raises:
         RunError: there is no base, or an adapter, a checkpoint or a file is missing or damaged.
     """
-    return of_one_base(run, _list)
+    return of_one_moment(run, _list)
 
 
 def _list(run: Run) -> Listing:

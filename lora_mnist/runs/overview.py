@@ -7,7 +7,7 @@ from pathlib import Path
 from lora_mnist.errors import RunError
 from lora_mnist.runs.folders import is_finished
 from lora_mnist.runs.listing import AdapterLine, lines_of
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.rundir import Run, of_one_moment
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
 
@@ -69,22 +69,25 @@ def _find(folder: Path) -> Iterator[Path]:
 
 
 def _line(path: Path) -> RunLine:
-    run, size = Run(path), _size(path)
     try:
-        base, lines = run.require_base().evaluation, lines_of(run)
-        test = base.splits["test"]
-        return RunLine(
-            run=str(path),
-            bytes=size,
-            dataset=base.dataset.name,
-            images=test.count,
-            errors=test.errors,
-            adapters=len(lines),
-            best=min(lines, key=lambda line: line.after.errors, default=None),
-            digest=run.digest(),
-        )
+        return of_one_moment(Run(path), _read)
     except RunError as error:
-        return RunLine(run=str(path), bytes=size, fault=error.cause)
+        return RunLine(run=str(path), bytes=_size(path), fault=error.cause)
+
+
+def _read(run: Run) -> RunLine:
+    base, lines = run.require_base().evaluation, lines_of(run)
+    test = base.splits["test"]
+    return RunLine(
+        run=str(run.path),
+        bytes=_size(run.path),
+        dataset=base.dataset.name,
+        images=test.count,
+        errors=test.errors,
+        adapters=len(lines),
+        best=min(lines, key=lambda line: line.after.errors, default=None),
+        digest=run.digest(),
+    )
 
 
 def _size(folder: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from lora_mnist import SCHEMA
-from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.errors import AlteredError, BusyError, LoraMnistError, RunError
 from lora_mnist.files import read_regular, require_writable, write_file
 from lora_mnist.runs.contents import CONTENTS, read_contents, write_contents
 from lora_mnist.runs.folders import (
@@ -32,6 +32,8 @@ from lora_mnist.runs.saved import RECORD, Draft, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.strict import Document
 
+READINGS = 5  # of a run that others write to, before a reader gives up
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class Run:
         self.report = path / "report"
         self.exports = path / "exports"
         self._saved: dict[Path, Saved] = {}
+        self._there: dict[str, list[Path]] = {}  # what was finished when it was listed, by kind
         self._writing = 0
         self._stood: dict[Path, object] = {}  # what there was of each folder when the writing began
 
@@ -89,6 +92,11 @@ class Run:
         """The adapters that were on, frozen, while this one was trained; none if it is not in the run."""
         saved = self.adapter(adapter)
         return saved.tuning.on_top_of if saved.is_tuned else ()
+
+    @property
+    def stored_report(self) -> Saved:
+        """The report as a reader checks it; it need not be there."""
+        return self._at(self.report)
 
     # What there has to be ---------------------------------------------------------------------------------------------
 
@@ -171,6 +179,11 @@ class Run:
         require_writable(self.path)
         require_writable(self.path / "adapters")
 
+    @property
+    def is_as_read(self) -> bool:
+        """Whether nothing has taken the place of what was read of it."""
+        return all(saved.is_as_read for saved in (self.base, *self._saved.values()))
+
     @cached_property
     def record(self) -> RunRecord:
         """How the base was made. Raises RunError if there is none, or one of another schema."""
@@ -187,16 +200,20 @@ class Run:
         if found != SCHEMA:
             raise RunError(
                 f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
-                "Use that version, choose another --run, or train it again with `lora-mnist pretrain --force`.",
+                "Use that version, choose another --run, or train it again with `pretrain --force --config …`.",
             )
 
     def stored_settings(self) -> Settings | None:
-        """The settings in the record, or None: no run yet, or one that --force is about to replace as it is damaged."""
-        try:
-            self.require_base()
-            return self.record.settings
-        except RunError:
+        """The settings in the record; None if there is no base.
+
+        Raises:
+            RunError: they cannot be read.
+            AlteredError: they are not the ones that were saved.
+        """
+        if not self.base.is_finished:
             return None
+        self.base.require_saved(RECORD)
+        return self.record.settings
 
     # Writing --------------------------------------------------------------------------------------------------------
 
@@ -221,9 +238,10 @@ class Run:
                 self._writing -= 1
 
     def _look_again(self) -> None:
-        if not self.base.is_current:
+        if not self.base.is_as_read:
             self._forget()
-        self._saved = {folder: saved for folder, saved in self._saved.items() if saved.is_current}
+        self._there.clear()
+        self._saved = {folder: saved for folder, saved in self._saved.items() if saved.is_as_read}
         there = [self.base, *self.dependents()]
         self._stood = {saved.folder: mark_of(saved.folder) for saved in there}
 
@@ -262,6 +280,7 @@ class Run:
             with new_folder(saved.folder) as folder:
                 yield Draft(folder)
                 self._require_unreplaced(saved.folder)
+            self._there.clear()
             self._list()
             self._saved.pop(saved.folder, None)
             self._stood[saved.folder] = mark_of(saved.folder)
@@ -287,6 +306,7 @@ class Run:
         for saved in self.dependents():
             if self._is_obsolete(saved):
                 remove_folder(saved.folder)
+                self._saved.pop(saved.folder)
         content, copy = self.base.content(RECORD), self.path / RECORD
         if not _holds(copy, content):
             write_file(copy, content)
@@ -305,14 +325,16 @@ class Run:
         """Nothing that was read holds any longer."""
         self.base = Saved(self.base.folder)
         self._saved.clear()
+        self._there.clear()
         self.__dict__.pop("record", None)
 
     def _at(self, folder: Path) -> Saved:
         return self._saved.setdefault(folder, Saved(folder))
 
     def _finished(self, kind: str) -> list[Saved]:
-        there = map(self._at, finished_folders(self.path / kind))
-        return [saved for saved in there if not self._is_obsolete(saved)]
+        if kind not in self._there:  # once, so that what is added while one reads is for the next reader
+            self._there[kind] = finished_folders(self.path / kind)
+        return [saved for saved in map(self._at, self._there[kind]) if not self._is_obsolete(saved)]
 
     def _is_obsolete(self, saved: Saved) -> bool:
         """Whether it belongs to the base that the present one replaced."""
@@ -325,20 +347,26 @@ class Run:
             return False  # damaged, which is for `require` to say
 
 
-def of_one_base(run: Run, read: Callable[[Run], T]) -> T:
-    """What `read` finds in `run`; it is asked again where another command has replaced the base meanwhile.
+def of_one_moment(run: Run, read: Callable[[Run], T]) -> T:
+    """What `read` finds in `run`; it is asked again where another command has replaced something of that meanwhile.
 
-    Raises what `read` raises.
+    Raises:
+        BusyError: that happened every time.
+        LoraMnistError: what `read` raises.
     """
-    while True:
+    for _ in range(READINGS):
         try:
             found = read(run)
-            if run.base.is_current:
+            if run.is_as_read:
                 return found
-        except RunError:
-            if run.base.is_current:
+        except LoraMnistError:
+            if run.is_as_read:
                 raise
         run = Run(run.path)
+    raise BusyError(
+        f"Other commands replaced parts of {run.path} each of {READINGS} times that it was read.",
+        "Run this one again when they are done.",
+    )
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -6,6 +6,7 @@ Importing this does not import torch, so that commands which only read JSON star
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from lora_mnist.errors import AlteredError, RunError, shown
 from lora_mnist.evaluation.findings import Analysis
 from lora_mnist.files import LARGEST_DOCUMENT, LARGEST_WEIGHTS, read_regular, to_json, write_file
-from lora_mnist.runs.folders import MANIFEST, check_folder, is_finished, mark_of, read_manifest, standing
+from lora_mnist.runs.folders import MANIFEST, check_folder, is_finished, mark_of, read_manifest, require_same, standing
 from lora_mnist.runs.records import Evaluation, Making, TuningRecord
 from lora_mnist.settings.strict import Document, first_fault
 
@@ -51,6 +52,7 @@ class Saved:
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
         self._mark: object = None
+        self._was_replaced = False
 
     @property
     def name(self) -> str:
@@ -78,6 +80,12 @@ class Saved:
                 if self.is_current:
                     raise
                 self.forget()  # a writer replaced it between two files
+                self._was_replaced = True
+
+    def require_saved(self, name: str) -> None:
+        """Raises RunError if a document cannot be read, AlteredError if it is not the one that was saved."""
+        found = hashlib.sha256(self.content(name)).hexdigest()
+        require_same(self.folder / name, found, self.hashes.get(name))
 
     def _require_listed(self) -> None:
         """What the manifest leaves out was compared with nothing."""
@@ -89,6 +97,11 @@ class Saved:
     def is_current(self) -> bool:
         """Whether nothing has taken its place since it was read. True if it was not read yet."""
         return self._mark is None or self._mark == mark_of(self.folder)
+
+    @property
+    def is_as_read(self) -> bool:
+        """Whether all that was read of it was of one moment, and nothing has taken its place."""
+        return self.is_current and not self._was_replaced
 
     def forget(self) -> None:
         """Read everything again when it is asked for."""

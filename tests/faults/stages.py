@@ -26,8 +26,8 @@ class Stage:
         start: the state that it starts from.
         through: further states, in which it may leave the run when it is ended on its way.
         repeats: whether it may be called again when it is done.
-        strides: it is all stages in turn, which have tests of their own, so that only each so-many-th of its
-            operations fails, and at each so-many-th it is killed.
+        strides: where many operations are alike, or those of stages that have tests of their own, only each
+            so-many-th of them fails, and at each so-many-th it is killed.
     """
 
     name: str
@@ -44,8 +44,8 @@ STAGES = (
     Stage("full", "pretrain", ("finetune", "--full", *SMALL)),
     Stage("extract", "full", ("extract", "--rank", "2", *SMALL)),
     Stage("merge", "finetune", ("merge", "--adapter", ADAPTER, *SMALL)),
-    Stage("run", "nothing", ("run", *TINY), ("pretrain", "finetune"), repeats=True, strides=(5, 1)),
-    Stage("report again", "run", ("report", "--normalise", "--quiet"), repeats=True),
+    Stage("run", "nothing", ("run", *TINY), ("pretrain", "finetune"), repeats=True, strides=(5, 2)),
+    Stage("report again", "run", ("report", "--normalise", "--quiet"), repeats=True, strides=(3, 2)),
     Stage("finetune again", "finetune", ("finetune", "--force", "--steps", "10", *SMALL), repeats=True),
     Stage("pretrain again", "run", ("pretrain", "--force", "--seed", "1", *SMALL), repeats=True),
     Stage(
@@ -68,6 +68,8 @@ class States:
     def __init__(self, folder: Path):
         self._folder = folder
         self._made: dict[str, Path] = {}
+        self._facts: dict[str, dict[str, object]] = {}
+        self._proofs: dict[str, tuple[int, object]] = {}
         self._lock = threading.RLock()
         self._stages = {stage.name: stage for stage in (*STAGES, *OTHERS)}
 
@@ -87,11 +89,15 @@ class States:
 
     def facts(self, state: str) -> dict[str, object]:
         """What the files of that state say."""
-        return facts(self.path(state))
+        if state not in self._facts:
+            self._facts[state] = facts(self.path(state))
+        return self._facts[state]
 
     def proof(self, state: str) -> tuple[int, object]:
         """What `verify` says of it: its exit code, and what it found."""
-        return said(command(*VERIFY, "--run", self.path(state)))
+        if state not in self._proofs:
+            self._proofs[state] = said(command(*VERIFY, "--run", self.path(state)))
+        return self._proofs[state]
 
     @contextmanager
     def copy(self, state: str) -> Iterator[Path]:

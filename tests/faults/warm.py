@@ -1,31 +1,43 @@
 """Everything that a command imports, so that a process forked from here starts at once.
 
-What touches no file of a run and takes long is done once: the digits are drawn here, and the page's templates
-compiled. Plots stay white. Nothing is synced, which no process can see.
+What touches no file of a run and takes long is done once: the digits are drawn here, the commands and the page's
+templates compiled. Plots stay white. Nothing is synced, which no process can see.
 """
 
+import encodings.utf_8_sig  # noqa: F401 - imported to be there, as all below
 import functools
 import gc
+import importlib
 import io
 import os
+import pkgutil
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads of torch's cannot be forked
 
-import sklearn.datasets  # noqa: F401 - imported to be there, as all below
+import filelock  # noqa: F401
+import safetensors.numpy  # noqa: F401
+import sklearn.datasets  # noqa: F401
 import torch
+import torch.fx.experimental.symbolic_shapes
+import torch.utils._device
+import typer
 from matplotlib.figure import Figure
 
-from lora_mnist.cli.main import main  # noqa: F401
-from lora_mnist.datasets import dataset, mnist  # noqa: F401
-from lora_mnist.pipeline import doctor  # noqa: F401
+import lora_mnist
+from lora_mnist.cli.app import app
+from lora_mnist.datasets import dataset
 from lora_mnist.report import page, plots
-from lora_mnist.runs import lock, overview  # noqa: F401
 
+for module in pkgutil.walk_packages(lora_mnist.__path__, "lora_mnist."):
+    importlib.import_module(module.name)
+typer.main.get_command = functools.cache(typer.main.get_command)
+typer.main.get_command(app)
 torch.set_num_threads(1)
 dataset.draw_digits = functools.cache(dataset.draw_digits)
 dataset.draw_digits()
 page._environment = functools.cache(page._environment)
-page._environment().get_template("report.html.j2")
+for template in page._environment().list_templates(extensions=["j2"]):
+    page._environment().get_template(template)
 os.fsync = lambda handle: None
 
 

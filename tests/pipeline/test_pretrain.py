@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lora_mnist.errors import RunError
+from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Request, finetune, pretrain, verify
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.rundir import Run
@@ -112,6 +112,21 @@ def test_force_replaces_even_a_damaged_base(run_copy, record):
     (run_copy / "base" / "model.safetensors").write_bytes(b"")
     pretrain(replace(smoke(run_copy), force=True))
     assert verify(Request(run=run_copy)).passed
+
+
+def test_what_a_damaged_base_was_trained_with_is_kept_or_asked_for(run_copy, caplog):
+    settings = Run(run_copy).record.settings
+    (run_copy / "base" / "model.safetensors").write_bytes(b"")
+    pretrain(Request(run=run_copy, force=True, options={"seed": 5}))
+    assert Run(run_copy).record.settings == settings.model_copy(update={"seed": 5})
+    record = run_copy / "base" / "run.json"
+    record.write_text(record.read_text().replace('"epochs": 3', '"epochs": 4'))
+    before = snapshot(run_copy)
+    with pytest.raises(AlteredError, match=r"run\.json .* not known with what settings .* --config"):
+        pretrain(Request(run=run_copy, force=True, options={"seed": 6}))
+    assert snapshot(run_copy) == before
+    pretrain(replace(smoke(run_copy), force=True))
+    assert "Only --config says with what settings to train again." in caplog.text
 
 
 def test_a_run_of_another_schema_is_refused_and_can_be_replaced(run_copy):

@@ -295,6 +295,17 @@ def test_every_kind_of_damage_is_noticed_and_named(tmp_path):
         check_folder(place)
 
 
+@pytest.mark.parametrize("change", [bytes.strip, lambda content: content + b" ", lambda content: b" " + content])
+def test_a_manifest_is_damaged_also_where_it_says_the_same(tmp_path, change):
+    """Else a run's digest would change, which is of the manifests, and nobody would say why."""
+    place = tmp_path / "x"
+    fill(place, b"one")
+    manifest = place / "manifest.json"
+    manifest.write_bytes(change(manifest.read_bytes()))
+    with pytest.raises(AlteredError, match=r"manifest\.json is damaged"):
+        check_folder(place)
+
+
 def test_a_folder_without_a_manifest_does_not_count(tmp_path):
     (tmp_path / "x").mkdir()
     assert not is_finished(tmp_path / "x")

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, verify
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import write_report
+from lora_mnist.runs.folders import manifest_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.rundir import Run
 
@@ -138,9 +138,7 @@ def test_what_belongs_to_a_replaced_base_is_not_there_and_makes_room(run_copy, a
 def put_files(folder, change):
     """A manifest with other files, and a hash that fits them."""
     path = folder / "manifest.json"
-    files = change(json.loads(path.read_text())["files"])
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    path.write_text(json.dumps({"files": files, "sha256": digest}))
+    path.write_bytes(manifest_of(change(json.loads(path.read_text())["files"])))
 
 
 @pytest.mark.parametrize("name", ["a\0", "a\ud800", "../x", "", "/etc/passwd"])
