@@ -25,9 +25,10 @@ def codes() -> dict[str, int | None]:
     return found
 
 
-def mutmut(*names: str) -> None:
+def mutmut(at_once: int | None, *names: str) -> None:
     """Run the tests on these mutants, which it makes first where they are not there."""
-    subprocess.run([Path(sys.executable).with_name("mutmut"), "run", *names], check=False)
+    limit = ["--max-children", str(at_once)] if at_once else []
+    subprocess.run([Path(sys.executable).with_name("mutmut"), "run", *limit, *names], check=False)
 
 
 def module_of(mutant: str) -> str:
@@ -40,18 +41,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, help="so many at random; all of them if it is left out")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--at-once", type=int, help="so many mutants at the same time; one on each CPU if it is left out"
+    )
     options = parser.parse_args()
     if not codes():
-        mutmut(NONE)
+        mutmut(options.at_once, NONE)
     names = sorted(codes())
     chosen = random.Random(options.seed).sample(names, min(options.sample or len(names), len(names)))
     if untried := [name for name in chosen if codes()[name] is None]:
-        mutmut(*untried)
+        mutmut(options.at_once, *untried)
     ended = codes()
+    if untried := [name for name in chosen if ended[name] is None]:
+        raise SystemExit(f"{len(untried)} could not be tried; mutmut says above why.")
     table: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name in chosen:
         table[module_of(name)][0] += 1
-        table[module_of(name)][1] += ended[name] not in (*SURVIVED, *UNTESTED, None)
+        table[module_of(name)][1] += ended[name] not in (*SURVIVED, *UNTESTED)
     print("| module | tried | noticed |\n|---|---|---|")
     for module, (tried, noticed) in sorted(table.items()):
         print(f"| {module} | {tried} | {noticed} |")

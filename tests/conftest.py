@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import signal
 import threading
@@ -18,6 +19,7 @@ from lora_mnist.datasets.dataset import load
 from lora_mnist.datasets.drawing import prepare as prepare_drawing
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.published import MNIST_FILES
+from lora_mnist.errors import LoraMnistError
 from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.runs.folders import _write_manifest
 from lora_mnist.training.device import prepare
@@ -128,6 +130,25 @@ def _same_signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def is_cause_and_way_out(cause: str, way_out: str) -> bool:
+    """Each ends as a sentence does; the way out, which quotes little, begins as one too and is not shouted."""
+    return cause.endswith(".") and re.fullmatch(r"(?![a-z]+ ).*[a-z]{2}.*[.]", way_out, re.DOTALL) is not None
+
+
+@pytest.fixture(autouse=True)
+def _every_error_is_a_cause_and_a_way_out(monkeypatch):
+    """As errors.py promises, of every error that any test meets."""
+    made, honest = [], LoraMnistError.__init__
+
+    def init(self: LoraMnistError, cause: str, way_out: str) -> None:
+        honest(self, cause, way_out)
+        made.append((cause, way_out))
+
+    monkeypatch.setattr(LoraMnistError, "__init__", init)
+    yield
+    assert [one for one in made if not is_cause_and_way_out(*one)] == []
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 from lora_mnist import errors
 from lora_mnist.errors import AdapterError, AlteredError, DamagedError, DataError, LoRAError, RunError
 
+from .conftest import is_cause_and_way_out
+
 LIBRARY = sorted((Path(errors.__file__).parent / "lora").glob("*.py"))
 
 
@@ -27,6 +29,14 @@ def test_what_the_library_raises_ends_a_command_as_before():
     assert issubclass(AdapterError, RunError)
     assert issubclass(DamagedError, AdapterError)
     assert issubclass(DamagedError, AlteredError)
+
+
+@pytest.mark.parametrize(
+    ("cause", "way_out"), [("It is gone", "Fetch it."), ("It is gone.", "fetch it."), ("It is gone.", "FETCH IT.")]
+)
+def test_an_error_that_is_not_two_sentences_is_noticed(cause, way_out):
+    assert is_cause_and_way_out("It is gone.", "Fetch it.")
+    assert not is_cause_and_way_out(cause, way_out)
 
 
 @pytest.mark.parametrize("kind", [LoRAError, AdapterError, DamagedError])

@@ -3,11 +3,8 @@ import os
 import pytest
 
 from lora_mnist import files
-from lora_mnist.errors import DiskError
-from lora_mnist.files import (
-    require_writable,
-    write_file,
-)
+from lora_mnist.errors import DiskError, UsageError
+from lora_mnist.files import require_unused, require_writable, write_file
 
 from .conftest import snapshot
 from .faults.disk import Disk, Fault
@@ -24,6 +21,17 @@ def test_a_place_is_tried_by_writing_there(tmp_path):
     with disk.installed(), pytest.raises(DiskError, match="No space left"):
         require_writable(tmp_path / "x")
     assert [one.partition(" ")[0] for one in disk.operations] == ["mkdir", "open", "write"]
+
+
+def test_a_file_of_the_users_choice_replaces_no_folder_and_no_file_unasked(tmp_path):
+    (tmp_path / "x").write_bytes(b"one")
+    with pytest.raises(UsageError, match=f"{tmp_path} is a folder"):
+        require_unused(tmp_path, force=True)
+    with pytest.raises(UsageError, match=r"x is there already.*--force"):
+        require_unused(tmp_path / "x", force=False)
+    for name, force in (("x", True), ("y", False), ("new/z", False)):
+        require_unused(tmp_path / name, force)
+    assert snapshot(tmp_path) == {"x": b"one"}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path, monkeypatch):

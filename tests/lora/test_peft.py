@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,12 @@ def test_an_adapter_comes_back_as_it_was(saved):
     load_adapter(folder, again, "other-name")
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(again(IMAGES), model(IMAGES))
+
+
+def test_how_it_was_trained_comes_back_too(tmp_path):
+    config = replace(CONFIG, init="gaussian", dropout=0.25, rslora=True)
+    _save(tmp_path, MLP((12, 11)), config)
+    assert load_config(tmp_path, linear_layers(MLP((12, 11)))) == config
 
 
 def test_a_strength_is_not_part_of_what_is_saved(saved, tmp_path):

@@ -27,7 +27,7 @@ CONFIGS = [
 ]
 
 
-@pytest.mark.parametrize("document", CONFIGS, ids=str)
+@pytest.mark.parametrize("document", CONFIGS)
 @pytest.mark.filterwarnings("ignore")
 def test_a_config_means_the_layers_that_it_means_to_peft(document):
     import_torchvision()  # PEFT imports transformers, which imports torchvision

@@ -186,6 +186,7 @@ def test_it_says_what_it_is():
     model = nn.Sequential(nn.Linear(6, 4))
     inject(model, "a", config(targets=("0",)))
     assert "rank=3, alpha=5, strength=1, dtype=torch.float32" in repr(model)
+    assert repr(model[0]).startswith("LoRALinear(\n  (base)")
     set_strength(model, "a", 0.0)
     assert "rank=3, alpha=5, off" in repr(model)
     merge(model)

@@ -102,6 +102,17 @@ def test_gradients_are_those_of_the_formula(layer):
     torch.testing.assert_close(layer.base.weight.grad, upstream.T @ x)
 
 
+def test_gradients_of_two_adapters_are_those_of_the_formula(layer):
+    torch.manual_seed(1)
+    nn.init.normal_(layer.add("b", config(rank=2, alpha=3.0), generator(1)).lora_B.data)
+    upstream = torch.randn(4, 6)
+    parameters = list(layer.updates.parameters())
+    found = torch.autograd.grad((layer.weight * upstream).sum(), parameters)
+    one, other = layer.updates["a"], layer.updates["b"]
+    product = 5 / 3 * one.lora_B @ one.lora_A + 3 / 2 * other.lora_B @ other.lora_A
+    torch.testing.assert_close(found, torch.autograd.grad((product * upstream).sum(), parameters))
+
+
 def test_two_forward_passes_have_two_gradients(layer):
     """As where gradients are accumulated."""
     layer.eval()

@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +58,16 @@ def test_a_digest_changes_when_an_adapter_goes(run_copy, adapter):
     before = Run(run_copy).digest()
     take_out(adapter)
     assert Run(run_copy).digest() != before
+
+
+def test_a_digest_does_not_depend_on_which_adapter_was_first(run_copy, adapter):
+    second = Path(shutil.copytree(adapter, adapter.with_name("second")))
+    digests = []
+    for at, younger in enumerate((second, adapter), start=1):
+        os.utime(younger / "manifest.json", (2e9 + at, 2e9 + at))  # years from now
+        assert Run(run_copy).adapter_names()[-1] == younger.name
+        digests.append(Run(run_copy).digest())
+    assert digests[0] == digests[1]
 
 
 def test_it_needs_no_torch(finished_run):
