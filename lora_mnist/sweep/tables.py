@@ -1,5 +1,6 @@
 """An answer → Markdown, as README and docs/ have it."""
 
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lora_mnist.sweep.answer import Answer, Variant
@@ -75,16 +76,20 @@ def _end(rounds: Rounds) -> str:
 
 
 def _by_case(rows: Sequence[Row], split: str) -> str:
-    lines = []
-    for row in rows:
-        before, after = row.before[split], row.after[split]
-        images = sum(before.images)
-        accuracies = (f"{100 * (1 - one.errors / images):.2f}" for one in (before, after))
-        counts = [f"{before.of(metric)} → {after.of(metric)}" for metric in METRICS]
-        lines.append(
-            _row(str(row.seed), [str(row.digit), " → ".join(accuracies) + " %", *counts, row.verdict or "not kept"])
-        )
+    lines = [_case(str(row.seed), [row], split, str(row.digit), row.verdict or "not kept") for row in rows]
+    lines.append(_case("mean", rows, split))
     return _table(("digit", "accuracy", "missed", "claimed", "all errors", "verdict"), lines, "seed")
+
+
+def _case(name: str, rows: Sequence[Row], split: str, digit: str = "", verdict: str = "") -> str:
+    """Means before and after."""
+    pairs = [(row.before[split], row.after[split]) for row in rows]
+    means = {of: [statistics.mean(one.of(of) for one in when) for when in zip(*pairs, strict=True)] for of in METRICS}
+    images = sum(rows[0].before[split].images)
+    accuracy = " → ".join(f"{100 * (1 - wrong / images):.2f}" for wrong in means["errors"])
+    form = ".0f" if len(rows) == 1 else ".1f"
+    counts = [f"{before:{form}} → {after:{form}}" for before, after in means.values()]
+    return _row(name, [digit, f"{accuracy} %", *counts, verdict])
 
 
 def _table(headings: Sequence[str], lines: Iterable[str], first: str = "") -> str:
