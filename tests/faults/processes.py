@@ -6,9 +6,11 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 
 from .disk import Disk, Fault
@@ -16,6 +18,7 @@ from .disk import Disk, Fault
 PATIENCE = 120  # seconds after which a command counts as hanging
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.faults.warm"])
+_starting = threading.Lock()  # a start looks for processes that have ended; of two that look at once, one sees 255
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class _Running:
         self.results, child = _context.Pipe(duplex=False)
         job = (child, self.lines, folder, fault, gate, late, unguarded)
         self.process = _context.Process(target=_work, args=job, daemon=True)
-        self.process.start()
+        with _starting:
+            self.process.start()
         child.close()
 
     def await_ready(self) -> None:
@@ -82,7 +86,9 @@ class _Running:
                     ended.append(result)
         except EOFError:
             pass
-        self.process.join()
+        connection.wait([self.process.sentinel])
+        with _starting:
+            self.process.join()
         code = self.process.exitcode
         assert code != -signal.SIGALRM, f"it hangs: {self.lines[len(ended)]}"
         if len(ended) < len(self.lines):
