@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from lora_mnist.report.page import write_report
 from lora_mnist.runs import lock
 from lora_mnist.runs.folders import new_folder
 from lora_mnist.runs.listing import list_adapters
-from lora_mnist.runs.lock import LOCK, holder_of, holding
+from lora_mnist.runs.lock import LOCK, Holder, holder_of, holding
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.request import Request
 
@@ -211,6 +212,15 @@ def test_without_locks_it_says_so_once_and_goes_on(cli, run_copy, without_locks)
     code, _, err = cli("run", "--run", run_copy)
     assert code == 0, err
     assert err.count("has no locks") == 1
+    assert f"the file system of {run_copy} has no locks" in err
+
+
+def test_where_the_lock_cannot_be_tried_a_holder_is_told_while_it_lives(tmp_path, without_locks):
+    """As in the folder of somebody else."""
+    name = Holder(pid=os.getpid(), host=socket.gethostname(), command="lora-mnist run", since="now")
+    for pid, told in ((os.getpid(), True), (2**22 + 1, False)):  # beyond the largest pid
+        (tmp_path / LOCK).write_text(name.model_copy(update={"pid": pid}).model_dump_json())
+        assert (holder_of(tmp_path) is not None) == told
 
 
 def test_without_locks_what_was_finished_meanwhile_is_found_before_it_is_replaced(run_copy, without_locks):
