@@ -91,7 +91,7 @@ def by_digit(answer: Answer) -> Plot:
     axes = figure.subplots()
     picture = axes.imshow(changes, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
     for row, column in np.argwhere(~np.isnan(values)):
-        colour = "white" if abs(changes[row, column]) > 0.6 * reach else INK
+        colour = "white" if abs(changes[row, column]) > 0.45 * reach else INK
         axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_yticks(range(len(answer.digits)), [str(digit) for digit in answer.digits])

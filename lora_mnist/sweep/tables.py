@@ -7,6 +7,7 @@ from lora_mnist.sweep.answer import Answer, Variant
 from lora_mnist.sweep.estimates import METRICS, Estimate, Metric
 from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Row
+from lora_mnist.sweep.words import METRICS as METRIC_NAMES
 from lora_mnist.sweep.words import capital, estimate, points, scope, sentences
 
 HEADINGS = ("missed", "claimed", "all errors", "worst other digit", "kept")
@@ -20,6 +21,7 @@ def markdown(answer: Answer, rows: Sequence[Row]) -> str:
     parts += [_sentence(one.name, of) for one in answer.variants for of in _compared(one)]
     parts += [f"Verdicts of {one.name}: {_verdicts(one)}." for one in answer.variants]
     parts += sentences(answer)
+    parts.append(_by_digit(answer))
     if answer.rounds is not None:
         parts += [_rounds(answer.rounds), _end(answer.rounds)]
     adapters = [row for row in rows if row.method == "lora"]
@@ -58,6 +60,14 @@ def _sentence(name: str, compared: tuple[str, float, Estimate]) -> str:
 
 def _verdicts(one: Variant) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in one.verdicts.items())
+
+
+def _by_digit(answer: Answer) -> str:
+    """The map: what `answer.metric` is after the repair of each digit."""
+    values = {(cell.digit, cell.variant): f"{cell.value:.1f}" for cell in answer.cells}
+    names = [one.name for one in answer.variants]
+    lines = [_row(str(digit), [values.get((digit, name), "") for name in names]) for digit in answer.digits]
+    return _table(names, lines, f"{METRIC_NAMES[answer.metric]}, digit")
 
 
 def _rounds(rounds: Rounds) -> str:

@@ -88,5 +88,6 @@ def test_the_tables_say_what_the_answer_says():
     assert f"| {ON_TEST} | 5.0 ± 0.0 (−75 %) |" in text
     assert "All weights: 11.0 ± 2.5 fewer errors than mine (−15 %)." in text
     assert "Verdicts of mine: 3 repair." in text
+    assert "| all errors, digit | mine | all weights |\n|---|---|---|\n| 3 | 71.0 | 60.0 |" in text
     assert text.count("| 0 | 3 | 90.00 → 93.00 % |") == 1  # a line a seed
     assert "| mean |  | 89.90 → 92.90 % | 20.0 → 5.0 |" in text
