@@ -68,6 +68,7 @@ class Enough(Document):
         best: the variant with the lowest mean.
         enough: the one with the fewest numbers of those that are not worse than it by more than chance: one-sided
             paired t-test over seeds, p of no more than `LEVEL`. None where there is but one seed, which cannot tell.
+        smallest: whether all others train more numbers than that.
         helps: whether the best is better than the base by more than chance, by the same test; None if that cannot tell.
         next_smaller: the one before it, which is not enough, by how much it is `worse` than the best, and `p` of that.
             None if there is no smaller one.
@@ -77,6 +78,7 @@ class Enough(Document):
     among: Count
     best: str
     enough: str | None
+    smallest: bool
     helps: bool | None
     next_smaller: str | None
     worse: float | None
@@ -264,9 +266,10 @@ def _enough(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metr
     base = by_seed([(row.seed, row.before[split].of(metric)) for row in cases])
     _, p_of_base = _worse(base, means[best])
     helps = None if p_of_base is None else p_of_base <= LEVEL
-    return Enough(
-        digit=digit, among=len(means), best=best, enough=enough, helps=helps, next_smaller=smaller, worse=worse, p=p
-    )
+    numbers = {name: groups[name][0].parameters for name in means}
+    smallest = all(numbers[name] > numbers[enough or best] for name in means if name != (enough or best))
+    found = {"digit": digit, "among": len(means), "best": best, "enough": enough, "smallest": smallest, "helps": helps}
+    return Enough.model_validate(found | {"next_smaller": smaller, "worse": worse, "p": p})
 
 
 def _is_as_good(test: tuple[float | None, float | None]) -> bool:

@@ -33,7 +33,8 @@ def sentence(one: Enough) -> str:
         return f"None is better than the base for {whom} by more than chance; {one.best} comes nearest."
     best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
     if one.next_smaller is None or one.p is None or one.worse is None:
-        return f"{capital(one.enough)}, the smallest, is enough for {whom}{best}."
+        smallest = ", the smallest," if one.smallest else ""
+        return f"{capital(one.enough)}{smallest} is enough for {whom}{best}."
     p = f"p = {one.p:.2g}" if one.p >= 1e-4 else "p < 0.0001"
     return f"{capital(one.enough)} is enough for {whom}; {one.next_smaller} is not: {one.worse:.1f} more ({p})."
 

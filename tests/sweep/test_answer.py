@@ -158,3 +158,8 @@ def test_of_a_single_variant_it_is_said_whether_it_helps():
     assert "seeds" in one or "seed" in one
     assert rule(found) == ""
     assert rule(answer(ROWS)) != ""
+
+
+def test_of_as_many_numbers_none_is_the_smallest():
+    rows = [row(3, 4, seed, errors, focus=focus) for focus in (0.2, 0.3) for seed, errors in enumerate((62, 60, 63))]
+    assert "smallest" not in sentences(answer(rows, by="focus"))[-1]
