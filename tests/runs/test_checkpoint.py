@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.files import LARGEST_DOCUMENT
 from lora_mnist.lora.seal import seal
 from lora_mnist.runs.checkpoint import load_network, load_tensors, save_network, save_tensors
 from lora_mnist.training.model import MLP
@@ -69,3 +70,8 @@ def test_logits_come_back_bit_for_bit(tmp_path):
     logits = {"val": torch.randn(3, 10), "test": torch.randn(4, 10)}
     save_tensors(tmp_path / "logits", logits)
     assert all(torch.equal(part, logits[split]) for split, part in load_tensors(tmp_path / "logits").items())
+
+
+def test_tensors_may_be_larger_than_any_document(tmp_path):
+    save_tensors(tmp_path / "large", {"a": torch.zeros(LARGEST_DOCUMENT, dtype=torch.uint8)})
+    assert load_tensors(tmp_path / "large")["a"].numel() == LARGEST_DOCUMENT
