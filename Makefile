@@ -9,7 +9,7 @@ demo: .venv/installed
 
 # a process a core, each with one thread: threads of several processes would wait for each other
 test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # every attack of docs/trust.md, of which `make test` tries a few; writes its table; a quarter of an hour on two cores
 faults: .venv/installed-test
