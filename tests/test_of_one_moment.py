@@ -1,6 +1,7 @@
 """A reader sees what there was or what there is, never some of both, and takes no replacement for damage."""
 
 import json
+import shutil
 
 import pytest
 
@@ -136,3 +137,9 @@ def test_what_never_holds_still_is_given_up(run_copy, adapter):
     with pytest.raises(BusyError, match=f"replaced parts of .* each of {READINGS} times"):
         of_one_moment(Run(run_copy), busy)
     assert len(read) == READINGS
+
+
+def test_a_report_that_goes_while_its_files_are_listed_is_missed_by_nobody(run_copy, once):
+    write_report(Run(run_copy))
+    once(again, "report_of", lambda: shutil.rmtree(run_copy / "report"))
+    assert again.check_report(Run(run_copy)) is None

@@ -55,10 +55,11 @@ def _unlike(run: Run, stored: object, normalised: bool) -> list[str]:
     place, report = standing(run.report), report_of(run, normalised)
     if clause := first_difference("report.json", stored, json.loads(report.model_dump_json())):
         return [clause]
-    names = {file.stem for file in place.glob("*.svg")}
+    there = list(place.iterdir())  # raises OSError where it is gone by now, unlike glob
+    names = {file.stem for file in there if file.suffix == ".svg"}
     expected = texts_of(run, report, dict.fromkeys(names, ".csv"), dict.fromkeys(names, ""))
     wrong = [name for name, text in expected.items() if not _is_like(place / name, text)]
-    wrong += sorted({file.name for file in place.glob("*.csv")} - expected.keys())
+    wrong += sorted({file.name for file in there if file.suffix == ".csv"} - expected.keys())
     return [f"{name} does not say what follows from the run" for name in wrong]
 
 

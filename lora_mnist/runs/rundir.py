@@ -359,7 +359,7 @@ def of_one_moment(run: Run, read: Callable[[Run], T]) -> T:
             found = read(run)
             if run.is_as_read:
                 return found
-        except LoraMnistError:
+        except (LoraMnistError, OSError):  # a folder may go while its files are listed
             if run.is_as_read:
                 raise
         run = Run(run.path)
