@@ -11,7 +11,7 @@ demo: .venv/installed
 test: .venv/installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# every attack of docs/trust.md, of which `make test` tries a few; writes its table; a quarter of an hour on two cores
+# every attack of docs/trust.md, of which `make test` tries a few; writes its table; ten minutes on two cores
 faults: .venv/installed-test
 	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults tests/pipeline/test_again.py
 
@@ -55,7 +55,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/drawing.py
 	for part in step speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 
-# every table over seeds of README and docs/, on MNIST in data/ or LORA_MNIST_DATA; two hours, what is there is kept
+# every table over seeds of README and docs/, on MNIST in data/ or LORA_MNIST_DATA; it takes hours, what is there is kept
 tables: .venv/installed-test
 	benchmarks/tables.sh
 

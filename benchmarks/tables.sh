@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every table over seeds that the README and docs/ have, each printed by a sweep, on MNIST in data/ or LORA_MNIST_DATA.
-# Two hours; what is finished is not done again. One thread, where it is set, makes the same bits on any number of cores;
-# the classic recipe and the digits take torch's choice, as their runs do.
+# It takes hours; what is finished is not done again. One thread, where it is set, makes the same bits on any number of
+# cores; the classic recipe and the digits take torch's choice, as their runs do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"

@@ -65,7 +65,7 @@ def errors(answer: Answer) -> RenderableType:
         table.add_row("threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
         for of in one.references:
             if of.name in TWINS:
-                table.add_row(f"{of.name.replace('`', '')}", "", *map(estimate, of.counts.values()), "", style="dim")
+                table.add_row(of.name.replace("`", ""), "", *map(estimate, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
 

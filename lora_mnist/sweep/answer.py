@@ -130,7 +130,7 @@ def answer(
     Raises:
         UsageError: there is no row, or `by` or the split is not to be had.
     """
-    judged = [row for row in rows if row.method in ("lora", "full")]
+    judged = judged_of(rows)
     if not judged:
         raise UsageError("No job of this sweep is done.", "See why they failed, or wait for the first.")
     if split not in rows[0].after:
@@ -157,6 +157,11 @@ def answer(
         enough=tuple(_enough(groups, digit, metric, split) for digit in (*digits, None)),
         rounds=rounds_of([row for row in rows if row.method == "rounds"], split),
     )
+
+
+def judged_of(rows: Iterable[Row]) -> list[Row]:
+    """Those that an answer compares; the others are what these are compared with."""
+    return [row for row in rows if row.method in ("lora", "full")]
 
 
 def view_of(by: str, metric: str, split: str, varied: Iterable[str]) -> tuple[str, Metric, SplitName]:

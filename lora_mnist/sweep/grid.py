@@ -20,6 +20,7 @@ OWN = "config"  # in place of ranks: the one of the config
 
 Axes = Mapping[str, Sequence[Any]]  # values by the dotted name of the setting, as in a config file
 Method = Literal["lora", "full", "twin", "hard twin", "rounds"]
+TWINS: tuple[Method, ...] = ("twin", "hard twin")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def jobs_of(
     jobs = []
     for tables in settings_of(axes):
         settings = resolved(tables)
-        methods: tuple[Method, ...] = ("lora", "twin", "hard twin") if beside.twin else ("lora",)
+        methods: tuple[Method, ...] = ("lora", *TWINS) if beside.twin else ("lora",)
         methods += ("rounds",) if beside.rounds else ()
         if beside.rounds and settings.finetune.digit != "weakest":
             raise UsageError(f"`rounds` (={beside.rounds}) looks for the weakest digit.", "Use --digit weakest.")

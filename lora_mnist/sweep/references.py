@@ -1,7 +1,7 @@
 """What the adapters of a sweep are compared with: one number on a logit, twins, all weights, rounds. No torch."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence, Set
 
 from lora_mnist.evaluation.findings import Counts
 from lora_mnist.settings.strict import Count, Document, Many
@@ -18,8 +18,6 @@ TWINS = {  # by method: its name, and with a number on its logit
         "hard images, natural share + one number, chosen on `val`",
     ),
 }
-
-Counted = Callable[[Row], Mapping[Metric, int]]
 
 
 class Reference(Document):
@@ -76,21 +74,20 @@ def references_of(adapters: Sequence[Row], others: Sequence[Row], split: str) ->
         others: rows of other methods, among them those that belong to these adapters.
         split: on which is counted; what is known of `test` only is left out for another.
     """
-    found = [_reference(ON_VAL, adapters, split, lambda row: _counts(row.threshold[split]))]
+    found: dict[str, Sequence[Counts]] = {}
     if split == "test":
-        found.insert(0, _reference(ON_TEST, adapters, split, lambda row: _counts(row.threshold_on_test)))
-        if "val" not in adapters[0].after:
-            del found[1]  # there it is chosen on `test` too
+        found[ON_TEST] = [row.threshold_on_test for row in adapters]
+    if "val" in adapters[0].after:
+        found[ON_VAL] = [row.threshold[split] for row in adapters]
     for method, (name, with_number) in TWINS.items():
-        twins = _partners(adapters, [row for row in others if row.method == method], set())
-        if len(twins) == len(adapters):
-            found.append(_reference(name, adapters, split, _of(twins, lambda row, twin: twin.after[split])))
-            if split == "test" and twins[adapters[0].key].shifted:
-                found.append(_reference(with_number, adapters, split, _of(twins, _at_as_many_missed)))
-    whole = _partners(adapters, [row for row in others if row.method == "full"], {"rank"})
-    if len(whole) == len(adapters):
-        found.append(_reference(FULL, adapters, split, _of(whole, lambda row, full: full.after[split])))
-    return found
+        twins = _partners(adapters, [row for row in others if row.method == method])
+        if twins:
+            found[name] = [twin.after[split] for twin in twins]
+        if twins and split == "test" and twins[0].shifted:
+            found[with_number] = [*map(_at_as_many_missed, adapters, twins)]
+    if whole := _partners(adapters, [row for row in others if row.method == "full"], {"rank"}):
+        found[FULL] = [row.after[split] for row in whole]
+    return [_reference(name, adapters, counts, split) for name, counts in found.items()]
 
 
 def rounds_of(rows: Sequence[Row], split: str) -> Rounds | None:
@@ -119,15 +116,12 @@ def _points(row: Row, split: str) -> list[float]:
     return [100 * (now - then) / max(1, images) for now, then, images in more]
 
 
-def _reference(name: str, adapters: Sequence[Row], split: str, counted: Counted) -> Reference:
-    counts = [(row.seed, counted(row)) for row in adapters]
-    apart = [(row.seed, of["errors"] - row.after[split].errors) for row, (_, of) in zip(adapters, counts, strict=True)]
-    means = {one: estimate_of([(seed, of[one]) for seed, of in counts]) for one in METRICS}
-    return Reference(name=name, jobs=len(adapters), counts=means, more=estimate_of(apart))
-
-
-def _of(partners: Mapping[str, Row], counts: Callable[[Row, Row], Counts]) -> Counted:
-    return lambda row: _counts(counts(row, partners[row.key]))
+def _reference(name: str, adapters: Sequence[Row], counts: Sequence[Counts], split: str) -> Reference:
+    """Args: counts: of each adapter's case, in their order."""
+    cases = list(zip(adapters, counts, strict=True))
+    more = estimate_of([(row.seed, of.errors - row.after[split].errors) for row, of in cases])
+    means = {one: estimate_of([(row.seed, of.of(one)) for row, of in cases]) for one in METRICS}
+    return Reference(name=name, jobs=len(adapters), counts=means, more=more)
 
 
 def _at_as_many_missed(row: Row, twin: Row) -> Counts:
@@ -135,18 +129,16 @@ def _at_as_many_missed(row: Row, twin: Row) -> Counts:
     return twin.shifted[min(row.after["val"].missed, len(twin.shifted) - 1)]
 
 
-def _counts(counts: Counts) -> dict[Metric, int]:
-    return {one: counts.of(one) for one in METRICS}
-
-
-def _partners(adapters: Sequence[Row], others: Sequence[Row], but: set[str]) -> dict[str, Row]:
-    """By key of an adapter, the other row of the same base and seed, with the same settings `but` for some."""
+def _partners(adapters: Sequence[Row], others: Sequence[Row], but: Set[str] = frozenset()) -> list[Row]:
+    """For each adapter the other row of the same base and seed, with the same settings `but` for some; none if one is
+    missing."""
 
     def case(row: Row) -> tuple[str, int, str]:
         return row.base, row.seed, row.settings.model_dump_json(exclude={"name", *but})
 
     there = {case(row): row for row in others}
-    return {row.key: there[case(row)] for row in adapters if case(row) in there}
+    found = [there[case(row)] for row in adapters if case(row) in there]
+    return found if len(found) == len(adapters) else []
 
 
 def _round(rows: Sequence[Row], number: int) -> RoundMean | None:

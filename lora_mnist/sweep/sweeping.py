@@ -8,7 +8,7 @@ from functools import partial
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
-from lora_mnist.sweep.answer import Answer, Metric, SplitName, answer
+from lora_mnist.sweep.answer import Answer, Metric, SplitName, answer, judged_of
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.keeping import Kept
 from lora_mnist.sweep.opening import Asked, open_world
@@ -43,8 +43,7 @@ class Sweep(Document):
 
     def answered(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "Answered":
         """Itself with its answer. Raises UsageError as `answer` does, if there is a row."""
-        there = any(row.method in ("lora", "full") for row in self.rows)
-        found = answer(self.rows, by, metric, split, self.label) if there else None
+        found = answer(self.rows, by, metric, split, self.label) if judged_of(self.rows) else None
         return Answered(sweep=self, answer=found)
 
 

@@ -14,7 +14,7 @@ from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import LoraMnistError, UsageError
 from lora_mnist.lora.table import parameter_table
 from lora_mnist.settings.config import Settings
-from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.grid import TWINS, Job
 from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement
 from lora_mnist.sweep.rounds import repaired_in_rounds
 from lora_mnist.sweep.rows import Failure, Row
@@ -26,7 +26,6 @@ from lora_mnist.training.train import train_adapter, train_all_weights
 Outcome = Row | Failure
 
 FAILURES = (LoraMnistError, MemoryError, RuntimeError)  # of torch: too little memory, a product that cannot be
-TWINS = ("twin", "hard twin")
 TRIED = 7  # forward passes of a guarded job over `val`: six strengths, and the one that is kept
 
 ROWS = 2048  # images in one step of a stack: more is no faster, and its activations take 80 MB
