@@ -12,8 +12,9 @@ from lora_mnist.pipeline.finetune import finetune
 from lora_mnist.report import again
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.listing import list_adapters
+from lora_mnist.runs.moment import READINGS, of_one_moment
 from lora_mnist.runs.overview import list_runs
-from lora_mnist.runs.rundir import READINGS, Run, of_one_moment
+from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.settings.request import Request
 

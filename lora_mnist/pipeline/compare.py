@@ -15,8 +15,9 @@ from lora_mnist.errors import RunError
 from lora_mnist.evaluation import metrics
 from lora_mnist.evaluation.verdict import Tested, tested
 from lora_mnist.runs.listing import AdapterLine, lines_of
+from lora_mnist.runs.moment import of_one_moment
 from lora_mnist.runs.records import DatasetName
-from lora_mnist.runs.rundir import Run, of_one_moment
+from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import RESTORE, Saved
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 

@@ -19,8 +19,9 @@ from lora_mnist.lora.peft import load_seal
 from lora_mnist.lora.seal import first_difference
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.lock import holder_of
+from lora_mnist.runs.moment import of_one_moment
 from lora_mnist.runs.overview import find_runs
-from lora_mnist.runs.rundir import Run, of_one_moment
+from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import WEIGHTS
 from lora_mnist.settings.strict import Document, Many, Maybe
 from lora_mnist.training.device import prepare

@@ -19,8 +19,9 @@ from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
 from lora_mnist.lora.seal import Seal
 from lora_mnist.lora.switching import set_strength
 from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.moment import of_one_moment
 from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
-from lora_mnist.runs.rundir import Run, of_one_moment
+from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request

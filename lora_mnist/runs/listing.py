@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lora_mnist.evaluation.findings import Counts
+from lora_mnist.runs.moment import of_one_moment
 from lora_mnist.runs.records import Method
-from lora_mnist.runs.rundir import Run, of_one_moment
+from lora_mnist.runs.rundir import Run
 from lora_mnist.runs.saved import Saved
 from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
 from lora_mnist.settings.strict import Count, Digit, Document, Many

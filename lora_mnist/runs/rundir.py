@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from lora_mnist import SCHEMA
-from lora_mnist.errors import AlteredError, BusyError, LoraMnistError, RunError
+from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import read_regular, require_writable, write_file
 from lora_mnist.runs.contents import CONTENTS, read_contents, write_contents
 from lora_mnist.runs.folders import (
@@ -31,8 +31,6 @@ from lora_mnist.runs.records import RunRecord
 from lora_mnist.runs.saved import RECORD, Draft, Saved
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.strict import Document
-
-READINGS = 5  # of a run that others write to, before a reader gives up
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -345,28 +343,6 @@ class Run:
             return saved.evaluation.base_seal == record.replaced_seal
         except RunError:
             return False  # damaged, which is for `require` to say
-
-
-def of_one_moment(run: Run, read: Callable[[Run], T]) -> T:
-    """What `read` finds in `run`; it is asked again where another command has replaced something of that meanwhile.
-
-    Raises:
-        BusyError: that happened every time.
-        LoraMnistError: what `read` raises.
-    """
-    for _ in range(READINGS):
-        try:
-            found = read(run)
-            if run.is_as_read:
-                return found
-        except (LoraMnistError, OSError):  # a folder may go while its files are listed
-            if run.is_as_read:
-                raise
-        run = Run(run.path)
-    raise BusyError(
-        f"Other commands replaced parts of {run.path} each of {READINGS} times that it was read.",
-        "Run this one again when they are done.",
-    )
 
 
 def _holds(path: Path, content: bytes) -> bool:
