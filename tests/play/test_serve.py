@@ -48,7 +48,9 @@ def playing(run, *options: str, largest: int | None = None):
 
 def children_of(group: int) -> list[str]:
     """The commands that still run in a process group."""
-    listed = subprocess.run(["ps", "-o", "args=", "-g", str(group)], capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-g", str(group)], capture_output=True, text=True, check=False
+    ).stdout
     return [line for line in listed.splitlines() if "spawn_main" in line]
 
 
