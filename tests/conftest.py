@@ -28,7 +28,10 @@ from .faults.tally import ALL, Tally
 
 prepare("cpu")  # as every command does before it computes: some of it only takes effect then
 
-LONG = {"test_readme", "test_commands_page", "test_claims", "test_page", "test_cluster", "test_browser"}
+LONG = (  # files that take longest, in that order
+    *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_cluster"),
+    *("test_lock", "test_interruptions"),
+)
 SMOKE = {"data": {"dataset": "digits"}}
 
 
@@ -166,7 +169,8 @@ def cli(capsys, monkeypatch):
 
 def pytest_collection_modifyitems(items):
     """Files that take minutes first, so that at the end no process waits for another."""
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    turn = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: turn.get(item.path.stem, len(LONG)))
 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
