@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from lora_mnist.sweep.grid import Job
-from lora_mnist.sweep.work import GPU_ROWS, ROWS, STACK_BYTES, Outcome, Worker, numbers_of, stacks_of
+from lora_mnist.sweep.work import FEW, GPU_ROWS, ROWS, STACK_BYTES, Outcome, Worker, numbers_of, stacks_of
 from lora_mnist.sweep.world import World
-
-FEW = 50  # jobs that are done sooner than other processes have started
 
 
 def run(
@@ -24,7 +22,7 @@ def run(
         processes: so many at most, if the world is on the CPU.
     """
     on_cpu = world.dataset.train.images.device.type == "cpu"
-    room = (STACK_BYTES // processes, ROWS) if on_cpu else (STACK_BYTES, GPU_ROWS)
+    room = (STACK_BYTES // processes, ROWS, processes) if on_cpu else (STACK_BYTES, GPU_ROWS)
     stacks = stacks_of(jobs, numbers_of(world), *room)
     if on_cpu and processes > 1 and len(stacks) > 1 and len(jobs) > FEW:
         from lora_mnist.sweep import pool

@@ -31,6 +31,7 @@ TRIED = 7  # forward passes of a guarded job over `val`: six strengths, and the 
 ROWS = 2048  # images in one step of a stack: more is no faster, and its activations take 80 MB
 GPU_ROWS = 16_384  # on a GPU, which is no longer idle between products then (docs/sweep.md)
 STACK_BYTES = 512 << 20  # of A and B, their gradients and Adam's moments in one stack
+FEW = 50  # jobs: they are done sooner than another process has started, and in smaller stacks a job takes longer
 COPIES = 6  # of A and B that a stack holds: two of each weight, its gradient, two moments, and one in passing
 
 
@@ -164,7 +165,11 @@ def settings_of(job: Job, dataset: Dataset) -> Settings:
 
 
 def stacks_of(
-    jobs: Iterable[Job], numbers: Callable[[Job], int], most_bytes: int = STACK_BYTES, rows: int = ROWS
+    jobs: Iterable[Job],
+    numbers: Callable[[Job], int],
+    most_bytes: int = STACK_BYTES,
+    rows: int = ROWS,
+    processes: int = 1,
 ) -> list[list[Job]]:
     """Jobs by what can be trained at once, those that cannot by themselves.
 
@@ -172,6 +177,8 @@ def stacks_of(
         numbers: how many a job trains.
         most_bytes: see `STACK_BYTES`.
         rows: see `ROWS`.
+        processes: that do them at the same time; so that none is without work, where there are jobs enough, those that
+            can be trained at once make as many stacks for each of them.
     """
     groups: dict[tuple[str, str], list[Job]] = {}
     alone: list[list[Job]] = []
@@ -185,7 +192,10 @@ def stacks_of(
         group.sort(key=lambda job: job.settings.finetune.learning_rate)  # one pass of Adam for those of the same rate
         batch, each = group[0].settings.finetune.batch_size, 4 * COPIES * numbers(group[0])
         most = max(1, min(rows // batch, most_bytes // each))
-        even = math.ceil(len(group) / math.ceil(len(group) / most))
+        count = math.ceil(len(group) / most)
+        if len(group) >= processes * FEW:
+            count = processes * math.ceil(count / processes)
+        even = math.ceil(len(group) / count)
         stacks += [group[start : start + even] for start in range(0, len(group), even)]
     return stacks + alone
 

@@ -42,6 +42,19 @@ def test_stacks_keep_to_the_memory(small):
     assert [len(stack) for stack in stacks_of(alike, numbers, rows=5 * batch)] == [5, 5]
 
 
+def test_many_jobs_are_as_many_stacks_for_each_process(small):
+    _, world, jobs = small
+
+    def sizes(count, processes):
+        batch = jobs[0].settings.finetune.batch_size
+        stacks = stacks_of([jobs[0]] * count, numbers_of(world), rows=60 * batch, processes=processes)
+        return [len(stack) for stack in stacks]
+
+    assert sizes(150, 1) == sizes(150, 4) == [50, 50, 50]
+    assert sizes(150, 2) == [38, 38, 38, 36]
+    assert sizes(150, 3) == [50, 50, 50]
+
+
 def test_the_count_is_that_of_the_adapter(small):
     _, world, jobs = small
     (row,) = Worker(world).do([jobs[0]])
