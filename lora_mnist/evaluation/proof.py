@@ -8,6 +8,7 @@ on      with it on, the weights are W + scaling · B A: bit-equal to that formul
 
 import copy
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -24,31 +25,53 @@ TOLERANCE = (
 )
 
 
-def prove(
-    base: nn.Module,
-    sealed: Seal,
-    adapted: nn.Module,
-    images: Mapping[str, torch.Tensor],
-    plain: Mapping[str, torch.Tensor],
-) -> tuple[Proof, dict[str, torch.Tensor]]:
-    """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
+class Plain:
+    """A base and its logits (N, 10) by split, which are asked of it only where those that are stored do not settle it.
+
+    Another processor or number of threads sums in another order, so stored logits may differ in their last bits.
 
     Args:
         base: the plain network, from the sealed file.
-        sealed: the seal in that file, so that a base changed together with `adapted` is noticed too.
-        adapted: the same network with the adapters, at strength 1.
         images: uint8 (N, 28, 28) of every split.
-        plain: logits (N, 10) of `base` on them, by split; if they are another machine's, `base` is asked again.
+        stored: its logits on them, as they were stored.
+    """
+
+    def __init__(self, base: nn.Module, images: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor]):
+        self.base, self.images, self.stored = base, images, stored
+        self._met = False
+
+    @property
+    def logits(self) -> Mapping[str, torch.Tensor]:
+        """The stored ones, if a network of the same weights gave exactly these; else what the base says now."""
+        return {split: self.stored[split] for split in self.images} if self._met else self._asked
+
+    @cached_property
+    def _asked(self) -> dict[str, torch.Tensor]:
+        return {split: logits_of(self.base, batch) for split, batch in self.images.items()}
+
+    def images_that_differ(self, logits: Mapping[str, torch.Tensor]) -> int:
+        """How many have other `logits` (N, 10) by split than the base gives them."""
+        if not self._met and "_asked" not in vars(self):
+            fits = all(split in self.stored and self.stored[split].shape == logits[split].shape for split in logits)
+            self._met = fits and not _images_that_differ(self.stored, logits)
+        return _images_that_differ(self.logits, logits)
+
+
+def prove(plain: Plain, sealed: Seal, adapted: nn.Module) -> tuple[Proof, dict[str, torch.Tensor]]:
+    """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
+
+    Args:
+        plain: the base, and what it says.
+        sealed: the seal in its file, so that a base changed together with `adapted` is noticed too.
+        adapted: the same network with the adapters, at strength 1.
 
     Returns:
         What was found; and the adapted model's logits (N, 10) by split.
     """
+    base, images = plain.base, plain.images
     with disabled(adapted):
         off = {split: logits_of(adapted, batch) for split, batch in images.items()}
-    unequal = _images_that_differ(plain, off)
-    if unequal:  # another processor or number of threads sums in another order
-        unequal = _images_that_differ({split: logits_of(base, batch) for split, batch in images.items()}, off)
-
+    unequal = plain.images_that_differ(off)
     on = {split: logits_of(adapted, batch) for split, batch in images.items()}
     merged, wrong_layers = _by_formula(base, adapted)
     difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())

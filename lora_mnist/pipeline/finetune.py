@@ -13,7 +13,7 @@ from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures, wrong_images
 from lora_mnist.evaluation.findings import Analysis, GuardDecision
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
-from lora_mnist.evaluation.proof import failures, prove
+from lora_mnist.evaluation.proof import Plain, failures, prove
 from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora.peft import save_adapter
@@ -201,7 +201,7 @@ def keep(
         UsageError: the logits are not finite; nothing is saved.
     """
     name, digit, stack = record.name, record.digit, record.on_top_of
-    proof, logits = prove(work.base, work.sealed, adapted, work.images, work.logits_of_stack(()))
+    proof, logits = prove(Plain(work.base, work.images, work.logits_of_stack(())), work.sealed, adapted)
     require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
     if not proof.passed:
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")

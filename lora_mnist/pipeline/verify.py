@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 
 from lora_mnist.errors import AlteredError, UsageError, shown
 from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import held_out_logits
-from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
+from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
 from lora_mnist.pipeline.again import of_adapter, of_base
 from lora_mnist.pipeline.again_whole import of_checkpoint
 from lora_mnist.pipeline.price import unlike_price
@@ -120,12 +121,10 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verificat
     if not adapters:
         work.run.require_complete()
     names = list(dict.fromkeys(adapters)) or work.run.adapter_names()
-    plain = held_out_logits(work.base, work.dataset)
-    wrong = _unlike_stored(work.run.base, plain) or of_base(work)
-    sound = not wrong  # else nothing that is compared with the base can be derived
-    entries = tuple(_verify_adapter(work, name, plain, sound) for name in names)
-    networks = () if adapters else tuple(_verify_checkpoint(work, one.name, sound) for one in work.run.checkpoints())
-    failed = [f"base: {clause}" for clause in wrong]
+    base = _Base(work)
+    entries = tuple(_verify_adapter(work, name, base) for name in names)
+    networks = () if adapters else tuple(_verify_checkpoint(work, one.name, base) for one in work.run.checkpoints())
+    failed = [f"base: {clause}" for clause in base.failures]
     failed += [f"{entry.name}: {clause}" for entry in entries for clause in entry.failures]
     failed += [f"{network.name}: {clause}" for network in networks for clause in network.failures]
     return Verification(
@@ -133,13 +132,31 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verificat
         failures=tuple(failed),
         digest=work.run.digest(),
         dataset=work.dataset.name,
-        base=BaseFindings(passed=not wrong, seal=work.sealed.sha256, tensors=len(work.sealed.tensors)),
+        base=BaseFindings(passed=base.is_sound, seal=work.sealed.sha256, tensors=len(work.sealed.tensors)),
         adapters=entries,
         checkpoints=networks,
     )
 
 
-def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor], sound: bool) -> AdapterFindings:
+class _Base:
+    """The base of a run. What is asked of it waits for the proof of an adapter, which may have shown it by the way."""
+
+    def __init__(self, work: Workspace):
+        self.work = work
+        self.plain = Plain(work.base, work.images, work.run.base.logits())
+
+    @cached_property
+    def failures(self) -> list[str]:
+        """What of its files does not follow from its weights, a clause each."""
+        return _unlike_stored(self.work.run.base, self.plain.logits) or of_base(self.work)
+
+    @property
+    def is_sound(self) -> bool:
+        """Else nothing that is compared with it can be derived."""
+        return not self.failures
+
+
+def _verify_adapter(work: Workspace, name: str, base: _Base) -> AdapterFindings:
     try:
         saved = work.run.require_adapter(name)
         below = saved.tuning.on_top_of
@@ -147,9 +164,9 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
             clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
             return AdapterFindings(name=name, passed=False, failures=(clause,))
         adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
-        proof, logits = prove(work.base, work.sealed, adapted, work.images, plain)
+        proof, logits = prove(base.plain, work.sealed, adapted)
         wrong = failures(proof) + _unlike_stored(saved, logits)
-        if sound and not wrong:
+        if base.is_sound and not wrong:
             wrong = [*of_adapter(work, saved, adapted, proof), *unlike_price(work, saved, adapted)]
     except AlteredError as error:
         return AdapterFindings(name=name, passed=False, failures=(error.cause,))
@@ -158,14 +175,14 @@ def _verify_adapter(work: Workspace, name: str, plain: Mapping[str, torch.Tensor
     )
 
 
-def _verify_checkpoint(work: Workspace, name: str, sound: bool) -> CheckpointFindings:
+def _verify_checkpoint(work: Workspace, name: str, base: _Base) -> CheckpointFindings:
     try:
         saved = work.run.require_checkpoint(name)
         work.require_same_base(saved)
         model, sealed = load_network(saved.file(WEIGHTS), work.device)
         logits = held_out_logits(model, work.dataset)
         wrong = _unlike_stored(saved, logits)
-        if sound and not wrong:
+        if base.is_sound and not wrong:
             wrong = of_checkpoint(work, saved, model, logits)
     except AlteredError as error:
         return CheckpointFindings(name=name, passed=False, failures=(error.cause,))

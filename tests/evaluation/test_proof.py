@@ -8,7 +8,7 @@ from torch import nn
 
 from lora_mnist.evaluation.findings import Off
 from lora_mnist.evaluation.predict import logits_of
-from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
+from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
 from lora_mnist.lora.seal import seal
 from lora_mnist.training.model import MLP
@@ -33,7 +33,7 @@ def findings(pair):
 
 def examine(base, adapted, sealed=None):
     plain = {split: logits_of(base, images) for split, images in IMAGES.items()}
-    return prove(base, sealed or seal(base.state_dict()), adapted, IMAGES, plain)
+    return prove(Plain(base, IMAGES, plain), sealed or seal(base.state_dict()), adapted)
 
 
 def test_an_honest_adapter_passes(pair):
@@ -104,8 +104,37 @@ def test_rounding_is_measured_by_the_largest_logit(pair, monkeypatch, size, shar
 def test_stored_logits_that_another_machine_rounded_do_not_matter(pair):
     base, adapted = pair
     elsewhere = {split: logits_of(base, images) * (1 + 1e-6) for split, images in IMAGES.items()}
-    found, _ = prove(base, seal(base.state_dict()), adapted, IMAGES, elsewhere)
+    plain = Plain(base, IMAGES, elsewhere)
+    found, _ = prove(plain, seal(base.state_dict()), adapted)
+    assert torch.equal(plain.logits["test"], logits_of(base, IMAGES["test"]))
     assert found.off == Off(passed=True, images=50, images_that_differ=0)
+
+
+def test_the_base_is_asked_where_what_is_stored_settles_nothing(pair, monkeypatch):
+    base, adapted = pair
+    asked = []
+
+    def logits(model, images):
+        asked.extend([model] if model is base else [])
+        return logits_of(model, images)
+
+    monkeypatch.setattr("lora_mnist.evaluation.proof.logits_of", logits)
+    honest = {split: logits_of(base, images) for split, images in IMAGES.items()}
+    for stored, times in (
+        (honest, 0),
+        (honest | {"more": honest["test"]}, 0),
+        ({}, 1),
+        ({"test": honest["test"][:-1]}, 1),
+        ({"test": -honest["test"]}, 1),
+    ):
+        plain = Plain(base, IMAGES, stored)
+        assert prove(plain, seal(base.state_dict()), adapted)[0].off.passed
+        assert plain.logits.keys() == {"test"}
+        assert torch.equal(plain.logits["test"], honest["test"])
+        assert asked == [base] * times
+        asked.clear()
+    plain = Plain(base, IMAGES, {"test": -honest["test"]})
+    assert torch.equal(plain.logits["test"], honest["test"])  # where there is no adapter
 
 
 def test_a_forward_that_is_not_the_formula_is_caught(pair, monkeypatch):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lora_mnist.errors import LoraMnistError
 from lora_mnist.evaluation.findings import Analysis
-from lora_mnist.evaluation.proof import prove
+from lora_mnist.evaluation.proof import Plain, prove
 from lora_mnist.pipeline import (
     Applied,
     Request,
@@ -95,9 +95,10 @@ class Looking:
         self.folder, self.work = run / place, open_workspace(Request(run=run))
         self.derived = {}
         if place.startswith("adapters"):
-            saved, plain = self.saved(self.work.run), self.work.logits_of_stack(())
+            saved = self.saved(self.work.run)
             self.adapted, _ = self.work.adapted([Applied(one) for one in (*saved.tuning.on_top_of, saved.name)])
-            self.proof, _ = prove(self.work.base, self.work.sealed, self.adapted, self.work.images, plain)
+            plain = Plain(self.work.base, self.work.images, self.work.logits_of_stack(()))
+            self.proof, _ = prove(plain, self.work.sealed, self.adapted)
         if place.startswith("checkpoints"):
             self.model, _ = load_network(self.folder / "model.safetensors")
 
