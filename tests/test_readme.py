@@ -49,7 +49,7 @@ def clone(tmp_path):
 
 
 def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
-    run_all(script_of(README), clone, PIP_NO_COMPILE="1")  # of torch's thousands of files, a few are imported
+    run_all(script_of(README), clone)
     assert (clone / "runs" / "mine" / "report" / "index.html").is_file()
     assert (clone / "adapters" / "mine" / "adapter_config.json").is_file()
 
