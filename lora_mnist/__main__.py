@@ -1,18 +1,17 @@
 """`python -m lora_mnist` is `lora-mnist`."""
 
-import gc
 import os
 import sys
 from typing import NoReturn
 
-from lora_mnist.cli.start import listen, watch
+from lora_mnist.cli.start import collect_rarely, listen, watch
 
 
 def script() -> NoReturn:
     """`lora-mnist` on the command line."""
     listen()
     watch()
-    gc.set_threshold(50_000, 20, 20)  # of `verify`, a tenth went to looking for rubbish in what imports make to stay
+    collect_rarely()
     from lora_mnist.cli.main import main  # from here on it takes time
 
     code = main()

@@ -26,7 +26,8 @@ from lora_mnist.training.device import prepare
 
 from .faults.tally import ALL, Tally
 
-prepare("cpu")  # as every command does before it computes: some of it only takes effect then
+start.collect_rarely()  # as every command does first
+prepare("cpu")  # and before it computes: some of it only takes effect then
 
 LONG = (  # files that take longest, in that order
     *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_cluster"),
