@@ -177,8 +177,8 @@ def stacks_of(
         numbers: how many a job trains.
         most_bytes: see `STACK_BYTES`.
         rows: see `ROWS`.
-        processes: that do them at the same time; so that none is without work, where there are jobs enough, those that
-            can be trained at once make as many stacks for each of them.
+        processes: that do them at the same time; several stacks of one kind become as many for each of them, so that
+            none is without work at the end, if there are jobs enough.
     """
     groups: dict[tuple[str, str], list[Job]] = {}
     alone: list[list[Job]] = []
@@ -193,7 +193,7 @@ def stacks_of(
         batch, each = group[0].settings.finetune.batch_size, 4 * COPIES * numbers(group[0])
         most = max(1, min(rows // batch, most_bytes // each))
         count = math.ceil(len(group) / most)
-        if len(group) >= processes * FEW:
+        if count > 1 and len(group) >= processes * FEW:
             count = processes * math.ceil(count / processes)
         even = math.ceil(len(group) / count)
         stacks += [group[start : start + even] for start in range(0, len(group), even)]

@@ -53,6 +53,7 @@ def test_many_jobs_are_as_many_stacks_for_each_process(small):
     assert sizes(150, 1) == sizes(150, 4) == [50, 50, 50]
     assert sizes(150, 2) == [38, 38, 38, 36]
     assert sizes(150, 3) == [50, 50, 50]
+    assert sizes(60, 2) == [60]
 
 
 def test_the_count_is_that_of_the_adapter(small):
