@@ -35,6 +35,7 @@ from lora_mnist.datasets.dataset import load
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.stack import stack
+from lora_mnist.pipeline import Request, pretrain
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.sweep.judging import counted
@@ -225,13 +226,18 @@ def _counts(network: MLP, dataset, digit: int):
 
 
 def grow(arguments: argparse.Namespace) -> None:
-    """The whole command by number of jobs, without a guard: seconds, and the most memory of all its processes."""
+    """The whole command by number of jobs from one base, without a guard: seconds, and the most memory of all its
+    processes."""
     rows = []
-    for count in arguments.jobs:
-        seeds = f"0-{max(1, count // 10) - 1}"
-        grid = ("--digit", "0-9", "--rank", "1", "--seed", seeds, "--set", "finetune.guard=none")
-        rows.append(_command(arguments, *grid))
-        print(rows[-1], file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if not arguments.run:
+            arguments.run = Path(folder) / "run"
+            pretrain(Request(run=arguments.run, data=arguments.data, options={"data": {"dataset": arguments.dataset}}))
+        for count in arguments.jobs:
+            seeds = f"0-{max(1, count // 10) - 1}"
+            grid = ("--digit", "0-9", "--rank", "1", "--seed", seeds, "--set", "finetune.guard=none")
+            rows.append(_command(arguments, *grid))
+            print(rows[-1], file=sys.stderr, flush=True)
     finish("sweep-grow", rows, arguments.out, machine())
 
 
@@ -312,7 +318,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
     parser.add_argument("--threads", type=int, help="of the jobs that are trained one after the other")
     parser.add_argument("--processes", type=int, default=cores())
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     {"step": step, "speed": speed, "equal": equal, "grow": grow, "grid": grid}[arguments.what](arguments)
 
