@@ -146,7 +146,7 @@ def _say_so(folder: Path) -> None:
 
 def _write(path: Path) -> None:
     name = Path(sys.argv[0]).name
-    words = ["lora-mnist" if name in ("lora-mnist", "__main__.py") else name, *sys.argv[1:]]
+    words = ["lora-mnist" if name == "__main__.py" else name, *sys.argv[1:]]
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     command = shlex.join(words)[: LARGEST // 8]
     holder = Holder(pid=os.getpid(), host=socket.gethostname(), command=command, since=since)

@@ -35,7 +35,8 @@ def test_the_seal_notices_every_change_and_names_the_tensor(change):
         del other["b"]
     assert seal(other).sha256 != seal(tensors()).sha256
     assert first_difference(seal(tensors()), seal(other)) == "b"
-    assert "b" in changed_bytes(tensors(), other)
+    changed = changed_bytes(tensors(), other)
+    assert changed["b"] > 0 if change in ("bit", "sign of zero") else changed["b"] == -1
 
 
 def test_equal_tensors_have_equal_seals_in_any_order_and_layout():

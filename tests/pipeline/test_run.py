@@ -12,6 +12,7 @@ from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.pipeline import Pretraining, Request, Tuning, Verification, finetune, open_workspace, repair, run
 from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
+from lora_mnist.runs.refusals import refusals
 from lora_mnist.runs.rundir import Run
 
 from ..conftest import resume, smoke, snapshot, take_out, workspace
@@ -144,6 +145,14 @@ def test_what_was_refused_is_not_trained_again(run_copy, adapter, monkeypatch):
         repair(open_workspace(Request(run=run_copy, options={"finetune": RUINOUS, "seed": 1})), 1)
     with pytest.raises(TypeError):
         repair(open_workspace(Request(run=run_copy, options={"finetune": RUINOUS}, force=True)), 1)
+
+
+def test_the_last_refusal_of_each_name_is_remembered(run_copy, adapter):
+    take_out(adapter)
+    for more in ({"name": "x"}, {"name": "y"}, {"name": "x", "steps": 3}):
+        repair(workspace(run_copy, **RUINOUS | more), 1)
+    kept = [one.record for one in refusals(Run(run_copy), Run(run_copy).base.evaluation.base_seal)]
+    assert [(one.name, one.settings.steps) for one in kept] == [("y", 20), ("x", 3)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_mnist.errors import AlteredError, RunError
@@ -26,6 +27,9 @@ def test_a_network_is_rebuilt_from_its_file_alone(saved):
     again, sealed = load_network(path)
     assert again.hidden == (12, 11)
     assert sealed == seal(again.state_dict()) == seal(model.state_dict())
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["lora_mnist"])
+    assert about == {"architecture": {"class": "MLP", "hidden": [12, 11]}, "seal": sealed.to_text()}
 
 
 def test_equal_networks_are_equal_files(saved, tmp_path):
