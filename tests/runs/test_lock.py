@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
+from filelock import FileLock
 
 from lora_mnist.cli.main import main
 from lora_mnist.errors import BusyError, DiskError, RunError
@@ -261,6 +262,39 @@ def test_a_folder_that_cannot_be_made_is_the_disks_refusal(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="Cannot write"), holding(tmp_path / "file" / "r"):
         pass
+
+
+@pytest.mark.parametrize(("goes", "tried"), [(0, 1), (4, 5), (5, 5)])
+def test_a_folder_that_goes_when_it_is_empty_is_made_again_four_times(tmp_path, monkeypatch, goes, tried):
+    honest, tries = FileLock.acquire, []
+
+    def acquire(self, *arguments, **named):
+        tries.append((tmp_path / "r").is_dir())
+        if len(tries) <= goes:
+            (tmp_path / "r").rmdir()
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return honest(self, *arguments, **named)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with (
+        pytest.raises(DiskError, match="No such file") if goes == 5 else nullcontext(),
+        holding(tmp_path / "r") as taken,
+    ):
+        assert taken
+    assert tries == [True] * tried
+
+
+def test_what_else_the_disk_refuses_is_told_at_once(tmp_path, monkeypatch):
+    tries = []
+
+    def acquire(self, *arguments, **named):
+        tries.append(self)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with pytest.raises(DiskError, match="Permission denied"), holding(tmp_path):
+        pass
+    assert len(tries) == 1
 
 
 def test_a_holder_that_was_killed_before_it_gave_its_name_is_not_blamed(tmp_path):
