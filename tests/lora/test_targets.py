@@ -100,12 +100,20 @@ def test_a_target_that_finds_only_what_cannot_be_adapted_is_refused_by_its_name(
         inject(Model("lm_head", "lm_head", c_attn=Conv1D()), "a", LoRAConfig(("c_attn",), rank=1))
 
 
+def test_a_target_that_finds_such_ones_as_well_names_them():
+    with pytest.warns(UserWarning, match=r"left out: c_attn\.weight \(Conv1D\)\."):
+        inject(Model("lm_head", "lm_head", c_attn=Conv1D()), "a", LoRAConfig(("body|c_attn",), rank=1))
+
+
 def test_where_nothing_is_left_to_adapt_that_is_an_error():
     model = Model("lm_head", "lm_head", c_attn=Conv1D())
     del model.body
     with pytest.raises(LoRAError, match=r"no linear layer but the output's; left out are c_attn\.weight \(Conv1D\)"):
         inject(model, "a", LoRAConfig(rank=1))
     assert adapter_names(model) == []
+    del model.c_attn
+    with pytest.raises(LoRAError, match=r"no linear layer but the output's\. "):
+        inject(model, "a", LoRAConfig(rank=1))
 
 
 def test_a_weight_that_a_target_shares_is_named():
