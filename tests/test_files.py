@@ -1,3 +1,4 @@
+import math
 import os
 import re
 
@@ -15,6 +16,12 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DiskError, match="file"):
         require_writable(tmp_path / "file" / "run")
+
+
+def test_json_holds_no_number_that_is_none():
+    assert files.to_json({"a": 1.5}) == b'{\n "a": 1.5\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.to_json({"a": math.nan})
 
 
 def test_a_place_is_tried_by_writing_there(tmp_path):

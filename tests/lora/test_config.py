@@ -36,6 +36,13 @@ def test_a_config_checks_itself(bad):
         config(**bad)
 
 
+def test_it_says_what_it_was_given_and_what_there_is():
+    with pytest.raises(LoRAError, match=r"`rank` \(=0\) must be"):
+        LoRAConfig(rank=0)
+    with pytest.raises(LoRAError, match=r"Target 'c' matches no \w+( \w+)*\. The \w+( \w+)* are a, b\."):
+        LoRAConfig(("a", "b"), rank_pattern={"c": 2}).of_layers(["a", "b"])
+
+
 def test_numbers_of_numpy_are_numbers():
     np = pytest.importorskip("numpy")
     assert LoRAConfig(rank=np.int64(4), alpha=np.float64(2)).scaling == 0.5

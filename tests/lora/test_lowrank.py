@@ -218,6 +218,8 @@ def test_an_update_too_large_for_its_layer_is_refused():
     with pytest.raises(LoRAError, match="too large"):
         combine_cat(model, "b", {"a": 1e9})
     assert strengths(model) == {"a": 1.0}
+    combine_cat(model, "b", {"a": 0.5})
+    assert {factor.dtype for factor in updates_of(model, "b")["0"].parameters()} == {torch.float16}
 
 
 def test_networks_with_other_tensors_are_refused():
