@@ -8,7 +8,6 @@ on      with it on, the weights are W + scaling · B A: bit-equal to that formul
 
 import copy
 from collections.abc import Mapping
-from functools import cached_property
 
 import torch
 from torch import nn
@@ -38,23 +37,24 @@ class Plain:
 
     def __init__(self, base: nn.Module, images: Mapping[str, torch.Tensor], stored: Mapping[str, torch.Tensor]):
         self.base, self.images, self.stored = base, images, stored
-        self._met = False
+        self._known: Mapping[str, torch.Tensor] | None = None
 
     @property
     def logits(self) -> Mapping[str, torch.Tensor]:
         """The stored ones, if a network of the same weights gave exactly these; else what the base says now."""
-        return {split: self.stored[split] for split in self.images} if self._met else self._asked
-
-    @cached_property
-    def _asked(self) -> dict[str, torch.Tensor]:
-        return {split: logits_of(self.base, batch) for split, batch in self.images.items()}
+        if self._known is None:
+            self._known = {split: logits_of(self.base, batch) for split, batch in self.images.items()}
+        return self._known
 
     def images_that_differ(self, logits: Mapping[str, torch.Tensor]) -> int:
         """How many have other `logits` (N, 10) by split than the base gives them."""
-        if not self._met and "_asked" not in vars(self):
-            fits = all(split in self.stored and self.stored[split].shape == logits[split].shape for split in logits)
-            self._met = fits and not _images_that_differ(self.stored, logits)
+        if self._known is None and self._are_stored(logits):
+            self._known = logits
         return _images_that_differ(self.logits, logits)
+
+    def _are_stored(self, logits: Mapping[str, torch.Tensor]) -> bool:
+        fits = all(split in self.stored and self.stored[split].shape == logits[split].shape for split in logits)
+        return fits and not _images_that_differ(self.stored, logits)
 
 
 def prove(plain: Plain, sealed: Seal, adapted: nn.Module) -> tuple[Proof, dict[str, torch.Tensor]]:
