@@ -6,8 +6,10 @@ Nothing is imported at the top that takes time.
 import gc
 import os
 import signal
+import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
@@ -47,7 +49,16 @@ def is_first_to_say() -> bool:
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
     if _is_importing(frame):  # an exception there can leave a library in pieces, or end in its abort()
         _end(number)
+    _say_no_more()
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _say_no_more() -> None:
+    """Let the line stand alone: a second signal changes nothing, and what was cut short in its making is no news."""
+    for number in LINES:
+        signal.signal(number, signal.SIG_IGN)
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
 
 
 def _is_importing(frame: FrameType | None) -> bool:

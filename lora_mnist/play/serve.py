@@ -1,7 +1,6 @@
 """From a request to a running playground, and to its end."""
 
 import socket
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,8 +58,6 @@ def serve(request: Request, port: int, announce: Callable[[str], None]) -> None:
     with listening(port) as listener:
         server = make_server(request)
         announce(f"http://{ADDRESS}:{listener.getsockname()[1]}/")
-        # a signal may come before the loop begins, which python would tell in three lines
-        warnings.filterwarnings("ignore", "coroutine 'Server.serve' was never awaited", RuntimeWarning)
         server.run(sockets=[listener])
 
 

@@ -1,7 +1,7 @@
-import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -35,6 +35,27 @@ while time.monotonic() < end:
         pass  # as what goes on regardless
 """
 
+IN_THE_MAKING = """
+import os, signal, sys
+import lora_mnist.cli.start as start
+from lora_mnist.cli.exits import report_error
+class Half:  # as an event loop, of which the signal leaves too little to close
+    def __init__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        self.rest = 1
+    def __del__(self):
+        del self.rest
+async def run(): ...
+def serve(*_): ...
+start.listen()
+try:
+    serve(run(), Half())
+except BaseException as error:
+    code = report_error(error, False)
+os.kill(os.getpid(), int(sys.argv[1]))  # of a user in a hurry
+sys.exit(code)
+"""
+
 
 def ended(program, *arguments):
     command = [sys.executable, "-c", program, *map(str, arguments)]
@@ -55,19 +76,15 @@ def test_what_does_not_end_by_itself_is_ended(number, code):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_the_line_is_said_once(number, code, capsys):
-    before = {one: signal.signal(one, signal.SIG_DFL) for one in start.LINES}  # the caller may ignore them
-    start.listen()
-    try:
-        for _ in range(2):
-            with pytest.raises(BaseException) as caught:
-                os.kill(os.getpid(), number)
-            assert report_error(caught.value, as_json=True) == code
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+def test_nothing_else_is_said_of_what_was_half_made_nor_by_a_second_signal(number, code):
+    assert ended(IN_THE_MAKING, int(number)) == (code, "", f"{start.LINES[number]}\n")
+
+
+def test_the_line_is_said_once(capsys, monkeypatch):
+    monkeypatch.setattr(start, "_unsaid", threading.Lock())
+    assert [report_error(error, as_json=True) for error in (KeyboardInterrupt(), start.Terminated())] == [130, 143]
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", f"{start.LINES[number]}\n")
+    assert (printed.out, printed.err) == ("", f"{start.LINES[signal.SIGINT]}\n")
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored():
