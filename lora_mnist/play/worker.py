@@ -6,13 +6,11 @@ It opens the run, waits for drawings, trains, says what that came to, and then k
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.resource_tracker import ensure_running
 
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import LoraMnistError
@@ -21,6 +19,7 @@ from lora_mnist.pipeline.teach import keep, teach
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.play.protocol import SIDE, LabelledDrawing
 from lora_mnist.settings.request import Request
+from lora_mnist.training.processes import without_interrupts
 from lora_mnist.training.progress import Step
 
 NICENESS = 10  # a stroke is answered first
@@ -61,7 +60,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(target=work_for, args=(request, theirs), daemon=True)
-        with _without_interrupts():
+        with without_interrupts():
             self._process.start()
         theirs.close()  # so that the pipe ends with the process
         threading.Thread(target=self._listen, args=(heard, ended), daemon=True).start()
@@ -134,17 +133,3 @@ def _told(pipe: Connection) -> Callable[[Step], None]:
             pipe.send(step)
 
     return tell
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """What is started within never hears Ctrl-C, which a terminal sends to all of its processes: its parent ends it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    ensure_running()  # or it is started within, and lets interrupts in again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

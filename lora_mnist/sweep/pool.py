@@ -1,7 +1,7 @@
 """Processes on this machine that do jobs, with one thread each. The base and the images are in memory once."""
 
 import os
-import signal
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.work import Outcome, Worker, failure_of
 from lora_mnist.sweep.world import World
 from lora_mnist.training.device import prepare
+from lora_mnist.training.processes import without_interrupts
 
 RETRIES = 2  # of what was at work when a process died
 _worker: Worker | None = None  # of such a process
@@ -51,7 +52,10 @@ def _pool(world: Path, tasks: Mapping[int, Sequence[Job]], processes: int) -> It
     others = active_children()
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (world,))
     try:
-        waiting: dict[Future[list[Outcome]], int] = {pool.submit(_do, task): number for number, task in tasks.items()}
+        with without_interrupts():  # the first task starts all processes
+            waiting: dict[Future[list[Outcome]], int] = {
+                pool.submit(_do, task): number for number, task in tasks.items()
+            }
         while waiting:
             for one in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(one), one.result()
@@ -65,18 +69,19 @@ def _pool(world: Path, tasks: Mapping[int, Sequence[Job]], processes: int) -> It
 
 
 def _begin(world: Path) -> None:
-    """What a process does first. It ends with its parent, and leaves Ctrl-C to it."""
+    """What a process does first."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(world.parent,), daemon=True).start()
     prepare("cpu", 1)
     _worker = Worker(load(world))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
+    """End when the parent has, and remove the folder that a parent who was killed has left."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -1,5 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -7,6 +11,15 @@ from lora_mnist.sweep import pool
 from lora_mnist.sweep.rows import Failure
 from lora_mnist.sweep.work import Worker
 from tests.sweep.grids import same
+
+KILLED = """
+import os, sys
+from multiprocessing import get_context
+from pathlib import Path
+from lora_mnist.sweep.pool import _end_with_parent
+get_context("spawn").Process(target=_end_with_parent, args=(Path(sys.argv[1]),)).start()
+os.kill(os.getpid(), 9)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +65,38 @@ def test_jobs_whose_process_dies_each_time_fail(small, monkeypatch):
     assert len(found) == len(jobs)
     assert failed
     assert "died" in failed[0].cause
+
+
+def test_processes_leave_ctrl_c_to_their_parent_also_while_they_start(small, alone, monkeypatch):
+    from multiprocessing import active_children
+
+    def press():
+        while not started.wait(0.02):
+            for child in active_children():
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGINT)  # as a terminal does
+
+    _, world, jobs = small
+    monkeypatch.setattr(pool, "RETRIES", 0)
+    started = threading.Event()
+    thread = threading.Thread(target=press)
+    thread.start()
+    outcomes = pool.run(world, [[job] for job in jobs], 2)
+    found = next(outcomes)
+    started.set()
+    thread.join()
+    found += [row for rows in outcomes for row in rows]
+    assert {row.key for row in found if not isinstance(row, Failure)} == alone.keys()
+
+
+def test_the_folder_of_a_parent_that_was_killed_goes_with_its_processes(tmp_path):
+    folder = tmp_path / "lora-mnist-left"
+    folder.mkdir()
+    (folder / "world.safetensors").write_bytes(b"large")
+    # its output ends when the last of its processes has
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], capture_output=True, text=True, check=False)
+    assert (killed.returncode, killed.stdout, killed.stderr) == (-signal.SIGKILL, "", "")
+    assert not folder.exists()
 
 
 def test_leaving_early_leaves_no_process(small):

@@ -1,0 +1,20 @@
+"""Processes that compute for this one."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from multiprocessing.resource_tracker import ensure_running
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """What is started within never hears Ctrl-C, which a terminal sends to all of its processes: its parent ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    ensure_running()  # or it is started within, and lets interrupts in again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
