@@ -99,6 +99,9 @@ def _connected(address: str | None, processes: int, size: int) -> Iterator[None]
             raise UsageError(
                 f"There is no Ray cluster at {address!r}: {error}.", "Start one with `ray start --head`."
             ) from error
+        except SystemExit:  # by which Ray answers SIGTERM
+            signal.signal(signal.SIGTERM, terminated)
+            signal.raise_signal(signal.SIGTERM)
     if in_main:
         signal.signal(signal.SIGTERM, terminated)  # Ray puts its own in its place
     try:

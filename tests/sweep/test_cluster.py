@@ -89,6 +89,25 @@ def test_where_there_is_no_cluster_it_says_so(small):
         engine_of("ray", 2, gpus=2.0)
 
 
+def test_a_sigterm_while_ray_starts_is_answered_as_everywhere(small, monkeypatch):
+    def start(*_, **options):  # as Ray does, whose handler answers SIGTERM by then
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    def ours(number, frame):
+        raise InterruptedError
+
+    _, world, jobs = small
+    monkeypatch.setattr(ray, "init", start)
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with pytest.raises(InterruptedError):
+            next(engine_of("ray", 2)(world, jobs, lambda done: None))
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_without_ray_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"lora-mnist\[ray\]"):
