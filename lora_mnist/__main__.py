@@ -1,10 +1,8 @@
 """`python -m lora_mnist` is `lora-mnist`."""
 
-import os
-import sys
 from typing import NoReturn
 
-from lora_mnist.cli.start import collect_rarely, listen, watch
+from lora_mnist.cli.start import collect_rarely, leave, listen, watch
 
 
 def script() -> NoReturn:
@@ -14,10 +12,7 @@ def script() -> NoReturn:
     collect_rarely()
     from lora_mnist.cli.main import main  # from here on it takes time
 
-    code = main()
-    if code > 128:  # interrupted: all is cleaned up, and Python would take most of a second to take torch apart
-        os._exit(code)
-    sys.exit(code)
+    leave(main())
 
 
 if __name__ == "__main__":

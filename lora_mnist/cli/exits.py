@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from lora_mnist.cli.start import LINES, Terminated, is_first_to_say
+from lora_mnist.cli.start import LINES, Terminated, interruption, is_first_to_say
 from lora_mnist.errors import DiskError, LoraMnistError, sentence
 
 log = logging.getLogger("lora_mnist")
@@ -62,6 +62,7 @@ class _Visible(logging.Formatter):
 
 def report_error(error: BaseException, as_json: bool) -> int:
     """Print `error` as a user should see it and return its exit code."""
+    error = interruption() or error
     if isinstance(error, BrokenPipeError):
         silence_stdout()
         return 0

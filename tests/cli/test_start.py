@@ -56,6 +56,20 @@ os.kill(os.getpid(), int(sys.argv[1]))  # of a user in a hurry
 sys.exit(code)
 """
 
+SWALLOWED = """
+import os, sys
+import typer
+from lora_mnist.__main__ import script
+class Command:
+    def main(self, *_, **options):
+        try:
+            os.kill(os.getpid(), int(sys.argv[1]))
+        except BaseException:
+            exec(sys.argv[2], {})
+typer.main.get_command = lambda app: Command()
+script()
+"""
+
 
 def ended(program, *arguments):
     command = [sys.executable, "-c", program, *map(str, arguments)]
@@ -78,6 +92,12 @@ def test_what_does_not_end_by_itself_is_ended(number, code):
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_nothing_else_is_said_of_what_was_half_made_nor_by_a_second_signal(number, code):
     assert ended(IN_THE_MAKING, int(number)) == (code, "", f"{start.LINES[number]}\n")
+
+
+@pytest.mark.parametrize("then", ["pass", "raise ValueError('Invalid bounding box')"])
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_what_a_library_makes_of_a_signal_does_not_count(number, code, then):
+    assert ended(SWALLOWED, int(number), then) == (code, "", f"{start.LINES[number]}\n")
 
 
 def test_the_line_is_said_once(capsys, monkeypatch):
