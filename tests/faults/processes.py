@@ -4,11 +4,13 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -63,6 +65,20 @@ def killed_after(seconds: float, *arguments: object) -> Ended:
     time.sleep(seconds)
     running.process.kill()
     return running.ended()[0]
+
+
+def interrupted_after(seconds: float, number: signal.Signals, *arguments: object) -> Ended:
+    """Start Python with one command, and send a signal to all its processes so many seconds later."""
+    line = [sys.executable, "-m", "lora_mnist", *map(str, arguments)]
+    plain = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background job inherits it ignored
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=plain
+    ) as process:
+        time.sleep(seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=PATIENCE)
+    return Ended(process.returncode, out, err)
 
 
 class _Running:

@@ -1,13 +1,16 @@
 """A file operation that fails, or a kill, at every place of every command that writes."""
 
 import random
+import signal
 import time
 
 import pytest
 
+from lora_mnist.cli.start import LINES
+
 from .disk import ERRORS, READ, Fault
-from .processes import Ended, command, commands, killed_after
-from .stages import STAGES, VERIFY, Stage, States, said
+from .processes import Ended, command, commands, interrupted_after, killed_after
+from .stages import STAGES, TINY, VERIFY, Stage, States, said
 from .tally import ALL, some
 from .trees import facts, is_whole, remains
 
@@ -15,6 +18,15 @@ RANDOM_KILLS = 200
 FAILS = "an open, a write, a sync, a rename, a mkdir or a remove fails, anywhere in any stage"
 KILLED = "killed at a file operation, anywhere in any stage"
 KILLED_AT_RANDOM = "killed at a random time"
+RANDOM_SIGNALS = 40  # to each of the commands below
+INTERRUPTED = "Ctrl-C or SIGTERM at a random time from the start of Python on"
+INTERRUPTIBLE = {  # command: (the state that it starts from, about how many seconds it takes)
+    ("run", *TINY): ("nothing", 4.0),
+    ("verify", "--quiet"): ("run", 2.0),
+    ("report", "--quiet"): ("run", 2.0),
+    ("play", "--port", "0", "--quiet"): ("run", 3.0),
+    ("sweep", "--rank", "1", "--seed", "0", "--engine", "local", "--threads", "2", "--quiet"): ("run", 6.0),
+}
 each_stage = pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 
 
@@ -75,9 +87,39 @@ def test_a_kill_at_any_time_costs_nothing(states, tally):
     tally.attack(KILLED_AT_RANDOM, stage.name, some(times, 3), survive)
 
 
+@pytest.mark.parametrize("words", INTERRUPTIBLE, ids=lambda words: words[0])
+def test_an_interruption_at_any_time_is_one_line(words, states, tally):
+    state, whole = INTERRUPTIBLE[words]
+    stage = next(stage for stage in STAGES if stage.name == "run")
+    moments = random.Random(0)
+
+    def survive(case: tuple[float, signal.Signals]) -> None:
+        with states.copy(state) as run:
+            more = ("--out", run.parent / "sweep") if words[0] == "sweep" else ()
+            ended = interrupted_after(*case, *words, "--run", run, *more)
+            require_one_line(ended, case[1])
+            if state == "nothing":
+                require_old_or_new_and_then_new(stage, states, run)
+            elif words[0] != "report":
+                assert facts(run) == states.facts(state)
+
+    cases = [
+        (moments.uniform(0.1, whole), moments.choice([signal.SIGINT, signal.SIGTERM])) for _ in range(RANDOM_SIGNALS)
+    ]
+    tally.attack(INTERRUPTED, words[0], some(cases, 1), survive)
+
+
 @pytest.mark.skipif(not ALL, reason="`make faults` tries them all")
 def test_there_were_a_thousand_kills(tally):
     assert sum(tried for name in (KILLED, KILLED_AT_RANDOM) for tried, _ in tally.rows[name].values()) >= 1000
+
+
+def require_one_line(ended: Ended, number: signal.Signals) -> None:
+    """What the signal says, and nothing else; or nothing at all, where the command was through, or Python not begun."""
+    if ended.code in (0, -number):
+        assert ended.err == "", ended
+    else:
+        assert (ended.code, ended.err) == (128 + number, f"{LINES[number]}\n"), ended
 
 
 def require_one_error(ended: Ended) -> None:
