@@ -13,7 +13,8 @@ from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.strict import Document
 
-MOST_JOBS = 1_000_000
+MOST_JOBS = 200_000  # of one folder, whose rows are in memory at once
+LONGEST = 1_000  # characters of one value
 OF_BASE = ("data", "model", "pretrain")  # a value there means another base
 FORBIDDEN = {"finetune.name", "data.dataset"}  # an adapter's name is not part of what it does; one data set a sweep
 OWN = "config"  # in place of ranks: the one of the config
@@ -63,6 +64,11 @@ class Job(Document):
         assert digit != "weakest"  # settled when the base was opened
         return digit
 
+    def repairing(self, digit: int) -> "Job":
+        """The same with that digit."""
+        tuning = self.settings.finetune.model_copy(update={"digit": digit})
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"finetune": tuning})})
+
     @property
     def rank(self) -> int | None:
         """Of its adapters; all weights have none."""
@@ -110,6 +116,8 @@ def values_in(name: str, text: str) -> tuple[Any, ...]:
     Raises:
         UsageError: there is no value, or one twice.
     """
+    if any(len(part) > LONGEST for part in text.split(",")):
+        raise UsageError(f"`{name}` (={shown(text)}) has a value of more than {LONGEST:,} characters.", "Shorten it.")
     if found := re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", text):
         first, last = map(int, found.groups())
         if last - first >= MOST_JOBS:
@@ -132,7 +140,7 @@ def settings_of(axes: Axes) -> list[dict[str, Any]]:
     for values in axes.values():
         count *= len(values)
     if count > MOST_JOBS:
-        raise UsageError(f"The grid has {count:,} jobs, more than {MOST_JOBS:,}.", "Choose fewer values.")
+        raise UsageError(f"The grid has {count:,} jobs, more than {MOST_JOBS:,}.", "Make several sweeps of it.")
     return [_nested(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
 
 
@@ -152,9 +160,12 @@ def jobs_of(
         base: the key of the one base that all start from; None is one for every seed (see `base_key`).
 
     Raises:
-        UsageError: a value is out of its range, or rounds are asked for and a digit is named.
+        UsageError: a value is out of its range, or rounds are asked for with a digit, or with several values.
     """
     jobs = []
+    if beside.rounds and (varied := [name for name, values in axes.items() if name != "seed" and len(values) > 1]):
+        cause = f"`rounds` (={beside.rounds}) are of one setting, and {varied[0]} has {len(axes[varied[0]])} values."
+        raise UsageError(cause, "Give it one, as --digit weakest --rank 1.")
     for tables in settings_of(axes):
         settings = resolved(tables)
         methods: tuple[Method, ...] = ("lora", *TWINS) if beside.twin else ("lora",)
@@ -175,8 +186,8 @@ def jobs_of(
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text  # a word, such as cosine
+    except (ValueError, RecursionError):  # a word, such as cosine
+        return text
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,5 +197,9 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
         *folders, last = name.split(".")
         for folder in folders:
             table = table.setdefault(folder, {})
+            if not isinstance(table, dict):
+                raise UsageError(
+                    f"`{shown(name)}` is no setting: `{folder}` is one value.", "See configs/default.toml."
+                )
         table[last] = value
     return tables

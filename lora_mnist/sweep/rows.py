@@ -2,7 +2,7 @@
 
 A row is safe the moment its job is done: those of one stack are written as one file, whole or not at all, in `parts/`.
 When a sweep ends, they are put together as results.json and results.csv, and the parts go. Killed in between, a row
-stands in both, which its key makes harmless.
+stands in both, which its key makes harmless; of the two, results.csv follows from results.json.
 """
 
 import csv
@@ -10,25 +10,25 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError, model_validator
 
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.findings import BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
-from lora_mnist.files import read_json, require_writable, to_json, write_file, write_files
+from lora_mnist.files import disk_errors, parse_json, read_regular, require_writable, to_json, write_file
+from lora_mnist.runs.folders import clear, require_same
 from lora_mnist.runs.lock import holding
-from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset
+from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset, ModelSettings, PretrainSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, first_fault
-from lora_mnist.sweep.grid import Method
-
-T = TypeVar("T")
+from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
 WAY_OUT = "Restore it from a copy, or give another --out."
+LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a twin more
 
 
 class SplitCounts(Counts):
@@ -36,6 +36,12 @@ class SplitCounts(Counts):
 
     wrong: PerDigit
     images: PerDigit
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "SplitCounts":
+        if self.errors != sum(self.wrong) or not sum(self.images):
+            raise ValueError("must have as errors what is wrong of each digit, and at least one image")
+        return self
 
 
 class Round(Document):
@@ -58,6 +64,7 @@ class Row(Document):
         key: the job's identity, as `Job.key` makes it.
         base: seal of the base.
         held_out: whether `val` and `test` are halves of the held-out training images.
+        model, pretrain: how the base was made.
         method: an adapter, or what it is compared with; all weights have no rank.
         strength: share of the trained update that the guard kept; None: none was allowed, and `after` is `before`.
         parameters: how many numbers were trained.
@@ -75,6 +82,8 @@ class Row(Document):
     base: str
     dataset: KnownDataset
     data: DataSettings
+    model: ModelSettings
+    pretrain: PretrainSettings
     held_out: bool
     method: Method
     digit: Digit
@@ -93,6 +102,14 @@ class Row(Document):
     seconds: float
     engine: Literal["alone", "stacked"]
 
+    @property
+    def all_settings(self) -> dict[str, object]:
+        """By their names: those of the fine-tuning, and of the base as `pretrain.epochs`."""
+        found: dict[str, object] = self.settings.model_dump(mode="json")
+        for table, settings in (("model", self.model), ("pretrain", self.pretrain)):
+            found |= {f"{table}.{name}": value for name, value in settings.model_dump(mode="json").items()}
+        return found
+
 
 class Failure(Document):
     """A job that failed, and why. It is tried again by the next sweep."""
@@ -105,14 +122,18 @@ class Failure(Document):
 
 
 class Results(Document):
-    """results.json: every row, in the order of their keys."""
+    """results.json: every row, in the order of their keys; and each part.
+
+    Attributes:
+        sha256: of the rows.
+    """
 
     schema_version: int
+    sha256: str
     rows: Many[Row]
 
 
-_PART = TypeAdapter(list[Row])
-SCHEMA = 2  # of results.json; raised when it changes
+SCHEMA = 3  # of results.json; raised when it changes
 
 
 class Store:
@@ -125,14 +146,7 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.rows: dict[str, Row] = {}
-        if (folder / JSON).is_file():
-            document = read_json(folder / JSON)
-            if isinstance(document, dict) and document.get("schema_version") != SCHEMA:
-                raise RunError(f"{folder} was made by another version of lora-mnist.", "Give another --out.")
-            self.rows = {row.key: row for row in _checked(document, folder / JSON, TypeAdapter(Results)).rows}
-        for part in sorted((folder / PARTS).glob("*.json")):
-            self.rows |= {row.key: row for row in _checked(read_json(part), part, _PART)}
+        self.rows = _rows_in(folder)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -140,10 +154,14 @@ class Store:
 
         Raises:
             BusyError: another sweep writes there.
+            RunError, AlteredError: what lies there, as of the class.
             DiskError: the disk refuses.
         """
         with holding(self.folder):
             require_writable(self.folder / PARTS)
+            for place in (self.folder, self.folder / PARTS):
+                clear(place)
+            self.rows = _rows_in(self.folder)  # another sweep may have added some since
             try:
                 yield
             finally:
@@ -154,18 +172,59 @@ class Store:
         if not rows:
             return
         name = hashlib.sha256(" ".join(row.key for row in rows).encode()).hexdigest()[:16]
-        write_file(self.folder / PARTS / f"{name}.json", _PART.dump_json(list(rows), indent=1))
+        write_file(self.folder / PARTS / f"{name}.json", _document_of(rows))
         self.rows |= {row.key: row for row in rows}
 
     def _put_together(self) -> None:
         parts = list((self.folder / PARTS).glob("*.json"))
         if parts:
             rows = [self.rows[key] for key in sorted(self.rows)]
-            document = Results(schema_version=SCHEMA, rows=tuple(rows)).model_dump(mode="json")
-            write_files(self.folder, {JSON: to_json(document), CSV: to_csv(rows).encode()})
-        for part in parts:
-            part.unlink()
-        (self.folder / PARTS).rmdir()
+            write_file(self.folder / JSON, _document_of(rows))
+            write_file(self.folder / CSV, to_csv(rows).encode())
+        with disk_errors(self.folder):
+            for part in parts:
+                part.unlink()
+            if not any((self.folder / PARTS).iterdir()):  # something of somebody else's is left alone
+                (self.folder / PARTS).rmdir()
+
+
+def _rows_in(folder: Path) -> dict[str, Row]:
+    """Those of the parts are read first: if they are put together meanwhile, they stand in results.json."""
+    rows: dict[str, Row] = {}
+    for part in sorted((folder / PARTS).glob("*.json")):
+        with suppress(FileNotFoundError):
+            rows |= {row.key: row for row in _read(part)}
+    with suppress(FileNotFoundError):
+        rows = {row.key: row for row in _read(folder / JSON)} | rows
+    return rows
+
+
+def _read(path: Path) -> Sequence[Row]:
+    """Raises FileNotFoundError; RunError if it cannot be read; AlteredError if it is not what was written."""
+    try:
+        document = parse_json(path, read_regular(path, LARGEST))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
+    if isinstance(document, dict) and document.get("schema_version") != SCHEMA:
+        raise RunError(f"{path} was made by another version of lora-mnist.", "Give another --out.")
+    try:
+        found = Results.model_validate(document)
+    except ValidationError as error:
+        key, _, _, rule = first_fault(error)
+        raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error
+    require_same(path, _sha256_of(document["rows"]), found.sha256)
+    return found.rows
+
+
+def _document_of(rows: Sequence[Row]) -> bytes:
+    dumped = [row.model_dump(mode="json") for row in rows]
+    return to_json({"schema_version": SCHEMA, "sha256": _sha256_of(dumped), "rows": dumped})
+
+
+def _sha256_of(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -186,13 +245,5 @@ def _flat(row: Row) -> dict[str, object]:
             line |= {f"{when}{split}_{name}": counts.of(name) for name in ("missed", "claimed", "errors")}
     for split, after in row.after.items():
         line |= {f"{split}_wrong_{digit}": wrong for digit, wrong in enumerate(after.wrong)}
-    settings = row.settings.model_dump(mode="json", exclude={"digit", "rank", "name"})
+    settings = {name: v for name, v in row.all_settings.items() if name not in ("digit", "rank", "name")}
     return line | {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in settings.items()}
-
-
-def _checked(document: object, path: Path, kind: TypeAdapter[T]) -> T:
-    try:
-        return kind.validate_python(document)
-    except ValidationError as error:
-        key, _, _, rule = first_fault(error)
-        raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error

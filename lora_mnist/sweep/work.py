@@ -133,6 +133,7 @@ class Worker:
                 **{"key": key, "base": base.seal, "dataset": dataset.name, "data": job.settings.data},
                 **{"held_out": self.world.held_out, "method": job.method, "digit": job.digit},
                 **{"rank": job.rank, "seed": job.settings.seed},
+                **{"model": job.settings.model, "pretrain": job.settings.pretrain},
                 **{"settings": tuning.model_copy(update={"name": None}), "parameters": parameters, "engine": engine},
                 **{"strength": found.strength, "verdict": found.verdict, "rounds": found.rounds},
                 **{"threshold": dict(found.threshold), "threshold_on_test": found.threshold_on_test},

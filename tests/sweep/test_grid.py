@@ -98,20 +98,17 @@ def test_the_rank_can_be_the_configs():
 
 
 def test_twins_and_rounds_are_jobs_of_their_own_beside_each_adapter():
-    jobs = jobs_of(parse_axes("weakest", "1,4", "0"), resolved, beside=Beside(twin=True, rounds=3))
+    jobs = jobs_of(parse_axes("weakest", "4", "0-1"), resolved, beside=Beside(twin=True, rounds=3))
     assert [job.method for job in jobs] == ["lora", "twin", "hard twin", "rounds"] * 2
-    pinned = [job.settings.finetune.model_copy(update={"digit": 3}) for job in jobs]
-    settled = [
-        job.model_copy(update={"settings": job.settings.model_copy(update={"finetune": tuning})})
-        for job, tuning in zip(jobs, pinned, strict=True)
-    ]
-    assert len({job.key("seal", "data") for job in settled}) == len(jobs)
+    assert len({job.repairing(3).key("seal", "data") for job in jobs}) == len(jobs)
     assert [job.rounds for job in jobs] == [1, 1, 1, 3] * 2
 
 
 def test_rounds_look_for_the_digit_themselves():
     with pytest.raises(UsageError, match="weakest"):
         jobs_of(parse_axes("3", "1", "0"), resolved, beside=Beside(rounds=2))
+    with pytest.raises(UsageError, match=r"finetune\.rank has 2 values"):  # of which each would be other rounds
+        jobs_of(parse_axes("weakest", "1,4", "0"), resolved, beside=Beside(rounds=2))
 
 
 def test_the_images_are_split_in_one_way():

@@ -1,10 +1,14 @@
 import csv
 import io
+import itertools
 import json
+import os
+import re
 
 import pytest
 
-from lora_mnist.errors import AlteredError, BusyError
+from lora_mnist.errors import AlteredError, BusyError, RunError
+from lora_mnist.files import write_file
 from lora_mnist.sweep.rows import CSV, JSON, PARTS, Store, to_csv
 from lora_mnist.sweep.work import Worker
 from tests.test_architecture import ROOT
@@ -52,6 +56,78 @@ def test_an_interrupt_puts_together_what_is_finished(tmp_path, rows):
     assert len((tmp_path / CSV).read_text().splitlines()) == 3
 
 
+def test_what_another_sweep_added_meanwhile_stays(tmp_path, rows):
+    first, second = rows
+    early = Store(tmp_path)
+    with (other := Store(tmp_path)).writing():
+        other.add([first])
+    with early.writing():
+        early.add([second])
+    assert Store(tmp_path).rows.keys() == early.rows.keys() == {first.key, second.key}
+
+
+def test_an_end_while_rows_are_put_together_loses_none(tmp_path, rows, monkeypatch):
+    first, second = rows
+    with (store := Store(tmp_path)).writing():
+        store.add([first])
+    for number in (1, 2):  # before results.json, and between the two files
+        writes = itertools.count(1)
+
+        def end(*arguments, number=number, writes=writes):
+            if next(writes) == number:
+                raise KeyboardInterrupt
+            return write_file(*arguments)
+
+        (tmp_path / PARTS).mkdir(exist_ok=True)
+        store.add([second])
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), store.writing():
+            patched.setattr("lora_mnist.sweep.rows.write_file", end)
+        assert Store(tmp_path).rows.keys() == {first.key, second.key}
+    with Store(tmp_path).writing():
+        pass
+    assert len((tmp_path / CSV).read_text().splitlines()) == 3
+    assert not (tmp_path / PARTS).exists()
+
+
+def test_what_killed_sweeps_left_goes_and_what_is_not_theirs_stays(tmp_path, rows):
+    (tmp_path / PARTS).mkdir()
+    left = [tmp_path / PARTS / ".a.json.new-01234567", tmp_path / ".results.json.new-01234567"]
+    for path in left:
+        path.write_text("half")
+    with (store := Store(tmp_path)).writing():
+        store.add(rows)
+    assert not any(path.exists() for path in left)
+    assert not (tmp_path / PARTS).exists()
+    (tmp_path / PARTS).mkdir()
+    (tmp_path / PARTS / "mine.txt").write_text("mine")
+    with Store(tmp_path).writing():
+        pass
+    assert (tmp_path / PARTS / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", [JSON, "part"])
+def test_a_number_that_was_changed_is_noticed(tmp_path, rows, place):
+    with (store := Store(tmp_path)).writing():
+        store.add(rows)
+    path = tmp_path / JSON
+    if place == "part":
+        (tmp_path / PARTS).mkdir()
+        path = path.rename(tmp_path / PARTS / "part.json")
+    text = path.read_text()
+    for found in re.finditer(r'"(strength|seed|parameters|missed|errors)": (\d)', text):
+        other = str((int(found[2]) + 1) % 10)
+        path.write_text(text[: found.start(2)] + other + text[found.end(2) :])
+        with pytest.raises(AlteredError, match=path.name):
+            Store(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_results_that_are_no_file_are_refused(tmp_path, make):
+    make(tmp_path / JSON)
+    with pytest.raises(RunError, match="cannot be read"):
+        Store(tmp_path)
+
+
 def test_one_writes_at_a_time(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 
@@ -63,7 +139,9 @@ def test_one_writes_at_a_time(tmp_path):
         other.submit(second).result()
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema_version": 2}', '{"schema_version": 2, "rows": [{"key": 3}]}'])
+@pytest.mark.parametrize(
+    "content", ["{", '{"schema_version": 3}', '{"schema_version": 3, "sha256": "", "rows": [{"key": 3}]}']
+)
 def test_what_is_no_result_is_refused(tmp_path, content):
     (tmp_path / JSON).write_text(content)
     with pytest.raises(AlteredError, match=JSON):
