@@ -15,7 +15,7 @@ from lora_mnist.sweep.answer import Answer, Cell
 from lora_mnist.sweep.references import TWINS as TWIN_NAMES
 from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Failure
-from lora_mnist.sweep.words import METRICS, capital, estimate, images, rule, scope, sentences
+from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images, rule, scope, sentences
 
 if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.keeping import Kept
@@ -72,7 +72,7 @@ def errors(answer: Answer) -> RenderableType:
 
 def digits(answer: Answer) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds, the best in bold."""
-    what = f"{capital(METRICS[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
+    what = f"{capital(METRIC_NAMES[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
     table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1))
     for one in answer.variants:
         table.add_column(one.name, justify="right")
@@ -94,7 +94,8 @@ def rounds(found: Rounds) -> RenderableType:
     errors = [found.rounds[0].errors[0], *(one.errors[1] for one in found.rounds)] if found.rounds else []
     path = " → ".join(f"{one:.1f}" for one in errors)
     kept = ", ".join(str(one.kept) for one in found.rounds)
-    return Paragraph(f"In rounds, all errors {path}; kept by {kept} bases; {estimate(found.errors)} at the end.")
+    of = f" of {found.rounds[0].jobs}" if found.rounds else ""
+    return Paragraph(f"In rounds, all errors {path}; kept in {kept}{of}; {estimate(found.errors)} at the end.")
 
 
 def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:

@@ -16,6 +16,7 @@ from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 from lora_mnist.sweep.estimates import METRICS, Estimate, Metric, by_seed, estimate_of
+from lora_mnist.sweep.grid import Axes
 from lora_mnist.sweep.references import FULL, Reference, Rounds, references_of, rounds_of, worst_other
 from lora_mnist.sweep.rows import Row
 
@@ -136,11 +137,9 @@ def answer(
     if split not in rows[0].after:
         raise UsageError(f"`split` (={split!r}) is none that these jobs were judged on.", "Use --split test.")
     varied = _varied(rows)
-    by = by.removeprefix("finetune.")
-    if by not in {*varied, "rank"}:
-        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied were {', '.join(varied) or 'none'}.")
+    by = _require_varied(by, varied)
     groups = _groups(judged, by, varied, only)
-    digits, seeds = sorted({row.digit for row in rows}), sorted({row.seed for row in rows})
+    digits, seeds = sorted({row.digit for row in judged}), sorted({row.seed for row in judged})
     accuracies = [1 - row.before[split].errors / sum(row.before[split].images) for row in rows]
     return Answer(
         dataset=rows[0].dataset,
@@ -152,7 +151,7 @@ def answer(
         digits=tuple(digits),
         seeds=tuple(seeds),
         base={name: estimate_of([(r.seed, r.before[split].of(name)) for r in _cases(rows)]) for name in METRICS},
-        variants=tuple(_variant(name, group, by, split, rows) for name, group in groups.items()),
+        variants=tuple(_variant(name, group, (by, *varied), split, rows) for name, group in groups.items()),
         cells=tuple(_cells(groups, metric, split)),
         enough=tuple(_enough(groups, digit, metric, split) for digit in (*digits, None)),
         rounds=rounds_of([row for row in rows if row.method == "rounds"], split),
@@ -164,29 +163,32 @@ def judged_of(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.method in ("lora", "full")]
 
 
-def view_of(by: str, metric: str, split: str, varied: Iterable[str]) -> tuple[str, Metric, SplitName]:
+def view_of(by: str, metric: str, split: str, axes: Axes) -> tuple[str, Metric, SplitName]:
     """What is to be shown, typed, before anything is trained for it.
-
-    Args:
-        varied: names of settings.
 
     Raises:
         UsageError: one of the three is none.
     """
-    names = [name.removeprefix("finetune.") for name in varied]
-    by = by.removeprefix("finetune.")
-    if by not in {*names, "rank"} - OF_A_CASE - {"seed"}:
-        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied are {', '.join(names)}.")
+    names = [name.removeprefix("finetune.") for name, values in axes.items() if len(values) > 1]
+    by = _require_varied(by, [name for name in names if name not in OF_A_CASE | {"seed"}])
     for name, value, known in (("metric", metric, METRICS), ("split", split, ("test", "val"))):
         if value not in known:
             raise UsageError(f"`{name}` (={shown(value)}) is none of {', '.join(known)}.", "Choose one of these.")
     return cast(tuple[str, Metric, SplitName], (by, metric, split))
 
 
+def _require_varied(by: str, varied: Sequence[str]) -> str:
+    """The setting to order by, as the rows name it. Raises UsageError."""
+    by = by.removeprefix("finetune.")
+    if by not in {*varied, "rank"}:
+        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied: {', '.join(varied) or 'none'}.")
+    return by
+
+
 def _varied(rows: Sequence[Row]) -> list[str]:
     """Settings of which there are several values among the adapters, without those of a case."""
-    settings = [row.settings.model_dump(mode="json", exclude=OF_A_CASE) for row in rows if row.method == "lora"]
-    names = settings[0] if settings else {}
+    settings = [row.all_settings for row in rows if row.method == "lora"]
+    names = [name for name in settings[0] if name not in OF_A_CASE] if settings else []
     return [name for name in names if len({_text(one[name]) for one in settings}) > 1]
 
 
@@ -194,16 +196,20 @@ def _groups(rows: Iterable[Row], by: str, varied: Sequence[str], only: str) -> d
     """By variant, in their order."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: _place(row, by)):
-        groups.setdefault(_name(row, varied, by) or only, []).append(row)
+        groups.setdefault(", ".join(_parts(row, (by, *varied) if varied else ())) or only, []).append(row)
     return groups
 
 
-def _name(row: Row, varied: Sequence[str], by: str) -> str:
-    """Empty if there is nothing that tells it from the others."""
-    names = dict.fromkeys((by, *varied)) if varied else ()
-    own = [name for name in names if row.method == "lora" or name != "rank"]
-    parts = [f"{name.replace('_', ' ')} {_text(_value(row, name))}" for name in own]
-    return ", ".join([FULL, *(part for part in parts if part)] if row.method == "full" else parts)
+def _parts(row: Row, names: Iterable[str]) -> list[str]:
+    """What tells it from others, each setting once; none if nothing does."""
+    own = [name for name in dict.fromkeys(names) if row.method == "lora" or name != "rank"]
+    parts = [f"{spelled(name)} {_text(_value(row, name))}" for name in own]
+    return [FULL, *parts] if row.method == "full" else parts
+
+
+def spelled(setting: str) -> str:
+    """Its name as words: `pretrain epochs`."""
+    return setting.replace("_", " ").replace(".", " ")
 
 
 def _place(row: Row, by: str) -> tuple[bool, float, str, int]:
@@ -214,7 +220,7 @@ def _place(row: Row, by: str) -> tuple[bool, float, str, int]:
 
 
 def _value(row: Row, name: str) -> object:
-    return row.settings.model_dump(mode="json").get(name)
+    return row.all_settings.get(name)
 
 
 def _text(value: object) -> str:
@@ -226,13 +232,14 @@ def _cases(rows: Iterable[Row]) -> list[Row]:
     return list({(row.base, row.digit): row for row in rows}.values())
 
 
-def _variant(name: str, rows: Sequence[Row], by: str, split: str, others: Sequence[Row]) -> Variant:
+def _variant(name: str, rows: Sequence[Row], names: Sequence[str], split: str, others: Sequence[Row]) -> Variant:
+    """Args: names: of the setting to order by, and of all that are varied."""
     verdicts = [row.verdict or "not kept" for row in rows]
     counts: dict[str, int] = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     return Variant(
         name=name,
-        by=None if rows[0].method == "full" else _text(_value(rows[0], by)),
-        series=name.partition(", ")[2],
+        by=None if rows[0].method == "full" else _text(_value(rows[0], names[0])),
+        series=", ".join(_parts(rows[0], names)[1:]),
         parameters=max(row.parameters for row in rows),
         jobs=len(rows),
         kept=sum(row.strength is not None for row in rows),
@@ -267,9 +274,8 @@ def _enough(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metr
     enough = good[0] if any(p is not None for _, p in tests.values()) else None
     smaller = order[order.index(enough) - 1] if enough is not None and order.index(enough) > 0 else None
     worse, p = tests[smaller] if smaller is not None else (None, None)
-    cases = _cases(row for rows in groups.values() for row in rows if digit in (None, row.digit))
-    base = by_seed([(row.seed, row.before[split].of(metric)) for row in cases])
-    _, p_of_base = _worse(base, means[best])
+    base = [(row.seed, row.before[split].of(metric)) for row in groups[best] if digit in (None, row.digit)]
+    _, p_of_base = _worse(by_seed(base), means[best])
     helps = None if p_of_base is None else p_of_base <= LEVEL
     numbers = {name: groups[name][0].parameters for name in means}
     smallest = all(numbers[name] > numbers[enough or best] for name in means if name != (enough or best))

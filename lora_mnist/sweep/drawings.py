@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from lora_mnist.report.figures import Mark, Plot
 from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, framed, legend_above
-from lora_mnist.sweep.answer import Answer, Estimate, Variant
-from lora_mnist.sweep.words import METRICS, capital, estimate, images
+from lora_mnist.sweep.answer import Answer, Estimate, Variant, spelled
+from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images
 
 TABLE = "variants.csv"
 
@@ -43,10 +43,10 @@ def by_setting(answer: Answer) -> Plot:
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
     axes.set_xticks(list(places.values()), list(places))
-    axes.set(xlabel=answer.by.replace("_", " "), ylabel=f"{METRICS[metric]} ({images(answer)})")
+    axes.set(xlabel=spelled(answer.by), ylabel=f"{METRIC_NAMES[metric]} ({images(answer)})")
     legend_above(axes)
     told = "; ".join(f"{one.name}: {estimate(one.after[metric])}" for one in answer.variants)
-    alt = f"{METRICS[metric]} by {answer.by}, base {estimate(answer.base[metric])}; {told}."
+    alt = f"{METRIC_NAMES[metric]} by {answer.by}, base {estimate(answer.base[metric])}; {told}."
     return Plot("by-setting", figure, alt, TABLE, tuple(marks))
 
 
@@ -95,11 +95,11 @@ def by_digit(answer: Answer) -> Plot:
         axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_yticks(range(len(answer.digits)), [str(digit) for digit in answer.digits])
-    axes.set(ylabel="repaired digit", title=f"{capital(METRICS[answer.metric])} ({images(answer)})")
+    axes.set(ylabel="repaired digit", title=f"{capital(METRIC_NAMES[answer.metric])} ({images(answer)})")
     axes.tick_params(length=0)
     figure.colorbar(picture, label="change from the base")
     told = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in answer.cells)
-    return Plot("by-digit", figure, f"{METRICS[answer.metric]} by repaired digit and variant. {told}.", TABLE)
+    return Plot("by-digit", figure, f"{METRIC_NAMES[answer.metric]} by repaired digit and variant. {told}.", TABLE)
 
 
 def series_of(variants: Sequence[Variant]) -> dict[str, list[Variant]]:

@@ -20,7 +20,7 @@ from lora_mnist.sweep.drawings import TABLE, plots_of
 from lora_mnist.sweep.references import ON_VAL
 from lora_mnist.sweep.rows import Row
 from lora_mnist.sweep.tables import markdown
-from lora_mnist.sweep.words import METRICS, capital, estimate, images, points, rule, scope, sentences, title
+from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images, points, rule, scope, sentences, title
 
 TEXT = "tables.md"
 INLINE = ("by-setting", "trade")  # the third plot is a table there
@@ -63,7 +63,7 @@ def _page(answer: Answer, plots: Mapping[str, Plot]) -> bytes:
         shade=lambda cell: shade(cell, reach),
         sentences=sentences(answer),
         rule=rule(answer),
-        metric=METRICS[answer.metric],
+        metric=METRIC_NAMES[answer.metric],
         shown=(ON_VAL, *(one.name for one in answer.variants)),
         scope=scope(answer),
         images=images(answer),
@@ -86,10 +86,10 @@ def _table(answer: Answer) -> str:
     """A line a variant: its counts and those of the threshold, each with half of its interval."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    counts = [f"{who}{name}{part}" for who in ("", "threshold_") for name in METRICS for part in ("", "_half")]
+    counts = [f"{who}{name}{part}" for who in ("", "threshold_") for name in METRIC_NAMES for part in ("", "_half")]
     writer.writerow(["variant", answer.by, "parameters", "jobs", "kept", *counts, "worst_other", "worst_other_half"])
     for one in answer.variants:
-        known = [part[name] for part in (one.after, one.threshold) for name in METRICS]
+        known = [part[name] for part in (one.after, one.threshold) for name in METRIC_NAMES]
         pairs = [(number.mean, number.half) for number in (*known, one.worst)]
         numbers = [number for pair in pairs for number in pair]
         writer.writerow([one.name, one.by, one.parameters, one.jobs, one.kept, *numbers])

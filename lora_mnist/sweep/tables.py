@@ -7,8 +7,7 @@ from lora_mnist.sweep.answer import Answer, Variant
 from lora_mnist.sweep.estimates import METRICS, Estimate, Metric
 from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Row
-from lora_mnist.sweep.words import METRICS as METRIC_NAMES
-from lora_mnist.sweep.words import capital, estimate, points, scope, sentences
+from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, points, scope, sentences
 
 HEADINGS = ("missed", "claimed", "all errors", "worst other digit", "kept")
 

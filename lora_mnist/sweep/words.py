@@ -1,10 +1,10 @@
 """The sentences of an answer."""
 
-from lora_mnist.sweep.answer import Answer, Enough, Estimate, Metric
+from lora_mnist.sweep.answer import Answer, Enough, Estimate, Metric, spelled
 
 _RULE = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
 ONE_SEED = "One seed does not say which is enough: how sure it is comes from several."
-METRICS: dict[Metric, str] = {"missed": "missed", "claimed": "claimed", "errors": "all errors"}
+METRIC_NAMES: dict[Metric, str] = {"missed": "missed", "claimed": "claimed", "errors": "all errors"}
 
 
 def sentences(answer: Answer) -> list[str]:
@@ -29,7 +29,7 @@ def sentence(one: Enough) -> str:
         return f"{capital(one.best)} is {better} than the base for {whom} by more than chance."
     if one.enough is None:
         return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
-    if not one.helps:
+    if one.helps is False:
         return f"None is better than the base for {whom} by more than chance; {one.best} comes nearest."
     best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
     if one.next_smaller is None or one.p is None or one.worse is None:
@@ -59,7 +59,7 @@ def images(answer: Answer) -> str:
 def title(answer: Answer) -> str:
     """The question that is answered."""
     names = [one.name for one in answer.variants if one.by is not None]
-    return f"What does {names[0]} do?" if len(names) == 1 else f"Which {answer.by.replace('_', ' ')} is enough?"
+    return f"What does {names[0]} do?" if len(names) == 1 else f"Which {spelled(answer.by)} is enough?"
 
 
 def estimate(one: Estimate) -> str:

@@ -10,7 +10,7 @@ from lora_mnist.evaluation.findings import Counts
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.answer import FULL, answer
 from lora_mnist.sweep.rows import Row, SplitCounts
-from lora_mnist.sweep.words import rule, sentence, sentences
+from lora_mnist.sweep.words import ONE_SEED, rule, sentence, sentences
 
 IMAGES = (100,) * 10
 
@@ -28,6 +28,8 @@ def row(digit, rank, seed, errors, missed=5, method="lora", shifted=(), rounds=(
         base=f"base{seed}",
         dataset="mnist",
         data=settings.data,
+        model=settings.model,
+        pretrain=settings.pretrain,
         held_out=False,
         method=method,
         digit=digit,
@@ -154,10 +156,47 @@ def test_of_a_single_variant_it_is_said_whether_it_helps():
     found = answer(rows, only="mine")
     assert [one.name for one in found.variants] == ["mine"]
     assert sentences(found)[-1] == "Mine is better than the base for all digits together by more than chance."
-    (one,) = sentences(answer(rows[:1], only="mine"))
-    assert "seeds" in one or "seed" in one
+    assert sentences(answer(rows[:1], only="mine")) == [ONE_SEED]
     assert rule(found) == ""
     assert rule(answer(ROWS)) != ""
+
+
+def test_one_base_is_compared_seed_by_seed():
+    """As with --run, where all seeds start from one base."""
+    before = {"test": counts(100, 20, 3)}
+    rows = [one.model_copy(update={"base": "the one", "before": before}) for one in ROWS if one.digit == 3]
+    found = answer(rows)
+    assert all(one.helps for one in found.enough)
+    assert sentences(found)[-1].startswith("Rank 4 is enough for all digits together")
+    worse = [one.model_copy(update={"after": {"test": counts(100 + one.seed, 5, 3)}}) for one in rows]
+    assert sentences(answer(worse))[-1].startswith("None is better than the base")
+    mine = answer([one for one in rows if one.rank == 4], only="mine")
+    assert sentences(mine)[-1] == "Mine is better than the base for all digits together by more than chance."
+
+
+def test_settings_of_the_bases_are_varied_too():
+    def trained(one, epochs):
+        return one.model_copy(
+            update={"base": f"{one.base}-{epochs}", "pretrain": one.pretrain.model_copy(update={"epochs": epochs})}
+        )
+
+    rows = [trained(one, epochs) for one in ROWS for epochs in (1, 4)]
+    found = answer(rows, by="pretrain.epochs")
+    names = [(one.name, one.by, one.series) for one in found.variants if "rank 4" in one.name]
+    assert names == [(f"pretrain epochs {n}, rank 4", str(n), "rank 4") for n in (1, 4)]
+    assert {"rank 4, pretrain epochs 1", "rank 4, pretrain epochs 4"} < {one.name for one in answer(rows).variants}
+
+
+def test_a_list_is_one_value():
+    rows = [row(3, 4, 0, 60, targets=targets) for targets in (["linear1"], ["linear1", "linear2"])]
+    found = answer(rows, by="targets")
+    assert [one.by for one in found.variants] == ['["linear1", "linear2"]', '["linear1"]']
+    assert {one.series for one in found.variants} == {""}
+
+
+def test_a_digit_of_which_only_a_twin_is_done_is_left_out():
+    found = answer([*ROWS, row(5, 4, 0, 60, method="twin")])
+    assert found.digits == (3, 8)
 
 
 def test_of_as_many_numbers_none_is_the_smallest():
