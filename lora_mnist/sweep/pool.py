@@ -4,8 +4,9 @@ import os
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
@@ -17,7 +18,7 @@ from lora_mnist.sweep.world import World
 from lora_mnist.training.device import prepare
 from lora_mnist.training.processes import without_interrupts
 
-RETRIES = 2  # of what was at work when a process died
+RETRIES = 2  # of a task that was at work when a process died
 _worker: Worker | None = None  # of such a process
 
 
@@ -35,16 +36,20 @@ def run(world: World, tasks: Sequence[Sequence[Job]], processes: int) -> Iterato
     with tempfile.TemporaryDirectory(prefix="lora-mnist-") as folder:
         file = Path(folder) / "world.safetensors"
         save(world, file)
-        for attempt in range(RETRIES + 1):
+        deaths: Counter[int] = Counter()  # by task
+        while left:
+            last = [number for number in left if deaths[number] == RETRIES]
+            now = {last[0]: left[last[0]]} if last else dict(left)  # at its last try it is alone: it may be the cause
             try:
-                for number, outcomes in _pool(file, left, min(processes, len(left))):
+                for number, outcomes in _pool(file, now, min(processes, len(now))):
                     del left[number]
                     yield outcomes
-                return
             except BrokenProcessPool as error:
-                if attempt == RETRIES:
-                    cause = f"A process died {attempt + 1} times: {error}"
-                    yield [failure_of(world, job, cause) for task in left.values() for job in task]
+                for number in [number for number in now if number in left][:processes]:  # they begin in this order
+                    deaths[number] += 1
+                    if deaths[number] > RETRIES:
+                        cause = f"Its process died {deaths[number]} times: {error}"
+                        yield [failure_of(world, job, cause) for job in left.pop(number)]
 
 
 def _pool(world: Path, tasks: Mapping[int, Sequence[Job]], processes: int) -> Iterator[tuple[int, list[Outcome]]]:
@@ -52,13 +57,12 @@ def _pool(world: Path, tasks: Mapping[int, Sequence[Job]], processes: int) -> It
     others = active_children()
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (world,))
     try:
-        with without_interrupts():  # the first task starts all processes
+        with without_interrupts():  # to submit a task may start a process
             waiting: dict[Future[list[Outcome]], int] = {
                 pool.submit(_do, task): number for number, task in tasks.items()
             }
-        while waiting:
-            for one in wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(one), one.result()
+        for one in as_completed(waiting):
+            yield waiting[one], one.result()
     except BaseException:  # also Ctrl-C, and an end of the iteration before the last: nobody waits for what is at work
         for process in active_children():
             if process not in others:
@@ -73,7 +77,10 @@ def _begin(world: Path) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, args=(world.parent,), daemon=True).start()
     prepare("cpu", 1)
-    _worker = Worker(load(world))
+    try:
+        _worker = Worker(load(world))
+    except FileNotFoundError:  # a parent that was interrupted while it started this process knows nothing of it
+        os._exit(1)
 
 
 def _end_with_parent(folder: Path) -> None:

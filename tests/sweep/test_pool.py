@@ -8,7 +8,8 @@ from contextlib import suppress
 import pytest
 
 from lora_mnist.sweep import pool
-from lora_mnist.sweep.rows import Failure
+from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.rows import Failure, Row
 from lora_mnist.sweep.work import Worker
 from tests.sweep.grids import same
 
@@ -53,18 +54,22 @@ def test_a_process_that_is_killed_loses_nothing(small, alone, monkeypatch):
     assert all(same(row, alone[row.key]) for row in found)
 
 
-def test_jobs_whose_process_dies_each_time_fail(small, monkeypatch):
+class Deadly(Job):
+    """A job that ends the process which is to do it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_job_whose_process_dies_each_time_fails_and_takes_none_with_it(small, alone):
     _, world, jobs = small
-    monkeypatch.setattr(pool, "RETRIES", 0)
-    found = []
-    for rows in pool.run(world, [[job] for job in jobs], 1):
-        if not found:
-            _kill_a_child()
-        found += rows
-    failed = [one for one in found if isinstance(one, Failure)]
-    assert len(found) == len(jobs)
-    assert failed
-    assert "died" in failed[0].cause
+    deadly = Deadly.model_validate(dict(jobs[1]))
+    found = [one for rows in pool.run(world, [[jobs[0]], [deadly], *([job] for job in jobs[2:])], 2) for one in rows]
+    (failed,) = [one for one in found if isinstance(one, Failure)]
+    assert failed.cause.startswith("Its process died 3 times")
+    done = {row.key for row in found if isinstance(row, Row)}
+    assert done == alone.keys() - {failed.key}
+    assert len(done) == len(jobs) - 1
 
 
 def test_processes_leave_ctrl_c_to_their_parent_also_while_they_start(small, alone, monkeypatch):

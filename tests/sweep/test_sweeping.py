@@ -75,12 +75,15 @@ def test_the_engines_come_to_the_same_rows(folder):
 
 
 def test_several_stacks_are_spread_over_processes(folder, monkeypatch):
-    from lora_mnist.sweep import stacked
+    from lora_mnist.sweep import pool, stacked
 
     one = sweep(asked(folder), engine_of("stacked", 1))
     (folder / "results.json").unlink()
     monkeypatch.setattr(stacked, "FEW", 0)
+    spreading, run = [], pool.run
+    monkeypatch.setattr(pool, "run", lambda *given: spreading.append(given[-1]) or run(*given))
     spread = sweep(asked(folder), engine_of("stacked", 2))
+    assert spreading == [2]
     assert all(same(a, b) for a, b in zip(one.rows, spread.rows, strict=True))
 
 
