@@ -10,7 +10,7 @@ from lora_mnist.cli.app import command
 from lora_mnist.cli.options import _folder
 from lora_mnist.cli.output import open_page, show
 from lora_mnist.cli.panels import in_data, in_lora, in_output, in_repair, in_run, in_training
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import LoraMnistError, UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.sweep.opening import Asked
@@ -67,7 +67,7 @@ class Grid:
 class Compared:
     """What is trained beside the adapters, and on which images they are compared."""
 
-    full: Annotated[bool, in_repair("--full", "Train all weights too, once for each digit and seed.")] = False
+    full: Annotated[bool, in_repair("--full", "Train all weights too, for every combination but of ranks.")] = False
     twin: Annotated[
         bool,
         in_repair(
@@ -97,7 +97,7 @@ class Engine:
         str,
         in_run(
             "--engine",
-            "Many adapters at once in one process, one in each process, or tasks of a Ray cluster.",
+            "Many adapters at once, one at a time in each process, or tasks of a Ray cluster.",
             "stacked|local|ray",
         ),
     ] = "stacked"
@@ -154,21 +154,27 @@ def sweep(
     from lora_mnist.sweep.rows import Store
     from lora_mnist.sweep.sweeping import engine_of, sweep
 
-    if view.keep and compared.hold_out:
+    if view.keep is not None and compared.hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
     asked = _asked(grid, compared, machine, output)
     shown = view_of(view.by, view.metric, view.split, asked.axes)
+    trains = engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus)
     if engine.plan:
         show(plan(asked, engine.engine), [answers.plan], output, grid.out)
         return 0
-    done = sweep(asked, engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus))
+    done = sweep(asked, trains)
     answered = done.answered(*shown)
     if answered.answer is not None:
         page = write_page(answered.answer, done.rows, grid.out)
         answered = answered.model_copy(update={"page": str(page)})
-    if view.keep:
-        kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
-        answered = answered.model_copy(update={"kept": kept})
+    try:
+        if view.keep is not None:
+            kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
+            answered = answered.model_copy(update={"kept": kept})
+    except LoraMnistError:
+        if not output.json:  # which is one object, the error's
+            show(answered, [answers.answered], output, grid.out)
+        raise
     show(answered, [answers.answered], output, grid.out)
     if open and answered.page:
         open_page(Path(answered.page))
@@ -185,6 +191,7 @@ def _asked(grid: Grid, compared: Compared, machine: o.Machine, output: o.Output)
         data=machine.data,
         config=grid.config,
         options={} if grid.dataset is None else {"data": {"dataset": grid.dataset}},
+        offline=machine.offline,
         device=machine.device,
         threads=machine.threads,
         quiet=output.quiet,

@@ -76,6 +76,8 @@ def _run(
             stack = waiting.pop(ready)
             try:
                 yield ray.get(ready)
+            except ray.exceptions.RayTaskError as error:
+                yield [failure_of(world, job, shown(f"{type(error.cause).__name__}: {error.cause}")) for job in stack]
             except ray.exceptions.RayError as error:
                 cause = f"Its task failed {RETRIES + 1} times: {shown(str(error))}"
                 yield [failure_of(world, job, cause) for job in stack]
@@ -87,6 +89,7 @@ def _connected(address: str | None, processes: int, size: int) -> Iterator[None]
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray reports home
+    address = address or os.environ.get("RAY_ADDRESS")  # which Ray takes too, but then not what is for one of our own
     local: dict[str, Any] = {"num_cpus": processes, "object_store_memory": size + STORE, "include_dashboard": False}
     in_main = threading.current_thread() is threading.main_thread()
     terminated = signal.getsignal(signal.SIGTERM)

@@ -51,12 +51,16 @@ def chosen(wanted: str, rows: Sequence[Row], store: Store) -> Row:
             )
         row = found[0]
     else:
+        if not rows:
+            raise UsageError("No job of this sweep is done, so there is no best.", "See why they failed.")
         there = [row for row in rows if row.strength is not None and row.method == "lora"]
         if not there:
             raise UsageError("No adapter of this sweep met its guard, so there is no best.", "Give a row's key.")
         if "val" not in there[0].after:
             raise UsageError("The best is chosen on `val`, and there is none.", "Give a row's key.")
         row = min(there, key=lambda row: (row.after["val"].errors, row.parameters))
+    if row.held_out:
+        raise UsageError(f"Row {row.key} was counted on other images than `test`.", "Give one made without --hold-out.")
     if row.method != "lora" or row.strength is None:
         raise UsageError(f"Row {row.key} has no adapter to keep.", "Give the key of one that has.")
     return row

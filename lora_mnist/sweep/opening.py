@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.datasets.dataset import choose
+from lora_mnist.datasets.dataset import Dataset, choose
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.pipeline.pretrain import pretrain
@@ -62,7 +62,8 @@ class Asked:
 
     def _jobs(self) -> list[Job]:
         if self.base is None:
-            name = choose(self.request.wanted_dataset(None), self.request.data, self.request.quiet)
+            wanted = self.request.wanted_dataset(None)
+            name = choose(wanted, self.request.data, self.request.quiet, self.request.offline)
             return jobs_of(self.axes, lambda tables: self._with(tables).settings(None, name), beside=self.beside)
         run = Run(self.base)
         folder, record = run.require_base().folder, run.record
@@ -91,14 +92,15 @@ def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
         UsageError: the weakest digit is wanted, and there is no `val`; or as `pretrain` does.
         RunError: a base cannot be read.
     """
-    works: dict[str, Workspace] = {}
-    for key, work in _opened(asked, jobs):
-        works[key] = work
     hard = {job.base for job in jobs if job.settings.finetune.hardness}
-    dataset = next(iter(works.values())).dataset
-    halves = halved(dataset, jobs[0].settings.data.split_seed) if asked.hold_out else None
-    bases: dict[str, Base] = {key: base_of(work, key in hard, halves) for key, work in works.items()}
-    world = World(halves or dataset, bases, asked.hold_out)
+    bases: dict[str, Base] = {}
+    dataset: Dataset | None = None
+    for key, work in _opened(asked, jobs):
+        if dataset is None:  # the same for all, of which one is enough
+            dataset = halved(work.dataset, jobs[0].settings.data.split_seed) if asked.hold_out else work.dataset
+        bases[key] = base_of(work, key in hard, dataset if asked.hold_out else None)
+    assert dataset is not None  # there is a job
+    world = World(dataset, bases, asked.hold_out)
     found = [_with_digit(job, world) for job in jobs]
     return world, list({job.key(bases[job.base].seal, world.dataset.sha256): job for job in found}.values())
 
@@ -118,11 +120,8 @@ def _opened(asked: Asked, jobs: Sequence[Job]) -> Iterator[tuple[str, Workspace]
 
 
 def _with_digit(job: Job, world: World) -> Job:
-    tuning = job.settings.finetune
-    if tuning.digit != "weakest":
+    if job.settings.finetune.digit != "weakest":
         return job
     if not len(world.dataset.val):
         raise UsageError("The weakest digit is found on `val`, and there is none.", "Name the digits with --digit.")
-    digit = weakest_digit(world.bases[job.base].logits["val"], world.dataset.val.labels)
-    settings = job.settings.model_copy(update={"finetune": tuning.model_copy(update={"digit": digit})})
-    return job.model_copy(update={"settings": settings})
+    return job.repairing(weakest_digit(world.bases[job.base].logits["val"], world.dataset.val.labels))

@@ -1,10 +1,12 @@
 """How long a sweep will take: counted products, at the pace at which this machine makes them."""
 
 import time
+from functools import cache
 from itertools import pairwise
 
 import torch
 
+from lora_mnist.evaluation.findings import SplitResult
 from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.strict import Count, Document
 from lora_mnist.sweep.grid import Job
@@ -44,32 +46,40 @@ def plan(asked: Asked, engine: str) -> Plan:
     Raises:
         UsageError, RunError, DataError: as the sweep would.
     """
-    jobs = asked.jobs()
-    left = [job for job in jobs if not _is_done(asked, job, Store(asked.out))]
+    jobs, store = asked.jobs(), Store(asked.out)
+    left = [job for job in jobs if not _is_done(asked, job, store)]
     prepare(asked.request.device, 1)
     missing = {job.base: job for job in jobs if not Run(asked.run_of(job.base)).base.is_finished}
     processes = asked.request.threads or cores()
-    paces = {rows: _pace(rows) for rows in {_rows(job, engine) for job in left}}
-    seconds = sum(_products(job) / paces[_rows(job, engine)] for job in left) / processes
-    of_bases = (
-        sum(_base_products(job) / _pace(job.settings.pretrain.batch_size) for job in missing.values()) / processes
-    )
+    seconds = sum(_products(job) / _pace(_rows(job, engine)) for job in left) / processes
+    base_seconds = sum(_base_products(job) / _pace(job.settings.pretrain.batch_size) for job in missing.values())
     return Plan(
         folder=str(asked.out),
         jobs=len(jobs),
         finished=len(jobs) - len(left),
         bases=len(missing),
         seconds=BESIDE * seconds,
-        base_seconds=BESIDE * of_bases,
+        base_seconds=BESIDE * base_seconds / processes,
     )
 
 
 def _is_done(asked: Asked, job: Job, store: Store) -> bool:
     run = Run(asked.run_of(job.base))
-    if not run.base.is_finished or job.settings.finetune.digit == "weakest":
+    if not run.base.is_finished:
         return False
-    sha256 = run.record.dataset.sha256 + (HELD_OUT if asked.hold_out else "")
-    return job.key(run.base.evaluation.base_seal, sha256) in store.rows
+    found, sha256 = run.base.evaluation, run.record.dataset.sha256 + (HELD_OUT if asked.hold_out else "")
+    if job.settings.finetune.digit != "weakest":
+        return job.key(found.base_seal, sha256) in store.rows
+    if asked.hold_out or "val" not in found.splits:  # that of half of `val` stands nowhere
+        return False
+    digits = _weakest(found.splits["val"])
+    return any(job.repairing(digit).key(found.base_seal, sha256) in store.rows for digit in digits)
+
+
+def _weakest(found: SplitResult) -> list[int]:
+    """Those with the highest error rate."""
+    rates = [wrong / max(1, images) for wrong, images in zip(found.wrong, found.images, strict=True)]
+    return [digit for digit, rate in enumerate(rates) if rate == max(rates)]
 
 
 def _rows(job: Job, engine: str) -> int:
@@ -101,6 +111,7 @@ def _multiplications(job: Job) -> tuple[int, int]:
     return first, sum(rest)
 
 
+@cache
 @torch.inference_mode()
 def _pace(rows: int) -> float:
     """Multiplications a second of a product with so many rows."""

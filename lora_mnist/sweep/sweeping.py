@@ -5,16 +5,19 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from lora_mnist.errors import UsageError
+from lora_mnist.runs.rundir import Run
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
 from lora_mnist.sweep.answer import Answer, Metric, SplitName, answer, judged_of
-from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.grid import MOST_JOBS, Job
 from lora_mnist.sweep.keeping import Kept
 from lora_mnist.sweep.opening import Asked, open_world
 from lora_mnist.sweep.rows import Failure, Row, Store
 from lora_mnist.sweep.work import Outcome
 from lora_mnist.sweep.world import World
+from lora_mnist.training.device import require_threads
 from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
@@ -66,12 +69,16 @@ def sweep(asked: Asked, engine: Engine) -> Sweep:
         BusyError: another sweep writes to the folder.
         UsageError, RunError, DataError, DiskError: as those of the bases and of the folder.
     """
+    _require_no_run(asked.out)
     jobs = asked.jobs()
     store = Store(asked.out)
     with store.writing():
         world, jobs = open_world(asked, jobs)
         keys = {job.key(world.bases[job.base].seal, world.dataset.sha256): job for job in jobs}
         left = [job for key, job in keys.items() if key not in store.rows]
+        if len(store.rows) + len(left) > MOST_JOBS:
+            cause = f"With the {len(store.rows):,} rows in {asked.out}, these jobs are more than {MOST_JOBS:,}."
+            raise UsageError(cause, "Give another --out.")
         started = time.perf_counter()
         failures = _do(engine, world, left, store, Progress(asked.request.quiet))
         seconds = round(time.perf_counter() - started, 2)
@@ -79,6 +86,13 @@ def sweep(asked: Asked, engine: Engine) -> Sweep:
     made = len(left) - len(failures)
     found = {"folder": str(asked.out), "label": asked.label, "rows": tuple(rows), "failures": tuple(failures)}
     return Sweep.model_validate(found | {"made": made, "seconds": seconds})
+
+
+def _require_no_run(out: Path) -> None:
+    """The page of a sweep would replace that of a run. Raises UsageError if `out` is one, or lies in one."""
+    for place in (out, *out.absolute().parents):
+        if Run(place).base.is_finished:
+            raise UsageError(f"`out` (={out}) is in a run, {place}.", "Give another --out.")
 
 
 def engine_of(
@@ -94,6 +108,7 @@ def engine_of(
     Raises:
         UsageError: it cannot do what is asked.
     """
+    require_threads(threads)
     if (address is not None or gpus) and name != "ray":
         given = f"`address` (={address!r})" if address is not None else f"`gpus` (={gpus})"
         raise UsageError(f"{given} is for a Ray cluster.", "Use it with --engine ray.")

@@ -24,10 +24,7 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
     Raises:
         UsageError: the device is unknown or absent, or `threads` is out of its range.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(
-            f"`threads` (={threads}) must be from 1 to {MOST_THREADS}.", "Leave --threads out to let torch choose."
-        )
+    require_threads(threads)
     # Adam's moments of dead inputs decay into denormal floats, which CPUs handle many times slower. New threads
     # inherit the mode from the one that starts them, so it is set before torch starts any.
     torch.set_flush_denormal(True)
@@ -42,6 +39,14 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
         torch.use_deterministic_algorithms(True)
     return found
+
+
+def require_threads(threads: int | None) -> None:
+    """Raises UsageError if they are out of their range."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(
+            f"`threads` (={threads}) must be from 1 to {MOST_THREADS}.", "Leave --threads out to let torch choose."
+        )
 
 
 def keep_freed_memory() -> None:

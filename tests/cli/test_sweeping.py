@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from lora_mnist.sweep.rows import Store
+from tests.conftest import snapshot
+
 GRID = ("--digit", "3,8", "--rank", "1,2", "--seed", "0-1", "--dataset", "digits", "--threads", "1")
 SETTINGS = ("--config", "smoke", "--set", "finetune.batch_size=10")
 
@@ -50,7 +53,7 @@ def test_the_best_is_kept_and_named(cli, out):
 
 
 def test_what_the_adapters_are_compared_with_is_printed(cli, out):
-    weakest = ("--digit", "weakest", *GRID[2:])
+    weakest = ("--digit", "weakest", "--rank", "1", *GRID[4:])
     beside = ("--twin", "--full", "--rounds", "2", "--out", out)
     code, printed, _ = cli("sweep", *weakest, *SETTINGS, *beside)
     said = " ".join(printed.split())
@@ -60,6 +63,23 @@ def test_what_the_adapters_are_compared_with_is_printed(cli, out):
     tables = (out / "report" / "tables.md").read_text()
     assert "| all weights |" in tables
     assert "| round | kept |" in tables
+
+
+def test_the_results_do_not_go_into_a_run(cli, run_copy):
+    before = snapshot(run_copy)
+    for place in (run_copy, run_copy / "adapters"):
+        code, _, err = cli("sweep", *GRID[:6], "--run", run_copy, "--out", place)
+        assert (code, "is in a run" in " ".join(err.split())) == (2, True)
+    assert snapshot(run_copy) == before
+
+
+def test_a_row_of_held_out_images_is_not_kept(cli, out):
+    cli("sweep", *GRID, *SETTINGS, "--out", out, "--hold-out")
+    row = next(row for row in Store(out).rows.values() if row.held_out)
+    for key, said in ((row.key, "other images"), ("", "the key of 0 rows")):
+        code, _, err = cli("sweep", *GRID, *SETTINGS, "--out", out, "--keep", key)
+        assert code == 2
+        assert said in " ".join(err.split())
 
 
 def test_a_search_counts_on_held_out_images(cli, out):
@@ -73,6 +93,34 @@ def test_a_failed_job_is_said_and_is_no_success(cli, out):
     code, printed, _ = cli("sweep", *GRID, *SETTINGS, *wild)
     assert code == 1
     assert "failed: digit 3, rank 1, seed 0" in printed
+    code, printed, err = cli("sweep", *GRID, *SETTINGS, *wild, "--keep", "best")  # whose error hides nothing
+    assert code == 2
+    assert "failed: digit 3, rank 1, seed 0" in printed
+    assert "No job of this sweep is done, so there is no best." in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--by", "focus"), "`by` (='focus') was not varied"),
+        (("--by", "seed"), "`by` (='seed') was not varied"),
+        (("--set", "finetune.focus=0.3", "--by", "focus"), "`by` (='focus') was not varied"),
+        (("--plan", "--engine", "quick"), "none of stacked, local, ray"),
+        (("--plan", "--threads", "-1"), "`threads` (=-1)"),
+        (("--set", "seed.x=3"), "`seed` is one value"),
+        (("--set", "finetune.rank.x=1"), "`rank` is one value"),
+        (("--set", "finetune.focus=" + 900 * "["), "`finetune.focus`"),
+        (("--set", f"finetune.focus={10**5000:x}"), "more than 1,000 characters"),
+        (("--rounds", "2"), "are of one setting, and finetune.digit has 2 values"),
+        (("--dataset", "mnist", "--offline", "--data", "nowhere"), "--offline"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is(cli, tmp_path, options, said):
+    base = GRID if "--dataset" not in options else GRID[:6]
+    code, _, err = cli("sweep", *base, *SETTINGS, "--out", tmp_path / "out", *options)
+    assert code in (2, 3)
+    assert said in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
