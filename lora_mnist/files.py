@@ -89,6 +89,8 @@ def require_unused(path: Path, force: bool) -> None:
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Name a file in it.")
+    if path.exists() and not path.is_file():  # to replace a device would break the system
+        raise UsageError(f"{path} is no regular file.", "Name another file.")
     if path.exists() and not force:
         raise UsageError(f"{path} is there already.", "Name another file, or replace it with --force.")
     require_writable(path.parent)

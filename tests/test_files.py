@@ -42,6 +42,9 @@ def test_a_file_of_the_users_choice_replaces_no_folder_and_no_file_unasked(tmp_p
     for name, force in (("x", True), ("y", False), ("new/z", False)):
         require_unused(tmp_path / name, force)
     assert snapshot(tmp_path) == {"x": b"one"}
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="no regular file"):
+        require_unused(tmp_path / "pipe", force=True)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ class Search(Choice):
     """The first test image after `after`, and again from the start, that the base gets wrong or the adapters break."""
 
     which: Literal["base-wrong", "adapters-break"]
-    after: int = Field(default=-1, ge=-1)
+    after: int = Field(default=-1, ge=-1, lt=2**31)
 
 
 class LabelledDrawing(Message):

@@ -55,7 +55,7 @@ def new_folder(place: Path) -> Iterator[Path]:
             _exchange(fresh, place)
             sync_folder(place.parent)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _discard(fresh)
 
 
 def standing(place: Path) -> Path:
@@ -152,11 +152,16 @@ def clear(parent: Path) -> None:
     recover(parent)
     remains = [old for old in parent.glob(".*.old") if (parent / _name_of(old.name) / MANIFEST).is_file()]
     for path in (*remains, *parent.glob(f".*{NEW}*")):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):  # what cannot be removed is in nobody's way
-                path.unlink()
+        _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """Remove whatever it is, a pipe too, which rmtree would wait for; what cannot be removed is in nobody's way."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def remove_folder(place: Path) -> None:
@@ -220,7 +225,7 @@ def _exchange(fresh: Path, place: Path) -> None:
     for attempt in (1, 2):
         try:
             if place.exists():  # else `old` may be the only copy
-                shutil.rmtree(old, ignore_errors=True)
+                _discard(old)
                 place.rename(old)
             fresh.rename(place)
             break

@@ -103,7 +103,7 @@ def _lock_of(folder: Path) -> "BaseFileLock":
     from filelock import FileLock
 
     # a marker file in place of a lock outlives a kill, so where the system has no locks there is none
-    path = os.path.realpath(folder / LOCK)
+    path = os.path.join(os.path.realpath(folder), LOCK)
     return FileLock(path, timeout=0, is_singleton=True, thread_local=True, fallback_to_soft=False)
 
 
@@ -112,6 +112,8 @@ def _take(lock: "BaseFileLock", folder: Path) -> bool:
     for attempts_left in reversed(range(5)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if (folder / LOCK).is_symlink():  # whose file would be written over
+                raise DiskError(f"{folder / LOCK} is a link to another file.", "Remove it.")
             lock.acquire()
             if lock.lock_counter == 1:
                 with suppress(OSError):  # a full disk is told by who writes more than a name
@@ -121,7 +123,7 @@ def _take(lock: "BaseFileLock", folder: Path) -> bool:
             holder = _named(folder / LOCK)
             if holder or not attempts_left:  # else it has just finished
                 who = holder.words if holder else "another command"
-                way_out = "Wait until it is done, end it, or choose another --run."
+                way_out = "Wait until it is done, end it, or choose another folder."
                 raise BusyError(f"{folder} is being written by {who}.", way_out) from error
         except OSError as error:
             if error.errno in NO_LOCKS:
@@ -164,11 +166,11 @@ def _read(path: Path) -> Holder | None:
 
 
 def _named(path: Path) -> Holder | None:
-    """Who holds the lock, as soon as that is written there."""
+    """Who holds the lock, as soon as that is written there; None if it is not, or is still one that was killed."""
     end = time.monotonic() + UNNAMED
     while (holder := _read(path)) is None or _is_gone(holder):
         if time.monotonic() > end or not path.exists():
-            return holder
+            return None
         time.sleep(0.01)
     return holder
 

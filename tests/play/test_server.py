@@ -103,6 +103,7 @@ def test_a_blank_sheet_is_no_error_but_a_problem(client):
         ("/api/predict", {"index": 1, "adapters": ["none"]}, 400, "no adapter 'none'"),
         ("/api/predict", {"index": 1, "secret": 1}, 400, "`secret`"),
         ("/api/search", {"which": "best"}, 400, "`which`"),
+        ("/api/search", {"which": "base-wrong", "after": 10**21}, 400, "`after`"),
         ("/api/teaching/start", {"drawings": []}, 400, "`drawings`"),
         ("/api/teaching/start", {"drawings": [DRAWING] * 501}, 400, "500"),
         ("/api/teaching/start", {"drawings": [DRAWING | {"label": 10}]}, 400, "label"),

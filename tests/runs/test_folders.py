@@ -32,6 +32,15 @@ def test_a_folder_appears_whole_and_checks_out(tmp_path):
     assert (tmp_path / "x" / "a.txt").read_bytes() == b"one"
 
 
+def test_a_pipe_in_its_place_is_replaced_and_not_waited_for(tmp_path):
+    for name in ("x", ".x.old"):
+        os.mkfifo(tmp_path / name)
+    fill(tmp_path / "x", b"one")
+    check_folder(tmp_path / "x")
+    clear(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["x"]
+
+
 def test_an_interrupted_replacement_leaves_the_old_folder(tmp_path):
     fill(tmp_path / "x", b"one")
     before = snapshot(tmp_path)

@@ -80,6 +80,16 @@ def test_a_second_writer_is_refused_with_who_holds_the_run_and_a_kill_frees_it(c
     assert before.items() - {("contents.json", before["contents.json"])} <= after.items()
 
 
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(cli, run_copy):
+    diary = run_copy.parent / "diary"
+    diary.write_text("mine")
+    (run_copy / LOCK).symlink_to(diary)
+    code, _, err = cli("report", "--run", run_copy)
+    assert code == 6
+    assert "is a link to another file. Remove it." in " ".join(err.split())
+    assert diary.read_text() == "mine"
+
+
 def test_readers_do_not_wait(cli, run_copy):
     with held_by_another(run_copy):
         for command in ("evaluate", "verify", "adapters", "params", "compare"):
