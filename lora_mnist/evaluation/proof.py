@@ -7,7 +7,7 @@ on      with it on, the weights are W + scaling · B A: bit-equal to that formul
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -74,8 +74,8 @@ def prove(plain: Plain, sealed: Seal, adapted: nn.Module) -> tuple[Proof, dict[s
     unequal = plain.images_that_differ(off)
     on = {split: logits_of(adapted, batch) for split, batch in images.items()}
     merged, wrong_layers = _by_formula(base, adapted)
-    difference = max(float((on[split] - logits_of(merged, batch)).abs().max()) for split, batch in images.items())
-    largest = max(float(logits.abs().max()) for logits in on.values())
+    difference = largest_of(on[split] - logits_of(merged, batch) for split, batch in images.items())
+    largest = largest_of(on.values())
 
     frozen = _frozen(base, sealed, adapted)
     is_off = Off(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
@@ -87,6 +87,11 @@ def prove(plain: Plain, sealed: Seal, adapted: nn.Module) -> tuple[Proof, dict[s
     )
     passed = frozen.passed and is_off.passed and is_on.passed
     return Proof(passed=passed, frozen=frozen, off=is_off, on=is_on), on
+
+
+def largest_of(parts: Iterable[torch.Tensor]) -> float:
+    """The largest size of a number in any of them; NaN if there is one, which Python's `max` would pass over."""
+    return float(torch.stack([part.abs().max() for part in parts]).max())
 
 
 def _frozen(base: nn.Module, sealed: Seal, adapted: nn.Module) -> Frozen:

@@ -7,7 +7,7 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.evaluation.analysis import analyse
 from lora_mnist.evaluation.predict import held_out_logits
-from lora_mnist.evaluation.proof import TOLERANCE
+from lora_mnist.evaluation.proof import TOLERANCE, largest_of
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.again import history, is_weakest
 from lora_mnist.pipeline.workspace import Workspace
@@ -78,8 +78,8 @@ def _of_merged(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str, t
     if not all(_is_in_the_run(work, name, stored.weights[name]) for name in names):
         return [first_difference(MERGE, stored, stored.model_copy(update=derived))]
     adapted, used = work.adapted([Applied(one.name, one.strength) for one in stored.merged])
-    before, largest = held_out_logits(adapted, work.dataset), max(float(part.abs().max()) for part in logits.values())
-    difference = max(float((before[split] - logits[split]).abs().max()) for split in logits)
+    before, largest = held_out_logits(adapted, work.dataset), largest_of(logits.values())
+    difference = largest_of(before[split] - logits[split] for split in logits)
     if 0 <= stored.largest_difference <= TOLERANCE * largest:
         difference = stored.largest_difference  # rounding alone
     facts = {"merged": used, "largest_difference": difference, "largest_logit": largest}
