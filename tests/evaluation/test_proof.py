@@ -156,6 +156,20 @@ def test_an_adapter_whose_logits_are_no_numbers_fails(pair, value):
     assert not found.passed
 
 
+def test_one_of_several_splits_whose_logits_are_no_numbers_is_enough(pair, monkeypatch):
+    base, adapted = pair
+    images = {"val": IMAGES["test"], "test": IMAGES["test"][:3]}  # of which each is smaller than the one before
+
+    def logits(network, batch):
+        found = logits_of(network, batch)
+        return found if len(batch) > 3 or network is base else found * float("nan")
+
+    monkeypatch.setattr("lora_mnist.evaluation.proof.logits_of", logits)
+    plain = Plain(base, images, {split: logits(base, batch) for split, batch in images.items()})
+    found, _ = prove(plain, seal(base.state_dict()), adapted)
+    assert not found.on.passed
+
+
 def test_a_merged_weight_with_another_scaling_is_caught(pair):
     updates_of(pair[1], "a")["linear1"].scaling = 5.0  # alpha left undivided
     found = findings(pair)
