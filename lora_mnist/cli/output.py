@@ -1,6 +1,7 @@
 """How a command says what it found: words on standard output, or JSON, or no more than a path."""
 
 import json
+import re
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from lora_mnist.settings.strict import Document
 
+COLOUR = r"\x1b\[[0-9;]*m"
 NARROWEST = 40  # columns; a narrower terminal breaks the lines itself
 D = TypeVar("D", bound="Document")
 
@@ -54,7 +56,13 @@ def print_all(*renderables: "RenderableType") -> None:
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         for renderable in renderables:
             console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
-    write(text.get())
+    write(_harmless(text.get(), COLOUR if console.color_system else "(?!)"))
+
+
+def _harmless(text: str, allowed: str) -> str:
+    """`text` in which what would move a cursor, as from a folder's name, is spelled out, but for what is `allowed`."""
+    escape = lambda found: found[0] if found[1] else found[0].encode("unicode_escape").decode()  # noqa: E731
+    return re.sub(rf"({allowed})|[^\n -~\xa0-\U0010ffff]", escape, text)
 
 
 def print_json(document: object) -> None:
