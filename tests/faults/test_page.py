@@ -30,4 +30,4 @@ def test_what_is_not_survived_is_counted_and_told():
     with pytest.raises(AssertionError, match=r"1 of 4:\n2: two is lost"):
         tally.attack("numbers", "all", range(4), survive)
     assert tally.rows == {"numbers": {"all": [4, 3]}}
-    assert "| numbers | 4 | 3 | 1 |" in table(tally.rows)
+    assert "| numbers |  | 4 | 3 | 1 |" in table(tally.rows)
