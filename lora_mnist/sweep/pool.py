@@ -55,7 +55,8 @@ def run(world: World, tasks: Sequence[Sequence[Job]], processes: int) -> Iterato
 def _pool(world: Path, tasks: Mapping[int, Sequence[Job]], processes: int) -> Iterator[tuple[int, list[Outcome]]]:
     """Raises BrokenProcessPool if a process dies; what was at work then is not done."""
     others = active_children()
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (world,))
+    with without_interrupts():  # it starts the first of Python's own processes
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (world,))
     try:
         with without_interrupts():  # to submit a task may start a process
             waiting: dict[Future[list[Outcome]], int] = {
