@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from lora_mnist.settings.strict import Document
 
-COLOUR = r"\x1b\[[0-9;]*m"
+CONTROL = r"[^\n -~\xa0-\U0010ffff]"  # characters that move a cursor
+NO_COLOUR = r"(?!\x1b\[[0-9;]*m)"  # what follows is no change of colour
 NARROWEST = 40  # columns; a narrower terminal breaks the lines itself
 D = TypeVar("D", bound="Document")
 
@@ -56,13 +57,13 @@ def print_all(*renderables: "RenderableType") -> None:
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         for renderable in renderables:
             console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
-    write(_harmless(text.get(), COLOUR if console.color_system else "(?!)"))
+    write(_harmless(text.get(), has_colours=console.color_system is not None))
 
 
-def _harmless(text: str, allowed: str) -> str:
-    """`text` in which what would move a cursor, as from a folder's name, is spelled out, but for what is `allowed`."""
-    escape = lambda found: found[0] if found[1] else found[0].encode("unicode_escape").decode()  # noqa: E731
-    return re.sub(rf"({allowed})|[^\n -~\xa0-\U0010ffff]", escape, text)
+def _harmless(text: str, has_colours: bool) -> str:
+    """`text` in which what would move a cursor, as from a folder's name, is spelled out."""
+    pattern = NO_COLOUR + CONTROL if has_colours else CONTROL
+    return re.sub(pattern, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def print_json(document: object) -> None:
