@@ -77,7 +77,7 @@ def _is_done(asked: Asked, job: Job, store: Store) -> bool:
 
 
 def _weakest(found: SplitResult) -> list[int]:
-    """Those with the highest error rate."""
+    """Those with the highest error rate; of several the loss decides, which a count does not tell."""
     rates = [wrong / max(1, images) for wrong, images in zip(found.wrong, found.images, strict=True)]
     return [digit for digit, rate in enumerate(rates) if rate == max(rates)]
 

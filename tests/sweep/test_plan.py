@@ -21,6 +21,17 @@ def test_it_counts_and_leaves_everything_alone(small, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_the_weakest_digit_of_a_base_is_known_from_its_counts(small, tmp_path):
+    import shutil
+
+    shutil.copytree(small[0] / "bases", tmp_path / "bases")
+    weakest = asked(tmp_path, digits="weakest")
+    assert plan(weakest, "local").finished == 0
+    sweep(weakest, engine_of("stacked", 1))
+    found = plan(weakest, "local")
+    assert (found.jobs, found.finished) == (4, 4)
+
+
 def test_more_work_takes_longer(small):
     folder = small[0]
     little = plan(asked(folder), "local").seconds
