@@ -12,7 +12,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-MADE = Path("mutants", "lora_mnist")
+PROVENANCE = Path("mutants", "lora_mnist")
 SURVIVED, UNTESTED = (0,), (5, 33)  # exit codes in mutmut's words; all others are failures, time-outs and crashes
 NONE = "lora_mnist.none"  # a name that no mutant has
 
@@ -20,7 +20,7 @@ NONE = "lora_mnist.none"  # a name that no mutant has
 def codes() -> dict[str, int | None]:
     """By mutant, what its tests ended with; None if it was not tried yet."""
     found: dict[str, int | None] = {}
-    for file in sorted(MADE.rglob("*.meta")):
+    for file in sorted(PROVENANCE.rglob("*.meta")):
         found |= json.loads(file.read_text())["exit_code_by_key"]
     return found
 

@@ -44,14 +44,14 @@ from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
 from lora_mnist.training.optimizer import FusedAdam
 from lora_mnist.training.stack import NAME, train_stack
-from lora_mnist.training.train import doubts_of, train_adapter, train_base
+from lora_mnist.training.train import train_adapter, train_base, uncertainty_of
 
 CASES = {  # name: settings, adapters, how many of them are trained one after the other
     "rank 1, 100 batches of 10": ({"rank": 1, "steps": 100, "batch_size": 10}, 100, 6),
     "rank 16, 100 batches of 10": ({"rank": 16, "steps": 100, "batch_size": 10}, 100, 6),
     "default (rank 32), 20 batches of 128": ({"rank": 32, "steps": 20, "batch_size": 128}, 32, 4),
 }
-_there: tuple | None = None  # base, images, doubts, of a process
+_there: tuple | None = None  # base, images, uncertainty, of a process
 
 
 def recipe(seed: int, **tuning: object) -> Settings:
@@ -65,28 +65,28 @@ def jobs_of(tuning: dict, count: int) -> list[tuple[int, Settings]]:
 
 
 def begin(data: Path, threads: int | None) -> None:
-    """What every process has: drawn weights, the images, the doubts."""
+    """What every process has: drawn weights, the images, the uncertainty."""
     global _there
     prepare("cpu", threads)
     torch.manual_seed(0)
     base, dataset = MLP().requires_grad_(False), load("mnist", data, 0.083333, 0)
-    _there = base, dataset, doubts_of(base, dataset.train.images)
+    _there = base, dataset, uncertainty_of(base, dataset.train.images)
 
 
 def alone(jobs: Sequence[tuple[int, Settings]]) -> float:
     """One after the other. Returns seconds of processor time."""
-    base, dataset, doubts = _there
+    base, dataset, uncertainty = _there
     started = time.process_time()
     for digit, settings in jobs:
-        train_adapter(base, NAME, digit, settings, dataset, doubts=doubts)
+        train_adapter(base, NAME, digit, settings, dataset, uncertainty=uncertainty)
     return time.process_time() - started
 
 
 def together(jobs: Sequence[tuple[int, Settings]]) -> float:
     """As one stack, likewise."""
-    base, dataset, doubts = _there
+    base, dataset, uncertainty = _there
     started = time.process_time()
-    train_stack(base, jobs, dataset, doubts=doubts)
+    train_stack(base, jobs, dataset, uncertainty=uncertainty)
     return time.process_time() - started
 
 
@@ -179,15 +179,17 @@ def equal(arguments: argparse.Namespace) -> None:
         base = load_network(arguments.run / "base" / "model.safetensors")[0].requires_grad_(False)
     else:
         base = train_base(recipe(0), dataset, torch.device("cpu"))[0].requires_grad_(False)
-    doubts = doubts_of(base, dataset.train.images)
+    uncertainty = uncertainty_of(base, dataset.train.images)
     rows = []
     for rank in arguments.ranks:
         jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, arguments.count)
-        singly = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
-        compared = {"stack": [one.network for one in train_stack(base, jobs, dataset, doubts=doubts)]}
+        singly = [train_adapter(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs]
+        compared = {"stack": [one.network for one in train_stack(base, jobs, dataset, uncertainty=uncertainty)]}
         if arguments.yardstick:
             torch.set_num_threads(2)
-            compared["two threads"] = [train_adapter(base, NAME, d, s, dataset, doubts=doubts)[0] for d, s in jobs]
+            compared["two threads"] = [
+                train_adapter(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs
+            ]
             torch.set_num_threads(1)
         row = {"rank": rank}
         for name, others in compared.items():

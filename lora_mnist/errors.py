@@ -73,7 +73,7 @@ class AlteredError(RunError):
 
 
 class ProofError(LoraMnistError):
-    """Weights that should be frozen are not the sealed ones, or an adapter is not what it claims."""
+    """Weights that should be frozen are not the recorded ones, or an adapter is not what it claims."""
 
     exit_code = 5
 
@@ -97,6 +97,6 @@ class AdapterError(LoRAError, RunError):
 
 
 class DamagedError(AdapterError, AlteredError):
-    """Stored bytes that cannot be what was saved: a seal that does not hold, a config that is not JSON."""
+    """Stored bytes that cannot be what was saved: a fingerprint that does not hold, a config that is not JSON."""
 
     exit_code = 5

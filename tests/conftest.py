@@ -20,7 +20,7 @@ from lora_mnist.datasets.drawing import prepare as prepare_drawing
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.errors import LoraMnistError
-from lora_mnist.pipeline import Request, Tuning, Workspace, finetune, open_workspace, pretrain
+from lora_mnist.pipeline import FinetuneResult, Request, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.runs.folders import _write_manifest
 from lora_mnist.training.device import prepare
 
@@ -66,7 +66,7 @@ def smoke(path: Path, **options: object) -> Request:
     return Request(run=path, config="smoke", options={**SMOKE, **options})
 
 
-def resume(request: Request) -> Tuning:
+def resume(request: Request) -> FinetuneResult:
     """What `lora-mnist run` does before it verifies and reports."""
     work, _ = pretrain(request, resume=True)
     return finetune(work, resume=True)

@@ -111,7 +111,7 @@ def test_a_rank_that_the_tensors_do_not_have_is_refused_before_memory_is_taken(r
     work = workspace(run_copy)
     monkeypatch.setattr("lora_mnist.lora.peft.attach", None)  # calling it would be a TypeError
     with pytest.raises(AdapterError, match="not of rank 1000000"):
-        load_adapter(adapter, work.base, "x", work.sealed)
+        load_adapter(adapter, work.base, "x", work.fingerprint)
 
 
 def test_a_network_that_its_tensors_do_not_make_is_refused_before_memory_is_taken(run_copy):
@@ -340,4 +340,4 @@ def test_a_seal_is_not_needed_to_refuse_a_tensor_that_is_missing(run_copy, adapt
     save_file({key: part for key, part in tensors.items() if key != gone}, path)
     torch.manual_seed(0)
     with pytest.raises(AdapterError, match="lacks base_model"):
-        load_adapter(adapter, MLP((24, 16)), "x", allow_unsealed=True)
+        load_adapter(adapter, MLP((24, 16)), "x", allow_unverified=True)

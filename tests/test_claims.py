@@ -10,12 +10,12 @@ from PIL import Image
 
 from lora_mnist.cli import tables as terminal
 from lora_mnist.datasets.drawing import prepare
-from lora_mnist.evaluation.findings import Off
 from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.results import Off
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, open_workspace, verify
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from .conftest import resume
 
@@ -71,7 +71,7 @@ def test_default_repairs_without_ruining(default):
     assert run.base.evaluation.splits["test"].accuracy >= 0.97
     assert tuned.record.weakest_on_val
     assert test.after.missed <= 0.5 * test.before.missed
-    assert test.after.claimed <= test.before.claimed
+    assert test.after.false_alarms <= test.before.false_alarms
     assert test.after.errors <= 0.67 * test.before.errors
     assert tuned.analysis.threshold.splits["test"].errors >= 1.6 * test.after.errors
     assert verdict_of(tuned.analysis, tuned.record.digit).kind == "repair"

@@ -167,15 +167,13 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     code, out, err = cli("pretrain", *flags.split(), *run)
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "r" / "run.json").read_text())
-    assert json.loads((tmp_path / "r" / "base" / "made.json").read_text())["threads"] == 1
+    assert json.loads((tmp_path / "r" / "base" / "provenance.json").read_text())["threads"] == 1
     settings = record["settings"]
     assert (settings["seed"], settings["model"]["hidden"], settings["data"]["val_share"]) == (3, [20, 14], 0.2)
     training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}
     assert settings["pretrain"] == {**training, "weight_decay": 0.1, "epochs": 2}
     flags = "--digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1 --init gaussian"
-    flags += (
-        " --shift 2 --rotate 3 --zoom 0.25 --guard none --hardness 0.3 --logit-adjustment 0.4 --label-smoothing 0.05"
-    )
+    flags += " --shift 2 --rotate 3 --zoom 0.25 --guard none --hard-examples 0.3 --logit-adjustment 0.4 --label-smoothing 0.05"
     flags += " --rank-pattern linear2=2 --alpha-pattern linear2=7"
     flags += " --steps 7 --batch-size 11 --focus 0.5 --learning-rate 0.003 --optimizer adamw --schedule constant"
     code, out, err = cli("finetune", *flags.split(), "--weight-decay", "0.2", "--name", "mine", *run)
@@ -197,7 +195,7 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
         "targets": ["linear1", "linear[2]"],
         "steps": 7,
         "focus": 0.5,
-        "hardness": 0.3,
+        "hard_examples": 0.3,
         "logit_adjustment": 0.4,
         "label_smoothing": 0.05,
         "shift": 2.0,
@@ -221,17 +219,17 @@ def test_a_strength_for_each_adapter(cli, run_copy, adapter):
     assert [one["strength"] for one in both] == [0.5, 0.5]
 
 
-def test_rounds_twin_and_on_top_of(cli, tmp_path):
+def test_rounds_control_and_on_top_of(cli, tmp_path):
     run = ("--run", tmp_path / "r")
     code, out, err = cli("run", "--config", "smoke", "--dataset", "digits", "--rounds", "2", *run, "--json")
     assert code == 0, err
     rounds = json.loads(out)["rounds"]
     assert [one["on_top_of"] for one in rounds] == [[], [rounds[0]["name"]]]
-    code, out, err = cli("finetune", "--digit", "3", "--twin", "--on-top-of", rounds[0]["name"], *run, "--json")
+    code, out, err = cli("finetune", "--digit", "3", "--control", "--on-top-of", rounds[0]["name"], *run, "--json")
     assert code == 0, err
     document = json.loads(out)
     assert document["on_top_of"] == [rounds[0]["name"]]
-    assert document["twin"]["splits"]["test"]["errors"] >= 0
+    assert document["control"]["splits"]["test"]["errors"] >= 0
 
 
 def test_impossible_rounds_leave_no_base_behind(cli, tmp_path):
@@ -273,10 +271,10 @@ def test_a_folder_of_pefts_needs_to_be_allowed(cli, finished_run, tmp_path):
     get_peft_model(base, LoraConfig(r=2, lora_alpha=4, target_modules=["linear1"])).save_pretrained(tmp_path / "p.1")
     arguments = ("--adapter", tmp_path / "p.1", "--run", finished_run, "--json")
     code, out, _ = cli("evaluate", *arguments)
-    assert (code, "--allow-unsealed" in out) == (4, True)
-    code, out, err = cli("evaluate", *arguments, "--allow-unsealed")
+    assert (code, "--allow-unverified" in out) == (4, True)
+    code, out, err = cli("evaluate", *arguments, "--allow-unverified")
     assert code == 0, err
-    assert "carries no seal" in err
+    assert "carries no fingerprint" in err
     assert json.loads(out)["adapters"] == [{"name": "p-1", "strength": 1.0, "sealed": False}]
 
 

@@ -9,8 +9,8 @@ import torch
 from lora_mnist.datasets import dataset as data
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora import inject
-from lora_mnist.pipeline import Request, Tuning, finetune, pretrain, verify
-from lora_mnist.runs.rundir import Run
+from lora_mnist.pipeline import FinetuneResult, Request, finetune, pretrain, verify
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training.device import prepare
 from lora_mnist.training.loop import WINDOW, TrainingData, train
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 DIGITS = {"data": {"dataset": "digits"}}
 
 
-def whole_run(folder: Path, device: str) -> tuple[Run, Tuning]:
+def whole_run(folder: Path, device: str) -> tuple[Run, FinetuneResult]:
     """The default recipe on the embedded digits."""
     work, _ = pretrain(Request(run=folder, options=DIGITS, device=device))
     return Run(folder), finetune(work)
@@ -63,7 +63,7 @@ def test_a_run_is_verified_on_either_device(runs, made_on, verified_on):
 def test_equal_runs_give_equal_bytes(runs, tmp_path):
     again, _ = whole_run(tmp_path, "cuda")
     first, _ = runs["cuda"]
-    assert again.record.base_seal == first.record.base_seal
+    assert again.record.base_fingerprint == first.record.base_fingerprint
     for name in ("adapter_model.safetensors", "logits.safetensors"):
         (adapter,) = again.adapters()
         assert adapter.file(name).read_bytes() == first.adapter(adapter.name).file(name).read_bytes()

@@ -15,7 +15,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 COMMON = {"self", "model", "name", "folder", "config"}
 NEVER_FAIL = {
     *("adapter_names", "base_tensors", "disabled", "is_merged", "linear_layers", "strengths", "unmerge"),
-    *("seal", "seal_model", "differences", "first_difference", "changed_bytes"),
+    *("fingerprint", "fingerprint_model", "differences", "first_difference", "changed_bytes"),
 }
 
 

@@ -16,7 +16,7 @@ EXCEPTIONS = {  # what is no measurement of ours
     "everywhere": {
         "1,797": "the digits that scikit-learn carries",
         "60,000": "MNIST's training images",
-        "1.5": "the dial's upper end, in evaluation/strength.py",
+        "1.5": "the strength_curve's upper end, in evaluation/strength.py",
         "3.11": "Python, in pyproject.toml",
         "2.13": "torch, in constraints.txt",
     },

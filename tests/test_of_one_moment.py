@@ -11,11 +11,11 @@ from lora_mnist.pipeline import workspace as workspace_room
 from lora_mnist.pipeline.finetune import finetune
 from lora_mnist.report import again
 from lora_mnist.report.page import write_report
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.moment import READINGS, of_one_moment
 from lora_mnist.runs.overview import list_runs
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.request import Request
 
 from .conftest import workspace
@@ -78,7 +78,7 @@ def test_verify_accuses_no_adapter_that_is_replaced_while_it_looks(run_copy, ada
 
 @CHANGES
 def test_networks_are_compared_by_logits_of_their_own(run_copy, adapter, once, change):
-    once(Saved, "logits", lambda: change(run_copy, adapter.name))
+    once(Artifact, "logits", lambda: change(run_copy, adapter.name))
     assert compare([run_copy]) == compare([run_copy])
 
 

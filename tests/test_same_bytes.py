@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-APART = {"made.json"}  # of a run: time, machine, versions
+APART = {"provenance.json"}  # of a run: time, machine, versions
 AFTER = {"manifest.json", "report.json", "index.html"}  # have its hash, or show what stands there
 
 
 def make(folder: Path, hash_seed: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "lora_mnist", "run", "--run", str(folder), "--config", "smoke", "--quiet"]
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
-    return subprocess.Popen([*command, "--dataset", "digits", "--twin", "--threads", "1"], env=environment)
+    return subprocess.Popen([*command, "--dataset", "digits", "--control", "--threads", "1"], env=environment)
 
 
 def listed(manifest: Path) -> dict[str, str]:
@@ -23,7 +23,7 @@ def listed(manifest: Path) -> dict[str, str]:
 
 
 def without_making(document: object) -> object:
-    """A report's table without what it shows of made.json, and without the digest over that."""
+    """A report's table without what it shows of provenance.json, and without the digest over that."""
     if isinstance(document, dict):
         apart = {"seconds", "date", "run_digest"}
         return {key: without_making(value) for key, value in document.items() if key not in apart}

@@ -12,7 +12,7 @@ from rich.text import Text
 from lora_mnist.cli.tables import DATASETS
 from lora_mnist.cli.text import Paragraph
 from lora_mnist.sweep.answer import Answer, Cell
-from lora_mnist.sweep.references import TWINS as TWIN_NAMES
+from lora_mnist.sweep.references import CONTROLS as CONTROL_NAMES
 from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Failure
 from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images, rule, scope, sentences
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.plan import Plan
     from lora_mnist.sweep.sweeping import Answered
 
-TWINS = [name for names in TWIN_NAMES.values() for name in names]
+CONTROLS = [name for names in CONTROL_NAMES.values() for name in names]
 MOST_FAILURES = 5  # that are shown one by one
 
 
@@ -56,7 +56,7 @@ def errors(answer: Answer) -> RenderableType:
     title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     table.add_column("", overflow="fold", min_width=len("threshold"))
-    for heading in ("numbers", "missed", "claimed", "all errors", "kept"):
+    for heading in ("numbers", "missed", "false_alarms", "all errors", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_row("base", "", *map(estimate, answer.base.values()), "")
     for one in answer.variants:
@@ -64,7 +64,7 @@ def errors(answer: Answer) -> RenderableType:
         table.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
         table.add_row("threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
         for of in one.references:
-            if of.name in TWINS:
+            if of.name in CONTROLS:
                 table.add_row(of.name.replace("`", ""), "", *map(estimate, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
@@ -110,7 +110,7 @@ def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
 
 
 def _kept(kept: Kept) -> RenderableType:
-    counts = "missed {}, claimed {}, {} errors in all".format(*kept.found.numbers)
+    counts = "missed {}, false_alarms {}, {} errors in all".format(*kept.found.numbers)
     same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
     return Paragraph(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")
 

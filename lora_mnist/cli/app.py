@@ -36,7 +36,7 @@ def alone_in_its_run(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def alone(*, place: o.Place, **options: Any) -> None:
-        from lora_mnist.runs.rundir import Run
+        from lora_mnist.runs.run import Run
 
         with Run(place.run).writing():
             function(place=place, **options)

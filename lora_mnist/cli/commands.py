@@ -15,8 +15,8 @@ from lora_mnist.errors import ProofError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_mnist.pipeline import Tuning, Verification
-    from lora_mnist.runs.rundir import Run
+    from lora_mnist.pipeline import FinetuneResult, Verification
+    from lora_mnist.runs.run import Run
 
 
 @command
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def run(
     *,
     place: o.Place,
-    making: o.Making,
+    making: o.Provenance,
     network: r.Network,
     epochs: r.Epochs = None,
     repair: r.Repair,
     rounds: o.Rounds = 1,
-    twin: o.Twin = False,
+    control: o.Control = False,
     images: r.DataChoice,
     machine: o.Machine,
     open: o.Open = False,
@@ -48,7 +48,7 @@ def run(
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, making, *settings)
     silent, stages = output.json or output.quiet, results.Stages(rounds)
-    work, whole = pipeline.run(request, rounds, twin, lambda done: None if silent else print_all(stages.after(done)))
+    work, whole = pipeline.run(request, rounds, control, lambda done: None if silent else print_all(stages.after(done)))
     _raise_failures(whole.verification)
     started = time.perf_counter()
     with replace(work.progress, stage="4/4 ").waiting("writing the report"):
@@ -76,7 +76,7 @@ def run(
 def pretrain(
     *,
     place: o.Place,
-    making: o.Making,
+    making: o.Provenance,
     network: r.Network,
     epochs: r.Epochs = None,
     loop: r.Loop,
@@ -85,7 +85,7 @@ def pretrain(
     verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
-    """Train the base network, seal its weights, and print its errors per digit.
+    """Train the base network, fingerprint its weights, and print its errors per digit.
 
     Example: lora-mnist pretrain --epochs 3 --run runs/mine
     """
@@ -116,10 +116,10 @@ def evaluate(
     from lora_mnist.cli import comparisons, tables
 
     base, evaluation = pipeline.read_workspace(
-        o.request_of(place, machine, output, o.Making()),
+        o.request_of(place, machine, output, o.Provenance()),
         lambda work: (
             work.run.base.evaluation,
-            pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unsealed),
+            pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified),
         ),
     )
     changed = evaluation.adapters or evaluation.checkpoint
@@ -131,11 +131,11 @@ def evaluate(
 def finetune(
     *,
     place: o.Place,
-    making: o.Making,
+    making: o.Provenance,
     full: o.Full = False,
     repair: r.Repair,
     shape: r.AdapterShape,
-    twin: o.Twin = False,
+    control: o.Control = False,
     on_top_of: o.OnTopOf = None,
     loop: r.Loop,
     loss: r.Loss,
@@ -154,11 +154,11 @@ def finetune(
     from lora_mnist.cli import results, tables
 
     if full:
-        r.refuse_with_full(repair, shape, twin, on_top_of)
+        r.refuse_with_full(repair, shape, control, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
-    tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), twin)
+    tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), control)
     views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
     show(tuning, views, output, _made(tuning, work.run))
 
@@ -181,9 +181,9 @@ def verify(
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
     from lora_mnist.report.again import check_report
-    from lora_mnist.runs.rundir import Run
+    from lora_mnist.runs.run import Run
 
-    findings = pipeline.verify(o.request_of(place, machine, output, o.Making()), adapter or (), digest)
+    findings = pipeline.verify(o.request_of(place, machine, output, o.Provenance()), adapter or (), digest)
     if findings.passed and not adapter and (report := check_report(Run(place.run))):
         findings = findings.with_report(report.failures, report.notes)
     if output.json:
@@ -210,9 +210,9 @@ def merge(
     from lora_mnist import pipeline
     from lora_mnist.cli import comparisons, conversions
 
-    request = o.request_of(place, machine, output, o.Making(force=force), r.given("finetune", name=name))
+    request = o.request_of(place, machine, output, o.Provenance(force=force), r.given("finetune", name=name))
     work = pipeline.open_workspace(request)
-    merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unsealed), work.run.base.evaluation
+    merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
     rest = [lambda one: comparisons.before_and_after(base, one.evaluation)] if verbose else []
     show(merged, [lambda one: conversions.merged(one, base, place.run), *rest], output, merged.file)
 
@@ -238,7 +238,7 @@ def extract(
     from lora_mnist.cli import conversions
 
     settings = r.Repair(digit=digit, name=name).settings()
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force), settings))
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Provenance(force=force), settings))
     tuning = pipeline.extract(work, rank, checkpoint)
     views = [lambda one: conversions.extracted(one, place.run), *([conversions.extraction] if verbose else [])]
     show(tuning, views, output, _made(tuning, work.run))
@@ -252,7 +252,7 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
     """
     from lora_mnist.cli import listing
     from lora_mnist.runs.listing import list_adapters
-    from lora_mnist.runs.rundir import Run
+    from lora_mnist.runs.run import Run
 
     show(list_adapters(Run(place.run)), [listing.adapters], output)
 
@@ -313,7 +313,7 @@ def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shape
     """
     from lora_mnist.cli import tables
     from lora_mnist.runs.listing import count_parameters
-    from lora_mnist.runs.rundir import Run
+    from lora_mnist.runs.run import Run
 
     show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
 
@@ -325,7 +325,7 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
     Example: lora-mnist report --open
     """
     from lora_mnist.report.page import write_report
-    from lora_mnist.runs.rundir import Run
+    from lora_mnist.runs.run import Run
 
     page = write_report(Run(place.run), normalise)
     if output.json:
@@ -342,6 +342,6 @@ def _raise_failures(findings: "Verification") -> None:
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
 
 
-def _made(tuning: "Tuning", run: "Run") -> "Path | str | None":
+def _made(tuning: "FinetuneResult", run: "Run") -> "Path | str | None":
     """Where it lies, if it was kept."""
     return tuning.file or (run.adapter(tuning.record.name).folder if tuning.kept else None)

@@ -14,12 +14,12 @@ from lora_mnist.cli.tables import DATASETS, change, confusion, named
 from lora_mnist.cli.text import Paragraph, unbroken
 from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.evaluation.verdict import Tested
-from lora_mnist.runs.records import Evaluation
+from lora_mnist.runs.schemas import Evaluation
 
 if TYPE_CHECKING:  # it imports torch
     from lora_mnist.pipeline.compare import Network, PairOfNetworks, SideBySide
 
-COLUMNS = ("network", "digit", "rank", "numbers", "missed", "claimed", "errors")
+COLUMNS = ("network", "digit", "rank", "numbers", "missed", "false_alarms", "errors")
 PAIRS = 15  # so many at most are printed, which are all of six networks
 
 

@@ -12,20 +12,20 @@ from lora_mnist.cli.comparisons import accuracies
 from lora_mnist.cli.grid import Grid
 from lora_mnist.cli.results import answer, next_step, saved
 from lora_mnist.cli.text import Paragraph, labelled
-from lora_mnist.evaluation.findings import Comparison
-from lora_mnist.runs.records import Evaluation, Extraction, TuningRecord
+from lora_mnist.evaluation.results import Comparison
+from lora_mnist.runs.schemas import Evaluation, Extraction, FinetuneRecord
 
 if TYPE_CHECKING:  # they import torch
-    from lora_mnist.pipeline import Merging, Tuning
+    from lora_mnist.pipeline import FinetuneResult, Merging
 
 
-def extracted(tuning: Tuning, run: Path) -> RenderableType:
+def extracted(tuning: FinetuneResult, run: Path) -> RenderableType:
     """The verdict on an extracted adapter, how much of the change it holds, and what all of the change does."""
     facts, analysis = _facts(tuning), tuning.analysis
     assert analysis is not None  # no guard refuses what is extracted
     kept = sorted(100 * layer.energy for layer in facts.layers.values())
     whole, after = facts.of_checkpoint, analysis.splits["test"].after
-    words = ("missed", "claimed", "errors in all")
+    words = ("missed", "false_alarms", "errors in all")
     counts = ", ".join(f"{count:,} {word}" for count, word in zip(whole.numbers, words, strict=True))
     return Group(
         answer(tuning),
@@ -36,7 +36,7 @@ def extracted(tuning: Tuning, run: Path) -> RenderableType:
     )
 
 
-def extraction(tuning: Tuning) -> RenderableType:
+def extraction(tuning: FinetuneResult) -> RenderableType:
     """What was kept of the change, layer by layer, and what it is worth beside the whole of it."""
     record, analysis, facts = tuning.record, tuning.analysis, _facts(tuning)
     assert analysis is not None
@@ -53,7 +53,7 @@ def extraction(tuning: Tuning) -> RenderableType:
     )
 
 
-def _facts(tuning: Tuning) -> Extraction:
+def _facts(tuning: FinetuneResult) -> Extraction:
     facts = tuning.record.extraction
     assert facts is not None  # `extract` made it
     return facts
@@ -70,9 +70,9 @@ def _approximations(facts: Extraction, rank: int | None) -> Grid:
     return table
 
 
-def _beside_checkpoint(record: TuningRecord, facts: Extraction, test: Comparison) -> Grid:
+def _beside_checkpoint(record: FinetuneRecord, facts: Extraction, test: Comparison) -> Grid:
     table = Grid("test images", title=f"Digit {record.digit}: the base, all of the change, the adapter")
-    for heading in ("missed", "claimed", "all errors"):
+    for heading in ("missed", "false_alarms", "all errors"):
         table.add_column(heading, justify="right")
     table.add_row("base", *map(str, test.before.numbers))
     table.add_row(f"{facts.checkpoint} (all of it)", *map(str, facts.of_checkpoint.numbers))

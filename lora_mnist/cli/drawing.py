@@ -64,9 +64,9 @@ def predict(
     def seen(work: "pipeline.Workspace") -> "tuple[pipeline.Predictions, list[pipeline.Picture]]":
         pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
         chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
-        return pipeline.predict(work, pictures, chosen, adapters.allow_unsealed), pictures
+        return pipeline.predict(work, pictures, chosen, adapters.allow_unverified), pictures
 
-    result, pictures = pipeline.read_workspace(o.request_of(place, machine, output, o.Making()), seen)
+    result, pictures = pipeline.read_workspace(o.request_of(place, machine, output, o.Provenance()), seen)
     if show:
         pipeline.write_picture(pictures[0], show)
     print_result(result, [predictions.predictions], output, show)
@@ -90,6 +90,6 @@ def export(
     from lora_mnist import pipeline
     from lora_mnist.cli import predictions
 
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Making(force=force)))
-    made = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unsealed)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Provenance(force=force)))
+    made = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
     print_result(made, [predictions.exported], output, made.file)

@@ -70,9 +70,9 @@ Rounds = Annotated[
     int,
     in_repair("--rounds", "Repair the weakest digit, then the next one on top of that, so many times at most.", "N"),
 ]
-Twin = Annotated[
+Control = Annotated[
     bool,
-    in_repair("--twin", "Train a second adapter as long on every image alike, to see how much is further training."),
+    in_repair("--control", "Train a second adapter as long on every image alike, to see how much is further training."),
 ]
 Full = Annotated[bool, in_repair("--full", "Train all weights of a copy instead of an adapter, to compare.")]
 RANK = in_lora("--rank", "How many directions each layer may change in: lora_B lora_A has this rank.", "N")
@@ -181,7 +181,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Making:
+class Provenance:
     """How a command that trains goes about it."""
 
     config: Annotated[
@@ -224,8 +224,8 @@ class Adapters:
             show_default="1",
         ),
     ] = None
-    allow_unsealed: Annotated[
-        bool, in_lora("--allow-unsealed", "Take adapters that do not say which base they are for.")
+    allow_unverified: Annotated[
+        bool, in_lora("--allow-unverified", "Take adapters that do not say which base they are for.")
     ] = False
 
     def applied(self) -> list["Applied"]:
@@ -252,7 +252,7 @@ class Adapters:
 # Options → request ----------------------------------------------------------------------------------------------------
 
 
-def request_of(place: Place, machine: Machine, output: Output, making: Making, *settings: "Layer") -> "Request":
+def request_of(place: Place, machine: Machine, output: Output, making: Provenance, *settings: "Layer") -> "Request":
     """The `Request` of a command. Of `settings`, which are tables as in a config file, those of one name are joined."""
     from lora_mnist.settings.request import Request
 

@@ -174,9 +174,11 @@ class Augmentation:
 class Loss:
     """Which images fine-tuning sees more often, and what it minimises beside the cross-entropy."""
 
-    hardness: Annotated[
+    hard_examples: Annotated[
         float | None,
-        in_training("--hardness", "Draw images more often the less sure the base is of them: 0 (all alike) to 4.", "X"),
+        in_training(
+            "--hard-examples", "Draw images more often the less sure the base is of them: 0 (all alike) to 4.", "X"
+        ),
     ] = None
     logit_adjustment: Annotated[
         float | None,
@@ -196,12 +198,12 @@ class Loss:
         return given("finetune", **vars(self))
 
 
-def refuse_with_full(repair: Repair, shape: AdapterShape, twin: bool, on_top_of: list[str] | None) -> None:
+def refuse_with_full(repair: Repair, shape: AdapterShape, control: bool, on_top_of: list[str] | None) -> None:
     """Raises UsageError if `--full` comes with an option that only an adapter has."""
     from lora_mnist.settings.config import OF_ADAPTERS
 
-    options = {**vars(repair), **vars(shape), "twin": twin, "on_top_of": on_top_of}
-    if found := [name for name in (*OF_ADAPTERS, "twin", "on_top_of") if options[name] not in (None, [], False)]:
+    options = {**vars(repair), **vars(shape), "control": control, "on_top_of": on_top_of}
+    if found := [name for name in (*OF_ADAPTERS, "control", "on_top_of") if options[name] not in (None, [], False)]:
         flag = "--" + found[0].replace("_", "-")
         raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")
 

@@ -9,12 +9,12 @@ from rich.console import Group, RenderableType
 from lora_mnist.cli import tables
 from lora_mnist.cli.grid import Grid
 from lora_mnist.cli.text import Paragraph, labelled, to_copy
-from lora_mnist.evaluation.findings import COUNTS, Comparison
+from lora_mnist.evaluation.results import COUNTS, Comparison
 from lora_mnist.evaluation.verdict import listed, verdict_of, who_paid
 from lora_mnist.evaluation.weakest import Weakest
-from lora_mnist.pipeline import Pretraining, Tuning, Verification, WholeRun
+from lora_mnist.pipeline import FinetuneResult, PretrainResult, RunResult, Verification
 from lora_mnist.pipeline.run import STAGES, Done
-from lora_mnist.runs.records import AdapterParameters
+from lora_mnist.runs.schemas import AdapterParameters
 from lora_mnist.settings.request import Request
 
 PROVED = "passed: not a byte of the base changed; off, it is the base exactly"
@@ -23,7 +23,7 @@ PROVED = "passed: not a byte of the base changed; off, it is the base exactly"
 # A single stage -------------------------------------------------------------------------------------------------------
 
 
-def pretraining(document: Pretraining) -> RenderableType:
+def pretraining(document: PretrainResult) -> RenderableType:
     """How good the base is, digit by digit, and which is the weakest."""
     return Group(
         Paragraph(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
@@ -34,7 +34,7 @@ def pretraining(document: Pretraining) -> RenderableType:
     )
 
 
-def _by_digit(document: Pretraining) -> Grid:
+def _by_digit(document: PretrainResult) -> Grid:
     """Wrong images of every digit, a row for each split."""
     table = Grid(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in (*map(str, range(10)), "all"):
@@ -44,7 +44,7 @@ def _by_digit(document: Pretraining) -> Grid:
     return table
 
 
-def _accuracy(document: Pretraining) -> str:
+def _accuracy(document: PretrainResult) -> str:
     right = " and ".join(f"{100 * part.accuracy:.2f} % on {split}" for split, part in document.splits.items())
     return f"{tables.DATASETS[document.dataset.name]}: {right} are right"
 
@@ -65,13 +65,13 @@ def _weakest(found: Weakest | None, most: int = 9) -> str:
     return f"{weakest} {digits} cannot be told apart there."
 
 
-def finetuning(tuning: Tuning, run: Path) -> RenderableType:
+def finetuning(tuning: FinetuneResult, run: Path) -> RenderableType:
     """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
     step = [next_step("report", run, "--open")] if tuning.kept else []
     return Group(answer(tuning), *saved(tuning, run), *step)
 
 
-def answer(tuning: Tuning) -> RenderableType:
+def answer(tuning: FinetuneResult) -> RenderableType:
     """The verdict, three counts, who paid, the proof; or why nothing was kept."""
     record, analysis = tuning.record, tuning.analysis
     if analysis is None:
@@ -86,8 +86,8 @@ def answer(tuning: Tuning) -> RenderableType:
     )
 
 
-def _three_counts(tuning: Tuning) -> Grid:
-    """Missed, claimed and all errors, before → after, on every split."""
+def _three_counts(tuning: FinetuneResult) -> Grid:
+    """Missed, false_alarms and all errors, before → after, on every split."""
     analysis, evaluation, digit = tuning.analysis, tuning.evaluation, tuning.record.digit
     assert analysis is not None  # something was kept
     assert evaluation is not None
@@ -96,7 +96,7 @@ def _three_counts(tuning: Tuning) -> Grid:
         table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right")
     names = (
         f"missed: {digit}s taken for another digit",
-        f"claimed: others taken for a {digit} (false positives)",
+        f"false_alarms: others taken for a {digit} (false positives)",
         "all errors, of every digit",
     )
     for key, words in zip(COUNTS, names, strict=True):
@@ -104,13 +104,13 @@ def _three_counts(tuning: Tuning) -> Grid:
     return table
 
 
-def _proof(kept: Sequence[Tuning]) -> str:
+def _proof(kept: Sequence[FinetuneResult]) -> str:
     if any(tuning.record.proof is None for tuning in kept):
         return "none to make, since all weights were trained; the base is as it was"
     return PROVED
 
 
-def saved(tuning: Tuning, run: Path) -> list[RenderableType]:
+def saved(tuning: FinetuneResult, run: Path) -> list[RenderableType]:
     """Where it is, how large, and how it is to be used, if it was kept."""
     record, known = tuning.record, tuning.record.parameters
     if not tuning.kept:
@@ -152,7 +152,7 @@ class Stages:
 
     def _lines(self, done: Done) -> list[RenderableType]:
         result, seconds = done.result, None if done.skipped else done.seconds
-        if isinstance(result, Pretraining):
+        if isinstance(result, PretrainResult):
             return [_stage(1, f"{_accuracy(result)}. {_weakest(result.weakest, most=3)}", seconds)]
         if isinstance(result, Verification):
             what = f"base and {len(result.adapters)} adapter{'' if len(result.adapters) == 1 else 's'}"
@@ -170,7 +170,7 @@ def report_line(page: Path, seconds: float) -> RenderableType:
     return _stage(4, str(page), seconds)
 
 
-def whole(document: WholeRun, run: Path, verbose: bool = False) -> RenderableType:
+def whole(document: RunResult, run: Path, verbose: bool = False) -> RenderableType:
     """What all stages come to, and how to see more, unless that follows."""
     *_, last = document.rounds
     several = len(document.rounds) > 1
@@ -183,7 +183,7 @@ def whole(document: WholeRun, run: Path, verbose: bool = False) -> RenderableTyp
     return Group("", *lines)
 
 
-def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
+def _answers(document: RunResult, run: Path) -> list[RenderableType]:
     """Of several rounds."""
     *_, last = document.rounds
     kept = [tuning for tuning in document.rounds if tuning.kept]
@@ -198,7 +198,7 @@ def _answers(document: WholeRun, run: Path) -> list[RenderableType]:
     ]
 
 
-def finished(document: WholeRun, page: Path) -> RenderableType:
+def finished(document: RunResult, page: Path) -> RenderableType:
     """Three lines on a run of which nothing was left to do."""
     rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
     *_, last = rounds
@@ -222,12 +222,14 @@ def finished(document: WholeRun, page: Path) -> RenderableType:
     )
 
 
-def _round(tuning: Tuning) -> str:
+def _round(tuning: FinetuneResult) -> str:
     digit, analysis = tuning.record.digit, tuning.analysis
     if analysis is None:
         return f"{digit}  not kept"
     val = analysis.splits["val"]  # without one there are no rounds
-    cells = (f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "claimed", "errors"), strict=True))
+    cells = (
+        f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "false_alarms", "errors"), strict=True)
+    )
     return f"{digit}  " + " ".join(cell.ljust(17) for cell in cells).rstrip()
 
 
@@ -236,7 +238,7 @@ def _overall(splits: dict[str, Comparison], count: int) -> str:
     return f"{count} round{'' if count == 1 else 's'} kept: all errors {moved}."
 
 
-def _verdicts(kept: Sequence[Tuning]) -> str:
+def _verdicts(kept: Sequence[FinetuneResult]) -> str:
     """By what they say, with the digits."""
     digits: dict[str, list[str]] = {}
     for tuning in kept:

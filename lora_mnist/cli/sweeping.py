@@ -68,10 +68,11 @@ class Compared:
     """What is trained beside the adapters, and on which images they are compared."""
 
     full: Annotated[bool, in_repair("--full", "Train all weights too, for every combination but of ranks.")] = False
-    twin: Annotated[
+    control: Annotated[
         bool,
         in_repair(
-            "--twin", "Train two twins of every adapter: on all images alike, and on hard ones of all digits alike."
+            "--control",
+            "Train two controls of every adapter: on all images alike, and on hard ones of all digits alike.",
         ),
     ] = False
     rounds: Annotated[
@@ -118,7 +119,7 @@ class View:
     """What of the answer is shown."""
 
     by: Annotated[str, in_output("--by", "Setting that the table is ordered by.", "NAME")] = "rank"
-    metric: Annotated[str, in_output("--metric", "Count that is compared.", "errors|missed|claimed")] = "errors"
+    metric: Annotated[str, in_output("--metric", "Count that is compared.", "errors|missed|false_alarms")] = "errors"
     keep: Annotated[
         str | None,
         in_output(
@@ -199,5 +200,5 @@ def _asked(grid: Grid, compared: Compared, machine: o.Machine, output: o.Output)
     axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
     if compared.rounds:
         require_rounds(compared.rounds)
-    beside = Beside(compared.full, compared.twin, compared.rounds)
+    beside = Beside(compared.full, compared.control, compared.rounds)
     return Asked(request, axes, grid.out, grid.run, beside, compared.hold_out)

@@ -10,19 +10,19 @@ from rich.text import Text
 
 from lora_mnist.cli.grid import Grid
 from lora_mnist.cli.text import Paragraph
-from lora_mnist.evaluation.findings import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
+from lora_mnist.evaluation.results import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
 from lora_mnist.evaluation.verdict import paired, verdict_of
-from lora_mnist.runs.records import (
+from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
     Evaluation,
+    FinetuneRecord,
     FullParameters,
-    TuningRecord,
 )
 from lora_mnist.runs.sizes import SizeTable
 
 if TYPE_CHECKING:  # they import torch, which the commands that only read JSON do without
-    from lora_mnist.pipeline import Tuning, Verification
+    from lora_mnist.pipeline import FinetuneResult, Verification
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 
@@ -60,7 +60,7 @@ def confusion(matrix: Sequence[Sequence[int]]) -> Grid:
     return table
 
 
-def finetuning(tuning: Tuning) -> RenderableType:
+def finetuning(tuning: FinetuneResult) -> RenderableType:
     """Parameters, what changed, the proof and the verdict; of an adapter, or of all weights trained."""
     record, analysis, evaluation = tuning.record, tuning.analysis, tuning.evaluation
     if analysis is None or evaluation is None:
@@ -78,7 +78,7 @@ def finetuning(tuning: Tuning) -> RenderableType:
     )
 
 
-def trained(record: TuningRecord) -> RenderableType:
+def trained(record: FinetuneRecord) -> RenderableType:
     """The layers of an adapter, or how many weights there are."""
     if isinstance(record.parameters, FullParameters):
         return Paragraph(f"All {record.trained:,} weights of a copy trained; the base is as it was.")
@@ -92,7 +92,7 @@ def _strength(guard: GuardDecision | None) -> list[Paragraph]:
     return [Paragraph(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
 
 
-def not_kept(record: TuningRecord) -> str:
+def not_kept(record: FinetuneRecord) -> str:
     """Why the guard refused, and what to do."""
     guard = record.guard
     assert guard is not None  # it is what refused, by what it counted
@@ -110,39 +110,39 @@ def not_kept(record: TuningRecord) -> str:
     return f"Nothing kept: {why} {way_out}"
 
 
-def verdict(record: TuningRecord, analysis: Analysis) -> Paragraph:
+def verdict(record: FinetuneRecord, analysis: Analysis) -> Paragraph:
     """In a sentence or two, all of it."""
     return Paragraph(verdict_of(analysis, record.digit).words, style="bold")
 
 
-def excuses(record: TuningRecord, analysis: Analysis) -> RenderableType:
-    """What else would have lowered the missed images: one shifted logit, and the twin where it was trained."""
+def excuses(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
+    """What else would have lowered the missed images: one shifted logit, and the control where it was trained."""
     test, digit, threshold = analysis.splits["test"], record.digit, analysis.threshold
     table = Grid("on test", title=f"Digit {digit}, beside what else could be done")
-    for heading in (f"missed {digit}s", "claimed", "all errors"):
+    for heading in (f"missed {digit}s", "false_alarms", "all errors"):
         table.add_column(heading, justify="right")
     one_number = f"{threshold.shift:+.2f} on the logit of {digit}, by {threshold.chosen_on}"
     rows: list[tuple[str, Counts]] = [("before", test.before), (record.name, test.after)]
     rows.append((one_number, threshold.splits["test"]))
     lines = []
-    if twin := analysis.twin:
-        beside = twin.splits["test"]
-        kept = "" if twin.strength is not None else ", not kept"
-        rows.append((f"twin, every image alike{kept}", beside))
-        if number := twin.threshold:
-            rows.append((f"twin {number.shift:+.2f} on its logit, by {number.chosen_on}", number.splits["test"]))
+    if control := analysis.control:
+        beside = control.splits["test"]
+        kept = "" if control.strength is not None else ", not kept"
+        rows.append((f"control, every image alike{kept}", beside))
+        if number := control.threshold:
+            rows.append((f"control {number.shift:+.2f} on its logit, by {number.chosen_on}", number.splits["test"]))
         lines = [paired(beside.all, "all images"), paired(beside.digit, f"the {digit}s")]
     for name, counts in rows:
         table.add_row(name, *map(str, counts.numbers))
     return Group(table, *map(Paragraph, lines))
 
 
-def path(rounds: Sequence[Tuning]) -> RenderableType:
+def path(rounds: Sequence[FinetuneResult]) -> RenderableType:
     """What each round of a repair did, if there were several."""
     if len(rounds) == 1:
         return Group()
     table = Grid("round", title="Digit after digit, on test")
-    for heading in ("digit", "missed", "claimed", "all errors", "adapter"):
+    for heading in ("digit", "missed", "false_alarms", "all errors", "adapter"):
         table.add_column(heading, justify="left" if heading == "adapter" else "right")
     for i, tuning in enumerate(rounds, 1):
         record, analysis = tuning.record, tuning.analysis
@@ -178,12 +178,12 @@ def parameters(table: AdapterParameters) -> RenderableType:
 
 
 def summary(comparison: Mapping[str, Comparison], digit: int) -> Grid:
-    """Missed, claimed and all errors of every split, before and after, together."""
+    """Missed, false_alarms and all errors of every split, before and after, together."""
     table = Grid("", title=f"Digit {digit} before and after")
     for split in comparison:
         for heading in (f"{split} before", "after", "change"):
             table.add_column(heading, justify="right")
-    names = (f"missed {digit}s", f"claimed as {digit}", "all errors")
+    names = (f"missed {digit}s", f"false_alarms as {digit}", "all errors")
     for key, words in zip(COUNTS, names, strict=True):
         cells = [(part.before.of(key), part.after.of(key)) for part in comparison.values()]
         table.add_row(words, *(cell for b, a in cells for cell in (str(b), str(a), change(a - b))))
@@ -218,13 +218,13 @@ def verification(findings: Verification) -> RenderableType:
     parts: list[RenderableType] = []
     if findings.dataset is not None:  # not known if the base is damaged
         parts.append(Paragraph(f"Data set: {DATASETS[findings.dataset]}"))
-    parts.append(_checked(findings.base.passed, "base: bytes, seal, logits and all that follows from them"))
+    parts.append(_checked(findings.base.passed, "base: bytes, fingerprint, logits and all that follows from them"))
     for adapter in findings.adapters:
         parts.append(_checked(adapter.passed, adapter.name))
         if adapter.proof is not None:
             parts.append(proof(adapter.proof))
     for checkpoint in findings.checkpoints:
-        what = f"{checkpoint.name}: bytes, seal, logits and all that follows from them"
+        what = f"{checkpoint.name}: bytes, fingerprint, logits and all that follows from them"
         parts.append(_checked(checkpoint.passed, what))
     if findings.report is not None:
         parts.append(_checked(findings.report, "report: its numbers are those of the run"))

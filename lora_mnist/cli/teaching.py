@@ -36,7 +36,7 @@ def teach(
     *,
     folder: Folder,
     place: o.Place,
-    making: o.Making,
+    making: o.Provenance,
     rank: Annotated[int | None, o.RANK] = None,
     steps: r.Steps = None,
     share: Share = None,

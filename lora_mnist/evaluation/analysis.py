@@ -8,23 +8,23 @@ import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.dial import Ask, asking, turn_dial
 from lora_mnist.evaluation.effects import first_directions, layer_effects
-from lora_mnist.evaluation.findings import (
+from lora_mnist.evaluation.metrics import compare
+from lora_mnist.evaluation.results import (
     Analysis,
     Comparison,
-    Dial,
+    ControlCounts,
+    ControlResult,
     Example,
     Guess,
     LayerEffect,
     Pair,
-    PairedTwin,
+    PairedControl,
+    StrengthCurve,
     StrengthPoint,
-    TwinCounts,
-    TwinResult,
 )
-from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.significance import mcnemar
+from lora_mnist.evaluation.strength_curve import Ask, asking, measure_strength_curve
 from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold
 from lora_mnist.lora.switching import set_strength
 from lora_mnist.training.model import MLP
@@ -34,7 +34,7 @@ MOST_WRONG = 2000  # images that the report can show one by one: 1.6 MB on disk
 
 
 @dataclass(frozen=True)
-class Twin:
+class Control:
     """What an adapter is compared with: at what strength it was kept (None: not at all), and its logits by split."""
 
     strength: float | None
@@ -45,7 +45,7 @@ class Twin:
 class Learnt:
     """What an adapter does at other strengths, layer by layer, and in the first layer (see `first_directions`)."""
 
-    dial: Dial
+    strength_curve: StrengthCurve
     layers: dict[str, LayerEffect]
     directions: torch.Tensor
 
@@ -55,9 +55,9 @@ def analyse(
     after: Mapping[str, torch.Tensor],
     labels: Mapping[str, torch.Tensor],
     digit: int,
-    twin: Twin | None = None,
+    control: Control | None = None,
 ) -> Analysis:
-    """What changed on the same images, which of them, and what one shifted logit, or a twin, would have done.
+    """What changed on the same images, which of them, and what one shifted logit, or a control, would have done.
 
     Args:
         before, after: logits (N, 10) by split.
@@ -65,16 +65,16 @@ def analyse(
     """
     truth = {split: part.cpu() for split, part in labels.items()}
     beside = None
-    if twin is not None:
-        splits = {split: _beside(part) for split, part in compare(twin.logits, after, truth, digit).items()}
-        number = shifted_logit(twin.logits, after, truth, digit)
-        beside = TwinResult(strength=twin.strength, splits=splits, threshold=number)
+    if control is not None:
+        splits = {split: _beside(part) for split, part in compare(control.logits, after, truth, digit).items()}
+        number = shifted_logit(control.logits, after, truth, digit)
+        beside = ControlResult(strength=control.strength, splits=splits, threshold=number)
     return Analysis(
         schema_version=SCHEMA,
         splits=compare(before, after, truth, digit),
         threshold=shifted_threshold(before, after, truth, digit),
         examples=changed_images(before["test"], after["test"], truth["test"]),
-        twin=beside,
+        control=beside,
     )
 
 
@@ -105,10 +105,10 @@ def inspect(
     if "val" in known:
         known["val"] += tried
     labels = {split: part.labels for split, part in dataset.held_out.items()}
-    dial = turn_dial(ask or asking(adapted, name, dataset.held_out), labels, digit, known)
+    strength_curve = measure_strength_curve(ask or asking(adapted, name, dataset.held_out), labels, digit, known)
     set_strength(adapted, name, 1.0)
     of_digit = dataset.test.images[dataset.test.labels == digit]
-    return Learnt(dial, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
+    return Learnt(strength_curve, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
 
 
 def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:
@@ -172,11 +172,11 @@ def pictures(analysis: Analysis, wrong: torch.Tensor, dataset: Dataset) -> dict[
     return {"examples": examples, "wrong": images[wrong], "wrong_index": wrong, "wrong_label": labels[wrong]}
 
 
-def _beside(twin: Comparison) -> TwinCounts:
-    """From a comparison of the twin with the adapter: its counts, and which of the two alone gets how many right."""
-    return TwinCounts(**dict(twin.before), all=_only(twin.pairs.errors), digit=_only(twin.pairs.missed))
+def _beside(control: Comparison) -> ControlCounts:
+    """From a comparison of the control with the adapter: its counts, and which of the two alone gets how many right."""
+    return ControlCounts(**dict(control.before), all=_only(control.pairs.errors), digit=_only(control.pairs.missed))
 
 
-def _only(pair: Pair) -> PairedTwin:
+def _only(pair: Pair) -> PairedControl:
     p = mcnemar(pair.fixed, pair.broken)
-    return PairedTwin(only_adapter_right=pair.fixed, only_twin_right=pair.broken, p=p)
+    return PairedControl(only_adapter_right=pair.fixed, only_control_right=pair.broken, p=p)

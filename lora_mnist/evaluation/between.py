@@ -7,9 +7,9 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.dial import STRENGTHS
-from lora_mnist.evaluation.findings import StrengthPoint
+from lora_mnist.evaluation.results import StrengthPoint
 from lora_mnist.evaluation.strength import logits_at
+from lora_mnist.evaluation.strength_curve import STRENGTHS
 from lora_mnist.training.model import MLP
 
 D = TypeVar("D", bound=StrengthPoint)
@@ -19,7 +19,7 @@ SURE = 2.0  # of a logit ahead of all others: seven times as probable
 
 
 class Between:
-    """Logits (N, 10) by split and strength, as `evaluation.dial.Ask` gives them; but an image of which both networks
+    """Logits (N, 10) by split and strength, as `evaluation.strength_curve.Ask` gives them; but an image of which both networks
     around are sure, and take for the same digit, is not asked about in between: it gets the row of the one below.
 
     A count that comes out as it was stored is settled by that; for one that does not, all images have to be asked.

@@ -2,8 +2,8 @@
 
 import torch
 
-from lora_mnist.evaluation.findings import LayerEffect
 from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.results import LayerEffect
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.targets import adapted_layers

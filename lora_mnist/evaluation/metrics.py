@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional as F
 
-from lora_mnist.evaluation.findings import Comparison, Counts, Pair, Pairs, SplitResult
+from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult
 
 
 def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ def counts_in(confusion: Sequence[Sequence[int]], digit: int) -> Counts:
     right = sum(confusion[d][d] for d in range(10))
     return Counts(
         missed=sum(confusion[digit]) - confusion[digit][digit],
-        claimed=sum(row[digit] for row in confusion) - confusion[digit][digit],
+        false_alarms=sum(row[digit] for row in confusion) - confusion[digit][digit],
         errors=sum(map(sum, confusion)) - right,
     )
 
@@ -78,7 +78,7 @@ def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, dig
         broken=_by_digit(truth[right_before & ~right_after]),
         pairs=Pairs(
             missed=_paired(right_before[~other], right_after[~other]),
-            claimed=_paired(free_before[other], free_after[other]),
+            false_alarms=_paired(free_before[other], free_after[other]),
             errors=_paired(right_before, right_after),
         ),
         came=_matrix(after[moved], truth[moved]),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from lora_mnist.evaluation.findings import Pair, PerDigit
+from lora_mnist.evaluation.results import Pair, PerDigit
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, mcnemar
 from lora_mnist.evaluation.verdict import digits_that_paid, listed, p_in_words, tested
 from lora_mnist.settings.strict import Count, Digit, Document, Many

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.lora.adapters import adapter_names, base_tensors, updates_of
-from lora_mnist.lora.seal import Seal, changed_bytes, first_difference, seal
+from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference
 from lora_mnist.lora.switching import disabled
 from lora_mnist.lora.targets import adapted_layers
 
@@ -30,7 +30,7 @@ class Plain:
     Another processor or number of threads sums in another order, so stored logits may differ in their last bits.
 
     Args:
-        base: the plain network, from the sealed file.
+        base: the plain network, from its file.
         images: uint8 (N, 28, 28) of every split.
         stored: its logits on them, as they were stored.
     """
@@ -57,12 +57,12 @@ class Plain:
         return fits and not _images_that_differ(self.stored, logits)
 
 
-def prove(plain: Plain, sealed: Seal, adapted: nn.Module) -> tuple[Proof, dict[str, torch.Tensor]]:
+def prove(plain: Plain, fingerprint: Fingerprint, adapted: nn.Module) -> tuple[Proof, dict[str, torch.Tensor]]:
     """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
 
     Args:
         plain: the base, and what it says.
-        sealed: the seal in its file, so that a base changed together with `adapted` is noticed too.
+        fingerprint: the fingerprint in its file, so that a base changed together with `adapted` is noticed too.
         adapted: the same network with the adapters, at strength 1.
 
     Returns:
@@ -77,7 +77,7 @@ def prove(plain: Plain, sealed: Seal, adapted: nn.Module) -> tuple[Proof, dict[s
     difference = largest_of(on[split] - logits_of(merged, batch) for split, batch in images.items())
     largest = largest_of(on.values())
 
-    frozen = _frozen(base, sealed, adapted)
+    frozen = _frozen(base, fingerprint, adapted)
     is_off = Off(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
     is_on = On(
         passed=not wrong_layers and difference <= TOLERANCE * largest,
@@ -94,16 +94,16 @@ def largest_of(parts: Iterable[torch.Tensor]) -> float:
     return float(torch.stack([part.abs().max() for part in parts]).max())
 
 
-def _frozen(base: nn.Module, sealed: Seal, adapted: nn.Module) -> Frozen:
+def _frozen(base: nn.Module, fingerprint: Fingerprint, adapted: nn.Module) -> Frozen:
     before, after = dict(base.state_dict()), base_tensors(adapted)
-    changed, now = changed_bytes(before, after), seal(after)
+    changed, now = changed_bytes(before, after), compute_fingerprint(after)
     return Frozen(
-        passed=not changed and now == sealed,
+        passed=not changed and now == fingerprint,
         tensors=len(before),
         bytes=sum(tensor.nbytes for tensor in before.values()),
         changed_bytes=changed,
-        first_off_the_seal=first_difference(sealed, now),
-        seal=sealed.sha256,
+        first_difference=first_difference(fingerprint, now),
+        fingerprint=fingerprint.sha256,
     )
 
 
@@ -112,7 +112,7 @@ def failures(proof: Proof) -> list[str]:
     frozen, off, on = proof.frozen, proof.off, proof.on
     clauses = [f"base tensor {name} changed" for name in frozen.changed_bytes]
     if not frozen.passed and not clauses:
-        clauses = [f"base tensor {frozen.first_off_the_seal} is not the sealed one"]
+        clauses = [f"base tensor {frozen.first_difference} is not the recorded one"]
     if not off.passed:
         clauses.append(f"switched off, {off.images_that_differ} of {off.images} images have other logits")
     clauses += [f"the weight of {layer} is not W + scaling · B A" for layer in on.layers_off_the_formula]

@@ -2,7 +2,7 @@
 
 Trained weights lie at the end of a line that starts at the base, and the fewest errors are often made before that end.
 So the guard keeps the adapter at the place on that line that is best on `val` (the idea of WiSE-FT, arXiv 2109.01903,
-section 3), and not at all if every place hurts somebody. The dial (`evaluation.dial`) shows the line.
+section 3), and not at all if every place hurts somebody. The strength_curve (`evaluation.strength_curve`) shows the line.
 
 One preference decides everywhere: of the strengths that are allowed, the one with the fewest errors of all digits; of
 equals, the largest.
@@ -16,9 +16,9 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.findings import GuardDecision, StrengthPoint, TriedStrength
 from lora_mnist.evaluation.metrics import compare, counts_of
 from lora_mnist.evaluation.predict import logits_of, require_finite
+from lora_mnist.evaluation.results import GuardDecision, StrengthPoint, TriedStrength
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.switching import set_strength

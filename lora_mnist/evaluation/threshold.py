@@ -1,8 +1,8 @@
 """The one-number baseline: what adding one number to the target digit's logit does, without any training for it.
 
 Whoever only wants fewer missed nines can move the threshold of nine. An adapter that does no better at the same number
-of missed nines has repaired nothing. Added to the logit of the twin, the number tells what focus itself is worth: the
-twin was trained as long.
+of missed nines has repaired nothing. Added to the logit of the control, the number tells what focus itself is worth: the
+control was trained as long.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from lora_mnist.evaluation.findings import Counts, ShiftedLogit, ShiftPoint, Threshold
 from lora_mnist.evaluation.metrics import compare, counts_of
+from lora_mnist.evaluation.results import Counts, ShiftedLogit, ShiftPoint, Threshold
 
 STEPS = 20  # of the curve, up to the chosen shift
 

@@ -1,14 +1,14 @@
 """What a repair comes to: one kind, the facts it rests on, and the sentence that says so.
 
 It rests on one split, as a rule `test`, and says no more than its images allow. Every change is judged by McNemar's
-exact test on the same images: claimed, missed and claimed together, and all errors at `LEVEL`; each of the ten digits,
+exact test on the same images: false_alarms, missed and false_alarms together, and all errors at `LEVEL`; each of the ten digits,
 of which the target's missed images are one, at `DIGIT_LEVEL`.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
-from lora_mnist.evaluation.findings import Analysis, Comparison, Counts, Pair, PairedTwin, ShiftedLogit
+from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Pair, PairedControl, ShiftedLogit
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, mcnemar
 from lora_mnist.settings.strict import Digit, Document, Many
 
@@ -18,7 +18,7 @@ Kind = Literal[
     "forgot others",
     "guessed more often",
     "shifted threshold",
-    "shifted twin",
+    "shifted control",
     "too few images",
     "not repaired",
 ]
@@ -29,7 +29,7 @@ TITLES: dict[Kind, str] = {
     "forgot others": "Fixed one digit and forgot others",
     "guessed more often": "Guessed more often rather than repaired",
     "shifted threshold": "No better than a shifted threshold",
-    "shifted twin": "No better than its twin with a shifted threshold",
+    "shifted control": "No better than its control with a shifted threshold",
     "too few images": "Too few images to tell",
     "not repaired": "Not repaired",
 }
@@ -73,21 +73,21 @@ class Facts(Document):
     """What a verdict rests on.
 
     Attributes:
-        both: missed and claimed together.
+        both: missed and false_alarms together.
         digits: all ten.
-        threshold: the network before with one number on its logit; `twin`: the twin with one, if it was trained.
+        threshold: the network before with one number on its logit; `control`: the control with one, if it was trained.
     """
 
     digit: Digit
     before: Counts
     after: Counts
     missed: Tested
-    claimed: Tested
+    false_alarms: Tested
     both: Tested
     errors: Tested
     digits: Many[Tested]
     threshold: Excuse
-    twin: Excuse | None
+    control: Excuse | None
 
     @property
     def payers(self) -> list[int]:
@@ -109,11 +109,11 @@ class Verdict(Document):
     """What became of the target digit, at whose expense, and whether one shifted logit would have done as well.
 
     Attributes:
-        kind: `repair`: the digit is missed less, missed and claimed together are fewer, neither claimed images nor all
+        kind: `repair`: the digit is missed less, missed and false_alarms together are fewer, neither false_alarms images nor all
             errors nor those of another digit are up, and a shifted threshold does worse, all beyond chance. `paid for`:
-            but other digits are worse. `forgot others`: but all errors are up. `guessed more often`: but claimed images
-            are up, or missed and claimed together not down. `shifted threshold`, `shifted twin`: but one number on the
-            logit of the base, or of the twin, does as well. `too few images`: missed images are fewer, which may be
+            but other digits are worse. `forgot others`: but all errors are up. `guessed more often`: but false_alarms images
+            are up, or missed and false_alarms together not down. `shifted threshold`, `shifted control`: but one number on the
+            logit of the base, or of the control, does as well. `too few images`: missed images are fewer, which may be
             chance. `not repaired`: they are not fewer, or that may be chance while others are worse.
         words: two or three sentences.
     """
@@ -139,7 +139,7 @@ class Verdict(Document):
 
     @property
     def beside(self) -> str:
-        """What is left of `words`: what a shifted threshold, and the twin with one, would have done instead."""
+        """What is left of `words`: what a shifted threshold, and the control with one, would have done instead."""
         return _against(self.facts)
 
     @property
@@ -152,18 +152,18 @@ class Verdict(Document):
 
 def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "test") -> Verdict:
     """The verdict on a repair of `digit`, from what was found on one split."""
-    compared, twin = analysis.splits[split], analysis.twin and analysis.twin.threshold
+    compared, control = analysis.splits[split], analysis.control and analysis.control.threshold
     facts = Facts(
         digit=digit,
         before=compared.before,
         after=compared.after,
         missed=tested(compared.pairs.missed),
-        claimed=tested(compared.pairs.claimed),
-        both=tested(compared.pairs.missed, compared.pairs.claimed),
+        false_alarms=tested(compared.pairs.false_alarms),
+        both=tested(compared.pairs.missed, compared.pairs.false_alarms),
         errors=tested(compared.pairs.errors),
         digits=tuple(map(tested, compared.by_digit)),
         threshold=_excuse(analysis.threshold, split),
-        twin=_excuse(twin, split) if twin else None,
+        control=_excuse(control, split) if control else None,
     )
     kind = _kind(facts)
     return Verdict(kind=kind, words=_words(kind, facts), facts=facts)
@@ -189,12 +189,12 @@ def _kind(facts: Facts) -> Kind:
         return "forgot others"
     if facts.payers:
         return "paid for"
-    if facts.claimed.is_up(LEVEL) or not facts.both.is_down(LEVEL):
+    if facts.false_alarms.is_up(LEVEL) or not facts.both.is_down(LEVEL):
         return "guessed more often"
     if not facts.threshold.is_worse_than(facts.after):
         return "shifted threshold"
-    if facts.twin and not facts.twin.is_worse_than(facts.after):
-        return "shifted twin"
+    if facts.control and not facts.control.is_worse_than(facts.after):
+        return "shifted control"
     return "repair"
 
 
@@ -216,7 +216,7 @@ def _title(kind: Kind, facts: Facts) -> str:
 def _counted(kind: Kind, facts: Facts) -> str:
     chance = f" ({p_in_words(facts.missed.p)}: may be chance)" if kind == "too few images" else ""
     missed = _more(facts.missed.change, f"missed {facts.digit}") + chance
-    return f"{missed}, {_more(facts.claimed.change, 'claimed', '')}, {_more(facts.errors.change, 'error')} in all"
+    return f"{missed}, {_more(facts.false_alarms.change, 'false_alarms', '')}, {_more(facts.errors.change, 'error')} in all"
 
 
 def who_paid(comparison: Comparison) -> str:
@@ -251,11 +251,11 @@ def _payers(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
 
 
 def _against(facts: Facts) -> str:
-    """Beside one shifted logit, and beside the twin with one where there is a twin."""
+    """Beside one shifted logit, and beside the control with one where there is a control."""
     if facts.missed.change >= 0:
         return ""
     sentence = _beside(facts, facts.threshold, "a shifted threshold")
-    return f"{sentence} {_beside(facts, facts.twin, 'its twin with one')}" if facts.twin else sentence
+    return f"{sentence} {_beside(facts, facts.control, 'its control with one')}" if facts.control else sentence
 
 
 def _beside(facts: Facts, other: Excuse, name: str) -> str:
@@ -288,9 +288,9 @@ def p_in_words(p: float) -> str:
     return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
 
 
-def paired(pair: PairedTwin, images: str) -> str:
-    """One sentence on an adapter and its twin: who alone is right about how many of the same images."""
+def paired(pair: PairedControl, images: str) -> str:
+    """One sentence on an adapter and its control: who alone is right about how many of the same images."""
     return (
-        f"Of {images}, {pair.only_adapter_right} are right with the adapter only, {pair.only_twin_right}"
-        f" with the twin only (McNemar, exact: {p_in_words(pair.p)})."
+        f"Of {images}, {pair.only_adapter_right} are right with the adapter only, {pair.only_control_right}"
+        f" with the control only (McNemar, exact: {p_in_words(pair.p)})."
     )

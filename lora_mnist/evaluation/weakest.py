@@ -1,6 +1,6 @@
 """How weak the weakest digit is, and how sure it is that no other digit is weaker."""
 
-from lora_mnist.evaluation.findings import ImageCount, SplitResult
+from lora_mnist.evaluation.results import ImageCount, SplitResult
 from lora_mnist.evaluation.significance import LEVEL, fisher, wilson
 from lora_mnist.settings.strict import Digit, Document, Many
 

@@ -1,6 +1,6 @@
 """An adapter ↔ `adapter_config.json` + `adapter_model.safetensors`, as PEFT writes and reads them.
 
-PEFT ignores the metadata of a safetensors file, so the seal of the base rides there.
+PEFT ignores the metadata of a safetensors file, so the fingerprint of the base rides there.
 """
 
 import warnings
@@ -17,6 +17,7 @@ from lora_mnist.errors import AdapterError, DiskError, LoRAError
 from lora_mnist.files import to_json, write_files
 from lora_mnist.lora.adapters import base_tensors, copies_of, updates_of
 from lora_mnist.lora.config import LoRAConfig
+from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, differences, fingerprint_model
 from lora_mnist.lora.injection import attach, modules_to_train, remove
 from lora_mnist.lora.peft_config import config_of, document_of, read_document
 from lora_mnist.lora.peft_tensors import (
@@ -30,14 +31,13 @@ from lora_mnist.lora.peft_tensors import (
     tensors_of_copies,
 )
 from lora_mnist.lora.rules import is_saved_whole
-from lora_mnist.lora.seal import Seal, differences, seal, seal_model
 from lora_mnist.lora.targets import is_in, linear_layers, own_modules
 from lora_mnist.lora.update import LoRAUpdate
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Seal | None = None) -> None:
+def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerprint: Fingerprint | None = None) -> None:
     """Write adapter `name` of `model` so that PEFT, and `load_adapter`, read it onto the same base.
 
     A and B are stored in fp32, or in fp64 if they are; modules that it trains whole as they are. A strength is not
@@ -46,7 +46,7 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
     `LoRALinear`).
 
     Args:
-        base_seal: of the base; None makes it now, by `seal_model`.
+        base_fingerprint: of the base; None makes it now, by `fingerprint_model`.
 
     Raises:
         LoRAError: there is no such adapter, it is not finite, or a name of what it trains whole means more to PEFT.
@@ -60,8 +60,8 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_seal: Sea
     } | {key: part.detach().cpu().contiguous().clone() for key, part in tensors_of_copies(copies).items()}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise LoRAError(f"Adapter {name!r} has NaN or infinity in it.", "Train it with a lower learning rate.")
-    base_seal = base_seal or seal_model(model)
-    contents = {CONFIG: to_json(document), WEIGHTS: save(tensors, {"base_seal": base_seal.to_text()})}
+    base_fingerprint = base_fingerprint or fingerprint_model(model)
+    contents = {CONFIG: to_json(document), WEIGHTS: save(tensors, {"base_fingerprint": base_fingerprint.to_text()})}
     try:
         write_files(folder, contents)
     except DiskError as error:
@@ -78,9 +78,9 @@ def load_adapter(
     folder: Path | str,
     model: nn.Module,
     name: str,
-    base_seal: Seal | None = None,
-    allow_unsealed: bool = False,
-    base: Literal["sealed", "any"] = "sealed",
+    base_fingerprint: Fingerprint | None = None,
+    allow_unverified: bool = False,
+    base: Literal["same", "any"] = "same",
 ) -> dict[str, LoRAUpdate]:
     """Add the adapter in `folder` to `model` as `name`, at strength 1. If it raises, the model is as it was.
 
@@ -88,8 +88,8 @@ def load_adapter(
     training, a UserWarning says so. What the adapter trained whole need not be the same.
 
     Args:
-        base_seal: of `model`'s base; None makes it now.
-        allow_unsealed: take an adapter that does not say what base it was trained on, as PEFT's own do not.
+        base_fingerprint: of `model`'s base; None makes it now.
+        allow_unverified: take an adapter that does not say what base it was trained on, as PEFT's own do not.
         base: `any` takes the adapter whatever base it was trained on, with a UserWarning.
 
     Returns:
@@ -101,14 +101,14 @@ def load_adapter(
         LoRAError: as `inject` does for the name, and for what is trained whole.
     """
     folder = Path(folder)
-    stored, document = load_seal(folder), read_document(folder / CONFIG)
+    stored, document = load_fingerprint(folder), read_document(folder / CONFIG)
     whole = modules_to_train(model, [path for path in own_modules(model) if is_saved_whole(document, path)])
     if base == "any":
         warnings.warn(f"Whether {folder} was trained on this base is not checked.", UserWarning, stacklevel=2)
     elif stored is not None:
-        _require_base(folder, stored, base_seal or seal(base_tensors(model)), whole)
-    elif not allow_unsealed:
-        _refuse_unsealed(folder)
+        _require_base(folder, stored, base_fingerprint or compute_fingerprint(base_tensors(model)), whole)
+    elif not allow_unverified:
+        _refuse_unverified(folder)
     layers = [path for path in linear_layers(model) if not is_in(path, whole)]
     tensors = read_tensors(folder / WEIGHTS)
     config = replace(config_of(folder / CONFIG, document, layers), dtype=dtype_of(tensors))
@@ -150,24 +150,24 @@ def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
     return config_of(folder / CONFIG, read_document(folder / CONFIG), layers)
 
 
-def load_seal(folder: Path | str) -> Seal | None:
-    """The seal of the base that the adapter was trained on, if it carries one.
+def load_fingerprint(folder: Path | str) -> Fingerprint | None:
+    """The fingerprint of the base that the adapter was trained on, if it carries one.
 
     Raises:
         AdapterError: the file is missing or damaged.
     """
-    text = read_metadata(Path(folder) / WEIGHTS).get("base_seal")
-    return None if text is None else Seal.from_text(text)
+    text = read_metadata(Path(folder) / WEIGHTS).get("base_fingerprint")
+    return None if text is None else Fingerprint.from_text(text)
 
 
-def _refuse_unsealed(folder: Path) -> None:
+def _refuse_unverified(folder: Path) -> None:
     raise AdapterError(
         f"{folder / WEIGHTS} does not say which base it was trained on.",
-        "Pass allow_unsealed=True if you know that it was this one.",
+        "Pass allow_unverified=True if you know that it was this one.",
     )
 
 
-def _require_base(folder: Path, stored: Seal, found: Seal, whole: Iterable[str]) -> None:
+def _require_base(folder: Path, stored: Fingerprint, found: Fingerprint, whole: Iterable[str]) -> None:
     """Other tensors of the base must be those that it was trained on than those it brings along, in `whole`."""
     different = {name: kind for name, kind in differences(stored, found).items() if not is_in(name, whole)}
     for name, kind in different.items():

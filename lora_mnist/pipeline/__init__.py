@@ -13,7 +13,7 @@ from lora_mnist.pipeline.convert import Merging, extract, merge
 from lora_mnist.pipeline.doctor import Check, Diagnosis, doctor
 from lora_mnist.pipeline.evaluate import evaluate
 from lora_mnist.pipeline.export import Export, export
-from lora_mnist.pipeline.finetune import Tuning, finetune, finetune_full
+from lora_mnist.pipeline.finetune import FinetuneResult, finetune, finetune_full
 from lora_mnist.pipeline.predict import (
     Picture,
     Prediction,
@@ -24,8 +24,8 @@ from lora_mnist.pipeline.predict import (
     require_one_picture,
     write_picture,
 )
-from lora_mnist.pipeline.pretrain import Pretraining, pretrain
-from lora_mnist.pipeline.run import WholeRun, repair, run
+from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
+from lora_mnist.pipeline.run import RunResult, repair, run
 from lora_mnist.pipeline.teach import Taught, Teaching, teach, teach_and_keep
 from lora_mnist.pipeline.verify import Verification, verify, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, read_workspace
@@ -37,18 +37,18 @@ __all__ = [
     "Diagnosis",
     "Drawings",
     "Export",
+    "FinetuneResult",
     "Merging",
     "Picture",
     "Prediction",
     "Predictions",
-    "Pretraining",
+    "PretrainResult",
     "Request",
+    "RunResult",
     "SideBySide",
     "Taught",
     "Teaching",
-    "Tuning",
     "Verification",
-    "WholeRun",
     "Workspace",
     "compare",
     "doctor",

@@ -12,9 +12,9 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.errors import LoRAError
 from lora_mnist.evaluation.analysis import analyse, pictures, wrong_images
-from lora_mnist.evaluation.findings import Analysis, GuardDecision, Proof
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.evaluation.proof import TOLERANCE
+from lora_mnist.evaluation.results import Analysis, GuardDecision, Proof
 from lora_mnist.files import read_json, read_regular, to_json
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.lowrank import extract
@@ -24,17 +24,7 @@ from lora_mnist.pipeline.convert import extraction_of
 from lora_mnist.pipeline.finetune import parameters_of
 from lora_mnist.pipeline.strengths import Strengths
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.likeness import first_difference
-from lora_mnist.runs.records import (
-    AppliedAdapter,
-    Extraction,
-    ExtractionSettings,
-    RunRecord,
-    TuningRecord,
-    facts_of,
-)
-from lora_mnist.runs.saved import (
+from lora_mnist.runs.artifact import (
     ANALYSIS,
     EVALUATION,
     HISTORY,
@@ -42,7 +32,17 @@ from lora_mnist.runs.saved import (
     RECORD,
     TUNING,
     WEIGHTS,
-    Saved,
+    Artifact,
+)
+from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.likeness import first_difference
+from lora_mnist.runs.schemas import (
+    AppliedAdapter,
+    Extraction,
+    ExtractionSettings,
+    FinetuneRecord,
+    RunRecord,
+    facts_of,
 )
 from lora_mnist.settings.config import AdapterSettings, Settings, TeachSettings
 from lora_mnist.training.model import MLP
@@ -72,7 +72,7 @@ def _run_record(work: Workspace) -> RunRecord:
             "model": record.settings.model.model_copy(update={"hidden": work.base.hidden}),
         }
     )
-    derived = {"schema_version": SCHEMA, "base_seal": work.sealed.sha256, "dataset": facts_of(work.dataset)}
+    derived = {"schema_version": SCHEMA, "base_fingerprint": work.fingerprint.sha256, "dataset": facts_of(work.dataset)}
     return record.model_copy(update=derived | {"settings": settings})
 
 
@@ -82,7 +82,11 @@ def _copy_at_the_top(work: Workspace) -> str | None:
     if not path.exists() or read_regular(path) == work.run.base.content(RECORD):
         return None
     copied = read_json(path)
-    if record.replaced_seal and isinstance(copied, dict) and copied.get("base_seal") == record.replaced_seal:
+    if (
+        record.replaced_fingerprint
+        and isinstance(copied, dict)
+        and copied.get("base_fingerprint") == record.replaced_fingerprint
+    ):
         return None
     return f"{path} is not the copy of base/{RECORD}"
 
@@ -95,7 +99,7 @@ def history(rows: int, steps: int) -> str | None:
 # An adapter -----------------------------------------------------------------------------------------------------------
 
 
-def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> list[str]:
+def of_adapter(work: Workspace, saved: Artifact, adapted: MLP, proof: Proof) -> list[str]:
     """What of an adapter's documents does not follow from its weights and logits, a clause each.
 
     Args:
@@ -107,8 +111,8 @@ def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> lis
     strengths = Strengths(work, adapted, record, name, before, after)
     guard = strengths.guard()
     analysis = analyse(before, after, work.labels, record.digit)
-    learnt = strengths.learnt(analysis, saved.analysis.dial, guard)
-    own = {"twin": saved.analysis.twin, "dial": learnt.dial, "layers": learnt.layers}
+    learnt = strengths.learnt(analysis, saved.analysis.strength_curve, guard)
+    own = {"control": saved.analysis.control, "strength_curve": learnt.strength_curve, "layers": learnt.layers}
     analysis = analysis.model_copy(update=own)
     applied = [AppliedAdapter(name=one, strength=1.0) for one in (*record.on_top_of, name)]
     clauses = [
@@ -125,12 +129,12 @@ def of_adapter(work: Workspace, saved: Saved, adapted: MLP, proof: Proof) -> lis
 
 def _adapter_record(
     work: Workspace,
-    saved: Saved,
+    saved: Artifact,
     adapted: MLP,
     proof: Proof,
     guard: GuardDecision | None,
     before: Mapping[str, torch.Tensor],
-) -> TuningRecord:
+) -> FinetuneRecord:
     record, settings = saved.tuning, saved.tuning.settings
     derived: dict[str, object] = {
         "schema_version": SCHEMA,
@@ -169,7 +173,7 @@ def is_weakest(work: Workspace, digit: int, before: Mapping[str, torch.Tensor]) 
     return "val" in before and weakest_digit(before["val"], work.labels["val"]) == digit
 
 
-def _settings_beside_config(saved: Saved, adapted: MLP) -> str | None:
+def _settings_beside_config(saved: Artifact, adapted: MLP) -> str | None:
     """Rank, alpha and the like stand in the settings and in PEFT's config, which the weights fit."""
     settings = saved.tuning.settings
     if not isinstance(settings, AdapterSettings):
@@ -185,7 +189,7 @@ def _settings_beside_config(saved: Saved, adapted: MLP) -> str | None:
     return None
 
 
-def _unlike_pictures(work: Workspace, saved: Saved, analysis: Analysis, directions: torch.Tensor) -> str | None:
+def _unlike_pictures(work: Workspace, saved: Artifact, analysis: Analysis, directions: torch.Tensor) -> str | None:
     before = work.logits_of_stack(saved.tuning.on_top_of)["test"]
     wrong = wrong_images(before, saved.logits()["test"], work.labels["test"].cpu())
     derived = {**pictures(analysis, wrong, work.dataset), "directions": directions}
@@ -199,13 +203,13 @@ def _unlike_pictures(work: Workspace, saved: Saved, analysis: Analysis, directio
     return None
 
 
-def _extraction(work: Workspace, record: TuningRecord) -> Extraction | None:
+def _extraction(work: Workspace, record: FinetuneRecord) -> Extraction | None:
     """Made again, if the checkpoint that it was made from is in the run."""
     stored = record.extraction
     if stored is None or not (place := work.run.checkpoint(stored.checkpoint)).is_finished:
         return stored
-    tuned, sealed = load_network(place.file(WEIGHTS), work.device)
-    if sealed.sha256 != stored.seal or record.rank is None:
+    tuned, fingerprint = load_network(place.file(WEIGHTS), work.device)
+    if fingerprint.sha256 != stored.fingerprint or record.rank is None:
         return stored
     kept = extract(copy.deepcopy(work.base), "again", tuned, record.rank)
     return extraction_of(work, stored.checkpoint, tuned, kept, record.digit)

@@ -11,26 +11,26 @@ from lora_mnist.evaluation.proof import TOLERANCE, largest_of
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.again import history, is_weakest
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.likeness import first_difference
-from lora_mnist.runs.records import (
-    FullParameters,
-    FullSettings,
-    MergeRecord,
-    TuningRecord,
-)
-from lora_mnist.runs.saved import (
+from lora_mnist.runs.artifact import (
     ADAPTER_WEIGHTS,
     ANALYSIS,
     EVALUATION,
     MERGE,
     TUNING,
-    Saved,
+    Artifact,
+)
+from lora_mnist.runs.likeness import first_difference
+from lora_mnist.runs.schemas import (
+    FinetuneRecord,
+    FullParameters,
+    FullSettings,
+    MergeRecord,
 )
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 
 
-def of_checkpoint(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str]:
+def of_checkpoint(work: Workspace, saved: Artifact, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str]:
     """What of a checkpoint's documents does not follow from its weights, a clause each.
 
     Args:
@@ -50,13 +50,13 @@ def of_checkpoint(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str
     return [clause for clause in clauses if clause]
 
 
-def _full_record(work: Workspace, saved: Saved, model: MLP) -> TuningRecord:
+def _full_record(work: Workspace, saved: Artifact, model: MLP) -> FinetuneRecord:
     record, count = saved.tuning, sum(parameter.numel() for parameter in model.parameters())
     own = {"digit": record.digit, "name": saved.name, "steps": len(saved.losses())}
     if not isinstance(record.settings, FullSettings):
         own = {}
     weakest = record.weakest_on_val and is_weakest(work, record.digit, work.logits_of_stack(()))
-    return TuningRecord(
+    return FinetuneRecord(
         schema_version=SCHEMA,
         method="full",
         name=saved.name,
@@ -69,7 +69,7 @@ def _full_record(work: Workspace, saved: Saved, model: MLP) -> TuningRecord:
     )
 
 
-def _of_merged(work: Workspace, saved: Saved, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str | None]:
+def _of_merged(work: Workspace, saved: Artifact, model: MLP, logits: Mapping[str, torch.Tensor]) -> list[str | None]:
     stored = saved.document(MERGE, MergeRecord)
     derived = {"schema_version": SCHEMA, "name": saved.name}
     names = [one.name for one in stored.merged]

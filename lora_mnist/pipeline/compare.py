@@ -14,11 +14,11 @@ from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation import metrics
 from lora_mnist.evaluation.verdict import Tested, tested
+from lora_mnist.runs.artifact import RESTORE, Artifact
 from lora_mnist.runs.listing import AdapterLine, lines_of
 from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.records import DatasetName
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import RESTORE, Saved
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import DatasetName
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 
@@ -89,7 +89,7 @@ class _Stored:
     """
 
     run: Run
-    saved: Saved
+    saved: Artifact
     logits: torch.Tensor | None
     line: AdapterLine | None = None
 

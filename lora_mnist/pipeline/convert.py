@@ -8,30 +8,30 @@ from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import counts_in, summarise
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.lora.lowrank import Approximation, left_out
 from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.merging import merged_copy
-from lora_mnist.lora.seal import seal
-from lora_mnist.pipeline.finetune import Tuning, keep, parameters_of
+from lora_mnist.pipeline.finetune import FinetuneResult, keep, parameters_of
 from lora_mnist.pipeline.workspace import Workspace, name_from, sole_writer
+from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS, Artifact
 from lora_mnist.runs.folders import sha256_of
-from lora_mnist.runs.records import (
+from lora_mnist.runs.schemas import (
     CheckpointCounts,
     Evaluation,
     Extraction,
     ExtractionSettings,
+    FinetuneRecord,
     LayerApproximation,
-    Making,
     MergeRecord,
-    TuningRecord,
-    making,
+    Provenance,
+    record_provenance,
 )
-from lora_mnist.runs.saved import ADAPTER_WEIGHTS, MADE, MERGE, WEIGHTS, Saved
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 
 
-class Merging(Making, MergeRecord):
+class Merging(Provenance, MergeRecord):
     """What was merged, how, the file that holds it, and what it does."""
 
     file: str
@@ -39,7 +39,7 @@ class Merging(Making, MergeRecord):
 
 
 @sole_writer
-def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = False) -> Merging:
+def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool = False) -> Merging:
     """Write the base with `adapters` merged into its weights as a checkpoint of its own, beside the base.
 
     Raises:
@@ -49,7 +49,7 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = F
     """
     if not adapters:
         raise UsageError("There is nothing to merge.", "Name an adapter with --adapter.")
-    model, used = work.adapted(adapters, allow_unsealed)
+    model, used = work.adapted(adapters, allow_unverified)
     name = work.settings.finetune.name or "-".join([*(adapter.name for adapter in used), "merged"])
     place = work.run.checkpoint(name)
     work.claim(place)
@@ -70,18 +70,18 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool = F
         largest_difference=max(float((before[split] - logits[split]).abs().max()) for split in logits),
         largest_logit=max(float(part.abs().max()) for part in logits.values()),
     )
-    made = making(work.device, started)
+    made = record_provenance(work.device, started)
     with work.run.new(place) as draft:
         draft.network(plain)
         draft.document(MERGE, record)
-        draft.document(MADE, made)
+        draft.document(PROVENANCE, made)
         draft.history(None)
         draft.results(evaluation, logits)
     return Merging(**dict(record), **dict(made), file=str(place.folder / WEIGHTS), evaluation=evaluation)
 
 
 @sole_writer
-def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning:
+def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> FinetuneResult:
     """The best adapter of `rank` for what separates a checkpoint from the base; proved and saved like any other.
 
     Args:
@@ -99,9 +99,9 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Tuning
     started = time.perf_counter()
     adapted = copy.deepcopy(work.base)
     kept = extract_update(adapted, name, tuned, rank)
-    made = making(work.device, started)
+    made = record_provenance(work.device, started)
     largest = max(approximation.rank for approximation in kept.values())
-    record = TuningRecord(
+    record = FinetuneRecord(
         schema_version=SCHEMA,
         method="svd",
         name=name,
@@ -123,14 +123,14 @@ def extraction_of(
     theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
     return Extraction(
         checkpoint=made_from,
-        seal=seal(tuned.state_dict()).sha256,
+        fingerprint=compute_fingerprint(tuned.state_dict()).sha256,
         layers={path: _layer(approximation) for path, approximation in kept.items()},
         left_out=left_out(work.base, tuned),
         of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),
     )
 
 
-def _digit_of(work: Workspace, source: Saved) -> tuple[int, bool]:
+def _digit_of(work: Workspace, source: Artifact) -> tuple[int, bool]:
     """The digit to compare by, as asked for or else the one that the checkpoint was tuned on; is it the weakest?"""
     if "digit" not in work.request.options.get("finetune", {}) and source.is_tuned:
         return source.tuning.digit, source.tuning.weakest_on_val

@@ -15,14 +15,14 @@ import torch
 from lora_mnist import __version__
 from lora_mnist.datasets.mnist import is_there, raw_folder, read_mnist
 from lora_mnist.errors import DataError, DiskError, LoraMnistError, RunError, UsageError
-from lora_mnist.lora.peft import load_seal
-from lora_mnist.lora.seal import first_difference
+from lora_mnist.lora.fingerprint import first_difference
+from lora_mnist.lora.peft import load_fingerprint
+from lora_mnist.runs.artifact import WEIGHTS
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.lock import holder_of
 from lora_mnist.runs.moment import of_one_moment
 from lora_mnist.runs.overview import find_runs
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import WEIGHTS
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Document, Many, Maybe
 from lora_mnist.training.device import prepare
 
@@ -180,15 +180,15 @@ def _data(data: Path) -> str:
 
 
 def _run(run: Run) -> str:
-    """Raises RunError if a file is not the one that was saved, or a seal does not hold."""
+    """Raises RunError if a file is not the one that was saved, or a fingerprint does not hold."""
     base = run.require_base()
     run.require_complete()
-    _, sealed = load_network(base.file(WEIGHTS))
+    _, fingerprint = load_network(base.file(WEIGHTS))
     for name in run.adapter_names():
         saved = run.require_adapter(name)
-        theirs = load_seal(saved.file(""))
-        if theirs is None or (different := first_difference(theirs, sealed)):
-            what = f"tensor {different} differs" if theirs else "it has no seal"
+        theirs = load_fingerprint(saved.file(""))
+        if theirs is None or (different := first_difference(theirs, fingerprint)):
+            what = f"tensor {different} differs" if theirs else "it has no fingerprint"
             raise RunError(f"{saved.folder} is not for this base: {what}.", "Remove it, or train it again.")
     for checkpoint in run.checkpoints():
         load_network(run.require_checkpoint(checkpoint.name).file(WEIGHTS))

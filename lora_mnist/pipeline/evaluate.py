@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.pipeline.workspace import Workspace, name_from
-from lora_mnist.runs.records import Evaluation
+from lora_mnist.runs.schemas import Evaluation
 from lora_mnist.settings.request import Applied
 
 
 def evaluate(
-    work: Workspace, adapters: Sequence[Applied] = (), checkpoint: str | None = None, allow_unsealed: bool = False
+    work: Workspace, adapters: Sequence[Applied] = (), checkpoint: str | None = None, allow_unverified: bool = False
 ) -> Evaluation:
     """Confusion matrix and errors per digit.
 
@@ -30,7 +30,7 @@ def evaluate(
         logits = held_out_logits(model, work.dataset)
         require_finite(logits, "Its weights are too large, or not numbers.")
         return work.evaluation(logits, checkpoint=name_from(saved.name))
-    model, used = work.adapted(adapters, allow_unsealed)
+    model, used = work.adapted(adapters, allow_unverified)
     logits = held_out_logits(model, work.dataset)
     require_finite(logits, "Choose a smaller --strength.")
     return work.evaluation(logits, used)

@@ -16,7 +16,7 @@ from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
 from lora_mnist.files import require_unused, write_file
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.records import AppliedAdapter, DatasetName
+from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
 from lora_mnist.training.model import normalise
@@ -37,7 +37,7 @@ class Provenance(Document):
     lora_mnist: str
     run: str
     dataset: DatasetName
-    base_seal: str
+    base_fingerprint: str
     adapters: Many[AppliedAdapter]
     input: str = f"{IMAGES}: uint8 (N, 28, 28), light on dark"
     output: str = f"{LOGITS}: float32 (N, 10)"
@@ -78,7 +78,7 @@ def export(
     adapters: Sequence[Applied] = (),
     format: str = "onnx",
     out: Path | None = None,
-    allow_unsealed: bool = False,
+    allow_unverified: bool = False,
 ) -> Export:
     """Write the base with `adapters` merged into its weights, once its logits are seen to be ours.
 
@@ -95,13 +95,13 @@ def export(
     """
     _require_format(format)
     with work.writing() if out is None else nullcontext():
-        return _export(work, adapters, format, out, allow_unsealed)
+        return _export(work, adapters, format, out, allow_unverified)
 
 
 def _export(
-    work: Workspace, adapters: Sequence[Applied], format: str, out: Path | None, allow_unsealed: bool
+    work: Workspace, adapters: Sequence[Applied], format: str, out: Path | None, allow_unverified: bool
 ) -> Export:
-    model, used = work.adapted(adapters, allow_unsealed)
+    model, used = work.adapted(adapters, allow_unverified)
     name = "-".join(one.name for one in used) or "base"
     file = out or work.run.exports / f"{name}{SUFFIXES[format]}"
     require_unused(file, work.request.force)
@@ -113,7 +113,7 @@ def _export(
         lora_mnist=__version__,
         run=work.run.path.resolve().name,
         dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),
-        base_seal=work.sealed.sha256,
+        base_fingerprint=work.fingerprint.sha256,
         adapters=used,
     )
     with _silence():

@@ -10,29 +10,29 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.evaluation.analysis import Twin, analyse, inspect, pictures, wrong_images
-from lora_mnist.evaluation.findings import Analysis, GuardDecision
+from lora_mnist.evaluation.analysis import Control, analyse, inspect, pictures, wrong_images
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import Plain, failures, prove
+from lora_mnist.evaluation.results import Analysis, GuardDecision
 from lora_mnist.evaluation.strength import Guard, choose, require_val
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora.peft import save_adapter
 from lora_mnist.lora.table import parameter_table
 from lora_mnist.pipeline.workspace import Workspace, sole_writer
+from lora_mnist.runs.artifact import ANALYSIS, PROVENANCE, TUNING, WEIGHTS
 from lora_mnist.runs.drawings import save_drawings
-from lora_mnist.runs.records import (
+from lora_mnist.runs.refusals import Refusal, refusals, remember_refusal
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
     Evaluation,
+    FinetuneRecord,
     FullParameters,
     FullSettings,
-    Making,
-    TuningRecord,
-    making,
+    Provenance,
+    record_provenance,
 )
-from lora_mnist.runs.refusals import Refusal, refusals, remember_refusal
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ANALYSIS, MADE, TUNING, WEIGHTS
 from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, TeachSettings
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Document
@@ -44,7 +44,7 @@ from lora_mnist.training.train import train_adapter, train_all_weights
 log = logging.getLogger("lora_mnist")
 
 
-class Tuning(Document):
+class FinetuneResult(Document):
     """What a fine-tuning, or an extraction, came to.
 
     Attributes:
@@ -54,8 +54,8 @@ class Tuning(Document):
     As JSON it is one flat table: the record, what the analysis found, `comparison` by split, `verdict`, `evaluation`.
     """
 
-    record: TuningRecord
-    made: Making
+    record: FinetuneRecord
+    made: Provenance
     analysis: Analysis | None = None
     evaluation: Evaluation | None = None
     file: str | None = None
@@ -88,12 +88,14 @@ class _Task:
 
 
 @sole_writer
-def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False, resume: bool = False) -> Tuning:
+def finetune(
+    work: Workspace, on_top_of: Sequence[str] = (), control: bool = False, resume: bool = False
+) -> FinetuneResult:
     """Inject LoRA, train it on one digit, prove that the base is untouched, evaluate, save.
 
     Args:
         on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
-        twin: train a second one on every image alike, and compare the two on the same images.
+        control: train a second one on every image alike, and compare the two on the same images.
         resume: return a finished adapter as it is, or what the guard refused before; say so if one is added to others.
 
     Raises:
@@ -105,14 +107,14 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     task = _task(work, tuple(dict.fromkeys(on_top_of)))
     place, tuning = work.run.adapter(task.name), work.settings.finetune
     if resume and place.is_finished and not work.request.force:
-        return _finished(work, task, twin)
+        return _finished(work, task, control)
     if resume and not work.request.force and (refused := _refused(work, task)):
-        return Tuning(record=refused.record, made=refused.made)
+        return FinetuneResult(record=refused.record, made=refused.made)
     _prepare(work, task, resume)
     started = time.perf_counter()
     adapted, history, guard = _train(work, task, tuning, work.progress)
-    made = making(work.device, started)
-    record = TuningRecord(
+    made = record_provenance(work.device, started)
+    record = FinetuneRecord(
         schema_version=SCHEMA,
         method="lora",
         name=task.name,
@@ -127,13 +129,13 @@ def finetune(work: Workspace, on_top_of: Sequence[str] = (), twin: bool = False,
     )
     if guard.strength is None:
         if resume:
-            remember_refusal(work.run, work.sealed.sha256, Refusal(record=record, made=made))
-        return Tuning(record=record, made=made)
-    return keep(work, adapted, record, made, history, _train_twin(work, task) if twin else None)
+            remember_refusal(work.run, work.fingerprint.sha256, Refusal(record=record, made=made))
+        return FinetuneResult(record=record, made=made)
+    return keep(work, adapted, record, made, history, _train_control(work, task) if control else None)
 
 
 @sole_writer
-def finetune_full(work: Workspace) -> Tuning:
+def finetune_full(work: Workspace) -> FinetuneResult:
     """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
 
     It is the yardstick for what an adapter reaches: the same batches, the same steps, no limit on the rank, no guard.
@@ -145,13 +147,13 @@ def finetune_full(work: Workspace) -> Tuning:
     work.warn_of_no_miss(digit)
     started = time.perf_counter()
     tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
-    made = making(work.device, started)
+    made = record_provenance(work.device, started)
     logits = held_out_logits(tuned, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     count = sum(parameter.numel() for parameter in tuned.parameters())
     made_with = {field: getattr(tuning, field) for field in FullSettings.model_fields}
     own = {"digit": digit, "name": name, "learning_rate": tuning.full_learning_rate}
-    record = TuningRecord(
+    record = FinetuneRecord(
         schema_version=SCHEMA,
         method="full",
         name=name,
@@ -167,12 +169,12 @@ def finetune_full(work: Workspace) -> Tuning:
     with work.run.new(place) as draft:
         draft.network(tuned)
         draft.document(TUNING, record)
-        draft.document(MADE, made)
+        draft.document(PROVENANCE, made)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
     file = str(place.folder / WEIGHTS)
-    return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation, file=file)
+    return FinetuneResult(record=record, made=made, analysis=analysis, evaluation=evaluation, file=file)
 
 
 def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
@@ -183,12 +185,12 @@ def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
 def keep(
     work: Workspace,
     adapted: MLP,
-    record: TuningRecord,
-    made: Making,
+    record: FinetuneRecord,
+    made: Provenance,
     history: History | None = None,
-    twin: Twin | None = None,
+    control: Control | None = None,
     drawings: Drawings | None = None,
-) -> Tuning:
+) -> FinetuneResult:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
@@ -201,30 +203,30 @@ def keep(
         UsageError: the logits are not finite; nothing is saved.
     """
     name, digit, stack = record.name, record.digit, record.on_top_of
-    proof, logits = prove(Plain(work.base, work.images, work.logits_of_stack(())), work.sealed, adapted)
+    proof, logits = prove(Plain(work.base, work.images, work.logits_of_stack(())), work.fingerprint, adapted)
     require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
     if not proof.passed:
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
     record = record.model_copy(update={"proof": proof})
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
     before = work.logits_of_stack(stack)
-    analysis = analyse(before, logits, work.labels, digit, twin)
+    analysis = analyse(before, logits, work.labels, digit, control)
     as_trained = record.guard is not None and record.guard.strength == 1  # then what was tried were its strengths
     tried = [one.point for one in record.guard.tried] if record.guard and as_trained else []
     learnt = inspect(adapted, name, digit, work.dataset, analysis.splits, tried)
-    analysis = analysis.model_copy(update={"dial": learnt.dial, "layers": learnt.layers})
+    analysis = analysis.model_copy(update={"strength_curve": learnt.strength_curve, "layers": learnt.layers})
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     with work.run.new(work.run.adapter(name)) as draft:
-        save_adapter(draft.folder, adapted, name, work.sealed)
+        save_adapter(draft.folder, adapted, name, work.fingerprint)
         draft.document(TUNING, record)
-        draft.document(MADE, made)
+        draft.document(PROVENANCE, made)
         draft.document(ANALYSIS, analysis)
         draft.history(history)
         draft.results(evaluation, logits)
         draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
         if drawings is not None:
             save_drawings(draft, drawings)
-    return Tuning(record=record, made=made, analysis=analysis, evaluation=evaluation)
+    return FinetuneResult(record=record, made=made, analysis=analysis, evaluation=evaluation)
 
 
 def _task(work: Workspace, stack: tuple[str, ...]) -> _Task:
@@ -240,7 +242,7 @@ def _settings(work: Workspace, task: _Task) -> FinetuneSettings:
 def _refused(work: Workspace, task: _Task) -> Refusal | None:
     """The same training, if it was done before and nothing of it was kept."""
     same = (_settings(work, task), work.settings.seed, task.stack)
-    for one in refusals(work.run, work.sealed.sha256):
+    for one in refusals(work.run, work.fingerprint.sha256):
         if (one.record.settings, one.record.seed, one.record.on_top_of) == same:
             return one
     return None
@@ -290,18 +292,18 @@ def guard_of(recipe: AdapterSettings, stack: Sequence[str]) -> Guard:
     return Guard(recipe.guard, gain=1 if stack else 0, strongest=isinstance(recipe, TeachSettings))
 
 
-def _train_twin(work: Workspace, task: _Task) -> Twin:
+def _train_control(work: Workspace, task: _Task) -> Control:
     """An adapter trained as long on all images alike: the digit at its natural share, hard ones no more often."""
     share = float((work.dataset.train.labels == task.digit).float().mean())
-    tuning = work.settings.finetune.model_copy(update={"focus": share, "hardness": 0.0})
-    twin, _, guard = _train(work, task, tuning, replace(work.progress, stage=f"{work.progress.stage}twin: "))
+    tuning = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
+    control, _, guard = _train(work, task, tuning, replace(work.progress, stage=f"{work.progress.stage}control: "))
     kept = guard.strength is not None
-    logits = held_out_logits(twin, work.dataset) if kept else work.logits_of_stack(task.stack)
+    logits = held_out_logits(control, work.dataset) if kept else work.logits_of_stack(task.stack)
     require_finite(logits, "Choose a lower --learning-rate.")
-    return Twin(guard.strength, logits)
+    return Control(guard.strength, logits)
 
 
-def _finished(work: Workspace, task: _Task, twin: bool) -> Tuning:
+def _finished(work: Workspace, task: _Task, control: bool) -> FinetuneResult:
     saved = work.run.require_adapter(task.name)
     record, folder = saved.tuning, saved.folder
     if record.digit != task.digit:
@@ -311,6 +313,6 @@ def _finished(work: Workspace, task: _Task, twin: bool) -> Tuning:
         raise UsageError(f"{folder} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": record.seed, "finetune": record.settings.model_dump(mode="json")}
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
-    if twin and saved.analysis.twin is None:
-        raise UsageError(f"{folder} was trained without a twin.", "Give another --name, or use --force.")
-    return Tuning(record=record, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)
+    if control and saved.analysis.control is None:
+        raise UsageError(f"{folder} was trained without a control.", "Give another --name, or use --force.")
+    return FinetuneResult(record=record, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)

@@ -13,7 +13,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.predict import logits_of, require_finite
 from lora_mnist.files import require_unused, write_file
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.records import AppliedAdapter
+from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
@@ -106,7 +106,7 @@ def write_picture(picture: Picture, file: Path) -> None:
 
 
 def predict(
-    work: Workspace, pictures: Sequence[Picture], adapters: Sequence[Applied] = (), allow_unsealed: bool = False
+    work: Workspace, pictures: Sequence[Picture], adapters: Sequence[Applied] = (), allow_unverified: bool = False
 ) -> Predictions:
     """What the base takes each picture for, and the base with each of `adapters`: one at a time, not all together.
 
@@ -117,7 +117,7 @@ def predict(
     """
     images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
     networks = [
-        _guesses(model, images, adapter, below) for model, adapter, below in _networks(work, adapters, allow_unsealed)
+        _guesses(model, images, adapter, below) for model, adapter, below in _networks(work, adapters, allow_unverified)
     ]
     return Predictions(
         dataset=work.dataset.name,
@@ -129,13 +129,13 @@ def predict(
 
 
 def _networks(
-    work: Workspace, adapters: Sequence[Applied], allow_unsealed: bool
+    work: Workspace, adapters: Sequence[Applied], allow_unverified: bool
 ) -> Iterator[tuple[MLP, AppliedAdapter | None, tuple[str, ...]]]:
     """The base, then it with each adapter: the network, the adapter, and what is on below that."""
     yield work.base, None, ()
     for one in adapters:
         below = work.run.on_top_of(one.reference)
-        model, used = work.adapted([*map(Applied, below), one], allow_unsealed)
+        model, used = work.adapted([*map(Applied, below), one], allow_unverified)
         yield model, used[-1], below
 
 

@@ -1,4 +1,4 @@
-"""The first stage: train the base, evaluate it, seal it, save it."""
+"""The first stage: train the base, evaluate it, fingerprint it, save it."""
 
 import logging
 import time
@@ -11,11 +11,11 @@ from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.evaluation.predict import held_out_logits, require_finite
 from lora_mnist.evaluation.weakest import Weakest, how_sure
-from lora_mnist.lora.seal import seal
+from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
-from lora_mnist.runs.records import Evaluation, RunRecord, evaluation_of, facts_of, making
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import MADE, RECORD
+from lora_mnist.runs.artifact import PROVENANCE, RECORD
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import Evaluation, RunRecord, evaluation_of, facts_of, record_provenance
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
@@ -25,7 +25,7 @@ from lora_mnist.training.train import train_base
 log = logging.getLogger("lora_mnist")
 
 
-class Pretraining(Evaluation):
+class PretrainResult(Evaluation):
     """What a base does, where it lies, how many seconds its training took, and its weakest digit, if `val` tells."""
 
     run: str
@@ -33,7 +33,7 @@ class Pretraining(Evaluation):
     weakest: Weakest | None
 
 
-def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, Pretraining]:
+def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, PretrainResult]:
     """Train a base, and open its run for the stages that follow.
 
     Args:
@@ -59,7 +59,7 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
             )
     evaluation = work.run.base.evaluation
     seconds = work.run.base.made.seconds
-    return work, Pretraining(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
+    return work, PretrainResult(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
 
 
 def _weakest(work: Workspace) -> Weakest | None:
@@ -100,32 +100,32 @@ def _stored_settings(request: Request, run: Run) -> Settings | None:
 def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
     started = time.perf_counter()
     model, history = train_base(settings, dataset, device, progress)
-    made = making(device, started)
+    made = record_provenance(device, started)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
-    sealed = seal(model.state_dict())
+    fingerprint = compute_fingerprint(model.state_dict())
     record = RunRecord(
         schema_version=SCHEMA,
         settings=settings,
         dataset=facts_of(dataset),
-        base_seal=sealed.sha256,
-        replaced_seal=_seal_of(run),
+        base_fingerprint=fingerprint.sha256,
+        replaced_fingerprint=_fingerprint_of(run),
     )
     removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]
     with run.new_base() as draft:
         draft.network(model)
         draft.document(RECORD, record)
-        draft.document(MADE, made)
+        draft.document(PROVENANCE, made)
         draft.history(history)
-        draft.results(evaluation_of(dataset, sealed, (), logits), logits)
+        draft.results(evaluation_of(dataset, fingerprint, (), logits), logits)
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
 
 
-def _seal_of(run: Run) -> str | None:
+def _fingerprint_of(run: Run) -> str | None:
     """Of the base that is about to be replaced, if it can be read."""
     try:
-        return run.base.evaluation.base_seal if run.base.is_finished else None
+        return run.base.evaluation.base_fingerprint if run.base.is_finished else None
     except RunError:
         return None
 

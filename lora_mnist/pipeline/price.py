@@ -9,8 +9,8 @@ from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.evaluation.price import Judged, OnVal, Price
 from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.drawings import load_drawings
-from lora_mnist.runs.saved import Saved
 from lora_mnist.training.model import MLP
 
 
@@ -107,7 +107,7 @@ def most_wrong(drawings: Drawings, before: torch.Tensor) -> int:
     return max(range(10), key=lambda digit: (wrong[digit], labels[digit], -digit))
 
 
-def unlike_price(work: Workspace, saved: Saved, adapted: MLP) -> Iterator[str]:
+def unlike_price(work: Workspace, saved: Artifact, adapted: MLP) -> Iterator[str]:
     """What in the price of a taught adapter does not follow from its drawings and weights, a clause each.
 
     How those were judged that an adapter had not seen cannot be found again without training anew.

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lora_mnist.errors import RunError, UsageError, shown
-from lora_mnist.evaluation.findings import BySplit, Comparison
 from lora_mnist.evaluation.metrics import compare
-from lora_mnist.pipeline.finetune import Tuning, finetune
-from lora_mnist.pipeline.pretrain import Pretraining, pretrain
+from lora_mnist.evaluation.results import BySplit, Comparison
+from lora_mnist.pipeline.finetune import FinetuneResult, finetune
+from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
 from lora_mnist.pipeline.verify import Verification, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.refusals import refusals
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.request import Request
 from lora_mnist.settings.strict import Document, Many
 
@@ -29,12 +29,12 @@ class Done:
         skipped: whether it was finished before.
     """
 
-    result: Pretraining | Tuning | Verification
+    result: PretrainResult | FinetuneResult | Verification
     seconds: float
     skipped: bool = False
 
 
-class WholeRun(Document):
+class RunResult(Document):
     """What every stage came to.
 
     Attributes:
@@ -42,21 +42,21 @@ class WholeRun(Document):
         overall: from the base to all adapters that were kept, together.
     """
 
-    pretraining: Pretraining
-    rounds: Many[Tuning]
+    pretraining: PretrainResult
+    rounds: Many[FinetuneResult]
     overall: BySplit[Comparison]
     verification: Verification
 
 
 def run(
-    request: Request, rounds: int = 1, twin: bool = False, show: Callable[[Done], None] = lambda done: None
-) -> tuple[Workspace, WholeRun]:
+    request: Request, rounds: int = 1, control: bool = False, show: Callable[[Done], None] = lambda done: None
+) -> tuple[Workspace, RunResult]:
     """Pretrain, repair, verify. What is finished is not done again. Returns the run too, for a report.
 
     Args:
         rounds: repair the weakest digit, look again with that adapter on, repair the next on top; at most so many
             times. It ends early when a round is not kept.
-        twin: train a twin of every adapter (see `finetune`).
+        control: train a control of every adapter (see `finetune`).
         show: called with what each stage and each round came to, as soon as it is known.
 
     Raises:
@@ -69,29 +69,29 @@ def run(
         there, started = opened.base.is_finished and not request.force, time.perf_counter()
         work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
         show(Done(pretraining, time.perf_counter() - started, there))
-        tunings = repair(work, rounds, twin, show)
+        tunings = repair(work, rounds, control, show)
         started = time.perf_counter()
         with replace(work.progress, stage=_stage(3)).waiting("verifying"):
             verification = verify_workspace(work)
         show(Done(verification, time.perf_counter() - started))
     kept = [tuning.record.name for tuning in tunings if tuning.kept]
     overall = compare(work.logits_of_stack(()), work.logits_of_stack(kept), work.labels, tunings[0].record.digit)
-    return work, WholeRun(pretraining=pretraining, rounds=tunings, overall=overall, verification=verification)
+    return work, RunResult(pretraining=pretraining, rounds=tunings, overall=overall, verification=verification)
 
 
 def repair(
-    work: Workspace, rounds: int, twin: bool = False, show: Callable[[Done], None] = lambda done: None
-) -> tuple[Tuning, ...]:
+    work: Workspace, rounds: int, control: bool = False, show: Callable[[Done], None] = lambda done: None
+) -> tuple[FinetuneResult, ...]:
     """The rounds of `run`; those whose adapter is there already, or was refused, are not done again."""
-    tunings: list[Tuning] = []
+    tunings: list[FinetuneResult] = []
     there = [] if work.request.force else work.run.adapter_names()
-    before = () if work.request.force else refusals(work.run, work.sealed.sha256)
+    before = () if work.request.force else refusals(work.run, work.fingerprint.sha256)
     refused = [one.record for one in before]
     while len(tunings) < rounds and all(tuning.kept for tuning in tunings):
         started, stack = time.perf_counter(), [tuning.record.name for tuning in tunings]
         stage = _stage(2) + (f"round {len(tunings) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
-        tunings.append(finetune(staged, stack, twin, resume=True))
+        tunings.append(finetune(staged, stack, control, resume=True))
         last = tunings[-1]
         skipped = last.record.name in there if last.kept else last.record in refused
         show(Done(last, time.perf_counter() - started, skipped))

@@ -1,4 +1,4 @@
-"""What the documents of an adapter say of it at other strengths than its own, derived again: the guard and the dial.
+"""What the documents of an adapter say of it at other strengths than its own, derived again: the guard and the strength_curve.
 
 First only the images are asked about that the strengths around leave open (`evaluation.between`). A count that comes
 out as it is stored is settled; if one does not, all images are asked, and what they say counts.
@@ -10,12 +10,12 @@ import torch
 
 from lora_mnist.evaluation.analysis import Learnt, inspect
 from lora_mnist.evaluation.between import Between, same_points
-from lora_mnist.evaluation.dial import Ask, asking
-from lora_mnist.evaluation.findings import Analysis, Dial, GuardDecision
+from lora_mnist.evaluation.results import Analysis, GuardDecision, StrengthCurve
 from lora_mnist.evaluation.strength import Guard, decide, preferred
+from lora_mnist.evaluation.strength_curve import Ask, asking
 from lora_mnist.pipeline.finetune import guard_of
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.records import TuningRecord
+from lora_mnist.runs.schemas import FinetuneRecord
 from lora_mnist.settings.config import AdapterSettings
 from lora_mnist.training.model import MLP
 
@@ -32,7 +32,7 @@ class Strengths:
         self,
         work: Workspace,
         adapted: MLP,
-        record: TuningRecord,
+        record: FinetuneRecord,
         name: str,
         before: Mapping[str, torch.Tensor],
         after: Mapping[str, torch.Tensor],
@@ -69,27 +69,27 @@ class Strengths:
     def _decide(self, guard: Guard, ask: Callable[[float], torch.Tensor]) -> GuardDecision:
         return decide(guard, self.before.get("val"), self.work.labels.get("val", _NONE), self.record.digit, ask)
 
-    def learnt(self, analysis: Analysis, stored: Dial | None, guard: GuardDecision | None) -> Learnt:
+    def learnt(self, analysis: Analysis, stored: StrengthCurve | None, guard: GuardDecision | None) -> Learnt:
         """What it does at other strengths and layer by layer.
 
         Args:
             analysis: what it did at strength 1.
-            stored: the dial as it is stored; if what was found differs by no more than rounding, that is it.
+            stored: the strength_curve as it is stored; if what was found differs by no more than rounding, that is it.
         """
         found = self._inspect(analysis, guard, self._few)
-        if stored is None or found.dial == stored:
+        if stored is None or found.strength_curve == stored:
             return found
         found = self._inspect(analysis, guard, self._all)
-        dial = found.dial
+        strength_curve = found.strength_curve
         stands = (
-            dial.measured_on == stored.measured_on
-            and list(dial.splits) == list(stored.splits)
+            strength_curve.measured_on == stored.measured_on
+            and list(strength_curve.splits) == list(stored.splits)
             and stored.recommended == preferred(stored.splits[stored.measured_on]).strength
-            and all(self._same(split, stored, dial) for split in dial.splits)
+            and all(self._same(split, stored, strength_curve) for split in strength_curve.splits)
         )
         return Learnt(stored, found.layers, found.directions) if stands else found
 
-    def _same(self, split: str, stored: Dial, found: Dial) -> bool:
+    def _same(self, split: str, stored: StrengthCurve, found: StrengthCurve) -> bool:
         return same_points(stored.splits[split], found.splits[split], lambda strength: self._all(split, strength))
 
     def _inspect(self, analysis: Analysis, guard: GuardDecision | None, ask: Ask) -> Learnt:

@@ -10,8 +10,8 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.findings import GuardDecision
 from lora_mnist.evaluation.price import Price, PriceVerdict
+from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.strength import choose, require_val
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.switching import set_strength
@@ -19,13 +19,13 @@ from lora_mnist.pipeline.finetune import guard_of, parameters_of
 from lora_mnist.pipeline.finetune import keep as keep_adapter
 from lora_mnist.pipeline.price import judged, most_wrong, parts_of, price_of, right
 from lora_mnist.pipeline.workspace import Workspace, sole_writer
-from lora_mnist.runs.records import Making, TuningRecord, making
+from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenance
 from lora_mnist.settings.config import TeachSettings, require_name
 from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import SILENT, Progress, Step, Told
-from lora_mnist.training.train import doubts_of, train_on_drawings, with_adapter
+from lora_mnist.training.train import train_on_drawings, uncertainty_of, with_adapter
 
 NAME = "taught"
 
@@ -37,15 +37,15 @@ class Taught:
     Attributes:
         record: what it is, with its `price`; without a proof, which is made when it is kept. And how it was `made`.
         weights: lora_A (rank, in) and lora_B (out, rank) of every target layer, by the layer's name.
-        base_seal: of the base that it was trained on.
+        base_fingerprint: of the base that it was trained on.
     """
 
-    record: TuningRecord
-    made: Making
+    record: FinetuneRecord
+    made: Provenance
     drawings: Drawings
     weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
     history: History
-    base_seal: str
+    base_fingerprint: str
 
     @property
     def price(self) -> Price:
@@ -101,10 +101,10 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
     told = Told(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
     started = time.perf_counter()
-    doubts = doubts_of(work.base, work.dataset.train.images) if recipe.hardness else None
+    uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
     def train(on: Drawings, how: TeachSettings, progress: Progress) -> tuple[MLP, History]:
-        return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, doubts, progress)
+        return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, uncertainty, progress)
 
     adapted, history = train(drawings, recipe, told or work.progress)
     before = right(work.base, drawings)
@@ -121,15 +121,15 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     with work.progress.waiting("judging each drawing by an adapter trained without it"):
         unseen = judged(drawings, parts, before, train_without, brief.steps)
     price = price_of(work, drawings, adapted, digit, guard.strength, unseen)
-    record, made = _record(work, adapted, digit, guard, price), making(work.device, started)
+    record, made = _record(work, adapted, digit, guard, price), record_provenance(work.device, started)
     updates = updates_of(adapted, NAME)
     weights_of = {path: (one.lora_A.detach().cpu(), one.lora_B.detach().cpu()) for path, one in updates.items()}
-    return Taught(record, made, drawings, weights_of, history, work.sealed.sha256)
+    return Taught(record, made, drawings, weights_of, history, work.fingerprint.sha256)
 
 
 @sole_writer
 def keep(work: Workspace, taught: Taught, name: str | None = None) -> Path:
-    """Make `taught` an adapter of the run: proved, evaluated, sealed, its drawings beside it. Returns its folder.
+    """Make `taught` an adapter of the run: proved, evaluated, fingerprint, its drawings beside it. Returns its folder.
 
     Args:
         name: None takes `taught`, or the first of `taught-2`, `taught-3`, … that is free.
@@ -142,7 +142,7 @@ def keep(work: Workspace, taught: Taught, name: str | None = None) -> Path:
     """
     if not taught.is_allowed:
         raise UsageError(f"{taught.price.verdict.words}", "--guard none keeps it as trained.")
-    if taught.base_seal != work.sealed.sha256:
+    if taught.base_fingerprint != work.fingerprint.sha256:
         raise RunError("The adapter was trained on another base than the run has now.", "Teach it again.")
     name = _free_name(work, name)
     work.claim(work.run.adapter(name))
@@ -173,8 +173,8 @@ def _recipe(work: Workspace) -> TeachSettings:
     return recipe
 
 
-def _record(work: Workspace, adapted: MLP, digit: int, guard: GuardDecision, price: Price) -> TuningRecord:
-    return TuningRecord(
+def _record(work: Workspace, adapted: MLP, digit: int, guard: GuardDecision, price: Price) -> FinetuneRecord:
+    return FinetuneRecord(
         schema_version=SCHEMA,
         method="taught",
         name=NAME,

@@ -7,24 +7,24 @@ from functools import cached_property
 import torch
 
 from lora_mnist.errors import AlteredError, UsageError, shown
-from lora_mnist.evaluation.findings import Frozen, Off, On, Proof
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
+from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.pipeline.again import of_adapter, of_base
 from lora_mnist.pipeline.again_whole import of_checkpoint
 from lora_mnist.pipeline.price import unlike_price
 from lora_mnist.pipeline.workspace import Workspace, read_workspace
+from lora_mnist.runs.artifact import WEIGHTS, Artifact
 from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.saved import WEIGHTS, Saved
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.settings.strict import Document, Many, Maybe
 
 
 class BaseFindings(Document):
-    """Of the base: its seal and how many tensors that covers, unless it could not be read."""
+    """Of the base: its fingerprint and how many tensors that covers, unless it could not be read."""
 
     passed: bool
-    seal: Maybe[str] = None
+    fingerprint: Maybe[str] = None
     tensors: Maybe[int] = None
 
 
@@ -48,10 +48,10 @@ class AdapterFindings(Document):
 
 
 class CheckpointFindings(Document):
-    """Of a checkpoint: its seal, unless it could not be read; and what failed, a clause each."""
+    """Of a checkpoint: its fingerprint, unless it could not be read; and what failed, a clause each."""
 
     name: str
-    seal: Maybe[str] = None
+    fingerprint: Maybe[str] = None
     passed: bool
     failures: Many[str]
 
@@ -132,7 +132,9 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verificat
         failures=tuple(failed),
         digest=work.run.digest(),
         dataset=work.dataset.name,
-        base=BaseFindings(passed=base.is_sound, seal=work.sealed.sha256, tensors=len(work.sealed.tensors)),
+        base=BaseFindings(
+            passed=base.is_sound, fingerprint=work.fingerprint.sha256, tensors=len(work.fingerprint.tensors)
+        ),
         adapters=entries,
         checkpoints=networks,
     )
@@ -164,7 +166,7 @@ def _verify_adapter(work: Workspace, name: str, base: _Base) -> AdapterFindings:
             clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
             return AdapterFindings(name=name, passed=False, failures=(clause,))
         adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
-        proof, logits = prove(base.plain, work.sealed, adapted)
+        proof, logits = prove(base.plain, work.fingerprint, adapted)
         wrong = failures(proof) + _unlike_stored(saved, logits)
         if base.is_sound and not wrong:
             wrong = [*of_adapter(work, saved, adapted, proof), *unlike_price(work, saved, adapted)]
@@ -179,17 +181,17 @@ def _verify_checkpoint(work: Workspace, name: str, base: _Base) -> CheckpointFin
     try:
         saved = work.run.require_checkpoint(name)
         work.require_same_base(saved)
-        model, sealed = load_network(saved.file(WEIGHTS), work.device)
+        model, fingerprint = load_network(saved.file(WEIGHTS), work.device)
         logits = held_out_logits(model, work.dataset)
         wrong = _unlike_stored(saved, logits)
         if base.is_sound and not wrong:
             wrong = of_checkpoint(work, saved, model, logits)
     except AlteredError as error:
         return CheckpointFindings(name=name, passed=False, failures=(error.cause,))
-    return CheckpointFindings(name=name, seal=sealed.sha256, passed=not wrong, failures=tuple(wrong))
+    return CheckpointFindings(name=name, fingerprint=fingerprint.sha256, passed=not wrong, failures=tuple(wrong))
 
 
-def _unlike_stored(saved: Saved, logits: Mapping[str, torch.Tensor]) -> list[str]:
+def _unlike_stored(saved: Artifact, logits: Mapping[str, torch.Tensor]) -> list[str]:
     """The splits whose stored logits do not follow from the weights, a clause each."""
     stored = saved.logits()
     wrong = [split for split in logits if not _are_close(stored.get(split), logits[split])]

@@ -15,14 +15,14 @@ import torch
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.lora.peft import CONFIG, load_adapter, load_seal
-from lora_mnist.lora.seal import Seal
+from lora_mnist.lora.fingerprint import Fingerprint
+from lora_mnist.lora.peft import CONFIG, load_adapter, load_fingerprint
 from lora_mnist.lora.switching import set_strength
+from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Artifact
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.records import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Saved
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
@@ -50,7 +50,7 @@ class Workspace:
     device: torch.device
     dataset: Dataset
     base: MLP
-    sealed: Seal
+    fingerprint: Fingerprint
 
     @property
     def progress(self) -> Progress:
@@ -71,7 +71,7 @@ class Workspace:
         self, logits: Mapping[str, torch.Tensor], adapters: Sequence[AppliedAdapter] = (), checkpoint: str | None = None
     ) -> Evaluation:
         """What logits (N, 10) by split come to; of the base with `adapters`, or of a network made from it."""
-        evaluation = evaluation_of(self.dataset, self.sealed, adapters, logits)
+        evaluation = evaluation_of(self.dataset, self.fingerprint, adapters, logits)
         return evaluation.model_copy(update={"checkpoint": checkpoint})
 
     @contextmanager
@@ -82,11 +82,11 @@ class Workspace:
             RunError: another base has taken the place of this one since it was opened.
         """
         with self.run.writing():
-            if self.run.base.evaluation.base_seal != self.sealed.sha256:
+            if self.run.base.evaluation.base_fingerprint != self.fingerprint.sha256:
                 raise _replaced(self.run.base.folder)
             yield
 
-    def claim(self, saved: Saved) -> None:
+    def claim(self, saved: Artifact) -> None:
         """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
 
         Raises:
@@ -149,12 +149,12 @@ class Workspace:
             )
 
     def adapted(
-        self, adapters: Sequence[Applied], allow_unsealed: bool = False
+        self, adapters: Sequence[Applied], allow_unverified: bool = False
     ) -> tuple[MLP, tuple[AppliedAdapter, ...]]:
         """A copy of the base with adapters, and what an evaluation says of them.
 
         Raises:
-            RunError: one is missing, damaged, or made on another base; or has no seal, unless that is allowed.
+            RunError: one is missing, damaged, or made on another base; or has no fingerprint, unless that is allowed.
             LoRAError: a strength is not finite.
         """
         model, used = copy.deepcopy(self.base), list[AppliedAdapter]()
@@ -162,17 +162,17 @@ class Workspace:
             folder, name = self.locate(one.reference)
             names = (name, *(f"{name}-{i}" for i in range(2, len(adapters) + 2)))  # folders may be called the same
             name = next(free for free in names if free not in {other.name for other in used})
-            sealed = load_seal(folder) is not None
-            if not sealed and not allow_unsealed:
+            verified = load_fingerprint(folder) is not None
+            if not verified and not allow_unverified:
                 raise RunError(
                     f"{folder / ADAPTER_WEIGHTS} does not say which base it was trained on.",
-                    "Use --allow-unsealed if you know that it was this one.",
+                    "Use --allow-unverified if you know that it was this one.",
                 )
-            load_adapter(folder, model, name, self.sealed, allow_unsealed)
+            load_adapter(folder, model, name, self.fingerprint, allow_unverified)
             set_strength(model, name, one.strength)
-            if not sealed:
-                log.warning("%s carries no seal: nothing proves that it was trained on this base.", folder)
-            used.append(AppliedAdapter(name=name, strength=one.strength, sealed=None if sealed else False))
+            if not verified:
+                log.warning("%s carries no fingerprint: nothing proves that it was trained on this base.", folder)
+            used.append(AppliedAdapter(name=name, strength=one.strength, verified=None if verified else False))
         if not self.run.is_as_read:  # then its config may be of one adapter, and its weights of another
             raise _replaced(self.run.path)
         on = {one.name for one in used}
@@ -181,7 +181,7 @@ class Workspace:
                 log.info("Note: %s was trained on top of %s, which is not on.", name, ", ".join(missing))
         return model, tuple(used)
 
-    def checkpoint(self, reference: str | None) -> tuple[MLP, Saved]:
+    def checkpoint(self, reference: str | None) -> tuple[MLP, Artifact]:
         """A network made from the base, and where it is saved; None is the latest that `finetune --full` made.
 
         Raises:
@@ -198,7 +198,7 @@ class Workspace:
         if _is_path(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()
-            saved = Saved(path.parent)
+            saved = Artifact(path.parent)
             self.require_same_base(saved)
             return load_network(path, self.device)[0], saved
         if not reference:
@@ -207,9 +207,9 @@ class Workspace:
         self.require_same_base(saved)
         return load_network(saved.file(WEIGHTS), self.device)[0], saved
 
-    def require_same_base(self, saved: Saved) -> None:
+    def require_same_base(self, saved: Artifact) -> None:
         """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
-        if saved.file(EVALUATION).is_file() and saved.evaluation.base_seal != self.sealed.sha256:
+        if saved.file(EVALUATION).is_file() and saved.evaluation.base_fingerprint != self.fingerprint.sha256:
             raise RunError(f"{saved.folder} was made from another base.", "Use it with the run it came from.")
 
     def locate(self, reference: str) -> tuple[Path, str]:
@@ -269,7 +269,7 @@ def _open(request: Request, run: Run) -> Workspace:
     return opened(request, run, settings, device, dataset)
 
 
-def _require_sizes(base: Saved, facts: DatasetFacts, dataset: Dataset) -> None:
+def _require_sizes(base: Artifact, facts: DatasetFacts, dataset: Dataset) -> None:
     """The split that the settings make is the one that was evaluated. Raises AlteredError."""
     for split in ("train", "val", "test"):
         told, found = getattr(facts, split), len(getattr(dataset, split))
@@ -281,8 +281,8 @@ def _require_sizes(base: Saved, facts: DatasetFacts, dataset: Dataset) -> None:
 
 def opened(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
     """The workspace of a run whose data and settings are known already: its base is read from the file."""
-    network, sealed = load_network(run.base.file(WEIGHTS), device)
-    return Workspace(request, run, settings, device, dataset, network, sealed)
+    network, fingerprint = load_network(run.base.file(WEIGHTS), device)
+    return Workspace(request, run, settings, device, dataset, network, fingerprint)
 
 
 def _replaced(folder: Path) -> RunError:

@@ -13,10 +13,10 @@ from lora_mnist.lora.switching import switch
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.play.protocol import AdapterFacts, Answer, Choice, Question, RunFacts, Search, Sight
 from lora_mnist.play.strokes import draw
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.folders import mark_of
-from lora_mnist.runs.records import TuningRecord
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import FinetuneRecord
 
 BLOCK = 250  # test images between two looks at what else was asked
 
@@ -108,7 +108,7 @@ class Networks:
     def _look_again(self) -> None:
         """Read the adapters anew if there are others than before."""
         run = Run(self.work.run.path)
-        if run.base.evaluation.base_seal != self.work.sealed.sha256:
+        if run.base.evaluation.base_fingerprint != self.work.fingerprint.sha256:
             raise RunError(f"{run.base.folder} was replaced by another command.", "Start the playground again.")
         there = {saved.name: mark_of(saved.folder) for saved in run.adapters()}
         if there == self._loaded:
@@ -119,18 +119,18 @@ class Networks:
         self.work, self._model, self._adapters, self._loaded = work, model, adapters, there
 
 
-def _load(saved: Saved, work: Workspace, model: torch.nn.Module) -> AdapterFacts:
+def _load(saved: Artifact, work: Workspace, model: torch.nn.Module) -> AdapterFacts:
     """Put an adapter into `model`, if it is as it was saved."""
     try:
         work.run.require_adapter(saved.name)
-        load_adapter(saved.file(""), model, saved.name, work.sealed)
+        load_adapter(saved.file(""), model, saved.name, work.fingerprint)
         record = saved.tuning
     except RunError as error:
         return AdapterFacts(name=saved.name, problem=error.cause if isinstance(error, AlteredError) else str(error))
     return AdapterFacts(name=saved.name, summary=_summary(record), on_top_of=record.on_top_of)
 
 
-def _summary(record: TuningRecord) -> str:
+def _summary(record: FinetuneRecord) -> str:
     made_for = f"{record.price.count} drawings" if record.price else f"digit {record.digit}"
     return f"{made_for}, rank {record.rank}"
 

@@ -11,7 +11,7 @@ from lora_mnist.report.page import texts_of
 from lora_mnist.runs.folders import is_finished, standing
 from lora_mnist.runs.likeness import first_difference
 from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Document, Many
 
 # what a page has of pictures, which other versions of what draws them draw otherwise, and where their numbers lie

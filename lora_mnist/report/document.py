@@ -3,7 +3,9 @@ intervals (`low`, `high`) are Wilson's, 95 %."""
 
 from typing import Generic, Literal, TypeVar
 
-from lora_mnist.evaluation.findings import (
+from lora_mnist.evaluation.price import Price, PriceVerdict
+from lora_mnist.evaluation.results import (
+    ControlResult,
     Counts,
     GuardDecision,
     Guess,
@@ -14,14 +16,12 @@ from lora_mnist.evaluation.findings import (
     ShiftPoint,
     SplitResult,
     StrengthPoint,
-    TwinResult,
 )
-from lora_mnist.evaluation.price import Price, PriceVerdict
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, wilson
 from lora_mnist.evaluation.verdict import Verdict
 from lora_mnist.report.made import BaseMade, Made
 from lora_mnist.runs.listing import AdapterLine
-from lora_mnist.runs.records import AdapterParameters, DatasetFacts, Method
+from lora_mnist.runs.schemas import AdapterParameters, DatasetFacts, Method
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class DigitShare(Share, _OfDigit):  # in this order, `digit` is written first
 class BaseSection(Document):
     """What the base does."""
 
-    seal: str
+    fingerprint: str
     accuracy: Share
     errors: Share
     digits: Many[DigitShare]
@@ -95,18 +95,22 @@ class Headline(Document):
     """The three counts that a repair is judged by."""
 
     missed: Change
-    claimed: Change
+    false_alarms: Change
     errors: Change
 
     @property
     def before(self) -> Counts:
         return Counts(
-            missed=self.missed.before.count, claimed=self.claimed.before.count, errors=self.errors.before.count
+            missed=self.missed.before.count,
+            false_alarms=self.false_alarms.before.count,
+            errors=self.errors.before.count,
         )
 
     @property
     def after(self) -> Counts:
-        return Counts(missed=self.missed.after.count, claimed=self.claimed.after.count, errors=self.errors.after.count)
+        return Counts(
+            missed=self.missed.after.count, false_alarms=self.false_alarms.after.count, errors=self.errors.after.count
+        )
 
 
 class _Shift(Document):
@@ -119,13 +123,13 @@ class ShiftedThreshold(Counts, _Shift):
 
 
 class _Beside(Document):
-    method: Literal["twin", "twin and number", "full"]
+    method: Literal["control", "control and number", "full"]
     name: str
     kept: bool
 
 
 class Yardstick(Counts, _Beside):
-    """What else was trained on the digit: the twin, without and with one number on its logit, or all weights. `kept`:
+    """What else was trained on the digit: the control, without and with one number on its logit, or all weights. `kept`:
     whether a guard kept it."""
 
 
@@ -236,12 +240,12 @@ class AdapterSection(Document):
     proof: Proof
     threshold: ShiftedThreshold
     yardsticks: Many[Yardstick]
-    twin: TwinResult | None
+    control: ControlResult | None
     digits: Many[DigitRow]
     confusion: BeforeAfter[Matrix]
     flows: Many[Flow]
     trade: Trade
-    dial: DialSection
+    strength_curve: DialSection
     layers: Many[LayerRow]
     examples: Many[WrongImage]
     wrong_images: Many[WrongImage] | None

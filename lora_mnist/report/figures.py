@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lora_mnist.errors import AlteredError
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.report import plots
 from lora_mnist.report.document import AdapterSection, BaseSection, Line, Report, label
 from lora_mnist.report.words import signed
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import HISTORY, RESTORE, Saved
+from lora_mnist.runs.artifact import HISTORY, RESTORE, Artifact
+from lora_mnist.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def plots_of(run: Run, report: Report, normalised: bool) -> Iterator[Plot]:
         yield from _confusions(section, normalised)
         yield _errors(section)
         yield _trade(section)
-        yield _dial(section)
+        yield _strength_curve(section)
         yield from _of_training(run.adapter(section.name), section)
 
 
@@ -165,12 +165,12 @@ def _errors(section: AdapterSection) -> Plot:
 
 
 def _trade(section: AdapterSection) -> Plot:
-    name, digit, head, dial = section.name, section.digit, section.headline, section.dial
+    name, digit, head, strength_curve = section.name, section.digit, section.headline, section.strength_curve
     points: list[tuple[str, Counts]] = [("before", head.before), (name, head.after)]
     points.append((f"one number, chosen on {section.threshold.chosen_on}", section.threshold))
     points += [(label(one), one) for one in section.yardsticks]
-    if dial.recommended not in (0, 1):  # those are before and after
-        points.append((f"recommended strength {dial.recommended:g}", dial.test))
+    if strength_curve.recommended not in (0, 1):  # those are before and after
+        points.append((f"recommended strength {strength_curve.recommended:g}", strength_curve.test))
     curves = {
         f"a number added to the logit of {digit}": section.trade.threshold,
         f"{name} at strengths 0 to 1.5": section.trade.strength,
@@ -190,16 +190,16 @@ def _trade(section: AdapterSection) -> Plot:
     return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", (*shifts, *named, *strengths))
 
 
-def _dial(section: AdapterSection) -> Plot:
-    digit, dial = section.digit, section.dial
+def _strength_curve(section: AdapterSection) -> Plot:
+    digit, strength_curve = section.digit, section.strength_curve
     return Plot(
-        f"{section.name}-dial",
-        plots.dial(dial, digit),
-        f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {dial.recommended:g}.",
-        f"{section.name}-dial.csv",
+        f"{section.name}-strength_curve",
+        plots.strength_curve(strength_curve, digit),
+        f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {strength_curve.recommended:g}.",
+        f"{section.name}-strength_curve.csv",
         tuple(
             Mark(one.strength, 100 * share, f"strength {one.strength:g}: {100 * share:.2f} % {words}", one.strength)
-            for one in dial.points
+            for one in strength_curve.points
             for share, words in (
                 (one.accuracy, "accuracy"),
                 (one.recall, f"recall of {digit}"),
@@ -209,7 +209,7 @@ def _dial(section: AdapterSection) -> Plot:
     )
 
 
-def _of_training(adapter: Saved, section: AdapterSection) -> Iterator[Plot]:
+def _of_training(adapter: Artifact, section: AdapterSection) -> Iterator[Plot]:
     """What the first layer learnt, and how the loss fell."""
     name, directions = section.name, adapter.pictures()["directions"]
     if len(directions):
@@ -234,4 +234,4 @@ def _loss(name: str, losses: Sequence[float], alt: str) -> Plot:
 
 
 def _counted(counts: Counts) -> str:
-    return f"{counts.missed} missed, {counts.claimed} claimed, {counts.errors} errors in all"
+    return f"{counts.missed} missed, {counts.false_alarms} false_alarms, {counts.errors} errors in all"

@@ -14,10 +14,10 @@ from PIL import Image
 
 from lora_mnist.datasets.doubtful import DOUBTFUL
 from lora_mnist.errors import AlteredError
-from lora_mnist.evaluation.findings import Analysis
+from lora_mnist.evaluation.results import Analysis
 from lora_mnist.report.document import SureGuess, WrongImage
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import LOGITS, RESTORE, Saved
+from lora_mnist.runs.artifact import LOGITS, RESTORE, Artifact
+from lora_mnist.runs.run import Run
 
 SIDE = 28
 COLUMNS = 40  # of the sheet: 1,120 pixels wide
@@ -61,7 +61,7 @@ class Judged:
         return WrongImage(index=index, kind=kind, label=label, before=before, after=after, agreed=agreed)
 
 
-def judged_of(run: Run, saved: Saved) -> Judged:
+def judged_of(run: Run, saved: Artifact) -> Judged:
     """Of an adapter, with its base or the adapters below as what was before.
 
     Raises:
@@ -78,7 +78,7 @@ def judged_of(run: Run, saved: Saved) -> Judged:
     return Judged(before, after, index, label, DOUBTFUL if run.record.dataset.name == "mnist" else {})
 
 
-def _probabilities(saved: Saved) -> np.ndarray:
+def _probabilities(saved: Artifact) -> np.ndarray:
     """Softmax (N, 10) of its logits on `test`."""
     logits = saved.arrays(LOGITS, "test")["test"].astype(np.float64)
     powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -112,7 +112,7 @@ class Sheet:
         return _sheet(self.images)
 
 
-def sheet_of(adapters: Iterable[Saved]) -> Sheet | None:
+def sheet_of(adapters: Iterable[Artifact]) -> Sheet | None:
     """The wrong images of all of them, up to `MOST_PICTURES`; None where nothing is stored."""
     found: dict[int, np.ndarray] = {}
     for saved in adapters:

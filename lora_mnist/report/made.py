@@ -1,8 +1,8 @@
 """How the base, an adapter or a checkpoint was made: the settings, the seed, the machine, the hash of the weights."""
 
-from lora_mnist.runs.records import ExtractionSettings, FullRecipe, FullSettings, Making
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.artifact import Artifact
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import ExtractionSettings, FullRecipe, FullSettings, Provenance
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, ModelSettings, PretrainSettings, TeachSettings
 from lora_mnist.settings.strict import Count, Document
 
@@ -33,7 +33,7 @@ class _OfWeights(Document):
     sha256: str
 
 
-class _Made(Making, _OfWeights):
+class _Made(Provenance, _OfWeights):
     pass
 
 
@@ -61,14 +61,14 @@ def made_of_base(run: Run) -> BaseMade:
     return BaseMade(settings=settings, **dict(_made(run.base)))
 
 
-def made_of(saved: Saved) -> Made:
+def made_of(saved: Artifact) -> Made:
     """From the record of an adapter, or of a checkpoint with all weights trained."""
     settings = saved.tuning.settings
     renamed = _as_in_a_config(settings) if isinstance(settings, FullSettings) else settings
     return Made(settings=renamed, seed=saved.tuning.seed, **dict(_made(saved)))
 
 
-def _made(saved: Saved) -> _Made:
+def _made(saved: Artifact) -> _Made:
     return _Made(sha256=saved.hashes[saved.weights], **dict(saved.made))
 
 

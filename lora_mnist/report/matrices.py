@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from lora_mnist.evaluation.findings import Matrix
+from lora_mnist.evaluation.results import Matrix
 from lora_mnist.report.document import AdapterSection
 from lora_mnist.report.words import signed
 

@@ -2,12 +2,12 @@
 
 from lora_mnist import SCHEMA, __version__
 from lora_mnist.errors import RunError
-from lora_mnist.evaluation.findings import SplitResult
+from lora_mnist.evaluation.results import SplitResult
 from lora_mnist.report.document import BaseSection, CheckpointSection, DigitShare, Line, Report, Share
 from lora_mnist.report.made import made_of, made_of_base
 from lora_mnist.report.section import section_of
 from lora_mnist.runs.listing import lines_of
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 
 def report_of(run: Run, normalised: bool = False) -> Report:
@@ -23,7 +23,7 @@ def report_of(run: Run, normalised: bool = False) -> Report:
     lines = lines_of(run)
     adapters, checkpoints = run.adapters(), run.full_checkpoints()
     for saved in (*adapters, *checkpoints):
-        if saved.evaluation.base_seal != base.base_seal:
+        if saved.evaluation.base_fingerprint != base.base_fingerprint:
             raise RunError(f"{saved.name!r} was trained on another base.", f"Remove {saved.folder}, or train it again.")
     return Report(
         schema_version=SCHEMA,
@@ -31,7 +31,7 @@ def report_of(run: Run, normalised: bool = False) -> Report:
         run_digest=run.digest(),
         normalised=normalised,
         dataset=record.dataset,
-        base=_base(base.base_seal, base.splits["test"]),
+        base=_base(base.base_fingerprint, base.splits["test"]),
         adapters=tuple(section_of(run, saved) for saved in reversed(adapters)),
         checkpoints=tuple(
             CheckpointSection(name=saved.name, digit=saved.tuning.digit, made=made_of(saved)) for saved in checkpoints
@@ -41,10 +41,10 @@ def report_of(run: Run, normalised: bool = False) -> Report:
     )
 
 
-def _base(seal: str, test: SplitResult) -> BaseSection:
+def _base(fingerprint: str, test: SplitResult) -> BaseSection:
     shares = [Share.of_images(wrong, images) for wrong, images in zip(test.wrong, test.images, strict=True)]
     return BaseSection(
-        seal=seal,
+        fingerprint=fingerprint,
         accuracy=Share.accuracy(test),
         errors=Share.of_images(test.errors, test.count),
         digits=tuple(DigitShare(digit=digit, **dict(share)) for digit, share in enumerate(shares)),

@@ -23,7 +23,7 @@ from lora_mnist.report.reproduce import commands, configs
 from lora_mnist.report.tables import tables_of
 from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, signed, sure, tied, title_of, who_paid
 from lora_mnist.runs.drawings import labelled_pictures
-from lora_mnist.runs.rundir import Run, sole_writer
+from lora_mnist.runs.run import Run, sole_writer
 from lora_mnist.settings.strict import Document
 
 MOST_DRAWINGS = 300  # that the page shows of an adapter, half a kilobyte each

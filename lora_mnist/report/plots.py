@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.report.document import DialSection, DigitRow
 
 DIGITS = range(10)
@@ -91,7 +91,7 @@ def trade(curves: Mapping[str, Sequence[Counts]], points: Sequence[tuple[str, Co
     return figure
 
 
-def dial(measured: DialSection, digit: int) -> Figure:
+def strength_curve(measured: DialSection, digit: int) -> Figure:
     """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
     figure, axes = framed(4)
     points, recommended = measured.points, measured.recommended

@@ -7,7 +7,7 @@ import tomli_w
 from lora_mnist.report.document import AdapterSection, Report
 from lora_mnist.report.made import BaseMade, Made
 from lora_mnist.runs.drawings import DRAWINGS
-from lora_mnist.runs.records import ExtractionSettings
+from lora_mnist.runs.schemas import ExtractionSettings
 from lora_mnist.settings.config import TeachSettings
 from lora_mnist.settings.strict import Document
 
@@ -42,8 +42,8 @@ def _command(section: AdapterSection, checkpoints: Collection[str]) -> str:
         return f"# {again} # prepares the drawings once more, so this comes close and no closer"
     if not isinstance(settings, ExtractionSettings):
         below = "".join(f" --on-top-of {other}" for other in section.on_top_of)
-        twin = " --twin" if section.twin else ""
-        return f"lora-mnist finetune {AGAIN} --config {name}.toml{below}{twin}{where}"
+        control = " --control" if section.control else ""
+        return f"lora-mnist finetune {AGAIN} --config {name}.toml{below}{control}{where}"
     if settings.checkpoint not in checkpoints:
         return f"# {name} was extracted from {settings.checkpoint}, which was not trained in this run"
     options = f"--rank {settings.rank} --checkpoint {settings.checkpoint} --digit {section.digit}"

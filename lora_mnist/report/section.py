@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.findings import (
+from lora_mnist.evaluation.results import (
     COUNTS,
     Analysis,
     Comparison,
-    Dial,
     LayerEffect,
     Matrix,
     Pair,
     Proof,
     SplitResult,
+    StrengthCurve,
 )
 from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval
 from lora_mnist.evaluation.verdict import verdict_of
@@ -35,9 +35,9 @@ from lora_mnist.report.document import (
 )
 from lora_mnist.report.images import judged_of
 from lora_mnist.report.made import made_of
-from lora_mnist.runs.records import AdapterParameters, FullParameters, TuningRecord
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import ANALYSIS, EVALUATION, RESTORE, Saved
+from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, RESTORE, Artifact
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import AdapterParameters, FinetuneRecord, FullParameters
 
 FLOW_LEVEL = LEVEL / 90  # pairs of digits that can be confused
 
@@ -51,17 +51,17 @@ class _Stored:
         splits: with it.
     """
 
-    saved: Saved
+    saved: Artifact
     before: SplitResult
     splits: Mapping[str, SplitResult]
     proof: Proof
     parameters: AdapterParameters
     rank: int
-    dial: Dial
+    strength_curve: StrengthCurve
     layers: Mapping[str, LayerEffect]
 
     @property
-    def record(self) -> TuningRecord:
+    def record(self) -> FinetuneRecord:
         return self.saved.tuning
 
     @property
@@ -81,7 +81,7 @@ class _Stored:
         return self.analysis.splits["test"]
 
 
-def section_of(run: Run, saved: Saved) -> AdapterSection:
+def section_of(run: Run, saved: Artifact) -> AdapterSection:
     """Everything about one adapter.
 
     Raises:
@@ -104,12 +104,12 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
         proof=one.proof,
         threshold=ShiftedThreshold(shift=shifted.shift, chosen_on=shifted.chosen_on, **dict(on_test)),
         yardsticks=tuple(_yardsticks(run, one)),
-        twin=one.analysis.twin,
+        control=one.analysis.control,
         digits=_digits(one),
         confusion=BeforeAfter[Matrix](before=one.before.confusion, after=one.after.confusion),
         flows=_flows(one.comparison),
-        trade=Trade(threshold=shifted.curve, strength=one.dial.splits["test"]),
-        dial=_dial(one),
+        trade=Trade(threshold=shifted.curve, strength=one.strength_curve.splits["test"]),
+        strength_curve=_strength_curve(one),
         layers=tuple(LayerRow(layer=path, **dict(effect)) for path, effect in one.layers.items()),
         examples=judged.examples(one.analysis),
         wrong_images=judged.wrong_images(),
@@ -119,24 +119,30 @@ def section_of(run: Run, saved: Saved) -> AdapterSection:
     )
 
 
-def _stored(run: Run, saved: Saved) -> _Stored:
+def _stored(run: Run, saved: Artifact) -> _Stored:
     record, analysis = saved.tuning, saved.analysis
     if missing := [one for one in record.on_top_of if one not in run.adapter_names()]:
         raise RunError(
             f"{saved.name} was trained on top of {', '.join(missing)}, which is not in the run.",
             f"Restore that, or remove {saved.folder}.",
         )
-    proof, rank, dial, layers = record.proof, record.rank, analysis.dial, analysis.layers
-    if proof is None or rank is None or dial is None or not layers or isinstance(record.parameters, FullParameters):
+    proof, rank, strength_curve, layers = record.proof, record.rank, analysis.strength_curve, analysis.layers
+    if (
+        proof is None
+        or rank is None
+        or strength_curve is None
+        or not layers
+        or isinstance(record.parameters, FullParameters)
+    ):
         raise AlteredError(f"{saved.folder} does not hold all that is known of an adapter.", RESTORE)
     below = run.adapter(record.on_top_of[-1]) if record.on_top_of else run.base
     before = below.evaluation.splits["test"]
-    return _Stored(saved, before, saved.evaluation.splits, proof, record.parameters, rank, dial, layers)
+    return _Stored(saved, before, saved.evaluation.splits, proof, record.parameters, rank, strength_curve, layers)
 
 
 def _headline(one: _Stored) -> Headline:
     count, of_digit, comparison = one.before.count, one.before.images[one.digit], one.comparison
-    images = {"missed": of_digit, "claimed": count - of_digit, "errors": count}
+    images = {"missed": of_digit, "false_alarms": count - of_digit, "errors": count}
     changes = {
         key: _change(
             Share.of_images(comparison.before.of(key), images[key]),
@@ -154,14 +160,14 @@ def _change(before: Share, after: Share, pair: Pair) -> Change:
 
 
 def _yardsticks(run: Run, one: _Stored) -> Iterator[Yardstick]:
-    """The twin, and every checkpoint with all weights trained on the same digit, from the base as the adapter was."""
-    if twin := one.analysis.twin:
-        counts = {key: twin.splits["test"].of(key) for key in COUNTS}
-        kept = twin.strength is not None
-        yield Yardstick(method="twin", name="twin", kept=kept, **counts)
-        if number := twin.threshold:
+    """The control, and every checkpoint with all weights trained on the same digit, from the base as the adapter was."""
+    if control := one.analysis.control:
+        counts = {key: control.splits["test"].of(key) for key in COUNTS}
+        kept = control.strength is not None
+        yield Yardstick(method="control", name="control", kept=kept, **counts)
+        if number := control.threshold:
             moved = number.splits["test"]
-            yield Yardstick(method="twin and number", name="twin and one number", kept=kept, **dict(moved))
+            yield Yardstick(method="control and number", name="control and one number", kept=kept, **dict(moved))
     for saved in run.full_checkpoints() if not one.record.on_top_of else []:
         if saved.tuning.digit == one.digit:
             after = saved.analysis.splits["test"].after
@@ -199,11 +205,14 @@ def _flows(comparison: Comparison) -> tuple[Flow, ...]:
     return tuple(sorted(flows, key=lambda flow: -abs(flow.change)))
 
 
-def _dial(one: _Stored) -> DialSection:
-    dial = one.dial
-    if dial.measured_on not in one.splits.keys() & dial.splits.keys():
-        raise AlteredError(f"{one.saved.folder / EVALUATION} has no {dial.measured_on}, on which the dial is.", RESTORE)
-    measured = one.splits[dial.measured_on]
+def _strength_curve(one: _Stored) -> DialSection:
+    strength_curve = one.strength_curve
+    if strength_curve.measured_on not in one.splits.keys() & strength_curve.splits.keys():
+        raise AlteredError(
+            f"{one.saved.folder / EVALUATION} has no {strength_curve.measured_on}, on which the strength_curve is.",
+            RESTORE,
+        )
+    measured = one.splits[strength_curve.measured_on]
     count, of_digit = measured.count, measured.images[one.digit]
     points = tuple(
         DialPoint(
@@ -212,9 +221,11 @@ def _dial(one: _Stored) -> DialSection:
             recall=1 - point.missed / max(1, of_digit),  # a tiny val may have none of them
             recall_of_others=1 - (point.errors - point.missed) / max(1, count - of_digit),
         )
-        for point in dial.splits[dial.measured_on]
+        for point in strength_curve.splits[strength_curve.measured_on]
     )
-    at = next((point for point in dial.splits["test"] if point.strength == dial.recommended), None)
+    at = next((point for point in strength_curve.splits["test"] if point.strength == strength_curve.recommended), None)
     if at is None:
         raise AlteredError(f"{one.saved.folder / ANALYSIS} has no test counts at the strength it recommends.", RESTORE)
-    return DialSection(measured_on=dial.measured_on, recommended=dial.recommended, points=points, test=at)
+    return DialSection(
+        measured_on=strength_curve.measured_on, recommended=strength_curve.recommended, points=points, test=at
+    )

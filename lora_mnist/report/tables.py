@@ -4,10 +4,10 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from lora_mnist.evaluation.findings import Counts, Matrix
+from lora_mnist.evaluation.results import Counts, Matrix
 from lora_mnist.report.document import AdapterSection, LayerRow, Line, Report, WrongImage
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.artifact import Artifact
+from lora_mnist.runs.run import Run
 
 Row = Mapping[str, object]  # by column
 
@@ -26,7 +26,7 @@ def tables_of(run: Run, report: Report) -> dict[str, bytes]:
         files[f"{section.name}-images.csv"] = [_image(one) for one in section.wrong_images or section.examples]
         files[f"{section.name}-layers.csv"] = [_layer(row) for row in section.layers]
         files[f"{section.name}-loss.csv"] = _losses(run.adapter(section.name))
-        files[f"{section.name}-dial.csv"] = [point.model_dump() for point in section.dial.points]
+        files[f"{section.name}-strength_curve.csv"] = [point.model_dump() for point in section.strength_curve.points]
         files[f"{section.name}-trade.csv"] = _trade(section)
     return {name: _csv(rows) for name, rows in files.items() if rows}
 
@@ -59,7 +59,7 @@ def _layer(row: LayerRow) -> Row:
     return row.model_dump() | {"singular_values": " ".join(f"{value:.6g}" for value in row.singular_values)}
 
 
-def _losses(saved: Saved) -> list[Row]:
+def _losses(saved: Artifact) -> list[Row]:
     return [{"step": step, "loss": loss} for step, loss in enumerate(saved.losses(), 1)]
 
 
@@ -69,8 +69,8 @@ def _trade(section: AdapterSection) -> list[Row]:
 
 
 def _step(way: str, amount: float, counts: Counts) -> Row:
-    missed, claimed, errors = counts.numbers
-    return {"way": way, "amount": amount, "missed": missed, "claimed": claimed, "errors": errors}
+    missed, false_alarms, errors = counts.numbers
+    return {"way": way, "amount": amount, "missed": missed, "false_alarms": false_alarms, "errors": errors}
 
 
 def _csv(rows: Sequence[Row]) -> bytes:

@@ -15,11 +15,11 @@ TITLES = {
     "norm": "‖ΔW‖ / ‖W‖",
     "frozen": "frozen",
     "missed": "missed",
-    "claimed": "claimed",
+    "false_alarms": "false_alarms",
     "accuracy": "accuracy, recall",
     "strength": "strength",
     "threshold": "shifted threshold",
-    "twin": "twin",
+    "control": "control",
     "focus": "focus",
     "guard": "guard",
     "val": "val, test",
@@ -38,11 +38,11 @@ GLOSSARY = {
     " the sum of all squares. At 0 % the layer is as it was; at 100 % the update is as large as the weights.",
     "frozen": "Not trained. Every byte of the base is compared with what it was before.",
     "missed": "Images of the digit that are taken for another one: false negatives of that digit.",
-    "claimed": "Images of other digits that are taken for this one: false positives of that digit.",
+    "false_alarms": "Images of other digits that are taken for this one: false positives of that digit.",
     "accuracy": "Accuracy is the share of all images that are right, recall the share of one digit's images that are.",
     "strength": "A factor on the whole update when it is applied: 0 is the base, 1 the adapter as it was kept.",
     "threshold": "One number added to the digit's logit: what can be had without any training.",
-    "twin": "The same adapter trained as long on every image alike: the digit at its natural share, hard images no more"
+    "control": "The same adapter trained as long on every image alike: the digit at its natural share, hard images no more"
     " often. It shows how much of a repair is further training.",
     "focus": "The share of every fine-tuning batch that is drawn from the digit under repair.",
     "guard": "The rule on val by which an adapter is kept, and how strongly: by default no digit may get worse beyond"

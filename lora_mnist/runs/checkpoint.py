@@ -1,4 +1,4 @@
-"""A whole network ↔ one safetensors file from which alone it can be rebuilt: weights, architecture, seal."""
+"""A whole network ↔ one safetensors file from which alone it can be rebuilt: weights, architecture, fingerprint."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import LARGEST_WEIGHTS, open_regular, read_regular, write_file
-from lora_mnist.lora.seal import Seal, first_difference, seal
+from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, first_difference
 from lora_mnist.training.model import MLP
 
 ABOUT = "lora_mnist"  # one entry: safetensors writes several in random order, and equal networks are to be equal files
@@ -18,28 +18,31 @@ RESTORE = "Restore it from a copy, or make it again with --force."
 
 
 def save_network(path: Path, model: MLP) -> None:
-    """Write `model`, fp32, with its seal. Raises DiskError."""
+    """Write `model`, fp32, with its fingerprint. Raises DiskError."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "seal": seal(tensors).to_text()}
+    about = {
+        "architecture": {"class": "MLP", "hidden": model.hidden},
+        "fingerprint": compute_fingerprint(tensors).to_text(),
+    }
     write_file(path, save(tensors, {ABOUT: json.dumps(about)}))
 
 
-def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Seal]:
-    """The network in `path`, and its seal.
+def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Fingerprint]:
+    """The network in `path`, and its fingerprint.
 
     Raises:
         RunError: it is missing or damaged.
-        AlteredError: its tensors are not the sealed ones.
+        AlteredError: its tensors are not the recorded ones.
     """
     tensors, metadata = _read(path)
     try:
         about = json.loads(metadata[ABOUT])
-        hidden, text = about["architecture"]["hidden"], about["seal"]
+        hidden, text = about["architecture"]["hidden"], about["fingerprint"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} does not say what network it holds.", RESTORE) from error
-    stored = Seal.from_text(text)
-    if name := first_difference(stored, seal(tensors)):
-        raise AlteredError(f"{path}: tensor {name} is not the sealed one.", RESTORE)
+    stored = Fingerprint.from_text(text)
+    if name := first_difference(stored, compute_fingerprint(tensors)):
+        raise AlteredError(f"{path}: tensor {name} is not the recorded one.", RESTORE)
     try:
         if _shapes(tensors) != _shapes_of(hidden):  # before memory is taken for them
             raise RuntimeError(f"its tensors are not those of the layers {hidden!r}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lora_mnist.errors import AlteredError
 from lora_mnist.files import write_file
-from lora_mnist.runs.saved import RESTORE, Draft, Saved
+from lora_mnist.runs.artifact import RESTORE, Artifact, ArtifactWriter
 
 if TYPE_CHECKING:
     from lora_mnist.datasets.drawings import Drawings
@@ -24,7 +24,7 @@ NAME = re.compile(rf"{DRAWINGS}/([0-9])/([0-9]{{4}})\.png")
 SIZE = (28, 28)
 
 
-def save_drawings(draft: Draft, drawings: Drawings) -> None:
+def save_drawings(draft: ArtifactWriter, drawings: Drawings) -> None:
     """Write each as a PNG below its digit, numbered in their order. Raises DiskError."""
     for number, (image, label) in enumerate(zip(drawings.images.cpu(), drawings.labels.tolist(), strict=True)):
         file = io.BytesIO()
@@ -32,7 +32,7 @@ def save_drawings(draft: Draft, drawings: Drawings) -> None:
         write_file(draft.folder / DRAWINGS / str(label) / f"{number:04}.png", file.getvalue())
 
 
-def labelled_pictures(saved: Saved) -> list[tuple[int, np.ndarray]]:
+def labelled_pictures(saved: Artifact) -> list[tuple[int, np.ndarray]]:
     """What `saved` was taught, in its order: the digit, and uint8 (28, 28).
 
     Raises:
@@ -45,7 +45,7 @@ def labelled_pictures(saved: Saved) -> list[tuple[int, np.ndarray]]:
     return [(label, _image_in(saved, name)) for _, label, name in found]
 
 
-def load_drawings(saved: Saved) -> Drawings:
+def load_drawings(saved: Artifact) -> Drawings:
     """`labelled_pictures`, to compute with."""
     import torch
 
@@ -55,7 +55,7 @@ def load_drawings(saved: Saved) -> Drawings:
     return Drawings(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
 
 
-def _image_in(saved: Saved, name: str) -> np.ndarray:
+def _image_in(saved: Artifact, name: str) -> np.ndarray:
     content = saved.content(name)
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:

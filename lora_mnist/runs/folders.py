@@ -36,7 +36,7 @@ MANIFEST = "manifest.json"
 
 @contextmanager
 def new_folder(place: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; on leaving, seal it and put it where `place` was.
+    """Yield an empty folder to fill; on leaving, fingerprint it and put it where `place` was.
 
     If the block raises, or the process is killed at any moment, a reader finds what there was before.
 

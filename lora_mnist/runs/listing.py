@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.records import Method
-from lora_mnist.runs.rundir import Run
-from lora_mnist.runs.saved import Saved
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import Method
 from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
 from lora_mnist.settings.strict import Count, Digit, Document, Many
 
@@ -40,7 +40,7 @@ class Listing(Document):
 
     run: str
     dataset: str
-    base_seal: str
+    base_fingerprint: str
     digest: str
     adapters: Many[AdapterLine]
 
@@ -58,7 +58,11 @@ def _list(run: Run) -> Listing:
     base = run.require_base().evaluation
     lines = tuple(lines_of(run))
     return Listing(
-        run=str(run.path), dataset=base.dataset.name, base_seal=base.base_seal, digest=run.digest(), adapters=lines
+        run=str(run.path),
+        dataset=base.dataset.name,
+        base_fingerprint=base.base_fingerprint,
+        digest=run.digest(),
+        adapters=lines,
     )
 
 
@@ -83,7 +87,7 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
     return size_table(mlp_layers(run.record.settings.model.hidden), True, counts)
 
 
-def _line(saved: Saved) -> AdapterLine:
+def _line(saved: Artifact) -> AdapterLine:
     record, test = saved.tuning, saved.analysis.splits["test"]
     return AdapterLine(
         name=saved.name,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lora_mnist.errors import BusyError, LoraMnistError
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 T = TypeVar("T")
 

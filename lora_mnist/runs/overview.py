@@ -8,7 +8,7 @@ from lora_mnist.errors import RunError
 from lora_mnist.runs.folders import is_finished
 from lora_mnist.runs.listing import AdapterLine, lines_of
 from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
 

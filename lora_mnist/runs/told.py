@@ -7,7 +7,7 @@ again. The table in SECURITY.md is this list.
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lora_mnist.runs.saved import ANALYSIS, MADE, MERGE, RECORD, TUNING
+from lora_mnist.runs.artifact import ANALYSIS, MERGE, PROVENANCE, RECORD, TUNING
 
 
 @dataclass(frozen=True)
@@ -21,23 +21,37 @@ class Told:
 
 _TRAINING = "how a training went is not in its weights"
 TOLD = (
-    Told(MADE, "*", "time and machine leave no trace"),
+    Told(PROVENANCE, "*", "time and machine leave no trace"),
     Told(RECORD, "settings.seed", _TRAINING),
     Told(RECORD, "settings.pretrain.*", f"{_TRAINING}; only that epochs and batch size fit the rows of history.csv"),
     Told(RECORD, "settings.finetune.*", "they are only what later commands start from"),
-    Told(RECORD, "replaced_seal", "the base before is gone"),
+    Told(RECORD, "replaced_fingerprint", "the base before is gone"),
     Told(TUNING, "seed", _TRAINING),
     Told(TUNING, "weakest_on_val", "true only of the weakest digit; but a weakest digit may have been asked for too"),
     *(
         Told(TUNING, f"settings.{field}", _TRAINING)
         for field in (
             *("batch_size", "learning_rate", "full_learning_rate", "optimizer", "schedule", "weight_decay"),
-            *("focus", "hardness", "logit_adjustment", "label_smoothing", "shift", "rotate", "zoom", "share", "folds"),
+            *(
+                "focus",
+                "hard_examples",
+                "logit_adjustment",
+                "label_smoothing",
+                "shift",
+                "rotate",
+                "zoom",
+                "share",
+                "folds",
+            ),
         )
     ),
     Told(TUNING, "price.judged.*", "the adapters that were trained without the drawings that they judged are not kept"),
-    Told(TUNING, "extraction.seal", "with another one, all of `extraction` is told: that checkpoint is not in the run"),
-    Told(ANALYSIS, "twin.*", "the twin is not kept"),
+    Told(
+        TUNING,
+        "extraction.fingerprint",
+        "with another one, all of `extraction` is told: that checkpoint is not in the run",
+    ),
+    Told(ANALYSIS, "control.*", "the control is not kept"),
     Told(MERGE, "weights.*", "with others, all of merge.json is told: those adapters are not in the run"),
 )
 

@@ -90,7 +90,7 @@ class AdapterSettings(TrainingSettings):
     dropout: float = Field(ge=0, lt=1)
     targets: Some[str]
     steps: Positive
-    hardness: float = Field(ge=0, le=4)
+    hard_examples: float = Field(ge=0, le=4)
     logit_adjustment: float = Field(ge=0, le=2)
     label_smoothing: float = Field(ge=0, lt=1)
     shift: float = Field(ge=0, le=14)  # pixels

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Iterable
 from typing import Literal
 
-from lora_mnist.evaluation.findings import COUNTS
+from lora_mnist.evaluation.results import COUNTS
 from lora_mnist.settings.strict import Count, Document
 
-Metric = Literal["missed", "claimed", "errors"]
-METRICS: tuple[Metric, ...] = ("missed", "claimed", "errors")
+Metric = Literal["missed", "false_alarms", "errors"]
+METRICS: tuple[Metric, ...] = ("missed", "false_alarms", "errors")
 assert METRICS == COUNTS
 
 

@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 class BaseFacts(Document):
     """What of a base is no tensor."""
 
-    seal: str
+    fingerprint: str
     hidden: Many[Count]
 
 
@@ -42,8 +42,10 @@ def flatten(world: World) -> tuple[Facts, dict[str, torch.Tensor]]:
     for key, base in world.bases.items():
         tensors |= {f"{key}/weights/{name}": weight for name, weight in base.network.state_dict().items()}
         tensors |= {f"{key}/logits/{split}": logits for split, logits in base.logits.items()}
-        tensors |= {} if base.doubts is None else {f"{key}/doubts": base.doubts}
-    bases = {key: BaseFacts(seal=base.seal, hidden=base.network.hidden) for key, base in world.bases.items()}
+        tensors |= {} if base.uncertainty is None else {f"{key}/uncertainty": base.uncertainty}
+    bases = {
+        key: BaseFacts(fingerprint=base.fingerprint, hidden=base.network.hidden) for key, base in world.bases.items()
+    }
     named = {"dataset": world.dataset.name, "sha256": world.dataset.sha256, "held_out": world.held_out}
     return Facts.model_validate(named | {"bases": bases}), tensors
 
@@ -75,4 +77,4 @@ def _base(key: str, facts: BaseFacts, tensors: Mapping[str, torch.Tensor]) -> Ba
     weights = {name: tensors[f"{key}/weights/{name}"] for name in network.state_dict()}
     network.load_state_dict(weights, assign=True)
     logits = {split: tensors[f"{key}/logits/{split}"] for split in SPLITS if f"{key}/logits/{split}" in tensors}
-    return Base(facts.seal, network.requires_grad_(False).eval(), logits, tensors.get(f"{key}/doubts"))
+    return Base(facts.fingerprint, network.requires_grad_(False).eval(), logits, tensors.get(f"{key}/uncertainty"))

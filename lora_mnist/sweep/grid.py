@@ -20,8 +20,8 @@ FORBIDDEN = {"finetune.name", "data.dataset"}  # an adapter's name is not part o
 OWN = "config"  # in place of ranks: the one of the config
 
 Axes = Mapping[str, Sequence[Any]]  # values by the dotted name of the setting, as in a config file
-Method = Literal["lora", "full", "twin", "hard twin", "rounds"]
-TWINS: tuple[Method, ...] = ("twin", "hard twin")
+Method = Literal["lora", "full", "control", "hard control", "rounds"]
+CONTROLS: tuple[Method, ...] = ("control", "hard control")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Beside:
 
     Attributes:
         full: all weights, once for every combination of the values other than the rank.
-        twin: every adapter twice more: on all images alike, and on hard images with the digit at its natural share.
+        control: every adapter twice more: on all images alike, and on hard images with the digit at its natural share.
         rounds: at most so many repairs on top of each other, each of the digit that is weakest then; 0: none.
     """
 
     full: bool = False
-    twin: bool = False
+    control: bool = False
     rounds: int = 0
 
 
@@ -47,7 +47,7 @@ class Job(Document):
 
     Attributes:
         base: key of the base that it starts from, among those of the sweep.
-        method: an adapter, or what it is compared with (see `Beside`). A twin has the settings of its adapter.
+        method: an adapter, or what it is compared with (see `Beside`). A control has the settings of its adapter.
         settings: of which `seed` and `finetune` count; `digit` is a digit, with `rounds` the first.
         rounds: at most so many.
     """
@@ -74,11 +74,11 @@ class Job(Document):
         """Of its adapters; all weights have none."""
         return None if self.method == "full" else self.settings.finetune.rank
 
-    def key(self, base_seal: str, dataset_sha256: str) -> str:
+    def key(self, base_fingerprint: str, dataset_sha256: str) -> str:
         """The job's identity: 16 hexadecimal digits of SHA-256 over base, data, method and settings."""
         tuning = self.settings.finetune.model_dump(mode="json", exclude={"name"})
         settings = {"seed": self.settings.seed, "data": self.settings.data.model_dump(mode="json"), "finetune": tuning}
-        identity = {"base": base_seal, "data": dataset_sha256, "method": self.method, "settings": settings}
+        identity = {"base": base_fingerprint, "data": dataset_sha256, "method": self.method, "settings": settings}
         if self.method == "rounds":
             identity["rounds"] = str(self.rounds)
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -168,7 +168,7 @@ def jobs_of(
         raise UsageError(cause, "Give it one, as --digit weakest --rank 1.")
     for tables in settings_of(axes):
         settings = resolved(tables)
-        methods: tuple[Method, ...] = ("lora", *TWINS) if beside.twin else ("lora",)
+        methods: tuple[Method, ...] = ("lora", *CONTROLS) if beside.control else ("lora",)
         methods += ("rounds",) if beside.rounds else ()
         if beside.rounds and settings.finetune.digit != "weakest":
             raise UsageError(f"`rounds` (={beside.rounds}) looks for the weakest digit.", "Use --digit weakest.")

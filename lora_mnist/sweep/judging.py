@@ -11,9 +11,9 @@ import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.findings import Analysis, Counts, ShiftedLogit, Threshold
 from lora_mnist.evaluation.metrics import compare, summarise
 from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
+from lora_mnist.evaluation.results import Analysis, Counts, ShiftedLogit, Threshold
 from lora_mnist.evaluation.strength import Guard, decide, require_val
 from lora_mnist.evaluation.threshold import shifted_logit, shifted_to_miss
 from lora_mnist.evaluation.verdict import Kind, verdict_of
@@ -149,10 +149,10 @@ def counted(
     found = {}
     for split, truth in labels.items():
         result = summarise(logits[split], truth)
-        claimed = sum(row[digit] for row in result.confusion) - result.confusion[digit][digit]
+        false_alarms = sum(row[digit] for row in result.confusion) - result.confusion[digit][digit]
         found[split] = SplitCounts(
             missed=result.wrong[digit],
-            claimed=claimed,
+            false_alarms=false_alarms,
             errors=result.errors,
             wrong=result.wrong,
             images=tuple(result.images),

@@ -1,4 +1,4 @@
-"""A row of a sweep → an adapter of the run that its base lies in: trained by itself, sealed, verified."""
+"""A row of a sweep → an adapter of the run that its base lies in: trained by itself, fingerprint, verified."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_mnist.errors import ProofError, RunError, UsageError, shown
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.pipeline.finetune import finetune
 from lora_mnist.pipeline.verify import verify_workspace
 from lora_mnist.pipeline.workspace import open_workspace
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Document
 from lora_mnist.sweep.opening import BASES, Asked
 from lora_mnist.sweep.rows import Row, Store
@@ -73,7 +73,7 @@ def keep(asked: Asked, row: Row) -> Kept:
         RunError: the base is not there any more, or an adapter of that name is.
         ProofError: the proof failed, before it was saved or after.
     """
-    place = next((run for run in _runs(asked) if _seal_of(run) == row.base), None)
+    place = next((run for run in _runs(asked) if _fingerprint_of(run) == row.base), None)
     if place is None:
         raise RunError(f"The base of row {row.key} is not in {asked.out} any more.", "Run the sweep again.")
     name = f"digit{row.digit}-r{row.rank}-{row.key[:6]}"
@@ -88,7 +88,7 @@ def keep(asked: Asked, row: Row) -> Kept:
     if not verified.passed:
         raise ProofError(f"The adapter in {place} is not what was saved: {verified.failures[0]}.", "Train it again.")
     counts = Counts(**dict(made.analysis.splits["test"].after))
-    told = Counts(**{key: row.after["test"].of(key) for key in ("missed", "claimed", "errors")})
+    told = Counts(**{key: row.after["test"].of(key) for key in ("missed", "false_alarms", "errors")})
     return Kept(key=row.key, name=name, run=str(place), told=told, found=counts)
 
 
@@ -98,6 +98,6 @@ def _runs(asked: Asked) -> Iterator[Path]:
     yield from sorted(place for place in bases.iterdir() if re.match("seed", place.name)) if bases.is_dir() else []
 
 
-def _seal_of(run: Path) -> str | None:
+def _fingerprint_of(run: Path) -> str | None:
     base = Run(run).base
-    return base.evaluation.base_seal if base.is_finished else None
+    return base.evaluation.base_fingerprint if base.is_finished else None

@@ -10,7 +10,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import KnownDataset, Settings
 from lora_mnist.settings.layers import Layer, merge
 from lora_mnist.settings.request import Request
@@ -92,7 +92,7 @@ def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
         UsageError: the weakest digit is wanted, and there is no `val`; or as `pretrain` does.
         RunError: a base cannot be read.
     """
-    hard = {job.base for job in jobs if job.settings.finetune.hardness}
+    hard = {job.base for job in jobs if job.settings.finetune.hard_examples}
     bases: dict[str, Base] = {}
     dataset: Dataset | None = None
     for key, work in _opened(asked, jobs):
@@ -102,7 +102,7 @@ def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
     assert dataset is not None  # there is a job
     world = World(dataset, bases, asked.hold_out)
     found = [_with_digit(job, world) for job in jobs]
-    return world, list({job.key(bases[job.base].seal, world.dataset.sha256): job for job in found}.values())
+    return world, list({job.key(bases[job.base].fingerprint, world.dataset.sha256): job for job in found}.values())
 
 
 def _opened(asked: Asked, jobs: Sequence[Job]) -> Iterator[tuple[str, Workspace]]:

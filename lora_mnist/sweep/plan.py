@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import torch
 
-from lora_mnist.evaluation.findings import SplitResult
-from lora_mnist.runs.rundir import Run
+from lora_mnist.evaluation.results import SplitResult
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Count, Document
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.opening import Asked
@@ -69,11 +69,11 @@ def _is_done(asked: Asked, job: Job, store: Store) -> bool:
         return False
     found, sha256 = run.base.evaluation, run.record.dataset.sha256 + (HELD_OUT if asked.hold_out else "")
     if job.settings.finetune.digit != "weakest":
-        return job.key(found.base_seal, sha256) in store.rows
+        return job.key(found.base_fingerprint, sha256) in store.rows
     if asked.hold_out or "val" not in found.splits:  # that of half of `val` stands nowhere
         return False
     digits = _weakest(found.splits["val"])
-    return any(job.repairing(digit).key(found.base_seal, sha256) in store.rows for digit in digits)
+    return any(job.repairing(digit).key(found.base_fingerprint, sha256) in store.rows for digit in digits)
 
 
 def _weakest(found: SplitResult) -> list[int]:

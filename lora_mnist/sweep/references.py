@@ -1,9 +1,9 @@
-"""What the adapters of a sweep are compared with: one number on a logit, twins, all weights, rounds. No torch."""
+"""What the adapters of a sweep are compared with: one number on a logit, controls, all weights, rounds. No torch."""
 
 import statistics
 from collections.abc import Sequence, Set
 
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.settings.strict import Count, Document, Many
 from lora_mnist.sweep.estimates import METRICS, Estimate, Metric, estimate_of
 from lora_mnist.sweep.rows import Row
@@ -11,9 +11,9 @@ from lora_mnist.sweep.rows import Row
 FULL = "all weights"
 ON_TEST = "one number on the base at as many missed, chosen on `test`"
 ON_VAL = "one number on the base, chosen on `val`"
-TWINS = {  # by method: its name, and with a number on its logit
-    "twin": ("twin: every image alike", "twin + one number, chosen on `val`"),
-    "hard twin": (
+CONTROLS = {  # by method: its name, and with a number on its logit
+    "control": ("control: every image alike", "control + one number, chosen on `val`"),
+    "hard control": (
         "hard images, natural share of the digit",
         "hard images, natural share + one number, chosen on `val`",
     ),
@@ -79,12 +79,12 @@ def references_of(adapters: Sequence[Row], others: Sequence[Row], split: str) ->
         found[ON_TEST] = [row.threshold_on_test for row in adapters]
     if "val" in adapters[0].after:
         found[ON_VAL] = [row.threshold[split] for row in adapters]
-    for method, (name, with_number) in TWINS.items():
-        twins = _partners(adapters, [row for row in others if row.method == method])
-        if twins:
-            found[name] = [twin.after[split] for twin in twins]
-        if twins and split == "test" and twins[0].shifted:
-            found[with_number] = [*map(_at_as_many_missed, adapters, twins)]
+    for method, (name, with_number) in CONTROLS.items():
+        controls = _partners(adapters, [row for row in others if row.method == method])
+        if controls:
+            found[name] = [control.after[split] for control in controls]
+        if controls and split == "test" and controls[0].shifted:
+            found[with_number] = [*map(_at_as_many_missed, adapters, controls)]
     if whole := _partners(adapters, [row for row in others if row.method == "full"], {"rank"}):
         found[FULL] = [row.after[split] for row in whole]
     return [_reference(name, adapters, counts, split) for name, counts in found.items()]
@@ -124,9 +124,9 @@ def _reference(name: str, adapters: Sequence[Row], counts: Sequence[Counts], spl
     return Reference(name=name, jobs=len(adapters), counts=means, more=more)
 
 
-def _at_as_many_missed(row: Row, twin: Row) -> Counts:
-    """The twin with one number on its logit, with which it misses no more images on `val` than the adapter."""
-    return twin.shifted[min(row.after["val"].missed, len(twin.shifted) - 1)]
+def _at_as_many_missed(row: Row, control: Row) -> Counts:
+    """The control with one number on its logit, with which it misses no more images on `val` than the adapter."""
+    return control.shifted[min(row.after["val"].missed, len(control.shifted) - 1)]
 
 
 def _partners(adapters: Sequence[Row], others: Sequence[Row], but: Set[str] = frozenset()) -> list[Row]:

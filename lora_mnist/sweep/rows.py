@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import ValidationError, model_validator
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.findings import BySplit, Counts, PerDigit
+from lora_mnist.evaluation.results import BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
 from lora_mnist.files import disk_errors, parse_json, read_regular, require_writable, to_json, write_file
 from lora_mnist.runs.folders import clear, require_same
@@ -28,7 +28,7 @@ from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
 WAY_OUT = "Restore it from a copy, or give another --out."
-LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a twin more
+LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a control more
 
 
 class SplitCounts(Counts):
@@ -62,7 +62,7 @@ class Row(Document):
 
     Attributes:
         key: the job's identity, as `Job.key` makes it.
-        base: seal of the base.
+        base: fingerprint of the base.
         held_out: whether `val` and `test` are halves of the held-out training images.
         model, pretrain: how the base was made.
         method: an adapter, or what it is compared with; all weights have no rank.
@@ -70,7 +70,7 @@ class Row(Document):
         parameters: how many numbers were trained.
         threshold: the base with one number added to its logit of the digit, with which it misses no more images on
             `val`; `threshold_on_test`: on `test`.
-        shifted: of a twin, with such a number on its own logit: counts on `test` if it may miss no image on `val`, if
+        shifted: of a control, with such a number on its own logit: counts on `test` if it may miss no image on `val`, if
             it may miss one, and so on; the last is without a number. Empty if there is no `val`.
         rounds: of repairs on top of each other, each of them.
         verdict: None if nothing was kept.
@@ -242,7 +242,7 @@ def _flat(row: Row) -> dict[str, object]:
     line: dict[str, object] = {name: getattr(row, name) for name in (*plain, "verdict", "seconds", "engine")}
     for when, splits in (("", row.after), ("base_", row.before), ("threshold_", row.threshold)):
         for split, counts in splits.items():
-            line |= {f"{when}{split}_{name}": counts.of(name) for name in ("missed", "claimed", "errors")}
+            line |= {f"{when}{split}_{name}": counts.of(name) for name in ("missed", "false_alarms", "errors")}
     for split, after in row.after.items():
         line |= {f"{split}_wrong_{digit}": wrong for digit, wrong in enumerate(after.wrong)}
     settings = {name: v for name, v in row.all_settings.items() if name not in ("digit", "rank", "name")}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from lora_mnist.errors import UsageError
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
 from lora_mnist.sweep.answer import Answer, Metric, SplitName, answer, judged_of
 from lora_mnist.sweep.grid import MOST_JOBS, Job
@@ -74,7 +74,7 @@ def sweep(asked: Asked, engine: Engine) -> Sweep:
     store = Store(asked.out)
     with store.writing():
         world, jobs = open_world(asked, jobs)
-        keys = {job.key(world.bases[job.base].seal, world.dataset.sha256): job for job in jobs}
+        keys = {job.key(world.bases[job.base].fingerprint, world.dataset.sha256): job for job in jobs}
         left = [job for key, job in keys.items() if key not in store.rows]
         if len(store.rows) + len(left) > MOST_JOBS:
             cause = f"With the {len(store.rows):,} rows in {asked.out}, these jobs are more than {MOST_JOBS:,}."

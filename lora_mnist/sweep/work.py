@@ -14,7 +14,7 @@ from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import LoraMnistError, UsageError
 from lora_mnist.lora.table import parameter_table
 from lora_mnist.settings.config import Settings
-from lora_mnist.sweep.grid import TWINS, Job
+from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement
 from lora_mnist.sweep.rounds import repaired_in_rounds
 from lora_mnist.sweep.rows import Failure, Row
@@ -76,7 +76,7 @@ class Worker:
         try:
             given = [(job.digit, settings_of(job, self.world.dataset)) for job in jobs]
             progress = Within(told=told, jobs=share * len(jobs))
-            tuned = train_stack(base.network, given, self.world.dataset, progress, base.doubts)
+            tuned = train_stack(base.network, given, self.world.dataset, progress, base.uncertainty)
         except FAILURES:
             return [self._alone(job) for job in jobs]
         seconds = (time.perf_counter() - started) / len(jobs)
@@ -99,12 +99,12 @@ class Worker:
     def _train_alone(self, job: Job, base: Base) -> tuple[Judgement, int]:
         judge, dataset = self._judge_of(job), self.world.dataset
         if job.method == "full":
-            whole, _ = train_all_weights(base.network, job.digit, job.settings, dataset, doubts=base.doubts)
+            whole, _ = train_all_weights(base.network, job.digit, job.settings, dataset, uncertainty=base.uncertainty)
             return judge.whole(whole, job.digit), sum(weight.numel() for weight in whole.parameters())
         if job.method == "rounds":
             return repaired_in_rounds(job, judge)
         settings = settings_of(job, dataset)
-        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, doubts=base.doubts)
+        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, uncertainty=base.uncertainty)
         count = parameter_table(network, NAME).added
         return judge.adapter(network, NAME, job.digit, job.settings.finetune.guard), count
 
@@ -122,7 +122,7 @@ class Worker:
         self, job: Job, work: Callable[[Job, Base], tuple[Judgement, int]], seconds: float, engine: str
     ) -> Outcome:
         base, dataset = self.world.bases[job.base], self.world.dataset
-        key, tuning = job.key(base.seal, dataset.sha256), job.settings.finetune
+        key, tuning = job.key(base.fingerprint, dataset.sha256), job.settings.finetune
         started = time.perf_counter()
         try:
             found, parameters = work(job, base)
@@ -130,14 +130,14 @@ class Worker:
             return failure_of(self.world, job, str(error) or type(error).__name__)
         return Row.model_validate(
             {
-                **{"key": key, "base": base.seal, "dataset": dataset.name, "data": job.settings.data},
+                **{"key": key, "base": base.fingerprint, "dataset": dataset.name, "data": job.settings.data},
                 **{"held_out": self.world.held_out, "method": job.method, "digit": job.digit},
                 **{"rank": job.rank, "seed": job.settings.seed},
                 **{"model": job.settings.model, "pretrain": job.settings.pretrain},
                 **{"settings": tuning.model_copy(update={"name": None}), "parameters": parameters, "engine": engine},
                 **{"strength": found.strength, "verdict": found.verdict, "rounds": found.rounds},
                 **{"threshold": dict(found.threshold), "threshold_on_test": found.threshold_on_test},
-                "shifted": found.shifted if job.method in TWINS else (),
+                "shifted": found.shifted if job.method in CONTROLS else (),
                 "before": self._judge_of(job).before(job.digit),
                 "after": dict(found.after),
                 "seconds": round(seconds + time.perf_counter() - started, 4),
@@ -152,17 +152,17 @@ class Worker:
 
 def failure_of(world: World, job: Job, cause: str) -> Failure:
     """The outcome of a job that failed."""
-    key = job.key(world.bases[job.base].seal, world.dataset.sha256)
+    key = job.key(world.bases[job.base].fingerprint, world.dataset.sha256)
     return Failure(key=key, digit=job.digit, rank=job.rank, seed=job.settings.seed, cause=cause)
 
 
 def settings_of(job: Job, dataset: Dataset) -> Settings:
-    """What a job is trained with: those of its adapter, or of a twin."""
-    if job.method not in TWINS:
+    """What a job is trained with: those of its adapter, or of a control."""
+    if job.method not in CONTROLS:
         return job.settings
-    twin: dict[str, float] = {"focus": float((dataset.train.labels == job.digit).float().mean())}
-    twin |= {"hardness": 0.0} if job.method == "twin" else {}
-    return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=twin)})
+    control: dict[str, float] = {"focus": float((dataset.train.labels == job.digit).float().mean())}
+    control |= {"hard_examples": 0.0} if job.method == "control" else {}
+    return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=control)})
 
 
 def stacks_of(
@@ -203,7 +203,7 @@ def stacks_of(
 
 def is_stackable(job: Job) -> bool:
     """Whether it can be trained with others at once."""
-    return job.method in ("lora", *TWINS) and can_be_stacked(job.settings.finetune)
+    return job.method in ("lora", *CONTROLS) and can_be_stacked(job.settings.finetune)
 
 
 def numbers_of(world: World) -> Callable[[Job], int]:

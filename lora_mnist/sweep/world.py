@@ -9,7 +9,7 @@ from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.evaluation.predict import held_out_logits
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.training.model import MLP
-from lora_mnist.training.train import doubts_of
+from lora_mnist.training.train import uncertainty_of
 
 HELD_OUT = " held out"  # after the hash of images that were halved
 
@@ -19,15 +19,15 @@ class Base:
     """A base that jobs start from.
 
     Attributes:
-        seal: SHA-256 of its weights.
+        fingerprint: SHA-256 of its weights.
         logits: (N, 10) fp32 on the CPU of `val`, where there is one, and `test`.
-        doubts: float64 (N,), how unsure it is of every training image (see `doubts_of`); None if no job asks.
+        uncertainty: float64 (N,), how unsure it is of every training image (see `uncertainty_of`); None if no job asks.
     """
 
-    seal: str
+    fingerprint: str
     network: MLP
     logits: Mapping[str, torch.Tensor]
-    doubts: torch.Tensor | None
+    uncertainty: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,24 @@ class World:
             return self
         splits = (dataset.train, dataset.val, dataset.test)
         moved = [Split(split.images.to(device), split.labels.to(device)) for split in splits]
-        bases = {key: Base(one.seal, one.network.to(device), one.logits, one.doubts) for key, one in self.bases.items()}
+        bases = {
+            key: Base(one.fingerprint, one.network.to(device), one.logits, one.uncertainty)
+            for key, one in self.bases.items()
+        }
         return replace(self, dataset=Dataset(dataset.name, dataset.sha256, *moved), bases=bases)
 
 
-def base_of(work: Workspace, hardness: bool, halves: Dataset | None = None) -> Base:
+def base_of(work: Workspace, hard_examples: bool, halves: Dataset | None = None) -> Base:
     """What jobs need of the base of a run.
 
     Args:
-        hardness: whether a job draws images by how unsure the base is of them.
+        hard_examples: whether a job draws images by how unsure the base is of them.
         halves: the `halved` images, if they are counted on.
     """
     network = work.base.requires_grad_(False).eval()
-    doubts = doubts_of(network, work.dataset.train.images) if hardness else None
+    uncertainty = uncertainty_of(network, work.dataset.train.images) if hard_examples else None
     logits = work.logits_of_stack(()) if halves is None else held_out_logits(network, halves)
-    return Base(work.sealed.sha256, network, logits, doubts)
+    return Base(work.fingerprint.sha256, network, logits, uncertainty)
 
 
 def halved(dataset: Dataset, seed: int) -> Dataset:

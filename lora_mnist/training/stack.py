@@ -50,21 +50,21 @@ def train_stack(
     jobs: Sequence[tuple[int, Settings]],
     dataset: Dataset,
     progress: Progress = SILENT,
-    doubts: torch.Tensor | None = None,
+    uncertainty: torch.Tensor | None = None,
 ) -> list[Tuned]:
     """Fine-tune `start` once for every job, all of them in the same steps.
 
     Args:
         start: the base. It is not changed, and the networks that come out share its tensors.
         jobs: digit and settings of each, of the same `shape_of`.
-        doubts: those of `start`, if a job asks for them (see `doubts_of`).
+        uncertainty: those of `start`, if a job asks for them (see `uncertainty_of`).
 
     Raises:
         UsageError: the settings of a job are none to draw batches by.
     """
     networks = [_prepared(start, settings) for _, settings in jobs]
     recipes = [settings.finetune for _, settings in jobs]
-    data = _together([drawn(digit, job.finetune, job.seed, dataset, doubts) for digit, job in jobs])
+    data = _together([drawn(digit, job.finetune, job.seed, dataset, uncertainty) for digit, job in jobs])
     stacked = stack(networks, NAME)
     weights = [parameter for parameter in stacked.parameters() if parameter.requires_grad]
     recipe = recipes[0]

@@ -35,15 +35,15 @@ def train_adapter(
     settings: Settings,
     dataset: Dataset,
     progress: Progress = SILENT,
-    doubts: torch.Tensor | None = None,
+    uncertainty: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
 
     Args:
-        doubts: those of `start` (see `doubts_of`), if they are known.
+        uncertainty: those of `start` (see `uncertainty_of`), if they are known.
     """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
-    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress, doubts)
+    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress, uncertainty)
 
 
 def train_all_weights(
@@ -52,12 +52,12 @@ def train_all_weights(
     settings: Settings,
     dataset: Dataset,
     progress: Progress = SILENT,
-    doubts: torch.Tensor | None = None,
+    uncertainty: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress, doubts)
+    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress, uncertainty)
 
 
 def train_on_drawings(
@@ -67,13 +67,13 @@ def train_on_drawings(
     recipe: TeachSettings,
     seed: int,
     dataset: Dataset,
-    doubts: torch.Tensor | None = None,
+    uncertainty: torch.Tensor | None = None,
     progress: Progress = SILENT,
 ) -> tuple[MLP, History]:
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
     Args:
-        doubts: those of `base` (see `doubts_of`); None draws all training images alike, as the drawings are.
+        uncertainty: those of `base` (see `uncertainty_of`); None draws all training images alike, as the drawings are.
 
     Raises:
         UsageError: the share of a batch rounds to no drawing at all.
@@ -83,8 +83,8 @@ def train_on_drawings(
     labels = torch.cat([known.labels, drawings.labels.to(known.labels.device)])
     is_drawing, share = torch.arange(len(labels)) >= len(known), ("share", recipe.share, recipe.batch_size)
     weights = None
-    if doubts is not None:
-        weights = torch.cat([doubts**recipe.hardness, doubts.new_ones(len(drawings))])
+    if uncertainty is not None:
+        weights = torch.cat([uncertainty**recipe.hard_examples, uncertainty.new_ones(len(drawings))])
     generator = torch.Generator().manual_seed(seed)
     batches = mixed_batches(is_drawing, share, recipe.steps, generator, weights)
     data = _as_settings_ask(Split(images, labels), batches, generator, recipe)
@@ -111,25 +111,25 @@ def _tune(
     seed: int,
     dataset: Dataset,
     progress: Progress,
-    doubts: torch.Tensor | None,
+    uncertainty: torch.Tensor | None,
 ) -> History:
-    if recipe.hardness and doubts is None:
-        doubts = doubts_of(model, dataset.train.images)
-    data = drawn(digit, recipe, seed, dataset, doubts)
+    if recipe.hard_examples and uncertainty is None:
+        uncertainty = uncertainty_of(model, dataset.train.images)
+    data = drawn(digit, recipe, seed, dataset, uncertainty)
     return train(model, data, recipe, f"fine-tuning {digit}", progress)
 
 
 def drawn(
-    digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, doubts: torch.Tensor | None
+    digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, uncertainty: torch.Tensor | None
 ) -> TrainingData:
     """What each step of a fine-tuning sees, as the seed draws it.
 
     Args:
-        doubts: see `doubts_of`; not looked at if `hardness` is 0.
+        uncertainty: see `uncertainty_of`; not looked at if `hard_examples` is 0.
     """
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator, share = torch.Generator().manual_seed(seed), (recipe.focus, recipe.batch_size)
-    weights = doubts**recipe.hardness if recipe.hardness and doubts is not None else None
+    weights = uncertainty**recipe.hard_examples if recipe.hard_examples and uncertainty is not None else None
     batches = focus_batches(dataset.train.labels.cpu(), digit, share, recipe.steps, generator, weights)
     return _as_settings_ask(dataset.train, batches, generator, recipe)
 
@@ -146,13 +146,13 @@ def _as_settings_ask(
 
 
 @torch.no_grad()
-def doubts_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
+def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     """1 - p with p the probability that `model` gives to the digit it takes an image for, float64 (N,), on the CPU.
 
-    To the power of `hardness`, it says how often an image is drawn. An image of which the network is sure teaches it
+    To the power of `hard_examples`, it says how often an image is drawn. An image of which the network is sure teaches it
     next to nothing, and most images are such. This is uncertainty sampling ("least confident": Settles 2009, Active
     Learning Literature Survey, section 3.1). The label is not looked at: by its probability, an image with a wrong
-    label would be the hardest of all, and be drawn over and over. The doubts are those of the network at the start.
+    label would be the hardest of all, and be drawn over and over. The uncertainty are those of the network at the start.
     """
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]

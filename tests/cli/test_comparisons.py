@@ -8,7 +8,7 @@ import pytest
 from lora_mnist.cli.comparisons import PAIRS, before_and_after, side_by_side
 from lora_mnist.evaluation import verdict
 from lora_mnist.pipeline.compare import PairOfNetworks, SideBySide, compare
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from .test_tables import LARGEST, changed, printed, words
 
@@ -78,9 +78,9 @@ def test_compare_prints_what_the_json_says(cli, finished_run, compared):
     code, out, err = cli("compare", finished_run)
     assert (code, err) == (0, "")
     adapter, test = compared.networks[1].adapter, compared.pairs[0]
-    missed, claimed, errors = zip(adapter.before.numbers, adapter.after.numbers, strict=True)
+    missed, false_alarms, errors = zip(adapter.before.numbers, adapter.after.numbers, strict=True)
     line = next(line for line in out.splitlines() if f" {adapter.name} " in line).split()
-    figures = [f"{before}→{after}" for before, after in (missed, claimed, errors)]
+    figures = [f"{before}→{after}" for before, after in (missed, false_alarms, errors)]
     assert line == ["2", adapter.name, str(adapter.digit), "2", f"{adapter.parameters:,}", *figures]
     line = next(line for line in out.splitlines() if "1 and 2" in line)
     assert line.split()[:6] == ["1", "and", "2", "all", str(test.errors.broken), str(test.errors.fixed)]

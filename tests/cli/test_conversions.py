@@ -35,7 +35,9 @@ def test_what_was_extracted_takes_16_lines_at_most(extracted):
     facts, test = extracted.record.extraction, extracted.analysis.splits["test"]
     energies = [100 * layer.energy for layer in facts.layers.values()]
     assert f"{min(energies):.3g} to {max(energies):.3g} % of the change's energy" in text
-    assert f"digit3-full: {facts.of_checkpoint.missed:,} missed, {facts.of_checkpoint.claimed:,} claimed" in text
+    assert (
+        f"digit3-full: {facts.of_checkpoint.missed:,} missed, {facts.of_checkpoint.false_alarms:,} false_alarms" in text
+    )
     assert f"where the adapter has {test.after.errors:,}" in text
     assert text.endswith("lora-mnist report --open")
 

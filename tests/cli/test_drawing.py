@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 
 @pytest.fixture

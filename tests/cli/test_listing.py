@@ -25,7 +25,7 @@ ROW = AdapterLine(
 
 def listing(*names) -> Listing:
     rows = tuple(changed(ROW, name=name) for name in names)
-    return Listing(run="r", dataset="mnist", base_seal="", digest="0" * 64, adapters=rows)
+    return Listing(run="r", dataset="mnist", base_fingerprint="", digest="0" * 64, adapters=rows)
 
 
 def test_adapters_take_a_line_each_even_with_large_counts():

@@ -20,11 +20,11 @@ from lora_mnist.errors import UsageError
 )
 def test_what_was_left_out_is_no_setting(settings, table):
     assert settings == {table: {}}
-    assert o.Making().settings() == {}
+    assert o.Provenance().settings() == {}
 
 
 def test_what_was_given_is_a_table_as_in_a_config():
-    assert o.Making(config="smoke", seed=0, force=True).settings() == {"seed": 0}
+    assert o.Provenance(config="smoke", seed=0, force=True).settings() == {"seed": 0}
     assert r.DataChoice(dataset="digits").settings() == {"data": {"dataset": "digits"}}
     assert r.Network(hidden="20,10").settings() == {"model": {"hidden": [20, 10]}}
     assert r.Repair(digit="9", alpha=0.0).settings() == {"finetune": {"digit": 9, "alpha": 0.0}}
@@ -44,19 +44,19 @@ def test_a_loop_is_a_table_of_its_stage_and_may_call_its_rate_otherwise():
 
 
 @pytest.mark.parametrize(
-    ("repair", "shape", "twin", "flag"),
+    ("repair", "shape", "control", "flag"),
     [
         (r.Repair(rank=1), r.AdapterShape(), False, "--rank"),
         (r.Repair(guard="none"), r.AdapterShape(), False, "--guard"),
         (r.Repair(), r.AdapterShape(rslora=False), False, None),
         (r.Repair(), r.AdapterShape(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
-        (r.Repair(), r.AdapterShape(), True, "--twin"),
+        (r.Repair(), r.AdapterShape(), True, "--control"),
         (r.Repair(digit="9", steps=3, focus=0.1, name="x"), r.AdapterShape(targets=[]), False, None),
     ],
 )
-def test_full_refuses_what_only_an_adapter_has(repair, shape, twin, flag):
+def test_full_refuses_what_only_an_adapter_has(repair, shape, control, flag):
     if flag is None:
-        r.refuse_with_full(repair, shape, twin, None)
+        r.refuse_with_full(repair, shape, control, None)
     else:
         with pytest.raises(UsageError, match=f"^{flag} means nothing"):
-            r.refuse_with_full(repair, shape, twin, None)
+            r.refuse_with_full(repair, shape, control, None)

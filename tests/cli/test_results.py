@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console
 
 from lora_mnist.cli import results, tables
-from lora_mnist.evaluation.findings import Counts, GuardDecision, TriedStrength
+from lora_mnist.evaluation.results import Counts, GuardDecision, TriedStrength
 from lora_mnist.evaluation.verdict import verdict_of, who_paid
 from lora_mnist.evaluation.weakest import Weakest
-from lora_mnist.pipeline import Request, Tuning, WholeRun, verify
+from lora_mnist.pipeline import FinetuneResult, Request, RunResult, verify
 from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.run import Done
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import smoke
 from .test_tables import changed
@@ -34,37 +34,41 @@ def joined(*renderables) -> str:
 
 
 @pytest.fixture(scope="module")
-def tuned(finished_run) -> Tuning:
+def tuned(finished_run) -> FinetuneResult:
     (adapter,) = Run(finished_run).adapters()
-    return Tuning(record=adapter.tuning, made=adapter.made, analysis=adapter.analysis, evaluation=adapter.evaluation)
+    return FinetuneResult(
+        record=adapter.tuning, made=adapter.made, analysis=adapter.analysis, evaluation=adapter.evaluation
+    )
 
 
 @pytest.fixture(scope="module")
-def whole(finished_run, tuned) -> WholeRun:
+def whole(finished_run, tuned) -> RunResult:
     pretraining = pretrain(smoke(finished_run), resume=True)[1]
     verification = verify(Request(run=finished_run))
     overall = tuned.analysis.splits
-    return WholeRun(pretraining=pretraining, rounds=(tuned,), overall=overall, verification=verification)
+    return RunResult(pretraining=pretraining, rounds=(tuned,), overall=overall, verification=verification)
 
 
 @pytest.fixture
-def refused(tuned) -> Tuning:
-    tried = (TriedStrength(strength=1.0, missed=0, claimed=0, errors=12),)
-    before = Counts(missed=3, claimed=4, errors=10)
+def refused(tuned) -> FinetuneResult:
+    tried = (TriedStrength(strength=1.0, missed=0, false_alarms=0, errors=12),)
+    before = Counts(missed=3, false_alarms=4, errors=10)
     guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, strength=None)
-    return Tuning(record=changed(tuned.record, name="digit4-r2", digit=4, guard=guard), made=tuned.made)
+    return FinetuneResult(record=changed(tuned.record, name="digit4-r2", digit=4, guard=guard), made=tuned.made)
 
 
-def worst(tuned) -> Tuning:
-    """Long in every part: nine digits pay, the twin was trained, counts are large, the strength was lowered."""
-    large = Counts(missed=1135, claimed=9999, errors=9999)
+def worst(tuned) -> FinetuneResult:
+    """Long in every part: nine digits pay, the control was trained, counts are large, the strength was lowered."""
+    large = Counts(missed=1135, false_alarms=9999, errors=9999)
     digit, change = tuned.record.digit, {"before": large, "after": changed(large, missed=1000, errors=10_999)}
     fixed = tuple(300 if one == digit else 0 for one in range(10))
     broken = tuple(0 if one == digit else 999 for one in range(10))
     test = changed(tuned.analysis.splits["test"], **change, fixed=fixed, broken=broken)
     test = changed(test, pairs__missed__fixed=300, pairs__errors__broken=9000)
     val = changed(
-        test, before=Counts(missed=113, claimed=99, errors=943), after=Counts(missed=100, claimed=999, errors=999)
+        test,
+        before=Counts(missed=113, false_alarms=99, errors=943),
+        after=Counts(missed=100, false_alarms=999, errors=999),
     )
     splits = {"val": val, "test": test}
     analysis = changed(tuned.analysis, splits=splits)
@@ -99,9 +103,9 @@ def test_the_verdict_comes_first_and_its_facts_are_the_stored_ones(tuned):
 def test_the_rows_are_missed_claimed_errors_with_val_before_test(tuned):
     lines = printed(results.finetuning(tuned, HERE))
     rows = [line for line in lines if "→" in line]
-    assert [row.split()[0] for row in rows] == ["missed:", "claimed:", "all"]
+    assert [row.split()[0] for row in rows] == ["missed:", "false_alarms:", "all"]
     splits = tuned.analysis.splits
-    for row, key in zip(rows, ("missed", "claimed", "errors"), strict=True):
+    for row, key in zip(rows, ("missed", "false_alarms", "errors"), strict=True):
         pairs = re.findall(r"(\d+) → (\d+)", row)
         wanted = [(splits[split].before.of(key), splits[split].after.of(key)) for split in ("val", "test")]
         assert [tuple(map(int, pair)) for pair in pairs] == wanted

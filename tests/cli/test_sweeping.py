@@ -54,11 +54,11 @@ def test_the_best_is_kept_and_named(cli, out):
 
 def test_what_the_adapters_are_compared_with_is_printed(cli, out):
     weakest = ("--digit", "weakest", "--rank", "1", *GRID[4:])
-    beside = ("--twin", "--full", "--rounds", "2", "--out", out)
+    beside = ("--control", "--full", "--rounds", "2", "--out", out)
     code, printed, _ = cli("sweep", *weakest, *SETTINGS, *beside)
     said = " ".join(printed.split())
     assert code == 0
-    for name in ("all weights", "twin:", "hard images,", "In rounds, all errors"):
+    for name in ("all weights", "control:", "hard images,", "In rounds, all errors"):
         assert name in said
     tables = (out / "report" / "tables.md").read_text()
     assert "| all weights |" in tables
@@ -126,7 +126,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is(cli, tmp_path, option
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (("--metric", "all"), 2, "none of missed, claimed, errors"),
+        (("--metric", "all"), 2, "none of missed, false_alarms, errors"),
         (("--engine", "quick"), 2, "none of stacked, local, ray"),
         (("--rank", "1,x"), 2, "`finetune.rank` (='x')"),
         (("--set", "focus"), 2, "`set` (='focus')"),

@@ -6,11 +6,18 @@ import pytest
 from rich.console import Console
 
 from lora_mnist.cli import tables as terminal
-from lora_mnist.evaluation.findings import Counts, GuardDecision, PairedTwin, TriedStrength, TwinCounts, TwinResult
-from lora_mnist.pipeline import Request, Tuning, verify
-from lora_mnist.runs.rundir import Run
+from lora_mnist.evaluation.results import (
+    ControlCounts,
+    ControlResult,
+    Counts,
+    GuardDecision,
+    PairedControl,
+    TriedStrength,
+)
+from lora_mnist.pipeline import FinetuneResult, Request, verify
+from lora_mnist.runs.run import Run
 
-LARGEST = Counts(missed=1135, claimed=9999, errors=9999)
+LARGEST = Counts(missed=1135, false_alarms=9999, errors=9999)
 
 
 def printed(renderable, **options) -> str:
@@ -20,9 +27,11 @@ def printed(renderable, **options) -> str:
 
 
 @pytest.fixture(scope="module")
-def tuned(finished_run) -> Tuning:
+def tuned(finished_run) -> FinetuneResult:
     (adapter,) = Run(finished_run).adapters()
-    return Tuning(record=adapter.tuning, made=adapter.made, analysis=adapter.analysis, evaluation=adapter.evaluation)
+    return FinetuneResult(
+        record=adapter.tuning, made=adapter.made, analysis=adapter.analysis, evaluation=adapter.evaluation
+    )
 
 
 def changed(document, **changes):
@@ -68,7 +77,7 @@ def test_errors_per_digit_stand_in_the_table(finished_run):
 def test_the_repair_is_told_with_its_price(tuned):
     text = printed(terminal.finetuning(tuned))
     digit = tuned.record.digit
-    rows = (f"missed {digit}s", f"claimed as {digit}", "all errors", f"{digit} (target)")
+    rows = (f"missed {digit}s", f"false_alarms as {digit}", "all errors", f"{digit} (target)")
     for row in (*rows, "frozen", "bit-identical"):
         assert row in text
 
@@ -83,31 +92,33 @@ def test_without_colour_there_are_no_escapes(tuned):
 
 
 def test_the_excuses_stand_beside_the_repair(tuned):
-    pair = PairedTwin(only_adapter_right=11, only_twin_right=12, p=0.5)
-    twin = TwinResult(strength=None, splits={"test": TwinCounts(missed=7, claimed=8, errors=9, all=pair, digit=pair)})
-    text = words(terminal.excuses(tuned.record, changed(tuned.analysis, twin=twin)))
+    pair = PairedControl(only_adapter_right=11, only_control_right=12, p=0.5)
+    control = ControlResult(
+        strength=None, splits={"test": ControlCounts(missed=7, false_alarms=8, errors=9, all=pair, digit=pair)}
+    )
+    text = words(terminal.excuses(tuned.record, changed(tuned.analysis, control=control)))
     assert f"{tuned.analysis.threshold.shift:+.2f} on the logit of {tuned.record.digit}, by val" in text
-    assert "twin, every image alike, not kept" in text
+    assert "control, every image alike, not kept" in text
     assert "11 are right with the adapter only" in text
     assert "p = 0.5" in text
-    assert "on its logit" not in text  # of a twin from before there was one
-    twin = changed(twin, threshold=changed(tuned.analysis.threshold, shift=1.25))
-    assert "twin +1.25 on its logit, by val" in words(
-        terminal.excuses(tuned.record, changed(tuned.analysis, twin=twin))
+    assert "on its logit" not in text  # of a control from before there was one
+    control = changed(control, threshold=changed(tuned.analysis.threshold, shift=1.25))
+    assert "control +1.25 on its logit, by val" in words(
+        terminal.excuses(tuned.record, changed(tuned.analysis, control=control))
     )
 
 
 def test_what_was_not_kept_says_why(tuned):
-    before = Counts(missed=3, claimed=4, errors=10)
-    tried = tuple(TriedStrength(strength=s, missed=0, claimed=0, errors=n) for s, n in ((1.0, 12), (0.9, 11)))
+    before = Counts(missed=3, false_alarms=4, errors=10)
+    tried = tuple(TriedStrength(strength=s, missed=0, false_alarms=0, errors=n) for s, n in ((1.0, 12), (0.9, 11)))
     guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, strength=None)
-    refused = Tuning(record=changed(tuned.record, name="x", digit=3, guard=guard), made=tuned.made)
+    refused = FinetuneResult(record=changed(tuned.record, name="x", digit=3, guard=guard), made=tuned.made)
     text = words(terminal.finetuning(refused))
     assert "on val there are 10 errors in all without x, and 11 or more with it" in text
     assert "One more" not in text
     text = words(terminal.finetuning(changed(refused, record__guard__gain=1)))
     assert "One more adapter has to lower them" in text
-    hurting = tuple(TriedStrength(strength=s, missed=0, claimed=0, errors=3, hurt=(4, 7)) for s in (1.0, 0.9))
+    hurting = tuple(TriedStrength(strength=s, missed=0, false_alarms=0, errors=3, hurt=(4, 7)) for s in (1.0, 0.9))
     text = words(terminal.finetuning(changed(refused, record__guard__tried=hurting)))
     assert "with x, more images of 4 and 7 on val are wrong than chance allows. --guard none" in text
 
@@ -119,7 +130,7 @@ def test_how_much_of_the_update_was_kept(tuned):
 
 
 def test_the_path_of_several_rounds(tuned):
-    refused = Tuning(record=changed(tuned.record, digit=4), made=tuned.made)
+    refused = FinetuneResult(record=changed(tuned.record, digit=4), made=tuned.made)
     text = printed(terminal.path([tuned, refused]))
     assert tuned.record.name in text
     assert "not kept" in text

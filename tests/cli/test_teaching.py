@@ -11,7 +11,7 @@ from PIL import Image
 
 from lora_mnist.files import NEW
 from lora_mnist.runs.lock import LOCK
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
 
 from ..conftest import drawings_of, snapshot, write_drawings

@@ -1,6 +1,6 @@
 import torch
 
-from lora_mnist.evaluation.analysis import MOST, MOST_WRONG, Twin, analyse, changed_images, wrong_images
+from lora_mnist.evaluation.analysis import MOST, MOST_WRONG, Control, analyse, changed_images, wrong_images
 
 
 def logits(*rows):
@@ -51,24 +51,24 @@ def test_of_too_many_wrong_images_every_way_keeps_some():
     assert {MOST_WRONG, MOST_WRONG + 1, MOST_WRONG + 2} <= set(chosen)
 
 
-def test_a_twin_stands_there_with_one_number_too():
+def test_a_control_stands_there_with_one_number_too():
     generator = torch.Generator().manual_seed(1)
     labels = {split: torch.randint(10, (300,), generator=generator) for split in ("val", "test")}
-    before, after, twin = (
+    before, after, control = (
         {
             split: torch.randn(300, 10, generator=generator) + size * torch.eye(10)[truth]
             for split, truth in labels.items()
         }
         for size in (1.0, 3.0, 2.0)
     )
-    found = analyse(before, after, labels, 4, Twin(1.0, twin)).twin
+    found = analyse(before, after, labels, 4, Control(1.0, control)).control
     assert found.threshold.chosen_on == "val"
     assert found.threshold.shift > 0
-    moved = {split: part + found.threshold.shift * torch.eye(10)[4] for split, part in twin.items()}
+    moved = {split: part + found.threshold.shift * torch.eye(10)[4] for split, part in control.items()}
     for split, truth in labels.items():
         missed = int((moved[split].argmax(1) != truth)[truth == 4].sum())
         wrong = int((moved[split].argmax(1) != truth).sum())
         assert (found.threshold.splits[split].missed, found.threshold.splits[split].errors) == (missed, wrong)
     of_adapter = int((after["val"].argmax(1) != 4)[labels["val"] == 4].sum())
     assert found.threshold.splits["val"].missed <= of_adapter
-    assert analyse(before, after, labels, 4).twin is None
+    assert analyse(before, after, labels, 4).control is None

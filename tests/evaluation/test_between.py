@@ -8,8 +8,8 @@ import torch
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.evaluation import between
 from lora_mnist.evaluation.between import Between, lead, same_points, tied
-from lora_mnist.evaluation.dial import asking
-from lora_mnist.evaluation.findings import StrengthPoint
+from lora_mnist.evaluation.results import StrengthPoint
+from lora_mnist.evaluation.strength_curve import asking
 from lora_mnist.lora import LoRAConfig, inject
 
 from ..models import labelled_by_a_network
@@ -49,7 +49,7 @@ def test_only_what_is_open_is_asked(turned, monkeypatch):
 def test_counts_may_differ_by_what_rounding_decides():
     logits = torch.tensor([[10.0, 10.0 - 1e-5, *[0.0] * 8], [10.0, 9.0, *[0.0] * 8]])
     assert tied(logits) == 1
-    points = [[StrengthPoint(strength=0.5, missed=m, claimed=0, errors=m)] for m in (3, 4, 5)]
+    points = [[StrengthPoint(strength=0.5, missed=m, false_alarms=0, errors=m)] for m in (3, 4, 5)]
     assert same_points(points[0], points[1], lambda strength: logits)
     assert not same_points(points[0], points[2], lambda strength: logits)
     assert not same_points(points[0], points[1], lambda strength: logits[1:])

@@ -2,8 +2,8 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from lora_mnist.evaluation.findings import COUNTS, Counts
 from lora_mnist.evaluation.metrics import compare, confusion_matrix, counts_in, counts_of, summarise, weakest_digit
+from lora_mnist.evaluation.results import COUNTS, Counts
 
 
 def random_logits(seed, count=500):
@@ -35,11 +35,11 @@ def test_missed_claimed_and_errors():
     counts = counts_in(confusion_matrix(random_logits(0), LABELS).tolist(), 4)
     assert counts == Counts(
         missed=int(((LABELS == 4) & (predicted != 4)).sum()),
-        claimed=int(((LABELS != 4) & (predicted == 4)).sum()),
+        false_alarms=int(((LABELS != 4) & (predicted == 4)).sum()),
         errors=int((predicted != LABELS).sum()),
     )
     assert counts_of(random_logits(0), LABELS, 4) == counts
-    assert counts.numbers == (counts.missed, counts.claimed, counts.errors)
+    assert counts.numbers == (counts.missed, counts.false_alarms, counts.errors)
     assert tuple(map(counts.of, COUNTS)) == counts.numbers
 
 
@@ -67,5 +67,5 @@ def test_compare_counts_the_same_images():
     assert (result.pairs.errors.fixed, result.pairs.errors.broken) == (sum(result.fixed), sum(result.broken))
     assert (result.pairs.missed.fixed, result.pairs.missed.broken) == (result.fixed[4], result.broken[4])
     claims = [(logits["test"].argmax(1) == 4) & (LABELS != 4) for logits in (before, after)]
-    assert result.pairs.claimed.fixed == int((claims[0] & ~claims[1]).sum())
-    assert result.pairs.claimed.broken == int((claims[1] & ~claims[0]).sum())
+    assert result.pairs.false_alarms.fixed == int((claims[0] & ~claims[1]).sum())
+    assert result.pairs.false_alarms.broken == int((claims[1] & ~claims[0]).sum())

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.findings import Off
 from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
+from lora_mnist.evaluation.results import Off
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
-from lora_mnist.lora.seal import seal
+from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.training.model import MLP
 
 CONFIG = LoRAConfig(("linear1", "linear3"), rank=3, alpha=5.0)
@@ -31,9 +31,9 @@ def findings(pair):
     return examine(*pair)[0]
 
 
-def examine(base, adapted, sealed=None):
+def examine(base, adapted, fingerprint=None):
     plain = {split: logits_of(base, images) for split, images in IMAGES.items()}
-    return prove(Plain(base, IMAGES, plain), sealed or seal(base.state_dict()), adapted)
+    return prove(Plain(base, IMAGES, plain), sealed or compute_fingerprint(base.state_dict()), adapted)
 
 
 def test_an_honest_adapter_passes(pair):
@@ -55,10 +55,10 @@ def test_one_flipped_bit_of_the_base_is_caught_and_named(pair, tensor):
 
 
 def test_a_base_that_changed_together_with_its_copy_is_caught(pair):
-    sealed = seal(pair[0].state_dict())
+    fingerprint = compute_fingerprint(pair[0].state_dict())
     pair[0].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
     pair[1].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
-    found, _ = examine(*pair, sealed)
+    found, _ = examine(*pair, fingerprint)
     assert found.frozen.changed_bytes == {}
     assert failures(found) == ["base tensor linear2.weight is not the sealed one"]
 
@@ -105,7 +105,7 @@ def test_stored_logits_that_another_machine_rounded_do_not_matter(pair):
     base, adapted = pair
     elsewhere = {split: logits_of(base, images) * (1 + 1e-6) for split, images in IMAGES.items()}
     plain = Plain(base, IMAGES, elsewhere)
-    found, _ = prove(plain, seal(base.state_dict()), adapted)
+    found, _ = prove(plain, compute_fingerprint(base.state_dict()), adapted)
     assert torch.equal(plain.logits["test"], logits_of(base, IMAGES["test"]))
     assert found.off == Off(passed=True, images=50, images_that_differ=0)
 
@@ -128,7 +128,7 @@ def test_the_base_is_asked_where_what_is_stored_settles_nothing(pair, monkeypatc
         ({"test": -honest["test"]}, 1),
     ):
         plain = Plain(base, IMAGES, stored)
-        assert prove(plain, seal(base.state_dict()), adapted)[0].off.passed
+        assert prove(plain, compute_fingerprint(base.state_dict()), adapted)[0].off.passed
         assert plain.logits.keys() == {"test"}
         assert torch.equal(plain.logits["test"], honest["test"])
         assert asked == [base] * times
@@ -166,7 +166,7 @@ def test_one_of_several_splits_whose_logits_are_no_numbers_is_enough(pair, monke
 
     monkeypatch.setattr("lora_mnist.evaluation.proof.logits_of", logits)
     plain = Plain(base, images, {split: logits(base, batch) for split, batch in images.items()})
-    found, _ = prove(plain, seal(base.state_dict()), adapted)
+    found, _ = prove(plain, compute_fingerprint(base.state_dict()), adapted)
     assert not found.on.passed
 
 

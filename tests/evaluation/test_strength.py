@@ -8,8 +8,8 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.findings import Counts, GuardDecision
 from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.evaluation.strength import GUARD_STRENGTHS, Guard, choose
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 
@@ -37,8 +37,10 @@ def lift(network, digit, amount):
 
 def counts(logits, labels):
     wrong = logits.argmax(1) != labels
-    claimed = (logits.argmax(1) == DIGIT) & wrong
-    return Counts(missed=int((wrong & (labels == DIGIT)).sum()), claimed=int(claimed.sum()), errors=int(wrong.sum()))
+    false_alarms = (logits.argmax(1) == DIGIT) & wrong
+    return Counts(
+        missed=int((wrong & (labels == DIGIT)).sum()), false_alarms=int(false_alarms.sum()), errors=int(wrong.sum())
+    )
 
 
 def with_factor(network, val, update, whole, strength):

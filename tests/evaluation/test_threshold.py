@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold, shifted_to_miss
 
 
@@ -17,7 +17,7 @@ def counts(logits, labels, digit):
     said = logits.argmax(1)
     return Counts(
         missed=int(((labels == digit) & (said != digit)).sum()),
-        claimed=int(((labels != digit) & (said == digit)).sum()),
+        false_alarms=int(((labels != digit) & (said == digit)).sum()),
         errors=int((said != labels).sum()),
     )
 
@@ -61,7 +61,7 @@ def test_a_repair_that_misses_more_needs_no_shift():
     before = {name: 50.0 * torch.nn.functional.one_hot(labels, 10) for name, labels in LABELS.items()}
     found = shifted_threshold(before, splits(1), LABELS, 4)
     assert found.shift == 0
-    assert found.splits["test"] == Counts(missed=0, claimed=0, errors=0)
+    assert found.splits["test"] == Counts(missed=0, false_alarms=0, errors=0)
 
 
 def test_splits_stand_in_the_order_of_the_labels():

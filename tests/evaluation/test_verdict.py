@@ -2,17 +2,17 @@ import math
 
 import pytest
 
-from lora_mnist.evaluation.findings import (
+from lora_mnist.evaluation.results import (
     Analysis,
     Comparison,
+    ControlCounts,
+    ControlResult,
     Counts,
     Pair,
-    PairedTwin,
+    PairedControl,
     Pairs,
     ShiftedLogit,
     Threshold,
-    TwinCounts,
-    TwinResult,
 )
 from lora_mnist.evaluation.verdict import listed, verdict_of
 
@@ -29,12 +29,12 @@ def moved(count, change):
 
 
 def shifted(errors, missed, better=(100, 10)):
-    counts = Counts(missed=missed, claimed=50, errors=errors)
+    counts = Counts(missed=missed, false_alarms=50, errors=errors)
     return ShiftedLogit(shift=1.0, chosen_on="val", splits={"test": counts}, pairs={"test": pair(*better)})
 
 
-def analysis(missed, claimed, others=(), threshold=None, twin=None):
-    """100 missed nines, 30 claimed and 400 errors before; then so many images fixed and broken.
+def analysis(missed, false_alarms, others=(), threshold=None, control=None):
+    """100 missed nines, 30 false_alarms and 400 errors before; then so many images fixed and broken.
 
     Args:
         others: by digit, the fixed and broken images of the other digits.
@@ -42,8 +42,8 @@ def analysis(missed, claimed, others=(), threshold=None, twin=None):
     digits = {digit: pair(0, 0) for digit in range(10)} | {d: pair(*p) for d, p in dict(others).items()}
     digits[DIGIT] = pair(*missed)
     errors = pair(sum(p.fixed for p in digits.values()), sum(p.broken for p in digits.values()))
-    pairs = Pairs(missed=digits[DIGIT], claimed=pair(*claimed), errors=errors)
-    before = {"missed": 100, "claimed": 30, "errors": 400}
+    pairs = Pairs(missed=digits[DIGIT], false_alarms=pair(*false_alarms), errors=errors)
+    before = {"missed": 100, "false_alarms": 30, "errors": 400}
     after = {key: moved(count, pairs.of(key)) for key, count in before.items()}
     compared = Comparison(
         before=Counts(**before),
@@ -60,13 +60,13 @@ def analysis(missed, claimed, others=(), threshold=None, twin=None):
         splits={"test": compared},
         threshold=Threshold(**dict(threshold), curve=()),
         examples=(),
-        twin=twin and TwinResult(strength=1.0, splits={"test": beside(after)}, threshold=twin),
+        control=control and ControlResult(strength=1.0, splits={"test": beside(after)}, threshold=control),
     )
 
 
 def beside(after):
-    same = PairedTwin(only_adapter_right=0, only_twin_right=0, p=1.0)
-    return TwinCounts(**after, all=same, digit=same)
+    same = PairedControl(only_adapter_right=0, only_control_right=0, p=1.0)
+    return ControlCounts(**after, all=same, digit=same)
 
 
 REPAIRED = (60, 5)  # 55 fewer missed
@@ -76,10 +76,10 @@ GAINS = {0: (20, 2), 4: (10, 6), 7: (12, 9)}
 @pytest.mark.parametrize(
     ("kind", "title", "found"),
     [
-        ("repair", "A repair: 55 fewer missed 9s, 5 fewer claimed, 80 fewer", analysis(REPAIRED, (10, 5), GAINS)),
+        ("repair", "A repair: 55 fewer missed 9s, 5 fewer false_alarms, 80 fewer", analysis(REPAIRED, (10, 5), GAINS)),
         (
             "repair",
-            "claimed, 44 fewer errors",
+            "false_alarms, 44 fewer errors",
             analysis(REPAIRED, (10, 5), {4: (3, 14)}),
         ),  # p = 0.013: one of ten digits
         ("paid for", "A repair that 4 pays for: 55 fewer", analysis(REPAIRED, (10, 5), {4: (3, 20)})),
@@ -91,7 +91,7 @@ GAINS = {0: (20, 2), 4: (10, 6), 7: (12, 9)}
         ("shifted threshold", "No better", analysis(REPAIRED, (9, 5), (), shifted(358, 45, (30, 17)))),  # p = 0.08
         ("too few images", "Too few images to tell: 1 fewer missed 9 (p = 1: may be chance)", analysis((1, 0), (0, 0))),
         ("too few images", "Too few images", analysis((14, 3), (0, 0))),  # p = 0.013
-        ("not repaired", "Not repaired: as many missed 9s, 1 more claimed", analysis((3, 3), (0, 1), GAINS)),
+        ("not repaired", "Not repaired: as many missed 9s, 1 more false_alarms", analysis((3, 3), (0, 1), GAINS)),
         ("not repaired", "Not repaired: 3 fewer missed 9s", analysis((5, 2), (0, 20), {4: (0, 20)})),
     ],
 )
@@ -101,13 +101,13 @@ def test_the_kinds(kind, title, found):
     assert title in verdict.words
 
 
-def test_a_twin_with_a_shifted_threshold_is_an_excuse_too():
+def test_a_control_with_a_shifted_threshold_is_an_excuse_too():
     as_good = shifted(340, 45, (30, 25))
-    verdict = verdict_of(analysis(REPAIRED, (10, 5), GAINS, twin=as_good), DIGIT)
-    assert verdict.kind == "shifted twin"
-    assert "It makes 6 % fewer errors than its twin with one, which misses as many (p = 0.59)" in verdict.words
+    verdict = verdict_of(analysis(REPAIRED, (10, 5), GAINS, control=as_good), DIGIT)
+    assert verdict.kind == "shifted control"
+    assert "It makes 6 % fewer errors than its control with one, which misses as many (p = 0.59)" in verdict.words
     worse = shifted(380, 45, (70, 10))
-    assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, twin=worse), DIGIT).kind == "repair"
+    assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, control=worse), DIGIT).kind == "repair"
 
 
 def test_the_words_name_who_lost_most_and_whether_that_is_chance():
@@ -125,14 +125,14 @@ def test_every_p_is_the_binomial_test_of_the_same_images():
     from scipy.stats import binomtest
 
     facts = verdict_of(analysis((14, 3), (5, 20), GAINS), DIGIT).facts
-    for one in (facts.missed, facts.claimed, facts.both, facts.errors, *facts.digits):
+    for one in (facts.missed, facts.false_alarms, facts.both, facts.errors, *facts.digits):
         changed = one.fixed + one.broken
         assert math.isclose(one.p, binomtest(one.broken, changed, 0.5).pvalue if changed else 1.0)
     assert (facts.both.fixed, facts.both.broken) == (19, 23)
 
 
 def test_a_threshold_without_any_error_is_no_trouble():
-    counts, pairs = {"test": Counts(missed=0, claimed=0, errors=0)}, {"test": Pair(fixed=0, broken=320)}
+    counts, pairs = {"test": Counts(missed=0, false_alarms=0, errors=0)}, {"test": Pair(fixed=0, broken=320)}
     nothing = ShiftedLogit(shift=1.0, chosen_on="val", splits=counts, pairs=pairs)
     words = verdict_of(analysis(REPAIRED, (10, 5), GAINS, nothing), DIGIT).words
     assert "It makes 320 more errors than a shifted threshold, which misses 0 (p < 0.0001)." in words

@@ -4,7 +4,7 @@ import random
 
 from scipy.stats import binomtest
 
-from lora_mnist.evaluation.findings import SplitResult
+from lora_mnist.evaluation.results import SplitResult
 from lora_mnist.evaluation.weakest import how_sure
 
 

@@ -142,7 +142,7 @@ def test_misleading_documents_are_refused(states, tally):
 
 @pytest.fixture(scope="module")
 def nan_network(states):
-    """A whole network of ours, seal and all, whose first weight is NaN."""
+    """A whole network of ours, fingerprint and all, whose first weight is NaN."""
     import torch
 
     from lora_mnist.runs.checkpoint import load_network, save_network

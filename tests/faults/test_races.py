@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from .processes import Ended, at_once, command
 from .stages import ADAPTER, SMALL, TINY, VERIFY
@@ -65,7 +65,7 @@ def require_there(run: Run, words: tuple[str, ...], ended: Ended) -> None:
     """What a command says it has made is what lies there, unless the base was made anew after it."""
     said = json.loads(ended.out)
     if words[0] == "pretrain":
-        assert said["base_seal"] == run.record.base_seal
+        assert said["base_fingerprint"] == run.record.base_fingerprint
     elif words[0] in ("finetune", "extract"):
         place = run.checkpoint if "--full" in words else run.adapter
         assert place(said["name"]).tuning.seed == said["seed"]
@@ -109,7 +109,7 @@ def test_without_the_lock_something_is_lost(states, line):
                 return  # one fell over what the other was doing
             won = [json.loads(one.out) for one in ended if one.code == 0]
             there = {"seed": Run(place).adapter("z").tuning.seed} if line is FINETUNE else {}
-            found = there or {"base_seal": Run(place).record.base_seal}
+            found = there or {"base_fingerprint": Run(place).record.base_fingerprint}
             if len(won) > 1 and any(one[key] != value for one in won for key, value in found.items()):
                 return
     pytest.fail(f"nothing was lost in {ROUNDS} rounds")

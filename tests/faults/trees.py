@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-TOLD = {"seconds", "date", "digest", "run_digest", "replaced_seal", "notes"}  # replaced: what was there before
+TOLD = {"seconds", "date", "digest", "run_digest", "replaced_fingerprint", "notes"}  # replaced: what was there before
 REMAINS = (".new-", ".old", ".lock")
 DRAWN = (".html", ".svg", ".png")  # from the numbers beside them
 

@@ -22,7 +22,7 @@ from lora_mnist.lora import (
     unmerge,
     updates_of,
 )
-from lora_mnist.lora.seal import changed_bytes, seal
+from lora_mnist.lora.fingerprint import changed_bytes, compute_fingerprint
 from lora_mnist.training.linear import Linear
 
 from ..models import LAYERS, Transformer, adapted, add, config
@@ -48,7 +48,7 @@ def test_a_thousand_cycles_leave_every_byte_of_the_base():
         merge(model)
         unmerge(model)
     assert changed_bytes(before, base_tensors(model)) == {}
-    assert seal(base_tensors(model)) == seal(base.state_dict())
+    assert compute_fingerprint(base_tensors(model)) == compute_fingerprint(base.state_dict())
 
 
 def test_one_cycle_of_adding_and_subtracting_does_change_bytes():
@@ -97,11 +97,11 @@ def test_weights_that_would_not_be_finite_are_refused_and_nothing_is_merged(valu
     model, _ = adapted("a")
     with torch.no_grad():
         updates_of(model, "a")["linear3"].lora_B[0, 0] = value
-    before = seal(base_tensors(model))
+    before = compute_fingerprint(base_tensors(model))
     with pytest.raises(LoRAError, match=r"linear3\.weight"):
         merge(model)
     assert not is_merged(model)
-    assert seal(base_tensors(model)) == before
+    assert compute_fingerprint(base_tensors(model)) == before
 
 
 def test_what_is_merged_is_the_base_as_it_was_then():
@@ -141,7 +141,7 @@ def test_a_merged_copy_is_plain_and_shares_nothing():
         for parameter in plain.parameters():
             parameter.zero_()
     unmerge(model)
-    assert seal(base_tensors(model)) == seal(base.state_dict())
+    assert compute_fingerprint(base_tensors(model)) == compute_fingerprint(base.state_dict())
 
 
 def test_a_merged_copy_keeps_shared_layers_shared_and_tied_weights_untouched():
@@ -314,12 +314,12 @@ def test_threads_that_share_a_merged_model_leave_its_base_alone():
     layer, x = LoRALinear(nn.Linear(6, 4)), torch.randn(3, 6)
     nn.init.normal_(layer.add("a", config()).lora_B.data)
     merge(layer.eval())
-    weight, before, expected = layer.base.weight, seal(base_tensors(layer)), layer(x)
+    weight, before, expected = layer.base.weight, compute_fingerprint(base_tensors(layer)), layer(x)
     wrong = []
     calls_in_threads(lambda: None if torch.equal(layer(x), expected) else wrong.append(1))
     assert not wrong
     assert layer.base.weight is weight
-    assert seal(base_tensors(layer)) == before
+    assert compute_fingerprint(base_tensors(layer)) == before
 
 
 def test_that_is_noticed_where_a_weight_is_exchanged_for_the_time_of_a_call():

@@ -23,8 +23,8 @@ from lora_mnist.lora import (
     set_strength,
     updates_of,
 )
-from lora_mnist.lora.peft import load_adapter, load_config, load_seal, save_adapter
-from lora_mnist.lora.seal import seal, seal_model
+from lora_mnist.lora.fingerprint import compute_fingerprint, fingerprint_model
+from lora_mnist.lora.peft import load_adapter, load_config, load_fingerprint, save_adapter
 from lora_mnist.training.model import MLP
 
 from ..conftest import relative
@@ -118,8 +118,8 @@ def test_what_peft_saved_gives_pefts_logits(peft, tmp_path, options, dtype):
     weights = tmp_path / "adapter_model.safetensors"
     save_file({key: tensor.to(dtype) for key, tensor in load_file(weights).items()}, weights)
     model = copy.deepcopy(base).eval()
-    assert load_seal(tmp_path) is None
-    load_adapter(tmp_path, model, "theirs", allow_unsealed=True)
+    assert load_fingerprint(tmp_path) is None
+    load_adapter(tmp_path, model, "theirs", allow_unverified=True)
     assert relative(model(IMAGES), theirs.base_model(IMAGES)) < 1e-5
     assert relative(model(IMAGES), base(IMAGES)) > 1e-2
 
@@ -135,7 +135,7 @@ def test_what_peft_saved_of_a_transformer(peft, tmp_path):
         if "lora_" in name:
             nn.init.normal_(parameter.data)
     theirs.save_pretrained(tmp_path)
-    load_adapter(tmp_path, base, "theirs", allow_unsealed=True)
+    load_adapter(tmp_path, base, "theirs", allow_unverified=True)
     assert relative(base(x), theirs(x)) < 1e-5
 
 
@@ -156,7 +156,7 @@ def test_what_peft_saved_with_an_option_of_its_own_is_refused_by_name(peft, tmp_
     peft.get_peft_model(MLP((12, 11)), config).save_pretrained(tmp_path)
     model = MLP((12, 11))
     with pytest.raises(AdapterError, match=rf"option '{name}'"):
-        load_adapter(tmp_path, model, "theirs", allow_unsealed=True)
+        load_adapter(tmp_path, model, "theirs", allow_unverified=True)
     assert adapter_names(model) == []
 
 
@@ -165,9 +165,9 @@ def test_an_adapter_without_a_seal_is_refused_unless_that_is_allowed(saved):
     path = folder / "adapter_model.safetensors"
     save_file(load_file(path), path)
     fresh = copy.deepcopy(base).eval()
-    with pytest.raises(AdapterError, match="allow_unsealed=True"):
+    with pytest.raises(AdapterError, match="allow_unverified=True"):
         load_adapter(folder, fresh, "a")
-    load_adapter(folder, fresh, "a", allow_unsealed=True)
+    load_adapter(folder, fresh, "a", allow_unverified=True)
     assert torch.equal(fresh(IMAGES), model(IMAGES))
 
 
@@ -178,14 +178,14 @@ def test_the_wrong_base_is_refused_and_the_first_tensor_named(saved, allowed):
         base.linear2.bias[0] += 1
         base.linear3.weight[0] += 1
     with pytest.raises(AdapterError, match=r"another base: tensor linear2\.bias differs"):
-        load_adapter(folder, base, "a", allow_unsealed=allowed)
+        load_adapter(folder, base, "a", allow_unverified=allowed)
     assert adapter_names(base) == []
 
 
 def test_an_adapter_comes_back_as_it_was(saved):
     base, model, folder = saved
     assert load_config(folder, linear_layers(base)) == CONFIG
-    assert load_seal(folder) == seal_model(base)
+    assert load_fingerprint(folder) == fingerprint_model(base)
     again = copy.deepcopy(base).eval()
     state = torch.get_rng_state()
     load_adapter(folder, again, "other-name")
@@ -203,7 +203,7 @@ def test_a_strength_is_not_part_of_what_is_saved(saved, tmp_path):
     base, model, _ = saved
     expected = model(IMAGES)
     set_strength(model, "a", 0.1)
-    save_adapter(tmp_path / "again", model, "a", seal(base.state_dict()))
+    save_adapter(tmp_path / "again", model, "a", compute_fingerprint(base.state_dict()))
     load_adapter(tmp_path / "again", base.eval(), "a")
     assert torch.equal(base(IMAGES), expected)
 
@@ -321,11 +321,11 @@ def test_tensors_are_strict(saved, wrong):
         path.write_bytes(path.read_bytes()[:-8])
     elif wrong == "empty":
         path.write_bytes(b"")
-    before, flags = seal(base_tensors(base)), [p.requires_grad for p in base.parameters()]
+    before, flags = compute_fingerprint(base_tensors(base)), [p.requires_grad for p in base.parameters()]
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors"):
-        load_adapter(folder, base, "a", allow_unsealed=True)
+        load_adapter(folder, base, "a", allow_unverified=True)
     assert adapter_names(base) == []  # and the model is as it was
-    assert seal(base_tensors(base)) == before
+    assert compute_fingerprint(base_tensors(base)) == before
     assert [p.requires_grad for p in base.parameters()] == flags
 
 
@@ -333,9 +333,9 @@ def test_tensors_are_strict(saved, wrong):
 def test_a_seal_that_is_none_does_not_pass_for_no_seal(saved, text):
     base, _, folder = saved
     path = folder / "adapter_model.safetensors"
-    save_file(load_file(path), path, {"base_seal": text})
-    with pytest.raises(AdapterError, match="seal is damaged"):
-        load_adapter(folder, base, "a", allow_unsealed=True)
+    save_file(load_file(path), path, {"base_fingerprint": text})
+    with pytest.raises(AdapterError, match="fingerprint is damaged"):
+        load_adapter(folder, base, "a", allow_unverified=True)
 
 
 @pytest.mark.parametrize("change", [{"r": 10**14}, {"r": 2**63}, {"lora_alpha": 10**400}, {"target_modules": ["no"]}])
@@ -353,7 +353,7 @@ def test_a_dtype_that_torch_does_not_know_is_refused(saved):
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F4" ', 1))
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors"):
-        load_adapter(folder, base, "a", allow_unsealed=True)
+        load_adapter(folder, base, "a", allow_unverified=True)
     assert adapter_names(base) == []
 
 
@@ -364,10 +364,10 @@ def test_a_layer_that_occurs_twice_is_not_taken_from_peft(tmp_path):
     save_adapter(tmp_path, model, "a")
     path = tmp_path / "adapter_model.safetensors"
     fresh = nn.Sequential(shared, nn.Sequential(shared))
-    load_adapter(tmp_path, fresh, "a")  # ours, which says so by its seal
+    load_adapter(tmp_path, fresh, "a")  # ours, which says so by its fingerprint
     save_file(load_file(path), path)
     with pytest.raises(AdapterError, match="occurs twice"):
-        load_adapter(tmp_path, nn.Sequential(shared, nn.Sequential(shared)), "a", allow_unsealed=True)
+        load_adapter(tmp_path, nn.Sequential(shared, nn.Sequential(shared)), "a", allow_unverified=True)
 
 
 @pytest.mark.filterwarnings("ignore")

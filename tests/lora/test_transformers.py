@@ -14,13 +14,13 @@ from lora_mnist.lora import (
     AdapterError,
     LoRAConfig,
     base_tensors,
+    compute_fingerprint,
     copies_of,
     inject,
     load_adapter,
     merge,
     merged_copy,
     save_adapter,
-    seal,
     unmerge,
     updates_of,
 )
@@ -109,7 +109,7 @@ def test_the_same_parameters_train(pair):
 
 def test_forward_gradients_and_five_steps_of_an_optimiser(pair):
     model, theirs, base, batch = pair
-    frozen = seal(base.state_dict())
+    frozen = compute_fingerprint(base.state_dict())
     assert relative(model(**batch).logits, theirs(**batch).logits) < 1e-5
     assert relative(model(**batch).logits, base(**batch).logits) > 1e-3
     optimizers = [torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.05) for net in (model, theirs)]
@@ -125,7 +125,7 @@ def test_forward_gradients_and_five_steps_of_an_optimiser(pair):
     for one, other in pairs_of_parameters(model, theirs):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert relative(model(**batch).logits, theirs(**batch).logits) < 1e-4
-    assert seal(base_tensors(model)) == frozen
+    assert compute_fingerprint(base_tensors(model)) == frozen
 
 
 def test_beside_bf16_weights_it_learns_as_much_as_pefts():
@@ -168,7 +168,7 @@ def test_pefts_folder_here_and_back(pair, tmp_path):
                 parameter.normal_(std=0.1)
     theirs.save_pretrained(tmp_path / "theirs")
     model = copy.deepcopy(base).eval()
-    load_adapter(tmp_path / "theirs", model, "b", allow_unsealed=True)
+    load_adapter(tmp_path / "theirs", model, "b", allow_unverified=True)
     expected = theirs.eval()(**batch).logits
     assert relative(model(**batch).logits, expected) < 1e-5
     save_adapter(tmp_path / "ours", model, "b")
@@ -237,7 +237,7 @@ def test_what_peft_stored_with_its_options_is_read_and_written_back(tmp_path, op
                 parameter.normal_(std=0.1)
     theirs.save_pretrained(tmp_path / "theirs")
     model = copy.deepcopy(base).eval()
-    load_adapter(tmp_path / "theirs", model, "a", allow_unsealed=True)
+    load_adapter(tmp_path / "theirs", model, "a", allow_unverified=True)
     expected = theirs(**batch).logits
     assert relative(model(**batch).logits, expected) < 1e-5
     save_adapter(tmp_path / "ours", model, "a")
@@ -252,7 +252,7 @@ def test_an_output_layer_stored_beside_must_be_the_bases(tmp_path):
     assert any("base_layer" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
     nn.init.normal_(base.lm_head.weight)
     with pytest.raises(AdapterError, match=r"another base: tensor lm_head\.weight differs"):
-        load_adapter(tmp_path, base, "a", allow_unsealed=True)
+        load_adapter(tmp_path, base, "a", allow_unverified=True)
     load_adapter(tmp_path, base, "a", base="any")
 
 
@@ -264,7 +264,7 @@ def test_a_classifier_of_a_task_is_trained_whole_as_pefts_is(tmp_path):
     nn.init.normal_(theirs.base_model.model.classifier.modules_to_save.default.weight)
     theirs.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"]
-    load_adapter(tmp_path, base.eval(), "a", allow_unsealed=True)
+    load_adapter(tmp_path, base.eval(), "a", allow_unverified=True)
     assert list(copies_of(base, "a")) == ["classifier"]
     assert relative(base(**batch).logits, theirs(**batch).logits) < 1e-5
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from lora_mnist.errors import LoraMnistError
-from lora_mnist.evaluation.findings import Analysis
 from lora_mnist.evaluation.proof import Plain, prove
+from lora_mnist.evaluation.results import Analysis
 from lora_mnist.pipeline import (
     Applied,
     Request,
@@ -26,8 +26,8 @@ from lora_mnist.pipeline import (
 from lora_mnist.pipeline import workspace as workspace_room
 from lora_mnist.runs.checkpoint import load_network
 from lora_mnist.runs.likeness import first_difference
-from lora_mnist.runs.records import Evaluation
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import Evaluation
 from lora_mnist.runs.told import TOLD, is_told
 
 from ..conftest import rehash, workspace
@@ -35,10 +35,10 @@ from ..conftest import rehash, workspace
 
 @pytest.fixture(scope="module")
 def rich(finished_run, tmp_path_factory):
-    """A run with a document of every kind: with a twin, on top of another, of all weights, extracted, merged."""
+    """A run with a document of every kind: with a control, on top of another, of all weights, extracted, merged."""
     path = shutil.copytree(finished_run, tmp_path_factory.mktemp("rich") / "run")
     (adapter,) = Run(path).adapter_names()
-    finetune(workspace(path, digit=3, name="twin"), twin=True)
+    finetune(workspace(path, digit=3, name="control"), control=True)
     finetune(workspace(path, digit=1, name="upper"), on_top_of=[adapter])
     finetune_full(workspace(path, digit=3, name="full"))
     extract(workspace(path, name="extracted"), 2)
@@ -98,7 +98,7 @@ class Looking:
             saved = self.saved(self.work.run)
             self.adapted, _ = self.work.adapted([Applied(one) for one in (*saved.tuning.on_top_of, saved.name)])
             plain = Plain(self.work.base, self.work.images, self.work.logits_of_stack(()))
-            self.proof, _ = prove(plain, self.work.sealed, self.adapted)
+            self.proof, _ = prove(plain, self.work.fingerprint, self.adapted)
         if place.startswith("checkpoints"):
             self.model, _ = load_network(self.folder / "model.safetensors")
 
@@ -131,7 +131,7 @@ KINDS = {"evaluation.json": Evaluation, "analysis.json": Analysis}
 
 
 @pytest.mark.parametrize(
-    "place", ["base", "adapters/twin", "adapters/extracted", "checkpoints/full", "checkpoints/merged"]
+    "place", ["base", "adapters/control", "adapters/extracted", "checkpoints/full", "checkpoints/merged"]
 )
 def test_every_forged_field_is_noticed_or_told(rich, place, monkeypatch, tally):
     looking, tried, missed = Looking(rich, place), 0, []
@@ -146,7 +146,7 @@ def test_every_forged_field_is_noticed_or_told(rich, place, monkeypatch, tally):
     for file in sorted(looking.folder.glob("*.json")):
         content = file.read_text()
         document = json.loads(content)
-        for path in leaves(document) if file.name not in ("manifest.json", "made.json") else ():
+        for path in leaves(document) if file.name not in ("manifest.json", "provenance.json") else ():
             if is_told(file.name, dotted(path)):
                 continue
             tried += 1
@@ -167,20 +167,20 @@ def test_every_forged_field_is_noticed_or_told(rich, place, monkeypatch, tally):
 
 def test_a_dial_that_turns_otherwise_is_noticed(rich):
     """Images are asked again where a count does not come out as it is stored."""
-    looking = Looking(rich, "adapters/twin")
+    looking = Looking(rich, "adapters/control")
     file = looking.folder / "analysis.json"
     content = file.read_text()
     document = json.loads(content)
-    point = document["dial"]["splits"]["val"][2]
+    point = document["strength_curve"]["splits"]["val"][2]
     point["errors"] += 1
     file.write_text(json.dumps(document))
     (clause,) = looking.notices()
     file.write_text(content)
-    assert clause.startswith(f"analysis.json: `dial.splits.val.2.errors` is {point['errors']}, ")
+    assert clause.startswith(f"analysis.json: `strength_curve.splits.val.2.errors` is {point['errors']}, ")
 
 
 def test_every_entry_of_the_list_is_a_field(rich):
-    """Also of made.json, all of which is told."""
+    """Also of provenance.json, all of which is told."""
     fields = {
         (file.name, dotted(path))
         for file in rich.rglob("*.json")

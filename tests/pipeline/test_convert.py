@@ -11,7 +11,7 @@ import torch
 from lora_mnist.errors import LoRAError, RunError, UsageError
 from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.lora import disabled
-from lora_mnist.lora.seal import seal
+from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.pipeline import (
     Applied,
     Request,
@@ -25,8 +25,8 @@ from lora_mnist.pipeline import (
     verify,
 )
 from lora_mnist.runs.checkpoint import load_network, save_network
-from lora_mnist.runs.records import AppliedAdapter
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import AppliedAdapter
 
 from ..conftest import flip_bit, smoke, snapshot, workspace
 
@@ -44,8 +44,8 @@ def test_full_fine_tuning_moves_every_tensor_of_a_copy_and_none_of_the_base(tune
     before, after = snapshot(finished_run / "base"), snapshot(tuned_run / "base")
     assert before == after
     base, _ = load_network(tuned_run / "base" / "model.safetensors")
-    tuned, sealed = load_network(tuned_run / "checkpoints" / "digit3-full" / "model.safetensors")
-    assert sealed == seal(tuned.state_dict())
+    tuned, fingerprint = load_network(tuned_run / "checkpoints" / "digit3-full" / "model.safetensors")
+    assert sealed == compute_fingerprint(tuned.state_dict())
     assert all(not torch.equal(tensor, base.state_dict()[name]) for name, tensor in tuned.state_dict().items())
 
 
@@ -120,7 +120,7 @@ def test_a_merged_checkpoint_is_the_formula_and_stands_alone(run_copy, adapter):
         assert torch.equal(linear.weight, by_hand)
         assert torch.equal(linear.bias, work.base.get_submodule(path).bias)
     with disabled(model):
-        assert seal(work.base.state_dict()) == work.sealed
+        assert compute_fingerprint(work.base.state_dict()) == work.sealed
     stored = json.loads((run_copy / "checkpoints" / f"{adapter.name}-merged" / "evaluation.json").read_text())
     assert stored == merging.evaluation.model_dump(mode="json")
     assert evaluate(work, checkpoint=f"{adapter.name}-merged") == merging.evaluation

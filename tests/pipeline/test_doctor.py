@@ -74,7 +74,7 @@ def test_an_adapter_of_another_base_is_found_behind_a_good_manifest(healthy, run
     tensors = load_file(path)
     save_file(tensors, path)
     rehash(adapter)
-    failed(healthy(), str(run_copy), 4, "not for this base: it has no seal")
+    failed(healthy(), str(run_copy), 4, "not for this base: it has no fingerprint")
 
 
 def test_who_writes_is_told_and_is_no_fault(healthy, run_copy):

@@ -2,7 +2,7 @@ import pytest
 
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.pipeline import Applied, evaluate, finetune
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import workspace
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline import Applied, Request, export, open_workspace, pretrain
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import smoke, snapshot, workspace
 
@@ -41,7 +41,7 @@ def test_the_file_says_what_it_was_made_of(run_copy, adapter):
     model = onnx.load(made.file)
     about = json.loads({entry.key: entry.value for entry in model.metadata_props}["lora_mnist"])
     run = Run(run_copy)
-    assert about["base_seal"] == run.base.evaluation.base_seal
+    assert about["base_fingerprint"] == run.base.evaluation.base_fingerprint
     assert about["adapters"] == [{"name": adapter.name, "strength": 0.5}]
     assert about["dataset"] == {"name": "digits", "sha256": run.record.dataset.sha256}
     assert [(one.domain, one.version) for one in model.opset_import] == [("", made.opset)] == [("", 18)]

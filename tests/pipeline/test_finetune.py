@@ -1,4 +1,4 @@
-"""Repairs on the embedded digits: guard, proof, twin, stacks, and what stands beside them."""
+"""Repairs on the embedded digits: guard, proof, control, stacks, and what stands beside them."""
 
 import json
 
@@ -7,11 +7,20 @@ import pytest
 from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.evaluation.threshold import shifted_threshold
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.pipeline import Applied, Request, Tuning, evaluate, finetune, finetune_full, open_workspace, pretrain
+from lora_mnist.pipeline import (
+    Applied,
+    FinetuneResult,
+    Request,
+    evaluate,
+    finetune,
+    finetune_full,
+    open_workspace,
+    pretrain,
+)
 from lora_mnist.pipeline import verify as verify_run
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.records import AppliedAdapter
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.training import train as recipe
 
 from ..conftest import smoke, snapshot, workspace
@@ -36,7 +45,9 @@ def test_finetuning_changes_no_byte_of_the_base(run_copy):
 def test_what_is_returned_is_what_was_stored(run_copy):
     result = finetune(workspace(run_copy, digit=3))
     saved = Run(run_copy).adapter(result.record.name)
-    assert result == Tuning(record=saved.tuning, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)
+    assert result == FinetuneResult(
+        record=saved.tuning, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation
+    )
     assert result == finetune(workspace(run_copy, digit=3), resume=True)
 
 
@@ -85,8 +96,8 @@ def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
     assert counts.before.errors == sum(before.wrong)
     assert counts.after.errors == sum(after.wrong)
     assert counts.after.missed == after.wrong[digit]
-    claimed = [row[digit] for true_digit, row in enumerate(after.confusion) if true_digit != digit]
-    assert counts.after.claimed == sum(claimed)
+    false_alarms = [row[digit] for true_digit, row in enumerate(after.confusion) if true_digit != digit]
+    assert counts.after.false_alarms == sum(false_alarms)
 
 
 def test_every_repair_stands_beside_one_shifted_logit(finished_run):
@@ -115,7 +126,7 @@ def test_an_adapter_that_the_guard_refuses_is_not_kept(run_copy):
 def test_what_is_not_kept_is_told_like_any_other(run_copy, adapter):
     asked = {"digit": 3, "guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "constant"}
     result = finetune(workspace(run_copy, **asked))
-    assert isinstance(result, Tuning)
+    assert isinstance(result, FinetuneResult)
     assert (result.analysis, result.evaluation, result.file, result.record.proof) == (None, None, None, None)
     assert (result.record.name, result.record.digit, result.record.method) == ("digit3-r2", 3, "lora")
     assert {key: getattr(result.record.settings, key) for key in asked} == asked
@@ -204,10 +215,10 @@ def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
         open_workspace(Request(run=run_copy, options={"finetune": {"digit": 2}, **options}))
 
 
-# The twin, and what is trained on top ---------------------------------------------------------------------------------
+# The control, and what is trained on top ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changed", [{"hardness": 0.2}, {"logit_adjustment": 0.5}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize("changed", [{"hard_examples": 0.2}, {"logit_adjustment": 0.5}, {"label_smoothing": 0.1}])
 @pytest.mark.parametrize("train", [finetune, finetune_full])
 def test_what_is_minimised_can_be_chosen(run_copy, changed, train):
     plain = train(workspace(run_copy, digit=3, guard="none", name="plain"))
@@ -224,22 +235,22 @@ def hashes_of(path, tuning):
     return saved.hashes[saved.weights]
 
 
-def test_the_twin_sees_every_image_alike_and_differs_in_nothing_else(run_copy, monkeypatch):
+def test_the_control_sees_every_image_alike_and_differs_in_nothing_else(run_copy, monkeypatch):
     seen = []
     honest = recipe.focus_batches
     monkeypatch.setattr(recipe, "focus_batches", lambda *a: seen.append(a) or honest(*a))
-    result = finetune(workspace(run_copy, digit=3), twin=True)
+    result = finetune(workspace(run_copy, digit=3), control=True)
     (labels, *one), (_, *other) = seen
     (digit, (focus, batch), steps, _, weights), (*same, _, unweighted) = one, other
     assert focus != same[1][0] == pytest.approx(float((labels == 3).float().mean()))
     assert weights is not None
     assert unweighted is None
     assert (digit, batch, steps) == (same[0], same[1][1], same[2])
-    twin, after = result.analysis.twin.splits["test"], result.analysis.splits["test"].after
-    assert after.errors - twin.errors == twin.all.only_twin_right - twin.all.only_adapter_right
-    assert after.missed - twin.missed == twin.digit.only_twin_right - twin.digit.only_adapter_right
+    control, after = result.analysis.control.splits["test"], result.analysis.splits["test"].after
+    assert after.errors - control.errors == control.all.only_control_right - control.all.only_adapter_right
+    assert after.missed - control.missed == control.digit.only_control_right - control.digit.only_adapter_right
     alone = finetune(workspace(run_copy, digit=3, name="again"))
-    assert alone.analysis.splits == result.analysis.splits  # training a twin changes nothing for the adapter
+    assert alone.analysis.splits == result.analysis.splits  # training a control changes nothing for the adapter
 
 
 def test_a_repair_on_top_of_another(run_copy, adapter):
@@ -276,12 +287,14 @@ def test_what_others_are_on_top_of_is_not_replaced(run_copy, adapter):
     assert snapshot(run_copy) == before
 
 
-def test_the_report_shows_the_twin_and_the_full_fine_tuning_beside_the_repair(run_copy):
-    analysis = finetune(workspace(run_copy, digit=3), twin=True).analysis
+def test_the_report_shows_the_control_and_the_full_fine_tuning_beside_the_repair(run_copy):
+    analysis = finetune(workspace(run_copy, digit=3), control=True).analysis
     full = finetune_full(workspace(run_copy, digit=3)).analysis
     page = " ".join(write_report(Run(run_copy)).read_text().split())
-    pair = analysis.twin.splits["test"].all
-    assert f"{pair.only_adapter_right} are right with the adapter only, {pair.only_twin_right} with the twin" in page
+    pair = analysis.control.splits["test"].all
+    assert (
+        f"{pair.only_adapter_right} are right with the adapter only, {pair.only_control_right} with the control" in page
+    )
 
     def cells(counts):
         return "".join(f"<td>{count}</td>" for count in counts.numbers)

@@ -16,7 +16,7 @@ from lora_mnist.pipeline import (
     write_picture,
 )
 from lora_mnist.runs.folders import remove_folder
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import workspace
 

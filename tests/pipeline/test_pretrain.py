@@ -9,7 +9,7 @@ import torch
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Request, finetune, pretrain, verify
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
 
 from ..conftest import smoke, snapshot, workspace
@@ -26,20 +26,20 @@ def test_the_same_settings_give_the_same_bytes(finished_run, tmp_path):
 def test_another_seed_gives_other_bytes_on_the_same_split(finished_run, tmp_path):
     pretrain(smoke(tmp_path / "other", seed=1))
     one, other = Run(finished_run), Run(tmp_path / "other")
-    assert one.base.evaluation.base_seal != other.base.evaluation.base_seal
+    assert one.base.evaluation.base_fingerprint != other.base.evaluation.base_fingerprint
     assert one.record.dataset == other.record.dataset
 
 
 def test_what_is_returned_is_what_was_stored(tmp_path):
     work, pretraining = pretrain(smoke(tmp_path))
     stored = json.loads((tmp_path / "base" / "evaluation.json").read_text())
-    seconds = json.loads((tmp_path / "base" / "made.json").read_text())["seconds"]
+    seconds = json.loads((tmp_path / "base" / "provenance.json").read_text())["seconds"]
     found = pretraining.model_dump(mode="json")
     weakest = found.pop("weakest")
     assert found == {**stored, "run": str(tmp_path), "seconds": seconds}
     assert weakest["digit"] == work.target_digit()
     assert (weakest["wrong"], weakest["images"]) == (max(stored["splits"]["val"]["wrong"]), 36)
-    assert work.sealed.sha256 == pretraining.base_seal
+    assert work.fingerprint.sha256 == pretraining.base_fingerprint
 
 
 def test_without_val_no_digit_is_called_the_weakest(tmp_path):
@@ -48,12 +48,12 @@ def test_without_val_no_digit_is_called_the_weakest(tmp_path):
 
 def test_the_record_tells_how_the_run_was_made(finished_run):
     record = json.loads((finished_run / "run.json").read_text())
-    made = json.loads((finished_run / "base" / "made.json").read_text())
+    made = json.loads((finished_run / "base" / "provenance.json").read_text())
     assert made["versions"]["torch"] == torch.__version__
     assert {"device", "threads", "seconds", "date"} <= set(made)
     assert record["dataset"]["name"] == "digits"
     assert record["settings"]["data"]["dataset"] == "digits"
-    assert "base_seal" in record
+    assert "base_fingerprint" in record
 
 
 def test_what_a_kill_after_the_base_left_undone_is_done_also_by_a_refusal(run_copy):

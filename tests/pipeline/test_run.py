@@ -9,11 +9,20 @@ import pytest
 
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.pipeline import Pretraining, Request, Tuning, Verification, finetune, open_workspace, repair, run
+from lora_mnist.pipeline import (
+    FinetuneResult,
+    PretrainResult,
+    Request,
+    Verification,
+    finetune,
+    open_workspace,
+    repair,
+    run,
+)
 from lora_mnist.report.numbers import report_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.refusals import refusals
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import resume, smoke, snapshot, take_out, workspace
 from ..reads import json_reads
@@ -28,8 +37,8 @@ def test_every_stage_is_shown_as_soon_as_it_is_known_and_returned(tmp_path):
 
     work, whole = run(smoke(tmp_path), 2, show=show)
     pretraining, *rounds, verification = [done.result for done in shown]
-    assert isinstance(pretraining, Pretraining)
-    assert all(isinstance(one, Tuning) for one in rounds)
+    assert isinstance(pretraining, PretrainResult)
+    assert all(isinstance(one, FinetuneResult) for one in rounds)
     assert isinstance(verification, Verification)
     assert (whole.pretraining, whole.rounds, whole.verification) == (pretraining, tuple(rounds), verification)
     assert there == [(True, 0), (True, 1), (True, 2), (True, 2)]
@@ -67,14 +76,14 @@ def test_a_second_run_with_another_rank_adds_an_adapter_and_says_so(run_copy, ad
     assert note not in caplog.text
 
 
-def test_a_twin_is_trained_when_asked_for_and_missed_when_it_is_not_there(tmp_path):
-    (tuning,) = run(smoke(tmp_path), twin=True)[1].rounds
-    assert tuning.analysis.twin is not None
-    assert run(smoke(tmp_path), twin=True)[1].rounds == (tuning,)
+def test_a_control_is_trained_when_asked_for_and_missed_when_it_is_not_there(tmp_path):
+    (tuning,) = run(smoke(tmp_path), control=True)[1].rounds
+    assert tuning.analysis.control is not None
+    assert run(smoke(tmp_path), control=True)[1].rounds == (tuning,)
     other = smoke(tmp_path, finetune={"rank": 1})
     run(other)
-    with pytest.raises(UsageError, match="without a twin"):
-        run(other, twin=True)
+    with pytest.raises(UsageError, match="without a control"):
+        run(other, control=True)
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -98,7 +107,7 @@ def test_a_command_reads_images_and_base_once(finished, tmp_path, finished_run, 
     assert calls == {"load": 1, "load_network": 1, "draw_digits": 1}
     assert {name: count for name, count in reads.items() if name.startswith("base/")} == {
         "base/evaluation.json": 1,
-        "base/made.json": 1,
+        "base/provenance.json": 1,
         "base/manifest.json": 1,
         "base/run.json": 1,
     }
@@ -151,25 +160,25 @@ def test_the_last_refusal_of_each_name_is_remembered(run_copy, adapter):
     take_out(adapter)
     for more in ({"name": "x"}, {"name": "y"}, {"name": "x", "steps": 3}):
         repair(workspace(run_copy, **RUINOUS | more), 1)
-    kept = [one.record for one in refusals(Run(run_copy), Run(run_copy).base.evaluation.base_seal)]
+    kept = [one.record for one in refusals(Run(run_copy), Run(run_copy).base.evaluation.base_fingerprint)]
     assert [(one.name, one.settings.steps) for one in kept] == [("y", 20), ("x", 3)]
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", "[]", '{"schema_version": 0, "base_seal": "", "records": []}', "of another base"]
+    "damage", ["{", "[]", '{"schema_version": 0, "base_fingerprint": "", "records": []}', "of another base"]
 )
 def test_a_note_of_refusals_that_is_damaged_costs_no_more_than_the_time(run_copy, adapter, damage):
     take_out(adapter)
     (first,) = repair(workspace(run_copy, **RUINOUS), 1)
     note = run_copy / "refused.json"
     good = note.read_text()
-    seal = json.loads(good)["base_seal"]
-    note.write_text(good.replace(seal, "0" * 64) if damage == "of another base" else damage)
+    fingerprint = json.loads(good)["base_fingerprint"]
+    note.write_text(good.replace(fingerprint, "0" * 64) if damage == "of another base" else damage)
     shown = []
     (again,) = repair(workspace(run_copy, **RUINOUS), 1, show=shown.append)
     assert [done.skipped for done in shown] == [False]
     assert again.record.guard == first.record.guard
-    assert json.loads(note.read_text())["base_seal"] == seal
+    assert json.loads(note.read_text())["base_fingerprint"] == fingerprint
 
 
 @pytest.mark.parametrize("options", [{"digit": 3}, {"name": "x"}])

@@ -19,7 +19,7 @@ from lora_mnist.pipeline.teach import keep, teach, teach_and_keep
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.drawings import load_drawings
 from lora_mnist.runs.listing import list_adapters
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
 from lora_mnist.training.model import normalise
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from lora_mnist.errors import RunError
 from lora_mnist.pipeline import Applied, Request, finetune, merge, verify
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import flip_bit, rehash, snapshot, take_out, workspace
 
@@ -51,7 +51,7 @@ def test_verify_takes_a_truncated_manifest_for_altered_bytes(run_copy, adapter):
 
 
 def test_verify_sees_through_a_manifest_made_to_fit(run_copy, adapter):
-    """Weights and manifest changed together: the seal and the stored logits still tell."""
+    """Weights and manifest changed together: the fingerprint and the stored logits still tell."""
     flip_bit(run_copy / "base" / "model.safetensors", -20)
     rehash(run_copy / "base")
     assert "is not the sealed one" in verify(Request(run=run_copy)).failures[0]
@@ -140,8 +140,8 @@ def test_the_copy_of_the_record_is_compared_unless_a_killed_command_left_it(run_
     assert "is not the copy of base/run.json" in verify(Request(run=run_copy)).failures[0]
     copy.unlink()
     assert verify(Request(run=run_copy)).passed
-    put(run_copy / "base" / "run.json", "replaced_seal", "of the base before")
-    copy.write_text(json.dumps({**record, "base_seal": "of the base before"}))
+    put(run_copy / "base" / "run.json", "replaced_fingerprint", "of the base before")
+    copy.write_text(json.dumps({**record, "base_fingerprint": "of the base before"}))
     assert verify(Request(run=run_copy)).passed
 
 

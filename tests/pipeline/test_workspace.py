@@ -8,7 +8,7 @@ import torch
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.predict import logits_of
 from lora_mnist.pipeline import Applied, Request, finetune_full, open_workspace, verify
-from lora_mnist.runs.records import AppliedAdapter
+from lora_mnist.runs.schemas import AppliedAdapter
 
 from ..conftest import workspace
 

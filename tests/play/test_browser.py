@@ -13,8 +13,8 @@ from playwright.sync_api import Page, expect
 
 from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.pipeline import Request, finetune, verify
+from lora_mnist.runs.artifact import WEIGHTS
 from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.saved import WEIGHTS
 
 from ..conftest import snapshot, workspace
 from .conftest import NINE, Client, serving

@@ -8,7 +8,7 @@ from lora_mnist.pipeline import finetune
 from lora_mnist.report import again
 from lora_mnist.report.again import check_report
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import flip_bit, rehash, workspace
 

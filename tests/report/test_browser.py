@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 from lora_mnist.pipeline import finetune, finetune_full
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import workspace
 
@@ -23,9 +23,9 @@ def alone(finished_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(finished_run, tmp_path_factory):
-    """The page of a run with two adapters, a twin and a checkpoint."""
+    """The page of a run with two adapters, a control and a checkpoint."""
     run = shutil.copytree(finished_run, tmp_path_factory.mktemp("browser") / "run")
-    finetune(workspace(run, digit=3, rank=1), twin=True)
+    finetune(workspace(run, digit=3, rank=1), control=True)
     finetune_full(workspace(run, digit=3, steps=5))
     return write_report(Run(run))
 
@@ -128,7 +128,7 @@ def test_the_slider_moves_the_point_and_the_numbers(browser, alone):
     places = set()
     for i, point in enumerate(section_of(alone)["trade"]["strength"]):
         page.locator(".slider input").fill(str(i))
-        for key in ("missed", "claimed", "errors"):
+        for key in ("missed", "false_alarms", "errors"):
             assert page.locator(f".slider .{key}").inner_text() == f"{point[key]:,}"
         strength = f"{point['strength']:g}"
         assert page.locator(".slider .strength").inner_text() == strength

@@ -12,12 +12,12 @@ from sklearn.metrics import confusion_matrix
 
 from lora_mnist.datasets.doubtful import DOUBTFUL
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.findings import COUNTS
+from lora_mnist.evaluation.results import COUNTS
 from lora_mnist.files import to_json
 from lora_mnist.pipeline import Applied, evaluate, finetune, finetune_full, pretrain
 from lora_mnist.report.document import Report, WrongImage
 from lora_mnist.report.numbers import report_of
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import smoke, workspace
 
@@ -36,7 +36,7 @@ def test_counts_intervals_and_p_agree_with_scipy(facts):
     section, labels, (before, after), digit = facts
     good = {
         "missed": (labels == digit, before == digit, after == digit),
-        "claimed": (labels != digit, before != digit, after != digit),
+        "false_alarms": (labels != digit, before != digit, after != digit),
         "errors": (labels == labels, before == labels, after == labels),
     }
     for key, (of, right_before, right_after) in good.items():
@@ -84,18 +84,18 @@ def test_the_change_of_every_digit_has_an_interval_and_a_test(facts):
 
 def test_the_dial_is_what_evaluate_says_at_that_strength(finished_run, facts):
     section, digit = facts[0], facts[3]
-    dial = section.dial
-    for strength in (0.25, 1.25, dial.recommended):
-        point = next(one for one in dial.points if one.strength == strength)
+    strength_curve = section.strength_curve
+    for strength in (0.25, 1.25, strength_curve.recommended):
+        point = next(one for one in strength_curve.points if one.strength == strength)
         splits = evaluate(workspace(finished_run), [Applied(section.name, strength)]).splits
-        val = splits[dial.measured_on]
+        val = splits[strength_curve.measured_on]
         others = [d for d in range(10) if d != digit]
         sizes = [sum(row) for row in val.confusion]
         assert point.accuracy == pytest.approx(val.accuracy)
         assert point.recall == pytest.approx(1 - val.wrong[digit] / sizes[digit])
         missing = sum(val.wrong[d] for d in others) / sum(sizes[d] for d in others)
         assert point.recall_of_others == pytest.approx(1 - missing)
-    assert dial.test.errors == sum(splits["test"].wrong)
+    assert strength_curve.test.errors == sum(splits["test"].wrong)
 
 
 def test_the_trade_starts_at_the_base_and_passes_through_adapter_and_threshold(facts):
@@ -111,16 +111,16 @@ def test_the_trade_starts_at_the_base_and_passes_through_adapter_and_threshold(f
         assert chosen.numbers == section.threshold.numbers
 
 
-def test_yardsticks_are_the_twin_and_what_was_trained_whole_on_the_same_digit(run_copy):
-    beside = finetune(workspace(run_copy, digit=3, name="three"), twin=True).analysis.twin
-    twin = beside.splits["test"]
+def test_yardsticks_are_the_control_and_what_was_trained_whole_on_the_same_digit(run_copy):
+    beside = finetune(workspace(run_copy, digit=3, name="three"), control=True).analysis.control
+    control = beside.splits["test"]
     full = finetune_full(workspace(run_copy, digit=3, steps=5))
     finetune_full(workspace(run_copy, digit=4, steps=5))
     report = report_of(Run(run_copy))
     rows = {row.method: row for row in report.adapters[0].yardsticks}
-    assert rows.keys() == {"twin", "twin and number", "full"}
-    assert rows["twin"].numbers == twin.numbers
-    assert rows["twin and number"].numbers == beside.threshold.splits["test"].numbers
+    assert rows.keys() == {"control", "control and number", "full"}
+    assert rows["control"].numbers == control.numbers
+    assert rows["control and number"].numbers == beside.threshold.splits["test"].numbers
     assert rows["full"].numbers == full.analysis.splits["test"].after.numbers
     assert [line.name for line in report.side_by_side][1:] == ["three", "digit3-full", "digit4-full"]
     assert [checkpoint.name for checkpoint in report.checkpoints] == ["digit3-full", "digit4-full"]
@@ -156,7 +156,7 @@ def test_doubtful_labels_are_marked_on_mnist_only(run_copy, monkeypatch):
 def test_it_is_made_without_torch(run_copy):
     code = (
         "import sys, json; from pathlib import Path\n"
-        "from lora_mnist.runs.rundir import Run; from lora_mnist.report.page import write_report\n"
+        "from lora_mnist.runs.run import Run; from lora_mnist.report.page import write_report\n"
         f"write_report(Run(Path({str(run_copy)!r}))); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from lora_mnist.pipeline import extract, finetune, finetune_full, pretrain
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import rehash, smoke, snapshot, take_out, workspace
 from ..reads import json_reads
@@ -81,10 +81,10 @@ def rich(rich_run):
 
 @pytest.fixture(scope="module")
 def rich_run(finished_run, tmp_path_factory):
-    """A run with everything that a report can show: a stack, a twin, all weights, and an extracted adapter."""
+    """A run with everything that a report can show: a stack, a control, all weights, and an extracted adapter."""
     run = shutil.copytree(finished_run, tmp_path_factory.mktemp("rich") / "run")
     first = Run(run).adapter_names()[0]
-    finetune(workspace(run, digit=3, rank=1), twin=True)
+    finetune(workspace(run, digit=3, rank=1), control=True)
     finetune(workspace(run, digit=8, name="on-top"), on_top_of=[first])
     finetune_full(workspace(run, digit=3, steps=5))
     extract(workspace(run), 2)
@@ -143,10 +143,10 @@ def test_only_what_is_more_than_chance_is_coloured(plain, plain_run):
 
 def test_every_plot_leads_to_its_files(plain, plain_run):
     page, (name,) = Page(plain), Run(plain_run).adapter_names()
-    for plot in (f"{name}-{kind}" for kind in ("trade", "errors", "dial", "after", "change", "loss")):
+    for plot in (f"{name}-{kind}" for kind in ("trade", "errors", "strength_curve", "after", "change", "loss")):
         assert {f"{plot}.png", f"{plot}.svg"} <= set(page.links)
     tables = {link for link in page.links if link.endswith(".csv")}
-    assert {f"{name}-{kind}.csv" for kind in ("trade", "digits", "dial", "confusion", "layers")} <= tables
+    assert {f"{name}-{kind}.csv" for kind in ("trade", "digits", "strength_curve", "confusion", "layers")} <= tables
 
 
 def test_a_caption_says_what_is_taken_for_what_how_sure_and_what_the_true_digit_gets(plain, plain_run):
@@ -196,9 +196,9 @@ def test_every_picture_has_a_text_alternative_and_every_id_is_one(rich):
 def test_plots_numbers_and_settings_lie_beside_the_page(plain, plain_run):
     (adapter,) = Run(plain_run).adapter_names()
     names = {file.name for file in (plain_run / "report").iterdir()}
-    kinds = ("after", "change", "errors", "trade", "dial", "directions", "loss")
+    kinds = ("after", "change", "errors", "trade", "strength_curve", "directions", "loss")
     plots = {f"{adapter}-{kind}" for kind in kinds} | {"base-confusion", "base-loss"}
-    kinds = ("digits", "confusion", "dial", "trade", "images", "layers", "loss")
+    kinds = ("digits", "confusion", "strength_curve", "trade", "images", "layers", "loss")
     tables = {f"{adapter}-{kind}.csv" for kind in kinds} | {"adapters.csv"}
     tables |= {f"base-{kind}.csv" for kind in ("digits", "confusion", "loss")}
     recipes = {"base.toml", f"{adapter}.toml"}
@@ -241,7 +241,7 @@ def test_every_number_on_the_page_is_one_of_the_json(rich, rich_run):
         said |= {f"{100 * number:.{places}f}" for places in range(4)}
     for section in document["adapters"]:
         said |= {str(sum(one["kind"] == kind for one in section["examples"])) for kind in ("fixed", "broken")}
-        if section["twin"]:
+        if section["control"]:
             said.add("0.0001")
     found = re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?", re.sub(r"p < 0\.0001", "", text))
     assert len(found) > 300
@@ -263,8 +263,10 @@ def test_the_csv_holds_the_numbers_of_the_json(plain, plain_run):
     for cell in cells:
         after[int(cell["true"]), int(cell["predicted"])] = int(cell["after"])
     assert after.tolist() == section["confusion"]["after"]
-    dial = table(f"{adapter}-dial.csv")
-    assert [float(row["accuracy"]) for row in dial] == [point["accuracy"] for point in section["dial"]["points"]]
+    strength_curve = table(f"{adapter}-strength_curve.csv")
+    assert [float(row["accuracy"]) for row in strength_curve] == [
+        point["accuracy"] for point in section["strength_curve"]["points"]
+    ]
 
 
 def test_the_commands_on_the_page_make_the_same_run_again(rich, rich_run, cli, monkeypatch):

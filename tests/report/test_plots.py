@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lora_mnist.evaluation.findings import Counts, StrengthPoint
+from lora_mnist.evaluation.results import Counts, StrengthPoint
 from lora_mnist.report import plots
 from lora_mnist.report.document import DialPoint, DialSection, DigitRow
 
@@ -126,30 +126,30 @@ def test_counts_become_shares_of_their_row():
 
 
 def counts(missed, errors):
-    return Counts(missed=missed, claimed=0, errors=errors)
+    return Counts(missed=missed, false_alarms=0, errors=errors)
 
 
 def test_the_trade_shows_every_curve_and_every_point():
-    curves = {"shift": [counts(9, 50), counts(5, 60), counts(1, 400)], "dial": [counts(9, 50), counts(2, 40)]}
-    figure = plots.trade(curves, [("before", counts(9, 50)), ("after", counts(2, 40)), ("twin", counts(6, 30))], 9)
+    curves = {"shift": [counts(9, 50), counts(5, 60), counts(1, 400)], "strength_curve": [counts(9, 50), counts(2, 40)]}
+    figure = plots.trade(curves, [("before", counts(9, 50)), ("after", counts(2, 40)), ("control", counts(6, 30))], 9)
     axes = figure.axes[0]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["shift"] == [[9, 50], [5, 60], [1, 400]]
-    assert drawn["dial"] == [[9, 50], [2, 40]]
-    assert drawn["twin"] == [[6, 30]]
+    assert drawn["strength_curve"] == [[9, 50], [2, 40]]
+    assert drawn["control"] == [[6, 30]]
     low, high = axes.get_ylim()
     assert low < 30 < 50 < high < 100  # a threshold that ruins everything does not squeeze the rest
 
 
 def test_the_dial_marks_the_recommended_strength():
-    none = {"missed": 0, "claimed": 0, "errors": 0}
+    none = {"missed": 0, "false_alarms": 0, "errors": 0}
     points = tuple(
         DialPoint(strength=s / 10, accuracy=0.9, recall=s / 20, recall_of_others=0.95 - s / 100, **none)
         for s in range(16)
     )
     at = StrengthPoint(strength=0.5, **none)
-    dial = DialSection(measured_on="val", recommended=0.5, points=points, test=at)
-    axes = plots.dial(dial, 9).axes[0]
+    strength_curve = DialSection(measured_on="val", recommended=0.5, points=points, test=at)
+    axes = plots.strength_curve(strength_curve, 9).axes[0]
     drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
     assert drawn["recall of 9"][:, 1] == pytest.approx([5 * s for s in range(16)])
     assert set(drawn["recommended: 0.5"][:, 0]) == {0.5}

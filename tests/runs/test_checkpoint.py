@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import LARGEST_DOCUMENT
-from lora_mnist.lora.seal import seal
+from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.runs.checkpoint import load_network, load_tensors, save_network, save_tensors
 from lora_mnist.training.model import MLP
 
@@ -24,12 +24,12 @@ def saved(tmp_path):
 
 def test_a_network_is_rebuilt_from_its_file_alone(saved):
     model, path = saved
-    again, sealed = load_network(path)
+    again, fingerprint = load_network(path)
     assert again.hidden == (12, 11)
-    assert sealed == seal(again.state_dict()) == seal(model.state_dict())
+    assert sealed == compute_fingerprint(again.state_dict()) == compute_fingerprint(model.state_dict())
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["lora_mnist"])
-    assert about == {"architecture": {"class": "MLP", "hidden": [12, 11]}, "seal": sealed.to_text()}
+    assert about == {"architecture": {"class": "MLP", "hidden": [12, 11]}, "fingerprint": fingerprint.to_text()}
 
 
 def test_equal_networks_are_equal_files(saved, tmp_path):
@@ -46,9 +46,12 @@ def test_tensors_that_are_not_the_sealed_ones_are_refused_by_name(saved):
 
 def test_a_damaged_seal_is_an_altered_file(saved):
     model, path = saved
-    about = {"architecture": {"hidden": [12, 11]}, "seal": seal(model.state_dict()).to_text().replace("1", "2")}
+    about = {
+        "architecture": {"hidden": [12, 11]},
+        "fingerprint": compute_fingerprint(model.state_dict()).to_text().replace("1", "2"),
+    }
     save_file(load_file(path), path, {"lora_mnist": json.dumps(about)})
-    with pytest.raises(AlteredError, match="seal is damaged"):
+    with pytest.raises(AlteredError, match="fingerprint is damaged"):
         load_network(path)
 
 
@@ -62,7 +65,7 @@ def test_a_file_that_holds_no_network_of_ours_is_refused(saved, damage):
     elif damage == "missing":
         path.unlink()
     else:
-        about = {"architecture": {"hidden": [12, 10]}, "seal": seal(model.state_dict()).to_text()}
+        about = {"architecture": {"hidden": [12, 10]}, "fingerprint": compute_fingerprint(model.state_dict()).to_text()}
         if damage == "no architecture":
             del about["architecture"]
         save_file(load_file(path), path, None if damage == "no metadata" else {"lora_mnist": json.dumps(about)})

@@ -9,7 +9,7 @@ from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Applied, Request, finetune, merge, open_workspace, pretrain
 from lora_mnist.runs import rundir
 from lora_mnist.runs.contents import read_contents, write_contents
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import smoke, workspace
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lora_mnist.errors import AlteredError
 from lora_mnist.runs.drawings import labelled_pictures, load_drawings, save_drawings
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import drawings_of, rehash
 

@@ -6,7 +6,7 @@ import pytest
 from lora_mnist.errors import RunError
 from lora_mnist.pipeline import finetune_full
 from lora_mnist.runs.listing import count_parameters, list_adapters
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import take_out, workspace
 from ..reads import json_reads

@@ -21,7 +21,7 @@ from lora_mnist.runs import lock
 from lora_mnist.runs.folders import new_folder
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.lock import LOCK, Holder, holder_of, holding
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.request import Request
 
 from ..conftest import smoke, snapshot, workspace
@@ -111,7 +111,7 @@ def test_of_several_that_pretrain_at_once_one_wins_and_the_others_say_so(tmp_pat
     options = ("--config", "smoke", "--dataset", "digits", "--threads", "1", "--json", "--quiet")
     ended = at_once(count, "pretrain", "--run", tmp_path / "r", *options)
     won = [json.loads(out) for code, out, _ in ended if code == 0]
-    assert [one["base_seal"] for one in won] == [Run(tmp_path / "r").record.base_seal]
+    assert [one["base_fingerprint"] for one in won] == [Run(tmp_path / "r").record.base_fingerprint]
     for code, out, err in ended:
         assert (code, err) == (0, "") or code == 4
         assert code == 0 or "is being written by process" in out or "is finished already" in out
@@ -167,7 +167,7 @@ def test_a_reader_between_two_bases_sees_one_of_them(run_copy, monkeypatch):
     monkeypatch.setattr(Run, "require_base", require_base)
     work = open_workspace(Request(run=run_copy))
     assert work.settings.seed == 9
-    assert work.sealed.sha256 == Run(run_copy).record.base_seal == work.run.record.base_seal
+    assert work.fingerprint.sha256 == Run(run_copy).record.base_fingerprint == work.run.record.base_fingerprint
 
 
 @pytest.mark.parametrize("read", ["verify", "list_adapters"])
@@ -183,10 +183,10 @@ def test_a_reader_of_adapters_that_go_meanwhile_sees_the_new_base(run_copy, monk
     monkeypatch.setattr(Run, "require_adapter", require_adapter)
     if read == "verify":
         found = verify(Request(run=run_copy))
-        assert (found.passed, found.base.seal) == (True, Run(run_copy).record.base_seal)
+        assert (found.passed, found.base.fingerprint) == (True, Run(run_copy).record.base_fingerprint)
     else:
         found = list_adapters(Run(run_copy))
-        assert found.base_seal == Run(run_copy).record.base_seal
+        assert found.base_fingerprint == Run(run_copy).record.base_fingerprint
     assert found.adapters == ()
 
 

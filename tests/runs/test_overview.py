@@ -11,7 +11,7 @@ from lora_mnist.errors import RunError
 from lora_mnist.pipeline import finetune
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.overview import find_runs, list_runs
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import flip_bit, take_out, workspace
 

@@ -13,7 +13,7 @@ def test_the_table_is_the_list():
 
 
 def test_a_pattern_holds_for_its_own_file_only():
-    assert is_told("made.json", "versions.torch")
+    assert is_told("provenance.json", "versions.torch")
     assert is_told("finetune.json", "settings.focus")
     assert not is_told("finetune.json", "settings.rank")
     assert not is_told("run.json", "settings.focus")

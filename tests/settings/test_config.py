@@ -41,7 +41,7 @@ def test_classic_is_the_published_recipe():
         "targets": ("linear1", "linear2", "linear3"),
         "steps": 100,
         "focus": 1.0,
-        "hardness": 0.0,
+        "hard_examples": 0.0,
         "logit_adjustment": 0.0,
         "label_smoothing": 0.0,
         "shift": 0.0,

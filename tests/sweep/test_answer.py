@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.answer import FULL, answer
 from lora_mnist.sweep.rows import Row, SplitCounts
@@ -18,7 +18,7 @@ IMAGES = (100,) * 10
 def counts(errors, missed, digit):
     wrong = [0] * 10
     wrong[digit], wrong[(digit + 1) % 10] = missed, errors - missed
-    return SplitCounts(missed=missed, claimed=3, errors=errors, wrong=tuple(wrong), images=IMAGES)
+    return SplitCounts(missed=missed, false_alarms=3, errors=errors, wrong=tuple(wrong), images=IMAGES)
 
 
 def row(digit, rank, seed, errors, missed=5, method="lora", shifted=(), rounds=(), **tuning):
@@ -40,8 +40,8 @@ def row(digit, rank, seed, errors, missed=5, method="lora", shifted=(), rounds=(
         parameters=1000 * rank if method == "lora" else 99_000,
         before={"test": counts(100 + seed, 20, digit)},
         after={"test": counts(errors, missed, digit)},
-        threshold={"test": Counts(missed=missed, claimed=40, errors=120)},
-        threshold_on_test=Counts(missed=missed, claimed=30, errors=110 + seed),
+        threshold={"test": Counts(missed=missed, false_alarms=40, errors=120)},
+        threshold_on_test=Counts(missed=missed, false_alarms=30, errors=110 + seed),
         shifted=shifted,
         rounds=rounds,
         verdict="repair",
@@ -68,7 +68,7 @@ def test_means_and_intervals_are_over_seeds():
         low, high = stats.t.interval(0.95, 2, statistics.mean(values), stats.sem(values))
         assert one.after["errors"].half == pytest.approx((high - low) / 2)
         assert one.after["errors"].seeds == 3
-        assert one.threshold["claimed"].mean == 40
+        assert one.threshold["false_alarms"].mean == 40
         assert (one.jobs, one.kept, one.verdicts) == (6, 6, {"repair": 6})
     assert found.base["errors"].mean == 101
     assert (found.digits, found.seeds, found.by) == ((3, 8), (0, 1, 2), "rank")
@@ -136,7 +136,7 @@ def test_all_weights_stand_last_and_have_no_rank():
     assert (found.variants[-1].name, found.variants[-1].by) == (FULL, None)
 
 
-@pytest.mark.parametrize("metric", ["missed", "claimed", "errors"])
+@pytest.mark.parametrize("metric", ["missed", "false_alarms", "errors"])
 def test_the_metric_is_what_the_map_shows(metric):
     found = answer(ROWS, metric=metric)
     assert found.cells[0].value == pytest.approx(statistics.mean(r.after["test"].of(metric) for r in ROWS[:3]))
@@ -194,8 +194,8 @@ def test_a_list_is_one_value():
     assert {one.series for one in found.variants} == {""}
 
 
-def test_a_digit_of_which_only_a_twin_is_done_is_left_out():
-    found = answer([*ROWS, row(5, 4, 0, 60, method="twin")])
+def test_a_digit_of_which_only_a_control_is_done_is_left_out():
+    found = answer([*ROWS, row(5, 4, 0, 60, method="control")])
     assert found.digits == (3, 8)
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from lora_mnist.lora import seal_model
+from lora_mnist.lora import fingerprint_model
 from lora_mnist.sweep.flat import flatten, load, restore, save
 
 
@@ -10,9 +10,9 @@ def test_a_world_comes_back_byte_by_byte_and_mapped(small, tmp_path):
     found = load(tmp_path / "world.safetensors")
     assert found.bases.keys() == world.bases.keys()
     for key, base in world.bases.items():
-        assert seal_model(found.bases[key].network) == seal_model(base.network)
-        assert found.bases[key].seal == base.seal
-        assert torch.equal(found.bases[key].doubts, base.doubts)
+        assert fingerprint_model(found.bases[key].network) == fingerprint_model(base.network)
+        assert found.bases[key].fingerprint == base.fingerprint
+        assert torch.equal(found.bases[key].uncertainty, base.uncertainty)
         assert found.bases[key].logits.keys() == base.logits.keys()
     for name in ("train", "val", "test"):
         assert torch.equal(getattr(found.dataset, name).images, getattr(world.dataset, name).images)

@@ -65,25 +65,26 @@ def test_a_setting_that_is_none_is_refused():
 
 def test_the_key_is_of_base_data_and_settings_alone():
     (job,) = jobs_of(parse_axes("3", "1", "0"), resolved)
-    key = job.key("seal", "data")
-    assert key == job.key("seal", "data")
+    key = job.key("fingerprint", "data")
+    assert key == job.key("fingerprint", "data")
     assert len(key) == 16
     other = [
         job.key("other", "data"),
-        job.key("seal", "other"),
-        job.model_copy(update={"method": "full"}).key("seal", "data"),
+        job.key("fingerprint", "other"),
+        job.model_copy(update={"method": "full"}).key("fingerprint", "data"),
     ]
     for setting in ("finetune.focus=0.9", "finetune.guard=none", "finetune.steps=3", "data.val_share=0.1"):
         (changed,) = jobs_of(parse_axes("3", "1", "0", [setting]), resolved)
-        other.append(changed.key("seal", "data"))
+        other.append(changed.key("fingerprint", "data"))
     other += [
-        jobs_of(parse_axes(*grid), resolved)[0].key("seal", "data") for grid in (("4", "1", "0"), ("3", "1", "1"))
+        jobs_of(parse_axes(*grid), resolved)[0].key("fingerprint", "data")
+        for grid in (("4", "1", "0"), ("3", "1", "1"))
     ]
     assert len({key, *other}) == len(other) + 1
     named = job.settings.finetune.model_copy(update={"name": "mine"})
     renamed = job.model_copy(update={"settings": job.settings.model_copy(update={"finetune": named})})
-    assert renamed.key("seal", "data") == key
-    assert job.model_copy(update={"base": "elsewhere"}).key("seal", "data") == key
+    assert renamed.key("fingerprint", "data") == key
+    assert job.model_copy(update={"base": "elsewhere"}).key("fingerprint", "data") == key
 
 
 def test_bases_differ_by_what_they_are_trained_with():
@@ -97,10 +98,10 @@ def test_the_rank_can_be_the_configs():
     assert job.settings.finetune.rank == load_config("default")["finetune"]["rank"]
 
 
-def test_twins_and_rounds_are_jobs_of_their_own_beside_each_adapter():
-    jobs = jobs_of(parse_axes("weakest", "4", "0-1"), resolved, beside=Beside(twin=True, rounds=3))
-    assert [job.method for job in jobs] == ["lora", "twin", "hard twin", "rounds"] * 2
-    assert len({job.repairing(3).key("seal", "data") for job in jobs}) == len(jobs)
+def test_controls_and_rounds_are_jobs_of_their_own_beside_each_adapter():
+    jobs = jobs_of(parse_axes("weakest", "4", "0-1"), resolved, beside=Beside(control=True, rounds=3))
+    assert [job.method for job in jobs] == ["lora", "control", "hard control", "rounds"] * 2
+    assert len({job.repairing(3).key("fingerprint", "data") for job in jobs}) == len(jobs)
     assert [job.rounds for job in jobs] == [1, 1, 1, 3] * 2
 
 

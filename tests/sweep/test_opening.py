@@ -2,7 +2,7 @@ import pytest
 
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.lora import seal_model
+from lora_mnist.lora import fingerprint_model
 from lora_mnist.runs.folders import is_finished
 from lora_mnist.sweep.opening import open_world
 from tests.conftest import snapshot
@@ -18,7 +18,7 @@ def test_a_base_is_made_once_for_every_seed(small):
     assert same == jobs
     for key, base in world.bases.items():
         assert is_finished(folder / "bases" / key / "base")
-        assert again.bases[key].seal == base.seal == seal_model(base.network).sha256
+        assert again.bases[key].fingerprint == base.fingerprint == fingerprint_model(base.network).sha256
     assert snapshot(folder) == before
 
 
@@ -53,6 +53,6 @@ def test_the_weakest_digit_is_that_of_every_base_and_no_job_is_there_twice(small
 
 def test_doubts_are_taken_only_where_a_job_asks(small):
     folder, world, _ = small
-    assert all(base.doubts is not None for base in world.bases.values())
-    other, _ = opened(folder, "3", "1", "0", ["finetune.hardness=0.0"])
-    assert all(base.doubts is None for base in other.bases.values())
+    assert all(base.uncertainty is not None for base in world.bases.values())
+    other, _ = opened(folder, "3", "1", "0", ["finetune.hard_examples=0.0"])
+    assert all(base.uncertainty is None for base in other.bases.values())

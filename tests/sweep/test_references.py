@@ -4,14 +4,14 @@ import statistics
 
 import pytest
 
-from lora_mnist.evaluation.findings import Counts
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.sweep.answer import answer
 from lora_mnist.sweep.references import FULL, ON_TEST, ON_VAL
 from lora_mnist.sweep.rows import Round
 from lora_mnist.sweep.tables import markdown
 from tests.sweep.test_answer import counts, row
 
-AT_MOST = tuple(Counts(missed=missed, claimed=50 - missed, errors=150 - missed) for missed in range(8))
+AT_MOST = tuple(Counts(missed=missed, false_alarms=50 - missed, errors=150 - missed) for missed in range(8))
 
 
 def with_val(one, missed):
@@ -21,7 +21,7 @@ def with_val(one, missed):
 
 
 ADAPTERS = [with_val(row(3, 4, seed, 70 + seed), missed) for seed, missed in enumerate((2, 5, 30))]
-TWINS = [with_val(row(3, 4, seed, 90, method="twin", shifted=AT_MOST), 7) for seed in range(3)]
+CONTROLS = [with_val(row(3, 4, seed, 90, method="control", shifted=AT_MOST), 7) for seed in range(3)]
 WHOLE = [with_val(row(3, 32, seed, 60, method="full"), 1) for seed in range(3)]
 
 
@@ -38,19 +38,19 @@ def test_thresholds_are_those_of_the_rows():
     assert found[ON_TEST].more.half == pytest.approx(0)
 
 
-def test_a_twin_with_a_number_misses_no_more_on_val_than_its_adapter():
-    found = references([*ADAPTERS, *TWINS])
-    assert found["twin: every image alike"].counts["errors"].mean == 90
-    chosen = [AT_MOST[2], AT_MOST[5], AT_MOST[7]]  # the third adapter misses more than the twin does anyway
-    shifted = found["twin + one number, chosen on `val`"]
+def test_a_control_with_a_number_misses_no_more_on_val_than_its_adapter():
+    found = references([*ADAPTERS, *CONTROLS])
+    assert found["control: every image alike"].counts["errors"].mean == 90
+    chosen = [AT_MOST[2], AT_MOST[5], AT_MOST[7]]  # the third adapter misses more than the control does anyway
+    shifted = found["control + one number, chosen on `val`"]
     assert shifted.counts["errors"].mean == statistics.mean(one.errors for one in chosen)
     assert shifted.more.mean == statistics.mean(one.errors - 70 - seed for seed, one in enumerate(chosen))
 
 
-def test_a_twin_of_other_settings_or_another_base_is_none():
-    strangers = [row(3, 4, seed, 90, method="twin", shifted=AT_MOST, steps=7) for seed in range(3)]
+def test_a_control_of_other_settings_or_another_base_is_none():
+    strangers = [row(3, 4, seed, 90, method="control", shifted=AT_MOST, steps=7) for seed in range(3)]
     assert references([*ADAPTERS, *strangers]).keys() == {ON_TEST, ON_VAL}
-    assert references([*ADAPTERS, *TWINS[:2]]).keys() == {ON_TEST, ON_VAL}
+    assert references([*ADAPTERS, *CONTROLS[:2]]).keys() == {ON_TEST, ON_VAL}
 
 
 def test_all_weights_belong_to_every_rank():
@@ -58,14 +58,14 @@ def test_all_weights_belong_to_every_rank():
 
 
 def test_what_is_only_compared_with_is_no_variant():
-    found = answer([*ADAPTERS, *TWINS, *WHOLE], only="mine")
+    found = answer([*ADAPTERS, *CONTROLS, *WHOLE], only="mine")
     assert [one.name for one in found.variants] == ["mine", FULL]
     assert {cell.variant for cell in found.cells} == {"mine", FULL}
 
 
 def test_rounds_are_means_of_the_bases_that_got_so_far():
     def made(before, after, strength=1.0):
-        first, then = (Counts(missed=errors // 2, claimed=0, errors=errors) for errors in (before, after))
+        first, then = (Counts(missed=errors // 2, false_alarms=0, errors=errors) for errors in (before, after))
         return Round(digit=3, strength=strength, before=first, after=then)
 
     rows = [
@@ -82,7 +82,7 @@ def test_rounds_are_means_of_the_bases_that_got_so_far():
 
 
 def test_the_tables_say_what_the_answer_says():
-    rows = [*ADAPTERS, *TWINS, *WHOLE]
+    rows = [*ADAPTERS, *CONTROLS, *WHOLE]
     text = markdown(answer(rows, only="mine"), rows)
     assert "| mine | 5.0 ± 0.0 (−75 %) | 3.0 ± 0.0 (+0 %) | 71.0 ± 2.5 (−30 %) |" in text
     assert f"| {ON_TEST} | 5.0 ± 0.0 (−75 %) |" in text

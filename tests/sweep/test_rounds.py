@@ -17,20 +17,20 @@ def opened(out, **tuning):
     return open_workspace(Request(run=run, options=SMALL | {"finetune": SMALL["finetune"] | {"rank": 2} | tuning}))
 
 
-def test_a_twin_is_that_of_finetune(tmp_path):
-    rows = rows_of(tmp_path, beside=Beside(twin=True))
-    tuning = finetune(opened(tmp_path), twin=True)
-    twin, found = tuning.analysis.twin, rows["twin"]
-    assert found.strength == twin.strength
+def test_a_control_is_that_of_finetune(tmp_path):
+    rows = rows_of(tmp_path, beside=Beside(control=True))
+    tuning = finetune(opened(tmp_path), control=True)
+    control, found = tuning.analysis.control, rows["control"]
+    assert found.strength == control.strength
     for split, counts in found.after.items():
-        assert counts.numbers == twin.splits[split].numbers
+        assert counts.numbers == control.splits[split].numbers
     at_as_many = found.shifted[min(rows["lora"].after["val"].missed, len(found.shifted) - 1)]
-    assert at_as_many == twin.threshold.splits["test"]
+    assert at_as_many == control.threshold.splits["test"]
     assert found.shifted[-1].numbers == found.after["test"].numbers  # no number is needed
 
 
-def test_a_hard_twin_is_the_same_fine_tuning_with_the_natural_share(tmp_path):
-    found = rows_of(tmp_path, beside=Beside(twin=True))["hard twin"]
+def test_a_hard_control_is_the_same_fine_tuning_with_the_natural_share(tmp_path):
+    found = rows_of(tmp_path, beside=Beside(control=True))["hard control"]
     work = opened(tmp_path)
     digit = work.target_digit()
     share = float((work.dataset.train.labels == digit).float().mean())

@@ -14,4 +14,4 @@ def test_what_is_held_out_is_none_of_test_and_none_that_trains(tmp_path):
     assert {split: len(logits) for split, logits in base.logits.items()} == {
         split: len(part) for split, part in held.dataset.held_out.items()
     }
-    assert jobs[0].key(base.seal, held.dataset.sha256) != jobs[0].key(base.seal, plain.dataset.sha256)
+    assert jobs[0].key(base.fingerprint, held.dataset.sha256) != jobs[0].key(base.fingerprint, plain.dataset.sha256)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lora_mnist.datasets.dataset import load
-from lora_mnist.lora import seal_model, updates_of
+from lora_mnist.lora import fingerprint_model, updates_of
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training.stack import NAME, can_be_stacked, shape_of, train_stack
-from lora_mnist.training.train import doubts_of, train_adapter, train_base
+from lora_mnist.training.train import train_adapter, train_base, uncertainty_of
 from tests.conftest import relative
 
 
@@ -33,7 +33,7 @@ JOBS = [
         (3, 0, {}),
         (7, 5, {}),
         (7, 5, {"learning_rate": 0.01}),
-        (1, 2, {"focus": 0.5, "hardness": 0.0, "logit_adjustment": 1.0, "rotate": 3.0}),
+        (1, 2, {"focus": 0.5, "hard_examples": 0.0, "logit_adjustment": 1.0, "rotate": 3.0}),
         (1, 2, {"learning_rate": 0.01}),
     ]
 ]
@@ -42,16 +42,16 @@ JOBS = [
 @pytest.mark.parametrize("common", [{}, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "constant"}])
 def test_every_job_ends_where_it_ends_alone(base, digits, common):
     jobs = [(digit, with_(job, **common)) for digit, job in JOBS]
-    doubts = doubts_of(base, digits.train.images)
-    before = seal_model(base)
-    for (digit, job), tuned in zip(jobs, train_stack(base, jobs, digits, doubts=doubts), strict=True):
+    uncertainty = uncertainty_of(base, digits.train.images)
+    before = fingerprint_model(base)
+    for (digit, job), tuned in zip(jobs, train_stack(base, jobs, digits, uncertainty=uncertainty), strict=True):
         alone, _ = train_adapter(base, NAME, digit, job, digits)
         assert tuned.finite
         for path, update in updates_of(alone, NAME).items():
             ours = updates_of(tuned.network, NAME)[path]
             assert relative(ours.lora_A, update.lora_A) < 1e-3
             assert relative(ours.lora_B, update.lora_B) < 1e-3
-    assert seal_model(base) == before
+    assert fingerprint_model(base) == before
 
 
 def with_(job, **tuning):
@@ -60,16 +60,16 @@ def with_(job, **tuning):
 
 def test_each_starts_with_the_bits_that_it_draws_alone(base, digits):
     jobs = [(digit, with_(job, learning_rate=1e-30)) for digit, job in JOBS]  # nothing moves
-    doubts = doubts_of(base, digits.train.images)
-    for (digit, job), tuned in zip(jobs, train_stack(base, jobs, digits, doubts=doubts), strict=True):
+    uncertainty = uncertainty_of(base, digits.train.images)
+    for (digit, job), tuned in zip(jobs, train_stack(base, jobs, digits, uncertainty=uncertainty), strict=True):
         alone, _ = train_adapter(base, NAME, digit, job, digits)
         for path, update in updates_of(alone, NAME).items():
             assert torch.equal(updates_of(tuned.network, NAME)[path].lora_A, update.lora_A)
 
 
 def test_a_job_that_leaves_the_numbers_takes_no_other_with_it(base, digits):
-    wild = (3, settings(learning_rate=1e30, hardness=0.0))
-    calm = (7, settings(5, hardness=0.0))
+    wild = (3, settings(learning_rate=1e30, hard_examples=0.0))
+    calm = (7, settings(5, hard_examples=0.0))
     together = train_stack(base, [wild, calm], digits)
     assert [tuned.finite for tuned in together] == [False, True]
     (alone,) = train_stack(base, [calm], digits)
@@ -79,7 +79,7 @@ def test_a_job_that_leaves_the_numbers_takes_no_other_with_it(base, digits):
 
 def test_the_shape_is_what_a_stack_has_in_common():
     recipe = settings().finetune
-    for other in ({"digit": 4}, {"learning_rate": 1.0}, {"focus": 0.9}, {"hardness": 0.0}, {"rotate": 3.0}):
+    for other in ({"digit": 4}, {"learning_rate": 1.0}, {"focus": 0.9}, {"hard_examples": 0.0}, {"rotate": 3.0}):
         assert shape_of(recipe.model_copy(update=other)) == shape_of(recipe)
     for other in ({"rank": 3}, {"alpha": 3.0}, {"steps": 3}, {"batch_size": 3}, {"schedule": "constant"}):
         assert shape_of(recipe.model_copy(update=other)) != shape_of(recipe)

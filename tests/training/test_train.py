@@ -97,7 +97,7 @@ def test_images_are_drawn_the_more_often_the_less_sure_the_network_is_of_them(di
     seen = []
     honest = train.focus_batches
     monkeypatch.setattr(train, "focus_batches", lambda *given: seen.append(given[-1]) or honest(*given))
-    tuning = settings.finetune.model_copy(update={"hardness": 0.7})
+    tuning = settings.finetune.model_copy(update={"hard_examples": 0.7})
     train_adapter(base, "a", 9, settings.model_copy(update={"finetune": tuning}), digits)
     train_adapter(base, "a", 9, settings, digits)
     with torch.no_grad():

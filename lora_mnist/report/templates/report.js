@@ -26,10 +26,10 @@ function startSlider(box) {
 
   function show() {
     const point = points[input.value];
-    for (const key of ["strength", "missed", "claimed", "errors"]) {
+    for (const key of ["strength", "missed", "false_alarms", "errors"]) {
       box.querySelector(`.${key}`).textContent = point[key].toLocaleString("en");
     }
-    input.setAttribute("aria-valuetext", `${point.strength}: ${point.missed} missed, ${point.claimed} claimed, ${point.errors} errors`);
+    input.setAttribute("aria-valuetext", `${point.strength}: ${point.missed} missed, ${point.false_alarms} false_alarms, ${point.errors} errors`);
     for (const mark of marks) {
       const here = mark.dataset.strength === String(point.strength);
       mark.classList.toggle("at", here);

@@ -1,4 +1,4 @@
-"""Every document that a run stores as JSON, beside those in `evaluation.findings`. Imports no torch."""
+"""Every document that a run stores as JSON, beside those in `evaluation.results`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from lora_mnist import SCHEMA, __version__
-from lora_mnist.evaluation.findings import BySplit, Counts, GuardDecision, Proof, SplitResult
 from lora_mnist.evaluation.price import Price
+from lora_mnist.evaluation.results import BySplit, Counts, GuardDecision, Proof, SplitResult
 from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TeachSettings, TrainingSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from lora_mnist.datasets.dataset import Dataset
-    from lora_mnist.lora.seal import Seal
+    from lora_mnist.lora.fingerprint import Fingerprint
 
 
 class DatasetName(Document):
@@ -39,32 +39,32 @@ class DatasetFacts(DatasetName):
 
 
 class AppliedAdapter(Document):
-    """An adapter that was on, and how strongly. `sealed` is False where nothing says what base it is for."""
+    """An adapter that was on, and how strongly. `verified` is False where nothing says what base it is for."""
 
     name: str
     strength: float
-    sealed: Maybe[bool] = None
+    verified: Maybe[bool] = None
 
 
 class Evaluation(Document):
     """What a network does on `val` and `test`: evaluation.json.
 
     Attributes:
-        base_seal: of the base that it is, or was made from.
+        base_fingerprint: of the base that it is, or was made from.
         adapters: those that were on.
         checkpoint: its name, where it is no base but a network made from one.
     """
 
     schema_version: int
     dataset: DatasetName
-    base_seal: str
+    base_fingerprint: str
     adapters: Many[AppliedAdapter]
     splits: BySplit[SplitResult]
     checkpoint: Maybe[str] = None
 
 
-class Making(Document):
-    """Where a folder of a run was made, with what, how long that took, and when (UTC, ISO 8601): made.json.
+class Provenance(Document):
+    """Where a folder of a run was made, with what, how long that took, and when (UTC, ISO 8601): provenance.json.
 
     It is apart, since all other documents are the same bytes when they are made again.
     """
@@ -77,13 +77,13 @@ class Making(Document):
 
 
 class RunRecord(Document):
-    """How the base was made: run.json. `replaced_seal` is that of the base whose place it took."""
+    """How the base was made: run.json. `replaced_fingerprint` is that of the base whose place it took."""
 
     schema_version: int
     settings: Settings
     dataset: DatasetFacts
-    base_seal: str
-    replaced_seal: Maybe[str] = None
+    base_fingerprint: str
+    replaced_fingerprint: Maybe[str] = None
 
 
 class LayerParameters(Document):
@@ -120,7 +120,7 @@ class FullRecipe(Document):
     digit: Digit
     steps: Count
     focus: float
-    hardness: float
+    hard_examples: float
     logit_adjustment: float
     label_smoothing: float
     shift: float
@@ -162,13 +162,13 @@ class Extraction(Document):
     """What an adapter kept of the checkpoint it was made from.
 
     Attributes:
-        seal: of the checkpoint.
+        fingerprint: of the checkpoint.
         left_out: how far each tensor moved that an adapter cannot hold, relative to its norm.
         of_checkpoint: the checkpoint itself.
     """
 
     checkpoint: str
-    seal: str
+    fingerprint: str
     layers: dict[str, LayerApproximation]
     left_out: dict[str, float]
     of_checkpoint: CheckpointCounts
@@ -209,7 +209,7 @@ Parameters = Annotated[
 Method = Literal["lora", "full", "svd", "taught"]
 
 
-class TuningRecord(Document):
+class FinetuneRecord(Document):
     """How an adapter, or a checkpoint with all weights trained, was made: finetune.json.
 
     Attributes:
@@ -239,7 +239,7 @@ class TuningRecord(Document):
     price: Maybe[Price] = None
 
     @model_validator(mode="after")
-    def _has_its_price(self) -> TuningRecord:
+    def _has_its_price(self) -> FinetuneRecord:
         if (self.method == "taught") != (self.price is not None):
             raise ValueError("must have a price where it was taught, and nowhere else")
         return self
@@ -272,7 +272,7 @@ class MergeRecord(Document):
 
 
 def evaluation_of(
-    dataset: Dataset, sealed: Seal, adapters: Sequence[AppliedAdapter], logits: Mapping[str, torch.Tensor]
+    dataset: Dataset, fingerprint: Fingerprint, adapters: Sequence[AppliedAdapter], logits: Mapping[str, torch.Tensor]
 ) -> Evaluation:
     """What logits (N, 10) by split come to."""
     from lora_mnist.evaluation.metrics import summarise
@@ -280,7 +280,7 @@ def evaluation_of(
     return Evaluation(
         schema_version=SCHEMA,
         dataset=DatasetName(name=dataset.name, sha256=dataset.sha256),
-        base_seal=sealed.sha256,
+        base_fingerprint=fingerprint.sha256,
         adapters=tuple(adapters),
         splits={split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
     )
@@ -292,7 +292,7 @@ def facts_of(dataset: Dataset) -> DatasetFacts:
     return DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes)
 
 
-def making(device: torch.device, started: float) -> Making:
+def record_provenance(device: torch.device, started: float) -> Provenance:
     """Of what is done now, and was begun when `time.perf_counter()` was `started`."""
     import numpy
     import torch
@@ -303,7 +303,7 @@ def making(device: torch.device, started: float) -> Making:
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
     }
-    return Making(
+    return Provenance(
         seconds=round(time.perf_counter() - started, 2),
         device=str(device),
         threads=torch.get_num_threads(),

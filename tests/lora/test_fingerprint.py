@@ -6,7 +6,14 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import DamagedError
-from lora_mnist.lora.seal import Seal, changed_bytes, differences, first_difference, seal, seal_model
+from lora_mnist.lora.fingerprint import (
+    Fingerprint,
+    changed_bytes,
+    compute_fingerprint,
+    differences,
+    fingerprint_model,
+    first_difference,
+)
 
 
 def tensors():
@@ -15,7 +22,7 @@ def tensors():
 
 def test_the_seal_is_sha256_over_name_dtype_shape_and_bytes():
     expected = hashlib.sha256(b'["a", "torch.int16", [2]]\0' + b"\1\0\2\0").hexdigest()
-    assert seal(tensors()).tensors["a"] == expected
+    assert compute_fingerprint(tensors()).tensors["a"] == expected
 
 
 @pytest.mark.parametrize("change", ["bit", "sign of zero", "shape", "dtype", "name", "missing"])
@@ -33,8 +40,8 @@ def test_the_seal_notices_every_change_and_names_the_tensor(change):
         other["c"] = other.pop("b")
     else:
         del other["b"]
-    assert seal(other).sha256 != seal(tensors()).sha256
-    assert first_difference(seal(tensors()), seal(other)) == "b"
+    assert compute_fingerprint(other).sha256 != compute_fingerprint(tensors()).sha256
+    assert first_difference(compute_fingerprint(tensors()), compute_fingerprint(other)) == "b"
     changed = changed_bytes(tensors(), other)
     assert changed["b"] > 0 if change in ("bit", "sign of zero") else changed["b"] == -1
 
@@ -42,8 +49,8 @@ def test_the_seal_notices_every_change_and_names_the_tensor(change):
 def test_equal_tensors_have_equal_seals_in_any_order_and_layout():
     other = dict(reversed(tensors().items()))
     other["b"] = other["b"].T.contiguous().T
-    assert seal(other) == seal(tensors())
-    assert first_difference(seal(other), seal(tensors())) is None
+    assert compute_fingerprint(other) == compute_fingerprint(tensors())
+    assert first_difference(compute_fingerprint(other), compute_fingerprint(tensors())) is None
     assert changed_bytes(other, tensors()) == {}
 
 
@@ -54,13 +61,13 @@ def test_changed_bytes_are_counted():
 
 
 def test_a_seal_survives_as_text_and_a_damaged_one_is_refused():
-    text = seal(tensors()).to_text()
-    assert Seal.from_text(text) == seal(tensors())
+    text = compute_fingerprint(tensors()).to_text()
+    assert Fingerprint.from_text(text) == compute_fingerprint(tensors())
     document = json.loads(text)
     document["tensors"]["a"] = "0" * 64
     for damaged in (json.dumps(document), "", "[]", "{}", "null"):
         with pytest.raises(DamagedError):
-            Seal.from_text(damaged)
+            Fingerprint.from_text(damaged)
 
 
 @pytest.fixture
@@ -71,39 +78,39 @@ def network():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_the_same_weights_in_another_dtype_are_known_for_that(network, dtype):
-    sealed = seal_model(network)
-    found = differences(sealed, seal(network.to(dtype).state_dict()))
+    fingerprint = fingerprint_model(network)
+    found = differences(fingerprint, compute_fingerprint(network.to(dtype).state_dict()))
     assert found.pop("0.weight") == f"cast to {str(dtype).removeprefix('torch.')}"
     assert set(found.values()) == {f"cast to {str(dtype).removeprefix('torch.')}"}
     with torch.no_grad():
         network[0].weight[1, 1] *= 1.5
-    assert differences(sealed, seal(network.state_dict()))["0.weight"] == "other"
+    assert differences(fingerprint, compute_fingerprint(network.state_dict()))["0.weight"] == "other"
 
 
 def test_running_statistics_are_told_from_weights(network):
-    sealed = seal_model(network)
+    fingerprint = fingerprint_model(network)
     network(torch.randn(5, 4))
-    assert differences(sealed, seal(network.state_dict())) == {
+    assert differences(fingerprint, compute_fingerprint(network.state_dict())) == {
         "1.num_batches_tracked": "buffer",
         "1.running_mean": "buffer",
         "1.running_var": "buffer",
     }
     found = network.state_dict()
     del found["1.running_mean"]
-    assert differences(sealed, seal(found))["1.running_mean"] == "other"  # missing is not moved
+    assert differences(fingerprint, compute_fingerprint(found))["1.running_mean"] == "other"  # missing is not moved
 
 
 def test_a_plain_seal_tells_neither_and_its_text_is_as_it_always_was(network):
-    sealed = seal(network.state_dict())
-    assert set(json.loads(sealed.to_text())) == {"sha256", "tensors"}
-    assert set(differences(sealed, seal(network.bfloat16().state_dict())).values()) == {"other"}
+    fingerprint = compute_fingerprint(network.state_dict())
+    assert set(json.loads(fingerprint.to_text())) == {"sha256", "tensors"}
+    assert set(differences(fingerprint, compute_fingerprint(network.bfloat16().state_dict())).values()) == {"other"}
 
 
 def test_what_a_seal_knows_more_survives_as_text_and_is_sealed_too(network):
-    sealed = seal_model(network)
-    assert Seal.from_text(sealed.to_text()) == sealed
-    assert sealed.sha256 == seal(network.state_dict()).sha256
-    document = json.loads(sealed.to_text())
+    fingerprint = fingerprint_model(network)
+    assert Fingerprint.from_text(fingerprint.to_text()) == sealed
+    assert fingerprint.sha256 == compute_fingerprint(network.state_dict()).sha256
+    document = json.loads(fingerprint.to_text())
     document["casts"]["bfloat16"]["0.weight"] = "0" * 64
     with pytest.raises(DamagedError):
-        Seal.from_text(json.dumps(document))
+        Fingerprint.from_text(json.dumps(document))

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import ValidationError
 
 from lora_mnist.errors import AlteredError, RunError, shown
-from lora_mnist.evaluation.findings import Analysis
+from lora_mnist.evaluation.results import Analysis
 from lora_mnist.files import LARGEST_DOCUMENT, LARGEST_WEIGHTS, read_regular, to_json, write_file
 from lora_mnist.runs.folders import MANIFEST, check_folder, is_finished, mark_of, read_manifest, require_same, standing
-from lora_mnist.runs.records import Evaluation, Making, TuningRecord
+from lora_mnist.runs.schemas import Evaluation, FinetuneRecord, Provenance
 from lora_mnist.settings.strict import Document, first_fault
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Document)
 
 RECORD, TUNING, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.json", "analysis.json"
-MADE, MERGE = "made.json", "merge.json"
+PROVENANCE, MERGE = "provenance.json", "merge.json"
 HISTORY = "history.csv"
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 LOGITS, PICTURES = "logits.safetensors", "pictures.safetensors"
-OURS = (RECORD, TUNING, EVALUATION, ANALYSIS, MADE, MERGE, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
+OURS = (RECORD, TUNING, EVALUATION, ANALYSIS, PROVENANCE, MERGE, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
 RESTORE = "Restore it from a copy, or make it again with --force."
 
 
-class Saved:
+class Artifact:
     """A base, an adapter or a checkpoint of a run, as it was saved. Each of its documents is read once.
 
     Attributes:
@@ -128,9 +128,9 @@ class Saved:
         return self.document(EVALUATION, Evaluation)
 
     @cached_property
-    def tuning(self) -> TuningRecord:
+    def tuning(self) -> FinetuneRecord:
         """Of an adapter, or of a checkpoint with all weights trained."""
-        return self.document(TUNING, TuningRecord)
+        return self.document(TUNING, FinetuneRecord)
 
     @property
     def is_tuned(self) -> bool:
@@ -142,8 +142,8 @@ class Saved:
         return self.document(ANALYSIS, Analysis)
 
     @cached_property
-    def made(self) -> Making:
-        return self.document(MADE, Making)
+    def made(self) -> Provenance:
+        return self.document(PROVENANCE, Provenance)
 
     def document(self, name: str, kind: type[D]) -> D:
         """Read and validate a JSON file.
@@ -222,7 +222,7 @@ class Saved:
         return content
 
 
-class Draft:
+class ArtifactWriter:
     """A folder that is being filled; it takes its place when it is whole."""
 
     def __init__(self, folder: Path):
@@ -252,7 +252,7 @@ class Draft:
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
     def pictures(self, pictures: Mapping[str, torch.Tensor]) -> None:
-        """What `Saved.pictures` gives back; for the report."""
+        """What `Artifact.pictures` gives back; for the report."""
         self._tensors(PICTURES, pictures)
 
     def _tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:

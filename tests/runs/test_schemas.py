@@ -9,15 +9,15 @@ from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, verify
 from lora_mnist.report.numbers import report_of
-from lora_mnist.runs.records import MergeRecord
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import MergeRecord
 
 from ..conftest import rehash, workspace
 
 READERS = {
     "run.json": lambda run: run.record,
     "evaluation.json": lambda run: run.base.evaluation,
-    "made.json": lambda run: run.base.made,
+    "provenance.json": lambda run: run.base.made,
     "finetune.json": lambda run: run.adapters()[0].tuning,
     "analysis.json": lambda run: run.adapters()[0].analysis,
 }
@@ -26,16 +26,18 @@ READERS = {
 def place_of(path, file):
     """The folder in which a run has that file."""
     return (
-        path / "base" if file in ("run.json", "evaluation.json", "made.json") else next((path / "adapters").iterdir())
+        path / "base"
+        if file in ("run.json", "evaluation.json", "provenance.json")
+        else next((path / "adapters").iterdir())
     )
 
 
 @pytest.fixture(scope="module")
 def full_run(finished_run, tmp_path_factory):
-    """A run with a document of every kind: with a twin, on top of another, of all weights, extracted, merged."""
+    """A run with a document of every kind: with a control, on top of another, of all weights, extracted, merged."""
     path = shutil.copytree(finished_run, tmp_path_factory.mktemp("full") / "run")
     (adapter,) = Run(path).adapter_names()
-    finetune(workspace(path, digit=3, name="twin"), twin=True)
+    finetune(workspace(path, digit=3, name="control"), control=True)
     finetune(workspace(path, digit=1, name="upper"), on_top_of=[adapter])
     finetune_full(workspace(path, digit=3))
     extract(workspace(path), 2)
@@ -56,7 +58,7 @@ def test_every_document_comes_back_as_it_was_stored(full_run):
     same(merged, "merge.json", merged.document("merge.json", MergeRecord))
     for saved in (run.base, *run.adapters(), *run.checkpoints()):
         same(saved, "evaluation.json", saved.evaluation)
-        same(saved, "made.json", saved.made)
+        same(saved, "provenance.json", saved.made)
         if saved.is_tuned:
             same(saved, "finetune.json", saved.tuning)
             same(saved, "analysis.json", saved.analysis)
@@ -86,14 +88,14 @@ DAMAGES = {
         ("dataset.name", "cifar"),
         ("dataset.train", -1),
         ("dataset.val", 1.5),
-        ("base_seal", None),
-        ("base_seal", ...),
+        ("base_fingerprint", None),
+        ("base_fingerprint", ...),
         ("mine", 1),
     ],
-    "made.json": [("versions.torch", 2), ("seconds", "1"), ("date", ...), ("mine", 1)],
+    "provenance.json": [("versions.torch", 2), ("seconds", "1"), ("date", ...), ("mine", 1)],
     "evaluation.json": [
         ("dataset", "digits"),
-        ("base_seal", 3),
+        ("base_fingerprint", 3),
         ("adapters", {}),
         ("adapters", [{"name": "a"}]),
         ("splits", {}),
@@ -124,12 +126,12 @@ DAMAGES = {
     "analysis.json": [
         ("splits", []),
         ("splits.test.before.missed", "3"),
-        ("splits.test.after.claimed", ...),
+        ("splits.test.after.false_alarms", ...),
         ("splits.test.pairs", None),
         ("threshold.chosen_on", "train"),
         ("threshold.curve", 3),
         ("examples.0.label", 10),
-        ("dial.splits.val.0.strength", "0"),
+        ("strength_curve.splits.val.0.strength", "0"),
         ("layers.linear1.singular_values", [None]),
         ("mine", 1),
     ],
@@ -198,7 +200,8 @@ def test_of_whatever_kind_it_is(full_run, tmp_path, folder, key, value):
 
 
 @pytest.mark.parametrize(
-    ("file", "table"), [("evaluation.json", "splits"), ("analysis.json", "splits"), ("analysis.json", "dial.splits")]
+    ("file", "table"),
+    [("evaluation.json", "splits"), ("analysis.json", "splits"), ("analysis.json", "strength_curve.splits")],
 )
 @pytest.mark.parametrize(("old", "new"), [("val", "train"), ("test", "Test")])
 def test_a_split_of_another_name_is_refused(run_copy, file, table, old, new):

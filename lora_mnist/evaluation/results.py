@@ -12,7 +12,7 @@ from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
 T = TypeVar("T")
 
-COUNTS = ("missed", "claimed", "errors")
+COUNTS = ("missed", "false_alarms", "errors")
 
 
 def _require_test(splits: dict[str, T]) -> dict[str, T]:
@@ -64,22 +64,22 @@ class Counts(Document):
 
     Attributes:
         missed: images of the digit taken for another.
-        claimed: images of others taken for it.
+        false_alarms: images of others taken for it.
         errors: all wrong images of all digits.
     """
 
     missed: ImageCount
-    claimed: ImageCount
+    false_alarms: ImageCount
     errors: ImageCount
 
     def of(self, key: str) -> int:
         """The count of that name, one of `COUNTS`."""
-        return {"missed": self.missed, "claimed": self.claimed, "errors": self.errors}[key]
+        return {"missed": self.missed, "false_alarms": self.false_alarms, "errors": self.errors}[key]
 
     @property
     def numbers(self) -> tuple[int, int, int]:
-        """missed, claimed, errors."""
-        return self.missed, self.claimed, self.errors
+        """missed, false_alarms, errors."""
+        return self.missed, self.false_alarms, self.errors
 
 
 class Pair(Document):
@@ -93,12 +93,12 @@ class Pairs(Document):
     """Of the images that each of the three counts looks at."""
 
     missed: Pair
-    claimed: Pair
+    false_alarms: Pair
     errors: Pair
 
     def of(self, key: str) -> Pair:
         """The pair of that name, one of `COUNTS`."""
-        return {"missed": self.missed, "claimed": self.claimed, "errors": self.errors}[key]
+        return {"missed": self.missed, "false_alarms": self.false_alarms, "errors": self.errors}[key]
 
 
 class Comparison(Document):
@@ -132,7 +132,7 @@ class StrengthPoint(Counts, _AtStrength):  # in this order, `strength` is writte
     """What an adapter does at one strength."""
 
 
-class Dial(Document):
+class StrengthCurve(Document):
     """What an adapter does at several strengths.
 
     Attributes:
@@ -203,32 +203,32 @@ class Threshold(ShiftedLogit):
     curve: Many[ShiftPoint]
 
 
-class PairedTwin(Document):
+class PairedControl(Document):
     """Of the same images, how many only one of the two gets right, and McNemar's p of that."""
 
     only_adapter_right: ImageCount
-    only_twin_right: ImageCount
+    only_control_right: ImageCount
     p: float
 
 
-class TwinCounts(Counts):
-    """What the twin does, and how it and the adapter differ on all images and on those of the digit."""
+class ControlCounts(Counts):
+    """What the control does, and how it and the adapter differ on all images and on those of the digit."""
 
-    all: PairedTwin
-    digit: PairedTwin
+    all: PairedControl
+    digit: PairedControl
 
 
-class TwinResult(Document):
+class ControlResult(Document):
     """An adapter trained as long on every image alike: the digit at its natural share, hard ones no more often.
 
     Attributes:
         strength: None if its guard kept none.
-        threshold: the twin with one number added to its logit of the digit, so that it misses no more images than the
-            adapter does. Twins from before this was asked have none.
+        threshold: the control with one number added to its logit of the digit, so that it misses no more images than the
+            adapter does. Controls from before this was asked have none.
     """
 
     strength: float | None
-    splits: BySplit[TwinCounts]
+    splits: BySplit[ControlCounts]
     threshold: Maybe[ShiftedLogit] = None
 
 
@@ -264,14 +264,14 @@ class LayerEffect(Document):
 
 
 class Analysis(Document):
-    """What a repair did, beside what would have needed none: analysis.json. Only adapters have a dial and layers."""
+    """What a repair did, beside what would have needed none: analysis.json. Only adapters have a strength_curve and layers."""
 
     schema_version: int
     splits: BySplit[Comparison]
     threshold: Threshold
     examples: Many[Example]
-    twin: Maybe[TwinResult] = None
-    dial: Maybe[Dial] = None
+    control: Maybe[ControlResult] = None
+    strength_curve: Maybe[StrengthCurve] = None
     layers: Maybe[dict[str, LayerEffect]] = None
 
 
@@ -282,8 +282,8 @@ class Frozen(Document):
     tensors: Count
     bytes: Count
     changed_bytes: dict[str, int]
-    first_off_the_seal: str | None
-    seal: str
+    first_difference: str | None
+    fingerprint: str
 
 
 class Off(Document):

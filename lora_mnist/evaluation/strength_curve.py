@@ -7,8 +7,8 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.findings import Dial, StrengthPoint
 from lora_mnist.evaluation.metrics import counts_of
+from lora_mnist.evaluation.results import StrengthCurve, StrengthPoint
 from lora_mnist.evaluation.strength import logits_at, preferred
 from lora_mnist.training.model import MLP
 
@@ -22,9 +22,9 @@ def asking(adapted: MLP, name: str, held_out: Mapping[str, Split]) -> Ask:
     return lambda split, strength: logits_at(adapted, name, strength, held_out[split].images)
 
 
-def turn_dial(
+def measure_strength_curve(
     ask: Ask, labels: Mapping[str, torch.Tensor], digit: int, known: Mapping[str, Sequence[StrengthPoint]]
-) -> Dial:
+) -> StrengthCurve:
     """Counts by strength: in quarters, on `test` at the one that `val` recommends too, and wherever they are `known`.
 
     Recommended is the `preferred` strength. Strengths at which logits are no longer finite are left out.
@@ -40,7 +40,7 @@ def turn_dial(
     splits = {str(measured_on): points}
     if measured_on != "test":
         splits["test"] = _measure(ask, "test", labels, digit, (*STRENGTHS, recommended), known)
-    return Dial(measured_on=measured_on, recommended=recommended, splits=splits)
+    return StrengthCurve(measured_on=measured_on, recommended=recommended, splits=splits)
 
 
 def _measure(

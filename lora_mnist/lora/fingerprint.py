@@ -1,4 +1,4 @@
-"""Seal a set of tensors, and tell exactly how two sets differ."""
+"""Fingerprint a set of tensors, and tell exactly how two sets differ."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from lora_mnist.lora.config import DTYPES
 
 
 @dataclass(frozen=True)
-class Seal:
+class Fingerprint:
     """SHA-256 of every tensor (over name, dtype, shape and raw bytes), and one over all of them.
 
     Attributes:
@@ -41,33 +41,35 @@ class Seal:
         return json.dumps(document)
 
     @classmethod
-    def from_text(cls, text: str) -> "Seal":
-        """Raises DamagedError if `text` is not a seal, or not a whole one."""
+    def from_text(cls, text: str) -> "Fingerprint":
+        """Raises DamagedError if `text` is not a fingerprint, or not a whole one."""
         try:
             document = json.loads(text)
             more = {"casts": document.get("casts", {}), "buffers": document.get("buffers", [])}
-            seal = cls(dict(document["tensors"]), dict(more["casts"]), tuple(more["buffers"]))
-            whole = seal.sha256 == document["sha256"] and document.get("more_sha256", _sha256(more)) == _sha256(more)
+            fingerprint = cls(dict(document["tensors"]), dict(more["casts"]), tuple(more["buffers"]))
+            whole = fingerprint.sha256 == document["sha256"] and document.get("more_sha256", _sha256(more)) == _sha256(
+                more
+            )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             whole = False
         if not whole:
-            raise DamagedError("The stored seal is damaged.", "Restore the file it came from.")
-        return seal
+            raise DamagedError("The stored fingerprint is damaged.", "Restore the file it came from.")
+        return fingerprint
 
 
-def seal(tensors: Mapping[str, torch.Tensor]) -> Seal:
-    """Seal tensors of any dtype and device by name."""
-    return Seal({name: _digest(name, tensor) for name, tensor in sorted(tensors.items())})
+def compute_fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
+    """Fingerprint tensors of any dtype and device by name."""
+    return Fingerprint({name: _digest(name, tensor) for name, tensor in sorted(tensors.items())})
 
 
-def seal_model(model: nn.Module) -> Seal:
-    """Seal the base of a model so that it is recognised in other dtypes, and its buffers apart from its weights.
+def fingerprint_model(model: nn.Module) -> Fingerprint:
+    """Fingerprint the base of a model so that it is recognised in other dtypes, and its buffers apart from its weights.
 
     It hashes every tensor once for each of four float dtypes.
     """
-    tensors, sealed = base_tensors(model), seal(base_tensors(model))
+    tensors, fingerprint = base_tensors(model), compute_fingerprint(base_tensors(model))
     everything = model.state_dict(keep_vars=True)
-    buffers = tuple(name for name in sealed.tensors if not isinstance(everything[name], nn.Parameter))
+    buffers = tuple(name for name in fingerprint.tensors if not isinstance(everything[name], nn.Parameter))
     casts = {
         str(dtype).removeprefix("torch."): {
             name: _digest(name, tensor.to(dtype))
@@ -76,25 +78,25 @@ def seal_model(model: nn.Module) -> Seal:
         }
         for dtype in DTYPES
     }
-    return Seal(sealed.tensors, casts, buffers)
+    return Fingerprint(fingerprint.tensors, casts, buffers)
 
 
-def differences(sealed: Seal, found: Seal) -> dict[str, str]:
+def differences(fingerprint: Fingerprint, found: Fingerprint) -> dict[str, str]:
     """What is not the same in `found`, by name: `cast to bfloat16` and the like, `buffer`, or `other`.
 
-    The first two are told apart where `sealed` was made by `seal_model`.
+    The first two are told apart where `sealed` was made by `fingerprint_model`.
     """
     different = {}
-    for name in sorted(sealed.tensors.keys() | found.tensors.keys()):
+    for name in sorted(fingerprint.tensors.keys() | found.tensors.keys()):
         digest = found.tensors.get(name)
-        if digest != sealed.tensors.get(name):
-            casts = (dtype for dtype, digests in sealed.casts.items() if digests.get(name, "") == digest)
-            kind = "buffer" if name in sealed.buffers and digest else "other"
+        if digest != fingerprint.tensors.get(name):
+            casts = (dtype for dtype, digests in fingerprint.casts.items() if digests.get(name, "") == digest)
+            kind = "buffer" if name in fingerprint.buffers and digest else "other"
             different[name] = next((f"cast to {dtype}" for dtype in casts), kind)
     return different
 
 
-def first_difference(one: Seal, other: Seal) -> str | None:
+def first_difference(one: Fingerprint, other: Fingerprint) -> str | None:
     """Name of the first tensor, in alphabetical order, that is not the same in `one` and `other`; None if all are."""
     names = sorted(one.tensors.keys() | other.tensors.keys())
     return next((name for name in names if one.tensors.get(name) != other.tensors.get(name)), None)

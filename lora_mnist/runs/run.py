@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.files import read_regular, require_writable, write_file
+from lora_mnist.runs.artifact import RECORD, Artifact, ArtifactWriter
 from lora_mnist.runs.contents import CONTENTS, read_contents, write_contents
 from lora_mnist.runs.folders import (
     MANIFEST,
@@ -27,8 +28,7 @@ from lora_mnist.runs.folders import (
     remove_folder,
 )
 from lora_mnist.runs.lock import holding
-from lora_mnist.runs.records import RunRecord
-from lora_mnist.runs.saved import RECORD, Draft, Saved
+from lora_mnist.runs.schemas import RunRecord
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.strict import Document
 
@@ -44,31 +44,31 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        self.base = Saved(path / "base")
+        self.base = Artifact(path / "base")
         self.report = path / "report"
         self.exports = path / "exports"
-        self._saved: dict[Path, Saved] = {}
+        self._saved: dict[Path, Artifact] = {}
         self._there: dict[str, list[Path]] = {}  # what was finished when it was listed, by kind
         self._writing = 0
         self._stood: dict[Path, object] = {}  # what there was of each folder when the writing began
 
-    def adapter(self, name: str) -> Saved:
+    def adapter(self, name: str) -> Artifact:
         """Adapter `name`, which need not be there."""
         return self._at(self.path / "adapters" / name)
 
-    def checkpoint(self, name: str) -> Saved:
+    def checkpoint(self, name: str) -> Artifact:
         """Checkpoint `name`, which need not be there."""
         return self._at(self.path / "checkpoints" / name)
 
-    def adapters(self) -> list[Saved]:
+    def adapters(self) -> list[Artifact]:
         """Finished adapters, oldest first; without those that a killed `new_base` was about to remove."""
         return self._finished("adapters")
 
-    def checkpoints(self) -> list[Saved]:
+    def checkpoints(self) -> list[Artifact]:
         """Finished checkpoints, likewise."""
         return self._finished("checkpoints")
 
-    def full_checkpoints(self) -> list[Saved]:
+    def full_checkpoints(self) -> list[Artifact]:
         """Those that `finetune --full` made, oldest first."""
         return [saved for saved in self.checkpoints() if saved.is_tuned]
 
@@ -92,13 +92,13 @@ class Run:
         return saved.tuning.on_top_of if saved.is_tuned else ()
 
     @property
-    def stored_report(self) -> Saved:
+    def stored_report(self) -> Artifact:
         """The report as a reader checks it; it need not be there."""
         return self._at(self.report)
 
     # What there has to be ---------------------------------------------------------------------------------------------
 
-    def require_base(self) -> Saved:
+    def require_base(self) -> Artifact:
         """The base. Raises RunError if there is none, or a file of it is not the one that was saved."""
         self._require_finished_base()
         self.base.require_whole()
@@ -108,15 +108,15 @@ class Run:
         if not self.base.is_finished:
             raise RunError(f"There is no base in {self.path}.", f"Run `lora-mnist pretrain --run {self.path}` first.")
 
-    def require_adapter(self, name: str) -> Saved:
+    def require_adapter(self, name: str) -> Artifact:
         """Adapter `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
         return self._require("adapter", name, self.adapter(name), self.adapters())
 
-    def require_checkpoint(self, name: str) -> Saved:
+    def require_checkpoint(self, name: str) -> Artifact:
         """Checkpoint `name`. Raises RunError if there is none, or a file of it is not the one that was saved."""
         return self._require("checkpoint", name, self.checkpoint(name), self.checkpoints())
 
-    def _require(self, kind: str, name: str, saved: Saved, there: Sequence[Saved]) -> Saved:
+    def _require(self, kind: str, name: str, saved: Artifact, there: Sequence[Artifact]) -> Artifact:
         if name != saved.name or not saved.is_finished or self._is_obsolete(saved):  # a path is no name
             names = ", ".join(one.name for one in there) or "none yet"
             raise RunError(f"There is no {kind} {name!r} in {self.path}.", f"It has {names}.")
@@ -143,7 +143,7 @@ class Run:
                 f"Restore it from a copy, make it again with --force, or delete {self.path / CONTENTS} to do without.",
             )
 
-    def require_unused(self, saved: Saved, force: bool) -> None:
+    def require_unused(self, saved: Artifact, force: bool) -> None:
         """Raises RunError if it is finished and not to be replaced, or if adapters were trained on top of it."""
         if not force and self._place_of(saved) in self.missing():
             self.require_complete()
@@ -254,12 +254,12 @@ class Run:
     # Saving ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def new_base(self) -> Iterator[Draft]:
+    def new_base(self) -> Iterator[ArtifactWriter]:
         """Fill the folder of a new base; on leaving it takes its place, and what was made from the old one goes."""
         with self.writing():
             obsolete = self.dependents()
             with new_folder(self.base.folder) as folder:
-                yield Draft(folder)
+                yield ArtifactWriter(folder)
                 self._require_unreplaced(self.base.folder)
             self._forget()
             write_contents(self.path, ())
@@ -272,11 +272,11 @@ class Run:
             self._look_again()
 
     @contextmanager
-    def new(self, saved: Saved) -> Iterator[Draft]:
+    def new(self, saved: Artifact) -> Iterator[ArtifactWriter]:
         """Fill the folder of an adapter or a checkpoint; on leaving it takes its place."""
         with self.writing():
             with new_folder(saved.folder) as folder:
-                yield Draft(folder)
+                yield ArtifactWriter(folder)
                 self._require_unreplaced(saved.folder)
             self._there.clear()
             self._list()
@@ -290,7 +290,7 @@ class Run:
                 write_file(folder / name, content)
         return self.report / "index.html"
 
-    def dependents(self) -> list[Saved]:
+    def dependents(self) -> list[Artifact]:
         """Everything that was made from a base, this one or the one that it replaced."""
         kinds = ("adapters", "checkpoints")
         return [self._at(folder) for kind in kinds for folder in finished_folders(self.path / kind)]
@@ -316,31 +316,31 @@ class Run:
         if places != set(read_contents(self.path)) or not (self.path / CONTENTS).exists():
             write_contents(self.path, places)
 
-    def _place_of(self, saved: Saved) -> str:
+    def _place_of(self, saved: Artifact) -> str:
         return saved.folder.relative_to(self.path).as_posix()
 
     def _forget(self) -> None:
         """Nothing that was read holds any longer."""
-        self.base = Saved(self.base.folder)
+        self.base = Artifact(self.base.folder)
         self._saved.clear()
         self._there.clear()
         self.__dict__.pop("record", None)
 
-    def _at(self, folder: Path) -> Saved:
-        return self._saved.setdefault(folder, Saved(folder))
+    def _at(self, folder: Path) -> Artifact:
+        return self._saved.setdefault(folder, Artifact(folder))
 
-    def _finished(self, kind: str) -> list[Saved]:
+    def _finished(self, kind: str) -> list[Artifact]:
         if kind not in self._there:  # once, so that what is added while one reads is for the next reader
             self._there[kind] = finished_folders(self.path / kind)
         return [saved for saved in map(self._at, self._there[kind]) if not self._is_obsolete(saved)]
 
-    def _is_obsolete(self, saved: Saved) -> bool:
+    def _is_obsolete(self, saved: Artifact) -> bool:
         """Whether it belongs to the base that the present one replaced."""
         try:
             record = self.record
-            if record.replaced_seal in (None, record.base_seal):
+            if record.replaced_fingerprint in (None, record.base_fingerprint):
                 return False
-            return saved.evaluation.base_seal == record.replaced_seal
+            return saved.evaluation.base_fingerprint == record.replaced_fingerprint
         except RunError:
             return False  # damaged, which is for `require` to say
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lora_mnist.datasets.dataset import Split
-from lora_mnist.evaluation.dial import STRENGTHS, asking, turn_dial
-from lora_mnist.evaluation.findings import StrengthPoint
 from lora_mnist.evaluation.metrics import counts_of
 from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.results import StrengthPoint
+from lora_mnist.evaluation.strength_curve import STRENGTHS, asking, measure_strength_curve
 from lora_mnist.lora import LoRAConfig, inject, updates_of
 
 from ..models import DIGIT, labelled_by_a_network
@@ -44,41 +44,41 @@ def base_with_nothing(base):
     return model
 
 
-def turned_dial(adapted, held_out, known):
+def turned_strength_curve(adapted, held_out, known):
     labels = {name: split.labels for name, split in held_out.items()}
-    return turn_dial(asking(adapted, "a", held_out), labels, DIGIT, known)
+    return measure_strength_curve(asking(adapted, "a", held_out), labels, DIGIT, known)
 
 
 def test_every_strength_is_what_the_merged_network_does(turned):
     base, adapted, held_out = turned
-    dial = turned_dial(adapted, held_out, start(base, held_out))
-    assert dial.measured_on == "val"
-    assert dial.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS)
-    wanted = sorted({*STRENGTHS, dial.recommended})
-    assert dial.splits["test"] == tuple(by_hand(base, adapted, s, held_out["test"]) for s in wanted)
+    strength_curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    assert strength_curve.measured_on == "val"
+    assert strength_curve.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS)
+    wanted = sorted({*STRENGTHS, strength_curve.recommended})
+    assert strength_curve.splits["test"] == tuple(by_hand(base, adapted, s, held_out["test"]) for s in wanted)
 
 
 def test_the_recommended_strength_is_the_best_of_those_without_more_errors(turned):
     base, adapted, held_out = turned
-    dial = turned_dial(adapted, held_out, start(base, held_out))
-    points = {one.strength: one for one in dial.splits["val"]}
+    strength_curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    points = {one.strength: one for one in strength_curve.splits["val"]}
     fewest = min(one.errors for one in points.values())
-    assert dial.recommended == max(s for s, one in points.items() if one.errors == fewest)
+    assert strength_curve.recommended == max(s for s, one in points.items() if one.errors == fewest)
 
 
 def test_without_val_it_is_measured_on_test_and_says_so(turned):
     base, adapted, held_out = turned
     del held_out["val"]
-    dial = turned_dial(adapted, held_out, start(base, held_out))
-    assert (dial.measured_on, list(dial.splits)) == ("test", ["test"])
-    assert [one.strength for one in dial.splits["test"]] == list(STRENGTHS)
+    strength_curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    assert (strength_curve.measured_on, list(strength_curve.splits)) == ("test", ["test"])
+    assert [one.strength for one in strength_curve.splits["test"]] == list(STRENGTHS)
 
 
 def test_what_is_known_is_not_measured_again(turned):
     base, adapted, held_out = turned
     known = start(base, held_out)
-    known["val"] += [StrengthPoint(strength=s, missed=1, claimed=2, errors=3) for s in (0.5, 0.6)]
-    points = turned_dial(adapted, held_out, known).splits["val"]
+    known["val"] += [StrengthPoint(strength=s, missed=1, false_alarms=2, errors=3) for s in (0.5, 0.6)]
+    points = turned_strength_curve(adapted, held_out, known).splits["val"]
     assert [one.strength for one in points] == [0.0, 0.25, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5]
     assert list(points[2:4]) == known["val"][1:]
 
@@ -86,8 +86,8 @@ def test_what_is_known_is_not_measured_again(turned):
 def test_it_ends_where_logits_are_no_longer_finite(turned):
     base, adapted, held_out = turned
     updates_of(adapted, "a")["linear2"].lora_B.data.fill_(3e38)
-    dial = turned_dial(adapted, held_out, start(base, held_out))
-    measured = [one.strength for one in dial.splits["val"]]
+    strength_curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    measured = [one.strength for one in strength_curve.splits["val"]]
     assert measured == list(STRENGTHS[: len(measured)])
     assert len(measured) < len(STRENGTHS)
-    assert dial.recommended in measured
+    assert strength_curve.recommended in measured

@@ -10,14 +10,14 @@ from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.folders import manifest_of
 from lora_mnist.runs.listing import list_adapters
-from lora_mnist.runs.rundir import Run
+from lora_mnist.runs.run import Run
 
 from ..conftest import rehash, snapshot
 
 
 def test_a_run_lies_as_designed(finished_run):
     found = {str(file.relative_to(finished_run)) for file in finished_run.rglob("*") if file.is_file()}
-    outcome = {"history.csv", "evaluation.json", "logits.safetensors", "made.json", "manifest.json"}
+    outcome = {"history.csv", "evaluation.json", "logits.safetensors", "provenance.json", "manifest.json"}
     base = {f"base/{name}" for name in outcome | {"model.safetensors", "run.json"}}
     adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
     adapter |= {"pictures.safetensors"}
@@ -38,8 +38,8 @@ def test_a_killed_replacement_is_finished_by_the_next_writer(run_copy, adapter):
     record = json.loads((run_copy / "run.json").read_text())
     stranger = shutil.copytree(adapter, adapter.with_name("stranger"))
     evaluation = json.loads((stranger / "evaluation.json").read_text())
-    (stranger / "evaluation.json").write_text(json.dumps({**evaluation, "base_seal": "of a third base"}))
-    new = {**record, "base_seal": "of the new base", "replaced_seal": record["base_seal"]}
+    (stranger / "evaluation.json").write_text(json.dumps({**evaluation, "base_fingerprint": "of a third base"}))
+    new = {**record, "base_fingerprint": "of the new base", "replaced_fingerprint": record["base_fingerprint"]}
     (run_copy / "base" / "run.json").write_text(json.dumps(new))
     assert Run(run_copy).adapter_names() == ["stranger"]  # readers go past it
     Run(run_copy).tidy()
@@ -127,7 +127,10 @@ def test_a_damaged_adapter_is_not_in_the_way_of_a_checkpoint(run_copy, adapter):
 
 def test_what_belongs_to_a_replaced_base_is_not_there_and_makes_room(run_copy, adapter):
     """As after a kill between the exchange of the bases and the removal of what was made from the old one."""
-    for path, key in ((run_copy / "base" / "run.json", "replaced_seal"), (adapter / "evaluation.json", "base_seal")):
+    for path, key in (
+        (run_copy / "base" / "run.json", "replaced_fingerprint"),
+        (adapter / "evaluation.json", "base_fingerprint"),
+    ):
         path.write_text(json.dumps({**json.loads(path.read_text()), key: "of the old base"}))
         rehash(path.parent)
     with pytest.raises(RunError, match="no adapter"):
