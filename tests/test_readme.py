@@ -72,7 +72,3 @@ def test_every_option_in_a_command_exists():
 def test_every_file_it_links_to_is_there():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text()):
         assert (ROOT / target).is_file(), target
-
-
-def test_it_can_be_read_in_five_minutes():
-    assert len(README.read_text().splitlines()) <= 150
