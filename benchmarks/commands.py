@@ -31,8 +31,8 @@ def measure(arguments: list[str]) -> tuple[float, float]:
 
 def training(run: Path) -> float:
     """Seconds that the training of a finished run took, the choice of the strength included."""
-    made = [run / "base" / "provenance.json", *run.glob("adapters/*/provenance.json")]
-    return sum(json.loads(one.read_text())["seconds"] for one in made)
+    provenance = [run / "base" / "provenance.json", *run.glob("adapters/*/provenance.json")]
+    return sum(json.loads(one.read_text())["seconds"] for one in provenance)
 
 
 def main() -> None:

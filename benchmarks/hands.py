@@ -27,7 +27,7 @@ from scipy import ndimage
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.datasets.drawing import prepare
 from lora_mnist.errors import DataError
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Request, Taught, Workspace, pretrain, read_drawings, teach
 
 DEGREES, SHEAR, OF_EACH = 30.0, -0.5, 3
@@ -113,7 +113,7 @@ def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> d
         "hand": hand, "base": base, "draw": draw, "split": arguments.split, "images": int(others.sum()),
         "refused": len(split) - len(prepared), "before": errors[0], "after": errors[1],
         "mnist": mnist if arguments.split == "test" else None,
-        "seconds": taught.record.seconds, "price": taught.price.model_dump(mode="json"),
+        "seconds": taught.record.seconds, "lesson": taught.lesson.model_dump(mode="json"),
     }  # fmt: skip
 
 
@@ -154,10 +154,10 @@ def _sums(rows: list[dict]) -> str:
 
 
 def _line(row: dict) -> str:
-    price, mnist = row["price"], row["mnist"]
+    lesson, mnist = row["lesson"], row["mnist"]
     cells = [row["hand"], f"{row['base']}, {row['draw']}", f"{row['images']:,}", f"{row['before']} → {row['after']}"]
-    cells += [f"{mnist[0]} → {mnist[1]}" if mnist else "", f"{price['before']} → {price['after']}"]
-    cells.append(str(price["strength"]))
+    cells += [f"{mnist[0]} → {mnist[1]}" if mnist else "", f"{lesson['before']} → {lesson['after']}"]
+    cells.append(str(lesson["strength"]))
     return f"| {' | '.join(cells)} |"
 
 

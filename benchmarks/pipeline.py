@@ -26,11 +26,11 @@ def ours(data: Path, threads: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lora_mnist", "run", "--config", "classic", "--dataset", "mnist", "--json"]
         seconds, out = timed([*command, "--quiet", "--run", folder, "--data", str(data), *threads])
-        made, tuned = json.loads(out)["pretrain"], json.loads(out)["finetune"]
-        test, after = made["splits"]["test"], tuned["evaluation"]["splits"]["test"]
+        provenance, tuned = json.loads(out)["pretrain"], json.loads(out)["finetune"]
+        test, after = provenance["splits"]["test"], tuned["evaluation"]["splits"]["test"]
         return {
             "whole": seconds,
-            "pretraining": made["seconds"],
+            "pretraining": provenance["seconds"],
             "fine-tuning": tuned["seconds"],
             "before": (test["accuracy"], test["wrong"][9]),
             "after": (after["accuracy"], after["wrong"][9]),

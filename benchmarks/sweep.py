@@ -36,7 +36,7 @@ from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.stack import stack
 from lora_mnist.pipeline import Request, pretrain
-from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.artifact import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.sweep.judging import counted
 from lora_mnist.sweep.sweeping import cores
@@ -222,7 +222,7 @@ def _differences(networks: Sequence[MLP], others: Sequence[MLP]) -> dict[str, fl
 
 
 def _counts(network: MLP, dataset, digit: int):
-    from lora_mnist.evaluation.predict import logits_of
+    from lora_mnist.evaluation.metrics import logits_of
 
     return counted({"test": logits_of(network, dataset.test.images)}, {"test": dataset.test.labels}, digit)["test"]
 
@@ -275,10 +275,10 @@ def _command(arguments: argparse.Namespace, *options: str) -> dict:
         out, _ = process.communicate()
         seconds = time.perf_counter() - started
         watch.join()
-    after, made = resource.getrusage(resource.RUSAGE_CHILDREN), json.loads(out)["sweep"]["made"]
+    after, provenance = resource.getrusage(resource.RUSAGE_CHILDREN), json.loads(out)["sweep"]["made"]
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    row = {"jobs": made, "seconds": seconds, "seconds of all cores": processor}
-    return row | {"ms of a core a job": 1e3 * processor / made, "memory, MiB": most[0]}
+    row = {"jobs": provenance, "seconds": seconds, "seconds of all cores": processor}
+    return row | {"ms of a core a job": 1e3 * processor / provenance, "memory, MiB": most[0]}
 
 
 def _watch(process: subprocess.Popen, most: list[float]) -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/switches.py [--rounds 5] [--data DIR] [--out DIR]
 
-PretrainResult is the classic recipe's (batch 10, Adam at a constant rate), its first steps only; denormal numbers appear
+Pretraining is the classic recipe's (batch 10, Adam at a constant rate), its first steps only; denormal numbers appear
 in Adam's moments after a few hundred of them, so the more steps, the more they cost.
 """
 

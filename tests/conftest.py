@@ -21,7 +21,7 @@ from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.errors import LoraMnistError
 from lora_mnist.pipeline import FinetuneResult, Request, Workspace, finetune, open_workspace, pretrain
-from lora_mnist.runs.folders import _write_manifest
+from lora_mnist.runs.atomic import MANIFEST, manifest_of, sha256_of
 from lora_mnist.training.device import prepare
 
 from .faults.tally import ALL, Tally
@@ -144,15 +144,15 @@ def is_cause_and_way_out(cause: str, way_out: str) -> bool:
 @pytest.fixture(autouse=True)
 def _every_error_is_a_cause_and_a_way_out(monkeypatch):
     """As errors.py promises, of every error that any test meets."""
-    made, honest = [], LoraMnistError.__init__
+    provenance, honest = [], LoraMnistError.__init__
 
     def init(self: LoraMnistError, cause: str, way_out: str) -> None:
         honest(self, cause, way_out)
-        made.append((cause, way_out))
+        provenance.append((cause, way_out))
 
     monkeypatch.setattr(LoraMnistError, "__init__", init)
     yield
-    assert [one for one in made if not is_cause_and_way_out(*one)] == []
+    assert [one for one in provenance if not is_cause_and_way_out(*one)] == []
 
 
 @pytest.fixture
@@ -188,14 +188,9 @@ def flip_bit(path: Path, position: int = -1) -> None:
 
 def rehash(folder: Path) -> None:
     """Make the manifest fit files that were changed behind its back."""
-    (folder / "manifest.json").unlink()
-    _write_manifest(folder)
-
-
-def take_out(folder: Path) -> None:
-    """Remove an adapter or a checkpoint as somebody does who wants to do without it."""
-    shutil.rmtree(folder)
-    (folder.parent.parent / "contents.json").unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    (folder / MANIFEST).write_bytes(manifest_of({name: sha256_of(folder / name) for name in names}))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

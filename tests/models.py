@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.training.model import MLP
 

@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.errors import LONGEST, QUOTED, AdapterError, UsageError, sentence, shown
-from lora_mnist.files import open_regular, read_regular
 from lora_mnist.lora.peft import load_adapter
-from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.folders import manifest_of
+from lora_mnist.runs.artifact import load_network
+from lora_mnist.runs.atomic import manifest_of, open_regular, read_file
 from lora_mnist.settings.config import load_config
 from lora_mnist.training.model import MLP
 
@@ -148,7 +147,7 @@ def no_file(request, tmp_path):
 
 def test_only_regular_files_are_read(tmp_path, no_file):
     path = no_file(tmp_path / "x")
-    for read in (read_regular, open_regular):
+    for read in (read_file, open_regular):
         with pytest.raises(OSError, match=r"no regular file|Is a directory"):
             read(path)
 
@@ -157,7 +156,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "x").open("wb") as file:
         file.truncate(2**40)
     with pytest.raises(OSError, match="more than 67,108,864 bytes"):
-        read_regular(tmp_path / "x")
+        read_file(tmp_path / "x")
 
 
 def test_a_config_that_is_no_file_is_refused(cli, tmp_path, no_file):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lora_mnist.cli import tables as terminal
 from lora_mnist.datasets.drawing import prepare
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Off
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, open_workspace, verify
@@ -54,7 +54,7 @@ def test_classic_fixes_the_nines_and_the_forgetting_is_plain_to_see(classic):
     assert test.after.errors > test.before.errors
     verdict = verdict_of(tuned.analysis, 9)
     assert verdict.kind == "forgot others"
-    assert 7 in verdict.facts.payers
+    assert 7 in verdict.facts.worse
     assert verdict.words in html.unescape(write_report(run).read_text()).replace("\N{NO-BREAK SPACE}", " ")
 
 

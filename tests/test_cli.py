@@ -13,9 +13,8 @@ import pytest
 
 from lora_mnist import __version__, pipeline
 from lora_mnist.datasets.mirrors import import_torchvision
-from lora_mnist.files import NEW
-from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.lock import LOCK
+from lora_mnist.runs.artifact import load_network
+from lora_mnist.runs.atomic import HOLDER, LOCK, TEMPORARY
 from lora_mnist.training import train as recipe
 
 from .conftest import flip_bit, snapshot
@@ -42,7 +41,7 @@ def test_run_does_everything_and_then_says_that_it_is_finished(cli, tmp_path, mo
     assert len(out.splitlines()) <= 24
     for part in (
         "not MNIST",
-        "Weakest on val: ",
+        "WeakestDigit on val: ",
         "4/4 report",
         f"  {page}\n",
         "missed: ",
@@ -173,7 +172,8 @@ def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}
     assert settings["pretrain"] == {**training, "weight_decay": 0.1, "epochs": 2}
     flags = "--digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1 --init gaussian"
-    flags += " --shift 2 --rotate 3 --zoom 0.25 --guard none --hard-examples 0.3 --logit-adjustment 0.4 --label-smoothing 0.05"
+    flags += " --shift 2 --rotate 3 --zoom 0.25 --guard none --hard-examples 0.3 --logit-adjustment 0.4"
+    flags += " --label-smoothing 0.05"
     flags += " --rank-pattern linear2=2 --alpha-pattern linear2=7"
     flags += " --steps 7 --batch-size 11 --focus 0.5 --learning-rate 0.003 --optimizer adamw --schedule constant"
     code, out, err = cli("finetune", *flags.split(), "--weight-decay", "0.2", "--name", "mine", *run)
@@ -472,7 +472,11 @@ def test_an_interrupt_keeps_the_previous_state(run_copy, number, code):
     assert process.returncode == code
     assert "what was finished before is kept" in err
     assert "Traceback" not in err
-    left = {name: content for name, content in snapshot(run_copy).items() if NEW not in name and name != LOCK}
+    left = {
+        name: content
+        for name, content in snapshot(run_copy).items()
+        if TEMPORARY not in name and name not in (LOCK, HOLDER)
+    }
     assert left == before  # where it was not given the time to clean up, the next writing command does
 
 

@@ -48,7 +48,7 @@ def test_both_devices_end_alike(runs):
         assert run.base.evaluation.splits["test"].accuracy > 0.95
     assert sum(on_cuda.base.losses()[-50:]) == pytest.approx(sum(on_cpu.base.losses()[-50:]), rel=0.2)
     assert cuda.record.digit == cpu.record.digit
-    analyses = [made.analysis for made in (cpu, cuda)]
+    analyses = [provenance.analysis for provenance in (cpu, cuda)]
     verdicts = [verdict_of(one, cpu.record.digit) for one in analyses]
     assert verdicts[0].kind == verdicts[1].kind
     assert cuda.record.proof.passed

@@ -43,9 +43,9 @@ def answered(document: Answered) -> RenderableType:
     if document.answer is not None:
         parts += [errors(document.answer), digits(document.answer), *enough(document.answer)]
         parts += [] if document.answer.rounds is None else [rounds(document.answer.rounds)]
-    there = len(sweep.rows) - sweep.made
+    there = len(sweep.rows) - sweep.trained
     before = f", {there:,} were there before" if there else ""
-    done = f"{sweep.made:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
+    done = f"{sweep.trained:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
     page = [] if document.page is None else [Paragraph(f"page: {document.page}")]
     kept = [] if document.kept is None else [_kept(document.kept)]
     return Group(*parts, Paragraph(done), *page, *kept, *failures(sweep.failures))
@@ -56,7 +56,7 @@ def errors(answer: Answer) -> RenderableType:
     title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     table.add_column("", overflow="fold", min_width=len("threshold"))
-    for heading in ("numbers", "missed", "false_alarms", "all errors", "kept"):
+    for heading in ("numbers", "missed", "false alarms", "all errors", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_row("base", "", *map(estimate, answer.base.values()), "")
     for one in answer.variants:

@@ -15,7 +15,7 @@ from lora_mnist.errors import ProofError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lora_mnist.pipeline import FinetuneResult, Verification
+    from lora_mnist.pipeline import FinetuneResult, VerifyResult
     from lora_mnist.runs.run import Run
 
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def run(
     *,
     place: o.Place,
-    making: o.Provenance,
+    common: o.Recipe,
     network: r.Network,
     epochs: r.Epochs = None,
     repair: r.Repair,
@@ -46,7 +46,7 @@ def run(
 
     pretraining = r.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
-    request = o.request_of(place, machine, output, making, *settings)
+    request = o.request_of(place, machine, output, common, *settings)
     silent, stages = output.json or output.quiet, results.Stages(rounds)
     work, whole = pipeline.run(request, rounds, control, lambda done: None if silent else print_all(stages.after(done)))
     _raise_failures(whole.verification)
@@ -76,7 +76,7 @@ def run(
 def pretrain(
     *,
     place: o.Place,
-    making: o.Provenance,
+    common: o.Recipe,
     network: r.Network,
     epochs: r.Epochs = None,
     loop: r.Loop,
@@ -93,7 +93,7 @@ def pretrain(
     from lora_mnist.cli import results, tables
 
     training = (r.given("pretrain", epochs=epochs), loop.settings("pretrain"))
-    request = o.request_of(place, machine, output, making, images.settings(), network.settings(), *training)
+    request = o.request_of(place, machine, output, common, images.settings(), network.settings(), *training)
     work, pretraining = pipeline.pretrain(request)
     views = [results.pretraining, *([tables.evaluation] if verbose else [])]
     show(pretraining, views, output, work.run.base.folder)
@@ -115,13 +115,9 @@ def evaluate(
     from lora_mnist import pipeline
     from lora_mnist.cli import comparisons, tables
 
-    base, evaluation = pipeline.read_workspace(
-        o.request_of(place, machine, output, o.Provenance()),
-        lambda work: (
-            work.run.base.evaluation,
-            pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified),
-        ),
-    )
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe()))
+    base = work.run.base.evaluation
+    evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
     changed = evaluation.adapters or evaluation.checkpoint
     view = partial(comparisons.before_and_after, base) if changed else tables.evaluation
     show(evaluation, [view], output)
@@ -131,7 +127,7 @@ def evaluate(
 def finetune(
     *,
     place: o.Place,
-    making: o.Provenance,
+    common: o.Recipe,
     full: o.Full = False,
     repair: r.Repair,
     shape: r.AdapterShape,
@@ -157,7 +153,7 @@ def finetune(
         r.refuse_with_full(repair, shape, control, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
-    work = pipeline.open_workspace(o.request_of(place, machine, output, making, *settings))
+    work = pipeline.open_workspace(o.request_of(place, machine, output, common, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), control)
     views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
     show(tuning, views, output, _made(tuning, work.run))
@@ -172,20 +168,16 @@ def verify(
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Prove it again from the files: seals, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
+    """Prove a run from its files: fingerprint, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
 
-    All that is shown and follows from weights, images and labels is derived again, and so is the report.
+    It also computes logits, evaluation and analysis again and names the file that disagrees.
 
     Example: lora-mnist verify --run runs/default
     """
     from lora_mnist import pipeline
     from lora_mnist.cli import tables
-    from lora_mnist.report.again import check_report
-    from lora_mnist.runs.run import Run
 
-    findings = pipeline.verify(o.request_of(place, machine, output, o.Provenance()), adapter or (), digest)
-    if findings.passed and not adapter and (report := check_report(Run(place.run))):
-        findings = findings.with_report(report.failures, report.notes)
+    findings = pipeline.verify(o.request_of(place, machine, output, o.Recipe()), adapter or (), digest)
     if output.json:
         _raise_failures(findings)
     show(findings, [tables.verification], output)
@@ -210,7 +202,7 @@ def merge(
     from lora_mnist import pipeline
     from lora_mnist.cli import comparisons, conversions
 
-    request = o.request_of(place, machine, output, o.Provenance(force=force), r.given("finetune", name=name))
+    request = o.request_of(place, machine, output, o.Recipe(force=force), r.given("finetune", name=name))
     work = pipeline.open_workspace(request)
     merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
     rest = [lambda one: comparisons.before_and_after(base, one.evaluation)] if verbose else []
@@ -238,7 +230,7 @@ def extract(
     from lora_mnist.cli import conversions
 
     settings = r.Repair(digit=digit, name=name).settings()
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Provenance(force=force), settings))
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force), settings))
     tuning = pipeline.extract(work, rank, checkpoint)
     views = [lambda one: conversions.extracted(one, place.run), *([conversions.extraction] if verbose else [])]
     show(tuning, views, output, _made(tuning, work.run))
@@ -286,7 +278,7 @@ def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
     Example: lora-mnist runs runs
     """
     from lora_mnist.cli import overview
-    from lora_mnist.runs.overview import list_runs
+    from lora_mnist.runs.listing import list_runs
 
     show(list_runs(folder), [overview.overview], output)
 
@@ -336,7 +328,7 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
         open_page(page)
 
 
-def _raise_failures(findings: "Verification") -> None:
+def _raise_failures(findings: "VerifyResult") -> None:
     if not findings.passed:
         failures = "; ".join(failure.rstrip(".") for failure in findings.failures)
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")

@@ -19,7 +19,7 @@ from lora_mnist.runs.schemas import Evaluation
 if TYPE_CHECKING:  # it imports torch
     from lora_mnist.pipeline.compare import Network, PairOfNetworks, SideBySide
 
-COLUMNS = ("network", "digit", "rank", "numbers", "missed", "false_alarms", "errors")
+COLUMNS = ("network", "digit", "rank", "numbers", "missed", "false alarms", "errors")
 PAIRS = 15  # so many at most are printed, which are all of six networks
 
 
@@ -73,8 +73,8 @@ def _figures(network: Network) -> list[str]:
     if line is None:
         return ["-", "-", "-", "-", "-", str(network.errors)]
     counts = zip(line.before.numbers, line.after.numbers, strict=True)
-    made = [str(line.digit), "-" if line.rank is None else str(line.rank), f"{line.parameters:,}"]
-    return [*made, *(f"{before}→{after}" for before, after in counts)]
+    provenance = [str(line.digit), "-" if line.rank is None else str(line.rank), f"{line.parameters:,}"]
+    return [*provenance, *(f"{before}→{after}" for before, after in counts)]
 
 
 def _shown_pairs(document: SideBySide) -> list[PairOfNetworks]:

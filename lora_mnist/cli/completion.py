@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from lora_mnist.runs.folders import finished_folders, is_finished
+from lora_mnist.runs.atomic import finished_folders, is_finished
 from lora_mnist.settings.layers import config_names
 
 DEFAULT_RUN = Path("runs/default")

@@ -61,12 +61,10 @@ def predict(
     if show:
         pipeline.require_one_picture(len(images or index or ()), show, force)
 
-    def seen(work: "pipeline.Workspace") -> "tuple[pipeline.Predictions, list[pipeline.Picture]]":
-        pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
-        chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
-        return pipeline.predict(work, pictures, chosen, adapters.allow_unverified), pictures
-
-    result, pictures = pipeline.read_workspace(o.request_of(place, machine, output, o.Provenance()), seen)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe()))
+    pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
+    chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
+    result = pipeline.predict(work, pictures, chosen, adapters.allow_unverified)
     if show:
         pipeline.write_picture(pictures[0], show)
     print_result(result, [predictions.predictions], output, show)
@@ -90,6 +88,6 @@ def export(
     from lora_mnist import pipeline
     from lora_mnist.cli import predictions
 
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Provenance(force=force)))
-    made = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
-    print_result(made, [predictions.exported], output, made.file)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force)))
+    provenance = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
+    print_result(provenance, [predictions.exported], output, provenance.file)

@@ -8,7 +8,7 @@ from lora_mnist.cli.tables import DATASETS, mark
 from lora_mnist.cli.text import Paragraph, labelled
 from lora_mnist.runs.listing import AdapterLine, Listing
 
-HEADINGS = ("adapter", "digit", "rank", "numbers", "missed", "false_alarms", "errors", "proof", "size")
+HEADINGS = ("adapter", "digit", "rank", "numbers", "missed", "false al.", "errors", "proof", "size")
 
 
 def adapters(listing: Listing) -> RenderableType:

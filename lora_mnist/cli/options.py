@@ -181,7 +181,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class Recipe:
     """How a command that trains goes about it."""
 
     config: Annotated[
@@ -252,7 +252,7 @@ class Adapters:
 # Options → request ----------------------------------------------------------------------------------------------------
 
 
-def request_of(place: Place, machine: Machine, output: Output, making: Provenance, *settings: "Layer") -> "Request":
+def request_of(place: Place, machine: Machine, output: Output, recipe: Recipe, *settings: "Layer") -> "Request":
     """The `Request` of a command. Of `settings`, which are tables as in a config file, those of one name are joined."""
     from lora_mnist.settings.request import Request
 
@@ -264,10 +264,10 @@ def request_of(place: Place, machine: Machine, output: Output, making: Provenanc
         run=place.run,
         data=machine.data,
         offline=machine.offline,
-        config=making.config,
-        options={**making.settings(), **tables},
+        config=recipe.config,
+        options={**recipe.settings(), **tables},
         device=machine.device,
         threads=machine.threads,
-        force=making.force,
+        force=recipe.force,
         quiet=output.quiet,
     )

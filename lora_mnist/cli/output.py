@@ -37,15 +37,18 @@ def open_address(address: str) -> None:
 
 
 def show(
-    document: D, views: "Sequence[Callable[[D], RenderableType]]", output: o.Output, made: "Path | str | None" = None
+    document: D,
+    views: "Sequence[Callable[[D], RenderableType]]",
+    output: o.Output,
+    provenance: "Path | str | None" = None,
 ) -> None:
     """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
     if output.json:
         print_json(document.model_dump(mode="json"))
     elif not output.quiet:
         print_all(*(view(document) for view in views))
-    elif made:
-        write(f"{made}\n")
+    elif provenance:
+        write(f"{provenance}\n")
 
 
 def print_all(*renderables: "RenderableType") -> None:

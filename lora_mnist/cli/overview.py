@@ -7,7 +7,7 @@ from rich.text import Text
 
 from lora_mnist.cli.grid import Rows
 from lora_mnist.cli.text import Paragraph
-from lora_mnist.runs.overview import Overview, RunLine
+from lora_mnist.runs.listing import Overview, RunLine
 
 HEADINGS = ("run", "data", "base", "adapters", "best", "missed", "errors", "size", "digest")
 DIGEST = 8  # characters of it that are shown; --json has it whole

@@ -46,4 +46,4 @@ def play(*, place: o.Place, machine: Machine, port: Port = 8017, open: o.Open = 
         if open:
             open_address(address)
 
-    serve(o.request_of(place, machine, output, o.Provenance()), port, announce)
+    serve(o.request_of(place, machine, output, o.Recipe()), port, announce)

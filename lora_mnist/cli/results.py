@@ -9,15 +9,14 @@ from rich.console import Group, RenderableType
 from lora_mnist.cli import tables
 from lora_mnist.cli.grid import Grid
 from lora_mnist.cli.text import Paragraph, labelled, to_copy
-from lora_mnist.evaluation.results import COUNTS, Comparison
-from lora_mnist.evaluation.verdict import listed, verdict_of, who_paid
-from lora_mnist.evaluation.weakest import Weakest
-from lora_mnist.pipeline import FinetuneResult, PretrainResult, RunResult, Verification
+from lora_mnist.evaluation.results import COUNTS, Comparison, WeakestDigit
+from lora_mnist.evaluation.verdict import listed, side_effects
+from lora_mnist.pipeline import FinetuneResult, PretrainResult, RunResult, VerifyResult
 from lora_mnist.pipeline.run import STAGES, Done
 from lora_mnist.runs.schemas import AdapterParameters
 from lora_mnist.settings.request import Request
 
-PROVED = "passed: not a byte of the base changed; off, it is the base exactly"
+PROVED = "passed: no byte of the base changed; with the adapter off, it is the base"
 
 
 # A single stage -------------------------------------------------------------------------------------------------------
@@ -49,45 +48,38 @@ def _accuracy(document: PretrainResult) -> str:
     return f"{tables.DATASETS[document.dataset.name]}: {right} are right"
 
 
-def _weakest(found: Weakest | None, most: int = 9) -> str:
-    """Which digit, how often it is wrong, and from which others `val` cannot tell it: by name if at most so many."""
+def _weakest(found: WeakestDigit | None) -> str:
+    """Which digit, and how often it is wrong."""
     if found is None:
-        return "Without val no digit can be called the weakest: name one with --digit."
-    wrong = f"{found.wrong:,} of {found.images:,} wrong ({100 * found.wrong / found.images:.1f} %; "
-    weakest = f"Weakest on val: {found.digit}, {wrong}95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %)."
-    if not found.rivals:
-        return f"{weakest} All others are better by more than chance."
-    if len(found.rivals) == 9:
-        return f"{weakest} It cannot be told apart from any other there."
-    if len(found.rivals) > most:
-        return f"{weakest} {len(found.rivals)} others cannot be told apart from it there."
-    digits = listed((found.digit, *found.rivals))
-    return f"{weakest} {digits} cannot be told apart there."
+        return "Without val there is no weakest digit: name one with --digit."
+    wrong = f"{found.wrong:,} of {found.images:,} wrong ({100 * found.wrong / found.images:.1f} %"
+    return f"Weakest on val: {found.digit}, {wrong}, 95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %)."
 
 
 def finetuning(tuning: FinetuneResult, run: Path) -> RenderableType:
-    """The verdict, the three counts, who paid, the proof, where it is and what to do next: at most 16 lines."""
+    """The verdict, the three counts, side effects, the proof, where it is and what to do next: at most 16 lines."""
     step = [next_step("report", run, "--open")] if tuning.kept else []
     return Group(answer(tuning), *saved(tuning, run), *step)
 
 
 def answer(tuning: FinetuneResult) -> RenderableType:
-    """The verdict, three counts, who paid, the proof; or why nothing was kept."""
+    """The verdict, three counts, side effects, the proof; or why nothing was kept."""
     record, analysis = tuning.record, tuning.analysis
     if analysis is None:
         return Paragraph(tables.not_kept(record), style="bold")
-    verdict = verdict_of(analysis, record.digit)
+    verdict = tuning.verdict
+    assert verdict is not None  # something was kept
     return Group(
         Paragraph(verdict.headline, style="bold"),
         _three_counts(tuning),
-        labelled("who paid", verdict.price),
-        *([labelled("compared", verdict.beside)] if verdict.beside else []),
+        labelled("others", verdict.side_effects),
+        *([labelled("compared", verdict.compared)] if verdict.compared else []),
         labelled("proof", _proof([tuning])),
     )
 
 
 def _three_counts(tuning: FinetuneResult) -> Grid:
-    """Missed, false_alarms and all errors, before → after, on every split."""
+    """Missed, false alarms and all errors, before → after, on every split."""
     analysis, evaluation, digit = tuning.analysis, tuning.evaluation, tuning.record.digit
     assert analysis is not None  # something was kept
     assert evaluation is not None
@@ -96,7 +88,7 @@ def _three_counts(tuning: FinetuneResult) -> Grid:
         table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right")
     names = (
         f"missed: {digit}s taken for another digit",
-        f"false_alarms: others taken for a {digit} (false positives)",
+        f"false alarms: others taken for a {digit}",
         "all errors, of every digit",
     )
     for key, words in zip(COUNTS, names, strict=True):
@@ -106,7 +98,7 @@ def _three_counts(tuning: FinetuneResult) -> Grid:
 
 def _proof(kept: Sequence[FinetuneResult]) -> str:
     if any(tuning.record.proof is None for tuning in kept):
-        return "none to make, since all weights were trained; the base is as it was"
+        return "none, since all weights were trained; the base is unchanged"
     return PROVED
 
 
@@ -117,9 +109,9 @@ def saved(tuning: FinetuneResult, run: Path) -> list[RenderableType]:
         return []
     if not isinstance(known, AdapterParameters):
         return [labelled("saved", f"{tuning.file}: {record.trained:,} weights")]
-    strength = record.guard.strength if record.guard else 1.0
-    kept = "" if strength == 1 else f", kept at {strength:g} of the trained update"
-    below = f", for use on top of {listed(record.on_top_of)}" if record.on_top_of else ""
+    scale = record.guard.scale if record.guard else 1.0
+    kept = "" if scale == 1 else f", at {scale:g} of the trained update"
+    below = f", on top of {listed(record.on_top_of)}" if record.on_top_of else ""
     size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
     return [labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
 
@@ -143,7 +135,7 @@ class Stages:
 
     def after(self, done: Done) -> RenderableType:
         """What there is to print now that this is over."""
-        self.finished = self.finished and (done.skipped or isinstance(done.result, Verification))
+        self.finished = self.finished and (done.skipped or isinstance(done.result, VerifyResult))
         self._held += self._lines(done)
         if self.finished:
             return Group()
@@ -153,8 +145,8 @@ class Stages:
     def _lines(self, done: Done) -> list[RenderableType]:
         result, seconds = done.result, None if done.skipped else done.seconds
         if isinstance(result, PretrainResult):
-            return [_stage(1, f"{_accuracy(result)}. {_weakest(result.weakest, most=3)}", seconds)]
-        if isinstance(result, Verification):
+            return [_stage(1, f"{_accuracy(result)}. {_weakest(result.weakest)}", seconds)]
+        if isinstance(result, VerifyResult):
             what = f"base and {len(result.adapters)} adapter{'' if len(result.adapters) == 1 else 's'}"
             return [_stage(3, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files", seconds)]
         if self._rounds == 1:
@@ -191,7 +183,7 @@ def _answers(document: RunResult, run: Path) -> list[RenderableType]:
     return [
         Paragraph(_overall(document.overall, len(kept)), style="bold"),
         labelled("verdicts", _verdicts(kept)),
-        labelled("who paid", who_paid(document.overall["test"])),
+        labelled("digits", side_effects(document.overall["test"])),
         *([] if last.kept else [labelled("not kept", tables.not_kept(last.record))]),
         labelled("proof", _proof(kept)),
         labelled("saved", f"{run / 'adapters'}: {names}"),
@@ -207,17 +199,16 @@ def finished(document: RunResult, page: Path) -> RenderableType:
     if not rounds[0].kept:
         what, title = "nothing is kept.", f"The guard refused {last.record.name}"
     elif len(rounds) == 1:
-        record, analysis = last.record, last.analysis
-        assert analysis is not None
+        record = last.record
         what = f"{record.name}, {before.missed:,} → {after.missed:,} missed {record.digit}s, {errors}"
-        title = verdict_of(analysis, record.digit).title
+        title = last.verdict.title if last.verdict else ""
     else:
         kept = [tuning.record.digit for tuning in rounds if tuning.kept]
         what = f"{len(kept)} round{'' if len(kept) == 1 else 's'}, {errors}"
         title = f"Digit{'' if len(kept) == 1 else 's'} {listed(kept)}"
     return Group(
         Paragraph(f"Finished already: {what}"),
-        Paragraph(f"{title}. --force trains anew."),
+        Paragraph(f"{title}. --force trains again."),
         Paragraph(str(page), "Verified again. Report: ", label_style=""),
     )
 
@@ -228,9 +219,10 @@ def _round(tuning: FinetuneResult) -> str:
         return f"{digit}  not kept"
     val = analysis.splits["val"]  # without one there are no rounds
     cells = (
-        f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "false_alarms", "errors"), strict=True)
+        f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "false alarms", "errors"), strict=True)
     )
-    return f"{digit}  " + " ".join(cell.ljust(17) for cell in cells).rstrip()
+    missed, alarms, errors = cells
+    return f"{digit}  {missed:<17} {alarms:<20} {errors}"
 
 
 def _overall(splits: dict[str, Comparison], count: int) -> str:
@@ -242,9 +234,8 @@ def _verdicts(kept: Sequence[FinetuneResult]) -> str:
     """By what they say, with the digits."""
     digits: dict[str, list[str]] = {}
     for tuning in kept:
-        assert tuning.analysis is not None  # it was kept
-        digit = tuning.record.digit
-        digits.setdefault(verdict_of(tuning.analysis, digit).title, []).append(str(digit))
+        assert tuning.verdict is not None  # it was kept
+        digits.setdefault(tuning.verdict.title, []).append(str(tuning.record.digit))
     return "; ".join(f"{title}: {listed(which)}" for title, which in digits.items()) + " (on test)."
 
 

@@ -12,6 +12,7 @@ from lora_mnist.cli.grid import Grid
 from lora_mnist.cli.text import Paragraph
 from lora_mnist.evaluation.results import COUNTS, Analysis, Comparison, Counts, GuardDecision, Proof
 from lora_mnist.evaluation.verdict import paired, verdict_of
+from lora_mnist.runs.listing import SizeTable
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -19,10 +20,9 @@ from lora_mnist.runs.schemas import (
     FinetuneRecord,
     FullParameters,
 )
-from lora_mnist.runs.sizes import SizeTable
 
 if TYPE_CHECKING:  # they import torch, which the commands that only read JSON do without
-    from lora_mnist.pipeline import FinetuneResult, Verification
+    from lora_mnist.pipeline import FinetuneResult, VerifyResult
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 
@@ -88,7 +88,7 @@ def trained(record: FinetuneRecord) -> RenderableType:
 def _strength(guard: GuardDecision | None) -> list[Paragraph]:
     if guard is None or guard.rule == "none":
         return []
-    kept = "as trained" if guard.strength == 1 else f"at {guard.strength:g} of the trained update"
+    kept = "as trained" if guard.scale == 1 else f"at {guard.scale:g} of the trained update"
     return [Paragraph(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows.")]
 
 
@@ -100,7 +100,7 @@ def not_kept(record: FinetuneRecord) -> str:
     assert guard.counted is not None
     words = {"errors": "errors in all", "missed": f"missed {record.digit}s"}[guard.counted]
     least, limit = min(one.of(guard.counted) for one in guard.tried), guard.before.of(guard.counted)
-    if hurt := {digit for one in guard.tried if one.of(guard.counted) <= limit - guard.gain for digit in one.hurt}:
+    if hurt := {digit for one in guard.tried if one.of(guard.counted) <= limit - guard.gain for digit in one.worse}:
         digits = " and ".join(map(str, sorted(hurt)))
         why = f"with {record.name}, more images of {digits} on val are wrong than chance allows."
     else:
@@ -119,7 +119,7 @@ def excuses(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
     """What else would have lowered the missed images: one shifted logit, and the control where it was trained."""
     test, digit, threshold = analysis.splits["test"], record.digit, analysis.threshold
     table = Grid("on test", title=f"Digit {digit}, beside what else could be done")
-    for heading in (f"missed {digit}s", "false_alarms", "all errors"):
+    for heading in (f"missed {digit}s", "false alarms", "all errors"):
         table.add_column(heading, justify="right")
     one_number = f"{threshold.shift:+.2f} on the logit of {digit}, by {threshold.chosen_on}"
     rows: list[tuple[str, Counts]] = [("before", test.before), (record.name, test.after)]
@@ -127,7 +127,7 @@ def excuses(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
     lines = []
     if control := analysis.control:
         beside = control.splits["test"]
-        kept = "" if control.strength is not None else ", not kept"
+        kept = "" if control.scale is not None else ", not kept"
         rows.append((f"control, every image alike{kept}", beside))
         if number := control.threshold:
             rows.append((f"control {number.shift:+.2f} on its logit, by {number.chosen_on}", number.splits["test"]))
@@ -142,7 +142,7 @@ def path(rounds: Sequence[FinetuneResult]) -> RenderableType:
     if len(rounds) == 1:
         return Group()
     table = Grid("round", title="Digit after digit, on test")
-    for heading in ("digit", "missed", "false_alarms", "all errors", "adapter"):
+    for heading in ("digit", "missed", "false alarms", "all errors", "adapter"):
         table.add_column(heading, justify="left" if heading == "adapter" else "right")
     for i, tuning in enumerate(rounds, 1):
         record, analysis = tuning.record, tuning.analysis
@@ -178,12 +178,12 @@ def parameters(table: AdapterParameters) -> RenderableType:
 
 
 def summary(comparison: Mapping[str, Comparison], digit: int) -> Grid:
-    """Missed, false_alarms and all errors of every split, before and after, together."""
+    """Missed, false alarms and all errors of every split, before and after, together."""
     table = Grid("", title=f"Digit {digit} before and after")
     for split in comparison:
         for heading in (f"{split} before", "after", "change"):
             table.add_column(heading, justify="right")
-    names = (f"missed {digit}s", f"false_alarms as {digit}", "all errors")
+    names = (f"missed {digit}s", "false alarms", "all errors")
     for key, words in zip(COUNTS, names, strict=True):
         cells = [(part.before.of(key), part.after.of(key)) for part in comparison.values()]
         table.add_row(words, *(cell for b, a in cells for cell in (str(b), str(a), change(a - b))))
@@ -213,7 +213,7 @@ def proof(found: Proof) -> RenderableType:
     return Group(*(_checked(passed, line) for line, passed in lines.items()))
 
 
-def verification(findings: Verification) -> RenderableType:
+def verification(findings: VerifyResult) -> RenderableType:
     """The findings of `verify`: the base, then every adapter."""
     parts: list[RenderableType] = []
     if findings.dataset is not None:  # not known if the base is damaged

@@ -1,4 +1,4 @@
-"""`teach`: drawings in folders → an adapter and its price, the answer first."""
+"""`teach`: drawings in folders → an adapter and what it learnt, the answer first."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from lora_mnist.cli.panels import in_data, in_output
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lora_mnist.pipeline import Teaching
+    from lora_mnist.pipeline import TeachResult
 
 Folder = Annotated[
     Path,
@@ -28,7 +28,7 @@ Share = Annotated[float | None, in_data("--share", "Share of every batch that is
 Name = Annotated[
     str | None, in_output("--name", "Name under which it is saved in the run.", "NAME", show_default="taught")
 ]
-DryRun = Annotated[bool, in_output("--dry-run", "Say what it would cost, and keep nothing.")]
+DryRun = Annotated[bool, in_output("--dry-run", "Test what it would learn, and keep nothing.")]
 
 
 @command
@@ -36,7 +36,7 @@ def teach(
     *,
     folder: Folder,
     place: o.Place,
-    making: o.Provenance,
+    common: o.Recipe,
     rank: Annotated[int | None, o.RANK] = None,
     steps: r.Steps = None,
     share: Share = None,
@@ -46,21 +46,21 @@ def teach(
     machine: o.Machine,
     output: o.Output,
 ) -> None:
-    """Train an adapter on drawings of your own, and say what it gained and what the data set's digits paid.
+    """Train an adapter on drawings of your own, test it on drawings it has not seen, and show the side effects.
 
     Example: lora-mnist teach drawings --run runs/mine
     """
     from lora_mnist import pipeline
 
     recipe = r.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
-    work = pipeline.open_workspace(o.request_of(place, machine, output, making, recipe))
+    work = pipeline.open_workspace(o.request_of(place, machine, output, common, recipe))
     drawings = pipeline.read_drawings(folder, work.dataset.name)
     taught = pipeline.teach_and_keep(work, drawings, dry_run)
     show(taught, [lambda one: _answer(one, place.run, work.dataset.name)], output, taught.folder)
 
 
-def _answer(taught: "Teaching", run: Path, dataset: str) -> "RenderableType":
-    """The verdict, drawings and errors before → after, who paid, the proof, where it is: at most 16 lines."""
+def _answer(taught: "TeachResult", run: Path, dataset: str) -> "RenderableType":
+    """The verdict, drawings and errors before → after, side effects, the proof, where it is: at most 16 lines."""
     from rich.console import Group
     from rich.table import Table
 
@@ -68,23 +68,23 @@ def _answer(taught: "Teaching", run: Path, dataset: str) -> "RenderableType":
     from lora_mnist.cli.tables import DATASETS
     from lora_mnist.cli.text import Paragraph
 
-    price, verdict = taught.price, taught.verdict
+    lesson, verdict = taught.lesson, taught.verdict
     table = Table(DATASETS[dataset], box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("before → after", justify="right", no_wrap=True)
-    if price.judged:
-        judged = price.judged
-        table.add_row(f"drawings right, of {judged.images}, judged unseen", f"{judged.before:,} → {judged.after:,}")
-    table.add_row(f"drawings right, of {price.count}, trained on", f"{price.before:,} → {price.after:,}")
-    if price.val:
-        table.add_row(f"errors on val, of {price.val.images:,}", f"{price.val.before:,} → {price.val.after:,}")
+    if lesson.unseen:
+        unseen = lesson.unseen
+        table.add_row(f"drawings right, of {unseen.images}, tested unseen", f"{unseen.before:,} → {unseen.after:,}")
+    table.add_row(f"drawings right, of {lesson.count}, seen in training", f"{lesson.before:,} → {lesson.after:,}")
+    if lesson.val:
+        table.add_row(f"errors on val, of {lesson.val.images:,}", f"{lesson.val.before:,} → {lesson.val.after:,}")
     lines: list[RenderableType] = [Paragraph(verdict.words, style="bold"), table]
-    lines += [labelled("who paid", verdict.paid)] if verdict.paid else []
+    lines += [labelled("digits", verdict.side_effects)] if verdict.side_effects else []
     if taught.folder:
-        kept = "" if price.strength == 1 else f", kept at {price.strength:g} of the trained update"
+        kept = "" if lesson.scale == 1 else f", at {lesson.scale:g} of the trained update"
         lines += [labelled("proof", PROVED), labelled("saved", f"{taught.folder}{kept}")]
         lines.append(labelled("next", f"{command_line('report', run)} --open"))
-    elif price.strength is None:
-        lines.append(labelled("not kept", "the guard allows no strength; --guard none keeps it as trained"))
+    elif lesson.scale is None:
+        lines.append(labelled("not kept", "the guard allows no scale; --guard none keeps it as trained"))
     else:
         lines.append(labelled("not kept", "as asked for; leave out --dry-run to keep it"))
     return Group(*lines)

@@ -1,6 +1,6 @@
-"""What a repair did, beside what would have needed none, and what the adapter learnt: the document of analysis.json."""
+"""What a repair did, compared with what needs no repair, and what the adapter learnt: the document of analysis.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,37 +8,26 @@ import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.effects import first_directions, layer_effects
-from lora_mnist.evaluation.metrics import compare
+from lora_mnist.evaluation.baselines import Control, compare_control, shifted_threshold
+from lora_mnist.evaluation.guard import strength_curve
+from lora_mnist.evaluation.metrics import compare, logits_of
 from lora_mnist.evaluation.results import (
     Analysis,
     Comparison,
-    ControlCounts,
-    ControlResult,
     Example,
     Guess,
     LayerEffect,
-    Pair,
-    PairedControl,
     StrengthCurve,
     StrengthPoint,
 )
-from lora_mnist.evaluation.significance import mcnemar
-from lora_mnist.evaluation.strength_curve import Ask, asking, measure_strength_curve
-from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold
-from lora_mnist.lora.switching import set_strength
+from lora_mnist.lora.adapters import updates_of
+from lora_mnist.lora.lowrank import factorise_product
+from lora_mnist.lora.targets import adapted_layers
 from lora_mnist.training.model import MLP
 
+PICTURES = 8  # directions of the first layer that the report shows
 MOST = 24  # examples of either kind
 MOST_WRONG = 2000  # images that the report can show one by one: 1.6 MB on disk
-
-
-@dataclass(frozen=True)
-class Control:
-    """What an adapter is compared with: at what strength it was kept (None: not at all), and its logits by split."""
-
-    strength: float | None
-    logits: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,24 +46,19 @@ def analyse(
     digit: int,
     control: Control | None = None,
 ) -> Analysis:
-    """What changed on the same images, which of them, and what one shifted logit, or a control, would have done.
+    """What changed on the same images, which of them, and what a shifted threshold, or the control, would have done.
 
     Args:
         before, after: logits (N, 10) by split.
         labels: int64 (N,) by split.
     """
     truth = {split: part.cpu() for split, part in labels.items()}
-    beside = None
-    if control is not None:
-        splits = {split: _beside(part) for split, part in compare(control.logits, after, truth, digit).items()}
-        number = shifted_logit(control.logits, after, truth, digit)
-        beside = ControlResult(strength=control.strength, splits=splits, threshold=number)
     return Analysis(
         schema_version=SCHEMA,
         splits=compare(before, after, truth, digit),
         threshold=shifted_threshold(before, after, truth, digit),
         examples=changed_images(before["test"], after["test"], truth["test"]),
-        control=beside,
+        control=compare_control(control, after, truth, digit) if control else None,
     )
 
 
@@ -84,16 +68,12 @@ def inspect(
     digit: int,
     dataset: Dataset,
     splits: Mapping[str, Comparison],
-    tried: Sequence[StrengthPoint] = (),
-    ask: Ask | None = None,
 ) -> Learnt:
     """What adapter `name` does at other strengths and layer by layer.
 
     Args:
         adapted: a base with the adapter at strength 1, and those it was trained on top of.
         splits: what it did at strength 1, from `analyse`.
-        tried: counts on `val` at other strengths that are known already.
-        ask: what it says at a strength; None asks about all images.
     """
     known = {
         split: [
@@ -102,13 +82,9 @@ def inspect(
         ]
         for split, comparison in splits.items()
     }
-    if "val" in known:
-        known["val"] += tried
-    labels = {split: part.labels for split, part in dataset.held_out.items()}
-    strength_curve = measure_strength_curve(ask or asking(adapted, name, dataset.held_out), labels, digit, known)
-    set_strength(adapted, name, 1.0)
+    curve = strength_curve(adapted, name, dataset.held_out, digit, known)
     of_digit = dataset.test.images[dataset.test.labels == digit]
-    return Learnt(strength_curve, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
+    return Learnt(curve, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
 
 
 def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:
@@ -172,11 +148,42 @@ def pictures(analysis: Analysis, wrong: torch.Tensor, dataset: Dataset) -> dict[
     return {"examples": examples, "wrong": images[wrong], "wrong_index": wrong, "wrong_label": labels[wrong]}
 
 
-def _beside(control: Comparison) -> ControlCounts:
-    """From a comparison of the control with the adapter: its counts, and which of the two alone gets how many right."""
-    return ControlCounts(**dict(control.before), all=_only(control.pairs.errors), digit=_only(control.pairs.missed))
+def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> dict[str, LayerEffect]:
+    """Every layer's update ΔW = scaling · B A, by the layer's name.
+
+    Args:
+        adapted: a network with adapter `name`, all on.
+        images: uint8 (N, 28, 28), all of `digit`.
+    """
+    effects = {}
+    for path, update in updates_of(adapted, name).items():
+        weight = adapted_layers(adapted)[path].base.weight
+        *_, kept = factorise_product(update.lora_B * update.scaling, update.lora_A, update.config.rank)
+        norm = sum(value**2 for value in kept.singular_values) ** 0.5
+        strength, update.strength = update.strength, 0.0
+        missed = int((logits_of(adapted, images).argmax(1) != digit).sum())
+        update.strength = strength
+        effects[path] = LayerEffect(
+            relative_norm=norm / float(weight.double().norm()),
+            singular_values=kept.singular_values,
+            missed_without=missed,
+        )
+    return effects
 
 
-def _only(pair: Pair) -> PairedControl:
-    p = mcnemar(pair.fixed, pair.broken)
-    return PairedControl(only_adapter_right=pair.fixed, only_control_right=pair.broken, p=p)
+def first_directions(adapted: MLP, name: str) -> torch.Tensor:
+    """What the first layer's update looks for in an image: the right singular vectors of its B A, strongest first.
+
+    At rank 1 that is `lora_A` itself but for length and sign, which mean nothing; the pixel that counts most is
+    positive.
+
+    Returns:
+        float32 (up to `PICTURES`, 28, 28); (0, 28, 28) if the first layer is not adapted.
+    """
+    update = updates_of(adapted, name).get("linear1")
+    if update is None:
+        return torch.empty(0, 28, 28)
+    rank = min(PICTURES, update.config.rank)
+    vectors, _, _ = factorise_product(update.lora_B * update.scaling, update.lora_A, rank)  # (rank, 784)
+    peak = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))  # (rank, 1)
+    return (vectors * peak.sign()).float().view(-1, 28, 28).cpu()

@@ -1,11 +1,37 @@
-"""Logits → confusion matrix, errors per digit, and what changed between two models on the same images."""
+"""Images → logits → confusion matrix, errors per digit, and what changed between two networks on the same images."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult
+from lora_mnist.datasets.dataset import Dataset
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult, WeakestDigit
+from lora_mnist.evaluation.significance import wilson
+from lora_mnist.training.model import normalise
+
+BATCH = 1000  # images per forward pass: 8 MB of activations in the widest layer
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """uint8 images (N, 28, 28) → logits (N, 10) fp32 on the CPU. The model is left in eval mode."""
+    model.eval()
+    parts = [model(normalise(part)).cpu() for part in images.split(BATCH)]
+    return torch.cat(parts) if parts else torch.empty(0, 10)
+
+
+def held_out_logits(model: nn.Module, dataset: Dataset) -> dict[str, torch.Tensor]:
+    """Logits (N, 10) fp32 on the CPU of `val`, where there is one, and `test`."""
+    return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
+
+
+def require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
+    """Raises UsageError if a logit is not finite, which can be although all weights are."""
+    if not all(bool(part.isfinite().all()) for part in logits.values()):
+        raise UsageError("The network's logits are no longer finite numbers.", way_out)
 
 
 def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -14,7 +40,7 @@ def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 def summarise(logits: torch.Tensor, labels: torch.Tensor) -> SplitResult:
-    """What logits (N, 10) come to on labels (N,)."""
+    """Confusion matrix and errors of logits (N, 10) on labels (N,)."""
     confusion = confusion_matrix(logits, labels)
     right = confusion.diagonal()
     return SplitResult(
@@ -34,6 +60,12 @@ def weakest_digit(logits: torch.Tensor, labels: torch.Tensor) -> int:
     return max(
         of_digit, key=lambda digit: (float(wrong[of_digit[digit]].mean()), float(losses[of_digit[digit]].mean()))
     )
+
+
+def describe_weakest(digit: int, val: SplitResult) -> WeakestDigit:
+    """How many images of `digit`, the weakest on `val`, are wrong there, with Wilson's interval of that share."""
+    low, high = wilson(val.wrong[digit], val.images[digit])
+    return WeakestDigit(digit=digit, wrong=val.wrong[digit], images=val.images[digit], low=low, high=high)
 
 
 def counts_in(confusion: Sequence[Sequence[int]], digit: int) -> Counts:

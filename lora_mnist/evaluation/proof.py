@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.lora.adapters import adapter_names, base_tensors, updates_of
 from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference

@@ -59,6 +59,21 @@ class SplitResult(Document):
         return [sum(row) for row in self.confusion]
 
 
+class WeakestDigit(Document):
+    """The digit with the highest error rate on `val`.
+
+    Attributes:
+        wrong, images: how many of its images are wrong.
+        low, high: Wilson's 95 % interval of their share.
+    """
+
+    digit: Digit
+    wrong: ImageCount
+    images: ImageCount
+    low: float
+    high: float
+
+
 class Counts(Document):
     """What a repair of one digit is judged by.
 
@@ -145,34 +160,33 @@ class StrengthCurve(Document):
     splits: BySplit[Many[StrengthPoint]]
 
 
-class TriedStrength(StrengthPoint):
-    """What an adapter does at one strength; `hurt`: the digits that lose by it more than chance allows."""
+class _AtScale(Document):
+    scale: float
 
-    hurt: Many[Digit] = ()  # guards of before did not look
 
-    @property
-    def point(self) -> StrengthPoint:
-        """Without that."""
-        return StrengthPoint(**self.model_dump(exclude={"hurt"}))
+class TriedScale(Counts, _AtScale):  # in this order, `scale` is written first
+    """Counts at one scale of the trained update; `worse`: the digits with more errors than chance allows."""
+
+    worse: Many[Digit] = ()
 
 
 class GuardDecision(Document):
-    """How strongly an adapter is kept, and why.
+    """At which scale an adapter is kept, and why.
 
     Attributes:
-        counted: the count on `val` that may not rise; None if nothing is looked at.
+        counted: the count on `val` that may not rise; None if there is no rule.
         gain: by how many images it had to fall, at the least.
         before: counts on `val` without the adapter.
-        tried: what it does on `val` by strength of the update as trained, from 1 on downwards.
-        strength: the share of the trained update that is kept; None if none met the rule.
+        tried: what the trained update does on `val`, by scale from 1 downwards.
+        scale: the factor by which the trained alpha was multiplied; None if none met the rule.
     """
 
     rule: GuardRule
     counted: Literal["errors", "missed"] | None
     gain: Count
     before: Counts | None
-    tried: Many[TriedStrength]
-    strength: float | None
+    tried: Many[TriedScale]
+    scale: float | None
 
 
 class _ByShift(Document):
@@ -219,17 +233,16 @@ class ControlCounts(Counts):
 
 
 class ControlResult(Document):
-    """An adapter trained as long on every image alike: the digit at its natural share, hard ones no more often.
+    """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling.
 
     Attributes:
-        strength: None if its guard kept none.
-        threshold: the control with one number added to its logit of the digit, so that it misses no more images than the
-            adapter does. Controls from before this was asked have none.
+        scale: that its guard selected; None if it selected none.
+        threshold: the control with a shifted threshold, so that it misses no more images than the adapter.
     """
 
-    strength: float | None
+    scale: float | None
     splits: BySplit[ControlCounts]
-    threshold: Maybe[ShiftedLogit] = None
+    threshold: ShiftedLogit
 
 
 class Guess(Document):
@@ -264,7 +277,7 @@ class LayerEffect(Document):
 
 
 class Analysis(Document):
-    """What a repair did, beside what would have needed none: analysis.json. Only adapters have a strength_curve and layers."""
+    """What a repair did, and what it is compared with: analysis.json. Only adapters have a curve and layers."""
 
     schema_version: int
     splits: BySplit[Comparison]

@@ -19,27 +19,6 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, float(2 * tail / 2**changed))
 
 
-def fisher(wrong: int, images: int, other_wrong: int, other_images: int) -> float:
-    """One-sided p of Fisher's exact test: were both shares of wrong images the same, this is how often the first would
-    be seen as high as this, or higher (R. A. Fisher 1935, "The logic of inductive inference"). It compares different
-    images; `mcnemar` compares two classifiers on the same ones.
-
-    Args:
-        wrong, images: wrong images of so many.
-        other_wrong, other_images: those that the first are compared with.
-    """
-    all_wrong = wrong + other_wrong
-    all_ways = _log_ways(images + other_images, all_wrong)
-    counts = range(wrong, min(images, all_wrong) + 1)
-    ways = (_log_ways(images, count) + _log_ways(other_images, all_wrong - count) for count in counts)
-    return min(1.0, math.fsum(math.exp(one - all_ways) for one in ways))
-
-
-def _log_ways(total: int, count: int) -> float:
-    """Of `count` out of `total`; as a logarithm, since the number itself is soon beyond a float."""
-    return math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
-
-
 def wilson(count: int, total: int) -> tuple[float, float]:
     """95 % interval of a share that was seen as `count` of `total` (E. B. Wilson 1927, "Probable inference, the law of
     succession, and statistical inference"). It stays within 0 and 1, and has a width even at 0 of `total`."""

@@ -19,7 +19,7 @@ from lora_mnist.lora.layers import LoRALinear
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
 from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
-from lora_mnist.lora.switching import disabled, set_strength, strengths, switch
+from lora_mnist.lora.switching import disabled, scale_alpha, set_strength, strengths, switch
 from lora_mnist.lora.table import LayerParameters, ParameterTable, parameter_table
 from lora_mnist.lora.targets import linear_layers
 from lora_mnist.lora.update import LoRAUpdate
@@ -60,6 +60,7 @@ __all__ = [
     "parameter_table",
     "remove",
     "save_adapter",
+    "scale_alpha",
     "set_strength",
     "strengths",
     "switch",

@@ -195,8 +195,8 @@ class LoRALinear(Wrapper):
         """`merged_weight` in the precision of the weights, whatever mode the caller is in; never W itself."""
         W = self.base.weight
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(W.device.type, enabled=False):
-            made = self.merged_weight()
-            return made.clone() if made is self.base.weight else made
+            provenance = self.merged_weight()
+            return provenance.clone() if provenance is self.base.weight else provenance
 
     def _matrix(self) -> torch.Tensor:
         """What `weight` stands for."""

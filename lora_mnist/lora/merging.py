@@ -72,8 +72,8 @@ def _plain(layer: LoRALinear) -> nn.Linear:
     """The layer's own base, which belongs to a copy, with the merged weight in place of W and nothing parametrized."""
     base, weight = layer.base, layer.merged
     assert weight is not None, "`merged_copy` has merged it"
-    made = getattr(base, "parametrizations", nn.ModuleDict())
-    values = {name: getattr(base, name).detach().clone() for name in made} | {"weight": weight}
+    provenance = getattr(base, "parametrizations", nn.ModuleDict())
+    values = {name: getattr(base, name).detach().clone() for name in provenance} | {"weight": weight}
     # not `remove_parametrizations`: it takes the properties off a class that the copy has in common with the model
     base.__class__ = parametrize.type_before_parametrizations(base)
     base._modules.pop("parametrizations", None)

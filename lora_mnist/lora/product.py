@@ -107,12 +107,12 @@ def _compute(
     factors: Sequence[torch.Tensor],
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The output, and x Aᵀ (N, rank) of every adapter."""
-    made = product(x, weight, bias)
-    y, x = rows_of(made), rows_of(x)
+    provenance = product(x, weight, bias)
+    y, x = rows_of(provenance), rows_of(x)
     lows = [lowered(x, A) for A in factors[::2]]
     for scale, low, B in zip(scales, lows, factors[1::2], strict=True):
         y = _plus(y, low, B.t(), scale)  # (N, rank) @ (rank, out)
-    return y.view(made.shape), lows
+    return y.view(provenance.shape), lows
 
 
 def _plus(y: torch.Tensor, one: torch.Tensor, other: torch.Tensor, scale: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Real
 
 import torch
@@ -49,6 +50,22 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
             update.strength = float(wanted.get(name, 0.0))
     for path, module in whole_modules(model).items():
         module.active = active[path]
+
+
+def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
+    """Multiply the alpha of every layer of adapter `name` by `factor`, for good: `save_adapter` stores it.
+
+    A and B stay as they are, and so does the strength.
+
+    Raises:
+        LoRAError: there is no such adapter, or the model is merged.
+    """
+    for layer in adapted_layers(model).values():
+        layer.require_unmerged("change alpha")
+    for update in updates_of(model, name).values():
+        update.config = replace(update.config, alpha=update.config.alpha * factor)
+        update.scaling = update.config.scaling
+        update.strength = update.strength  # which has a factor made of both
 
 
 @contextmanager

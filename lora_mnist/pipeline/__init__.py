@@ -26,9 +26,9 @@ from lora_mnist.pipeline.predict import (
 )
 from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
 from lora_mnist.pipeline.run import RunResult, repair, run
-from lora_mnist.pipeline.teach import Taught, Teaching, teach, teach_and_keep
-from lora_mnist.pipeline.verify import Verification, verify, verify_workspace
-from lora_mnist.pipeline.workspace import Workspace, open_workspace, read_workspace
+from lora_mnist.pipeline.teach import TaughtAdapter, TeachResult, teach, teach_and_keep
+from lora_mnist.pipeline.verify import VerifyResult, verify, verify_workspace
+from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.settings.request import Applied, Request
 
 __all__ = [
@@ -46,9 +46,9 @@ __all__ = [
     "Request",
     "RunResult",
     "SideBySide",
-    "Taught",
-    "Teaching",
-    "Verification",
+    "TaughtAdapter",
+    "TeachResult",
+    "VerifyResult",
     "Workspace",
     "compare",
     "doctor",
@@ -64,7 +64,6 @@ __all__ = [
     "predict",
     "pretrain",
     "read_drawings",
-    "read_workspace",
     "repair",
     "require_one_picture",
     "run",

@@ -14,9 +14,9 @@ from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation import metrics
 from lora_mnist.evaluation.verdict import Tested, tested
-from lora_mnist.runs.artifact import RESTORE, Artifact
-from lora_mnist.runs.listing import AdapterLine, lines_of
-from lora_mnist.runs.moment import of_one_moment
+from lora_mnist.runs.artifact import Artifact
+from lora_mnist.runs.atomic import RESTORE
+from lora_mnist.runs.listing import AdapterLine, adapter_lines
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import DatasetName
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
@@ -104,7 +104,7 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
         RunError: a run has no base, a file is missing or damaged, or no run has an adapter of that name.
         DataError: the labels are wanted and cannot be read.
     """
-    there = [one for path in dict.fromkeys(runs) for one in of_one_moment(Run(path), _stored)]
+    there = [one for path in dict.fromkeys(runs) for one in _stored(Run(path))]
     names = {one.saved.name: one for one in there if one.line}
     if missing := [name for name in adapters if name not in names]:
         raise RunError(
@@ -122,9 +122,9 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
 
 def _stored(run: Run) -> list[_Stored]:
     """The base, adapters, and checkpoints with all weights trained."""
-    base, lines = run.require_base(), lines_of(run)
-    made = (*run.adapters(), *run.full_checkpoints())
-    there = [(base, None), *zip(made, lines, strict=True)]
+    base, lines = run.require_base(), adapter_lines(run)
+    provenance = (*run.adapters(), *run.full_checkpoints())
+    there = [(base, None), *zip(provenance, lines, strict=True)]
     return [_Stored(run, saved, saved.logits().get("test"), line) for saved, line in there]
 
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import counts_in, summarise
-from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.evaluation.metrics import counts_in, held_out_logits, require_finite, summarise
+from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.lora.lowrank import Approximation, left_out
 from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.finetune import FinetuneResult, keep, parameters_of
-from lora_mnist.pipeline.workspace import Workspace, name_from, sole_writer
+from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS, Artifact
-from lora_mnist.runs.folders import sha256_of
+from lora_mnist.runs.atomic import sha256_of
 from lora_mnist.runs.schemas import (
     CheckpointCounts,
     Evaluation,
@@ -38,7 +38,6 @@ class Merging(Provenance, MergeRecord):
     evaluation: Evaluation
 
 
-@sole_writer
 def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool = False) -> Merging:
     """Write the base with `adapters` merged into its weights as a checkpoint of its own, beside the base.
 
@@ -47,40 +46,40 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool =
         LoRAError: the merged weights are not finite.
         RunError: there is a checkpoint of that name already.
     """
-    if not adapters:
-        raise UsageError("There is nothing to merge.", "Name an adapter with --adapter.")
-    model, used = work.adapted(adapters, allow_unverified)
-    name = work.settings.finetune.name or "-".join([*(adapter.name for adapter in used), "merged"])
-    place = work.run.checkpoint(name)
-    work.claim(place)
-    started = time.perf_counter()
-    plain = merged_copy(model)
-    assert isinstance(plain, MLP)
-    before, logits = held_out_logits(model, work.dataset), held_out_logits(plain, work.dataset)
-    require_finite(logits, "Choose a smaller --strength.")
-    evaluation = work.evaluation(logits, checkpoint=name)
-    record = MergeRecord(
-        schema_version=SCHEMA,
-        name=name,
-        merged=used,
-        weights={
-            applied.name: sha256_of(work.locate(one.reference)[0] / ADAPTER_WEIGHTS)
-            for one, applied in zip(adapters, used, strict=True)
-        },
-        largest_difference=max(float((before[split] - logits[split]).abs().max()) for split in logits),
-        largest_logit=max(float(part.abs().max()) for part in logits.values()),
-    )
-    made = record_provenance(work.device, started)
-    with work.run.new(place) as draft:
-        draft.network(plain)
-        draft.document(MERGE, record)
-        draft.document(PROVENANCE, made)
-        draft.history(None)
-        draft.results(evaluation, logits)
-    return Merging(**dict(record), **dict(made), file=str(place.folder / WEIGHTS), evaluation=evaluation)
+    with work.writing():
+        if not adapters:
+            raise UsageError("There is nothing to merge.", "Name an adapter with --adapter.")
+        model, used = work.adapted(adapters, allow_unverified)
+        name = work.settings.finetune.name or "-".join([*(adapter.name for adapter in used), "merged"])
+        place = work.run.checkpoint(name)
+        work.claim(place)
+        started = time.perf_counter()
+        plain = merged_copy(model)
+        assert isinstance(plain, MLP)
+        before, logits = held_out_logits(model, work.dataset), held_out_logits(plain, work.dataset)
+        require_finite(logits, "Choose a smaller --strength.")
+        evaluation = work.evaluation(logits, checkpoint=name)
+        record = MergeRecord(
+            schema_version=SCHEMA,
+            name=name,
+            merged=used,
+            weights={
+                applied.name: sha256_of(work.locate(one.reference)[0] / ADAPTER_WEIGHTS)
+                for one, applied in zip(adapters, used, strict=True)
+            },
+            largest_difference=largest_of(before[split] - logits[split] for split in logits),
+            largest_logit=largest_of(logits.values()),
+        )
+        provenance = record_provenance(work.device, started)
+        with work.run.new(place) as draft:
+            draft.network(plain)
+            draft.document(MERGE, record)
+            draft.document(PROVENANCE, provenance)
+            draft.history(None)
+            draft.results(evaluation, logits)
+        return Merging(**dict(record), **dict(provenance), file=str(place.folder / WEIGHTS), evaluation=evaluation)
 
 
-@sole_writer
 def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> FinetuneResult:
     """The best adapter of `rank` for what separates a checkpoint from the base; proved and saved like any other.
 
@@ -91,29 +90,32 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
         RunError: there is no such checkpoint, or an adapter of that name already.
         LoRAError: the rank is out of its range, or the checkpoint is not of the base's shape.
     """
-    tuned, source = work.checkpoint(checkpoint)
-    made_from = name_from(source.name)
-    name = work.settings.finetune.name or f"{made_from}-r{rank}"
-    work.claim(work.run.adapter(name))
-    digit, weakest = _digit_of(work, source)
-    started = time.perf_counter()
-    adapted = copy.deepcopy(work.base)
-    kept = extract_update(adapted, name, tuned, rank)
-    made = record_provenance(work.device, started)
-    largest = max(approximation.rank for approximation in kept.values())
-    record = FinetuneRecord(
-        schema_version=SCHEMA,
-        method="svd",
-        name=name,
-        digit=digit,
-        settings=ExtractionSettings(rank=largest, alpha=float(largest), digit=digit, name=name, checkpoint=made_from),
-        parameters=parameters_of(adapted, name),
-        proof=None,
-        weakest_on_val=weakest,
-        seed=None,
-        extraction=extraction_of(work, made_from, tuned, kept, digit),
-    )
-    return keep(work, adapted, record, made)
+    with work.writing():
+        tuned, source = work.checkpoint(checkpoint)
+        made_from = name_from(source.name)
+        name = work.settings.finetune.name or f"{made_from}-r{rank}"
+        work.claim(work.run.adapter(name))
+        digit, weakest = _digit_of(work, source)
+        started = time.perf_counter()
+        adapted = copy.deepcopy(work.base)
+        kept = extract_update(adapted, name, tuned, rank)
+        provenance = record_provenance(work.device, started)
+        largest = max(approximation.rank for approximation in kept.values())
+        record = FinetuneRecord(
+            schema_version=SCHEMA,
+            method="svd",
+            name=name,
+            digit=digit,
+            settings=ExtractionSettings(
+                rank=largest, alpha=float(largest), digit=digit, name=name, checkpoint=made_from
+            ),
+            parameters=parameters_of(adapted, name),
+            proof=None,
+            weakest_on_val=weakest,
+            seed=None,
+            extraction=extraction_of(work, made_from, tuned, kept, digit),
+        )
+        return keep(work, adapted, record, provenance)
 
 
 def extraction_of(
@@ -132,8 +134,8 @@ def extraction_of(
 
 def _digit_of(work: Workspace, source: Artifact) -> tuple[int, bool]:
     """The digit to compare by, as asked for or else the one that the checkpoint was tuned on; is it the weakest?"""
-    if "digit" not in work.request.options.get("finetune", {}) and source.is_tuned:
-        return source.tuning.digit, source.tuning.weakest_on_val
+    if "digit" not in work.request.options.get("finetune", {}) and source.is_finetuned:
+        return source.finetune.digit, source.finetune.weakest_on_val
     return work.target_digit(), work.settings.finetune.digit == "weakest"
 
 

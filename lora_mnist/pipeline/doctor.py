@@ -14,14 +14,12 @@ import torch
 
 from lora_mnist import __version__
 from lora_mnist.datasets.mnist import is_there, raw_folder, read_mnist
-from lora_mnist.errors import DataError, DiskError, LoraMnistError, RunError, UsageError
+from lora_mnist.errors import AlteredError, DataError, DiskError, LoraMnistError, RunError, UsageError
 from lora_mnist.lora.fingerprint import first_difference
 from lora_mnist.lora.peft import load_fingerprint
-from lora_mnist.runs.artifact import WEIGHTS
-from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.lock import holder_of
-from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.overview import find_runs
+from lora_mnist.runs.artifact import WEIGHTS, load_network
+from lora_mnist.runs.atomic import writer_of
+from lora_mnist.runs.listing import find_runs
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Document, Many, Maybe
 from lora_mnist.training.device import prepare
@@ -75,7 +73,7 @@ def doctor(folder: Path, data: Path, device: str = "auto", threads: int | None =
         _check("threads", _threads),
         _check("disk", lambda: _disk(folder)),
         _check("data", lambda: _data(data)),
-        *(_check(str(path), partial(of_one_moment, Run(path), _run)) for path in find_runs(folder)),
+        *(_check(str(path), partial(_run, Run(path))) for path in find_runs(folder)),
     )
     return Diagnosis(passed=all(check.passed for check in checks), checks=checks)
 
@@ -182,7 +180,8 @@ def _data(data: Path) -> str:
 def _run(run: Run) -> str:
     """Raises RunError if a file is not the one that was saved, or a fingerprint does not hold."""
     base = run.require_base()
-    run.require_complete()
+    if unfinished := run.unfinished():
+        raise AlteredError(f"{unfinished[0]} has no manifest.", "Restore it from a copy, or delete it.")
     _, fingerprint = load_network(base.file(WEIGHTS))
     for name in run.adapter_names():
         saved = run.require_adapter(name)
@@ -192,7 +191,6 @@ def _run(run: Run) -> str:
             raise RunError(f"{saved.folder} is not for this base: {what}.", "Remove it, or train it again.")
     for checkpoint in run.checkpoints():
         load_network(run.require_checkpoint(checkpoint.name).file(WEIGHTS))
-    holder = holder_of(run.path)
-    lock = f"written by {holder.words}" if holder else "nobody writes"
+    lock = f"being written by {writer}" if (writer := writer_of(run.path)) else "nobody writes"
     count = len(run.adapters()) + len(run.checkpoints())
-    return f"manifests and seals hold, of the base and {count} made from it; {lock}"
+    return f"manifests and fingerprints are right, of the base and {count} made from it; {lock}"

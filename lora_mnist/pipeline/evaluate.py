@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.schemas import Evaluation
 from lora_mnist.settings.request import Applied

@@ -12,10 +12,11 @@ from torch import nn
 
 from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError, shown
-from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
-from lora_mnist.files import require_unused, write_file
+from lora_mnist.evaluation.metrics import BATCH, held_out_logits, require_finite
+from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora.merging import merged_copy
 from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
 from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Count, Document, Many, Maybe
@@ -169,11 +170,11 @@ def _torch_content(network: PlainNetwork, about: str) -> bytes:
 def _onnx_content(network: PlainNetwork, about: str) -> bytes:
     import onnx
 
-    made = torch.onnx.export(
+    provenance = torch.onnx.export(
         _program(network), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
     )
-    assert made is not None  # it is not written by torch
-    model = made.model_proto
+    assert provenance is not None  # it is not written by torch
+    model = provenance.model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         del part.metadata_props[:]  # which torch operation each came from
@@ -214,8 +215,8 @@ def _require_same(
     ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor], file: Path
 ) -> tuple[float, float]:
     """The largest logit and the largest difference. Raises ProofError."""
-    largest = max(float(part.abs().max()) for part in ours.values())
-    difference = max(float((part - theirs[split]).abs().max()) for split, part in ours.items())
+    largest = largest_of(ours.values())
+    difference = largest_of(part - theirs[split] for split, part in ours.items())
     if not difference <= TOLERANCE * largest:  # nor if it is NaN
         raise ProofError(
             f"The exported network's logits differ from ours by {difference:.1e}, and the largest is {largest:.3g}.",

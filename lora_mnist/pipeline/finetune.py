@@ -1,28 +1,25 @@
-"""Repair one digit: train an adapter (or, to compare, all weights), judge, prove and keep it."""
+"""Repair one digit: train an adapter (or, to compare, all weights), select its scale, evaluate, prove and save it."""
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.evaluation.analysis import Control, analyse, inspect, pictures, wrong_images
-from lora_mnist.evaluation.predict import held_out_logits, require_finite
+from lora_mnist.evaluation.analysis import analyse, inspect, pictures, wrong_images
+from lora_mnist.evaluation.baselines import Control
+from lora_mnist.evaluation.guard import Guard, require_val, select_scale
+from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import Plain, failures, prove
 from lora_mnist.evaluation.results import Analysis, GuardDecision
-from lora_mnist.evaluation.strength import Guard, choose, require_val
-from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora.peft import save_adapter
-from lora_mnist.lora.table import parameter_table
-from lora_mnist.pipeline.workspace import Workspace, sole_writer
-from lora_mnist.runs.artifact import ANALYSIS, PROVENANCE, TUNING, WEIGHTS
-from lora_mnist.runs.drawings import save_drawings
-from lora_mnist.runs.refusals import Refusal, refusals, remember_refusal
-from lora_mnist.runs.run import Run
+from lora_mnist.evaluation.verdict import Verdict, verdict_of
+from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
+from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -38,24 +35,23 @@ from lora_mnist.settings.request import Applied
 from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
-from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import train_adapter, train_all_weights
 
 log = logging.getLogger("lora_mnist")
 
 
 class FinetuneResult(Document):
-    """What a fine-tuning, or an extraction, came to.
+    """What a fine-tuning, or an extraction, did.
 
     Attributes:
-        analysis, evaluation: None if nothing was kept, as no strength met the guard.
+        analysis, evaluation: None if nothing was kept, because no scale met the guard.
         file: of a checkpoint.
 
-    As JSON it is one flat table: the record, what the analysis found, `comparison` by split, `verdict`, `evaluation`.
+    As JSON it is one flat table: record, provenance, analysis, `comparison` by split, `verdict`, `evaluation`.
     """
 
     record: FinetuneRecord
-    made: Provenance
+    provenance: Provenance
     analysis: Analysis | None = None
     evaluation: Evaluation | None = None
     file: str | None = None
@@ -65,38 +61,32 @@ class FinetuneResult(Document):
         """Whether there is something in the run now."""
         return self.analysis is not None
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether it is a repair; None if nothing was kept."""
+        return None if self.analysis is None else verdict_of(self.analysis, self.record.digit)
+
     @model_serializer(mode="wrap")
     def _flat(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
         parts = serialise(self)
-        flat = {"kept": self.kept, **parts["record"], **parts["made"]}
-        if analysis := parts["analysis"]:
-            flat["comparison"] = analysis.pop("splits")
-            flat |= {key: value for key, value in analysis.items() if key != "schema_version"}
-            assert self.analysis is not None  # it is what was serialised
-            flat["verdict"] = verdict_of(self.analysis, self.record.digit).model_dump()
+        flat = {"kept": self.kept, **parts["record"], **parts["provenance"]}
+        if self.verdict:
+            flat["comparison"] = parts["analysis"].pop("splits")
+            flat |= {key: value for key, value in parts["analysis"].items() if key != "schema_version"}
+            flat["verdict"] = self.verdict.model_dump()
             flat["evaluation"] = parts["evaluation"]
         return flat | ({"file": self.file} if self.file else {})
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Which adapter is to be trained: its name, its digit, and what it is trained on top of."""
-
-    name: str
-    digit: int
-    stack: tuple[str, ...]
-
-
-@sole_writer
 def finetune(
     work: Workspace, on_top_of: Sequence[str] = (), control: bool = False, resume: bool = False
 ) -> FinetuneResult:
-    """Inject LoRA, train it on one digit, prove that the base is untouched, evaluate, save.
+    """Inject LoRA, train it on one digit, select its scale, evaluate, prove that the base is untouched, save.
 
     Args:
         on_top_of: adapters of the run that are on, frozen, while this one trains; it is compared with them.
-        control: train a second one on every image alike, and compare the two on the same images.
-        resume: return a finished adapter as it is, or what the guard refused before; say so if one is added to others.
+        control: also train a control on uniformly sampled images, and compare the two on the same images.
+        resume: return a finished adapter as it is; say so if one is added to others.
 
     Raises:
         ProofError: the proof failed. The adapter is then not kept.
@@ -104,89 +94,101 @@ def finetune(
         RunError: `on_top_of` are not adapters of the run, trained on top of each other in that order.
         UsageError: there is a guard, but no `val` to judge by.
     """
-    task = _task(work, tuple(dict.fromkeys(on_top_of)))
-    place, tuning = work.run.adapter(task.name), work.settings.finetune
-    if resume and place.is_finished and not work.request.force:
-        return _finished(work, task, control)
-    if resume and not work.request.force and (refused := _refused(work, task)):
-        return FinetuneResult(record=refused.record, made=refused.made)
-    _prepare(work, task, resume)
-    started = time.perf_counter()
-    adapted, history, guard = _train(work, task, tuning, work.progress)
-    made = record_provenance(work.device, started)
-    record = FinetuneRecord(
-        schema_version=SCHEMA,
-        method="lora",
-        name=task.name,
-        digit=task.digit,
-        settings=_settings(work, task),
-        parameters=parameters_of(adapted, task.name),
-        proof=None,
-        weakest_on_val=tuning.digit == "weakest",
-        seed=work.settings.seed,
-        guard=guard,
-        on_top_of=task.stack,
-    )
-    if guard.strength is None:
-        if resume:
-            remember_refusal(work.run, work.fingerprint.sha256, Refusal(record=record, made=made))
-        return FinetuneResult(record=record, made=made)
-    return keep(work, adapted, record, made, history, _train_control(work, task) if control else None)
+    with work.writing():
+        # which digit, on top of what, under what name
+        stack, recipe = tuple(dict.fromkeys(on_top_of)), work.settings.finetune
+        work.require_stack(stack)
+        digit = work.target_digit(stack)
+        name = recipe.name or _name_of_round(work, f"digit{digit}-r{recipe.rank}", digit, stack)
+        if resume and work.run.adapter(name).is_finished and not work.request.force:
+            return _finished(work, name, digit, stack, control)
+
+        # refuse what cannot end well before any time is spent
+        work.claim(work.run.adapter(name))
+        require_val(recipe.guard, work.dataset.val)
+        others = [other for other in work.run.adapter_names() if other not in (name, *stack)]
+        if resume and others:  # a second `run` with another rank or digit
+            log.info("Note: %s is added to this run, beside %s.", name, ", ".join(others))
+        work.warn_of_no_miss(digit, stack)
+
+        started = time.perf_counter()
+        adapted, history, guard = _train(work, name, digit, stack, recipe)
+        record = FinetuneRecord(
+            schema_version=SCHEMA,
+            method="lora",
+            name=name,
+            digit=digit,
+            settings=recipe.model_copy(update={"digit": digit, "name": name}),
+            parameters=parameters_of(adapted, name),
+            proof=None,
+            weakest_on_val=recipe.digit == "weakest",
+            seed=work.settings.seed,
+            guard=guard,
+            on_top_of=stack,
+        )
+        provenance = record_provenance(work.device, started)
+        if guard.scale is None:
+            return FinetuneResult(record=record, provenance=provenance)
+        return keep(
+            work, adapted, record, provenance, history, _train_control(work, name, digit, stack) if control else None
+        )
 
 
-@sole_writer
 def finetune_full(work: Workspace) -> FinetuneResult:
     """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
 
-    It is the yardstick for what an adapter reaches: the same batches, the same steps, no limit on the rank, no guard.
+    It shows what an adapter could reach at best: the same batches, the same steps, no limit on the rank, no guard.
     """
-    tuning, digit = work.settings.finetune, work.target_digit()
-    name = tuning.name or f"digit{digit}-full"
-    place = work.run.checkpoint(name)
-    work.claim(place)
-    work.warn_of_no_miss(digit)
-    started = time.perf_counter()
-    tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
-    made = record_provenance(work.device, started)
-    logits = held_out_logits(tuned, work.dataset)
-    require_finite(logits, "Choose a lower --learning-rate.")
-    count = sum(parameter.numel() for parameter in tuned.parameters())
-    made_with = {field: getattr(tuning, field) for field in FullSettings.model_fields}
-    own = {"digit": digit, "name": name, "learning_rate": tuning.full_learning_rate}
-    record = FinetuneRecord(
-        schema_version=SCHEMA,
-        method="full",
-        name=name,
-        digit=digit,
-        settings=FullSettings(**made_with | own),
-        parameters=FullParameters(base=count, trained=count),
-        proof=None,
-        weakest_on_val=tuning.digit == "weakest",
-        seed=work.settings.seed,
+    with work.writing():
+        recipe, digit = work.settings.finetune, work.target_digit()
+        name = recipe.name or f"digit{digit}-full"
+        checkpoint = work.run.checkpoint(name)
+        work.claim(checkpoint)
+        work.warn_of_no_miss(digit)
+
+        started = time.perf_counter()
+        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
+        provenance = record_provenance(work.device, started)
+        logits = held_out_logits(tuned, work.dataset)
+        require_finite(logits, "Choose a lower --learning-rate.")
+
+        count = sum(parameter.numel() for parameter in tuned.parameters())
+        settings = {field: getattr(recipe, field) for field in FullSettings.model_fields}
+        settings |= {"digit": digit, "name": name, "learning_rate": recipe.full_learning_rate}
+        record = FinetuneRecord(
+            schema_version=SCHEMA,
+            method="full",
+            name=name,
+            digit=digit,
+            settings=FullSettings(**settings),
+            parameters=FullParameters(base=count, trained=count),
+            proof=None,
+            weakest_on_val=recipe.digit == "weakest",
+            seed=work.settings.seed,
+        )
+        evaluation = work.evaluation(logits, checkpoint=name)
+        analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
+        with work.run.new(checkpoint) as writer:
+            writer.network(tuned)
+            writer.document(FINETUNE, record)
+            writer.document(PROVENANCE, provenance)
+            writer.document(ANALYSIS, analysis)
+            writer.history(history)
+            writer.results(evaluation, logits)
+    return FinetuneResult(
+        record=record,
+        provenance=provenance,
+        analysis=analysis,
+        evaluation=evaluation,
+        file=str(checkpoint.folder / WEIGHTS),
     )
-    evaluation = work.evaluation(logits, checkpoint=name)
-    analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
-    with work.run.new(place) as draft:
-        draft.network(tuned)
-        draft.document(TUNING, record)
-        draft.document(PROVENANCE, made)
-        draft.document(ANALYSIS, analysis)
-        draft.history(history)
-        draft.results(evaluation, logits)
-    file = str(place.folder / WEIGHTS)
-    return FinetuneResult(record=record, made=made, analysis=analysis, evaluation=evaluation, file=file)
-
-
-def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
-    """What adapter `name` adds to the base."""
-    return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
 
 
 def keep(
     work: Workspace,
     adapted: MLP,
     record: FinetuneRecord,
-    made: Provenance,
+    provenance: Provenance,
     history: History | None = None,
     control: Control | None = None,
     drawings: Drawings | None = None,
@@ -194,7 +196,7 @@ def keep(
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
-        record: of the new one, without a proof; and how it was `made`.
+        record: of the new one, without a proof.
         history: of its training, if it was trained.
         drawings: that it was trained on, to be saved with it.
 
@@ -208,111 +210,91 @@ def keep(
     if not proof.passed:
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
     record = record.model_copy(update={"proof": proof})
-    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
+
     before = work.logits_of_stack(stack)
+    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
     analysis = analyse(before, logits, work.labels, digit, control)
-    as_trained = record.guard is not None and record.guard.strength == 1  # then what was tried were its strengths
-    tried = [one.point for one in record.guard.tried] if record.guard and as_trained else []
-    learnt = inspect(adapted, name, digit, work.dataset, analysis.splits, tried)
+    learnt = inspect(adapted, name, digit, work.dataset, analysis.splits)
     analysis = analysis.model_copy(update={"strength_curve": learnt.strength_curve, "layers": learnt.layers})
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
-    with work.run.new(work.run.adapter(name)) as draft:
-        save_adapter(draft.folder, adapted, name, work.fingerprint)
-        draft.document(TUNING, record)
-        draft.document(PROVENANCE, made)
-        draft.document(ANALYSIS, analysis)
-        draft.history(history)
-        draft.results(evaluation, logits)
-        draft.pictures({**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
+
+    with work.run.new(work.run.adapter(name)) as writer:
+        save_adapter(writer.folder, adapted, name, work.fingerprint)
+        writer.document(FINETUNE, record)
+        writer.document(PROVENANCE, provenance)
+        writer.document(ANALYSIS, analysis)
+        writer.history(history)
+        writer.results(evaluation, logits, control.logits if control else None)
+        writer.tensors(PICTURES, {**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
         if drawings is not None:
-            save_drawings(draft, drawings)
-    return FinetuneResult(record=record, made=made, analysis=analysis, evaluation=evaluation)
+            writer.drawings(drawings)
+    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 
 
-def _task(work: Workspace, stack: tuple[str, ...]) -> _Task:
-    work.require_stack(stack)
-    digit, tuning = work.target_digit(stack), work.settings.finetune
-    return _Task(tuning.name or _free_name(work.run, f"digit{digit}-r{tuning.rank}", digit, stack), digit, stack)
-
-
-def _settings(work: Workspace, task: _Task) -> FinetuneSettings:
-    return work.settings.finetune.model_copy(update={"digit": task.digit, "name": task.name})
-
-
-def _refused(work: Workspace, task: _Task) -> Refusal | None:
-    """The same training, if it was done before and nothing of it was kept."""
-    same = (_settings(work, task), work.settings.seed, task.stack)
-    for one in refusals(work.run, work.fingerprint.sha256):
-        if (one.record.settings, one.record.seed, one.record.on_top_of) == same:
-            return one
-    return None
-
-
-def _free_name(run: Run, name: str, digit: int, stack: tuple[str, ...]) -> str:
-    """`name`; on top of others, where a digit may be repaired again, with the first number that makes it new or that
-    belongs to this very round of an earlier run."""
-    if not stack:
-        return name
-    there = run.adapter_names()
-    for free in (name, *(f"{name}-{i}" for i in range(2, len(there) + 3))):
-        if free not in there:
-            return free
-        made = run.adapter(free).tuning
-        if made.on_top_of == stack and made.digit == digit:
-            return free
-    raise AssertionError("one of them is always free")
-
-
-def _prepare(work: Workspace, task: _Task, resume: bool) -> None:
-    """Refuse what cannot end well, and say what may not be expected, before any time is spent."""
-    work.claim(work.run.adapter(task.name))
-    require_val(work.settings.finetune.guard, work.dataset.val)
-    others = [name for name in work.run.adapter_names() if name not in (task.name, *task.stack)]
-    if resume and others:  # a second `run` with another rank or digit
-        log.info("Note: %s is added to this run, beside %s.", task.name, ", ".join(others))
-    work.warn_of_no_miss(task.digit, task.stack)
-
-
-def _train(
-    work: Workspace, task: _Task, tuning: FinetuneSettings, progress: Progress
-) -> tuple[MLP, History, GuardDecision]:
-    """A network with the new adapter, scaled as its guard decided."""
-    start, _ = work.adapted([Applied(one) for one in task.stack])
-    settings = work.settings.model_copy(update={"finetune": tuning})
-    adapted, history = train_adapter(start, task.name, task.digit, settings, work.dataset, progress)
-    before, val = work.logits_of_stack(task.stack).get("val"), work.dataset.val
-    return adapted, history, choose(adapted, task.name, guard_of(tuning, task.stack), before, val, task.digit)
+def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
+    """What adapter `name` adds to the base."""
+    return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
 
 
 def guard_of(recipe: AdapterSettings, stack: Sequence[str]) -> Guard:
-    """What an adapter on top of `stack` has to meet: one adapter more has to earn its place by an image at least.
+    """What an adapter on top of `stack` must meet: one more adapter has to save at least one image.
 
-    Of what is allowed, one that is taught drawings is the strongest: what it is for is not in `val`.
+    Of what is allowed, an adapter taught drawings takes the largest scale: what it is for is not in `val`.
     """
     return Guard(recipe.guard, gain=1 if stack else 0, strongest=isinstance(recipe, TeachSettings))
 
 
-def _train_control(work: Workspace, task: _Task) -> Control:
-    """An adapter trained as long on all images alike: the digit at its natural share, hard ones no more often."""
-    share = float((work.dataset.train.labels == task.digit).float().mean())
-    tuning = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
-    control, _, guard = _train(work, task, tuning, replace(work.progress, stage=f"{work.progress.stage}control: "))
-    kept = guard.strength is not None
-    logits = held_out_logits(control, work.dataset) if kept else work.logits_of_stack(task.stack)
+def _train(
+    work: Workspace, name: str, digit: int, stack: tuple[str, ...], recipe: FinetuneSettings, stage: str = ""
+) -> tuple[MLP, History, GuardDecision]:
+    """The base with `stack` and the new adapter, whose alpha has the scale that the guard selected."""
+    start, _ = work.adapted([Applied(one) for one in stack])
+    settings = work.settings.model_copy(update={"finetune": recipe})
+    progress = replace(work.progress, stage=f"{work.progress.stage}{stage}")
+    adapted, history = train_adapter(start, name, digit, settings, work.dataset, progress)
+    before, val = work.logits_of_stack(stack).get("val"), work.dataset.val
+    guard = select_scale(adapted, name, guard_of(recipe, stack), before, val, digit)
+    scale_alpha(adapted, name, guard.scale or 1.0)
+    return adapted, history, guard
+
+
+def _train_control(work: Workspace, name: str, digit: int, stack: tuple[str, ...]) -> Control:
+    """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling."""
+    share = float((work.dataset.train.labels == digit).float().mean())
+    recipe = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
+    control, _, guard = _train(work, name, digit, stack, recipe, "control: ")
+    logits = held_out_logits(control, work.dataset) if guard.scale else work.logits_of_stack(stack)
     require_finite(logits, "Choose a lower --learning-rate.")
-    return Control(guard.strength, logits)
+    return Control(guard.scale, logits)
 
 
-def _finished(work: Workspace, task: _Task, control: bool) -> FinetuneResult:
-    saved = work.run.require_adapter(task.name)
-    record, folder = saved.tuning, saved.folder
-    if record.digit != task.digit:
-        raise UsageError(f"{folder} repairs {record.digit}, not {task.digit}.", "Give another --name, or use --force.")
-    if record.on_top_of != task.stack:
-        found, wanted = (", ".join(names) or "the base" for names in (record.on_top_of, task.stack))
+def _name_of_round(work: Workspace, name: str, digit: int, stack: tuple[str, ...]) -> str:
+    """`name`, or on top of others, where a digit may be repaired twice, `name-2`, …: the first that is free or is
+    this very round of an earlier run."""
+    there = work.run.adapter_names() if stack else []
+    for number in range(1, len(there) + 2):
+        one = name if number == 1 else f"{name}-{number}"
+        if one not in there:
+            break
+        record = work.run.adapter(one).finetune
+        if (record.on_top_of, record.digit) == (stack, digit):
+            break
+    return one if there else name
+
+
+def _finished(work: Workspace, name: str, digit: int, stack: tuple[str, ...], control: bool) -> FinetuneResult:
+    """The adapter of an earlier run. Raises UsageError if it is not what is asked for."""
+    artifact = work.run.require_adapter(name)
+    record, folder = artifact.finetune, artifact.folder
+    if record.digit != digit:
+        raise UsageError(f"{folder} repairs {record.digit}, not {digit}.", "Give another --name, or use --force.")
+    if record.on_top_of != stack:
+        found, wanted = (", ".join(names) or "the base" for names in (record.on_top_of, stack))
         raise UsageError(f"{folder} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": record.seed, "finetune": record.settings.model_dump(mode="json")}
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
-    if control and saved.analysis.control is None:
+    if control and artifact.analysis.control is None:
         raise UsageError(f"{folder} was trained without a control.", "Give another --name, or use --force.")
-    return FinetuneResult(record=record, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation)
+    return FinetuneResult(
+        record=record, provenance=artifact.provenance, analysis=artifact.analysis, evaluation=artifact.evaluation
+    )

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.predict import logits_of, require_finite
-from lora_mnist.files import require_unused, write_file
+from lora_mnist.evaluation.metrics import logits_of, require_finite
 from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.request import Applied

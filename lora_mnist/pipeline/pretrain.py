@@ -8,9 +8,8 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import RunError
-from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.evaluation.predict import held_out_logits, require_finite
-from lora_mnist.evaluation.weakest import Weakest, how_sure
+from lora_mnist.evaluation.metrics import describe_weakest, held_out_logits, require_finite, weakest_digit
+from lora_mnist.evaluation.results import WeakestDigit
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
@@ -30,7 +29,7 @@ class PretrainResult(Evaluation):
 
     run: str
     seconds: float
-    weakest: Weakest | None
+    weakest: WeakestDigit | None
 
 
 def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, PretrainResult]:
@@ -58,15 +57,15 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
                 "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
             )
     evaluation = work.run.base.evaluation
-    seconds = work.run.base.made.seconds
+    seconds = work.run.base.provenance.seconds
     return work, PretrainResult(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
 
 
-def _weakest(work: Workspace) -> Weakest | None:
+def _weakest(work: Workspace) -> WeakestDigit | None:
     if not len(work.dataset.val):
         return None
     digit = weakest_digit(work.run.base.logits()["val"], work.dataset.val.labels)
-    return how_sure(digit, work.run.base.evaluation.splits["val"])
+    return describe_weakest(digit, work.run.base.evaluation.splits["val"])
 
 
 def _train(request: Request, run: Run) -> Workspace:
@@ -100,7 +99,7 @@ def _stored_settings(request: Request, run: Run) -> Settings | None:
 def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
     started = time.perf_counter()
     model, history = train_base(settings, dataset, device, progress)
-    made = record_provenance(device, started)
+    provenance = record_provenance(device, started)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     fingerprint = compute_fingerprint(model.state_dict())
@@ -115,7 +114,7 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
     with run.new_base() as draft:
         draft.network(model)
         draft.document(RECORD, record)
-        draft.document(PROVENANCE, made)
+        draft.document(PROVENANCE, provenance)
         draft.history(history)
         draft.results(evaluation_of(dataset, fingerprint, (), logits), logits)
     if removed:

@@ -9,9 +9,8 @@ from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.results import BySplit, Comparison
 from lora_mnist.pipeline.finetune import FinetuneResult, finetune
 from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
-from lora_mnist.pipeline.verify import Verification, verify_workspace
+from lora_mnist.pipeline.verify import VerifyResult, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.refusals import refusals
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.request import Request
 from lora_mnist.settings.strict import Document, Many
@@ -29,7 +28,7 @@ class Done:
         skipped: whether it was finished before.
     """
 
-    result: PretrainResult | FinetuneResult | Verification
+    result: PretrainResult | FinetuneResult | VerifyResult
     seconds: float
     skipped: bool = False
 
@@ -45,7 +44,7 @@ class RunResult(Document):
     pretraining: PretrainResult
     rounds: Many[FinetuneResult]
     overall: BySplit[Comparison]
-    verification: Verification
+    verification: VerifyResult
 
 
 def run(
@@ -82,18 +81,16 @@ def run(
 def repair(
     work: Workspace, rounds: int, control: bool = False, show: Callable[[Done], None] = lambda done: None
 ) -> tuple[FinetuneResult, ...]:
-    """The rounds of `run`; those whose adapter is there already, or was refused, are not done again."""
+    """The rounds of `run`; those whose adapter is there already are not done again."""
     tunings: list[FinetuneResult] = []
     there = [] if work.request.force else work.run.adapter_names()
-    before = () if work.request.force else refusals(work.run, work.fingerprint.sha256)
-    refused = [one.record for one in before]
     while len(tunings) < rounds and all(tuning.kept for tuning in tunings):
         started, stack = time.perf_counter(), [tuning.record.name for tuning in tunings]
         stage = _stage(2) + (f"round {len(tunings) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
         tunings.append(finetune(staged, stack, control, resume=True))
         last = tunings[-1]
-        skipped = last.record.name in there if last.kept else last.record in refused
+        skipped = last.kept and last.record.name in there
         show(Done(last, time.perf_counter() - started, skipped))
     return tuple(tunings)
 

@@ -1,35 +1,38 @@
-"""Prove everything again from the files, and derive all that follows from them. Nothing is written."""
+"""Prove a run from its files: the three claims, the logits, and what was counted from them. Nothing is written."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 
 import torch
 
-from lora_mnist.errors import AlteredError, UsageError, shown
-from lora_mnist.evaluation.predict import held_out_logits
+from lora_mnist.errors import AlteredError, RunError, UsageError, shown
+from lora_mnist.evaluation.analysis import analyse
+from lora_mnist.evaluation.baselines import Control
+from lora_mnist.evaluation.metrics import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
-from lora_mnist.pipeline.again import of_adapter, of_base
-from lora_mnist.pipeline.again_whole import of_checkpoint
-from lora_mnist.pipeline.price import unlike_price
-from lora_mnist.pipeline.workspace import Workspace, read_workspace
-from lora_mnist.runs.artifact import WEIGHTS, Artifact
-from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.pipeline.workspace import Workspace, open_workspace
+from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Artifact, load_network
+from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.settings.strict import Document, Many, Maybe
 
+ROUNDING = 1e-6  # relative: another machine adds in another order
+NOT_RECOMPUTED = {"strength_curve", "layers"}  # of analysis.json: they take a forward pass for every strength
 
-class BaseFindings(Document):
-    """Of the base: its fingerprint and how many tensors that covers, unless it could not be read."""
+
+class BaseCheck(Document):
+    """The base: its fingerprint and how many tensors that covers, unless it could not be read."""
 
     passed: bool
     fingerprint: Maybe[str] = None
     tensors: Maybe[int] = None
 
 
-class AdapterFindings(Document):
-    """Of an adapter: the three claims, unless it could not be read; and what failed, a clause each."""
+class AdapterCheck(Document):
+    """An adapter: the three claims, unless it could not be read; and what failed, a clause each."""
 
     name: str
     passed: bool
@@ -47,8 +50,8 @@ class AdapterFindings(Document):
         return Proof(passed=passed, frozen=self.frozen, off=self.off, on=self.on)
 
 
-class CheckpointFindings(Document):
-    """Of a checkpoint: its fingerprint, unless it could not be read; and what failed, a clause each."""
+class CheckpointCheck(Document):
+    """A checkpoint: its fingerprint, unless it could not be read; and what failed, a clause each."""
 
     name: str
     fingerprint: Maybe[str] = None
@@ -56,13 +59,13 @@ class CheckpointFindings(Document):
     failures: Many[str]
 
 
-class Verification(Document):
+class VerifyResult(Document):
     """What `verify` found.
 
     Attributes:
-        notes: what could not be looked at, and is no fault.
+        notes: what could not be checked and is not a failure.
         digest: of the run; like `dataset` it is known unless the base could not be read.
-        report: whether the report says what the run does; None if there is none, or it was not looked at.
+        report: whether the report is whole and of this run; None if there is none, or it is of an older state.
     """
 
     passed: bool
@@ -70,35 +73,21 @@ class Verification(Document):
     notes: Many[str] = ()
     digest: Maybe[str] = None
     dataset: Maybe[str] = None
-    base: BaseFindings
-    adapters: Many[AdapterFindings]
-    checkpoints: Many[CheckpointFindings]
+    base: BaseCheck
+    adapters: Many[AdapterCheck]
+    checkpoints: Many[CheckpointCheck]
     report: Maybe[bool] = None
 
-    def with_report(self, failures: Sequence[str], notes: Sequence[str]) -> "Verification":
-        """With what was found in the report."""
-        told = tuple(f"report: {clause}" for clause in failures)
-        looked = {} if notes else {"report": not failures}
-        failed = {"passed": self.passed and not told, "failures": (*self.failures, *told)}
-        return self.model_copy(update=looked | failed | {"notes": (*self.notes, *notes)})
 
-    def beside(self, digest: str | None) -> "Verification":
-        """With a failure if the run's digest does not begin with `digest`."""
-        if digest is None or (self.digest or "").startswith(digest):
-            return self
-        clause = f"the run digest is {self.digest or 'not known'}, not {digest}"
-        return self.model_copy(update={"passed": False, "failures": (*self.failures, clause)})
-
-
-def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = None) -> Verification:
-    """Open the run of `request` and `verify_workspace`; a base that is not the one that was saved is a finding.
+def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = None) -> VerifyResult:
+    """Open the run of `request` and `verify_workspace`; a damaged base is a failure that is found, not an error.
 
     Args:
         digest: that the run should have (see `Run.digest`), or its first 16 characters or more.
 
     Raises:
         RunError: something is missing altogether, or belongs to another base.
-        UsageError: `digest` is none.
+        UsageError: `digest` is not a run digest.
     """
     if digest is not None and not re.fullmatch("[0-9a-f]{16,64}", digest := digest.lower()):
         raise UsageError(
@@ -106,94 +95,125 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
             "Give its 64 hexadecimal digits, or the first 16 or more.",
         )
     try:
-        return read_workspace(request, lambda work: verify_workspace(work, adapters)).beside(digest)
-    except AlteredError as error:  # of the base; those of what was made from it are findings already
-        base = BaseFindings(passed=False)
-        return Verification(passed=False, failures=(error.cause,), base=base, adapters=(), checkpoints=())
+        return verify_workspace(open_workspace(request), adapters, digest)
+    except AlteredError as error:  # of the base; damaged adapters and checkpoints are failures already
+        clauses = [error.cause] if digest is None else [error.cause, f"the run digest is not known, not {digest}"]
+        base = BaseCheck(passed=False)
+        return VerifyResult(passed=False, failures=tuple(clauses), base=base, adapters=(), checkpoints=())
 
 
-def verify_workspace(work: Workspace, adapters: Sequence[str] = ()) -> Verification:
-    """Prove the base and `adapters`; if none is named, all of them and all checkpoints.
+def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str | None = None) -> VerifyResult:
+    """Prove the base and `adapters`; if none is named, all of them, all checkpoints, and the report's files.
 
     Raises:
         RunError: as `verify` does.
     """
-    if not adapters:
-        work.run.require_complete()
-    names = list(dict.fromkeys(adapters)) or work.run.adapter_names()
-    base = _Base(work)
-    entries = tuple(_verify_adapter(work, name, base) for name in names)
-    networks = () if adapters else tuple(_verify_checkpoint(work, one.name, base) for one in work.run.checkpoints())
-    failed = [f"base: {clause}" for clause in base.failures]
+    run = work.run
+    names = list(dict.fromkeys(adapters)) or run.adapter_names()
+    plain = Plain(work.base, work.images, run.base.logits())
+    base_failures = _check_base(work, plain)
+    entries = tuple(_check_adapter(work, name, plain, not base_failures) for name in names)
+    failed = [f"base: {clause}" for clause in base_failures]
     failed += [f"{entry.name}: {clause}" for entry in entries for clause in entry.failures]
-    failed += [f"{network.name}: {clause}" for network in networks for clause in network.failures]
-    return Verification(
+    notes: list[str] = []
+    networks: tuple[CheckpointCheck, ...] = ()
+    report: bool | None = None
+    if not adapters:
+        networks = tuple(_check_checkpoint(work, one.name) for one in run.checkpoints())
+        failed += [f"{network.name}: {clause}" for network in networks for clause in network.failures]
+        failed += [f"{folder} has no manifest" for folder in run.unfinished()]
+        report, clauses, notes = _check_report(run)
+        failed += clauses
+    found = run.digest()
+    if digest is not None and not found.startswith(digest):
+        failed.append(f"the run digest is {found}, not {digest}")
+    return VerifyResult(
         passed=not failed,
         failures=tuple(failed),
-        digest=work.run.digest(),
+        notes=tuple(notes),
+        digest=found,
         dataset=work.dataset.name,
-        base=BaseFindings(
-            passed=base.is_sound, fingerprint=work.fingerprint.sha256, tensors=len(work.fingerprint.tensors)
+        base=BaseCheck(
+            passed=not base_failures, fingerprint=work.fingerprint.sha256, tensors=len(work.fingerprint.tensors)
         ),
         adapters=entries,
         checkpoints=networks,
+        report=report,
     )
 
 
-class _Base:
-    """The base of a run. What is asked of it waits for the proof of an adapter, which may have shown it by the way."""
-
-    def __init__(self, work: Workspace):
-        self.work = work
-        self.plain = Plain(work.base, work.images, work.run.base.logits())
-
-    @cached_property
-    def failures(self) -> list[str]:
-        """What of its files does not follow from its weights, a clause each."""
-        return _unlike_stored(self.work.run.base, self.plain.logits) or of_base(self.work)
-
-    @property
-    def is_sound(self) -> bool:
-        """Else nothing that is compared with it can be derived."""
-        return not self.failures
+def _check_base(work: Workspace, plain: Plain) -> list[str]:
+    base = work.run.base
+    clauses = _unlike_stored(base, plain.logits)
+    if not clauses and not same(base.evaluation, work.evaluation(base.logits())):
+        clauses.append(f"{EVALUATION} does not follow from its logits")
+    return clauses
 
 
-def _verify_adapter(work: Workspace, name: str, base: _Base) -> AdapterFindings:
+def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool) -> AdapterCheck:
     try:
-        saved = work.run.require_adapter(name)
-        below = saved.tuning.on_top_of
-        if missing := [one for one in below if one not in work.run.adapter_names()]:
+        artifact = work.run.require_adapter(name)
+        record = artifact.finetune
+        if missing := [one for one in record.on_top_of if one not in work.run.adapter_names()]:
             clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
-            return AdapterFindings(name=name, passed=False, failures=(clause,))
-        adapted, _ = work.adapted([Applied(one) for one in (*below, name)])
-        proof, logits = prove(base.plain, work.fingerprint, adapted)
-        wrong = failures(proof) + _unlike_stored(saved, logits)
-        if base.is_sound and not wrong:
-            wrong = [*of_adapter(work, saved, adapted, proof), *unlike_price(work, saved, adapted)]
+            return AdapterCheck(name=name, passed=False, failures=(clause,))
+        adapted, _ = work.adapted([Applied(one) for one in (*record.on_top_of, name)])
+        proof, logits = prove(plain, work.fingerprint, adapted)
+        clauses = failures(proof) + _unlike_stored(artifact, logits)
+        if (record.name, record.proof and record.proof.passed) != (name, True):
+            clauses.append(f"{FINETUNE} is not of a proved adapter of this name")
+        if base_is_right and not clauses:  # else there is nothing to compare with
+            stored = artifact.logits()
+            applied = [AppliedAdapter(name=one, strength=1.0) for one in (*record.on_top_of, name)]
+            if not same(artifact.evaluation, work.evaluation(stored, applied)):
+                clauses.append(f"{EVALUATION} does not follow from its logits")
+            kept = artifact.analysis.control
+            control = Control(kept.scale, artifact.control_logits()) if kept else None
+            found = analyse(work.logits_of_stack(record.on_top_of), stored, work.labels, record.digit, control)
+            if not same(artifact.analysis, found, NOT_RECOMPUTED):
+                clauses.append(f"{ANALYSIS} does not follow from its logits")
     except AlteredError as error:
-        return AdapterFindings(name=name, passed=False, failures=(error.cause,))
-    return AdapterFindings(
-        name=name, passed=not wrong, frozen=proof.frozen, off=proof.off, on=proof.on, failures=tuple(wrong)
+        return AdapterCheck(name=name, passed=False, failures=(error.cause,))
+    return AdapterCheck(
+        name=name, passed=not clauses, frozen=proof.frozen, off=proof.off, on=proof.on, failures=tuple(clauses)
     )
 
 
-def _verify_checkpoint(work: Workspace, name: str, base: _Base) -> CheckpointFindings:
+def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
     try:
-        saved = work.run.require_checkpoint(name)
-        work.require_same_base(saved)
-        model, fingerprint = load_network(saved.file(WEIGHTS), work.device)
-        logits = held_out_logits(model, work.dataset)
-        wrong = _unlike_stored(saved, logits)
-        if base.is_sound and not wrong:
-            wrong = of_checkpoint(work, saved, model, logits)
+        artifact = work.run.require_checkpoint(name)
+        work.require_same_base(artifact)
+        model, fingerprint = load_network(artifact.file(WEIGHTS), work.device)
+        clauses = _unlike_stored(artifact, held_out_logits(model, work.dataset))
+        if not clauses:
+            stored = artifact.logits()
+            if not same(artifact.evaluation, work.evaluation(stored, checkpoint=name)):
+                clauses.append(f"{EVALUATION} does not follow from its logits")
+            if artifact.is_finetuned:
+                found = analyse(work.logits_of_stack(()), stored, work.labels, artifact.finetune.digit)
+                clauses += [] if same(artifact.analysis, found) else [f"{ANALYSIS} does not follow from its logits"]
     except AlteredError as error:
-        return CheckpointFindings(name=name, passed=False, failures=(error.cause,))
-    return CheckpointFindings(name=name, fingerprint=fingerprint.sha256, passed=not wrong, failures=tuple(wrong))
+        return CheckpointCheck(name=name, passed=False, failures=(error.cause,))
+    return CheckpointCheck(name=name, fingerprint=fingerprint.sha256, passed=not clauses, failures=tuple(clauses))
 
 
-def _unlike_stored(saved: Artifact, logits: Mapping[str, torch.Tensor]) -> list[str]:
+def _check_report(run: Run) -> tuple[bool | None, list[str], list[str]]:
+    """Whether the report's files are the saved ones and of this run; failures; notes."""
+    report = run.stored_report
+    if not report.is_finished:
+        return None, [], []
+    try:
+        report.require_whole()
+    except RunError as error:
+        return False, [f"report: {error.cause.rstrip('.')}"], []
+    if f'"run_digest":"{run.digest()}"'.encode() not in report.content("report.json").replace(b": ", b":"):
+        return None, [], [f"{run.report} is older than the run; write it again with `lora-mnist report`"]
+    return True, [], []
+
+
+def _unlike_stored(artifact: Artifact, logits: Mapping[str, torch.Tensor]) -> list[str]:
     """The splits whose stored logits do not follow from the weights, a clause each."""
-    stored = saved.logits()
+    stored = artifact.logits()
     wrong = [split for split in logits if not _are_close(stored.get(split), logits[split])]
     wrong = wrong or sorted(stored.keys() - logits.keys())
     return [f"the stored logits of {split} are not those of its weights" for split in wrong]
@@ -204,3 +224,18 @@ def _are_close(stored: torch.Tensor | None, logits: torch.Tensor) -> bool:
     if stored is None or stored.shape != logits.shape:
         return False
     return bool(((stored - logits).abs() <= 10 * TOLERANCE * float(logits.abs().max())).all())
+
+
+def same(stored: Document, found: Document, exclude: set[str] | None = None) -> bool:
+    """Whether two documents are equal: floats to a relative 1e-6, everything else exactly."""
+    return _equal(stored.model_dump(mode="json", exclude=exclude), found.model_dump(mode="json", exclude=exclude))
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING**2)
+    return type(one) is type(other) and one == other

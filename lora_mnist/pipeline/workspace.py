@@ -3,12 +3,10 @@
 import copy
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -18,11 +16,10 @@ from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora.fingerprint import Fingerprint
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_fingerprint
 from lora_mnist.lora.switching import set_strength
-from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, RESTORE, WEIGHTS, Artifact
-from lora_mnist.runs.checkpoint import load_network
-from lora_mnist.runs.moment import of_one_moment
+from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
+from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import AppliedAdapter, DatasetFacts, Evaluation, evaluation_of
+from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
@@ -30,9 +27,6 @@ from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ class Workspace:
         """
         with self.run.writing():
             if self.run.base.evaluation.base_fingerprint != self.fingerprint.sha256:
-                raise _replaced(self.run.base.folder)
+                raise RunError(f"{self.run.base.folder} changed while it was read.", "Run it again.")
             yield
 
     def claim(self, saved: Artifact) -> None:
@@ -100,7 +94,7 @@ class Workspace:
     def require_stack(self, names: Sequence[str]) -> None:
         """Raises RunError unless each of `names` is an adapter of the run, trained on top of those before it."""
         for i, name in enumerate(names):
-            below = self.run.require_adapter(name).tuning.on_top_of
+            below = self.run.require_adapter(name).finetune.on_top_of
             if below != tuple(names[:i]):
                 raise RunError(
                     f"{name!r} was trained on top of {', '.join(below) or 'the base'}, not of what is named before it.",
@@ -160,8 +154,7 @@ class Workspace:
         model, used = copy.deepcopy(self.base), list[AppliedAdapter]()
         for one in adapters:
             folder, name = self.locate(one.reference)
-            names = (name, *(f"{name}-{i}" for i in range(2, len(adapters) + 2)))  # folders may be called the same
-            name = next(free for free in names if free not in {other.name for other in used})
+            name = free_name(name, [other.name for other in used])  # folders may have the same name
             verified = load_fingerprint(folder) is not None
             if not verified and not allow_unverified:
                 raise RunError(
@@ -173,8 +166,6 @@ class Workspace:
             if not verified:
                 log.warning("%s carries no fingerprint: nothing proves that it was trained on this base.", folder)
             used.append(AppliedAdapter(name=name, strength=one.strength, verified=None if verified else False))
-        if not self.run.is_as_read:  # then its config may be of one adapter, and its weights of another
-            raise _replaced(self.run.path)
         on = {one.name for one in used}
         for name in sorted(on):
             if missing := [below for below in self.run.on_top_of(name) if below not in on]:
@@ -202,7 +193,7 @@ class Workspace:
             self.require_same_base(saved)
             return load_network(path, self.device)[0], saved
         if not reference:
-            raise RunError("There is no checkpoint without a name.", "Name one, or leave --checkpoint out.")
+            raise RunError("--checkpoint is empty.", "Name a checkpoint.")
         saved = self.run.require_checkpoint(reference)
         self.require_same_base(saved)
         return load_network(saved.file(WEIGHTS), self.device)[0], saved
@@ -219,7 +210,7 @@ class Workspace:
             RunError: there is none, or it is not the one that was saved.
         """
         if not reference:
-            raise RunError("There is no adapter without a name.", "Name one, or leave --adapter out.")
+            raise RunError("--adapter is empty.", "Name an adapter.")
         if _is_path(reference):
             return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
@@ -229,17 +220,6 @@ class Workspace:
         return self.run.require_adapter(reference).file(""), reference
 
 
-def sole_writer(stage: Callable[Concatenate[Workspace, P], T]) -> Callable[Concatenate[Workspace, P], T]:
-    """Let `stage`, whose first argument is a workspace, be the only one that writes to its run."""
-
-    @wraps(stage)
-    def alone(work: Workspace, /, *arguments: P.args, **named: P.kwargs) -> T:
-        with work.writing():
-            return stage(work, *arguments, **named)
-
-    return alone
-
-
 def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     """Open the run of `request`, or go on with it if it is opened already.
 
@@ -247,15 +227,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
         RunError: it has no base, or one that is damaged or was trained on other images.
         UsageError: what was asked contradicts it.
     """
-    return of_one_moment(run or Run(request.run), partial(_open, request))
-
-
-def read_workspace(request: Request, read: Callable[[Workspace], T]) -> T:
-    """What `read` finds in the opened run of `request`, all of it of one moment (see `of_one_moment`)."""
-    return of_one_moment(Run(request.run), lambda run: read(open_workspace(request, run)))
-
-
-def _open(request: Request, run: Run) -> Workspace:
+    run = run or Run(request.run)
     base = run.require_base()
     stored, name = run.record.settings, run.record.dataset.name
     request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
@@ -263,20 +235,16 @@ def _open(request: Request, run: Run) -> Workspace:
     device = prepare(request.device, request.threads)
     choose(name, request.data, request.quiet, request.offline)
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
-    if dataset.sha256 != run.record.dataset.sha256:
+    facts = run.record.dataset
+    if dataset.sha256 != facts.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
-    _require_sizes(base, run.record.dataset, dataset)
-    return opened(request, run, settings, device, dataset)
-
-
-def _require_sizes(base: Artifact, facts: DatasetFacts, dataset: Dataset) -> None:
-    """The split that the settings make is the one that was evaluated. Raises AlteredError."""
     for split in ("train", "val", "test"):
-        told, found = getattr(facts, split), len(getattr(dataset, split))
-        if told != found:
+        recorded, found = getattr(facts, split), len(getattr(dataset, split))
+        if recorded != found:
             raise AlteredError(
-                f"{base.folder / RECORD} says {told} {split} images, but with its settings there are {found}.", RESTORE
+                f"{base.folder / RECORD} says {recorded} {split} images, but its settings give {found}.", RESTORE
             )
+    return opened(request, run, settings, device, dataset)
 
 
 def opened(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
@@ -285,13 +253,15 @@ def opened(request: Request, run: Run, settings: Settings, device: torch.device,
     return Workspace(request, run, settings, device, dataset, network, fingerprint)
 
 
-def _replaced(folder: Path) -> RunError:
-    return RunError(f"{folder} was replaced by another command in the meantime.", "Run this one again.")
-
-
 def _is_path(reference: str) -> bool:
     """Names in a run hold neither dots nor separators."""
     return re.search(r"[./\\]", reference) is not None
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, or the first of `name-2`, `name-3`, … that is not in `taken`."""
+    numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
+    return next(free for free in (name, *numbered) if free not in taken)
 
 
 def name_from(folder: str) -> str:

@@ -7,14 +7,14 @@ import torch
 
 from lora_mnist.datasets.drawing import prepare
 from lora_mnist.errors import AlteredError, DataError, RunError, UsageError
-from lora_mnist.evaluation.predict import logits_of, require_finite
+from lora_mnist.evaluation.metrics import logits_of, require_finite
 from lora_mnist.lora.peft import load_adapter
 from lora_mnist.lora.switching import switch
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.play.protocol import AdapterFacts, Answer, Choice, Question, RunFacts, Search, Sight
 from lora_mnist.play.strokes import draw
 from lora_mnist.runs.artifact import Artifact
-from lora_mnist.runs.folders import mark_of
+from lora_mnist.runs.atomic import version_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import FinetuneRecord
 
@@ -110,7 +110,7 @@ class Networks:
         run = Run(self.work.run.path)
         if run.base.evaluation.base_fingerprint != self.work.fingerprint.sha256:
             raise RunError(f"{run.base.folder} was replaced by another command.", "Start the playground again.")
-        there = {saved.name: mark_of(saved.folder) for saved in run.adapters()}
+        there = {saved.name: version_of(saved.folder) for saved in run.adapters()}
         if there == self._loaded:
             return
         work = dataclasses.replace(self.work, run=run)
@@ -124,14 +124,14 @@ def _load(saved: Artifact, work: Workspace, model: torch.nn.Module) -> AdapterFa
     try:
         work.run.require_adapter(saved.name)
         load_adapter(saved.file(""), model, saved.name, work.fingerprint)
-        record = saved.tuning
+        record = saved.finetune
     except RunError as error:
         return AdapterFacts(name=saved.name, problem=error.cause if isinstance(error, AlteredError) else str(error))
     return AdapterFacts(name=saved.name, summary=_summary(record), on_top_of=record.on_top_of)
 
 
 def _summary(record: FinetuneRecord) -> str:
-    made_for = f"{record.price.count} drawings" if record.price else f"digit {record.digit}"
+    made_for = f"{record.lesson.count} drawings" if record.lesson else f"digit {record.digit}"
     return f"{made_for}, rank {record.rank}"
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from lora_mnist.evaluation.price import Price, PriceVerdict
+from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict
 from lora_mnist.settings.config import Name
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -156,7 +156,7 @@ class LessonState(Message):
     steps: Count = 0
     loss: float | None = None
     seconds_left: float | None = None
-    price: Price | None = None
-    verdict: PriceVerdict | None = None
+    lesson: LessonResult | None = None
+    verdict: LessonVerdict | None = None
     name: str | None = None
     problem: str | None = None

@@ -104,9 +104,9 @@ class Teacher:
                 told = {"step": heard.step, "steps": heard.steps, "loss": heard.loss}
                 self._update(phase="training", seconds_left=heard.seconds_left, **told)
             case Finished():
-                self._update(phase="taught", price=heard.price, verdict=heard.price.verdict)
+                self._update(phase="taught", lesson=heard.lesson, verdict=heard.lesson.verdict)
             case Kept():
-                self._leave("kept", name=heard.name, price=self.state.price)
+                self._leave("kept", name=heard.name, lesson=self.state.lesson)
             case LoraMnistError() if self.state.phase == "keeping":
                 self._update(phase="taught", name=None, problem=f"It was not kept. {heard}")
             case LoraMnistError() if self.state.phase in RUNNING:

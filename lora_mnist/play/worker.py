@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import LoraMnistError
-from lora_mnist.evaluation.price import Price
+from lora_mnist.evaluation.verdict import LessonResult
 from lora_mnist.pipeline.teach import keep, teach
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.play.protocol import SIDE, LabelledDrawing
@@ -35,7 +35,7 @@ class Opened:
 class Finished:
     """The training is over."""
 
-    price: Price
+    lesson: LessonResult
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def work_for(request: Request, pipe: Connection) -> None:
             work = open_workspace(request)
             pipe.send(Opened())
             taught = teach(work, _drawings(pipe.recv(), work), report=_told(pipe))
-            pipe.send(Finished(taught.price))
+            pipe.send(Finished(taught.lesson))
         except LoraMnistError as error:
             pipe.send(error)
             return

@@ -3,7 +3,6 @@ intervals (`low`, `high`) are Wilson's, 95 %."""
 
 from typing import Generic, Literal, TypeVar
 
-from lora_mnist.evaluation.price import Price, PriceVerdict
 from lora_mnist.evaluation.results import (
     ControlResult,
     Counts,
@@ -18,8 +17,8 @@ from lora_mnist.evaluation.results import (
     StrengthPoint,
 )
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, wilson
-from lora_mnist.evaluation.verdict import Verdict
-from lora_mnist.report.made import BaseMade, Made
+from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, Verdict
+from lora_mnist.report.provenance import BaseMade, Made
 from lora_mnist.runs.listing import AdapterLine
 from lora_mnist.runs.schemas import AdapterParameters, DatasetFacts, Method
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
@@ -123,14 +122,13 @@ class ShiftedThreshold(Counts, _Shift):
 
 
 class _Beside(Document):
-    method: Literal["control", "control and number", "full"]
+    method: Literal["control", "control and threshold", "full"]
     name: str
     kept: bool
 
 
 class Yardstick(Counts, _Beside):
-    """What else was trained on the digit: the control, without and with one number on its logit, or all weights. `kept`:
-    whether a guard kept it."""
+    """What else was trained: the control, without and with a shifted threshold, or all weights. `kept`: by a guard."""
 
 
 class DigitRow(Document):
@@ -250,18 +248,18 @@ class AdapterSection(Document):
     examples: Many[WrongImage]
     wrong_images: Many[WrongImage] | None
     guard: GuardDecision | None
-    price: Maybe[Price] = None
-    made: Made
+    lesson: Maybe[LessonResult] = None
+    provenance: Made
 
     @property
-    def sum(self) -> Verdict | PriceVerdict:
+    def sum(self) -> Verdict | LessonVerdict:
         """What it comes to: a repair, or drawings that were taught."""
-        return self.price.verdict if self.price else self.verdict
+        return self.lesson.verdict if self.lesson else self.verdict
 
     @property
     def purpose(self) -> str:
         """What it was trained for."""
-        return f"{self.price.count:,} drawings" if self.price else f"digit {self.digit}"
+        return f"{self.lesson.count:,} drawings" if self.lesson else f"digit {self.digit}"
 
 
 # All of it ------------------------------------------------------------------------------------------------------------
@@ -272,7 +270,7 @@ class CheckpointSection(Document):
 
     name: str
     digit: Digit
-    made: Made
+    provenance: Made
 
 
 class Line(AdapterLine):
@@ -302,7 +300,7 @@ class Report(Document):
     adapters: Many[AdapterSection]
     checkpoints: Many[CheckpointSection]
     side_by_side: Many[Line]
-    made: BaseMade
+    provenance: BaseMade
 
 
 def label(one: Line | Yardstick) -> str:

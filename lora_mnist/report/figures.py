@@ -14,7 +14,8 @@ from lora_mnist.evaluation.results import Counts
 from lora_mnist.report import plots
 from lora_mnist.report.document import AdapterSection, BaseSection, Line, Report, label
 from lora_mnist.report.words import signed
-from lora_mnist.runs.artifact import HISTORY, RESTORE, Artifact
+from lora_mnist.runs.artifact import HISTORY, Artifact
+from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
 
 
@@ -195,7 +196,7 @@ def _strength_curve(section: AdapterSection) -> Plot:
     return Plot(
         f"{section.name}-strength_curve",
         plots.strength_curve(strength_curve, digit),
-        f"Accuracy, recall of {digit} and recall of the others by strength; recommended is {strength_curve.recommended:g}.",
+        f"Accuracy, recall of {digit} and of the others by strength; recommended is {strength_curve.recommended:g}.",
         f"{section.name}-strength_curve.csv",
         tuple(
             Mark(one.strength, 100 * share, f"strength {one.strength:g}: {100 * share:.2f} % {words}", one.strength)

@@ -16,7 +16,8 @@ from lora_mnist.datasets.doubtful import DOUBTFUL
 from lora_mnist.errors import AlteredError
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.report.document import SureGuess, WrongImage
-from lora_mnist.runs.artifact import LOGITS, RESTORE, Artifact
+from lora_mnist.runs.artifact import LOGITS, Artifact
+from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
 
 SIDE = 28
@@ -26,7 +27,7 @@ SHADES = 16  # four bits a pixel, half of what eight take, and no eye sees it
 
 
 @dataclass(frozen=True)
-class Judged:
+class Unseen:
     """Probabilities (N, 10) float64 of all test images before and after, and what is stored of the wrong ones.
 
     Attributes:
@@ -61,26 +62,26 @@ class Judged:
         return WrongImage(index=index, kind=kind, label=label, before=before, after=after, agreed=agreed)
 
 
-def judged_of(run: Run, saved: Artifact) -> Judged:
+def judged_of(run: Run, saved: Artifact) -> Unseen:
     """Of an adapter, with its base or the adapters below as what was before.
 
     Raises:
         RunError: a file cannot be read.
         AlteredError: images and logits do not belong together.
     """
-    below = run.adapter(saved.tuning.on_top_of[-1]) if saved.tuning.on_top_of else run.base
+    below = run.adapter(saved.finetune.on_top_of[-1]) if saved.finetune.on_top_of else run.base
     before, after = (_probabilities(one) for one in (below, saved))
     pictures = saved.pictures()
     index, label = pictures.get("wrong_index"), pictures.get("wrong_label")
     last = max([one.index for one in saved.analysis.examples] + ([] if index is None else index.tolist()), default=-1)
     if before.shape != after.shape or last >= len(after):
         raise AlteredError(f"{saved.folder / LOGITS} is not of the images that the adapter was judged by.", RESTORE)
-    return Judged(before, after, index, label, DOUBTFUL if run.record.dataset.name == "mnist" else {})
+    return Unseen(before, after, index, label, DOUBTFUL if run.record.dataset.name == "mnist" else {})
 
 
 def _probabilities(saved: Artifact) -> np.ndarray:
     """Softmax (N, 10) of its logits on `test`."""
-    logits = saved.arrays(LOGITS, "test")["test"].astype(np.float64)
+    logits = saved.arrays(LOGITS, {"test"})["test"].astype(np.float64)
     powers = np.exp(logits - logits.max(1, keepdims=True))
     shares: np.ndarray = powers / powers.sum(1, keepdims=True)
     return shares

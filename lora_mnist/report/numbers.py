@@ -4,9 +4,9 @@ from lora_mnist import SCHEMA, __version__
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.results import SplitResult
 from lora_mnist.report.document import BaseSection, CheckpointSection, DigitShare, Line, Report, Share
-from lora_mnist.report.made import made_of, made_of_base
+from lora_mnist.report.provenance import made_of, made_of_base
 from lora_mnist.report.section import section_of
-from lora_mnist.runs.listing import lines_of
+from lora_mnist.runs.listing import adapter_lines
 from lora_mnist.runs.run import Run
 
 
@@ -20,7 +20,7 @@ def report_of(run: Run, normalised: bool = False) -> Report:
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
     base, record = run.require_base().evaluation, run.record
-    lines = lines_of(run)
+    lines = adapter_lines(run)
     adapters, checkpoints = run.adapters(), run.full_checkpoints()
     for saved in (*adapters, *checkpoints):
         if saved.evaluation.base_fingerprint != base.base_fingerprint:
@@ -34,10 +34,11 @@ def report_of(run: Run, normalised: bool = False) -> Report:
         base=_base(base.base_fingerprint, base.splits["test"]),
         adapters=tuple(section_of(run, saved) for saved in reversed(adapters)),
         checkpoints=tuple(
-            CheckpointSection(name=saved.name, digit=saved.tuning.digit, made=made_of(saved)) for saved in checkpoints
+            CheckpointSection(name=saved.name, digit=saved.finetune.digit, provenance=made_of(saved))
+            for saved in checkpoints
         ),
         side_by_side=tuple(Line(**dict(line), change=line.after.errors - line.before.errors) for line in lines),
-        made=made_of_base(run),
+        provenance=made_of_base(run),
     )
 
 

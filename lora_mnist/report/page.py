@@ -14,22 +14,31 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lora_mnist.evaluation.verdict import paired
-from lora_mnist.files import to_json
 from lora_mnist.report.document import AdapterSection, Line, Report, Share, SureGuess
 from lora_mnist.report.images import COLUMNS, Sheet, picture, sheet_of
 from lora_mnist.report.matrices import base_cell, cell_of
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.reproduce import commands, configs
 from lora_mnist.report.tables import tables_of
-from lora_mnist.report.words import GLOSSARY, NBSP, TITLES, chance, how_large, signed, sure, tied, title_of, who_paid
-from lora_mnist.runs.drawings import labelled_pictures
-from lora_mnist.runs.run import Run, sole_writer
+from lora_mnist.report.words import (
+    GLOSSARY,
+    NBSP,
+    TITLES,
+    chance,
+    how_large,
+    side_effects,
+    signed,
+    sure,
+    tied,
+    title_of,
+)
+from lora_mnist.runs.atomic import to_json
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.strict import Document
 
 MOST_DRAWINGS = 300  # that the page shows of an adapter, half a kilobyte each
 
 
-@sole_writer
 def write_report(run: Run, normalised: bool = False) -> Path:
     """Write the report of `run` and return its page.
 
@@ -43,14 +52,15 @@ def write_report(run: Run, normalised: bool = False) -> Path:
     from lora_mnist.report.figures import plots_of  # matplotlib takes its time, and only drawing needs it
     from lora_mnist.report.inline import inline
 
-    report = report_of(run, normalised)
-    run.require_writable()
-    plots = {plot.name: plot for plot in plots_of(run, report, normalised)}
-    drawings = {name: inline(plot) for name, plot in plots.items() if not _is_matrix(name)}
-    files = texts_of(run, report, {name: plot.table for name, plot in plots.items()}, drawings)
-    files |= {f"{name}.svg": plot.svg for name, plot in plots.items()}
-    files |= {f"{name}.png": plot.png for name, plot in plots.items()}
-    return run.save_report(files)
+    with run.writing():
+        report = report_of(run, normalised)
+        run.require_writable()
+        plots = {plot.name: plot for plot in plots_of(run, report, normalised)}
+        drawings = {name: inline(plot) for name, plot in plots.items() if not _is_matrix(name)}
+        files = texts_of(run, report, {name: plot.table for name, plot in plots.items()}, drawings)
+        files |= {f"{name}.svg": plot.svg for name, plot in plots.items()}
+        files |= {f"{name}.png": plot.png for name, plot in plots.items()}
+        return run.save_report(files)
 
 
 def texts_of(run: Run, report: Report, plots: Mapping[str, str], drawings: Mapping[str, str]) -> dict[str, bytes]:
@@ -77,7 +87,7 @@ def _page(run: Run, report: Report, plots: Mapping[str, str], drawings: Mapping[
         drawings={name: Markup(drawing) for name, drawing in drawings.items()},
         losses=[one.name for one in report.adapters if f"{one.name}-loss" in plots],
         pictures={section.name: _thumbnails(run, section) for section in report.adapters},
-        taught={section.name: _taught(run, section) for section in report.adapters if section.price},
+        taught={section.name: _taught(run, section) for section in report.adapters if section.lesson},
         sheet=sheet and _data("image/png", sheet.png),
         data=_for_the_script(report, sheet),
         script=_source(environment, "report.js"),
@@ -101,7 +111,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.filters |= {"percent": _percent, "signed": signed, "rows": _rows, "interval": _interval, "p": chance}
-    environment.filters |= {"sure": sure, "who_paid": who_paid, "how_large": how_large, "tied": tied}
+    environment.filters |= {"sure": sure, "side_effects": side_effects, "how_large": how_large, "tied": tied}
     environment.filters |= {"digest": _digest, "date": _date}
     return environment
 
@@ -125,8 +135,12 @@ def _in_order(report: Report) -> list[Line]:
 
 def _latest(report: Report) -> str:
     """When the last thing of the run was made."""
-    made = [report.made, *(one.made for one in report.checkpoints), *(one.made for one in report.adapters)]
-    return max(one.date for one in made)
+    provenance = [
+        report.provenance,
+        *(one.provenance for one in report.checkpoints),
+        *(one.provenance for one in report.adapters),
+    ]
+    return max(one.date for one in provenance)
 
 
 def _outcomes(report: Report) -> dict[str, tuple[str, str]]:
@@ -143,7 +157,7 @@ def _thumbnails(run: Run, section: AdapterSection) -> list[str]:
 def _taught(run: Run, section: AdapterSection) -> list[tuple[int, str]]:
     """The drawings that it was taught: the digit, and the source of an <img>."""
     return [
-        (label, _data("image/png", picture(image))) for label, image in labelled_pictures(run.adapter(section.name))
+        (label, _data("image/png", picture(image))) for label, image in run.adapter(section.name).labelled_drawings()
     ]
 
 

@@ -34,8 +34,9 @@ from lora_mnist.report.document import (
     Yardstick,
 )
 from lora_mnist.report.images import judged_of
-from lora_mnist.report.made import made_of
-from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, RESTORE, Artifact
+from lora_mnist.report.provenance import made_of
+from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, Artifact
+from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AdapterParameters, FinetuneRecord, FullParameters
 
@@ -62,7 +63,7 @@ class _Stored:
 
     @property
     def record(self) -> FinetuneRecord:
-        return self.saved.tuning
+        return self.saved.finetune
 
     @property
     def analysis(self) -> Analysis:
@@ -114,13 +115,13 @@ def section_of(run: Run, saved: Artifact) -> AdapterSection:
         examples=judged.examples(one.analysis),
         wrong_images=judged.wrong_images(),
         guard=record.guard,
-        price=record.price,
-        made=made_of(one.saved),
+        lesson=record.lesson,
+        provenance=made_of(one.saved),
     )
 
 
 def _stored(run: Run, saved: Artifact) -> _Stored:
-    record, analysis = saved.tuning, saved.analysis
+    record, analysis = saved.finetune, saved.analysis
     if missing := [one for one in record.on_top_of if one not in run.adapter_names()]:
         raise RunError(
             f"{saved.name} was trained on top of {', '.join(missing)}, which is not in the run.",
@@ -160,16 +161,18 @@ def _change(before: Share, after: Share, pair: Pair) -> Change:
 
 
 def _yardsticks(run: Run, one: _Stored) -> Iterator[Yardstick]:
-    """The control, and every checkpoint with all weights trained on the same digit, from the base as the adapter was."""
+    """The control, and every checkpoint with all weights trained on the same digit."""
     if control := one.analysis.control:
         counts = {key: control.splits["test"].of(key) for key in COUNTS}
-        kept = control.strength is not None
+        kept = control.scale is not None
         yield Yardstick(method="control", name="control", kept=kept, **counts)
         if number := control.threshold:
             moved = number.splits["test"]
-            yield Yardstick(method="control and number", name="control and one number", kept=kept, **dict(moved))
+            yield Yardstick(
+                method="control and threshold", name="control with a shifted threshold", kept=kept, **dict(moved)
+            )
     for saved in run.full_checkpoints() if not one.record.on_top_of else []:
-        if saved.tuning.digit == one.digit:
+        if saved.finetune.digit == one.digit:
             after = saved.analysis.splits["test"].after
             yield Yardstick(method="full", name=saved.name, kept=True, **dict(after))
 

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from lora_mnist.evaluation.verdict import listed
-from lora_mnist.report.document import AdapterSection, DigitRow, LayerRow, Report
+from lora_mnist.report.document import AdapterSection, LayerRow, Report
 
 NBSP = "\N{NO-BREAK SPACE}"
 TITLES = {
@@ -15,7 +14,7 @@ TITLES = {
     "norm": "‖ΔW‖ / ‖W‖",
     "frozen": "frozen",
     "missed": "missed",
-    "false_alarms": "false_alarms",
+    "false_alarms": "false alarms",
     "accuracy": "accuracy, recall",
     "strength": "strength",
     "threshold": "shifted threshold",
@@ -42,8 +41,8 @@ GLOSSARY = {
     "accuracy": "Accuracy is the share of all images that are right, recall the share of one digit's images that are.",
     "strength": "A factor on the whole update when it is applied: 0 is the base, 1 the adapter as it was kept.",
     "threshold": "One number added to the digit's logit: what can be had without any training.",
-    "control": "The same adapter trained as long on every image alike: the digit at its natural share, hard images no more"
-    " often. It shows how much of a repair is further training.",
+    "control": "The same adapter trained as long on uniformly sampled images: no focus, no hard-example sampling."
+    " It shows how much of a repair is just further training.",
     "focus": "The share of every fine-tuning batch that is drawn from the digit under repair.",
     "guard": "The rule on val by which an adapter is kept, and how strongly: by default no digit may get worse beyond"
     " chance.",
@@ -61,25 +60,19 @@ def title_of(report: Report) -> str:
     if len(report.adapters) > 1:
         return "What the adapters did"
     (one,) = report.adapters
-    return f"What LoRA learnt from {one.purpose}" if one.price else f"Did LoRA repair the {one.digit}?"
+    return f"What LoRA learnt from {one.purpose}" if one.lesson else f"Did LoRA repair the {one.digit}?"
 
 
-def who_paid(section: AdapterSection) -> str:
-    """The digits that lost beyond chance, the one hit worst first, or the one that came off worst."""
+def side_effects(section: AdapterSection) -> str:
+    """What happened to the other nine digits: the largest side effect, and whether it is more than chance."""
     facts, rows = section.verdict.facts, {row.digit: row for row in section.digits}
-    if facts.payers:
-        worst, *others = facts.payers
-        also = f" {listed(others)} paid too." if others else ""
-        return tied(f"{worst} was hit worst: {_lost(rows[worst])} (p {chance(rows[worst].p)}).{also}")
-    worst = facts.worst
-    if rows[worst].net > 0:
-        return tied(f"Nobody beyond chance. {worst} was hit worst: {_lost(rows[worst])} (p {chance(rows[worst].p)}).")
-    same = "as many wrong images as before" if not rows[worst].net else f"{-rows[worst].net:,} fewer wrong images"
-    return f"Nobody. {worst} came off worst: {same}."
-
-
-def _lost(row: DigitRow) -> str:
-    return f"{row.net:,} more wrong image{'' if row.net == 1 else 's'}, {row.before:,} → {row.after:,}"
+    if facts.worse:
+        return tied(f"{section.verdict.side_effects}")
+    row = rows[facts.largest_side_effect]
+    if row.net > 0:
+        change = f"+{row.net:,} error{'' if row.net == 1 else 's'}, {row.before:,} → {row.after:,}"
+        return tied(f"None beyond chance. The largest is digit {row.digit}: {change} (p {chance(row.p)}).")
+    return f"None. {section.verdict.side_effects}"
 
 
 def how_large(layers: Sequence[LayerRow]) -> str:

@@ -1,4 +1,4 @@
-"""One folder of a run (its base, an adapter or a checkpoint): its files by name, how they are read and written.
+"""One folder of a run (its base, an adapter, a checkpoint or the report): its files by name, read and written.
 
 Importing this does not import torch, so that commands which only read JSON start at once.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +19,21 @@ from pydantic import ValidationError
 
 from lora_mnist.errors import AlteredError, RunError, shown
 from lora_mnist.evaluation.results import Analysis
-from lora_mnist.files import LARGEST_DOCUMENT, LARGEST_WEIGHTS, read_regular, to_json, write_file
-from lora_mnist.runs.folders import MANIFEST, check_folder, is_finished, mark_of, read_manifest, require_same, standing
+from lora_mnist.runs.atomic import (
+    LARGEST_DOCUMENT,
+    LARGEST_WEIGHTS,
+    MANIFEST,
+    RESTORE,
+    is_finished,
+    read_file,
+    read_manifest,
+    require_same,
+    sha256_of,
+    to_json,
+    version_of,
+    where_is,
+    write_file,
+)
 from lora_mnist.runs.schemas import Evaluation, FinetuneRecord, Provenance
 from lora_mnist.settings.strict import Document, first_fault
 
@@ -26,33 +41,35 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
+    from lora_mnist.datasets.drawings import Drawings
+    from lora_mnist.lora.fingerprint import Fingerprint
     from lora_mnist.training.loop import History
     from lora_mnist.training.model import MLP
 
 D = TypeVar("D", bound=Document)
 
-RECORD, TUNING, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.json", "analysis.json"
-PROVENANCE, MERGE = "provenance.json", "merge.json"
-HISTORY = "history.csv"
+RECORD, FINETUNE, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.json", "analysis.json"
+PROVENANCE, MERGE, HISTORY = "provenance.json", "merge.json", "history.csv"
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 LOGITS, PICTURES = "logits.safetensors", "pictures.safetensors"
-OURS = (RECORD, TUNING, EVALUATION, ANALYSIS, PROVENANCE, MERGE, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
-RESTORE = "Restore it from a copy, or make it again with --force."
+OURS = (RECORD, FINETUNE, EVALUATION, ANALYSIS, PROVENANCE, MERGE, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
+CONTROL = "control."  # before the name of a split, for the control's logits
+DRAWINGS = "drawings"  # the folder of those that an adapter was taught: drawings/7/0012.png
+DRAWING = re.compile(rf"{DRAWINGS}/([0-9])/([0-9]{{4}})\.png")
+ABOUT = "lora_mnist"  # one entry of metadata: safetensors writes several in random order, and equal runs must be equal
 
 
 class Artifact:
-    """A base, an adapter or a checkpoint of a run, as it was saved. Each of its documents is read once.
+    """A finished folder of a run, as it was saved. Each of its documents is read once.
 
     Attributes:
-        folder: where it belongs. If a writer was killed in the middle, its files may still lie beside it.
+        folder: its place. If a writer was killed in the middle, its files may still be beside it.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
-        self._mark: object = None
-        self._was_replaced = False
 
     @property
     def name(self) -> str:
@@ -62,57 +79,52 @@ class Artifact:
     def is_finished(self) -> bool:
         return is_finished(self.folder)
 
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether it has a `finetune`; a base and a merged checkpoint have none."""
+        return FINETUNE in self.hashes if self.is_finished else self.file(FINETUNE).is_file()
+
     def file(self, name: str) -> Path:
-        """Where a file of it lies now."""
-        return standing(self.folder) / name
+        """The path of a file of it now."""
+        return where_is(self.folder) / name
 
     def require_whole(self) -> None:
-        """Raises RunError if a file of it is missing, AlteredError if one is not the one that was saved."""
-        while not self._is_whole:
-            try:
-                for name in self.hashes:
-                    if name.endswith(".json"):
-                        self.content(name)  # kept, so that each is read once
-                check_folder(self.folder, self._contents)
-                self._require_listed()
-                self._is_whole = True
-            except RunError:
-                if self.is_current:
-                    raise
-                self.forget()  # a writer replaced it between two files
-                self._was_replaced = True
+        """Compare every file with the manifest, once.
+
+        Raises:
+            RunError: a file is missing, or another command replaced the folder meanwhile.
+            AlteredError: a file, named, is not the saved one.
+        """
+        if self._is_whole:
+            return
+        version = version_of(self.folder)
+        try:
+            for name, expected in self.hashes.items():
+                if name.endswith(".json"):  # kept, so that each is read once
+                    require_same(self.folder / name, hashlib.sha256(self.content(name)).hexdigest(), expected)
+                else:
+                    require_same(self.folder / name, sha256_of(self.file(name)), expected)
+            for name in OURS:  # what the manifest leaves out was compared with nothing
+                if name not in self.hashes and self.file(name).exists():
+                    raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
+        except (RunError, OSError) as error:
+            if version_of(self.folder) != version:
+                raise RunError(f"{self.folder} changed while it was read.", "Run it again.") from error
+            if isinstance(error, OSError):
+                raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
+            raise
+        if version_of(self.folder) != version:
+            raise RunError(f"{self.folder} changed while it was read.", "Run it again.")
+        self._is_whole = True
 
     def require_saved(self, name: str) -> None:
-        """Raises RunError if a document cannot be read, AlteredError if it is not the one that was saved."""
+        """Raises RunError if a document cannot be read, AlteredError if it is not the saved one."""
         found = hashlib.sha256(self.content(name)).hexdigest()
         require_same(self.folder / name, found, self.hashes.get(name))
 
-    def _require_listed(self) -> None:
-        """What the manifest leaves out was compared with nothing."""
-        for name in OURS:
-            if name not in self.hashes and self.file(name).exists():
-                raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
-
-    @property
-    def is_current(self) -> bool:
-        """Whether nothing has taken its place since it was read. True if it was not read yet."""
-        return self._mark is None or self._mark == mark_of(self.folder)
-
-    @property
-    def is_as_read(self) -> bool:
-        """Whether all that was read of it was of one moment, and nothing has taken its place."""
-        return self.is_current and not self._was_replaced
-
-    def forget(self) -> None:
-        """Read everything again when it is asked for."""
-        self._contents.clear()
-        self._is_whole, self._mark = False, None
-        for name in ("hashes", "evaluation", "tuning", "analysis", "made"):
-            self.__dict__.pop(name, None)
-
     @cached_property
     def hashes(self) -> Mapping[str, str]:
-        """SHA-256 of every file, as its manifest has it."""
+        """SHA-256 of every file, from its manifest."""
         return read_manifest(self.folder, self.content(MANIFEST))
 
     @property
@@ -128,21 +140,16 @@ class Artifact:
         return self.document(EVALUATION, Evaluation)
 
     @cached_property
-    def tuning(self) -> FinetuneRecord:
+    def finetune(self) -> FinetuneRecord:
         """Of an adapter, or of a checkpoint with all weights trained."""
-        return self.document(TUNING, FinetuneRecord)
-
-    @property
-    def is_tuned(self) -> bool:
-        """Whether it has a `tuning`, or had when it was saved; a base and a merged checkpoint have none."""
-        return TUNING in self.hashes if is_finished(self.folder) else self.file(TUNING).is_file()
+        return self.document(FINETUNE, FinetuneRecord)
 
     @cached_property
     def analysis(self) -> Analysis:
         return self.document(ANALYSIS, Analysis)
 
     @cached_property
-    def made(self) -> Provenance:
+    def provenance(self) -> Provenance:
         return self.document(PROVENANCE, Provenance)
 
     def document(self, name: str, kind: type[D]) -> D:
@@ -153,40 +160,41 @@ class Artifact:
             AlteredError: it is not JSON, or not what it should be; file and field are named.
         """
         path = self.folder / name
-        content = self.content(name)
         try:
-            return kind.model_validate_json(content)
+            return kind.model_validate_json(self.content(name))
         except ValidationError as error:
             key, fault, value, rule = first_fault(error)
             if fault == "json_invalid":
                 raise AlteredError(f"{path} is not JSON: {rule}.", RESTORE) from error
             received = "" if fault == "missing" else f" (={shown(value)})"
             what = f": `{key}`{received}" if key else received
-            raise AlteredError(f"{path}{what} {_sentence(rule)}.", RESTORE) from error
+            raise AlteredError(f"{path}{what} {rule[:1].lower()}{rule[1:]}.", RESTORE) from error
 
     def losses(self) -> list[float]:
-        """Of every training step; none if nothing was trained. Raises RunError if they cannot be read."""
+        """The loss of every training step; none if nothing was trained. Raises RunError if they cannot be read."""
         text = self.content(HISTORY)
         try:
             return [float(row["loss"]) for row in csv.DictReader(io.StringIO(text.decode()))]
         except (ValueError, TypeError, KeyError, csv.Error) as error:
-            raise AlteredError(f"{self.folder / HISTORY} is no table of losses: {error!r}.", RESTORE) from error
+            raise AlteredError(f"{self.folder / HISTORY} is not a table of losses: {error!r}.", RESTORE) from error
 
     def logits(self) -> dict[str, torch.Tensor]:
-        """(N, 10) fp32 by split."""
-        from lora_mnist.runs.checkpoint import load_tensors
+        """(N, 10) fp32 by split, `val` and `test`."""
+        return {name: one for name, one in load_tensors(self.file(LOGITS)).items() if not name.startswith(CONTROL)}
 
-        return load_tensors(self.file(LOGITS))
+    def control_logits(self) -> dict[str, torch.Tensor]:
+        """Those of the control, likewise; none where none was trained."""
+        stored = load_tensors(self.file(LOGITS))
+        return {name.removeprefix(CONTROL): one for name, one in stored.items() if name.startswith(CONTROL)}
 
-    def arrays(self, name: str, *required: str) -> dict[str, numpy.ndarray]:
-        """The tensors of a file by name, read without torch.
-
-        Args:
-            required: names that have to be among them.
-
-        Raises:
-            RunError: they cannot be read.
+    def pictures(self) -> dict[str, numpy.ndarray]:
+        """Pictures for the report: `examples` and `wrong` uint8 (n, 28, 28), `wrong_index` and `wrong_label`
+        int64 (n,), `directions` float32 (n, 28, 28). Raises RunError if they cannot be read.
         """
+        return self.arrays(PICTURES, {"examples", "directions", "wrong", "wrong_index", "wrong_label"})
+
+    def arrays(self, name: str, required: set[str]) -> dict[str, numpy.ndarray]:
+        """The tensors of a file by name, read without torch; those `required` are among them. Raises RunError."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -194,27 +202,43 @@ class Artifact:
             arrays = dict(sorted(load(self.content(name)).items()))  # it gives them in random order
         except (SafetensorError, KeyError) as error:
             raise AlteredError(f"{self.folder / name} holds no tensors: {error!r}.", RESTORE) from error
-        if missing := [one for one in required if one not in arrays]:
-            raise AlteredError(f"{self.folder / name} has no {', '.join(missing)}.", RESTORE)
+        if missing := required - arrays.keys():
+            raise AlteredError(f"{self.folder / name} has no {', '.join(sorted(missing))}.", RESTORE)
         return arrays
 
-    def pictures(self) -> dict[str, numpy.ndarray]:
-        """(n, 28, 28) by what they show: `examples` uint8, `directions` float32; and of the test images that are wrong
-        before or after `wrong` uint8, `wrong_index` and `wrong_label` int64 (n,). Older adapters lack these three.
+    def labelled_drawings(self) -> list[tuple[int, numpy.ndarray]]:
+        """The drawings it was taught, in their order: the digit, and uint8 (28, 28). Read without torch.
 
         Raises:
-            RunError: they cannot be read.
+            RunError: one cannot be read.
+            AlteredError: there is none, or one is not what `ArtifactWriter.drawings` writes.
         """
-        return self.arrays(PICTURES, "examples", "directions")
+        import numpy as np
+        from PIL import Image
+
+        found = sorted((match[2], int(match[1]), name) for name in self.hashes if (match := DRAWING.fullmatch(name)))
+        if not found:
+            raise AlteredError(f"{self.folder} holds no drawings that it was taught.", RESTORE)
+        drawings = []
+        for _, label, name in found:
+            try:
+                with Image.open(io.BytesIO(self.content(name)), formats=("PNG",)) as image:
+                    if (image.mode, image.size) != ("L", (28, 28)):
+                        raise ValueError(f"it is {image.mode} of {image.size}")
+                    drawings.append((label, np.array(image)))
+            except RunError:
+                raise
+            except Exception as error:  # damaged files make Pillow raise errors of many kinds
+                raise AlteredError(f"{self.folder / name} is not a drawing of ours: {error}.", RESTORE) from error
+        return drawings
 
     def content(self, name: str) -> bytes:
-        """A file's bytes; those of JSON files are kept for whoever asks next. Raises RunError if it cannot be read."""
+        """A file's bytes; those of JSON files are kept. Raises RunError if it cannot be read."""
         if name in self._contents:
             return self._contents[name]
-        self._mark = self._mark or mark_of(self.folder)
         try:
             largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
-            content = read_regular(self.file(name), largest)
+            content = read_file(self.file(name), largest)
         except OSError as error:
             raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         if name.endswith(".json"):
@@ -232,14 +256,25 @@ class ArtifactWriter:
         write_file(self.folder / name, to_json(document.model_dump(mode="json")))
 
     def network(self, model: MLP) -> None:
-        from lora_mnist.runs.checkpoint import save_network
+        """Its weights, fp32, with its architecture and fingerprint in the file's metadata."""
+        from safetensors.torch import save
 
-        save_network(self.folder / WEIGHTS, model)
+        from lora_mnist.lora.fingerprint import compute_fingerprint
 
-    def results(self, evaluation: Evaluation, logits: Mapping[str, torch.Tensor]) -> None:
-        """What it does on `val` and `test`; logits (N, 10) fp32 by split."""
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        architecture = {"class": "MLP", "hidden": model.hidden}
+        about = {"architecture": architecture, "fingerprint": compute_fingerprint(tensors).to_text()}
+        write_file(self.folder / WEIGHTS, save(tensors, {ABOUT: json.dumps(about)}))
+
+    def results(
+        self,
+        evaluation: Evaluation,
+        logits: Mapping[str, torch.Tensor],
+        control: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """What it does on `val` and `test`; logits (N, 10) fp32 by split, and those of its control."""
         self.document(EVALUATION, evaluation)
-        self._tensors(LOGITS, logits)
+        self.tensors(LOGITS, {**logits, **{f"{CONTROL}{split}": one for split, one in (control or {}).items()}})
 
     def history(self, history: History | None) -> None:
         """Loss and learning rate of every step; an empty table if nothing was trained."""
@@ -251,15 +286,82 @@ class ArtifactWriter:
             writer.writerows(zip(steps, history.rates, history.losses, strict=True))
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
-    def pictures(self, pictures: Mapping[str, torch.Tensor]) -> None:
-        """What `Artifact.pictures` gives back; for the report."""
-        self._tensors(PICTURES, pictures)
+    def drawings(self, drawings: Drawings) -> None:
+        """Each as a PNG below its digit, numbered in their order."""
+        from PIL import Image
 
-    def _tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        from lora_mnist.runs.checkpoint import save_tensors
+        for number, (image, label) in enumerate(zip(drawings.images.cpu(), drawings.labels.tolist(), strict=True)):
+            file = io.BytesIO()
+            Image.fromarray(image.numpy()).save(file, "PNG")
+            write_file(self.folder / DRAWINGS / str(label) / f"{number:04}.png", file.getvalue())
 
-        save_tensors(self.folder / name, dict(tensors))
+    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        from safetensors.torch import save
+
+        write_file(self.folder / name, save(dict(tensors)))
 
 
-def _sentence(rule: str) -> str:
-    return rule[:1].lower() + rule[1:]
+# Tensors on disk ------------------------------------------------------------------------------------------------------
+
+
+def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Fingerprint]:
+    """The network in `path`, rebuilt from that file alone, and its fingerprint.
+
+    Raises:
+        RunError: it is missing or damaged.
+        AlteredError: its tensors do not have the fingerprint that it carries.
+    """
+    import torch
+
+    from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, first_difference
+    from lora_mnist.training.model import MLP
+
+    tensors, metadata = _read_tensors(path)
+    try:
+        about = json.loads(metadata[ABOUT])
+        hidden, text = about["architecture"]["hidden"], about["fingerprint"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} does not say what network it holds.", RESTORE) from error
+    stored = Fingerprint.from_text(text)
+    if name := first_difference(stored, compute_fingerprint(tensors)):
+        raise AlteredError(f"{path}: tensor {name} does not have the recorded fingerprint.", RESTORE)
+    try:
+        with torch.device("meta"):  # shapes first, before memory is taken for them
+            shapes = {name: tensor.shape for name, tensor in MLP(hidden).state_dict().items()}
+        if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+            raise RuntimeError(f"its tensors are not those of the layers {hidden!r}")
+        model = MLP(hidden)
+        model.load_state_dict(tensors)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".:")  # torch's goes on with frames of C++
+        raise RunError(f"{path} holds no network of ours: {reason}.", RESTORE) from error
+    return model.to(device), stored
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name. Raises RunError if the file is missing or damaged."""
+    return _read_tensors(path)[0]
+
+
+def load_drawings(artifact: Artifact) -> Drawings:
+    """`Artifact.labelled_drawings`, to compute with."""
+    import numpy as np
+    import torch
+
+    from lora_mnist.datasets.drawings import Drawings
+
+    labels, images = zip(*artifact.labelled_drawings(), strict=True)
+    return Drawings(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        content = read_file(path, LARGEST_WEIGHTS)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own format
+        metadata = header.get("__metadata__") or {}
+        return dict(sorted(load(content).items())), metadata  # it gives them in random order
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error

@@ -1,14 +1,20 @@
-"""What a run's base and adapters come to: read from its JSON alone, without torch."""
+"""What is in a run and which runs are in a folder, read from their JSON alone; and how many numbers LoRA trains."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
+from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
 from lora_mnist.runs.artifact import Artifact
-from lora_mnist.runs.moment import of_one_moment
-from lora_mnist.runs.run import Run
+from lora_mnist.runs.run import Run, is_run
 from lora_mnist.runs.schemas import Method
-from lora_mnist.runs.sizes import SizeTable, mlp_layers, parse_ranks, parse_shape, size_table
-from lora_mnist.settings.strict import Count, Digit, Document, Many
+from lora_mnist.settings.config import KnownDataset
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+
+# The adapters of a run ------------------------------------------------------------------------------------------------
 
 
 class AdapterLine(Document):
@@ -19,7 +25,7 @@ class AdapterLine(Document):
         parameters: how many numbers were trained.
         before, after: on `test`.
         bytes: of the file that holds its weights.
-        drawings: how many it was taught; None where it was taught none.
+        drawings: how many it was taught; None if it was taught none.
     """
 
     name: str
@@ -46,51 +52,33 @@ class Listing(Document):
 
 
 def list_adapters(run: Run) -> Listing:
-    """What each of them did on `test`.
+    """What each adapter did on `test`.
 
     Raises:
         RunError: there is no base, or an adapter, a checkpoint or a file is missing or damaged.
     """
-    return of_one_moment(run, _list)
-
-
-def _list(run: Run) -> Listing:
     base = run.require_base().evaluation
-    lines = tuple(lines_of(run))
     return Listing(
         run=str(run.path),
         dataset=base.dataset.name,
         base_fingerprint=base.base_fingerprint,
         digest=run.digest(),
-        adapters=lines,
+        adapters=tuple(adapter_lines(run)),
     )
 
 
-def lines_of(run: Run) -> list[AdapterLine]:
-    """The lines of `list_adapters`. Raises RunError as it does, and if one is missing."""
-    run.require_complete()
+def adapter_lines(run: Run) -> list[AdapterLine]:
+    """The lines of `list_adapters`. Raises RunError as it does."""
     adapters = [run.require_adapter(name) for name in run.adapter_names()]
-    return [_line(saved) for saved in (*adapters, *(run.require_checkpoint(s.name) for s in run.full_checkpoints()))]
+    return [
+        _adapter_line(one) for one in (*adapters, *(run.require_checkpoint(s.name) for s in run.full_checkpoints()))
+    ]
 
 
-def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) -> SizeTable:
-    """`size_table` of the network of `run`, or of layers without biases that have the given `shapes`.
-
-    Raises:
-        RunError: there is no base, and no shape was given.
-        UsageError: the ranks are not `1,2,4`, or a shape is not `4096x4096`.
-    """
-    counts = parse_ranks(ranks)
-    if shapes:
-        return size_table({f"{i}": parse_shape(shape) for i, shape in enumerate(shapes)}, False, counts)
-    run.require_base()
-    return size_table(mlp_layers(run.record.settings.model.hidden), True, counts)
-
-
-def _line(saved: Artifact) -> AdapterLine:
-    record, test = saved.tuning, saved.analysis.splits["test"]
+def _adapter_line(artifact: Artifact) -> AdapterLine:
+    record, test = artifact.finetune, artifact.analysis.splits["test"]
     return AdapterLine(
-        name=saved.name,
+        name=artifact.name,
         method=record.method,
         digit=record.digit,
         rank=record.rank,
@@ -99,6 +87,144 @@ def _line(saved: Artifact) -> AdapterLine:
         before=test.before,
         after=test.after,
         proof=None if record.proof is None else record.proof.passed,
-        bytes=saved.file(saved.weights).stat().st_size,
-        drawings=record.price.count if record.price else None,
+        bytes=artifact.file(artifact.weights).stat().st_size,
+        drawings=record.lesson.count if record.lesson else None,
     )
+
+
+# The runs in a folder -------------------------------------------------------------------------------------------------
+
+
+class RunLine(Document):
+    """One run in short.
+
+    Attributes:
+        fault: why it cannot be read; then there is nothing else.
+        images, errors: of `test`, and how many of them the base has wrong.
+        adapters: how many there are, with the checkpoints that have all weights trained.
+        best: the one of them with the fewest errors in all.
+        bytes: of all its files.
+        digest: see `Run.digest`.
+    """
+
+    run: str
+    bytes: Count
+    fault: Maybe[str] = None
+    dataset: Maybe[KnownDataset] = None
+    images: Maybe[Count] = None
+    errors: Maybe[Count] = None
+    adapters: Maybe[Count] = None
+    best: Maybe[AdapterLine] = None
+    digest: Maybe[str] = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of the base."""
+        return 1 - self.errors / self.images if self.images and self.errors is not None else None
+
+
+class Overview(Document):
+    """Every run below a folder, by its path."""
+
+    folder: str
+    runs: Many[RunLine]
+
+
+def list_runs(folder: Path) -> Overview:
+    """One line for each run in `folder` or below it; a damaged one says what is wrong. Raises RunError: no folder."""
+    if not folder.is_dir():
+        raise RunError(f"There is no folder {folder}.", "Name the one that has the runs.")
+    return Overview(folder=str(folder), runs=tuple(_run_line(Run(path)) for path in find_runs(folder)))
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Every run in `folder` or below it, finished or not, by its path; links are not followed."""
+    return sorted(_find(folder))
+
+
+def _find(folder: Path) -> Iterator[Path]:
+    for place, below, files in os.walk(folder):
+        path = Path(place)
+        if is_run(path) or ("base" in below and ("adapters" in below or "run.json" in files)):
+            yield path
+            below.clear()  # a run has no runs in it
+        below[:] = [name for name in below if not name.startswith(".")]
+
+
+def _run_line(run: Run) -> RunLine:
+    files = [os.path.join(place, name) for place, _, names in os.walk(run.path) for name in names]
+    size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
+    try:
+        base, lines = run.require_base().evaluation, adapter_lines(run)
+        test = base.splits["test"]
+        return RunLine(
+            run=str(run.path),
+            bytes=size,
+            dataset=base.dataset.name,
+            images=test.count,
+            errors=test.errors,
+            adapters=len(lines),
+            best=min(lines, key=lambda line: line.after.errors, default=None),
+            digest=run.digest(),
+        )
+    except RunError as error:
+        return RunLine(run=str(run.path), bytes=size, fault=error.cause)
+
+
+# How many numbers LoRA trains -----------------------------------------------------------------------------------------
+
+
+class Size(Document):
+    """What LoRA trains at one rank; `share` = lora / full."""
+
+    rank: Count
+    lora: Count
+    share: float
+
+
+class SizeTable(Document):
+    """What full fine-tuning and LoRA train.
+
+    Attributes:
+        layers: (out, in) of every adapted layer, by name.
+        biases: whether full fine-tuning has a bias (out) in each of them too.
+        full: numbers in W and, if there are any, biases.
+    """
+
+    layers: dict[str, tuple[int, int]]
+    biases: bool
+    full: Count
+    ranks: Many[Size]
+
+
+def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) -> SizeTable:
+    """What LoRA trains of the network of `run`, or of layers without biases that have the given `shapes`.
+
+    rank · (in + out) numbers for each W (out, in): A (rank, in) and B (out, rank).
+
+    Raises:
+        RunError: there is no base, and no shape was given.
+        UsageError: the ranks are not `1,2,4`, or a shape is not `4096x4096`.
+    """
+    if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6})*", ranks):
+        raise UsageError(f"`rank` (={ranks!r}) is not a list of whole numbers from 1.", "Write it as 1,2,4,8.")
+    if shapes:
+        layers = {f"{i}": _parse_shape(shape) for i, shape in enumerate(shapes)}
+    else:
+        run.require_base()
+        sizes = (28 * 28, *run.record.settings.model.hidden, 10)
+        layers = {f"linear{i}": (fan_out, fan_in) for i, (fan_in, fan_out) in enumerate(pairwise(sizes), 1)}
+    biases = not shapes
+    full = sum(rows * columns + rows * biases for rows, columns in layers.values())
+    sides = sum(rows + columns for rows, columns in layers.values())
+    counts = [int(rank) for rank in ranks.split(",")]
+    table = tuple(Size(rank=rank, lora=rank * sides, share=rank * sides / full) for rank in counts)
+    return SizeTable(layers=layers, biases=biases, full=full, ranks=table)
+
+
+def _parse_shape(text: str) -> tuple[int, int]:
+    """`4096x1024` as (4096, 1024)."""
+    match = re.fullmatch(r"0*([1-9]\d{0,8})[x×]0*([1-9]\d{0,8})", text)
+    if not match:
+        raise UsageError(f"`shape` (={text!r}) is not the shape of a matrix.", "Write it as 4096x4096.")
+    return int(match[1]), int(match[2])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from lora_mnist import SCHEMA, __version__
-from lora_mnist.evaluation.price import Price
 from lora_mnist.evaluation.results import BySplit, Counts, GuardDecision, Proof, SplitResult
+from lora_mnist.evaluation.verdict import LessonResult
 from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TeachSettings, TrainingSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -236,12 +236,12 @@ class FinetuneRecord(Document):
     guard: Maybe[GuardDecision] = None
     extraction: Maybe[Extraction] = None
     on_top_of: Many[str] = ()
-    price: Maybe[Price] = None
+    lesson: Maybe[LessonResult] = None
 
     @model_validator(mode="after")
     def _has_its_price(self) -> FinetuneRecord:
-        if (self.method == "taught") != (self.price is not None):
-            raise ValueError("must have a price where it was taught, and nowhere else")
+        if (self.method == "taught") != (self.lesson is not None):
+            raise ValueError("must have a lesson where it was taught, and nowhere else")
         return self
 
     @property

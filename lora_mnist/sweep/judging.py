@@ -11,13 +11,12 @@ import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.metrics import compare, summarise
-from lora_mnist.evaluation.predict import BATCH, held_out_logits, require_finite
+from lora_mnist.evaluation.baselines import shifted_logit, shifted_to_miss
+from lora_mnist.evaluation.guard import Guard, decide, require_val
+from lora_mnist.evaluation.metrics import BATCH, compare, held_out_logits, require_finite, summarise
 from lora_mnist.evaluation.results import Analysis, Counts, ShiftedLogit, Threshold
-from lora_mnist.evaluation.strength import Guard, decide, require_val
-from lora_mnist.evaluation.threshold import shifted_logit, shifted_to_miss
 from lora_mnist.evaluation.verdict import Kind, verdict_of
-from lora_mnist.lora.adapters import updates_of
+from lora_mnist.lora import scale_alpha
 from lora_mnist.lora.layers import LoRALinear
 from lora_mnist.lora.switching import set_strength
 from lora_mnist.settings.config import GuardRule
@@ -79,12 +78,10 @@ class Judge:
                 return known[strength]
 
             before, truth = self.base.logits["val"], self.labels["val"]
-            strength = decide(Guard(rule), before, truth, digit, val_at).strength
+            strength = decide(Guard(rule), before, truth, digit, val_at).scale
             if strength is None:
                 return self.judged(self.base.logits, digit, None)
-            with torch.no_grad():
-                for update in updates_of(network, name).values():
-                    update.lora_B.mul_(strength)
+            scale_alpha(network, name, strength)
         done = {"val": known[1.0]} if known and strength == 1.0 else {}
         rest = {split: self.logits_at(network, name, 1.0, split) for split in self.labels if split not in done}
         return self.judged(done | rest, digit, strength)

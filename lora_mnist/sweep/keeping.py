@@ -81,13 +81,13 @@ def keep(asked: Asked, row: Row) -> Kept:
     options = {"seed": row.seed, "finetune": tuning}
     request = replace(asked.request, run=place, config=None, options=options, stage="keeping ")
     work = open_workspace(request)
-    made = finetune(work, resume=True)
-    if made.analysis is None:
+    provenance = finetune(work, resume=True)
+    if provenance.analysis is None:
         raise RunError(f"Trained alone, the adapter of row {row.key} meets its guard at no strength.", "Keep another.")
     verified = verify_workspace(work, [name])
     if not verified.passed:
         raise ProofError(f"The adapter in {place} is not what was saved: {verified.failures[0]}.", "Train it again.")
-    counts = Counts(**dict(made.analysis.splits["test"].after))
+    counts = Counts(**dict(provenance.analysis.splits["test"].after))
     told = Counts(**{key: row.after["test"].of(key) for key in ("missed", "false_alarms", "errors")})
     return Kept(key=row.key, name=name, run=str(place), told=told, found=counts)
 

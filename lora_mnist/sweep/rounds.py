@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from lora_mnist.evaluation.metrics import counts_of, weakest_digit
-from lora_mnist.evaluation.predict import held_out_logits, require_finite
-from lora_mnist.evaluation.strength import Guard, choose, require_val
-from lora_mnist.lora.table import parameter_table
+from lora_mnist.evaluation.guard import Guard, require_val, select_scale
+from lora_mnist.evaluation.metrics import counts_of, held_out_logits, require_finite, weakest_digit
+from lora_mnist.lora import parameter_table, scale_alpha
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement
 from lora_mnist.sweep.rows import Round
@@ -32,7 +31,8 @@ def repaired_in_rounds(job: Job, judge: Judge) -> tuple[Judgement, int]:
         digit, name = weakest_digit(logits["val"], judge.labels["val"]), f"round{number + 1}"
         adapted, _ = train_adapter(network, name, digit, job.settings, dataset)
         guard = Guard(rule, gain=1 if number else 0)
-        kept = choose(adapted, name, guard, logits["val"], dataset.val, digit).strength
+        kept = select_scale(adapted, name, guard, logits["val"], dataset.val, digit).scale
+        scale_alpha(adapted, name, kept or 1.0)
         before = logits
         if kept is not None:
             network, logits = adapted, held_out_logits(adapted, dataset)

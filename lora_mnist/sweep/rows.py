@@ -19,9 +19,17 @@ from pydantic import ValidationError, model_validator
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.results import BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
-from lora_mnist.files import disk_errors, parse_json, read_regular, require_writable, to_json, write_file
-from lora_mnist.runs.folders import clear, require_same
-from lora_mnist.runs.lock import holding
+from lora_mnist.runs.atomic import (
+    disk_errors,
+    one_writer,
+    parse_json,
+    read_file,
+    recover,
+    require_same,
+    require_writable,
+    to_json,
+    write_file,
+)
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset, ModelSettings, PretrainSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, first_fault
 from lora_mnist.sweep.grid import MOST_JOBS, Method
@@ -70,8 +78,8 @@ class Row(Document):
         parameters: how many numbers were trained.
         threshold: the base with one number added to its logit of the digit, with which it misses no more images on
             `val`; `threshold_on_test`: on `test`.
-        shifted: of a control, with such a number on its own logit: counts on `test` if it may miss no image on `val`, if
-            it may miss one, and so on; the last is without a number. Empty if there is no `val`.
+        shifted: of a control, with a threshold of its own: counts on `test` if it may miss no image on `val`, if it
+            may miss one, and so on; the last is without a number. Empty if there is no `val`.
         rounds: of repairs on top of each other, each of them.
         verdict: None if nothing was kept.
         seconds: of training and judging; of a stack, the job's share.
@@ -157,10 +165,10 @@ class Store:
             RunError, AlteredError: what lies there, as of the class.
             DiskError: the disk refuses.
         """
-        with holding(self.folder):
+        with one_writer(self.folder):
             require_writable(self.folder / PARTS)
             for place in (self.folder, self.folder / PARTS):
-                clear(place)
+                recover(place)
             self.rows = _rows_in(self.folder)  # another sweep may have added some since
             try:
                 yield
@@ -202,7 +210,7 @@ def _rows_in(folder: Path) -> dict[str, Row]:
 def _read(path: Path) -> Sequence[Row]:
     """Raises FileNotFoundError; RunError if it cannot be read; AlteredError if it is not what was written."""
     try:
-        document = parse_json(path, read_regular(path, LARGEST))
+        document = parse_json(path, read_file(path, LARGEST))
     except FileNotFoundError:
         raise
     except OSError as error:

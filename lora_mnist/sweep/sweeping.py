@@ -41,7 +41,7 @@ class Sweep(Document):
     label: str
     rows: Many[Row]
     failures: Many[Failure]
-    made: Count
+    trained: Count
     seconds: float
 
     def answered(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "Answered":
@@ -83,9 +83,9 @@ def sweep(asked: Asked, engine: Engine) -> Sweep:
         failures = _do(engine, world, left, store, Progress(asked.request.quiet))
         seconds = round(time.perf_counter() - started, 2)
     rows = [store.rows[key] for key in keys if key in store.rows]
-    made = len(left) - len(failures)
+    trained = len(left) - len(failures)
     found = {"folder": str(asked.out), "label": asked.label, "rows": tuple(rows), "failures": tuple(failures)}
-    return Sweep.model_validate(found | {"made": made, "seconds": seconds})
+    return Sweep.model_validate(found | {"trained": trained, "seconds": seconds})
 
 
 def _require_no_run(out: Path) -> None:

@@ -9,7 +9,7 @@ from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Row
 from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, points, scope, sentences
 
-HEADINGS = ("missed", "false_alarms", "all errors", "worst other digit", "kept")
+HEADINGS = ("missed", "false alarms", "all errors", "worst other digit", "kept")
 
 
 def markdown(answer: Answer, rows: Sequence[Row]) -> str:
@@ -87,7 +87,7 @@ def _end(rounds: Rounds) -> str:
 def _by_case(rows: Sequence[Row], split: str) -> str:
     lines = [_case(str(row.seed), [row], split, str(row.digit), row.verdict or "not kept") for row in rows]
     lines.append(_case("mean", rows, split))
-    return _table(("digit", "accuracy", "missed", "false_alarms", "all errors", "verdict"), lines, "seed")
+    return _table(("digit", "accuracy", "missed", "false alarms", "all errors", "verdict"), lines, "seed")
 
 
 def _case(name: str, rows: Sequence[Row], split: str, digit: str = "", verdict: str = "") -> str:

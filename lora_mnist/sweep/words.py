@@ -4,7 +4,7 @@ from lora_mnist.sweep.answer import Answer, Enough, Estimate, Metric, spelled
 
 _RULE = "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
 ONE_SEED = "One seed does not say which is enough: how sure it is comes from several."
-METRIC_NAMES: dict[Metric, str] = {"missed": "missed", "false_alarms": "false_alarms", "errors": "all errors"}
+METRIC_NAMES: dict[Metric, str] = {"missed": "missed", "false_alarms": "false alarms", "errors": "all errors"}
 
 
 def sentences(answer: Answer) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lora_mnist.datasets.dataset import Dataset, Split
-from lora_mnist.evaluation.predict import held_out_logits
+from lora_mnist.evaluation.metrics import held_out_logits
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import uncertainty_of

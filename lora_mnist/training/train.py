@@ -149,10 +149,9 @@ def _as_settings_ask(
 def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     """1 - p with p the probability that `model` gives to the digit it takes an image for, float64 (N,), on the CPU.
 
-    To the power of `hard_examples`, it says how often an image is drawn. An image of which the network is sure teaches it
-    next to nothing, and most images are such. This is uncertainty sampling ("least confident": Settles 2009, Active
-    Learning Literature Survey, section 3.1). The label is not looked at: by its probability, an image with a wrong
-    label would be the hardest of all, and be drawn over and over. The uncertainty are those of the network at the start.
+    To the power of `hard_examples`, it says how often an image is drawn (uncertainty sampling, "least confident":
+    Settles 2009, Active Learning Literature Survey, section 3.1). The label plays no part: by its own probability, an
+    image with a wrong label would be the hardest of all, and be drawn over and over. `model` is the one at the start.
     """
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]

@@ -30,4 +30,4 @@ def test_on_this_machine_it_ends_well_or_says_why(cli, run_copy):
     assert err == ""
     assert (code == 0) == out.endswith("All is well.\n")
     assert code == 0 or "BAD" in out
-    assert "manifests and seals hold" in " ".join(out.split())
+    assert "manifests and fingerprints are right" in " ".join(out.split())

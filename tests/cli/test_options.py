@@ -15,7 +15,7 @@ def test_a_request_joins_the_tables_of_its_groups():
         o.Place(Path("here")),
         o.Machine(data=Path("there"), device="cpu", threads=2),
         o.Output(quiet=True),
-        o.Provenance(config="smoke", seed=4, force=True),
+        o.Recipe(config="smoke", seed=4, force=True),
         r.Repair(steps=5).settings(),
         r.given("model", hidden=[3]),
         r.Augmentation(shift=1).settings(),

@@ -1,8 +1,6 @@
 import json
 import shutil
 
-from ..conftest import take_out
-
 
 def test_every_run_has_a_line_of_80_columns(cli, run_copy, adapter):
     shutil.copytree(run_copy, run_copy.parent / "other")
@@ -33,7 +31,7 @@ def test_a_folder_without_runs_says_so(cli, tmp_path):
 
 
 def test_a_run_without_adapters_has_a_line_too(cli, run_copy, adapter):
-    take_out(adapter)
+    shutil.rmtree(adapter)
     code, out, err = cli("runs", run_copy.parent)
     assert (code, err) == (0, "")
     (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]

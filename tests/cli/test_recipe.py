@@ -20,11 +20,11 @@ from lora_mnist.errors import UsageError
 )
 def test_what_was_left_out_is_no_setting(settings, table):
     assert settings == {table: {}}
-    assert o.Provenance().settings() == {}
+    assert o.Recipe().settings() == {}
 
 
 def test_what_was_given_is_a_table_as_in_a_config():
-    assert o.Provenance(config="smoke", seed=0, force=True).settings() == {"seed": 0}
+    assert o.Recipe(config="smoke", seed=0, force=True).settings() == {"seed": 0}
     assert r.DataChoice(dataset="digits").settings() == {"data": {"dataset": "digits"}}
     assert r.Network(hidden="20,10").settings() == {"model": {"hidden": [20, 10]}}
     assert r.Repair(digit="9", alpha=0.0).settings() == {"finetune": {"digit": 9, "alpha": 0.0}}

@@ -9,8 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from lora_mnist.files import NEW
-from lora_mnist.runs.lock import LOCK
+from lora_mnist.runs.atomic import HOLDER, LOCK, TEMPORARY
 from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
 
@@ -33,13 +32,13 @@ def test_the_answer_comes_first_in_16_lines(cli, run_copy, hand, monkeypatch):
     code, out, err = cli("teach", hand, "--run", "run")
     assert code == 0, err
     assert len(out.splitlines()) <= 16
-    price = Run(run_copy).adapter("taught").tuning.price
-    assert " ".join(out.split()).startswith(price.verdict.words)
+    lesson = Run(run_copy).adapter("taught").finetune.lesson
+    assert " ".join(out.split()).startswith(lesson.verdict.words)
     for part in (
-        f"{price.judged.before} → {price.judged.after}",
-        f"{price.before} → {price.after}",
-        f"{price.val.before} → {price.val.after}",
-        "who paid",
+        f"{lesson.unseen.before} → {lesson.unseen.after}",
+        f"{lesson.before} → {lesson.after}",
+        f"{lesson.val.before} → {lesson.val.after}",
+        "digits",
         "proof     passed",
         "saved     run/adapters/taught",
         "lora-mnist report --run run --open",
@@ -62,11 +61,11 @@ def test_a_dry_run_says_the_same_and_keeps_nothing(cli, run_copy, hand):
 def test_as_json_and_quietly(cli, run_copy, hand):
     code, out, err = cli("teach", hand, "--run", run_copy, "--json", "--name", "one", "--steps", 5, "--seed", 3)
     assert code == 0, err
-    document, record = json.loads(out), Run(run_copy).adapter("one").tuning
+    document, record = json.loads(out), Run(run_copy).adapter("one").finetune
     assert document["kept"] is True
     assert document["folder"] == str(run_copy / "adapters" / "one")
-    assert document["price"] == record.price.model_dump(mode="json")
-    assert document["verdict"]["words"] == record.price.verdict.words
+    assert document["lesson"] == record.lesson.model_dump(mode="json")
+    assert document["verdict"]["words"] == record.lesson.verdict.words
     assert (record.settings.steps, record.seed) == (5, 3)
     folder = run_copy / "adapters" / "two"
     assert cli("teach", hand, "--run", run_copy, "--quiet", "--name", "two", "--steps", 5) == (0, f"{folder}\n", "")
@@ -78,7 +77,7 @@ def test_what_the_guard_refuses_is_said_with_the_way_out(cli, run_copy, hand):
     before = snapshot(run_copy)
     code, out, err = cli("teach", hand, "--run", run_copy, "--config", config, "--guard", "errors", "--steps", 100)
     assert code == 0, err
-    assert out.startswith("Too dear at any strength")
+    assert out.startswith("Not kept: the guard allows no scale")
     assert "--guard none" in out
     assert snapshot(run_copy) == before
 
@@ -130,7 +129,11 @@ def test_ended_in_the_middle_it_leaves_the_run_as_before(run_copy, hand, number,
         finally:
             process.kill()
     assert process.returncode == code
-    left = {name: content for name, content in snapshot(run_copy).items() if NEW not in name and name != LOCK}
+    left = {
+        name: content
+        for name, content in snapshot(run_copy).items()
+        if TEMPORARY not in name and name not in (LOCK, HOLDER)
+    }
     assert left == before
 
 

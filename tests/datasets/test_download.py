@@ -167,18 +167,18 @@ def test_what_several_killed_downloads_left_is_cleared(serve, packed, tmp_path):
 
 
 def test_a_folder_that_another_download_takes_first_is_left_to_it(serve, packed, tmp_path, monkeypatch):
-    made, honest = [], tempfile.mkdtemp
+    provenance, honest = [], tempfile.mkdtemp
 
     def taken_at_once(**named):
-        made.append(honest(**named))
-        if not made[1:]:
-            locks.enter_context(FileLock(Path(made[0]) / "lock"))
-        return made[-1]
+        provenance.append(honest(**named))
+        if not provenance[1:]:
+            locks.enter_context(FileLock(Path(provenance[0]) / "lock"))
+        return provenance[-1]
 
     monkeypatch.setattr(tempfile, "mkdtemp", taken_at_once)
     url = serve(lambda handler: send(handler, packed[handler.path]))
     with ExitStack() as locks, fetch_mnist(tmp_path, 60, [url], quiet=True) as folder:
-        assert str(folder) == made[1]
+        assert str(folder) == provenance[1]
 
 
 def test_a_place_that_cannot_be_filled_is_the_disks_fault(serve, packed, tmp_path, through, monkeypatch):

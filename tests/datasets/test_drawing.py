@@ -251,8 +251,8 @@ def header(shape) -> bytes:
 
 def archive() -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as made:
-        made.writestr("a.npy", array(GREY))
+    with zipfile.ZipFile(file, "w") as provenance:
+        provenance.writestr("a.npy", array(GREY))
     return file.getvalue()
 
 

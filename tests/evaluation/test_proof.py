@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
 from lora_mnist.evaluation.results import Off
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
@@ -33,7 +33,7 @@ def findings(pair):
 
 def examine(base, adapted, fingerprint=None):
     plain = {split: logits_of(base, images) for split, images in IMAGES.items()}
-    return prove(Plain(base, IMAGES, plain), sealed or compute_fingerprint(base.state_dict()), adapted)
+    return prove(Plain(base, IMAGES, plain), fingerprint or compute_fingerprint(base.state_dict()), adapted)
 
 
 def test_an_honest_adapter_passes(pair):
@@ -60,7 +60,7 @@ def test_a_base_that_changed_together_with_its_copy_is_caught(pair):
     pair[1].state_dict()["linear2.weight"].view(torch.int32)[0, 0] ^= 1
     found, _ = examine(*pair, fingerprint)
     assert found.frozen.changed_bytes == {}
-    assert failures(found) == ["base tensor linear2.weight is not the sealed one"]
+    assert failures(found) == ["base tensor linear2.weight is not the recorded one"]
 
 
 def test_an_adapter_that_does_not_switch_off_is_caught(pair, monkeypatch):

@@ -1,32 +1,13 @@
 import pytest
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import binomtest
 
-from lora_mnist.evaluation.significance import DIGIT_LEVEL, fisher, mcnemar, paired_interval, wilson
+from lora_mnist.evaluation.significance import DIGIT_LEVEL, mcnemar, paired_interval, wilson
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (1, 0), (5, 1), (10, 10), (37, 12), (3, 400), (1, 2)])
 def test_mcnemar_is_the_binomial_test_of_a_fair_coin(fixed, broken):
     expected = binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
     assert mcnemar(fixed, broken) == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "images", "other_wrong", "other_images"),
-    [
-        (4, 36, 0, 36),
-        (26, 496, 7, 502),
-        (7, 502, 26, 496),
-        (0, 36, 0, 35),
-        (36, 36, 35, 35),
-        (3, 5, 400, 4000),
-        (1, 1, 0, 9),
-        (6000, 10_000, 5900, 10_000),
-    ],
-)
-def test_fisher_is_the_one_sided_test_of_scipy(wrong, images, other_wrong, other_images):
-    table = [[wrong, images - wrong], [other_wrong, other_images - other_wrong]]
-    expected = fisher_exact(table, alternative="greater").pvalue
-    assert fisher(wrong, images, other_wrong, other_images) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 10), (10, 10), (1, 892), (31, 892), (245, 10_000), (5, 9)])

@@ -60,7 +60,7 @@ def analysis(missed, false_alarms, others=(), threshold=None, control=None):
         splits={"test": compared},
         threshold=Threshold(**dict(threshold), curve=()),
         examples=(),
-        control=control and ControlResult(strength=1.0, splits={"test": beside(after)}, threshold=control),
+        control=control and ControlResult(scale=1.0, splits={"test": beside(after)}, threshold=control),
     )
 
 
@@ -76,22 +76,30 @@ GAINS = {0: (20, 2), 4: (10, 6), 7: (12, 9)}
 @pytest.mark.parametrize(
     ("kind", "title", "found"),
     [
-        ("repair", "A repair: 55 fewer missed 9s, 5 fewer false_alarms, 80 fewer", analysis(REPAIRED, (10, 5), GAINS)),
+        ("repair", "A repair: 55 fewer missed 9s, 5 fewer false alarms, 80 fewer", analysis(REPAIRED, (10, 5), GAINS)),
         (
             "repair",
-            "false_alarms, 44 fewer errors",
+            "false alarms, 44 fewer errors",
             analysis(REPAIRED, (10, 5), {4: (3, 14)}),
         ),  # p = 0.013: one of ten digits
-        ("paid for", "A repair that 4 pays for: 55 fewer", analysis(REPAIRED, (10, 5), {4: (3, 20)})),
-        ("paid for", "A repair that 7 and 4 pay for", analysis(REPAIRED, (10, 5), {4: (3, 20), 7: (0, 19)})),
+        ("side effect", "A repair with a side effect: 55 fewer", analysis(REPAIRED, (10, 5), {4: (3, 20)})),
+        ("side effect", "A repair with a side effect", analysis(REPAIRED, (10, 5), {4: (3, 20), 7: (0, 19)})),
         ("forgot others", "Fixed one digit and forgot others", analysis(REPAIRED, (0, 300), {7: (0, 300)})),
-        ("guessed more often", "Guessed more often rather than repaired", analysis(REPAIRED, (5, 20))),
-        ("guessed more often", "Guessed more often", analysis((20, 2), (5, 20))),
-        ("shifted threshold", "No better than a shifted threshold", analysis(REPAIRED, (9, 5), (), shifted(340, 45))),
-        ("shifted threshold", "No better", analysis(REPAIRED, (9, 5), (), shifted(358, 45, (30, 17)))),  # p = 0.08
+        ("answers more often", "Not a repair: it only answers 9 more often. 55 fewer", analysis(REPAIRED, (5, 20))),
+        ("answers more often", "Not a repair: it only answers 9 more often", analysis((20, 2), (5, 20))),
+        (
+            "shifted threshold",
+            "Not a repair: raising the 9's logit does as well. 55",
+            analysis(REPAIRED, (9, 5), (), shifted(340, 45)),
+        ),
+        (
+            "shifted threshold",
+            "Not a repair: raising the 9's logit does as well",
+            analysis(REPAIRED, (9, 5), (), shifted(358, 45, (30, 17))),
+        ),  # p = 0.08
         ("too few images", "Too few images to tell: 1 fewer missed 9 (p = 1: may be chance)", analysis((1, 0), (0, 0))),
         ("too few images", "Too few images", analysis((14, 3), (0, 0))),  # p = 0.013
-        ("not repaired", "Not repaired: as many missed 9s, 1 more false_alarms", analysis((3, 3), (0, 1), GAINS)),
+        ("not repaired", "Not repaired: as many missed 9s, 1 more false alarm", analysis((3, 3), (0, 1), GAINS)),
         ("not repaired", "Not repaired: 3 fewer missed 9s", analysis((5, 2), (0, 20), {4: (0, 20)})),
     ],
 )
@@ -105,20 +113,25 @@ def test_a_control_with_a_shifted_threshold_is_an_excuse_too():
     as_good = shifted(340, 45, (30, 25))
     verdict = verdict_of(analysis(REPAIRED, (10, 5), GAINS, control=as_good), DIGIT)
     assert verdict.kind == "shifted control"
-    assert "It makes 6 % fewer errors than its control with one, which misses as many (p = 0.59)" in verdict.words
+    assert (
+        "The control with a shifted threshold misses as many; the adapter makes 6 % fewer errors (p = 0.59)"
+        in verdict.words
+    )
     worse = shifted(380, 45, (70, 10))
     assert verdict_of(analysis(REPAIRED, (10, 5), GAINS, control=worse), DIGIT).kind == "repair"
 
 
 def test_the_words_name_who_lost_most_and_whether_that_is_chance():
     words = verdict_of(analysis(REPAIRED, (10, 5), {4: (3, 14)}), DIGIT).words
-    assert "The digit hit worst is 4 (11 more wrong), within chance (p = 0.013)." in words
+    assert "Largest side effect: digit 4, +11 errors, not significant (p = 0.013)." in words
     words = verdict_of(analysis(REPAIRED, (10, 5), {4: (3, 20), 7: (0, 19)}), DIGIT).words
-    assert "19 more 7s and 17 more 4s are wrong, which is more than chance (p = 0.00049)." in words  # the larger p
+    assert "Digits 7 (+19) and 4 (+17) have more errors (p = 0.00049)." in words  # the larger p
     within = {4: (0, 12), 7: (40, 56)}  # more sevens are lost, but so many changed that it may be chance
     words = verdict_of(analysis(REPAIRED, (10, 5), within), DIGIT).words
-    assert "12 more 4s are wrong, which is more than chance (p = 0.00049)." in words
-    assert "No digit lost." in verdict_of(analysis(REPAIRED, (10, 5), GAINS | {7: (9, 9)}), DIGIT).words
+    assert "Digit 4 has 12 more errors, significant (p = 0.00049)." in words
+    assert (
+        "No other digit has more errors." in verdict_of(analysis(REPAIRED, (10, 5), GAINS | {7: (9, 9)}), DIGIT).words
+    )
 
 
 def test_every_p_is_the_binomial_test_of_the_same_images():
@@ -135,12 +148,12 @@ def test_a_threshold_without_any_error_is_no_trouble():
     counts, pairs = {"test": Counts(missed=0, false_alarms=0, errors=0)}, {"test": Pair(fixed=0, broken=320)}
     nothing = ShiftedLogit(shift=1.0, chosen_on="val", splits=counts, pairs=pairs)
     words = verdict_of(analysis(REPAIRED, (10, 5), GAINS, nothing), DIGIT).words
-    assert "It makes 320 more errors than a shifted threshold, which misses 0 (p < 0.0001)." in words
+    assert "raising the 9's logit misses 0; the adapter makes 320 more errors (p < 0.0001)." in words
 
 
 def test_its_parts_make_its_words():
     found = verdict_of(analysis((90, 5), (20, 5)), DIGIT)
-    assert found.words == f"{found.headline} {found.price} {found.beside}"
+    assert found.words == f"{found.headline} {found.side_effects} {found.compared}"
     assert found.headline.startswith(f"{found.title}: ")
 
 

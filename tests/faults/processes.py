@@ -155,12 +155,11 @@ def _content(file) -> str:
 def _drop_the_guards() -> None:
     from contextlib import contextmanager
 
-    from lora_mnist.runs import rundir
+    from lora_mnist.runs import run
 
     @contextmanager
-    def holding(folder):
+    def one_writer(folder):
         folder.mkdir(parents=True, exist_ok=True)
         yield False
 
-    rundir.holding = holding
-    rundir.Run._require_unreplaced = lambda self, place: None
+    run.one_writer = one_writer

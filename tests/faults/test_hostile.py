@@ -145,14 +145,14 @@ def nan_network(states):
     """A whole network of ours, fingerprint and all, whose first weight is NaN."""
     import torch
 
-    from lora_mnist.runs.checkpoint import load_network, save_network
+    from lora_mnist.runs.artifact import ArtifactWriter, load_network
 
-    path = states.path("everything").parent / "nan.safetensors"
+    folder = states.path("everything").parent / "nan"
     model, _ = load_network(states.path("everything") / "base" / "model.safetensors")
     with torch.no_grad():
         next(model.parameters())[0, 0] = float("nan")
-    save_network(path, model)
-    return path
+    ArtifactWriter(folder).network(model)
+    return folder / "model.safetensors"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "extract"])

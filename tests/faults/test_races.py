@@ -16,8 +16,8 @@ from .trees import is_whole, remains
 APART = (0.0, 0.03)  # seconds between the beginnings: a round each
 ROUNDS = 60  # at most, until two meet; each takes a third of a second
 RACES = "two or three commands at once on one run"
-HELD = r"is being written by process \d+ \(`lora-mnist .*`\), since \d{4}-"
-MEANWHILE = ("is finished already", "was replaced by another command", "is there, but no finished base")
+HELD = r"is being written by (process \d+ \(`lora-mnist .*`\), since \d{4}-|another command)"
+MEANWHILE = ("is finished already", "changed while it was read", "there is no finished base")
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def require_there(run: Run, words: tuple[str, ...], ended: Ended) -> None:
         assert said["base_fingerprint"] == run.record.base_fingerprint
     elif words[0] in ("finetune", "extract"):
         place = run.checkpoint if "--full" in words else run.adapter
-        assert place(said["name"]).tuning.seed == said["seed"]
-        assert place(said["name"]).made.date == said["date"]
+        assert place(said["name"]).finetune.seed == said["seed"]
+        assert place(said["name"]).provenance.date == said["date"]
     elif words[0] == "merge":
         assert run.checkpoint(said["name"]).is_finished
     elif words[0] in ("report", "run"):
@@ -108,7 +108,7 @@ def test_without_the_lock_something_is_lost(states, line):
             if any(one.code not in (0, 4) for one in ended):
                 return  # one fell over what the other was doing
             won = [json.loads(one.out) for one in ended if one.code == 0]
-            there = {"seed": Run(place).adapter("z").tuning.seed} if line is FINETUNE else {}
+            there = {"seed": Run(place).adapter("z").finetune.seed} if line is FINETUNE else {}
             found = there or {"base_fingerprint": Run(place).record.base_fingerprint}
             if len(won) > 1 and any(one[key] != value for one in won for key, value in found.items()):
                 return

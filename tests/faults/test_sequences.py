@@ -13,16 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lora_mnist.errors import DiskError
-from lora_mnist.files import write_file
-from lora_mnist.runs.folders import (
-    check_folder,
-    clear,
+from lora_mnist.runs.atomic import (
     finished_folders,
     is_finished,
     new_folder,
+    read_manifest,
     recover,
     remove_folder,
-    standing,
+    sha256_of,
+    where_is,
+    write_file,
 )
 
 from .disk import ERRORS, Dead, Disk, Fault
@@ -42,7 +42,6 @@ def save(place: Path, content: bytes) -> None:
 CHANGES: dict[str, Callable[[Path, bytes], None]] = {
     "save": save,
     "remove": lambda place, content: remove_folder(place),
-    "clear": lambda place, content: clear(place.parent),
     "recover": lambda place, content: recover(place.parent),
 }
 
@@ -57,8 +56,9 @@ def read(place: Path) -> bytes | None:
     """The content of a folder, which is the same in all of its files; None if it is not there."""
     if not is_finished(place):
         return None
-    check_folder(place)
-    found = {(standing(place) / name).read_bytes() for name in NAMES}
+    hashes = {name: sha256_of(where_is(place) / name) for name in NAMES}
+    assert hashes == read_manifest(place)
+    found = {(where_is(place) / name).read_bytes() for name in NAMES}
     assert len(found) == 1
     return found.pop()
 
@@ -101,7 +101,7 @@ def survive(sequence: Sequence[Step]) -> None:
             assert finished_folders(place.parent) == [place] * (found is not None)
             assert sorted(os.listdir(folder)) == there, "a reader has changed something"
             known = found
-        clear(place.parent)
+        recover(place.parent)
         assert (read(place), remains(place.parent)) == (known, [])
         shutil.rmtree(place, ignore_errors=True)
         assert os.listdir(folder) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 TOLD = {"seconds", "date", "digest", "run_digest", "replaced_fingerprint", "notes"}  # replaced: what was there before
-REMAINS = (".new-", ".old", ".lock")
+REMAINS = (".new-", ".old", ".lock", ".writer")
 DRAWN = (".html", ".svg", ".png")  # from the numbers beside them
 
 

@@ -430,11 +430,11 @@ def test_a_layer_whose_forward_was_replaced_is_left_alone():
 
 def test_running_out_of_memory_leaves_the_model_as_it_was(monkeypatch):
     model, _ = adapted("a")
-    made = []
+    provenance = []
 
     def second_one_fails(self, *arguments):
-        made.append(1)
-        if len(made) == 2:
+        provenance.append(1)
+        if len(provenance) == 2:
             raise MemoryError
         return honest(self, *arguments)
 

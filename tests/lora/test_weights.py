@@ -28,10 +28,10 @@ def layer():
 @pytest.fixture
 def built(monkeypatch):
     """One entry for every W' that is made."""
-    made = []
+    provenance = []
     honest = LoRALinear.merged_weight
-    monkeypatch.setattr(LoRALinear, "merged_weight", lambda self: made.append(1) or honest(self))
-    return made
+    monkeypatch.setattr(LoRALinear, "merged_weight", lambda self: provenance.append(1) or honest(self))
+    return provenance
 
 
 def by_hand(layer):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora_mnist.errors import LoRAError, RunError, UsageError
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.lora import disabled
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.pipeline import (
@@ -24,7 +24,7 @@ from lora_mnist.pipeline import (
     pretrain,
     verify,
 )
-from lora_mnist.runs.checkpoint import load_network, save_network
+from lora_mnist.runs.artifact import ArtifactWriter, load_network
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
 
@@ -45,7 +45,7 @@ def test_full_fine_tuning_moves_every_tensor_of_a_copy_and_none_of_the_base(tune
     assert before == after
     base, _ = load_network(tuned_run / "base" / "model.safetensors")
     tuned, fingerprint = load_network(tuned_run / "checkpoints" / "digit3-full" / "model.safetensors")
-    assert sealed == compute_fingerprint(tuned.state_dict())
+    assert fingerprint == compute_fingerprint(tuned.state_dict())
     assert all(not torch.equal(tensor, base.state_dict()[name]) for name, tensor in tuned.state_dict().items())
 
 
@@ -73,7 +73,7 @@ def test_the_record_of_a_full_fine_tuning_names_no_rank(tuned_run):
 
 def test_extraction_reports_both_and_what_it_left_out(tuned_run):
     run = Run(tuned_run)
-    record = run.adapter("digit3-full-r2").tuning
+    record = run.adapter("digit3-full-r2").finetune
     facts = record.extraction
     full = run.checkpoint("digit3-full")
     assert facts.of_checkpoint.numbers == full.analysis.splits["test"].after.numbers
@@ -96,7 +96,7 @@ def test_extracting_everything_but_the_biases(tuned_run, tmp_path):
         for name, parameter in tuned.named_parameters():
             if name.endswith("bias"):
                 parameter.copy_(base.state_dict()[name])
-    save_network(tmp_path / "mine.v1" / "model.safetensors", tuned)
+    ArtifactWriter(tmp_path / "mine.v1").network(tuned)
     facts = extract(workspace(tuned_run, name="whole"), 24, str(tmp_path / "mine.v1")).record.extraction
     assert facts.checkpoint == "mine-v1"
     assert set(facts.left_out.values()) == {0.0}
@@ -120,7 +120,7 @@ def test_a_merged_checkpoint_is_the_formula_and_stands_alone(run_copy, adapter):
         assert torch.equal(linear.weight, by_hand)
         assert torch.equal(linear.bias, work.base.get_submodule(path).bias)
     with disabled(model):
-        assert compute_fingerprint(work.base.state_dict()) == work.sealed
+        assert compute_fingerprint(work.base.state_dict()) == work.fingerprint
     stored = json.loads((run_copy / "checkpoints" / f"{adapter.name}-merged" / "evaluation.json").read_text())
     assert stored == merging.evaluation.model_dump(mode="json")
     assert evaluate(work, checkpoint=f"{adapter.name}-merged") == merging.evaluation
@@ -169,7 +169,7 @@ def test_a_new_base_takes_its_checkpoints_along(tuned_run, tmp_path):
 def test_a_network_of_another_shape_is_refused(tuned_run, tmp_path):
     base, _ = load_network(tuned_run / "base" / "model.safetensors")
     other = type(base)((8,))
-    save_network(tmp_path / "model.safetensors", copy.deepcopy(other))
+    ArtifactWriter(tmp_path).network(copy.deepcopy(other))
     with pytest.raises(LoRAError, match="different tensors"):
         extract(workspace(tuned_run, name="other"), 2, str(tmp_path / "model.safetensors"))
     assert "other" not in Run(tuned_run).adapter_names()
@@ -187,7 +187,7 @@ def test_a_network_that_is_not_finite_is_refused(tuned_run, tmp_path):
     base, _ = load_network(tuned_run / "base" / "model.safetensors")
     with torch.no_grad():
         base.linear1.weight[0, 0] = torch.nan
-    save_network(tmp_path / "model.safetensors", base)
+    ArtifactWriter(tmp_path).network(base)
     with pytest.raises(UsageError, match="finite"):
         evaluate(workspace(tuned_run), checkpoint=str(tmp_path / "model.safetensors"))
     with pytest.raises(LoRAError, match="NaN"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from lora_mnist.datasets.published import MNIST_FILES
 from lora_mnist.pipeline import doctor as look
 from lora_mnist.pipeline import merge
-from lora_mnist.runs.lock import holding
+from lora_mnist.runs.atomic import one_writer
 from lora_mnist.settings.request import Applied
 
 from ..conftest import flip_bit, rehash, snapshot, workspace
@@ -66,7 +66,7 @@ def test_a_run_with_an_altered_file_is_named(healthy, run_copy, adapter, file, w
 def test_weights_that_are_not_the_sealed_ones_are_found_behind_a_good_manifest(healthy, run_copy):
     flip_bit(run_copy / "base" / "model.safetensors")
     rehash(run_copy / "base")
-    failed(healthy(), str(run_copy), 5, "is not the sealed one")
+    failed(healthy(), str(run_copy), 5, "does not have the recorded fingerprint")
 
 
 def test_an_adapter_of_another_base_is_found_behind_a_good_manifest(healthy, run_copy, adapter):
@@ -78,7 +78,7 @@ def test_an_adapter_of_another_base_is_found_behind_a_good_manifest(healthy, run
 
 
 def test_who_writes_is_told_and_is_no_fault(healthy, run_copy):
-    with holding(run_copy):
+    with one_writer(run_copy):
         checks, diagnosis = healthy()
     assert diagnosis.passed
     assert f"written by process {os.getpid()}" in checks[str(run_copy)].finding

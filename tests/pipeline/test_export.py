@@ -22,9 +22,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 def test_onnxruntime_gives_the_stored_logits(run_copy, adapter):
     work = workspace(run_copy)
-    made = export(work, [Applied(adapter.name)])
-    assert made.file == str(run_copy / "exports" / f"{adapter.name}.onnx")
-    session = onnxruntime.InferenceSession(made.file, providers=["CPUExecutionProvider"])
+    provenance = export(work, [Applied(adapter.name)])
+    assert provenance.file == str(run_copy / "exports" / f"{adapter.name}.onnx")
+    session = onnxruntime.InferenceSession(provenance.file, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     assert (entry.name, entry.type, entry.shape) == ("images", "tensor(uint8)", ["N", 28, 28])
     images = work.dataset.test.images.numpy()
@@ -32,19 +32,19 @@ def test_onnxruntime_gives_the_stored_logits(run_copy, adapter):
     for count in (1, len(images)):
         (logits,) = session.run(["logits"], {"images": images[:count]})
         assert np.abs(logits - stored[:count]).max() <= 1e-4 * np.abs(stored).max()
-    assert made.images == sum(len(part) for part in work.dataset.held_out.values())
-    assert 0 <= made.largest_difference <= 1e-4 * made.largest_logit
+    assert provenance.images == sum(len(part) for part in work.dataset.held_out.values())
+    assert 0 <= provenance.largest_difference <= 1e-4 * provenance.largest_logit
 
 
 def test_the_file_says_what_it_was_made_of(run_copy, adapter):
-    made = export(workspace(run_copy), [Applied(adapter.name, 0.5)])
-    model = onnx.load(made.file)
+    provenance = export(workspace(run_copy), [Applied(adapter.name, 0.5)])
+    model = onnx.load(provenance.file)
     about = json.loads({entry.key: entry.value for entry in model.metadata_props}["lora_mnist"])
     run = Run(run_copy)
     assert about["base_fingerprint"] == run.base.evaluation.base_fingerprint
     assert about["adapters"] == [{"name": adapter.name, "strength": 0.5}]
     assert about["dataset"] == {"name": "digits", "sha256": run.record.dataset.sha256}
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", made.opset)] == [("", 18)]
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", provenance.opset)] == [("", 18)]
     assert model.ir_version == 8
     content = (run_copy / "exports" / f"{adapter.name}.onnx").read_bytes()
     assert export_file.__file__.encode() not in content  # nor any other place on this machine
@@ -58,11 +58,11 @@ def test_the_same_network_is_the_same_file(run_copy, tmp_path):
 
 
 def test_torch_reads_its_file_without_this_package(run_copy):
-    made = export(workspace(run_copy), format="torch")
+    provenance = export(workspace(run_copy), format="torch")
     script = f"""
 import json, sys, torch
 kept = {{"lora_mnist.json": ""}}
-network = torch.export.load({made.file!r}, extra_files=kept).module()
+network = torch.export.load({provenance.file!r}, extra_files=kept).module()
 assert not any(name.startswith("lora_mnist") for name in sys.modules)
 logits = network(torch.zeros(1, 28, 28, dtype=torch.uint8))
 print(json.dumps([json.loads(kept["lora_mnist.json"])["run"], logits.tolist()]))
@@ -92,7 +92,7 @@ def test_a_network_that_is_not_ours_is_not_written(run_copy, adapter, monkeypatc
 def test_nothing_is_replaced_unasked(run_copy, tmp_path):
     out = tmp_path / "mine.onnx"
     out.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="exists already"):
         export(workspace(run_copy), out=out)
     assert out.read_bytes() == b"mine"
     with pytest.raises(UsageError, match="is a folder"):

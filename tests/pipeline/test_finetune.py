@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_mnist.errors import ProofError, RunError, UsageError
-from lora_mnist.evaluation.threshold import shifted_threshold
+from lora_mnist.evaluation.baselines import shifted_threshold
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import (
     Applied,
@@ -46,7 +46,7 @@ def test_what_is_returned_is_what_was_stored(run_copy):
     result = finetune(workspace(run_copy, digit=3))
     saved = Run(run_copy).adapter(result.record.name)
     assert result == FinetuneResult(
-        record=saved.tuning, made=saved.made, analysis=saved.analysis, evaluation=saved.evaluation
+        record=saved.finetune, provenance=saved.provenance, analysis=saved.analysis, evaluation=saved.evaluation
     )
     assert result == finetune(workspace(run_copy, digit=3), resume=True)
 
@@ -55,14 +55,14 @@ def test_as_json_it_is_one_flat_table(run_copy, adapter):
     result = finetune(workspace(run_copy), resume=True)
     stored = {
         name: json.loads((adapter / f"{name}.json").read_text())
-        for name in ("finetune", "made", "analysis", "evaluation")
+        for name in ("finetune", "provenance", "analysis", "evaluation")
     }
     found = {key: value for key, value in stored["analysis"].items() if key not in ("schema_version", "splits")}
     verdict = verdict_of(result.analysis, result.record.digit).model_dump(mode="json")
     rest = {"comparison": stored["analysis"]["splits"], **found, "verdict": verdict}
     rest["evaluation"] = stored["evaluation"]
     flat = result.model_dump(mode="json")
-    record = stored["finetune"] | stored["made"]
+    record = stored["finetune"] | stored["provenance"]
     assert flat == {"kept": True, **record, **rest}
     assert list(flat) == ["kept", *record, *rest]
 
@@ -74,8 +74,8 @@ def test_the_weakest_digit_has_the_highest_error_rate_on_val(finished_run):
     (adapter,) = Run(finished_run).adapters()
     val = Run(finished_run).base.evaluation.splits["val"]
     rates = [wrong / images for wrong, images in zip(val.wrong, val.images, strict=True)]
-    assert rates[adapter.tuning.digit] == max(rates)
-    assert adapter.tuning.weakest_on_val
+    assert rates[adapter.finetune.digit] == max(rates)
+    assert adapter.finetune.weakest_on_val
 
 
 def test_without_val_the_digit_must_be_named(tmp_path):
@@ -92,7 +92,7 @@ def test_without_val_the_digit_must_be_named(tmp_path):
 def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
     (adapter,) = Run(finished_run).adapters()
     before, after = Run(finished_run).base.evaluation.splits["test"], adapter.evaluation.splits["test"]
-    counts, digit = adapter.analysis.splits["test"], adapter.tuning.digit
+    counts, digit = adapter.analysis.splits["test"], adapter.finetune.digit
     assert counts.before.errors == sum(before.wrong)
     assert counts.after.errors == sum(after.wrong)
     assert counts.after.missed == after.wrong[digit]
@@ -103,7 +103,7 @@ def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
 def test_every_repair_stands_beside_one_shifted_logit(finished_run):
     (adapter,) = Run(finished_run).adapters()
     base, labels = Run(finished_run).base, workspace(finished_run).labels
-    expected = shifted_threshold(base.logits(), adapter.logits(), labels, adapter.tuning.digit)
+    expected = shifted_threshold(base.logits(), adapter.logits(), labels, adapter.finetune.digit)
     assert adapter.analysis.threshold == expected
     assert expected.chosen_on == "val"
 
@@ -117,7 +117,7 @@ def test_an_adapter_that_the_guard_refuses_is_not_kept(run_copy):
     result = finetune(workspace(run_copy, **asked))
     assert result.kept is False
     guard = result.record.guard
-    assert guard.strength is None
+    assert guard.scale is None
     assert guard.before.errors == Run(run_copy).base.evaluation.splits["val"].errors
     assert all(tried.errors > guard.before.errors for tried in guard.tried)
     assert snapshot(run_copy) == before
@@ -132,8 +132,8 @@ def test_what_is_not_kept_is_told_like_any_other(run_copy, adapter):
     assert {key: getattr(result.record.settings, key) for key in asked} == asked
     assert Run(run_copy).adapter_names() == [adapter.name]
     told = result.model_dump(mode="json")
-    assert told == {"kept": False, **result.record.model_dump(mode="json"), **result.made.model_dump(mode="json")}
-    assert told["guard"]["strength"] is None
+    assert told == {"kept": False, **result.record.model_dump(mode="json"), **result.provenance.model_dump(mode="json")}
+    assert told["guard"]["scale"] is None
 
 
 def test_what_the_guard_keeps_is_what_it_measured(run_copy):
@@ -141,7 +141,7 @@ def test_what_the_guard_keeps_is_what_it_measured(run_copy):
     result = finetune(workspace(run_copy, **asked, name="kept"))
     assert result.kept
     guard, val = result.record.guard, result.analysis.splits["val"]
-    chosen = next(one for one in guard.tried if one.strength == guard.strength)
+    chosen = next(one for one in guard.tried if one.scale == guard.scale)
     assert chosen.numbers == val.after.numbers
     assert val.after.missed <= val.before.missed == guard.before.missed
     assert result.evaluation.adapters == (AppliedAdapter(name="kept", strength=1.0),)  # it is in the weights
@@ -215,7 +215,7 @@ def test_an_option_that_contradicts_the_run_is_an_error(run_copy, options):
         open_workspace(Request(run=run_copy, options={"finetune": {"digit": 2}, **options}))
 
 
-# The control, and what is trained on top ---------------------------------------------------------------------------------
+# The control, and what is trained on top ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changed", [{"hard_examples": 0.2}, {"logit_adjustment": 0.5}, {"label_smoothing": 0.1}])

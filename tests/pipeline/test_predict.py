@@ -15,7 +15,7 @@ from lora_mnist.pipeline import (
     require_one_picture,
     write_picture,
 )
-from lora_mnist.runs.folders import remove_folder
+from lora_mnist.runs.atomic import remove_folder
 from lora_mnist.runs.run import Run
 
 from ..conftest import workspace
@@ -102,7 +102,7 @@ def test_what_the_networks_see_is_written_as_it_is(tmp_path):
 def test_show_takes_one_picture_and_replaces_nothing_unasked(tmp_path):
     there = tmp_path / "there.png"
     there.write_bytes(b"mine")
-    for count, file, says in ((2, "new.png", "one picture"), (1, "new.jpg", "png"), (1, "there.png", "there already")):
+    for count, file, says in ((2, "new.png", "one picture"), (1, "new.jpg", "png"), (1, "there.png", "exists already")):
         with pytest.raises(UsageError, match=says):
             require_one_picture(count, tmp_path / file, force=False)
     require_one_picture(1, there, force=True)

@@ -48,9 +48,9 @@ def test_without_val_no_digit_is_called_the_weakest(tmp_path):
 
 def test_the_record_tells_how_the_run_was_made(finished_run):
     record = json.loads((finished_run / "run.json").read_text())
-    made = json.loads((finished_run / "base" / "provenance.json").read_text())
-    assert made["versions"]["torch"] == torch.__version__
-    assert {"device", "threads", "seconds", "date"} <= set(made)
+    provenance = json.loads((finished_run / "base" / "provenance.json").read_text())
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert {"device", "threads", "seconds", "date"} <= set(provenance)
     assert record["dataset"]["name"] == "digits"
     assert record["settings"]["data"]["dataset"] == "digits"
     assert "base_fingerprint" in record

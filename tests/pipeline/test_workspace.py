@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lora_mnist.errors import RunError
-from lora_mnist.evaluation.predict import logits_of
+from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Applied, Request, finetune_full, open_workspace, verify
 from lora_mnist.runs.schemas import AppliedAdapter
 

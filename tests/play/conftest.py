@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist.evaluation.price import Judged, OnVal, Price
+from lora_mnist.evaluation.verdict import LessonResult, OnVal, Unseen
 from lora_mnist.pipeline import Request
 from lora_mnist.play.serve import listening, make_server
 from lora_mnist.play.teaching import Teacher
 from lora_mnist.training.progress import Step
 
-PRICE = Price(
+PRICE = LessonResult(
     drawings=(2,) * 10,
     before=14,
     after=20,
-    judged=Judged(images=20, before=14, after=19, fixed=6, broken=1, folds=3, steps=10),
+    unseen=Unseen(images=20, before=14, after=19, fixed=6, broken=1, folds=3, steps=10),
     val=OnVal(images=500, before=20, after=23, fixed=(0,) * 10, broken=(3, *(0,) * 9)),
-    strength=0.8,
+    scale=0.8,
 )
 STEP = Step(step=3, steps=80, loss=1.25, seconds_left=2.0)
 NINE = [[[620, 380], [500, 280], [380, 360], [380, 480], [500, 520], [600, 460], [630, 360]], [[630, 360], [580, 820]]]

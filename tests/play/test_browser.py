@@ -13,8 +13,7 @@ from playwright.sync_api import Page, expect
 
 from lora_mnist.datasets.mirrors import import_torchvision
 from lora_mnist.pipeline import Request, finetune, verify
-from lora_mnist.runs.artifact import WEIGHTS
-from lora_mnist.runs.checkpoint import load_network
+from lora_mnist.runs.artifact import WEIGHTS, load_network
 
 from ..conftest import snapshot, workspace
 from .conftest import NINE, Client, serving
@@ -223,8 +222,8 @@ def test_a_lesson_from_the_drawings_to_the_adapter(browser, run, tmp_path):
         draw(page)  # it still answers
         expect(page.locator("#sentence")).to_contain_text("The base sees a")
         expect(page.locator("#decision")).to_be_visible(timeout=60_000)
-        price = client.teacher.state.price
-        for count in (f"{price.judged.before} → {price.judged.after}", f"{price.val.before} → {price.val.after}"):
+        lesson = client.teacher.state.lesson
+        for count in (f"{lesson.unseen.before} → {lesson.unseen.after}", f"{lesson.val.before} → {lesson.val.after}"):
             expect(page.locator(".price")).to_contain_text(count)
         expect(page.locator("#decision h3")).to_be_focused()
         assert serious(page) == []

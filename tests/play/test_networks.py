@@ -37,7 +37,7 @@ def test_a_damaged_adapter_is_named_and_the_others_stay(networks, adapter):
     flip_bit(bad / "adapter_model.safetensors")
     facts = {one.name: one for one in networks.facts().adapters}
     assert facts[good].problem is None
-    assert "is not the file that was saved" in facts["bad"].problem
+    assert "is not the saved file" in facts["bad"].problem
     assert networks.answer(Question(index=3, adapters=(good,))).adapted is not None
 
 

@@ -19,11 +19,11 @@ DRAWING = LabelledDrawing(pixels=bytes(784), label=7)
 class Played:
     """A worker that says what the test says."""
 
-    made: list["Played"]
+    provenance: list["Played"]
 
     def __init__(self, request, heard, ended):
         self.heard, self.ended, self.got, self.is_ended, self.pid = heard, ended, [], False, 1
-        Played.made.append(self)
+        Played.provenance.append(self)
 
     def send(self, what):
         self.got.append(what)
@@ -34,7 +34,7 @@ class Played:
 
 @pytest.fixture(autouse=True)
 def _played(monkeypatch):
-    Played.made = []
+    Played.provenance = []
     monkeypatch.setattr(teaching, "Worker", Played)
 
 
@@ -46,7 +46,7 @@ def lesson(act):
 
         async def said(*what):
             for one in what:
-                worker = Played.made[-1]
+                worker = Played.provenance[-1]
                 worker.ended(one) if isinstance(one, int) else worker.heard(one)
             await asyncio.sleep(0)
             return teacher.state
@@ -66,24 +66,24 @@ def test_from_drawings_to_an_adapter():
         state = await said(STEP)
         assert (state.phase, state.step, state.steps, state.loss) == ("training", STEP.step, STEP.steps, STEP.loss)
         state = await said(Finished(PRICE))
-        assert (state.phase, state.price, state.verdict) == ("taught", PRICE, PRICE.verdict)
+        assert (state.phase, state.lesson, state.verdict) == ("taught", PRICE, PRICE.verdict)
         teacher.keep("mine")
         assert teacher.state.phase == "keeping"
         state = await said(Kept("mine"))
         assert (state.phase, state.name) == ("kept", "mine")
 
     lesson(act)
-    assert len(Played.made) == 1
-    assert Played.made[0].got == [[DRAWING], "mine"]
-    assert Played.made[0].is_ended
+    assert len(Played.provenance) == 1
+    assert Played.provenance[0].got == [[DRAWING], "mine"]
+    assert Played.provenance[0].is_ended
 
 
 def test_a_worker_that_is_not_ready_gets_the_drawings_when_it_is():
     async def act(teacher, said):
         teacher.start([DRAWING])
-        assert Played.made[0].got == []
+        assert Played.provenance[0].got == []
         await said(Opened())
-        assert Played.made[0].got == [[DRAWING]]
+        assert Played.provenance[0].got == [[DRAWING]]
 
     lesson(act)
 
@@ -106,10 +106,10 @@ def test_cancel_ends_the_process_and_whatever_it_still_says_is_not_heard(heard):
         teacher.start([DRAWING])
         await said(*heard)
         teacher.cancel()
-        assert Played.made[0].is_ended
+        assert Played.provenance[0].is_ended
         assert (await said(STEP, Finished(PRICE), -9)).phase == "cancelled"
         teacher.start([DRAWING])  # and another may begin
-        assert len(Played.made) == 2
+        assert len(Played.provenance) == 2
 
     lesson(act)
 
@@ -119,8 +119,8 @@ def test_discard_leaves_nothing():
         teacher.start([DRAWING])
         await said(Opened(), STEP, Finished(PRICE))
         teacher.discard()
-        assert Played.made[0].is_ended
-        assert (teacher.state.phase, teacher.state.price) == ("discarded", None)
+        assert Played.provenance[0].is_ended
+        assert (teacher.state.phase, teacher.state.lesson) == ("discarded", None)
         with pytest.raises(RunError):
             teacher.keep("mine")
 
@@ -151,7 +151,7 @@ def test_a_kill_while_nothing_is_taught_is_nobodys_business():
         teacher.be_ready()
         assert (await said(Opened(), -9)).phase == "idle"
         teacher.start([DRAWING])
-        assert len(Played.made) == 2
+        assert len(Played.provenance) == 2
 
     lesson(act)
 
@@ -172,7 +172,7 @@ def test_what_cannot_be_kept_can_be_kept_otherwise():
         await said(Opened(), Finished(PRICE))
         teacher.keep("mine")
         state = await said(DiskError("Cannot write.", "Make room."))
-        assert (state.phase, state.price, state.name) == ("taught", PRICE, None)
+        assert (state.phase, state.lesson, state.name) == ("taught", PRICE, None)
         assert state.problem == "It was not kept. Cannot write. Make room."
         teacher.keep("other")
         assert (await said(Kept("other"))).name == "other"
@@ -197,8 +197,8 @@ def test_a_reader_sees_where_it_stands_and_every_change_until_the_end():
         teacher.close()
         await asyncio.wait_for(reader, 5)
         assert seen == ["idle", "starting", "training"]
-        assert Played.made[0].is_ended
+        assert Played.provenance[0].is_ended
         teacher.be_ready()
-        assert len(Played.made) == 1
+        assert len(Played.provenance) == 1
 
     lesson(act)

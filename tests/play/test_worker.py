@@ -7,7 +7,7 @@ from multiprocessing import Pipe
 import pytest
 
 from lora_mnist.errors import RunError
-from lora_mnist.evaluation.price import Price
+from lora_mnist.evaluation.verdict import LessonResult
 from lora_mnist.pipeline import Request
 from lora_mnist.play.protocol import LabelledDrawing
 from lora_mnist.play.worker import Finished, Kept, Opened, work_for
@@ -46,8 +46,8 @@ def test_a_lesson_is_told_and_kept_at_the_second_try(worker, run_copy, adapter):
     *steps, finished = heard
     assert all(isinstance(step, Step) for step in steps)
     assert steps[-1].step == steps[-1].steps
-    assert isinstance(finished.price, Price)
-    assert finished.price.drawings == (1,) * 6 + (0,) * 4
+    assert isinstance(finished.lesson, LessonResult)
+    assert finished.lesson.drawings == (1,) * 6 + (0,) * 4
     pipe.send(adapter.name)
     assert isinstance(pipe.recv(), RunError)  # there is one of that name
     pipe.send("mine")

@@ -13,10 +13,10 @@ from sklearn.metrics import confusion_matrix
 from lora_mnist.datasets.doubtful import DOUBTFUL
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.results import COUNTS
-from lora_mnist.files import to_json
 from lora_mnist.pipeline import Applied, evaluate, finetune, finetune_full, pretrain
 from lora_mnist.report.document import Report, WrongImage
 from lora_mnist.report.numbers import report_of
+from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.run import Run
 
 from ..conftest import smoke, workspace
@@ -118,9 +118,9 @@ def test_yardsticks_are_the_control_and_what_was_trained_whole_on_the_same_digit
     finetune_full(workspace(run_copy, digit=4, steps=5))
     report = report_of(Run(run_copy))
     rows = {row.method: row for row in report.adapters[0].yardsticks}
-    assert rows.keys() == {"control", "control and number", "full"}
+    assert rows.keys() == {"control", "control and threshold", "full"}
     assert rows["control"].numbers == control.numbers
-    assert rows["control and number"].numbers == beside.threshold.splits["test"].numbers
+    assert rows["control and threshold"].numbers == beside.threshold.splits["test"].numbers
     assert rows["full"].numbers == full.analysis.splits["test"].after.numbers
     assert [line.name for line in report.side_by_side][1:] == ["three", "digit3-full", "digit4-full"]
     assert [checkpoint.name for checkpoint in report.checkpoints] == ["digit3-full", "digit4-full"]

@@ -8,8 +8,7 @@ from lora_mnist.pipeline import finetune_full
 from lora_mnist.runs.listing import count_parameters, list_adapters
 from lora_mnist.runs.run import Run
 
-from ..conftest import take_out, workspace
-from ..reads import json_reads
+from ..conftest import workspace
 
 
 def test_adapters_are_listed_with_what_they_did(run_copy, adapter):
@@ -31,21 +30,8 @@ def test_a_checkpoint_that_lost_its_record_is_missed(run_copy):
 
 
 def test_a_run_without_adapters_lists_none(run_copy, adapter):
-    take_out(adapter)
+    shutil.rmtree(adapter)
     assert list_adapters(Run(run_copy)).adapters == ()
-
-
-def test_each_json_file_is_read_once(run_copy, adapter):
-    for name in ("second", "third"):
-        shutil.copytree(adapter, adapter.with_name(name))
-    with json_reads(run_copy) as reads:
-        assert len(list_adapters(Run(run_copy)).adapters) == 3
-    files = {str(file.relative_to(run_copy)) for file in run_copy.glob("*/**/*.json")}  # of base and adapters
-    assert reads == dict.fromkeys(files | {"contents.json"}, 1)
-    with json_reads(run_copy) as reads:
-        for run in (Run(run_copy), Run(run_copy)):
-            list_adapters(run)
-    assert set(reads.values()) == {2}  # it would be noticed
 
 
 def test_parameters_of_the_runs_network(finished_run):

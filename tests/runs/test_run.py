@@ -8,7 +8,7 @@ from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, verify
 from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import write_report
-from lora_mnist.runs.folders import manifest_of
+from lora_mnist.runs.atomic import manifest_of
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.run import Run
 
@@ -22,7 +22,7 @@ def test_a_run_lies_as_designed(finished_run):
     adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
     adapter |= {"pictures.safetensors"}
     name = Run(finished_run).adapter_names()[0]
-    assert found == {"run.json", "contents.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
+    assert found == {"run.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
 
 
 def test_the_copy_at_the_top_follows_the_base(run_copy):
@@ -114,7 +114,7 @@ def test_a_damaged_adapter_can_be_made_again(run_copy, adapter, content):
     record.unlink() if content is None else record.write_text(content)
     work = open_workspace(Request(run=run_copy, options={"finetune": {"name": adapter.name}}, force=True))
     assert finetune(work).kept
-    assert Run(run_copy).require_adapter(adapter.name).tuning.name == adapter.name
+    assert Run(run_copy).require_adapter(adapter.name).finetune.name == adapter.name
 
 
 def test_a_damaged_adapter_is_not_in_the_way_of_a_checkpoint(run_copy, adapter):
@@ -177,7 +177,7 @@ def test_a_report_names_the_file_that_is_not_what_it_should_be(run_copy, adapter
 @pytest.mark.parametrize("name", ["base", "adapters", "checkpoints", "report"])
 def test_a_place_with_remains_of_anything_is_not_vacant(tmp_path, name):
     (tmp_path / name / "x").mkdir(parents=True)
-    with pytest.raises(RunError, match=f"{name} is there, but no finished base"):
+    with pytest.raises(RunError, match=f"{name} exists, but there is no finished base"):
         Run(tmp_path).require_vacant()
 
 

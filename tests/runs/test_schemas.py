@@ -17,8 +17,8 @@ from ..conftest import rehash, workspace
 READERS = {
     "run.json": lambda run: run.record,
     "evaluation.json": lambda run: run.base.evaluation,
-    "provenance.json": lambda run: run.base.made,
-    "finetune.json": lambda run: run.adapters()[0].tuning,
+    "provenance.json": lambda run: run.base.provenance,
+    "finetune.json": lambda run: run.adapters()[0].finetune,
     "analysis.json": lambda run: run.adapters()[0].analysis,
 }
 
@@ -58,9 +58,9 @@ def test_every_document_comes_back_as_it_was_stored(full_run):
     same(merged, "merge.json", merged.document("merge.json", MergeRecord))
     for saved in (run.base, *run.adapters(), *run.checkpoints()):
         same(saved, "evaluation.json", saved.evaluation)
-        same(saved, "provenance.json", saved.made)
-        if saved.is_tuned:
-            same(saved, "finetune.json", saved.tuning)
+        same(saved, "provenance.json", saved.provenance)
+        if saved.is_finetuned:
+            same(saved, "finetune.json", saved.finetune)
             same(saved, "analysis.json", saved.analysis)
     stored = {
         (file.parent.parent.name, file.name)
@@ -196,7 +196,7 @@ def test_of_whatever_kind_it_is(full_run, tmp_path, folder, key, value):
     rehash(path.parent)
     saved = Run(tmp_path).checkpoint(path.parent.name) if "checkpoints" in folder else Run(tmp_path).adapters()[0]
     with pytest.raises(AlteredError, match=rf"finetune\.json: `{key}"):
-        _ = saved.tuning
+        _ = saved.finetune
 
 
 @pytest.mark.parametrize(
@@ -277,6 +277,6 @@ def test_a_split_that_is_not_stored_is_a_finding(run_copy, adapter):
     rehash(adapter)
     findings = verify(Request(run=run_copy))
     (failure,) = findings.failures
-    assert failure.startswith(f"{adapter.name}: evaluation.json: `splits.val` is not there, ")
+    assert failure == f"{adapter.name}: evaluation.json does not follow from its logits"
     with pytest.raises(AlteredError, match=r"evaluation.json has no val"):
         report_of(Run(run_copy))

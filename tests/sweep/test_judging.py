@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lora_mnist.evaluation.analysis import analyse
-from lora_mnist.evaluation.predict import held_out_logits
-from lora_mnist.evaluation.strength import Guard, choose
+from lora_mnist.evaluation.guard import Guard, select_scale
+from lora_mnist.evaluation.metrics import held_out_logits
 from lora_mnist.evaluation.verdict import verdict_of
+from lora_mnist.lora import scale_alpha
 from lora_mnist.sweep.judging import Judge, counted
 from lora_mnist.training.train import train_adapter
 
@@ -23,15 +24,16 @@ def test_strength_counts_and_verdict_are_those_of_finetune(small, guard, targets
     base, data = world.bases[job.base], world.dataset
     trained, _ = train_adapter(base.network, "a", job.digit, settings, data)
     theirs = copy.deepcopy(trained)
-    decision = choose(theirs, "a", Guard(guard), base.logits["val"], data.val, job.digit)
-    logits = held_out_logits(theirs if decision.strength else base.network, data)
+    decision = select_scale(theirs, "a", Guard(guard), base.logits["val"], data.val, job.digit)
+    scale_alpha(theirs, "a", decision.scale or 1.0)
+    logits = held_out_logits(theirs if decision.scale else base.network, data)
     found = Judge(base, data).adapter(trained, "a", job.digit, guard)
-    assert found.strength == decision.strength
+    assert found.strength == decision.scale
     for split, part in data.held_out.items():
         assert found.after[split].wrong == counted(logits, {split: part.labels}, job.digit)[split].wrong
     analysis = analyse(base.logits, logits, {split: part.labels for split, part in data.held_out.items()}, job.digit)
     assert found.threshold == analysis.threshold.splits
-    if decision.strength:
+    if decision.scale:
         assert found.verdict == verdict_of(analysis, job.digit).kind
 
 

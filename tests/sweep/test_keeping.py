@@ -3,8 +3,8 @@ import shutil
 import pytest
 
 from lora_mnist.errors import ProofError, RunError, UsageError
-from lora_mnist.pipeline import Verification, open_workspace, verify_workspace
-from lora_mnist.pipeline.verify import BaseFindings
+from lora_mnist.pipeline import VerifyResult, open_workspace, verify_workspace
+from lora_mnist.pipeline.verify import BaseCheck
 from lora_mnist.settings.request import Request
 from lora_mnist.sweep import keeping
 from lora_mnist.sweep.keeping import chosen, keep
@@ -29,7 +29,7 @@ def test_the_best_on_val_becomes_an_adapter_of_its_run(swept):
     kept = keep(wanted, row)
     assert kept.found == kept.told
     work = open_workspace(Request(run=wanted.out / "bases" / kept.run.split("/")[-1]))
-    saved = work.run.require_adapter(kept.name).tuning
+    saved = work.run.require_adapter(kept.name).finetune
     assert (saved.digit, saved.settings.rank, saved.seed) == (row.digit, row.rank, row.seed)
     assert verify_workspace(work).passed
     assert keep(wanted, row) == kept  # it is there already
@@ -37,7 +37,7 @@ def test_the_best_on_val_becomes_an_adapter_of_its_run(swept):
 
 def test_a_proof_that_fails_is_an_error(swept, monkeypatch):
     wanted, found = swept
-    failed = Verification(passed=False, failures=("off",), base=BaseFindings(passed=True), adapters=(), checkpoints=())
+    failed = VerifyResult(passed=False, failures=("off",), base=BaseCheck(passed=True), adapters=(), checkpoints=())
     monkeypatch.setattr(keeping, "verify_workspace", lambda work, names: failed)
     with pytest.raises(ProofError, match="off"):
         keep(wanted, found.rows[0])

@@ -3,7 +3,7 @@ import pytest
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora import fingerprint_model
-from lora_mnist.runs.folders import is_finished
+from lora_mnist.runs.atomic import is_finished
 from lora_mnist.sweep.opening import open_world
 from tests.conftest import snapshot
 from tests.sweep.grids import asked, opened

@@ -40,7 +40,7 @@ def test_every_number_is_that_of_the_answer(page):
         lines = {line["variant"]: line for line in csv.DictReader(file)}
     for one in found.variants:
         assert float(lines[one.name]["errors"]) == one.after["errors"].mean
-        assert float(lines[one.name]["threshold_claimed"]) == one.threshold["false_alarms"].mean
+        assert float(lines[one.name]["threshold_false_alarms"]) == one.threshold["false_alarms"].mean
 
 
 def test_the_same_answer_is_the_same_bytes(page, tmp_path):

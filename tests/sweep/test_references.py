@@ -64,14 +64,14 @@ def test_what_is_only_compared_with_is_no_variant():
 
 
 def test_rounds_are_means_of_the_bases_that_got_so_far():
-    def made(before, after, strength=1.0):
+    def provenance(before, after, strength=1.0):
         first, then = (Counts(missed=errors // 2, false_alarms=0, errors=errors) for errors in (before, after))
         return Round(digit=3, strength=strength, before=first, after=then)
 
     rows = [
-        row(3, 4, 0, 70, method="rounds", rounds=(made(100, 80), made(80, 70))),
-        row(3, 4, 1, 90, method="rounds", rounds=(made(100, 90), made(90, 90, None))),
-        row(3, 4, 2, 100, method="rounds", rounds=(made(100, 100, None),)),
+        row(3, 4, 0, 70, method="rounds", rounds=(provenance(100, 80), provenance(80, 70))),
+        row(3, 4, 1, 90, method="rounds", rounds=(provenance(100, 90), provenance(90, 90, None))),
+        row(3, 4, 2, 100, method="rounds", rounds=(provenance(100, 100, None),)),
     ]
     found = answer([*ADAPTERS, *rows]).rounds
     assert [(one.jobs, one.kept, one.fell, one.errors) for one in found.rounds] == [

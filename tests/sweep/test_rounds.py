@@ -21,7 +21,7 @@ def test_a_control_is_that_of_finetune(tmp_path):
     rows = rows_of(tmp_path, beside=Beside(control=True))
     tuning = finetune(opened(tmp_path), control=True)
     control, found = tuning.analysis.control, rows["control"]
-    assert found.strength == control.strength
+    assert found.strength == control.scale
     for split, counts in found.after.items():
         assert counts.numbers == control.splits[split].numbers
     at_as_many = found.shifted[min(rows["lora"].after["val"].missed, len(found.shifted) - 1)]
@@ -42,7 +42,7 @@ def test_rounds_are_those_of_run(tmp_path):
     found = rows_of(tmp_path, beside=Beside(rounds=3))["rounds"]
     tunings = repair(opened(tmp_path), 3)
     assert [one.digit for one in found.rounds] == [tuning.record.digit for tuning in tunings]
-    assert [one.strength for one in found.rounds] == [tuning.record.guard.strength for tuning in tunings]
+    assert [one.strength for one in found.rounds] == [tuning.record.guard.scale for tuning in tunings]
     for one, tuning in zip(found.rounds, tunings, strict=True):
         if tuning.kept:
             assert one.after == tuning.analysis.splits["test"].after

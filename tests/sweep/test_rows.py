@@ -8,7 +8,7 @@ import re
 import pytest
 
 from lora_mnist.errors import AlteredError, BusyError, RunError
-from lora_mnist.files import write_file
+from lora_mnist.runs.atomic import write_file
 from lora_mnist.sweep.rows import CSV, JSON, PARTS, Store, to_csv
 from lora_mnist.sweep.work import Worker
 from tests.test_architecture import ROOT

@@ -36,11 +36,11 @@ def counting(done, until=None):
 def test_what_is_finished_is_not_done_again_and_a_new_value_is(folder):
     done = []
     first = sweep(asked(folder), counting(done))
-    assert (first.made, len(first.rows), len(done)) == (8, 8, 8)
+    assert (first.trained, len(first.rows), len(done)) == (8, 8, 8)
     again = sweep(asked(folder), counting(done))
-    assert (again.made, again.rows, len(done)) == (0, first.rows, 8)
+    assert (again.trained, again.rows, len(done)) == (0, first.rows, 8)
     more = sweep(asked(folder, ranks="1,2,3"), counting(done))
-    assert (more.made, len(more.rows), len(done)) == (4, 12, 12)
+    assert (more.trained, len(more.rows), len(done)) == (4, 12, 12)
     assert {job.settings.finetune.rank for job in done[8:]} == {3}
     assert len(Store(folder).rows) == 12
 
@@ -52,14 +52,14 @@ def test_an_interrupt_leaves_what_is_finished(folder):
     assert len(Store(folder).rows) == 3
     assert (folder / CSV).is_file()
     rest = []
-    assert sweep(asked(folder), counting(rest)).made == 5
+    assert sweep(asked(folder), counting(rest)).trained == 5
     assert len(rest) == 5
 
 
 def test_a_failed_job_is_reported_and_tried_again(folder):
     wanted = asked(folder, settings=["finetune.learning_rate=0.01,1e30"])
     found = sweep(wanted, engine_of("stacked", 1))
-    assert (found.made, len(found.failures), len(found.rows)) == (8, 8, 8)
+    assert (found.trained, len(found.failures), len(found.rows)) == (8, 8, 8)
     assert all("--learning-rate" in one.cause for one in found.failures)
     done = []
     assert len(sweep(wanted, counting(done)).failures) == len(done) == 8

@@ -2,7 +2,7 @@
 
 import { ask, follow } from "./api.js";
 import { find } from "./dom.js";
-import { showPrice } from "./price.js";
+import { showLesson } from "./lesson.js";
 import { counted, thousands } from "./words.js";
 
 const start = find("#start"), empty = find("#empty"), running = find("#running"), decision = find("#decision");
@@ -75,8 +75,8 @@ export class Lesson {
   }
 
   open(state) {
-    showPrice(state.price, state.verdict);
-    for (const part of document.querySelectorAll(".may-be-kept")) part.hidden = state.price.strength === null;
+    showLesson(state.lesson, state.verdict);
+    for (const part of document.querySelectorAll(".may-be-kept")) part.hidden = state.lesson.scale === null;
     decision.querySelector("h3").focus();
   }
 }

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from lora_mnist.evaluation.baselines import shifted_logit, shifted_threshold, shifted_to_miss
 from lora_mnist.evaluation.results import Counts
-from lora_mnist.evaluation.threshold import shifted_logit, shifted_threshold, shifted_to_miss
 
 
 def splits(seed, count=400):

@@ -63,13 +63,13 @@ def made_of_base(run: Run) -> BaseMade:
 
 def made_of(saved: Artifact) -> Made:
     """From the record of an adapter, or of a checkpoint with all weights trained."""
-    settings = saved.tuning.settings
+    settings = saved.finetune.settings
     renamed = _as_in_a_config(settings) if isinstance(settings, FullSettings) else settings
-    return Made(settings=renamed, seed=saved.tuning.seed, **dict(_made(saved)))
+    return Made(settings=renamed, seed=saved.finetune.seed, **dict(_made(saved)))
 
 
 def _made(saved: Artifact) -> _Made:
-    return _Made(sha256=saved.hashes[saved.weights], **dict(saved.made))
+    return _Made(sha256=saved.hashes[saved.weights], **dict(saved.provenance))
 
 
 def _as_in_a_config(settings: FullSettings) -> CheckpointSettings:

@@ -5,17 +5,17 @@ import { thousands } from "./words.js";
 
 const GOOD = ["learnt"], BAD = ["not learnt", "too dear"]; // kinds of verdict
 
-export function showPrice(price, verdict) {
+export function showLesson(lesson, verdict) {
   const tone = GOOD.includes(verdict.kind) ? "good" : BAD.includes(verdict.kind) ? "bad" : "";
-  const { judged, val } = price, one = judged ?? price;
-  const how = judged ? "each judged by an adapter trained without it" : "judged by those it was trained on";
-  const drawings = card("Drawings that are right", one.before, one.after, judged?.images ?? sum(price.drawings), 1, how);
+  const { unseen, val } = lesson, one = unseen ?? lesson;
+  const how = unseen ? "each tested with an adapter that has not seen it" : "all seen in training";
+  const drawings = card("Drawings that are right", one.before, one.after, unseen?.images ?? sum(lesson.drawings), 1, how);
   const cards = make("dl", {}, drawings);
   if (val) cards.append(card("Wrong images on val", val.before, val.after, val.images, -1, "of the data set, held back to decide on"));
-  const parts = [make("p", { className: `verdict ${tone}` }, verdict.words, " ", verdict.paid), cards];
+  const parts = [make("p", { className: `verdict ${tone}` }, verdict.words, " ", verdict.side_effects), cards];
   if (val) parts.push(make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:"), digits(val));
-  if (price.strength !== null && price.strength !== 1) parts.push(make("p", {}, `Kept at ${price.strength} of what was trained.`));
-  find(".price").replaceChildren(...parts);
+  if (lesson.scale !== null && lesson.scale !== 1) parts.push(make("p", {}, `Kept at ${lesson.scale} of what was trained.`));
+  find(".lesson").replaceChildren(...parts);
 }
 
 /** A count before and after; `good` is the direction, 1 or -1, in which it should go. */

@@ -1,0 +1,228 @@
+"""What an adapter does at every strength, and how much of it is kept, on networks whose answers are known by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from lora_mnist.datasets.dataset import Split
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.guard import SCALES, STRENGTHS, Guard, select_scale, strength_curve
+from lora_mnist.evaluation.metrics import counts_of, logits_of
+from lora_mnist.evaluation.results import Counts, GuardDecision, StrengthPoint
+from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
+
+from ..models import DIGIT, labelled_by_a_network
+
+
+@pytest.fixture
+def judged():
+    """A network, the images it is judged by, many of them missed images of the digit, and its logits."""
+    network, images, labels = labelled_by_a_network(400, 250)
+    before = logits_of(network, images)
+    inject(network, "a", LoRAConfig(("linear2",), rank=1, alpha=1.0))
+    return network, Split(images, labels), before
+
+
+def lift(network, digit, amount):
+    """Let the adapter add about so much to one logit of every image."""
+    update = updates_of(network, "a")["linear2"]
+    with torch.no_grad():
+        update.lora_A.fill_(1.0)
+        update.lora_B.zero_()
+        update.lora_B[digit] = amount
+    return update
+
+
+def counts(logits, labels):
+    wrong = logits.argmax(1) != labels
+    false_alarms = (logits.argmax(1) == DIGIT) & wrong
+    return Counts(
+        missed=int((wrong & (labels == DIGIT)).sum()), false_alarms=int(false_alarms.sum()), errors=int(wrong.sum())
+    )
+
+
+def with_factor(network, val, update, whole, strength):
+    with torch.no_grad():
+        update.lora_B.copy_(whole * strength)
+    return counts(logits_of(network, val.images), val.labels)
+
+
+@pytest.mark.parametrize("amount", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("rule", ["errors", "digit"])
+def test_the_best_strength_that_meets_the_rule_is_selected(judged, amount, rule):
+    network, val, before = judged
+    update = lift(network, DIGIT, amount)
+    whole = update.lora_B.detach().clone()
+    found = select_scale(network, "a", Guard(rule), before, val, DIGIT)
+    assert torch.equal(update.lora_B, whole)  # as trained; who keeps it puts the scale into alpha
+    by_strength = {strength: with_factor(network, val, update, whole, strength) for strength in SCALES}
+    limit = counts(before, val.labels)
+    count = {"errors": "errors", "digit": "missed"}[rule]
+    allowed = {s: c for s, c in by_strength.items() if c.of(count) <= limit.of(count)}
+    allowed = {s: c for s, c in allowed.items() if s >= 0.5} or allowed
+    best = min(allowed, key=lambda s: (allowed[s].errors, -s))
+    assert found.scale == best
+    assert found.before == limit
+    assert strengths(network) == {"a": 1.0}
+    assert all(one.numbers == by_strength[one.scale].numbers for one in found.tried)
+
+
+def test_a_digit_that_pays_is_found_by_a_test_of_its_own(judged):
+    """All errors fall by far, and yet the other digits that are taken for the target now keep the adapter out."""
+    from scipy.stats import binomtest
+
+    network, val, before = judged
+    lift(network, DIGIT, 3.0)
+    with_none = select_scale(copy.deepcopy(network), "a", Guard("errors"), before, val, DIGIT)
+    assert with_none.scale is not None
+    found = select_scale(network, "a", Guard("every-digit"), before, val, DIGIT)
+    was_right = before.argmax(1) == val.labels
+    for tried in found.tried:
+        model = copy.deepcopy(network)
+        with torch.no_grad():
+            updates_of(model, "a")["linear2"].lora_B.mul_(tried.scale)
+        is_right = logits_of(model, val.images).argmax(1) == val.labels
+        worse = []
+        for digit in range(10):
+            of_digit = val.labels == digit
+            broken = int((was_right & ~is_right & of_digit).sum())
+            fixed = int((~was_right & is_right & of_digit).sum())
+            if broken > fixed and binomtest(broken, broken + fixed, 0.5).pvalue <= 0.05:
+                worse.append(digit)
+        assert list(tried.worse) == worse
+        assert tried.errors <= found.before.errors
+    assert any(tried.worse for tried in found.tried)
+    assert found.scale is None or not next(t for t in found.tried if t.scale == found.scale).worse
+
+
+def test_nothing_is_kept_if_every_strength_is_worse(judged):
+    network, val, before = judged
+    lift(network, 7, 1e4)
+    found = select_scale(network, "a", Guard("errors"), before, val, DIGIT)
+    assert found.scale is None
+    assert [one.scale for one in found.tried] == list(SCALES)
+    assert all(one.errors > found.before.errors for one in found.tried)
+    assert strengths(network) == {"a": 1.0}
+
+
+def test_the_strongest_that_is_allowed_can_be_asked_for(judged):
+    network, val, before = judged
+    update = lift(network, 7, 0.1)
+    whole = update.lora_B.detach().clone()
+    found = select_scale(network, "a", Guard("errors", strongest=True), before, val, DIGIT)
+    limit = counts(before, val.labels).errors
+    allowed = [s for s in SCALES if with_factor(network, val, update, whole, s).errors <= limit]
+    assert 0 < len(allowed) < len(SCALES)
+    assert found.scale == max(allowed)
+    assert found.tried[-1].scale == found.scale  # what is weaker is not looked at
+
+
+def test_a_gain_can_be_demanded(judged):
+    network, val, before = judged
+    lift(network, DIGIT, 0.0)  # changes nothing: not worse, but no gain either
+    assert select_scale(network, "a", Guard("errors"), before, val, DIGIT).scale == 1.0
+    assert select_scale(network, "a", Guard("errors", gain=1), before, val, DIGIT).scale is None
+
+
+def test_without_a_rule_it_is_kept_as_trained(judged):
+    network, val, before = judged
+    update = lift(network, 7, 1e4)
+    whole = update.lora_B.detach().clone()
+    found = select_scale(network, "a", Guard("none"), before, val, DIGIT)
+    assert found == GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
+    assert torch.equal(update.lora_B, whole)
+
+
+def test_logits_that_are_not_finite_are_an_error(judged):
+    network, val, before = judged
+    lift(network, DIGIT, math.inf)
+    with pytest.raises(UsageError, match="finite"):
+        select_scale(network, "a", Guard("errors"), before, val, DIGIT)
+
+
+def test_a_rule_needs_images_to_judge_by(judged):
+    network, val, _ = judged
+    with pytest.raises(UsageError, match="--guard none"):
+        select_scale(network, "a", Guard("errors"), None, Split(val.images[:0], val.labels[:0]), DIGIT)
+
+
+# The strength curve ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turned():
+    """A base, the same with an adapter that does something, and random images in two splits."""
+    base, images, labels = labelled_by_a_network(600, 80)
+    adapted = copy.deepcopy(base)
+    update = inject(adapted, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))["linear2"]
+    torch.nn.init.normal_(update.lora_B.data, std=0.3)
+    return base, adapted, {"val": Split(images[::2], labels[::2]), "test": Split(images[1::2], labels[1::2])}
+
+
+def by_hand(base, adapted, strength, split):
+    """Counts of a plain network with W + strength · scaling · B A written out."""
+    plain, update = copy.deepcopy(base), updates_of(adapted, "a")["linear2"]
+    with torch.no_grad():
+        plain.linear2.weight += strength * 1.5 * (update.lora_B @ update.lora_A)
+    found = counts_of(logits_of(plain, split.images), split.labels, DIGIT)
+    return StrengthPoint(strength=strength, **dict(found))
+
+
+def start(base, held_out):
+    return {name: [by_hand(base, base_with_nothing(base), 0.0, split)] for name, split in held_out.items()}
+
+
+def base_with_nothing(base):
+    model = copy.deepcopy(base)
+    inject(model, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))
+    return model
+
+
+def turned_strength_curve(adapted, held_out, known):
+    return strength_curve(adapted, "a", held_out, DIGIT, known)
+
+
+def test_every_strength_is_what_the_merged_network_does(turned):
+    base, adapted, held_out = turned
+    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    assert curve.measured_on == "val"
+    assert curve.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS)
+    wanted = sorted({*STRENGTHS, curve.recommended})
+    assert curve.splits["test"] == tuple(by_hand(base, adapted, s, held_out["test"]) for s in wanted)
+
+
+def test_the_recommended_strength_is_the_best_of_those_without_more_errors(turned):
+    base, adapted, held_out = turned
+    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    points = {one.strength: one for one in curve.splits["val"]}
+    fewest = min(one.errors for one in points.values())
+    assert curve.recommended == max(s for s, one in points.items() if one.errors == fewest)
+
+
+def test_without_val_it_is_measured_on_test_and_says_so(turned):
+    base, adapted, held_out = turned
+    del held_out["val"]
+    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    assert (curve.measured_on, list(curve.splits)) == ("test", ["test"])
+    assert [one.strength for one in curve.splits["test"]] == list(STRENGTHS)
+
+
+def test_what_is_known_is_not_measured_again(turned):
+    base, adapted, held_out = turned
+    known = start(base, held_out)
+    known["val"] += [StrengthPoint(strength=s, missed=1, false_alarms=2, errors=3) for s in (0.5, 0.6)]
+    points = turned_strength_curve(adapted, held_out, known).splits["val"]
+    assert [one.strength for one in points] == [0.0, 0.25, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5]
+    assert list(points[2:4]) == known["val"][1:]
+
+
+def test_it_ends_where_logits_are_no_longer_finite(turned):
+    base, adapted, held_out = turned
+    updates_of(adapted, "a")["linear2"].lora_B.data.fill_(3e38)
+    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    measured = [one.strength for one in curve.splits["val"]]
+    assert measured == list(STRENGTHS[: len(measured)])
+    assert len(measured) < len(STRENGTHS)
+    assert curve.recommended in measured
