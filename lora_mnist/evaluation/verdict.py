@@ -1,8 +1,8 @@
 """Is it a repair? One kind, the numbers it rests on, and the sentences that say so.
 
 The verdict rests on one split, normally `test`, and says no more than its images allow. McNemar's exact test on the
-same images judges every change: false alarms, missed and false alarms together, and all errors at `LEVEL`; each of the ten
-digits, one of which is the target's missed images, at `DIGIT_LEVEL`.
+same images judges every change: false alarms, missed and false alarms together, and all errors at `LEVEL`; each of the
+ten digits, one of which is the target's missed images, at `DIGIT_LEVEL`.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Files and folders that are written whole or not at all, by one writer at a time.
 
 A folder is built beside its place, gets a `manifest.json` with the SHA-256 of every file, and is moved into its place.
-A folder without a good manifest does not count. A writer that was killed between the two renames of a replacement leaves
-the old folder beside its place: readers find it there (`where_is`), and the next writer puts it back (`recover`).
+A folder without a good manifest does not count. A writer that was killed between the two renames of a replacement
+leaves the old folder beside its place: readers find it there (`where_is`), and the next writer puts it back (`recover`).
 """
 
 import errno
