@@ -2,7 +2,7 @@
 
 A folder is built beside its place, gets a `manifest.json` with the SHA-256 of every file, and is moved into its place.
 A folder without a good manifest does not count. A writer that was killed between the two renames of a replacement
-leaves the old folder beside its place: readers find it there (`where_is`), and the next writer puts it back (`recover`).
+leaves the old folder beside its place: readers find it there (`where_is`), the next writer puts it back (`recover`).
 """
 
 import errno
