@@ -33,8 +33,8 @@ from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import load
 from lora_mnist.lora import LoRAConfig, inject
-from lora_mnist.lora.adapters import updates_of
-from lora_mnist.lora.stack import stack
+from lora_mnist.lora.model import updates_of
+from lora_mnist.lora.stacked import stack
 from lora_mnist.pipeline import Request, pretrain
 from lora_mnist.runs.artifact import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve

@@ -28,11 +28,9 @@ MOST_FAILURES = 5  # that are shown one by one
 
 def plan(document: Plan) -> RenderableType:
     """What a sweep would do."""
-    jobs = f"{document.jobs:,} jobs, {document.finished:,} of them finished"
-    lines = [f"{jobs}: about {_duration(document.seconds)} for the rest."]
+    lines = [f"{document.jobs:,} jobs, {document.finished:,} of them finished."]
     if document.bases:
-        bases = f"{document.bases} base{'s' if document.bases > 1 else ''}"
-        lines.append(f"Before that, {bases} would be trained: about {_duration(document.base_seconds)}.")
+        lines.append(f"Before that, {document.bases} base{'s' if document.bases > 1 else ''} would be trained.")
     return Group(*map(Paragraph, [*lines, f"Results would go to {document.folder}; nothing was done."]))
 
 

@@ -161,7 +161,7 @@ def sweep(
     shown = view_of(view.by, view.metric, view.split, asked.axes)
     trains = engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus)
     if engine.plan:
-        show(plan(asked, engine.engine), [answers.plan], output, grid.out)
+        show(plan(asked), [answers.plan], output, grid.out)
         return 0
     done = sweep(asked, trains)
     answered = done.answered(*shown)

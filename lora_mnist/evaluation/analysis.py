@@ -20,8 +20,8 @@ from lora_mnist.evaluation.results import (
     StrengthCurve,
     StrengthPoint,
 )
-from lora_mnist.lora.adapters import updates_of
 from lora_mnist.lora.lowrank import factorise_product
+from lora_mnist.lora.model import updates_of
 from lora_mnist.lora.targets import adapted_layers
 from lora_mnist.training.model import MLP
 
@@ -157,7 +157,7 @@ def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> 
     """
     effects = {}
     for path, update in updates_of(adapted, name).items():
-        weight = adapted_layers(adapted)[path].base.weight
+        weight = adapted_layers(adapted)[path].weight
         *_, kept = factorise_product(update.lora_B * update.scaling, update.lora_A, update.config.rank)
         norm = sum(value**2 for value in kept.singular_values) ** 0.5
         strength, update.strength = update.strength, 0.0

@@ -14,9 +14,8 @@ from torch import nn
 
 from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
-from lora_mnist.lora.adapters import adapter_names, base_tensors, updates_of
 from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference
-from lora_mnist.lora.switching import disabled
+from lora_mnist.lora.model import adapter_names, base_tensors, disabled, updates_of
 from lora_mnist.lora.targets import adapted_layers
 
 TOLERANCE = (

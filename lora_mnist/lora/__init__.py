@@ -4,7 +4,6 @@ W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank). W itse
 """
 
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
-from lora_mnist.lora.adapters import adapter_names, base_tensors, copies_of, train_only, updates_of
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.fingerprint import (
     Fingerprint,
@@ -14,15 +13,28 @@ from lora_mnist.lora.fingerprint import (
     fingerprint_model,
     first_difference,
 )
-from lora_mnist.lora.injection import inject, remove
-from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt
 from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
-from lora_mnist.lora.merging import is_merged, merge, merged_copy, unmerge
+from lora_mnist.lora.merge import is_merged, merge, merged_copy, unmerge
+from lora_mnist.lora.model import (
+    LayerParameters,
+    ParameterTable,
+    adapter_names,
+    base_tensors,
+    copies_of,
+    disabled,
+    inject,
+    parameter_table,
+    remove,
+    scale_alpha,
+    set_strength,
+    strengths,
+    switch,
+    train_only,
+    updates_of,
+)
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
-from lora_mnist.lora.switching import disabled, scale_alpha, set_strength, strengths, switch
-from lora_mnist.lora.table import LayerParameters, ParameterTable, parameter_table
 from lora_mnist.lora.targets import linear_layers
-from lora_mnist.lora.update import LoRAUpdate
 
 __all__ = [
     "AdapterError",
@@ -36,6 +48,7 @@ __all__ = [
     "LoRALinear",
     "LoRAUpdate",
     "ParameterTable",
+    "adapt",
     "adapter_names",
     "base_tensors",
     "changed_bytes",

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,8 +20,8 @@ LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack o
 class LoRAConfig:
     """What an adapter is, apart from its weights.
 
-    A pattern names a layer in full (`blocks.0.q_proj`), or by the last parts of its name (`q_proj`), or is a regular
-    expression for the whole name (`blocks[.][0-3][.].*`); it is taken as the first of these that finds one.
+    A pattern is a layer's name or the end of it (`q_proj` for every `….q_proj`), as in PEFT, or else a regular
+    expression for the whole name (`blocks[.][0-3][.].*`).
 
     Attributes:
         targets: patterns of the layers to adapt, or among them `all-linear`: every linear layer but the output layer of
@@ -51,7 +51,15 @@ class LoRAConfig:
     init: str = "kaiming"
     dtype: torch.dtype | None = None
 
+    def __new__(cls, *_: Any, **settings: Any) -> "LoRAConfig":
+        known = [one.name for one in fields(cls)]
+        if unknown := settings.keys() - known:
+            raise LoRAError(f"LoRAConfig has no `{sorted(unknown)[0]}`.", f"Its settings are {', '.join(known)}.")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        if isinstance(self.targets, str):  # one pattern
+            object.__setattr__(self, "targets", (self.targets,))
         dropout = _is_number(self.dropout) and 0 <= self.dropout < 1
         patterns = isinstance(self.targets, Sequence) and not isinstance(self.targets, str) and bool(self.targets)
         if patterns:
@@ -122,9 +130,7 @@ def find(patterns: Iterable[str], names: Sequence[str], kind: str = "linear laye
 
 def matching(pattern: str, names: Sequence[str]) -> set[str]:
     """The names among `names` that `pattern` finds. Raises LoRAError if it is not a valid expression."""
-    if pattern in names:
-        return {pattern}
-    if by_its_end := {name for name in names if name.endswith(f".{pattern}")}:
+    if by_its_end := {name for name in names if name == pattern or name.endswith(f".{pattern}")}:
         return by_its_end
     try:
         return {name for name in names if re.fullmatch(pattern, name)}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import DamagedError
-from lora_mnist.lora.adapters import base_tensors
 from lora_mnist.lora.config import DTYPES
+from lora_mnist.lora.model import base_tensors
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,10 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.adapters import adapter_names, base_tensors, copies_of, updates_of
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.injection import attach
-from lora_mnist.lora.switching import switch
-from lora_mnist.lora.targets import linear_layers, plain_linear
-from lora_mnist.lora.update import LoRAUpdate
+from lora_mnist.lora.layer import LoRAUpdate
+from lora_mnist.lora.model import adapter_names, attach, base_tensors, copies_of, switch, updates_of
+from lora_mnist.lora.targets import linear_layers
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
         LoRAError: the two are not of one architecture, a weight is not finite, or as `inject` does.
     """
     _require_same_shapes(model, tuned)
-    before = {path: plain_linear(layer).weight.detach() for path, layer in linear_layers(model).items()}
+    before = {path: layer.weight.detach() for path, layer in linear_layers(model).items()}
     after = {path: layer.weight.detach() for path, layer in linear_layers(tuned).items()}
     factors, kept = {}, {}
     for path, weight in before.items():

@@ -1,15 +1,15 @@
 """`adapter_config.json` ↔ LoRAConfig: PEFT's options, and which of them mean something here."""
 
+import errno
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.errors import AdapterError, AlteredError, DamagedError, LoRAError, RunError, shown
-from lora_mnist.files import read_json
+from lora_mnist.errors import AdapterError, DamagedError, LoRAError, shown
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.rules import exactly, first, is_saved_whole, is_target, targets_for
-from lora_mnist.lora.update import LoRAUpdate
+from lora_mnist.lora.layer import LoRAUpdate
 
 INITS = {"kaiming": True, "gaussian": "gaussian"}  # ours → PEFT's init_lora_weights; only for the record once trained
 # Those of PEFT's that leave the base as it is; others (pissa, olora, …) keep a part of W in the adapter.
@@ -29,6 +29,13 @@ IGNORED = {
     *("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "inference_mode", "task_type"),
     *("megatron_core", "qalora_group_size"),
 }
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of an adapter. Raises OSError if it cannot be read, or is a pipe or a device."""
+    if path.exists() and not path.is_file():  # a pipe might never end
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return path.read_bytes()
 
 
 def document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: list[str]) -> dict[str, Any]:
@@ -72,8 +79,8 @@ def config_of(path: Path, document: Mapping[str, Any], layers: Iterable[str]) ->
             targets=tuple(targets),
             rank=document["r"],
             alpha=document["lora_alpha"],
-            rank_pattern={layer: rank for layer in targets if (rank := first(ranks, layer)) is not None},
-            alpha_pattern={layer: alpha for layer in targets if (alpha := first(alphas, layer)) is not None},
+            rank_pattern={exactly(layer): rank for layer in targets if (rank := first(ranks, layer)) is not None},
+            alpha_pattern={exactly(layer): alpha for layer in targets if (alpha := first(alphas, layer)) is not None},
             rslora=bool(document.get("use_rslora", False)),
             dropout=document.get("lora_dropout", 0.0),
             init="gaussian" if start == "gaussian" else "kaiming",
@@ -90,11 +97,11 @@ def read_document(path: Path) -> dict[str, Any]:
     """Its document, with every option known and nothing missing for which PEFT would take a default in silence."""
     way_out = "Restore it, or save the adapter again."
     try:
-        document = read_json(path)
-    except AlteredError as error:
-        raise DamagedError(error.cause, way_out) from error
-    except RunError as error:
-        raise AdapterError(error.cause, way_out) from error
+        document = json.loads(read_bytes(path))
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}.", way_out) from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is not JSON: {error}.", way_out) from error
     if not isinstance(document, dict):
         raise AdapterError(f"{path} is not an adapter's config.", way_out)
     _refuse_what_is_not_implemented(path, document)
@@ -121,3 +128,63 @@ def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> 
             raise AdapterError(
                 f"{path}: option {name!r} (={shown(value)}) is not implemented.", "Save the adapter without it."
             )
+
+
+# PEFT's rules of which modules a name or an expression in its config means --------------------------------------------
+
+
+def is_target(document: Mapping[str, Any], layer: str) -> bool:
+    """Whether a config adapts `layer`: `check_target_module_exists` in peft/tuners/tuners_utils.py.
+
+    A string is an expression for the whole name, a list holds whole names or their ends. `layers_to_transform` chooses
+    among those that were found by their ends.
+    """
+    targets, excluded = document["target_modules"], document.get("exclude_modules")
+    if excluded and _finds(excluded, layer):
+        return False
+    if any(re.match(rf"(^|.*\.){name}($|\..*)", layer) for name in document.get("modules_to_save") or ()):
+        return False
+    by_its_end = not isinstance(targets, str) and layer not in targets
+    return _finds(targets, layer) and (not by_its_end or _is_in_chosen_block(document, layer))
+
+
+def is_saved_whole(document: Mapping[str, Any], module: str) -> bool:
+    """Whether a config trains `module` whole: `_set_trainable` in peft/utils/other.py. Ends need no dot before them."""
+    names = document.get("modules_to_save") or []
+    return module.endswith(names if isinstance(names, str) else tuple(names))
+
+
+def first(patterns: Mapping[str, Any], layer: str) -> Any:
+    """The value of the first key whose expression fits the end of the name, from a dot on; None if none does."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), None)
+
+
+def exactly(layer: str) -> str:
+    """As a key of PEFT's patterns, which otherwise also mean every layer whose name ends so."""
+    return f"^{re.escape(layer)}$"
+
+
+def targets_for(targets: list[str], modules: Iterable[str]) -> list[str] | str:
+    """The names, or, where PEFT would also take other modules that end so, an expression for exactly those."""
+    if any(_finds(targets, module) for module in modules if module not in targets):
+        return "|".join(map(re.escape, targets))
+    return targets
+
+
+def _finds(names: Any, module: str) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _is_in_chosen_block(document: Mapping[str, Any], layer: str) -> bool:
+    """By the first number in the name after `layers_pattern`, or after anything."""
+    chosen, patterns = document.get("layers_to_transform"), document.get("layers_pattern")
+    if chosen is None or chosen == []:
+        return True
+    expressions = [
+        rf"(?:^|.*?\.){name}\.(\d+)\." for name in ([patterns] if isinstance(patterns, str) else patterns or ())
+    ]
+    found = (re.match(expression, layer) for expression in expressions or [r".*?\.[^.]*\.(\d+)\."])
+    block = next((int(match[1]) for match in found if match), None)
+    return block in ([chosen] if isinstance(chosen, int) else chosen)

@@ -1,4 +1,4 @@
-"""What of a model can be adapted, what of that a config means, and what is left out without having been asked for."""
+"""What of a model can be adapted, which layers a config means, and what is left out without having been asked for."""
 
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,23 +8,21 @@ from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
-from lora_mnist.lora.layers import LoRALinear, is_linear
-from lora_mnist.lora.whole import TrainedWhole
-from lora_mnist.lora.wrapper import Wrapper
+from lora_mnist.lora.layer import LoRALinear, is_linear
+from lora_mnist.lora.modules_to_save import TrainedWhole
 
 HEADS = ("score", "classifier")  # as transformers calls a classifier's output layer, and PEFT knows them
 
 
-def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear | LoRALinear]:
-    """Layers that can be adapted (see `is_linear`) or are (`LoRALinear`), by name.
+def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear]:
+    """The `nn.Linear` layers of a model, adapted or not, by name.
 
     A layer that occurs twice goes by its first name, or under both if `every_name`; adapted, it is so at both places.
+    The output projection of nn.MultiheadAttention is left out: torch reads its weight instead of calling it.
     """
-    return {
-        path: module
-        for path, module in own_modules(model, every_name).items()
-        if isinstance(module, LoRALinear) or is_linear(module)
-    }
+    modules = own_modules(model, every_name)
+    read = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
+    return {path: module for path, module in modules.items() if is_linear(module) and id(module) not in read}
 
 
 def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Module]:
@@ -34,15 +32,10 @@ def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Modu
     return {path: module for path, module in modules if id(module) not in inside}
 
 
-def plain_linear(layer: nn.Linear | LoRALinear) -> nn.Linear:
-    """An entry of `linear_layers` without its adapters."""
-    return layer.base if isinstance(layer, LoRALinear) else layer
-
-
-def wrappers(model: nn.Module, every_name: bool = False) -> dict[str, Wrapper]:
+def wrappers(model: nn.Module, every_name: bool = False) -> dict[str, LoRALinear | TrainedWhole]:
     """Everything that carries a part of an adapter, by name; what occurs twice under both if `every_name`."""
     modules = model.named_modules(remove_duplicate=not every_name)
-    return {path: module for path, module in modules if isinstance(module, Wrapper)}
+    return {path: module for path, module in modules if isinstance(module, LoRALinear | TrainedWhole)}
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoRALinear]:
@@ -81,7 +74,8 @@ def configs_of(model: nn.Module, config: LoRAConfig, whole: Iterable[str] = ()) 
     if not targets:
         left_out = f"; left out are {_listed(others)}" if others else ""
         raise LoRAError(f"There is none to adapt: no linear layer but the output's{left_out}.", "Name a target.")
-    return replace(config, targets=[path for path in layers if path in targets]).of_layers(layers)
+    found = [path for path in layers if path in targets]
+    return replace(config, targets=found).of_layers(found)
 
 
 def output_layers(model: nn.Module) -> list[str]:
@@ -117,12 +111,13 @@ def matrices(model: nn.Module) -> dict[str, str]:
 
     Not those of embeddings and convolutions, which nobody takes for linear layers.
     """
-    others = (nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd, Wrapper)
+    others = (nn.Embedding, nn.EmbeddingBag, nn.Conv1d, nn.Conv2d, nn.Conv3d, TrainedWhole)
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     linear = linear_layers(model)
     return {
         f"{path}.{name}".lstrip("."): type(module).__name__
         for path, module in own_modules(model).items()
-        if not (isinstance(module, others) or is_in(path, linear))
+        if not (isinstance(module, others + transposed) or is_in(path, linear))
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() >= 2 and 1 not in parameter.shape
     }
@@ -144,8 +139,7 @@ def tied(model: nn.Module, paths: Iterable[str]) -> dict[str, str]:
 
 def base_of(module: nn.Module) -> nn.Module:
     """An entry of `own_modules` without its adapters."""
-    base: nn.Module = module.base if isinstance(module, Wrapper) else module
-    return base
+    return module.base if isinstance(module, TrainedWhole) else module
 
 
 def is_in(path: str, modules: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.lora.lowrank import Approximation, left_out
 from lora_mnist.lora.lowrank import extract as extract_update
-from lora_mnist.lora.merging import merged_copy
+from lora_mnist.lora.merge import merged_copy
 from lora_mnist.pipeline.finetune import FinetuneResult, keep, parameters_of
 from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS, Artifact

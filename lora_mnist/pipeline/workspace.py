@@ -14,8 +14,8 @@ from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora.fingerprint import Fingerprint
+from lora_mnist.lora.model import set_strength
 from lora_mnist.lora.peft import CONFIG, load_adapter, load_fingerprint
-from lora_mnist.lora.switching import set_strength
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run

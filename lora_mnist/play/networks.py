@@ -8,8 +8,8 @@ import torch
 from lora_mnist.datasets.drawing import prepare
 from lora_mnist.errors import AlteredError, DataError, RunError, UsageError
 from lora_mnist.evaluation.metrics import logits_of, require_finite
+from lora_mnist.lora.model import switch
 from lora_mnist.lora.peft import load_adapter
-from lora_mnist.lora.switching import switch
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.play.protocol import AdapterFacts, Answer, Choice, Question, RunFacts, Search, Sight
 from lora_mnist.play.strokes import draw

@@ -19,13 +19,12 @@ from pydantic import ValidationError
 
 from lora_mnist.errors import AlteredError, RunError, shown
 from lora_mnist.evaluation.results import Analysis
+from lora_mnist.files import LARGEST_DOCUMENT, read_regular
 from lora_mnist.runs.atomic import (
-    LARGEST_DOCUMENT,
     LARGEST_WEIGHTS,
     MANIFEST,
     RESTORE,
     is_finished,
-    read_file,
     read_manifest,
     require_same,
     sha256_of,
@@ -238,7 +237,7 @@ class Artifact:
             return self._contents[name]
         try:
             largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
-            content = read_file(self.file(name), largest)
+            content = read_regular(self.file(name), largest)
         except OSError as error:
             raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         if name.endswith(".json"):
@@ -359,7 +358,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from safetensors.torch import load
 
     try:
-        content = read_file(path, LARGEST_WEIGHTS)
+        content = read_regular(path, LARGEST_WEIGHTS)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own format
         metadata = header.get("__metadata__") or {}
         return dict(sorted(load(content).items())), metadata  # it gives them in random order

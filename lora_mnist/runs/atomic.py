@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_mnist.errors import AlteredError, BusyError, DiskError, RunError, UsageError
+from lora_mnist.files import open_regular, read_regular
 
 MANIFEST, LOCK, HOLDER = "manifest.json", ".lock", ".writer"
 TEMPORARY = ".new-"  # in the name of everything that is not in its place yet; readers never look at it
-LARGEST_DOCUMENT = 64 << 20  # bytes; no JSON or table of ours comes near it
 LARGEST_WEIGHTS = 8 << 30  # bytes; a network of two thousand million numbers
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # as some file systems say
 RESTORE = "Restore it from a copy, or make it again with --force."
@@ -32,20 +32,6 @@ RESTORE = "Restore it from a copy, or make it again with --force."
 log = logging.getLogger("lora_mnist")
 
 # Files ----------------------------------------------------------------------------------------------------------------
-
-
-def read_file(path: Path, largest: int = LARGEST_DOCUMENT) -> bytes:
-    """The content of a file.
-
-    Raises:
-        OSError: it cannot be read, has more than `largest` bytes, or is a pipe or a device, which might never end.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size > largest:
-            raise OSError(errno.EFBIG, f"it has more than {largest:,} bytes")
-        return file.read()
 
 
 def parse_json(path: Path, content: bytes) -> Any:
@@ -63,9 +49,7 @@ def to_json(document: Any) -> bytes:
 
 def sha256_of(path: Path) -> str:
     """Of a file's content. Raises OSError if it cannot be read."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -222,7 +206,7 @@ def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
     path = where_is(place) / MANIFEST
     if content is None:
         try:
-            content = read_file(path)
+            content = read_regular(path)
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}.", RESTORE) from error
     manifest = parse_json(path, content)
@@ -366,5 +350,5 @@ def one_writer(folder: Path) -> Iterator[bool]:
 def writer_of(folder: Path) -> str | None:
     """The process and command that write to `folder`, as they left it there; None if nobody did."""
     with suppress(OSError, UnicodeDecodeError):
-        return read_file(folder / HOLDER, largest=4096).decode() or None
+        return read_regular(folder / HOLDER, largest=4096).decode() or None
     return None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.files import read_regular
 from lora_mnist.runs.artifact import RECORD, Artifact, ArtifactWriter
 from lora_mnist.runs.atomic import (
     MANIFEST,
@@ -22,7 +23,6 @@ from lora_mnist.runs.atomic import (
     is_finished,
     new_folder,
     one_writer,
-    read_file,
     recover,
     remove_folder,
     require_writable,
@@ -247,7 +247,7 @@ class Run:
                 remove_folder(artifact.folder)
                 self._artifacts.pop(artifact.folder)
         content, copy = self.base.content(RECORD), self.path / RECORD
-        if not (copy.is_file() and read_file(copy) == content):
+        if not (copy.is_file() and read_regular(copy) == content):
             write_file(copy, content)
 
     def _forget(self) -> None:

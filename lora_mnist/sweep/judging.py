@@ -13,16 +13,15 @@ from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.evaluation.baselines import shifted_logit, shifted_to_miss
 from lora_mnist.evaluation.guard import Guard, decide, require_val
-from lora_mnist.evaluation.metrics import BATCH, compare, held_out_logits, require_finite, summarise
+from lora_mnist.evaluation.metrics import compare, held_out_logits, logits_of, require_finite, summarise
 from lora_mnist.evaluation.results import Analysis, Counts, ShiftedLogit, Threshold
 from lora_mnist.evaluation.verdict import Kind, verdict_of
 from lora_mnist.lora import scale_alpha
-from lora_mnist.lora.layers import LoRALinear
-from lora_mnist.lora.switching import set_strength
+from lora_mnist.lora.model import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.sweep.rows import Round, SplitCounts
 from lora_mnist.sweep.world import Base
-from lora_mnist.training.model import MLP, normalise
+from lora_mnist.training.model import MLP
 
 TOO_HIGH = "Choose a lower --learning-rate."
 
@@ -51,12 +50,6 @@ class Judge:
     def __init__(self, base: Base, dataset: Dataset):
         self.base, self.dataset = base, dataset
         self.labels = {split: part.labels.cpu() for split, part in dataset.held_out.items()}
-        with torch.inference_mode():
-            first = next(base.network.children())
-            self._first = {
-                split: [first(normalise(images).flatten(1)) for images in part.images.split(BATCH)]
-                for split, part in dataset.held_out.items()
-            }
 
     def before(self, digit: int) -> dict[str, SplitCounts]:
         """What the base does."""
@@ -92,25 +85,14 @@ class Judge:
         require_finite(logits, TOO_HIGH)
         return self.judged(logits, digit, 1.0)
 
-    @torch.inference_mode()
     def logits_at(self, network: MLP, name: str, strength: float, split: str) -> torch.Tensor:
-        """(N, 10) fp32 on the CPU: bit for bit what `logits_of` gives with adapter `name` at `strength`.
+        """(N, 10) fp32 on the CPU with adapter `name` at `strength`.
 
         Raises:
             UsageError: one is not finite.
         """
         set_strength(network, name, strength)
-        first, *others = network.children()
-        updates = list(first.updates.values()) if isinstance(first, LoRALinear) else []
-        parts = []
-        for images, product in zip(self.dataset.held_out[split].images.split(BATCH), self._first[split], strict=True):
-            x, y = normalise(images).flatten(1), product.clone()  # (B, 784), (B, hidden)
-            for update in updates:
-                y = update(x, y)
-            for layer in others:
-                y = layer(y.relu_())
-            parts.append(y.cpu())
-        logits = torch.cat(parts)
+        logits = logits_of(network, self.dataset.held_out[split].images)
         require_finite({"": logits}, TOO_HIGH)
         return logits
 

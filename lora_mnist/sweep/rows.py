@@ -19,11 +19,11 @@ from pydantic import ValidationError, model_validator
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.results import BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
+from lora_mnist.files import read_regular
 from lora_mnist.runs.atomic import (
     disk_errors,
     one_writer,
     parse_json,
-    read_file,
     recover,
     require_same,
     require_writable,
@@ -210,7 +210,7 @@ def _rows_in(folder: Path) -> dict[str, Row]:
 def _read(path: Path) -> Sequence[Row]:
     """Raises FileNotFoundError; RunError if it cannot be read; AlteredError if it is not what was written."""
     try:
-        document = parse_json(path, read_file(path, LARGEST))
+        document = parse_json(path, read_regular(path, LARGEST))
     except FileNotFoundError:
         raise
     except OSError as error:

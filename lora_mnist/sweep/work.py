@@ -12,7 +12,7 @@ import torch
 
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import LoraMnistError, UsageError
-from lora_mnist.lora.table import parameter_table
+from lora_mnist.lora.model import parameter_table
 from lora_mnist.settings.config import Settings
 from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement

@@ -12,7 +12,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
 from lora_mnist.training.model import normalise
-from lora_mnist.training.optimizer import Adam, adam
+from lora_mnist.training.optimizer import Adam, StackedAdam
 from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
@@ -65,7 +65,7 @@ def train(
         UsageError: the loss or a weight became NaN or infinite.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
+    optimizer = Adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
     rates = learning_rates(settings, len(data.batches))
     losses = torch.zeros(len(rates), device=data.images.device)
     with progress.of(description, losses) as show:
@@ -79,7 +79,7 @@ def train(
 def minimise(
     model: nn.Module,
     data: TrainingData,
-    optimizer: Adam,
+    optimizer: Adam | StackedAdam,
     rates: Sequence[float],
     losses: torch.Tensor,
     show: Callable[[int], None],

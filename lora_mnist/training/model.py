@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.training.linear import Linear
-
 MEAN, STD = 0.1307, 0.3081  # of all MNIST training pixels, after division by 255
 
 
@@ -29,7 +27,7 @@ class MLP(nn.Module):
         self.hidden = tuple(hidden)
         sizes = (28 * 28, *self.hidden, 10)
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes), 1):
-            self.add_module(f"linear{i}", Linear(fan_in, fan_out))
+            self.add_module(f"linear{i}", nn.Linear(fan_in, fan_out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalised float32 images (B, 28, 28) or (B, 784) → logits (B, 10)."""

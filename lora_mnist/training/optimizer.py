@@ -1,27 +1,19 @@
-"""Adam and AdamW (arXiv 1412.6980, 1711.05101) in one fused pass over all weights."""
+"""Adam and AdamW (arXiv 1412.6980, 1711.05101) in one fused pass over all weights, by torch's public functions.
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+Not by the classes `torch.optim.Adam` and `AdamW`: making one imports torch's compiler, which takes 1.3 s and 79 MB.
+"""
+
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Protocol
 
 import torch
 from torch import nn
+from torch.optim.adam import adam as adam_step
+from torch.optim.adamw import adamw as adamw_step
 
 
-class Adam(Protocol):
-    """What the training loop wants of an optimizer."""
-
-    def step(self, learning_rate: float) -> None:
-        """Move every weight once, and forget the gradients."""
-
-
-class FusedAdam:
-    """`torch.optim.Adam(fused=True)` or `AdamW`, bit for bit, with torch's own kernel.
-
-    Not those classes, because their first step imports torch's compiler: a second and 70 MB of every run, for nothing.
-    And the kernel itself rather than the function around it, which takes longer to sort an adapter's few weights by
-    device and dtype than the kernel to move them. The kernel is private to torch; `adam` asks first whether it works.
+class Adam:
+    """What `torch.optim.Adam(fused=True)` or `AdamW` does, bit for bit.
 
     Args:
         weights: parameters to change, of one device and dtype; every one of them has a gradient at each `step`.
@@ -29,58 +21,38 @@ class FusedAdam:
     """
 
     def __init__(self, weights: Iterable[nn.Parameter], weight_decay: float = 0.0, decoupled: bool = False):
-        self.weights = list(weights)
+        self.weights: list[torch.Tensor] = list(weights)
         self.means = [torch.zeros_like(weight) for weight in self.weights]
         self.squares = [torch.zeros_like(weight) for weight in self.weights]
-        self.count = torch.zeros((), device=self.weights[0].device)  # steps so far
-        self.weight_decay = weight_decay
-        self.kernel: Callable[..., None] = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]
+        self.weight_decay, self.decoupled = weight_decay, decoupled
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Move every weight once, and forget the gradients."""
-        self.count += 1
-        self.kernel(
+        function = adamw_step if self.decoupled else adam_step
+        function(
             self.weights,
-            [weight.grad for weight in self.weights],
+            [weight.grad for weight in self.weights if weight.grad is not None],
             self.means,
             self.squares,
             [],  # amsgrad's
-            [self.count] * len(self.weights),
-            lr=learning_rate,
+            self.steps,
+            fused=True,
+            amsgrad=False,
             beta1=0.9,
             beta2=0.999,
+            lr=learning_rate,
             weight_decay=self.weight_decay,
             eps=1e-8,
-            amsgrad=False,
             maximize=False,
         )
         for weight in self.weights:
             weight.grad = None
 
 
-class PublicAdam:
-    """The same by `torch.optim`, fused or (None) as torch chooses."""
-
-    def __init__(
-        self,
-        weights: Sequence[nn.Parameter],
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-        fused: bool | None = None,
-    ):
-        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
-        self.optimizer = kind(weights, weight_decay=weight_decay, fused=fused)
-
-    def step(self, learning_rate: float) -> None:
-        """Move every weight once, and forget the gradients."""
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
 class StackedAdam:
-    """`adam` over the weights of several jobs, each with a learning rate of its own.
+    """`Adam` over the weights of several jobs, each with a learning rate of its own.
 
     Jobs that follow each other and have the same rate are moved in one pass.
 
@@ -98,7 +70,7 @@ class StackedAdam:
         for rate, jobs in groupby(rates):
             part = slice(start, start := start + len(list(jobs)))
             views = [nn.Parameter(weight.detach()[part]) for weight in weights]  # of the same memory
-            self.parts.append((rate, part, views, adam(views, weight_decay, decoupled)))
+            self.parts.append((rate, part, views, Adam(views, weight_decay, decoupled)))
 
     def step(self, learning_rate: float) -> None:
         """Move every weight once, by its job's rate times this factor, and forget the gradients."""
@@ -109,26 +81,3 @@ class StackedAdam:
             optimizer.step(rate * learning_rate)
         for weight in self.weights:
             weight.grad = None
-
-
-def adam(weights: Sequence[nn.Parameter], weight_decay: float = 0.0, decoupled: bool = False) -> Adam:
-    """`FusedAdam` where its kernel works, else `PublicAdam`, fused where that works. Arguments as there."""
-    return _way(weights[0].device.type, decoupled)(weights, weight_decay, decoupled)
-
-
-@cache
-def _way(device: str, decoupled: bool) -> Callable[..., Adam]:
-    ways: tuple[Callable[..., Adam], ...] = (FusedAdam, partial(PublicAdam, fused=True))
-    return next((way for way in ways if _works(way, device, decoupled)), PublicAdam)
-
-
-def _works(way: Callable[..., Adam], device: str, decoupled: bool) -> bool:
-    """Whether one step of one weight goes where it should: its length is the rate's, whatever the gradient's."""
-    weight = nn.Parameter(torch.ones(1, device=device))
-    weight.grad = torch.full_like(weight, 0.5)
-    try:
-        way([weight], 0.5, decoupled).step(0.1)
-        moved = weight.item()
-    except Exception:  # whatever a torch raises that has no such kernel, or another of that name
-        return False
-    return abs(moved - (0.85 if decoupled else 0.9)) < 1e-6  # decay takes 0.1 · 0.5 · 1 more only if decoupled

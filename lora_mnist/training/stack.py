@@ -11,7 +11,7 @@ from operator import attrgetter
 import torch
 
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.lora.stack import stack, unstack
+from lora_mnist.lora.stacked import stack, unstack
 from lora_mnist.settings.config import FinetuneSettings, Settings
 from lora_mnist.training.loop import TrainingData, learning_rates, minimise
 from lora_mnist.training.model import MLP

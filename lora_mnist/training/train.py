@@ -6,7 +6,7 @@ import torch
 
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.injection import inject
+from lora_mnist.lora.model import inject
 from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings, TeachSettings
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, focus_batches, mixed_batches, prior_offsets

@@ -3,11 +3,11 @@
 import copy
 import math
 from contextlib import suppress
-from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import (
@@ -15,6 +15,7 @@ from lora_mnist.lora import (
     LoRAConfig,
     LoRALinear,
     LoRAUpdate,
+    adapt,
     adapter_names,
     base_tensors,
     disabled,
@@ -36,31 +37,6 @@ from ..models import LAYERS, Transformer, adapted, add, config, generator
 
 class Scaled(nn.Linear):
     """Linear by name only."""
-
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-class Other(nn.Linear):
-    """x Wᵀ + b by another way, and says so."""
-
-    calls: ClassVar[list] = []
-
-    @staticmethod
-    def linear_product(x, weight, bias):
-        Other.calls.append(1)
-        return x @ weight.t() + bias
-
-    def forward(self, x):
-        return self.linear_product(x, self.weight, self.bias)
-
-
-class SameForward(Other):
-    """Whose forward is the one that was spoken for."""
-
-
-class ScaledOther(Other):
-    """For whose own forward nobody has spoken."""
 
     def forward(self, x):
         return 2 * super().forward(x)
@@ -112,7 +88,7 @@ def test_switching_off_would_notice_a_leak():
     images = torch.randn(9, 28, 28)
     with disabled(model):
         with torch.no_grad():
-            model.linear3.base.bias[0] += 1e-3
+            model.linear3.bias[0] += 1e-3
         assert not torch.equal(model(images), base(images))
 
 
@@ -139,7 +115,7 @@ def test_base_tensors_are_the_bases_under_its_names():
     found = base_tensors(model)
     assert set(found) == set(base.state_dict())
     assert all(torch.equal(found[name], tensor) for name, tensor in base.state_dict().items())
-    assert found["linear1.weight"].data_ptr() == model.linear1.base.weight.data_ptr()
+    assert found["linear1.weight"].data_ptr() == model.linear1.weight.data_ptr()
 
 
 def test_layers_called_base_are_layers_like_any_other():
@@ -223,12 +199,6 @@ def test_targets_by_the_end_of_a_name(targets, count):
     assert len(inject(Transformer(), "a", LoRAConfig(targets, rank=2))) == count
 
 
-def test_a_full_name_finds_that_layer_alone():
-    model = nn.ModuleDict({"q": nn.Linear(3, 3), "x": nn.ModuleDict({"q": nn.Linear(3, 3)})})
-    assert list(inject(model, "a", LoRAConfig(("q",), rank=1))) == ["q"]
-    assert list(inject(model, "b", LoRAConfig(("x.q",), rank=1))) == ["x.q"]
-
-
 def test_rank_and_alpha_by_pattern():
     patterns = {"rank_pattern": {"layers.0.q_proj": 5, "q_proj": 3}, "alpha_pattern": {"v_proj": 7.0}}
     updates = inject(Transformer(), "a", LoRAConfig(("q_proj", "v_proj"), rank=2, alpha=4.0, **patterns))
@@ -271,7 +241,7 @@ def test_a_refused_adapter_leaves_everything_as_it_was(name, wrong):
 
 def test_removing_gives_the_plain_layers_back():
     model, base = adapted("a")
-    linear = model.linear1.base
+    linear = model.linear1
     add(model, "b", config(targets=("linear1",)))
     with pytest.raises(LoRAError, match=r"no adapter 'c'\. It has a, b\."):
         remove(model, "c")
@@ -280,6 +250,7 @@ def test_removing_gives_the_plain_layers_back():
     assert not isinstance(model.linear2, LoRALinear)
     remove(model, "b")
     assert model.linear1 is linear
+    assert type(linear) is nn.Linear
     images = torch.randn(4, 28, 28)
     assert torch.equal(model(images), base(images))
     assert model.state_dict().keys() == base.state_dict().keys()
@@ -335,34 +306,9 @@ def test_a_layer_that_occurs_twice_is_adapted_at_both_places():
     assert model[0] is model[2][0] is shared
 
 
-def test_layers_that_only_look_linear_are_left_alone():
-    model = nn.Sequential(nn.Linear(4, 4), Scaled(4, 4), nn.Conv1d(4, 4, 1), nn.Bilinear(4, 4, 4), ScaledOther(4, 4))
-    assert list(linear_layers(model)) == ["0"]
-    for layer in (model[1], model[4]):
-        with pytest.raises(LoRAError, match="plain"):
-            LoRALinear(layer)
-
-
-def test_a_subclass_that_says_that_it_is_linear_is_adapted_as_itself():
-    torch.manual_seed(0)
-    model = nn.Sequential(Other(4, 3), SameForward(4, 3)).eval()
-    by_hand, x = copy.deepcopy(model), torch.randn(5, 4)
-    for path, update in add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1).items():
-        by_hand[int(path)].weight.data += 3 / 2 * update.lora_B.detach() @ update.lora_A.detach()
-    for layer, linear in zip(model, by_hand, strict=True):
-        torch.testing.assert_close(layer(x), linear(x))
-    merge(model)
-    Other.calls.clear()
-    for layer, linear in zip(model, by_hand, strict=True):
-        torch.testing.assert_close(layer(x), linear(x))
-    assert len(Other.calls) == 4  # merged too they compute by their own product
-
-
-def test_a_lazy_layer_and_a_lone_one_are_refused_with_a_way_out():
+def test_a_lazy_layer_and_a_model_without_layers_are_refused_with_a_way_out():
     with pytest.raises(LoRAError, match="Run the model once"):
         inject(nn.Sequential(nn.LazyLinear(4)), "a", LoRAConfig(rank=1))
-    with pytest.raises(LoRAError, match=r"LoRALinear\(model\)"):
-        inject(nn.Linear(4, 4), "a", LoRAConfig(rank=1))
     with pytest.raises(LoRAError, match="none to adapt"):
         inject(nn.ReLU(), "a", LoRAConfig(rank=1))
 
@@ -410,7 +356,7 @@ def test_switching_off_a_merged_model_is_the_base_bit_for_bit():
 
 
 def test_base_tensors_of_a_layer_adapted_by_itself():
-    layer = LoRALinear(nn.Linear(4, 3))
+    layer = adapt(nn.Linear(4, 3))
     layer.add("a", config(rank=2))
     assert set(base_tensors(layer)) == {"weight", "bias"}
 
@@ -420,12 +366,6 @@ def test_what_is_merged_stays_so_while_switched_off():
     merge(model)
     with disabled(model), pytest.raises(LoRAError, match="merged"):
         remove(model, "a")
-
-
-def test_a_layer_whose_forward_was_replaced_is_left_alone():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].forward = lambda x: 2 * x
-    assert list(linear_layers(model)) == ["0"]
 
 
 def test_running_out_of_memory_leaves_the_model_as_it_was(monkeypatch):
@@ -467,3 +407,55 @@ def test_a_strength_that_overflows_the_dtype_is_refused_before_anything_is_switc
     with pytest.raises(LoRAError, match="too large"):
         set_strength(model, "a", float(torch.finfo(dtype).max))
     assert strengths(model) == {"a": 1.0}
+
+
+def test_a_layer_with_a_forward_of_its_own_is_called_and_gets_the_update():
+    torch.manual_seed(0)
+    model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4), nn.Conv1d(4, 4, 1))
+    plain = model[1].forward
+    model[1].forward = lambda x: 3 * plain(x)  # as accelerate's hooks replace it
+    assert list(linear_layers(model)) == ["0", "1"]
+    x = torch.randn(5, 4)
+    before = [2 * F.linear(x, model[0].weight, model[0].bias), 3 * F.linear(x, model[1].weight, model[1].bias)]
+    for path, update in add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1).items():
+        expected = before[int(path)] + 3 / 2 * x @ update.lora_A.T @ update.lora_B.T
+        torch.testing.assert_close(model[int(path)](x), expected)
+        with pytest.raises(LoRAError, match="forward of its own"):
+            merge(model)
+    remove(model, "a")
+    assert type(model[0]) is Scaled
+    assert torch.equal(model[1](x), before[1])
+
+
+def test_a_name_means_every_layer_that_ends_so_as_in_peft():
+    model = nn.ModuleDict({"q": nn.Linear(3, 3), "x": nn.ModuleDict({"q": nn.Linear(3, 3)})})
+    assert list(inject(model, "a", LoRAConfig(("q",), rank=1))) == ["q", "x.q"]
+    assert list(inject(model, "b", LoRAConfig("x.q", rank=1))) == ["x.q"]
+    assert list(inject(model, "c", LoRAConfig(("^q$",), rank=1))) == ["q"]
+
+
+def test_the_base_has_one_set_of_names_and_its_state_dict_loads_strictly():
+    model, base = adapted("a")
+    assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
+    assert set(base.state_dict()) <= set(model.state_dict())
+    update = updates_of(model, "a")["linear1"].lora_B.clone()
+    changed = {name: tensor + 1 for name, tensor in base.state_dict().items()}
+    model.load_state_dict(changed)
+    assert all(torch.equal(tensor, changed[name]) for name, tensor in base_tensors(model).items())
+    assert torch.equal(updates_of(model, "a")["linear1"].lora_B, update)
+
+
+def test_an_in_place_operation_behind_an_adapted_layer_can_be_trained():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    add(model, "a", LoRAConfig(rank=2), std=1)
+    y = model.train()(torch.randn(3, 4))
+    y += 1
+    y.sum().backward()
+    assert updates_of(model, "a")["0"].lora_B.grad is not None
+
+
+def test_settings_that_there_are_none_of_are_named_with_those_that_there_are():
+    with pytest.raises(LoRAError, match=r"no `r`.* rank, alpha"):
+        LoRAConfig(r=4)
+    with pytest.raises(LoRAError, match="strengths by adapter name"):
+        switch(adapted("a")[0], "a")

@@ -23,7 +23,6 @@ from ..models import config
         {"dropout": 1.0},
         {"init": "zeros"},
         {"targets": ()},
-        {"targets": "12"},
         {"rank": 10**14},
         {"alpha": 10**400},
         {"rank_pattern": None},

@@ -12,7 +12,7 @@ from torch import nn
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import (
     LoRAConfig,
-    LoRALinear,
+    adapt,
     base_tensors,
     is_merged,
     merge,
@@ -23,7 +23,6 @@ from lora_mnist.lora import (
     updates_of,
 )
 from lora_mnist.lora.fingerprint import changed_bytes, compute_fingerprint
-from lora_mnist.training.linear import Linear
 
 from ..models import LAYERS, Transformer, adapted, add, config
 
@@ -112,7 +111,7 @@ def test_what_is_merged_is_the_base_as_it_was_then():
     before = model(IMAGES)
     with torch.no_grad():
         for name in LAYERS:
-            model.get_submodule(name).base.weight.add_(1)
+            model.get_submodule(name).weight.add_(1)
     assert torch.equal(model(IMAGES), before)
 
 
@@ -164,7 +163,7 @@ def test_a_merged_copy_of_a_transformer_and_of_one_layer():
     model, x = Transformer().eval(), torch.randn(2, 5, 24)
     add(model, "a", LoRAConfig(("q_proj", "down"), rank=4, alpha=10.0))
     torch.testing.assert_close(merged_copy(model)(x), model(x), rtol=1e-5, atol=1e-5)
-    layer = LoRALinear(nn.Linear(6, 4))
+    layer = adapt(nn.Linear(6, 4))
     nn.init.normal_(layer.add("a", config()).lora_B.data)
     assert type(merged_copy(layer)) is nn.Linear
     torch.testing.assert_close(merged_copy(layer)(torch.ones(6)), layer(torch.ones(6)))
@@ -192,29 +191,6 @@ def test_a_model_merged_under_inference_mode_can_be_trained_around():
     images = IMAGES.clone().requires_grad_(True)
     model(images).sum().backward()
     assert images.grad.any()
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-    ],
-)
-def test_hooks_that_a_merged_weight_would_go_past_are_refused(kind):
-    model, _ = adapted("a")
-    handle = getattr(model.linear2.base, kind)(lambda *_: None)
-    for action in (merge, merged_copy):
-        with pytest.raises(LoRAError, match=r"linear2 has hooks"):
-            action(model)
-    assert not is_merged(model)
-    handle.remove()
-    merge(model)
-    getattr(model.linear2.base, kind)(lambda *_: None)  # too late for `merge`
-    with pytest.raises(LoRAError, match="has hooks"):
-        model(IMAGES)
 
 
 def test_a_model_without_adapters_cannot_be_merged():
@@ -273,20 +249,19 @@ def test_a_merged_copy_keeps_the_class_of_a_layer_and_what_it_carries():
     add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)
     plain = merged_copy(model)
     assert (type(plain[0]), plain[0].title) == (Named, "first")
-    assert plain[0].weight.data_ptr() != model[0].base.weight.data_ptr()
-    assert plain[0].bias.data_ptr() != model[0].base.bias.data_ptr()
+    assert plain[0].weight.data_ptr() != model[0].weight.data_ptr()
+    assert plain[0].bias.data_ptr() != model[0].bias.data_ptr()
     torch.testing.assert_close(plain(x), model(x))
 
 
-@pytest.mark.parametrize("kind", [nn.Linear, Linear])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)], ids=str)
-def test_a_merged_layer_is_its_base_with_the_merged_weight_bit_for_bit(kind, autocast, shape):
+def test_a_merged_layer_is_its_base_with_the_merged_weight_bit_for_bit(autocast, shape):
     torch.manual_seed(0)
-    layer, x = LoRALinear(kind(6, 4)), torch.randn(shape)
+    layer, x = adapt(nn.Linear(6, 4)), torch.randn(shape)
     nn.init.normal_(layer.add("a", config()).lora_B.data)
-    by_hand = copy.deepcopy(layer.base)
-    by_hand.weight.data = layer.merged_weight().detach()
+    by_hand = nn.Linear(6, 4)
+    by_hand.weight.data, by_hand.bias.data = layer.merged_weight().detach(), layer.bias.detach()
     merge(layer.eval())
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         expected = by_hand(x)
@@ -311,14 +286,14 @@ def calls_in_threads(call, threads=4, times=2000):
 
 
 def test_threads_that_share_a_merged_model_leave_its_base_alone():
-    layer, x = LoRALinear(nn.Linear(6, 4)), torch.randn(3, 6)
+    layer, x = adapt(nn.Linear(6, 4)), torch.randn(3, 6)
     nn.init.normal_(layer.add("a", config()).lora_B.data)
     merge(layer.eval())
-    weight, before, expected = layer.base.weight, compute_fingerprint(base_tensors(layer)), layer(x)
+    weight, before, expected = layer.weight, compute_fingerprint(base_tensors(layer)), layer(x)
     wrong = []
     calls_in_threads(lambda: None if torch.equal(layer(x), expected) else wrong.append(1))
     assert not wrong
-    assert layer.base.weight is weight
+    assert layer.weight is weight
     assert compute_fingerprint(base_tensors(layer)) == before
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.datasets.mirrors import import_torchvision
-from lora_mnist.lora import LoRAConfig, LoRALinear, combine_cat, combine_svd, inject, updates_of
+from lora_mnist.lora import LoRAConfig, adapt, combine_cat, combine_svd, inject, updates_of
 
 from ..models import add
 
@@ -56,13 +56,13 @@ def by_hand(linear, a, b, x, upstream, scaling=ALPHA / RANK):
 
 
 def ours(linear, a, b, x, upstream, rslora=False):
-    layer = LoRALinear(copy.deepcopy(linear))
+    layer = adapt(copy.deepcopy(linear))
     update = layer.add("a", LoRAConfig(rank=RANK, alpha=ALPHA, rslora=rslora))
     update.lora_A.data.copy_(a)
     update.lora_B.data.copy_(b)
     found = outcome(layer, update.lora_A, update.lora_B, x, upstream)
-    assert layer.base.weight.grad is None
-    assert layer.base.bias.grad is None
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
     return found
 
 
@@ -129,7 +129,7 @@ def test_who_gives_the_bytes_of_the_base_back(peft, library):
         add(model, "a", LoRAConfig(rank=RANK, alpha=ALPHA), std=10)
         merge(model)
         unmerge(model)
-        after = model[0].base.weight
+        after = model[0].weight
     elif library == "loralib":
         layer = loralib.Linear(64, 48, r=RANK, lora_alpha=ALPHA)
         layer.weight.data.copy_(linear.weight)

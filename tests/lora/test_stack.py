@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import LoRAConfig, inject, updates_of
-from lora_mnist.lora.stack import StackedLinear, stack, unstack
+from lora_mnist.lora.stacked import StackedLinear, stack, unstack
 from lora_mnist.training.model import MLP
 from tests.conftest import relative
 

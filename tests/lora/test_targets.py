@@ -77,7 +77,6 @@ def test_a_classifier_is_left_out_and_that_is_said_unless_it_is_trained_whole(he
     [
         (Conv1D(), r"part\.weight \(Conv1D\)"),
         (Experts(), r"part\.up_proj \(Experts\)"),
-        (Quantised(4, 4), r"part\.weight \(Quantised\)"),
         (nn.MultiheadAttention(4, 2), r"part\.in_proj_weight \(MultiheadAttention\)"),
         (nn.ModuleList([Conv1D(), Conv1D(), Experts()]), r"part\.0\.weight and 1 more \(Conv1D\), part\.2\.up_proj"),
     ],

@@ -251,7 +251,7 @@ def test_an_output_layer_stored_beside_must_be_the_bases(tmp_path):
     peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(target_modules=["lm_head"])).save_pretrained(tmp_path)
     assert any("base_layer" in key for key in load_file(tmp_path / "adapter_model.safetensors"))
     nn.init.normal_(base.lm_head.weight)
-    with pytest.raises(AdapterError, match=r"another base: tensor lm_head\.weight differs"):
+    with pytest.raises(AdapterError, match=r"has lm_head\.weight"):
         load_adapter(tmp_path, base, "a", allow_unverified=True)
     load_adapter(tmp_path, base, "a", base="any")
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lora_mnist.lora import (
     LoRAConfig,
-    LoRALinear,
+    adapt,
     inject,
     merge,
     merged_copy,
@@ -93,7 +93,7 @@ def test_a_compiled_model_trains_and_infers_as_it_does_itself(graphs):
 )
 @pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6)], ids=str)
 def test_a_and_b_have_the_dtype_asked_for_and_the_output_that_of_the_layer(of_weight, asked, expected, shape):
-    layer = LoRALinear(nn.Linear(6, 4).to(of_weight))
+    layer = adapt(nn.Linear(6, 4).to(of_weight))
     update = layer.add("a", config(dtype=asked))
     assert {parameter.dtype for parameter in update.parameters()} == {expected}
     nn.init.normal_(update.lora_B.data)
@@ -108,21 +108,21 @@ def test_a_and_b_have_the_dtype_asked_for_and_the_output_that_of_the_layer(of_we
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_beside_a_half_precision_weight_it_is_computed_in_fp32_and_rounded_once(dtype):
-    layer = LoRALinear(nn.Linear(6, 4).to(dtype))
+    layer = adapt(nn.Linear(6, 4).to(dtype))
     update = layer.add("a", config(), generator())
     nn.init.normal_(update.lora_B.data)
     x = torch.randn(5, 6).to(dtype)
-    wide = layer.base(x).float() + 5 / 3 * (x.float() @ update.lora_A.T @ update.lora_B.T)
+    wide = F.linear(x, layer.weight, layer.bias).float() + 5 / 3 * (x.float() @ update.lora_A.T @ update.lora_B.T)
     assert torch.equal(layer(x), wide.to(dtype))
     merge(layer.eval())
     assert layer.merged.dtype == dtype
-    by_hand = layer.base.weight.float() + 5 / 3 * (update.lora_B @ update.lora_A)
+    by_hand = layer.weight.float() + 5 / 3 * (update.lora_B @ update.lora_A)
     assert torch.equal(layer.merged, by_hand.to(dtype))
     assert layer(x).dtype == dtype
 
 
 def test_an_update_can_be_moved_to_another_dtype_later():
-    layer = LoRALinear(nn.Linear(6, 4).to(torch.bfloat16))
+    layer = adapt(nn.Linear(6, 4).to(torch.bfloat16))
     update = layer.add("a", config(dtype=torch.bfloat16))
     nn.init.normal_(update.lora_B.data)
     x = torch.randn(5, 6).bfloat16()
@@ -139,7 +139,7 @@ def test_fp32_beside_bf16_takes_steps_that_bf16_loses():
     moved = {}
     for dtype in (None, torch.bfloat16):
         torch.manual_seed(0)
-        layer = LoRALinear(nn.Linear(64, 64).to(torch.bfloat16))
+        layer = adapt(nn.Linear(64, 64).to(torch.bfloat16))
         update = layer.add("a", config(dtype=dtype))
         nn.init.constant_(update.lora_A, 0.1)
         optimizer = torch.optim.SGD(update.parameters(), lr=1e-4)
@@ -153,14 +153,14 @@ def test_fp32_beside_bf16_takes_steps_that_bf16_loses():
 
 @pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16])
 def test_autocast_beside_a_weight_of_either_precision(of_weight):
-    layer = LoRALinear(nn.Linear(6, 4).to(of_weight))
+    layer = adapt(nn.Linear(6, 4).to(of_weight))
     update = layer.add("a", config(), generator())
     nn.init.normal_(update.lora_B.data)
     x = torch.randn(5, 6)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
     assert y.dtype == torch.bfloat16
-    expected = F.linear(x, layer.plain_weight().float(), layer.base.bias.float())
+    expected = F.linear(x, layer.merged_weight().float(), layer.bias.float())
     torch.testing.assert_close(y.float(), expected.detach(), rtol=0.05, atol=0.1)
 
 
@@ -186,8 +186,8 @@ def test_it_says_what_it_is():
     model = nn.Sequential(nn.Linear(6, 4))
     inject(model, "a", config(targets=("0",)))
     assert "rank=3, alpha=5, strength=1, dtype=torch.float32" in repr(model)
-    assert repr(model[0]).startswith("LoRALinear(\n  (base)")
+    assert repr(model[0]).startswith("LoRALinear(\n  in_features")
     set_strength(model, "a", 0.0)
     assert "rank=3, alpha=5, off" in repr(model)
     merge(model)
-    assert repr(model[0]).startswith("LoRALinear(\n  merged")
+    assert repr(model[0]).startswith("LoRALinear(\n  in_features=6, out_features=4, bias=True, merged")

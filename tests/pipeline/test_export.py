@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.lora.merging import merged_copy
+from lora_mnist.lora.merge import merged_copy
 from lora_mnist.pipeline import Applied, Request, export, open_workspace, pretrain
 from lora_mnist.runs.run import Run
 

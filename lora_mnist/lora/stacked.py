@@ -15,11 +15,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.adapters import adapter_names, updates_of
-from lora_mnist.lora.layers import LoRALinear
+from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, restore
+from lora_mnist.lora.model import adapter_names, exchange, updates_of
 from lora_mnist.lora.targets import adapted_layers, whole_modules
-from lora_mnist.lora.update import LoRAUpdate
-from lora_mnist.lora.wrapper import exchange
 
 
 class StackedLinear(nn.Module):
@@ -43,9 +41,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(adapters · batch, in), the rows of one adapter after those of another → (adapters · batch, out)."""
-        product = getattr(type(self.base), "linear_product", F.linear)
         factors = (self.lora_A, self.lora_B, self.base.weight, self.base.bias)
-        y: torch.Tensor = _Stacked.apply(x, *factors, self.scaling, product)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = _Stacked.apply(x, *factors, self.scaling)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -54,13 +51,13 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, *layer: Any) -> torch.Tensor:
-        A, B, W, bias, scaling, product = layer
+        A, B, W, bias, scaling = layer
         rows = x.view(len(A), -1, x.shape[1])  # (adapters · batch, in) -> (adapters, batch, in)
         low = torch.bmm(rows, A.transpose(1, 2))  # -> (adapters, batch, rank)
-        y: torch.Tensor = product(x, W, bias)  # (adapters · batch, in) -> (adapters · batch, out)
+        y: torch.Tensor = F.linear(x, W, bias)  # (adapters · batch, in) -> (adapters · batch, out)
         y.view(len(A), -1, y.shape[1]).baddbmm_(low, B.transpose(1, 2), alpha=scaling)
         ctx.save_for_backward(rows, low, A, B, W)
-        ctx.scaling, ctx.product = scaling, product
+        ctx.scaling = scaling
         return y
 
     @staticmethod
@@ -73,9 +70,9 @@ class _Stacked(torch.autograd.Function):
         of_A = torch.bmm(of_low.transpose(1, 2), x)  # (adapters, rank, in)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = ctx.product(gradient, W.t(), None)  # (adapters · batch, out) @ (out, in)
+            of_x = gradient @ W  # (adapters · batch, out) @ (out, in)
             of_x.view(x.shape).baddbmm_(of_low, A)
-        return of_x, of_A, of_B, None, None, None, None
+        return of_x, of_A, of_B, None, None, None
 
 
 def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
@@ -99,7 +96,7 @@ def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
     stacked = copy.deepcopy(first, shared).requires_grad_(False)
     for path, layer in adapted_layers(stacked).items():
         updates = [updates_of(model, name)[path] for model in models]
-        exchange(stacked, layer, StackedLinear(layer.base, updates))
+        exchange(stacked, layer, StackedLinear(restore(layer), updates))
     return stacked
 
 
@@ -128,4 +125,4 @@ def _require_like(first: nn.Module, model: nn.Module, name: str) -> None:
 
 def _shape(layer: LoRALinear, name: str) -> tuple[object, ...]:
     update = layer.updates[name]
-    return id(layer.base.weight), update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength
+    return id(layer.weight), update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength

@@ -1,0 +1,237 @@
+"""One adapted linear layer: a frozen `nn.Linear`, and the low-rank updates of any number of adapters.
+
+W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from lora_mnist.errors import LoRAError
+from lora_mnist.lora.config import LoRAConfig
+
+
+class LoRAUpdate(nn.Module):
+    """One adapter's update of one layer: strength · scaling · B A x.
+
+    Attributes:
+        lora_A: (rank, in), in the dtype that `config.dtype_beside` gives and on the device of the layer's weight.
+        lora_B: (out, rank), likewise; 0 at first.
+        config: of this layer.
+        scaling: `config.scaling`.
+        strength: 1 as stored, 0 off; `set_strength` sets it for all layers of an adapter.
+        on: whether it is computed at all: its strength is not 0.
+    """
+
+    on: bool
+
+    def __init__(self, linear: nn.Linear, config: LoRAConfig, generator: torch.Generator | None = None):
+        super().__init__()
+        # drawn on the CPU in fp32, so that every device and every default dtype starts the same
+        a = torch.empty(config.rank, linear.in_features, device="cpu", dtype=torch.float32)
+        if config.init == "kaiming":
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+        else:
+            nn.init.normal_(a, generator=generator)
+        weight = linear.weight
+        self.lora_A = nn.Parameter(a.to(weight.device, config.dtype_beside(weight.dtype)))
+        self.lora_B = nn.Parameter(self.lora_A.new_zeros(linear.out_features, config.rank))
+        self.dropout = nn.Dropout(config.dropout)
+        self.config = config
+        self.scaling = config.scaling
+        self.strength = 1.0
+
+    @property
+    def strength(self) -> float:
+        """See above."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._strength, self.on = value, value != 0
+        with torch.inference_mode(False):
+            # a compiled graph takes a number for a constant, but reads a tensor; not a buffer, since `to` rounds those
+            self._factor = torch.tensor(self.scaling * value, dtype=torch.float64, device="cpu")
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x (…, in), y (…, out) → y + strength · scaling · B A x (…, out).
+
+        The update is computed in the dtype of A and B; the sum is rounded to that of y once.
+        """
+        A, B = self.lora_A, self.lora_B
+        if torch.compiler.is_compiling():
+            low = F.linear(self.dropout(x).to(A.dtype), A) * self._factor.to(A.dtype)
+            return (y.to(A.dtype) + F.linear(low, B)).to(y.dtype)
+        alpha, dropout = self.scaling * self._strength, self.training and self.dropout.p > 0
+        alike = x.dtype == y.dtype == A.dtype and not torch.is_autocast_enabled(x.device.type)
+        if alike and not dropout and not x.is_nested and x.dim() >= 2:
+            if x.dim() == 2:  # (N, in), (N, out): one product that adds and scales as well
+                return torch.addmm(y, F.linear(x, A), B.t(), alpha=alpha)
+            rows = torch.addmm(y.flatten(0, -2), F.linear(x.flatten(0, -2), A), B.t(), alpha=alpha)
+            return rows.view(y.shape)  # (…, out) -> (N, out) -> (…, out)
+        low = F.linear(self.dropout(x).to(A.dtype), A)  # (…, in) -> (…, rank)
+        update = F.linear(low, B) * alpha  # (…, rank) -> (…, out)
+        return (y.to(update.dtype) + update).to(y.dtype)
+
+    def weight(self) -> torch.Tensor:
+        """The update as one matrix (out, in)."""
+        return (self.scaling * self.strength) * (self.lora_B @ self.lora_A)
+
+    def extra_repr(self) -> str:
+        """What `print(model)` says of it."""
+        state = f"strength={self.strength:g}" if self.strength else "off"
+        return f"rank={self.config.rank}, alpha={self.config.alpha:g}, {state}, dtype={self.lora_A.dtype}"
+
+
+class LoRALinear(nn.Linear):
+    """An `nn.Linear` that has the updates of any number of adapters, by adapter name; `adapt` makes one of a layer.
+
+    It keeps the layer's own parameters and their names, `weight` and `bias`, so every file and every tool that knows
+    the base still fits. `updates.NAME.lora_A` and `….lora_B` come beside them. The factored form never makes a matrix
+    of the size of W, nor a gradient of that size. With all adapters off, the layer computes what it did before, bit for
+    bit.
+
+    Merged, it computes with one matrix that is kept beside W: W cannot drift.
+
+    Attributes:
+        updates: nn.ModuleDict of `LoRAUpdate`.
+        merged: (out, in) while `merge` is in force.
+        off: while True the layer is its base, whatever is on or merged; `disabled` sets it.
+    """
+
+    updates: Any
+    merged: torch.Tensor | None
+    off: bool
+    handles: tuple[RemovableHandle, ...]  # of its hooks
+    plain_class: type[nn.Linear]  # what the layer was before
+    plain_forward: Callable[..., torch.Tensor] | None  # that somebody had put on this one layer, as accelerate does
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out)."""
+        if self.merged is not None and not self.off:
+            if self.training and torch.is_grad_enabled():
+                raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`.")
+            return F.linear(x, self.merged, self.bias)
+        y = super().forward(x) if self.plain_forward is None else self.plain_forward(x)
+        if not self.off:
+            for update in self.updates.values():
+                if update.on:
+                    y = update(x, y)
+        return y
+
+    def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
+        """Add the update of adapter `name`. The patterns in `config` mean nothing here; `inject` resolves them.
+
+        Args:
+            generator: draws `lora_A` (rank, in); None takes torch's global one.
+
+        Raises:
+            LoRAError: there is one of that name, torch cannot store one under it, or the layer is merged.
+        """
+        self.require_unmerged("add an adapter")
+        check_name(name, self.updates)
+        self.updates[name] = LoRAUpdate(self, config, generator).train(self.training)
+        return self.updates[name]  # type: ignore[no-any-return]
+
+    def merged_weight(self) -> torch.Tensor:
+        """W' = W + strength · scaling · B A over all adapters that are on, in the order they came; (out, in).
+
+        Computed when asked for, with gradients; summed in the widest of their dtypes and rounded to that of W once.
+        """
+        W = weight = self.weight
+        if not self.off:
+            for update in self.updates.values():
+                if update.on:
+                    weight = weight + update.weight()
+        return weight.to(W.dtype)
+
+    def require_unmerged(self, action: str) -> None:
+        """Raises LoRAError if the layer is merged: what `action` changes would not show in the merged matrix."""
+        if self.merged is not None:
+            raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
+
+    def require_mergeable(self, path: str) -> None:
+        """Raises LoRAError if the layer, called `path`, computes something else than x Wᵀ + b."""
+        if self.plain_forward is not None or self.plain_class.forward is not nn.Linear.forward:
+            kind = self.plain_class.__name__
+            raise LoRAError(f"{path} ({kind}) has a forward of its own, so it cannot be merged.", "Use it factored.")
+
+    def extra_repr(self) -> str:
+        """What `print(model)` says of it."""
+        state = ", off" if self.off else ", merged" if self.merged is not None else ""
+        return super().extra_repr() + state
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether `module` can be adapted: an `nn.Linear`, or a subclass, whose forward is then called as it is."""
+    return isinstance(module, nn.Linear)
+
+
+def adapt(linear: nn.Linear) -> LoRALinear:
+    """Turn `linear` into a `LoRALinear` without adapters, in place, and return it. Its parameters are frozen.
+
+    Raises:
+        LoRAError: it is not an `nn.Linear`, or a lazy one that has no shape yet.
+    """
+    if not isinstance(linear, nn.Linear):
+        raise LoRAError(f"Only an nn.Linear can be adapted, not a {type(linear).__name__}.", "Adapt its layers.")
+    if isinstance(linear, LoRALinear):
+        return linear
+    if isinstance(linear.weight, nn.UninitializedParameter):
+        raise LoRAError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
+    plain = type(linear)
+    linear.requires_grad_(False)
+    # a subclass keeps what it does, such as the product of a quantised weight: ours comes first, and calls it
+    kind = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
+    linear.__class__ = kind
+    assert isinstance(linear, LoRALinear)
+    linear.plain_class, linear.plain_forward = plain, vars(linear).pop("forward", None)
+    linear.updates, linear.off = nn.ModuleDict().train(linear.training), False
+    linear.register_buffer("merged", None, persistent=False)
+    # Code that goes past `forward` to `weight`, as nn.TransformerEncoderLayer's fast path does, asks for hooks first
+    linear.handles = (
+        linear.register_forward_pre_hook(_is_called),
+        linear.register_load_state_dict_pre_hook(_keep_adapters),  # type: ignore[no-untyped-call]
+    )
+    return linear
+
+
+def restore(layer: LoRALinear) -> nn.Linear:
+    """The layer that it was before `adapt`, in place; its adapters are gone. Its parameters stay frozen."""
+    plain, forward = layer.plain_class, layer.plain_forward
+    for handle in layer.handles:
+        handle.remove()
+    del layer.updates, layer.merged, layer.off, layer.plain_class, layer.plain_forward, layer.handles
+    linear: nn.Linear = layer
+    linear.__class__ = plain
+    if forward is not None:
+        linear.forward = forward  # type: ignore[method-assign]
+    return linear
+
+
+def check_name(name: str, taken: Iterable[str]) -> None:
+    """Raises LoRAError if a new adapter cannot be called `name`."""
+    if not isinstance(name, str):
+        raise LoRAError(f"An adapter's name is a string, not {name!r}.", "Give it one, before its config.")
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise LoRAError(f"{name!r} cannot be an adapter's name: torch has another use for it.", "Choose another one.")
+    if name in taken:
+        raise LoRAError(f"The model has an adapter {name!r} already.", "Give this one another name.")
+
+
+def _is_called(module: nn.Module, inputs: Any) -> None:
+    """Does nothing; that it is there says that the layer must be called."""
+
+
+def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A plain base's state dict loads as it is, with `strict=True` too: what it has no adapters for stays."""
+    assert isinstance(module, LoRALinear)
+    module.require_unmerged("load weights")
+    own = module.updates.state_dict(prefix=f"{prefix}updates.", keep_vars=True)
+    if not any(key in state for key in own):
+        state.update(own)
