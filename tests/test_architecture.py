@@ -25,7 +25,7 @@ ROOMS = (  # from the top down; those of one line do not know each other
     ("errors",),
     ("__init__",),
 )
-LIBRARY = {"torch", "numpy", "safetensors"}  # and of the package: itself, errors, files
+LIBRARY = {"torch", "numpy", "safetensors"}  # and of the package: itself and errors
 
 
 def modules_of(package: Path) -> dict[str, Path]:
@@ -81,12 +81,12 @@ def circle(package: Path) -> list[str]:
 
 
 def strangers_in_the_library(package: Path) -> list[str]:
-    """What lora/ imports besides itself, errors, files, Python's own library and the three packages it is made with."""
+    """What lora/ imports besides itself, errors, Python's own library and the three packages it is made with."""
     strange = []
     for file in sorted((package / "lora").glob("*.py")):
         for name in imports_of(file):
             top, _, rest = name.partition(".")
-            own = top == "lora_mnist" and rest.partition(".")[0] in ("lora", "errors", "files")
+            own = top == "lora_mnist" and rest.partition(".")[0] in ("lora", "errors")
             if not (own or top in LIBRARY or top in sys.stdlib_module_names):
                 strange.append(f"{file.name} imports {name}")
     return strange
@@ -94,7 +94,7 @@ def strangers_in_the_library(package: Path) -> list[str]:
 
 @pytest.fixture
 def copy(tmp_path):
-    """The package's files, to plant something in: `copy("lora/layers.py", "import os")`."""
+    """The package's files, to plant something in: `copy("lora/layer.py", "import os")`."""
     for file in files(PACKAGE):
         place = tmp_path / file.relative_to(PACKAGE)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -114,18 +114,18 @@ def test_imports_point_downwards_only(copy):
 
 
 def test_rooms_of_one_floor_do_not_know_each_other(copy):
-    assert upward_imports(copy("datasets/dataset.py", "import lora_mnist.lora.layers")) != []
+    assert upward_imports(copy("datasets/dataset.py", "import lora_mnist.lora.layer")) != []
 
 
 def test_there_is_no_circle(copy):
     assert circle(PACKAGE) == []
-    assert {"lora.layers", "lora.merging"} <= set(circle(copy("lora/layers.py", "import lora_mnist.lora.merging")))
+    assert {"lora.layer", "lora.merge"} <= set(circle(copy("lora/layer.py", "import lora_mnist.lora.merge")))
 
 
 def test_the_library_stands_alone(copy):
     assert strangers_in_the_library(PACKAGE) == []
-    planted = copy("lora/layers.py", "import lora_mnist.training")
-    assert strangers_in_the_library(planted) == ["layers.py imports lora_mnist.training"]
+    planted = copy("lora/layer.py", "import lora_mnist.training")
+    assert strangers_in_the_library(planted) == ["layer.py imports lora_mnist.training"]
     assert strangers_in_the_library(copy("lora/peft.py", "import pydantic")) != []
 
 

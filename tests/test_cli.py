@@ -41,11 +41,11 @@ def test_run_does_everything_and_then_says_that_it_is_finished(cli, tmp_path, mo
     assert len(out.splitlines()) <= 24
     for part in (
         "not MNIST",
-        "WeakestDigit on val: ",
+        "Weakest on val: ",
         "4/4 report",
         f"  {page}\n",
         "missed: ",
-        "who paid",
+        "others",
         "proof     passed",
     ):
         assert part in out
@@ -275,7 +275,7 @@ def test_a_folder_of_pefts_needs_to_be_allowed(cli, finished_run, tmp_path):
     code, out, err = cli("evaluate", *arguments, "--allow-unverified")
     assert code == 0, err
     assert "carries no fingerprint" in err
-    assert json.loads(out)["adapters"] == [{"name": "p-1", "strength": 1.0, "sealed": False}]
+    assert json.loads(out)["adapters"] == [{"name": "p-1", "strength": 1.0, "verified": False}]
 
 
 def test_params_of_any_layer(cli, tmp_path):
@@ -335,7 +335,7 @@ def test_strength_is_applied(cli, finished_run):
         ("evaluate --adapter ADAPTER --checkpoint x", 2, "--checkpoint"),
         ("evaluate --adapter ./nowhere", 4, "nowhere"),
         ("evaluate --checkpoint nine", 4, "nine"),
-        ("evaluate --checkpoint=", 4, "no checkpoint"),
+        ("evaluate --checkpoint=", 4, "--checkpoint is empty"),
         ("finetune --digit 3 --name training", 2, "training"),
         ("finetune --digit 3 --targets linear1 --rank-pattern linear3=2", 2, "no target layer"),
         ("evaluate --checkpoint ./nine.safetensors", 4, "nine.safetensors"),

@@ -248,7 +248,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """All of a safetensors file, by key. Raises AdapterError."""
     try:
         return dict(sorted(load(read_bytes(path)).items()))  # it gives them in random order
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
 
 
@@ -256,7 +256,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """Of a safetensors file. Raises AdapterError."""
     try:
         if path.exists() and not path.is_file():  # safetensors would wait for a pipe
-            raise OSError("it is not a regular file")
+            raise AdapterError(f"{path} is not a regular file.", "Restore the adapter.")
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:

@@ -1,6 +1,5 @@
 """`adapter_config.json` ↔ LoRAConfig: PEFT's options, and which of them mean something here."""
 
-import errno
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -32,10 +31,13 @@ IGNORED = {
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file of an adapter. Raises OSError if it cannot be read, or is a pipe or a device."""
-    if path.exists() and not path.is_file():  # a pipe might never end
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return path.read_bytes()
+    """The content of a file of an adapter. Raises AdapterError if it cannot be read, or is a pipe or a device."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe might never end
+            raise AdapterError(f"{path} is not a regular file.", "Restore the adapter.")
+        return path.read_bytes()
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}.", "Restore the adapter.") from error
 
 
 def document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: list[str]) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def read_document(path: Path) -> dict[str, Any]:
     way_out = "Restore it, or save the adapter again."
     try:
         document = json.loads(read_bytes(path))
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error.strerror or error}.", way_out) from error
+    except AdapterError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not JSON: {error}.", way_out) from error
     if not isinstance(document, dict):

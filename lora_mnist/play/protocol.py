@@ -145,7 +145,7 @@ class LessonState(Message):
 
     Attributes:
         seconds_left: None as long as nothing is known.
-        price, verdict: as soon as the training is over.
+        lesson, verdict: as soon as the training is over.
         name: under which it was kept.
         problem: why it failed, or could not be kept.
     """

@@ -69,6 +69,7 @@ class Artifact:
         self.folder = folder
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
+        self._version = version_of(folder)
 
     @property
     def name(self) -> str:
@@ -96,7 +97,6 @@ class Artifact:
         """
         if self._is_whole:
             return
-        version = version_of(self.folder)
         try:
             for name, expected in self.hashes.items():
                 if name.endswith(".json"):  # kept, so that each is read once
@@ -107,13 +107,11 @@ class Artifact:
                 if name not in self.hashes and self.file(name).exists():
                     raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
         except (RunError, OSError) as error:
-            if version_of(self.folder) != version:
-                raise RunError(f"{self.folder} changed while it was read.", "Run it again.") from error
+            self._require_unchanged()
             if isinstance(error, OSError):
                 raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
             raise
-        if version_of(self.folder) != version:
-            raise RunError(f"{self.folder} changed while it was read.", "Run it again.")
+        self._require_unchanged()
         self._is_whole = True
 
     def require_saved(self, name: str) -> None:
@@ -179,12 +177,23 @@ class Artifact:
 
     def logits(self) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split, `val` and `test`."""
-        return {name: one for name, one in load_tensors(self.file(LOGITS)).items() if not name.startswith(CONTROL)}
+        return {name: one for name, one in self._logits().items() if not name.startswith(CONTROL)}
 
     def control_logits(self) -> dict[str, torch.Tensor]:
         """Those of the control, likewise; none where none was trained."""
-        stored = load_tensors(self.file(LOGITS))
-        return {name.removeprefix(CONTROL): one for name, one in stored.items() if name.startswith(CONTROL)}
+        return {name.removeprefix(CONTROL): one for name, one in self._logits().items() if name.startswith(CONTROL)}
+
+    def _logits(self) -> dict[str, torch.Tensor]:
+        try:
+            return load_tensors(self.file(LOGITS))
+        except RunError:
+            self._require_unchanged()
+            raise
+
+    def _require_unchanged(self) -> None:
+        """Raises RunError if another command has replaced or removed the folder since this was made."""
+        if version_of(self.folder) != self._version:
+            raise RunError(f"{self.folder} changed while it was read.", "Run it again.")
 
     def pictures(self) -> dict[str, numpy.ndarray]:
         """Pictures for the report: `examples` and `wrong` uint8 (n, 28, 28), `wrong_index` and `wrong_label`
@@ -239,6 +248,7 @@ class Artifact:
             largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
             content = read_regular(self.file(name), largest)
         except OSError as error:
+            self._require_unchanged()
             raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         if name.endswith(".json"):
             self._contents[name] = content

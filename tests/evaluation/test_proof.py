@@ -89,7 +89,7 @@ def test_it_says_how_many_images_have_other_logits(pair, monkeypatch):
 def test_rounding_is_measured_by_the_largest_logit(pair, monkeypatch, size, share, passes):
     base, adapted = pair
     with torch.no_grad():
-        for network in (base, adapted.linear3.base):
+        for network in (base, adapted.linear3):
             getattr(network, "linear3", network).weight *= size
         updates_of(adapted, "a")["linear3"].lora_B *= size
     off_by = share * TOLERANCE * float(logits_of(adapted, IMAGES["test"]).abs().max())
@@ -179,7 +179,7 @@ def test_a_merged_weight_with_another_scaling_is_caught(pair):
 
 def test_an_adapter_merged_into_the_base_and_applied_again_is_caught(pair):
     with torch.no_grad():
-        pair[1].linear1.base.weight += updates_of(pair[1], "a")["linear1"].weight()
+        pair[1].linear1.weight += updates_of(pair[1], "a")["linear1"].weight()
     assert "base tensor linear1.weight changed" in failures(findings(pair))
 
 

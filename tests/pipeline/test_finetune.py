@@ -159,7 +159,7 @@ def test_an_adapter_whose_proof_fails_is_not_kept(run_copy, monkeypatch, leak):
     honest = recipe.train
 
     def leaking(model, *arguments, **more):
-        getattr(model.linear2.base, leak).requires_grad_(True)
+        getattr(model.linear2, leak).requires_grad_(True)
         return honest(model, *arguments, **more)
 
     monkeypatch.setattr(recipe, "train", leaking)

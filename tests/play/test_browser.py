@@ -224,7 +224,7 @@ def test_a_lesson_from_the_drawings_to_the_adapter(browser, run, tmp_path):
         expect(page.locator("#decision")).to_be_visible(timeout=60_000)
         lesson = client.teacher.state.lesson
         for count in (f"{lesson.unseen.before} → {lesson.unseen.after}", f"{lesson.val.before} → {lesson.val.after}"):
-            expect(page.locator(".price")).to_contain_text(count)
+            expect(page.locator(".lesson-result")).to_contain_text(count)
         expect(page.locator("#decision h3")).to_be_focused()
         assert serious(page) == []
         page.locator("#name").fill(taken)

@@ -76,7 +76,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(folder):
     assert 0 < len(there) < 20
     done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f'"made": {20 - len(there)}' in done.stdout
+    assert f'"trained": {20 - len(there)}' in done.stdout
     assert len(Store(folder).rows) == 20
     assert all(Store(folder).rows[key] == row for key, row in there.items())
 

@@ -6,18 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lora_mnist.training import optimizer
-from lora_mnist.training.optimizer import FusedAdam, PublicAdam, StackedAdam, adam
+from lora_mnist.training.optimizer import Adam, StackedAdam
 
 BOTH = pytest.mark.parametrize("decoupled", [False, True])
-
-
-@pytest.fixture
-def asked_anew():
-    """Let the kernels be tried again, and forgotten afterwards."""
-    optimizer._way.cache_clear()
-    yield
-    optimizer._way.cache_clear()
 
 
 def steps(make, decoupled, decay=0.1):
@@ -43,52 +34,9 @@ def steps(make, decoupled, decay=0.1):
 
 @BOTH
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_it_is_the_one_of_torch_bit_for_bit(decoupled, decay, asked_anew):
-    one, ours, theirs = steps(adam, decoupled, decay)
-    assert type(one) is FusedAdam
+def test_it_is_the_one_of_torch_bit_for_bit(decoupled, decay):
+    _, ours, theirs = steps(Adam, decoupled, decay)
     assert all(map(torch.equal, ours, theirs))
-
-
-@BOTH
-def test_without_our_way_to_the_kernel_torchs_own_class_finds_it(decoupled, asked_anew, monkeypatch):
-    monkeypatch.setattr(FusedAdam, "step", _refuse)
-    one, ours, theirs = steps(adam, decoupled)
-    assert type(one) is PublicAdam
-    assert all(map(torch.equal, ours, theirs))
-
-
-def _refuse(*_, **__):
-    raise RuntimeError("no such operator")
-
-
-def _do_nothing(*_, **__):
-    pass
-
-
-@BOTH
-@pytest.mark.parametrize("kernel", [None, _refuse, _do_nothing], ids=["missing", "refuses", "does nothing"])
-def test_without_the_kernel_torchs_own_class_does_without(decoupled, kernel, asked_anew, monkeypatch):
-    with monkeypatch.context() as patched:
-        for name in ("_fused_adam_", "_fused_adamw_"):
-            if kernel is None:
-                patched.delattr(torch, name)
-            else:
-                patched.setattr(torch, name, kernel)
-        way = optimizer._way("cpu", decoupled)
-    one, ours, theirs = steps(way, decoupled)
-    assert type(one) is PublicAdam
-    assert not one.optimizer.defaults["fused"]
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_the_kernel_is_tried_once(asked_anew, monkeypatch):
-    tried = []
-    honest = optimizer._works
-    monkeypatch.setattr(optimizer, "_works", lambda *about: tried.append(about) or honest(*about))
-    for _ in range(3):
-        adam([torch.nn.Parameter(torch.ones(2))])
-    assert tried == [(FusedAdam, "cpu", False)]
 
 
 def test_training_never_loads_the_compiler(tmp_path):
@@ -108,7 +56,7 @@ def test_a_stack_moves_every_job_as_its_own_optimizer_does():
     stacked = nn.Parameter(start.clone())
     alone = [nn.Parameter(one.clone()) for one in start]
     together = StackedAdam([stacked], rates, 0.3, decoupled=True)
-    apart = [adam([one], 0.3, decoupled=True) for one in alone]
+    apart = [Adam([one], 0.3, decoupled=True) for one in alone]
     for factor in (1.0, 0.5, 0.25):
         gradient = torch.randn_like(start)
         stacked.grad = gradient.clone()

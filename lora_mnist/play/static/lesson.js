@@ -1,9 +1,9 @@
-// What a lesson was worth, and what it costs.
+// What a lesson taught, and its side effects.
 
 import { find, make } from "./dom.js";
 import { thousands } from "./words.js";
 
-const GOOD = ["learnt"], BAD = ["not learnt", "too dear"]; // kinds of verdict
+const GOOD = ["learnt"], BAD = ["not learnt", "no scale"]; // kinds of verdict
 
 export function showLesson(lesson, verdict) {
   const tone = GOOD.includes(verdict.kind) ? "good" : BAD.includes(verdict.kind) ? "bad" : "";
@@ -14,8 +14,8 @@ export function showLesson(lesson, verdict) {
   if (val) cards.append(card("Wrong images on val", val.before, val.after, val.images, -1, "of the data set, held back to decide on"));
   const parts = [make("p", { className: `verdict ${tone}` }, verdict.words, " ", verdict.side_effects), cards];
   if (val) parts.push(make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:"), digits(val));
-  if (lesson.scale !== null && lesson.scale !== 1) parts.push(make("p", {}, `Kept at ${lesson.scale} of what was trained.`));
-  find(".lesson").replaceChildren(...parts);
+  if (lesson.scale !== null && lesson.scale !== 1) parts.push(make("p", {}, `Scale selected by the guard: ${lesson.scale} of the trained update.`));
+  find(".lesson-result").replaceChildren(...parts);
 }
 
 /** A count before and after; `good` is the direction, 1 or -1, in which it should go. */
