@@ -124,6 +124,8 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str 
         failed += [f"{folder} has no manifest" for folder in run.unfinished()]
         report, clauses, notes = _check_report(run)
         failed += clauses
+    if failed:
+        run.require_unchanged()  # else another command may have replaced the run half-way through
     found = run.digest()
     if digest is not None and not found.startswith(digest):
         failed.append(f"the run digest is {found}, not {digest}")

@@ -107,11 +107,11 @@ class Artifact:
                 if name not in self.hashes and self.file(name).exists():
                     raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
         except (RunError, OSError) as error:
-            self._require_unchanged()
+            self.require_unchanged()
             if isinstance(error, OSError):
                 raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
             raise
-        self._require_unchanged()
+        self.require_unchanged()
         self._is_whole = True
 
     def require_saved(self, name: str) -> None:
@@ -187,10 +187,10 @@ class Artifact:
         try:
             return load_tensors(self.file(LOGITS))
         except RunError:
-            self._require_unchanged()
+            self.require_unchanged()
             raise
 
-    def _require_unchanged(self) -> None:
+    def require_unchanged(self) -> None:
         """Raises RunError if another command has replaced or removed the folder since this was made."""
         if version_of(self.folder) != self._version:
             raise RunError(f"{self.folder} changed while it was read.", "Run it again.")
@@ -248,7 +248,7 @@ class Artifact:
             largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
             content = read_regular(self.file(name), largest)
         except OSError as error:
-            self._require_unchanged()
+            self.require_unchanged()
             raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         if name.endswith(".json"):
             self._contents[name] = content

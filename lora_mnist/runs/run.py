@@ -148,6 +148,11 @@ class Run:
                     "Choose another --name.",
                 )
 
+    def require_unchanged(self) -> None:
+        """Raises RunError if another command has replaced or removed something since it was read."""
+        for artifact in (self.base, *self._artifacts.values()):
+            artifact.require_unchanged()
+
     def require_vacant(self) -> None:
         """Raises RunError if something is where a new run would go: leftovers of another one, or not a run at all."""
         for name in ("base", *KINDS, "report"):
