@@ -13,7 +13,7 @@ test: .venv/installed-test lint
 
 # every attack of docs/trust.md, of which `make test` tries a few; writes its table; ten minutes on two cores
 faults: .venv/installed-test
-	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults tests/pipeline/test_again.py
+	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 # small changes of the code that no test notices: hours for all of them, SAMPLE=300 for so many at random
 mutants: .venv/installed-test

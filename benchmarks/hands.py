@@ -28,7 +28,7 @@ from lora_mnist.datasets.dataset import Split
 from lora_mnist.datasets.drawing import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.evaluation.metrics import logits_of
-from lora_mnist.pipeline import Request, Taught, Workspace, pretrain, read_drawings, teach
+from lora_mnist.pipeline import Request, TaughtAdapter, Workspace, pretrain, read_drawings, teach
 
 DEGREES, SHEAR, OF_EACH = 30.0, -0.5, 3
 MIDDLE = np.array([13.5, 13.5])  # of 28 pixels, row and column
@@ -70,7 +70,7 @@ def chosen(labels: torch.Tensor, among: torch.Tensor, seed: int) -> torch.Tensor
     return torch.cat([pool[torch.randperm(len(pool), generator=generator)[:OF_EACH]] for pool in pools])
 
 
-def lesson(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: torch.Tensor) -> Taught:
+def lesson(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: torch.Tensor) -> TaughtAdapter:
     """Teach from PNGs in folders, as `lora-mnist teach --dry-run` does."""
     with tempfile.TemporaryDirectory() as folder:
         for number in which.tolist():

@@ -22,8 +22,6 @@ PAGE = ROOT / "docs" / "trust.md"
 BEGIN, END = "<!-- written by `make faults` -->\n", "<!-- so far -->\n"
 
 BEFORE = {  # by attack: what came of it on the version that had no lock and no proof of its own numbers
-    "a field of a document forged, and the manifest made to fit": "counts, data set, proof, digit, rank, seed: "
-    "`verify` passed on each",
     "a file damaged, gone, or of another kind, and then every command that reads": "2,050 tried: a pipe or a device "
     "was waited for, a manifest without files was a traceback",
     "an open, a write, a sync, a rename, a mkdir or a remove fails, anywhere in any stage": "265 tried: nothing lost",
