@@ -100,8 +100,8 @@ def not_kept(record: FinetuneRecord) -> str:
     assert guard.counted is not None
     words = {"errors": "errors in all", "missed": f"missed {record.digit}s"}[guard.counted]
     least, limit = min(one.of(guard.counted) for one in guard.tried), guard.before.of(guard.counted)
-    if hurt := {digit for one in guard.tried if one.of(guard.counted) <= limit - guard.gain for digit in one.worse}:
-        digits = " and ".join(map(str, sorted(hurt)))
+    if worse := {digit for one in guard.tried if one.of(guard.counted) <= limit - guard.gain for digit in one.worse}:
+        digits = " and ".join(map(str, sorted(worse)))
         why = f"with {record.name}, more images of {digits} on val are wrong than chance allows."
     else:
         why = f"on val there are {limit} {words} without {record.name}, and {least} or more with it."
@@ -128,7 +128,7 @@ def excuses(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
     if control := analysis.control:
         beside = control.splits["test"]
         kept = "" if control.scale is not None else ", not kept"
-        rows.append((f"control, every image alike{kept}", beside))
+        rows.append((f"control: uniform sampling{kept}", beside))
         if number := control.threshold:
             rows.append((f"control {number.shift:+.2f} on its logit, by {number.chosen_on}", number.splits["test"]))
         lines = [paired(beside.all, "all images"), paired(beside.digit, f"the {digit}s")]

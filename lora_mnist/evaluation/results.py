@@ -289,7 +289,7 @@ class Analysis(Document):
 
 
 class Frozen(Document):
-    """Whether every byte of every base tensor is as before, and as sealed."""
+    """Whether every byte of every base tensor is as before, and has the recorded fingerprint."""
 
     passed: bool
     tensors: Count

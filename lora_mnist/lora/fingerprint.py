@@ -84,7 +84,7 @@ def fingerprint_model(model: nn.Module) -> Fingerprint:
 def differences(fingerprint: Fingerprint, found: Fingerprint) -> dict[str, str]:
     """What is not the same in `found`, by name: `cast to bfloat16` and the like, `buffer`, or `other`.
 
-    The first two are told apart where `sealed` was made by `fingerprint_model`.
+    The first two are told apart where `fingerprint` was made by `fingerprint_model`.
     """
     different = {}
     for name in sorted(fingerprint.tensors.keys() | found.tensors.keys()):

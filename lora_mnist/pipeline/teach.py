@@ -22,7 +22,7 @@ from lora_mnist.settings.config import TeachSettings, require_name
 from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
-from lora_mnist.training.progress import SILENT, Progress, Step, Told
+from lora_mnist.training.progress import SILENT, CallbackProgress, Progress, Step
 from lora_mnist.training.train import train_on_drawings, uncertainty_of, with_adapter
 
 NAME = "taught"
@@ -101,7 +101,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     parts = parts_of(drawings, recipe.folds)
     # half as long, since somebody is waiting: on handwriting made of val, 45 % fewer errors in place of 52 %
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
-    told = Told(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
+    told = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
     started = time.perf_counter()
     uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 

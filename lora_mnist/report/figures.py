@@ -168,7 +168,7 @@ def _errors(section: AdapterSection) -> Plot:
 def _trade(section: AdapterSection) -> Plot:
     name, digit, head, strength_curve = section.name, section.digit, section.headline, section.strength_curve
     points: list[tuple[str, Counts]] = [("before", head.before), (name, head.after)]
-    points.append((f"one number, chosen on {section.threshold.chosen_on}", section.threshold))
+    points.append((f"shifted threshold, chosen on {section.threshold.chosen_on}", section.threshold))
     points += [(label(one), one) for one in section.yardsticks]
     if strength_curve.recommended not in (0, 1):  # those are before and after
         points.append((f"recommended strength {strength_curve.recommended:g}", strength_curve.test))

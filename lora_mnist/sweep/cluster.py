@@ -20,7 +20,7 @@ from lora_mnist.errors import UsageError, shown
 from lora_mnist.sweep.flat import Facts, flatten, restore
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.work import GPU_ROWS, ROWS, STACK_BYTES, Outcome, Worker, failure_of, numbers_of, stacks_of
-from lora_mnist.sweep.world import World
+from lora_mnist.sweep.world import SweepContext
 from lora_mnist.training.device import prepare
 
 RETRIES = 3  # of a task whose worker or machine died
@@ -32,7 +32,7 @@ _worker: tuple[Facts, Worker] | None = None  # of a process of Ray's
 
 def engine(
     processes: int, address: str | None, gpus: float
-) -> Callable[[World, Sequence[Job], Callable[[float], None]], Iterator[list[Outcome]]]:
+) -> Callable[[SweepContext, Sequence[Job], Callable[[float], None]], Iterator[list[Outcome]]]:
     """An engine on the cluster at `address`, or on one of this machine with `processes` workers.
 
     Args:
@@ -51,7 +51,7 @@ def engine(
 
 
 def _run(
-    world: World, jobs: Sequence[Job], processes: int, address: str | None, gpus: float
+    world: SweepContext, jobs: Sequence[Job], processes: int, address: str | None, gpus: float
 ) -> Iterator[list[Outcome]]:
     if not jobs:
         return

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.strict import Count, Document, Many
-from lora_mnist.sweep.world import Base, World
+from lora_mnist.sweep.world import Base, SweepContext
 from lora_mnist.training.model import MLP
 
 FACTS = "lora_mnist"
@@ -33,7 +33,7 @@ class Facts(Document):
     bases: dict[str, BaseFacts]
 
 
-def flatten(world: World) -> tuple[Facts, dict[str, torch.Tensor]]:
+def flatten(world: SweepContext) -> tuple[Facts, dict[str, torch.Tensor]]:
     """Everything in `world`; the tensors are not copied."""
     tensors: dict[str, torch.Tensor] = {}
     for name in SPLITS:
@@ -50,20 +50,20 @@ def flatten(world: World) -> tuple[Facts, dict[str, torch.Tensor]]:
     return Facts.model_validate(named | {"bases": bases}), tensors
 
 
-def restore(facts: Facts, tensors: Mapping[str, torch.Tensor]) -> World:
+def restore(facts: Facts, tensors: Mapping[str, torch.Tensor]) -> SweepContext:
     """The world that was flattened, made of these very tensors."""
     splits = [Split(tensors[f"{name}/images"], tensors[f"{name}/labels"]) for name in SPLITS]
     bases = {key: _base(key, one, tensors) for key, one in facts.bases.items()}
-    return World(Dataset(facts.dataset, facts.sha256, *splits), bases, facts.held_out)
+    return SweepContext(Dataset(facts.dataset, facts.sha256, *splits), bases, facts.held_out)
 
 
-def save(world: World, path: Path) -> None:
+def save(world: SweepContext, path: Path) -> None:
     """Write it into a file."""
     facts, tensors = flatten(world)
     save_file(tensors, path, {FACTS: facts.model_dump_json()})
 
 
-def load(path: Path) -> World:
+def load(path: Path) -> SweepContext:
     """A world in a file of `save`, on the CPU: mapped, so that processes that do the same share its memory."""
     with safe_open(path, framework="pt") as file:
         facts = Facts.model_validate_json(file.metadata()[FACTS])

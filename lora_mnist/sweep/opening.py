@@ -15,7 +15,7 @@ from lora_mnist.settings.config import KnownDataset, Settings
 from lora_mnist.settings.layers import Layer, merge
 from lora_mnist.settings.request import Request
 from lora_mnist.sweep.grid import NOTHING, Axes, Beside, Job, jobs_of
-from lora_mnist.sweep.world import Base, World, base_of, halved
+from lora_mnist.sweep.world import Base, SweepContext, base_of, halved
 
 BASES = "bases"  # in the folder of a sweep: the runs of the bases that it made
 
@@ -85,7 +85,7 @@ class Asked:
         return replace(self.request, options=merge([self.request.options, tables], known))
 
 
-def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
+def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[SweepContext, list[Job]]:
     """Every base that `jobs` start from, and the jobs with their digit, none twice.
 
     Raises:
@@ -100,7 +100,7 @@ def open_world(asked: Asked, jobs: Sequence[Job]) -> tuple[World, list[Job]]:
             dataset = halved(work.dataset, jobs[0].settings.data.split_seed) if asked.hold_out else work.dataset
         bases[key] = base_of(work, key in hard, dataset if asked.hold_out else None)
     assert dataset is not None  # there is a job
-    world = World(dataset, bases, asked.hold_out)
+    world = SweepContext(dataset, bases, asked.hold_out)
     found = [_with_digit(job, world) for job in jobs]
     return world, list({job.key(bases[job.base].fingerprint, world.dataset.sha256): job for job in found}.values())
 
@@ -119,7 +119,7 @@ def _opened(asked: Asked, jobs: Sequence[Job]) -> Iterator[tuple[str, Workspace]
         yield key, pretrain(replace(request, options=made_by, stage=stage), resume=True)[0]
 
 
-def _with_digit(job: Job, world: World) -> Job:
+def _with_digit(job: Job, world: SweepContext) -> Job:
     if job.settings.finetune.digit != "weakest":
         return job
     if not len(world.dataset.val):

@@ -14,7 +14,7 @@ from pathlib import Path
 from lora_mnist.sweep.flat import load, save
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.work import Outcome, Worker, failure_of
-from lora_mnist.sweep.world import World
+from lora_mnist.sweep.world import SweepContext
 from lora_mnist.training.device import prepare
 from lora_mnist.training.processes import without_interrupts
 
@@ -22,7 +22,7 @@ RETRIES = 2  # of a task that was at work when a process died
 _worker: Worker | None = None  # of such a process
 
 
-def run(world: World, tasks: Sequence[Sequence[Job]], processes: int) -> Iterator[list[Outcome]]:
+def run(world: SweepContext, tasks: Sequence[Sequence[Job]], processes: int) -> Iterator[list[Outcome]]:
     """The outcomes of every task, as soon as they are known.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the adapters of a sweep are compared with: one number on a logit, controls, all weights, rounds. No torch."""
+"""What the adapters of a sweep are compared with: a shifted threshold, controls, all weights, rounds. No torch."""
 
 import statistics
 from collections.abc import Sequence, Set
@@ -9,13 +9,13 @@ from lora_mnist.sweep.estimates import METRICS, Estimate, Metric, estimate_of
 from lora_mnist.sweep.rows import Row
 
 FULL = "all weights"
-ON_TEST = "one number on the base at as many missed, chosen on `test`"
-ON_VAL = "one number on the base, chosen on `val`"
+ON_TEST = "shifted threshold, as many missed (chosen on `test`)"
+ON_VAL = "shifted threshold (chosen on `val`)"
 CONTROLS = {  # by method: its name, and with a number on its logit
-    "control": ("control: every image alike", "control + one number, chosen on `val`"),
+    "control": ("control: uniform sampling", "control + shifted threshold (chosen on `val`)"),
     "hard control": (
-        "hard images, natural share of the digit",
-        "hard images, natural share + one number, chosen on `val`",
+        "hard examples at the natural share",
+        "hard examples at the natural share + shifted threshold (chosen on `val`)",
     ),
 }
 

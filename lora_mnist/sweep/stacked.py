@@ -9,11 +9,11 @@ from functools import partial
 
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.work import FEW, GPU_ROWS, ROWS, STACK_BYTES, Outcome, Worker, numbers_of, stacks_of
-from lora_mnist.sweep.world import World
+from lora_mnist.sweep.world import SweepContext
 
 
 def run(
-    world: World, jobs: Sequence[Job], told: Callable[[float], None], processes: int = 1
+    world: SweepContext, jobs: Sequence[Job], told: Callable[[float], None], processes: int = 1
 ) -> Iterator[list[Outcome]]:
     """The outcomes of every stack, as soon as they are known. What cannot be stacked is trained alone.
 

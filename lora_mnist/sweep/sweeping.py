@@ -16,13 +16,13 @@ from lora_mnist.sweep.keeping import Kept
 from lora_mnist.sweep.opening import Asked, open_world
 from lora_mnist.sweep.rows import Failure, Row, Store
 from lora_mnist.sweep.work import Outcome
-from lora_mnist.sweep.world import World
+from lora_mnist.sweep.world import SweepContext
 from lora_mnist.training.device import require_threads
 from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
 
-Engine = Callable[[World, Sequence[Job], Callable[[float], None]], Iterator[list[Outcome]]]
+Engine = Callable[[SweepContext, Sequence[Job], Callable[[float], None]], Iterator[list[Outcome]]]
 
 
 class Sweep(Document):
@@ -137,7 +137,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _do(engine: Engine, world: World, jobs: Sequence[Job], store: Store, progress: Progress) -> list[Failure]:
+def _do(engine: Engine, world: SweepContext, jobs: Sequence[Job], store: Store, progress: Progress) -> list[Failure]:
     """Run the jobs and keep what they come to. Returns what failed."""
     failures: list[Failure] = []
     done = 0

@@ -18,7 +18,7 @@ from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.judging import TOO_HIGH, Judge, Judgement
 from lora_mnist.sweep.rounds import repaired_in_rounds
 from lora_mnist.sweep.rows import Failure, Row
-from lora_mnist.sweep.world import Base, World
+from lora_mnist.sweep.world import Base, SweepContext
 from lora_mnist.training.progress import Progress
 from lora_mnist.training.stack import NAME, Tuned, can_be_stacked, shape_of, train_stack
 from lora_mnist.training.train import train_adapter, train_all_weights
@@ -56,7 +56,7 @@ class Within(Progress):
 class Worker:
     """Does jobs in this process. It remembers what it made for the base of its last job."""
 
-    def __init__(self, world: World):
+    def __init__(self, world: SweepContext):
         self.world = world
         self._judge: tuple[str, Judge] | None = None
 
@@ -150,7 +150,7 @@ class Worker:
         return self._judge[1]
 
 
-def failure_of(world: World, job: Job, cause: str) -> Failure:
+def failure_of(world: SweepContext, job: Job, cause: str) -> Failure:
     """The outcome of a job that failed."""
     key = job.key(world.bases[job.base].fingerprint, world.dataset.sha256)
     return Failure(key=key, digit=job.digit, rank=job.rank, seed=job.settings.seed, cause=cause)
@@ -206,12 +206,12 @@ def is_stackable(job: Job) -> bool:
     return job.method in ("lora", *CONTROLS) and can_be_stacked(job.settings.finetune)
 
 
-def numbers_of(world: World) -> Callable[[Job], int]:
+def numbers_of(world: SweepContext) -> Callable[[Job], int]:
     """How many numbers a job's adapter has, at most: every layer at its highest rank."""
     return partial(_numbers, world)
 
 
-def _numbers(world: World, job: Job) -> int:
+def _numbers(world: SweepContext, job: Job) -> int:
     recipe = job.settings.finetune
     rank = max(recipe.rank, *(recipe.rank_pattern or {}).values(), 1)
     sizes = [784, *world.bases[job.base].network.hidden, 10]

@@ -31,7 +31,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class World:
+class SweepContext:
     """The images, on the device where the jobs run, and the bases by their key.
 
     Attributes:
@@ -42,7 +42,7 @@ class World:
     bases: Mapping[str, Base]
     held_out: bool = False
 
-    def to(self, device: torch.device) -> "World":
+    def to(self, device: torch.device) -> "SweepContext":
         """On another device; itself if it is there."""
         dataset = self.dataset
         if dataset.train.images.device == device:

@@ -139,7 +139,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Told(Progress):
+class CallbackProgress(Progress):
     """Progress that is not shown, but told after every step; what `tell` raises ends the training.
 
     Attributes:

@@ -98,7 +98,7 @@ def test_the_excuses_stand_beside_the_repair(tuned):
     control = ControlResult(scale=None, splits={"test": counts}, threshold=shifted)
     text = words(terminal.excuses(tuned.record, changed(tuned.analysis, control=control)))
     assert f"{tuned.analysis.threshold.shift:+.2f} on the logit of {tuned.record.digit}, by val" in text
-    assert "control, every image alike, not kept" in text
+    assert "control: uniform sampling, not kept" in text
     assert "11 are right with the adapter only" in text
     assert "p = 0.5" in text
     assert "control +1.25 on its logit, by val" in text

@@ -161,7 +161,7 @@ def test_a_caption_says_what_is_taken_for_what_how_sure_and_what_the_true_digit_
 def test_a_page_says_what_is_told_and_the_digest_of_the_run(plain, plain_run):
     page = Page(plain)
     assert Run(plain_run).digest() in page.visible
-    assert "are told by the run, not proven" in page.visible
+    assert "are as the run recorded them" in page.visible
 
 
 def test_a_page_is_small(plain, run_copy, adapter):

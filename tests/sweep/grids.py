@@ -6,7 +6,7 @@ from lora_mnist.settings.request import Request
 from lora_mnist.sweep.grid import Job, parse_axes
 from lora_mnist.sweep.opening import Asked, open_world
 from lora_mnist.sweep.rows import Row
-from lora_mnist.sweep.world import World
+from lora_mnist.sweep.world import SweepContext
 
 SMALL = {
     "data": {"dataset": "digits"},
@@ -21,7 +21,7 @@ def asked(out: Path, digits="3,8", ranks="1,2", seeds="0-1", settings=(), **more
     return Asked(Request(options=SMALL, threads=1), parse_axes(digits, ranks, seeds, settings), out, **more)
 
 
-def opened(out: Path, *grid, **more) -> tuple[World, list[Job]]:
+def opened(out: Path, *grid, **more) -> tuple[SweepContext, list[Job]]:
     """Its world and jobs; the bases are made below `out`."""
     one = asked(out, *grid, **more)
     return open_world(one, one.jobs())

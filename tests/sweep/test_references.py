@@ -40,9 +40,9 @@ def test_thresholds_are_those_of_the_rows():
 
 def test_a_control_with_a_number_misses_no_more_on_val_than_its_adapter():
     found = references([*ADAPTERS, *CONTROLS])
-    assert found["control: every image alike"].counts["errors"].mean == 90
+    assert found["control: uniform sampling"].counts["errors"].mean == 90
     chosen = [AT_MOST[2], AT_MOST[5], AT_MOST[7]]  # the third adapter misses more than the control does anyway
-    shifted = found["control + one number, chosen on `val`"]
+    shifted = found["control + shifted threshold (chosen on `val`)"]
     assert shifted.counts["errors"].mean == statistics.mean(one.errors for one in chosen)
     assert shifted.more.mean == statistics.mean(one.errors - 70 - seed for seed, one in enumerate(chosen))
 

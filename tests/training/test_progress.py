@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lora_mnist.training.progress import SILENT, Bar, Pace, Progress, Told
+from lora_mnist.training.progress import SILENT, Bar, CallbackProgress, Pace, Progress
 
 
 class Clock:
@@ -137,7 +137,7 @@ def test_what_is_waited_for_is_named_as_long_as_it_lasts(monkeypatch):
 
 def test_several_trainings_are_told_as_one(clock):
     steps, losses = [], torch.tensor([4.0, 2.0, 3.0])
-    first = Told(tell=steps.append, steps=6, pace=Pace(clock))
+    first = CallbackProgress(tell=steps.append, steps=6, pace=Pace(clock))
     for told in (first, replace(first, before=3)):
         with told.of("teaching", losses) as show:
             for done in (1, 2, 3):
@@ -152,7 +152,7 @@ def test_what_a_listener_raises_comes_through():
     def refuse(step):
         raise InterruptedError
 
-    told = Told(tell=refuse, steps=1)
+    told = CallbackProgress(tell=refuse, steps=1)
     with pytest.raises(InterruptedError), told.of("teaching", torch.zeros(1)) as show:
         show(1)
 
