@@ -58,7 +58,7 @@ def test_what_the_adapters_are_compared_with_is_printed(cli, out):
     code, printed, _ = cli("sweep", *weakest, *SETTINGS, *beside)
     said = " ".join(printed.split())
     assert code == 0
-    for name in ("all weights", "control:", "hard images,", "In rounds, all errors"):
+    for name in ("all weights", "control:", "hard examples", "In rounds, all errors"):
         assert name in said
     tables = (out / "report" / "tables.md").read_text()
     assert "| all weights |" in tables
