@@ -30,7 +30,7 @@ class Beside:
 
     Attributes:
         full: all weights, once for every combination of the values other than the rank.
-        control: every adapter twice more: on uniformly sampled images, and with hard-example sampling at the natural share.
+        control: every adapter twice more: with uniform sampling, and with hard-example sampling at the natural share.
         rounds: at most so many repairs on top of each other, each of the digit that is weakest then; 0: none.
     """
 
