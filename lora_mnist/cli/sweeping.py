@@ -109,9 +109,7 @@ class Engine:
     gpus: Annotated[
         float, in_run("--gpus", "Share of a GPU that each task of Ray takes; 0 computes on CPUs.", "SHARE")
     ] = 0.0
-    plan: Annotated[bool, in_run("--plan", "Say how many jobs there are and how long they take, and do nothing.")] = (
-        False
-    )
+    plan: Annotated[bool, in_run("--plan", "Say how many jobs and bases there are, and do nothing.")] = False
 
 
 @dataclass(frozen=True)

@@ -352,17 +352,6 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     return _read_tensors(path)[0]
 
 
-def load_drawings(artifact: Artifact) -> Drawings:
-    """`Artifact.labelled_drawings`, to compute with."""
-    import numpy as np
-    import torch
-
-    from lora_mnist.datasets.drawings import Drawings
-
-    labels, images = zip(*artifact.labelled_drawings(), strict=True)
-    return Drawings(torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64))
-
-
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from safetensors import SafetensorError
     from safetensors.torch import load

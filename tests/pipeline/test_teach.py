@@ -16,7 +16,6 @@ from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, ope
 from lora_mnist.pipeline.teach import keep, parts_of, teach, teach_and_keep
 from lora_mnist.report.page import write_report
 from lora_mnist.runs import artifact, atomic
-from lora_mnist.runs.artifact import load_drawings
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
@@ -206,7 +205,8 @@ def test_what_is_kept_is_an_adapter_like_any_other(kept_run, kept_copy):
     saved = Run(kept_run).require_adapter("taught")
     assert (saved.finetune.method, saved.finetune.name, saved.finetune.settings.name) == ("taught", "taught", "taught")
     assert saved.finetune.proof.passed
-    assert torch.equal(load_drawings(saved).images, turned().images)
+    drawn = [torch.from_numpy(image) for _, image in saved.labelled_drawings()]
+    assert torch.equal(torch.stack(drawn), turned().images)
     work = open_workspace(Request(run=kept_copy))
     assert evaluate(work, [Applied("taught")]) == saved.evaluation
     assert merge(work, [Applied("taught")]).evaluation.splits == saved.evaluation.splits
