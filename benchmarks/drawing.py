@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from lora_mnist.datasets import dataset as data
-from lora_mnist.datasets.drawing import prepare
+from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.settings.config import load_config, resolve

@@ -25,7 +25,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lora_mnist.datasets.dataset import Split
-from lora_mnist.datasets.drawing import prepare
+from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Request, TaughtAdapter, Workspace, pretrain, read_drawings, teach

@@ -20,7 +20,7 @@ import torch
 from timing import Times, finish, in_processes, interleaved, machine, median_ms, options
 from torch import nn
 
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.training.device import prepare
 

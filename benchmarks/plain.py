@@ -20,8 +20,7 @@ from timing import options
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lora_mnist.datasets.mirrors import import_torchvision
-from lora_mnist.datasets.published import MNIST_FILES
+from lora_mnist.datasets.mnist import MNIST_FILES, import_torchvision
 
 
 class Net(nn.Module):

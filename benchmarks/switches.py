@@ -16,7 +16,7 @@ from timing import finish, in_process, machine, median_ms, options, ratio
 from torch.nn import functional as F
 
 from lora_mnist.datasets import dataset as data
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training import device, linear
 from lora_mnist.training.batches import epoch_batches

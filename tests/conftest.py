@@ -16,9 +16,9 @@ from PIL import Image
 from lora_mnist.cli import start
 from lora_mnist.cli.main import main
 from lora_mnist.datasets.dataset import load
-from lora_mnist.datasets.drawing import prepare as prepare_drawing
 from lora_mnist.datasets.drawings import Drawings
-from lora_mnist.datasets.published import MNIST_FILES
+from lora_mnist.datasets.mnist import MNIST_FILES
+from lora_mnist.datasets.preprocess import prepare as prepare_drawing
 from lora_mnist.errors import LoraMnistError
 from lora_mnist.pipeline import FinetuneResult, Request, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.runs.atomic import MANIFEST, manifest_of, sha256_of

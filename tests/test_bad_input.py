@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_mnist.datasets.published import MNIST_FILES
+from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.errors import LONGEST, QUOTED, AdapterError, UsageError, sentence, shown
 from lora_mnist.files import open_regular, read_regular
 from lora_mnist.lora.peft import load_adapter
@@ -192,7 +192,7 @@ def test_data_that_are_no_file_are_refused(cli, tmp_path, no_file, monkeypatch):
     for name in MNIST_FILES:
         no_file(raw / name)
     monkeypatch.setattr("lora_mnist.datasets.dataset.is_there", lambda folder: True)
-    monkeypatch.setattr("lora_mnist.datasets.mnist._found", lambda folder, name: raw / name)
+    monkeypatch.setattr("lora_mnist.datasets.mnist._find", lambda folder, name: raw / name)
     options = ("--dataset", "mnist", "--data", tmp_path / "data", "--run", tmp_path / "r")
     refused(cli, (3,), "pretrain", "--quiet", *options, says="train-images")
 

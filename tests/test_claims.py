@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lora_mnist.cli import tables as terminal
-from lora_mnist.datasets.drawing import prepare
+from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Off
 from lora_mnist.evaluation.verdict import verdict_of

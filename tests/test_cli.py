@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora_mnist import __version__, pipeline
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.runs.artifact import load_network
 from lora_mnist.runs.atomic import HOLDER, LOCK, TEMPORARY
 from lora_mnist.training import train as recipe

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lora_mnist.datasets.digits import DIGITS_SHA256, draw_digits
-from lora_mnist.datasets.mnist import DEADLINE, download_mnist, is_there, raw_folder, read_mnist
-from lora_mnist.datasets.published import MNIST_SHA256
+from lora_mnist.datasets.embedded import DIGITS_SHA256, draw_digits
+from lora_mnist.datasets.mnist import MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist
 from lora_mnist.errors import DataError, DiskError
 from lora_mnist.settings.config import KnownDataset
 
@@ -56,27 +55,25 @@ def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False
         DataError: MNIST is wanted and cannot be had.
         DiskError: it cannot be written.
     """
-    if wanted == "digits" or is_there(folder):
-        return "digits" if wanted == "digits" else "mnist"
+    if wanted == "digits":
+        return "digits"
+    if is_there(folder):
+        return "mnist"
+    raw = raw_folder(folder)
     try:
-        _download(folder, quiet, offline)
+        if offline:
+            raise DataError(
+                f"MNIST is not in {raw}, and --offline, or LORA_MNIST_OFFLINE, forbids to download it.",
+                f"Lay the four files into {raw}, point --data to them, or let them be downloaded.",
+            )
+        log.info("MNIST is not in %s: downloading it (11 MB).", raw)
+        download_mnist(folder, quiet)
     except (DataError, DiskError) as error:
         if wanted == "mnist":
             raise
         log.warning("%s Using scikit-learn's 1,797 digits instead.", error.cause)
         return "digits"
     return "mnist"
-
-
-def _download(folder: Path, quiet: bool, offline: bool) -> None:
-    place = raw_folder(folder)
-    if offline:
-        way_out = f"Lay the four files into {place}, point --data to them, or let them be downloaded."
-        raise DataError(
-            f"MNIST is not in {place}, and --offline, or LORA_MNIST_OFFLINE, forbids to download it.", way_out
-        )
-    log.info("MNIST is not in %s: downloading it (11 MB, at most %.0f s).", place, DEADLINE)
-    download_mnist(folder, quiet)
 
 
 def load(
@@ -95,7 +92,9 @@ def load(
     if name == "mnist":
         sha256, (images, labels, test_images, test_labels) = MNIST_SHA256, read_mnist(folder)
     elif name == "digits":
-        sha256, (images, labels, test_images, test_labels) = DIGITS_SHA256, _digits()
+        sha256, (images, labels) = DIGITS_SHA256, draw_digits()
+        rest, test = _stratified(labels, DIGITS_TEST_SHARE, seed=0)  # they have no test set of their own
+        images, labels, test_images, test_labels = images[rest], labels[rest], images[test], labels[test]
     else:
         raise ValueError(f"{name!r} is no data set; `choose` decides between mnist and digits")
     train, val = _stratified(labels, val_share, split_seed)
@@ -110,13 +109,6 @@ def load(
         split(images[val], labels[val]),
         split(test_images, test_labels),
     )
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `read_mnist` returns them: the embedded digits have no test set of their own."""
-    images, labels = draw_digits()
-    rest, test = _stratified(labels, DIGITS_TEST_SHARE, seed=0)
-    return images[rest], labels[rest], images[test], labels[test]
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,7 @@ def read_drawings(folder: Path, dataset: KnownDataset = "mnist") -> Drawings:
     Raises:
         DataError: there is none, there is something else, or a picture, named, cannot be read or holds no one digit.
     """
-    from lora_mnist.datasets.drawing import prepared  # with scipy's ndimage, which most commands do not need
+    from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
     files = [(digit, path) for digit, part in _digits(folder) for path in _visible(part)]
     if not files:

@@ -67,7 +67,7 @@ def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[
     Raises:
         DataError: one cannot be read, is blank or holds several digits; the message names it.
     """
-    from lora_mnist.datasets.drawing import prepared  # with scipy's ndimage, which most commands do not need
+    from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
     return [Picture(prepared(file, dataset), str(file)) for file in files]
 

@@ -5,7 +5,7 @@ import dataclasses
 
 import torch
 
-from lora_mnist.datasets.drawing import prepare
+from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import AlteredError, DataError, RunError, UsageError
 from lora_mnist.evaluation.metrics import logits_of, require_finite
 from lora_mnist.lora.model import switch

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from lora_mnist.datasets.doubtful import DOUBTFUL
+from lora_mnist.datasets.mnist import DOUBTFUL
 from lora_mnist.errors import AlteredError
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.report.document import SureGuess, WrongImage

@@ -1,13 +1,14 @@
 import hashlib
-import logging
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
-from lora_mnist.datasets import mnist as files
-from lora_mnist.datasets.dataset import choose, load
-from lora_mnist.datasets.digits import draw_digits
-from lora_mnist.errors import DataError, DiskError
+from lora_mnist.datasets import embedded
+from lora_mnist.datasets.dataset import load
+from lora_mnist.datasets.embedded import draw_digits
+from lora_mnist.datasets.mnist import DOUBTFUL
+from lora_mnist.errors import DataError
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25])
@@ -45,27 +46,25 @@ def test_mnist_is_split_as_designed(mnist):
     assert whole.sha256 == splits.sha256
 
 
-def test_auto_without_mnist_takes_the_digits_and_says_so(tmp_path, monkeypatch, caplog):
-    def no_network(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(files, "fetch_mnist", no_network)
-    with caplog.at_level(logging.INFO, "lora_mnist"):
-        assert choose("auto", tmp_path) == "digits"
-    assert "no route to host" in caplog.text
-    assert "1,797 digits" in caplog.text
-    with pytest.raises(DataError, match="no route to host"):
-        choose("mnist", tmp_path)
+def test_the_digits_are_scikit_learns_drawn_into_the_middle():
+    images, labels = draw_digits()
+    assert images.shape == (1797, 28, 28)
+    assert (labels == load_digits().target).all()
+    assert not images[:, :2].any()
+    assert not images[:, :, -2:].any()
+    centres = images[:, 3:27:3, 3:27:3]  # the middle one of the nine pixels drawn for each
+    assert (centres == (load_digits().images * 255 // 16)).all()
 
 
-def test_auto_where_nothing_can_be_written_takes_the_digits_too(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert choose("auto", tmp_path / "file" / "data") == "digits"
-    with pytest.raises(DiskError):
-        choose("mnist", tmp_path / "file" / "data")
+def test_a_changed_scikit_learn_is_noticed(monkeypatch):
+    monkeypatch.setattr(embedded, "DIGITS_SHA256", "0" * 64)
+    with pytest.raises(DataError, match="scikit-learn"):
+        draw_digits()
 
 
-def test_digits_need_neither_disk_nor_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "fetch_mnist", None)
-    assert choose("digits", tmp_path / "absent") == "digits"
-    assert not (tmp_path / "absent").exists()
+def test_the_doubtful_labels_are_those_of_the_published_list(mnist):
+    """The labels that the published list gives for its indices, so these are of the same set in the same order."""
+    published = {947: 8, 1621: 0, 1901: 9, 2130: 4, 2462: 2, 2597: 5, 2654: 6, 3520: 6, 3558: 5, 5937: 5, 6651: 0}
+    published |= {6783: 1, 8527: 4, 9679: 6, 9729: 5}
+    labels = load("mnist", mnist, 0.0, 0).test.labels
+    assert {index: int(labels[index]) for index in DOUBTFUL} == published

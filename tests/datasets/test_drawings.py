@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_mnist.datasets.drawing import prepare
 from lora_mnist.datasets.drawings import Drawings, read_drawings
+from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
 
 from ..conftest import drawings_of, write_drawings

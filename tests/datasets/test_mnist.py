@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lora_mnist.datasets.dataset import choose, load
-from lora_mnist.datasets.published import MNIST_FILES
+from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.errors import DataError
 
 from ..conftest import flip_bit
@@ -24,7 +24,7 @@ def mnist_copy(mnist, tmp_path):
 
 
 def test_mnist_is_what_torchvision_reads(mnist_copy):
-    from lora_mnist.datasets.mirrors import import_torchvision
+    from lora_mnist.datasets.mnist import import_torchvision
 
     import_torchvision()
     from torchvision.datasets import MNIST

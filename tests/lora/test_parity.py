@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import LoRAConfig, adapt, combine_cat, combine_svd, inject, updates_of
 
 from ..models import add

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora.peft_config import exactly, first, is_saved_whole, is_target, targets_for
 
 LAYERS = [

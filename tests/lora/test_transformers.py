@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import (
     AdapterError,
     LoRAConfig,

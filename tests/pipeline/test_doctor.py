@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_mnist.datasets.published import MNIST_FILES
+from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.pipeline import doctor as look
 from lora_mnist.pipeline import merge
 from lora_mnist.runs.atomic import one_writer

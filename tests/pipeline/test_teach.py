@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lora_mnist.datasets.drawings import Drawings
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import AlteredError, DiskError, ProofError, RunError, UsageError
 from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, pretrain, verify

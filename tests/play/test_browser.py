@@ -11,7 +11,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from lora_mnist.datasets.mirrors import import_torchvision
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.pipeline import Request, finetune, verify
 from lora_mnist.runs.artifact import WEIGHTS, load_network
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from lora_mnist.datasets.doubtful import DOUBTFUL
+from lora_mnist.datasets.mnist import DOUBTFUL
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.results import COUNTS
 from lora_mnist.pipeline import Applied, evaluate, finetune, finetune_full, pretrain

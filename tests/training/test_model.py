@@ -20,7 +20,7 @@ def test_it_computes_what_a_plain_sequential_does():
 def test_normalise_is_torchvisions_to_tensor_and_normalize():
     from PIL import Image
 
-    from lora_mnist.datasets.mirrors import import_torchvision
+    from lora_mnist.datasets.mnist import import_torchvision
 
     import_torchvision()
     from torchvision.transforms import Compose, Normalize, ToTensor

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_mnist.datasets import drawing
-from lora_mnist.datasets.digits import draw_digits
-from lora_mnist.datasets.drawing import prepare, read_image
+from lora_mnist.datasets import preprocess
+from lora_mnist.datasets.embedded import draw_digits
+from lora_mnist.datasets.preprocess import prepare, read_image
 from lora_mnist.errors import DataError
 
 SEVEN = np.zeros((12, 8), np.uint8)
@@ -113,7 +113,7 @@ def test_bits_and_shares_are_grey_levels_too():
 def test_a_large_picture_is_the_same_digit(monkeypatch):
     grey = drawn(DIGITS[5], at=(5, 5), factor=8)
     expected = prepare(grey)
-    monkeypatch.setattr(drawing, "WORKING", 160)  # means of two by two
+    monkeypatch.setattr(preprocess, "WORKING", 160)  # means of two by two
     assert difference(prepare(grey), expected) < 6
 
 
@@ -306,7 +306,7 @@ def test_pillows_limit_holds(tmp_path, monkeypatch, name, limit):
 
 
 def test_a_file_is_not_read_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(drawing, "LARGEST", 100)
+    monkeypatch.setattr(preprocess, "LARGEST", 100)
     (tmp_path / "a.png").write_bytes(png())
     with pytest.raises(DataError, match="more than 100 bytes"):
         read_image(tmp_path / "a.png")
