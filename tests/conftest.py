@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import threading
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_mnist.cli import start
+from lora_mnist.cli.errors import LINES
 from lora_mnist.cli.main import main
 from lora_mnist.datasets.dataset import load
 from lora_mnist.datasets.drawings import Drawings
@@ -26,8 +25,7 @@ from lora_mnist.training.device import prepare
 
 from .faults.tally import ALL, Tally
 
-start.collect_rarely()  # as every command does first
-prepare("cpu")  # and before it computes: some of it only takes effect then
+prepare("cpu")  # as a command does before it computes: some of it only takes effect then
 
 LONG = (  # files that take longest, in that order
     *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_cluster"),
@@ -130,7 +128,7 @@ def _same_log():
 @pytest.fixture(autouse=True)
 def _same_signals():
     """Commands and tests that listen to signals do so for the process; a suite that is to end must not fail a test."""
-    before = {number: signal.getsignal(number) for number in start.LINES}
+    before = {number: signal.getsignal(number) for number in LINES}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -158,7 +156,7 @@ def _every_error_is_a_cause_and_a_way_out(monkeypatch):
 @pytest.fixture
 def cli(capsys, monkeypatch):
     """Run a command in this process: (exit code, standard output, standard error). It leaves signals to the suite."""
-    monkeypatch.setattr("lora_mnist.cli.main.listen", lambda: setattr(start, "_unsaid", threading.Lock()))
+    monkeypatch.setattr("lora_mnist.cli.main.handle_signals", lambda: None)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])

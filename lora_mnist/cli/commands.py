@@ -3,14 +3,12 @@
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
-from lora_mnist.cli import recipe as r
-from lora_mnist.cli.app import alone_in_its_run, command
-from lora_mnist.cli.output import open_page, print_all, print_json, show, write
-from lora_mnist.errors import ProofError
+from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
+from lora_mnist.errors import ProofError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,18 +17,16 @@ if TYPE_CHECKING:
     from lora_mnist.runs.run import Run
 
 
-@command
-@alone_in_its_run
 def run(
     *,
     place: o.Place,
     common: o.Recipe,
-    network: r.Network,
-    epochs: r.Epochs = None,
-    repair: r.Repair,
+    network: o.Network,
+    epochs: o.Epochs = None,
+    repair: o.Repair,
     rounds: o.Rounds = 1,
     control: o.Control = False,
-    images: r.DataChoice,
+    images: o.DataChoice,
     machine: o.Machine,
     open: o.Open = False,
     verbose: o.Verbose = False,
@@ -43,16 +39,20 @@ def run(
     from lora_mnist import pipeline
     from lora_mnist.cli import results, tables
     from lora_mnist.report.page import write_report
+    from lora_mnist.runs.run import Run
 
-    pretraining = r.given("pretrain", epochs=epochs)
+    pretraining = o.given("pretrain", epochs=epochs)
     settings = (images.settings(), network.settings(), pretraining, repair.settings())
     request = o.request_of(place, machine, output, common, *settings)
     silent, stages = output.json or output.quiet, results.Stages(rounds)
-    work, whole = pipeline.run(request, rounds, control, lambda done: None if silent else print_all(stages.after(done)))
-    _raise_failures(whole.verification)
-    started = time.perf_counter()
-    with replace(work.progress, stage="4/4 ").waiting("writing the report"):
-        page = write_report(work.run)
+    with Run(place.run).writing():  # from the first stage to the last, not only during each of them
+        work, whole = pipeline.run(
+            request, rounds, control, lambda done: None if silent else print_all(stages.after(done))
+        )
+        _raise_failures(whole.verification)
+        started = time.perf_counter()
+        with replace(work.progress, stage="4/4 ").waiting("writing the report"):
+            page = write_report(work.run)
     if output.json:
         tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
         base = whole.pretraining.model_dump(mode="json")
@@ -69,18 +69,17 @@ def run(
             tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds)
         )
     if open:
-        open_page(page)
+        open_in_browser(page.resolve().as_uri())
 
 
-@command
 def pretrain(
     *,
     place: o.Place,
     common: o.Recipe,
-    network: r.Network,
-    epochs: r.Epochs = None,
-    loop: r.Loop,
-    images: r.DataChoice,
+    network: o.Network,
+    epochs: o.Epochs = None,
+    loop: o.Loop,
+    images: o.DataChoice,
     machine: o.Machine,
     verbose: o.Verbose = False,
     output: o.Output,
@@ -92,14 +91,13 @@ def pretrain(
     from lora_mnist import pipeline
     from lora_mnist.cli import results, tables
 
-    training = (r.given("pretrain", epochs=epochs), loop.settings("pretrain"))
+    training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
     request = o.request_of(place, machine, output, common, images.settings(), network.settings(), *training)
     work, pretraining = pipeline.pretrain(request)
     views = [results.pretraining, *([tables.evaluation] if verbose else [])]
-    show(pretraining, views, output, work.run.base.folder)
+    print_result(pretraining, views, output, work.run.base.folder)
 
 
-@command
 def evaluate(
     *,
     place: o.Place,
@@ -113,30 +111,29 @@ def evaluate(
     Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import comparisons, tables
+    from lora_mnist.cli import tables
 
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe()))
     base = work.run.base.evaluation
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
     changed = evaluation.adapters or evaluation.checkpoint
-    view = partial(comparisons.before_and_after, base) if changed else tables.evaluation
-    show(evaluation, [view], output)
+    view = partial(tables.before_and_after, base) if changed else tables.evaluation
+    print_result(evaluation, [view], output)
 
 
-@command
 def finetune(
     *,
     place: o.Place,
     common: o.Recipe,
     full: o.Full = False,
-    repair: r.Repair,
-    shape: r.AdapterShape,
+    repair: o.Repair,
+    shape: o.AdapterShape,
     control: o.Control = False,
     on_top_of: o.OnTopOf = None,
-    loop: r.Loop,
-    loss: r.Loss,
+    loop: o.Loop,
+    loss: o.Loss,
     machine: o.Machine,
-    augmentation: r.Augmentation,
+    augmentation: o.Augmentation,
     verbose: o.Verbose = False,
     output: o.Output,
 ) -> None:
@@ -150,16 +147,15 @@ def finetune(
     from lora_mnist.cli import results, tables
 
     if full:
-        r.refuse_with_full(repair, shape, control, on_top_of)
+        o.refuse_with_full(repair, shape, control, on_top_of)
     training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
     settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
     work = pipeline.open_workspace(o.request_of(place, machine, output, common, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), control)
     views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
-    show(tuning, views, output, _made(tuning, work.run))
+    print_result(tuning, views, output, _made(tuning, work.run))
 
 
-@command
 def verify(
     *,
     place: o.Place,
@@ -180,11 +176,10 @@ def verify(
     findings = pipeline.verify(o.request_of(place, machine, output, o.Recipe()), adapter or (), digest)
     if output.json:
         _raise_failures(findings)
-    show(findings, [tables.verification], output)
+    print_result(findings, [tables.verification], output)
     _raise_failures(findings)
 
 
-@command
 def merge(
     *,
     place: o.Place,
@@ -200,16 +195,15 @@ def merge(
     Example: lora-mnist merge --adapter digit9-r1 --name repaired
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import comparisons, conversions
+    from lora_mnist.cli import results, tables
 
-    request = o.request_of(place, machine, output, o.Recipe(force=force), r.given("finetune", name=name))
+    request = o.request_of(place, machine, output, o.Recipe(force=force), o.given("finetune", name=name))
     work = pipeline.open_workspace(request)
     merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
-    rest = [lambda one: comparisons.before_and_after(base, one.evaluation)] if verbose else []
-    show(merged, [lambda one: conversions.merged(one, base, place.run), *rest], output, merged.file)
+    rest = [lambda one: tables.before_and_after(base, one.evaluation)] if verbose else []
+    print_result(merged, [lambda one: results.merged(one, base, place.run), *rest], output, merged.file)
 
 
-@command
 def extract(
     *,
     place: o.Place,
@@ -227,29 +221,27 @@ def extract(
     Example: lora-mnist extract --rank 4
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import conversions
+    from lora_mnist.cli import results, tables
 
-    settings = r.Repair(digit=digit, name=name).settings()
+    settings = o.Repair(digit=digit, name=name).settings()
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force), settings))
     tuning = pipeline.extract(work, rank, checkpoint)
-    views = [lambda one: conversions.extracted(one, place.run), *([conversions.extraction] if verbose else [])]
-    show(tuning, views, output, _made(tuning, work.run))
+    views = [lambda one: results.extracted(one, place.run), *([tables.extraction] if verbose else [])]
+    print_result(tuning, views, output, _made(tuning, work.run))
 
 
-@command
 def adapters(*, place: o.Place, output: o.Output) -> None:
     """List a run's adapters: digit, rank, size, errors before and after, proof.
 
     Example: lora-mnist adapters --run runs/mine
     """
-    from lora_mnist.cli import listing
+    from lora_mnist.cli import tables
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.run import Run
 
-    show(list_adapters(Run(place.run)), [listing.adapters], output)
+    print_result(list_adapters(Run(place.run)), [tables.adapters], output)
 
 
-@command
 def compare(
     *,
     runs: o.Runs = None,
@@ -265,39 +257,36 @@ def compare(
     Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import comparisons
+    from lora_mnist.cli import tables
 
     compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
-    show(compared, [partial(comparisons.side_by_side, every_pair=verbose)], output)
+    print_result(compared, [partial(tables.side_by_side, every_pair=verbose)], output)
 
 
-@command
 def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
     """List the runs below a folder: data, accuracy of the base, adapters, what the best one did, size, digest.
 
     Example: lora-mnist runs runs
     """
-    from lora_mnist.cli import overview
+    from lora_mnist.cli import tables
     from lora_mnist.runs.listing import list_runs
 
-    show(list_runs(folder), [overview.overview], output)
+    print_result(list_runs(folder), [tables.runs], output)
 
 
-@command
 def doctor(*, folder: o.Folder = o.RUNS, machine: o.Here, output: o.Output) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor
     """
     from lora_mnist import pipeline
-    from lora_mnist.cli import doctor as words
+    from lora_mnist.cli import tables
 
     diagnosis = pipeline.doctor(folder, machine.data, machine.device, machine.threads)
-    show(diagnosis, [words.diagnosis], output)
+    print_result(diagnosis, [tables.diagnosis], output)
     return diagnosis.exit_code
 
 
-@command
 def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
     """Count what full fine-tuning and LoRA train, for the run's network or any layer.
 
@@ -307,10 +296,9 @@ def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shape
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.run import Run
 
-    show(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
+    print_result(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
 
 
-@command
 def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = False, output: o.Output) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
 
@@ -325,7 +313,121 @@ def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = Fal
     else:
         write(f"{page}\n")
     if open:
-        open_page(page)
+        open_in_browser(page.resolve().as_uri())
+
+
+def predict(
+    *,
+    place: o.Place,
+    images: o.Images = None,
+    index: o.Index = None,
+    adapters: o.Adapters,
+    show: o.Show = None,
+    force: o.Replace = False,
+    machine: o.Machine,
+    output: o.Output,
+) -> None:
+    """Say what the base takes a picture for, and what each adapter does, or those that are named.
+
+    Example: lora-mnist predict three.png
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import tables
+
+    if bool(images) == bool(index):
+        cause = "Both files and test images are given." if images else "There is no picture to look at."
+        raise UsageError(cause, "Name files, or choose test images by --index.")
+    if show:
+        pipeline.require_one_picture(len(images or index or ()), show, force)
+
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe()))
+    pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
+    chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
+    result = pipeline.predict(work, pictures, chosen, adapters.allow_unverified)
+    if show:
+        pipeline.write_picture(pictures[0], show)
+    print_result(result, [tables.predictions], output, show)
+
+
+def export(
+    *,
+    place: o.Place,
+    force: o.Force = False,
+    adapters: o.Adapters,
+    format: o.FileFormat = "onnx",
+    out: o.Out = None,
+    machine: o.Machine,
+    output: o.Output,
+) -> None:
+    """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run.
+
+    Example: lora-mnist export --adapter digit9-r1
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import results
+
+    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force)))
+    exported = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
+    print_result(exported, [results.exported], output, exported.file)
+
+
+def teach(
+    *,
+    folder: o.Drawings,
+    place: o.Place,
+    common: o.Recipe,
+    rank: Annotated[int | None, o.RANK] = None,
+    steps: o.Steps = None,
+    share: o.Share = None,
+    guard: o.Guard = None,
+    name: o.TaughtName = None,
+    dry_run: o.DryRun = False,
+    machine: o.Machine,
+    output: o.Output,
+) -> None:
+    """Train an adapter on drawings of your own, test it on drawings it has not seen, and show the side effects.
+
+    Example: lora-mnist teach drawings --run runs/mine
+    """
+    from lora_mnist import pipeline
+    from lora_mnist.cli import results
+
+    recipe = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
+    work = pipeline.open_workspace(o.request_of(place, machine, output, common, recipe))
+    drawings = pipeline.read_drawings(folder, work.dataset.name)
+    taught = pipeline.teach_and_keep(work, drawings, dry_run)
+    print_result(taught, [lambda one: results.taught(one, place.run, work.dataset.name)], output, taught.folder)
+
+
+def play(
+    *, place: o.Place, machine: o.PlayMachine, port: o.Port = 8017, open: o.Open = False, output: o.Output
+) -> None:
+    """Draw digits on a local page, compare the base with its adapters, and teach it your own hand.
+
+    It serves until Ctrl-C ends it, to browsers on this machine alone.
+
+    Example: lora-mnist play --run runs/default --open
+    """
+    try:
+        from lora_mnist.play.serve import serve
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("starlette", "uvicorn"):
+            raise
+        raise UsageError(
+            f"The playground needs {missing}, which is not installed.",
+            "Install the extra `play`, in a checkout by pip install -e '.[play]'.",
+        ) from error
+
+    def announce(address: str) -> None:
+        if output.json:
+            print_json({"address": address, "run": str(place.run)})
+        else:
+            write(f"{address}\n" if output.quiet else f"Playing with {place.run} at {address} (Ctrl-C ends it)\n")
+        if open:
+            open_in_browser(address)
+
+    serve(o.request_of(place, machine, output, o.Recipe()), port, announce)
 
 
 def _raise_failures(findings: "VerifyResult") -> None:

@@ -1,43 +1,163 @@
-"""From the words typed to an exit code."""
+"""From the words typed to an exit code: the commands, registered with Typer, and what their help shows."""
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from lora_mnist.cli import commands as commands  # registers them
-from lora_mnist.cli import completion
-from lora_mnist.cli import drawing as drawing
-from lora_mnist.cli import playing as playing
-from lora_mnist.cli import sweeping as sweeping
-from lora_mnist.cli import teaching as teaching
-from lora_mnist.cli.app import app
-from lora_mnist.cli.exits import report_error, silence_stdout
-from lora_mnist.cli.start import interruption, listen
+from lora_mnist import __version__
+from lora_mnist.cli import commands, completion, errors, sweep_commands
+from lora_mnist.cli.errors import handle_signals, report_error, returns_exit_code, silence_stdout
+from lora_mnist.cli.options import PANELS
+from lora_mnist.settings.layers import merge, read_config
+
+COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
+    "Main job": (
+        *(commands.run, commands.pretrain, commands.evaluate, commands.finetune, commands.verify, commands.report),
+    ),
+    "Look": (
+        *(commands.adapters, commands.compare, commands.runs, commands.params, commands.predict, commands.play),
+        commands.doctor,
+    ),
+    "Take along": (commands.merge, commands.extract, commands.export),
+    "More": (commands.teach, sweep_commands.sweep),
+}
+# where the settings of a command stand in a config; both trainings have a batch size, but no command has both
+TABLES = {
+    "run": ("", "data", "model", "pretrain", "finetune"),
+    "pretrain": ("", "data", "model", "pretrain"),
+    "finetune": ("", "finetune"),
+    "teach": ("", "teach"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    listen()
+    handle_signals()
     try:
-        _prepare_output()
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # closed by the caller
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no "·" shows "?", no traceback
         completion.join_options()
-        code = typer.main.get_command(app).main(arguments, "lora-mnist", standalone_mode=False)
+        # nothing counts as --help, which is no mistake
+        code = typer.main.get_command(app).main(arguments or ["--help"], "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
-        if interrupted := interruption():  # Typer tells of some by its code alone
-            raise interrupted
+        if errors.received:  # and somebody caught what it raised
+            raise errors.Interrupted
         return code or 0
-    except SystemExit as ended:  # so do Typer's completion, with its answer, and its help where nobody reads on
+    except SystemExit as ended:  # Typer's completion, with its answer, and its help where nobody reads on
         silence_stdout()
         return int(ended.code or 0) if completion.is_asked() else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
 
 
-def _prepare_output() -> None:
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no "·" shows "?" rather than a traceback
+def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Give a command whose parameters are groups of options the signature that Typer reads: the options themselves.
+
+    What comes out is called with options, by keyword; the command gets the groups built of them.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
+    options = [one for one in parameters if one.name not in groups]
+    for group in groups.values():
+        options += [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            for f in fields(group)
+        ]
+    # Typer shows the panels in the order in which it meets them
+    options.sort(key=lambda option: PANELS.index(option.annotation.__metadata__[0].rich_help_panel))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> int | None:
+        built = {
+            name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
+            for name, group in groups.items()
+        }
+        return function(**built, **values)
+
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose help shows the defaults of settings as they stand in default.toml."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of the command, each with the default that it has in the config."""
+        options: list[Any] = super().get_params(ctx)
+        for option in options:
+            if option.default is None and not isinstance(option.show_default, str):
+                option.show_default = default_in_config(self.name, option.name) or option.show_default
+        return options
+
+
+def default_in_config(command: str | None, setting: str) -> str | None:
+    """The value that a setting has unless it is given, and where the embedded digits have another, that one too."""
+    values = []
+    for dataset in ("mnist", "digits"):
+        config = _default_config(dataset)
+        for table in TABLES.get(command or "", ()):
+            found = config.get(table, {}) if table else config
+            if setting in found:
+                whole = found.get(f"full_{setting}")  # the other value of the one option --learning-rate
+                values.append(_written(found[setting]) + ("" if whole is None else f"; {_written(whole)} with --full"))
+                break
+    if len(set(values)) < 2:
+        return values[0] if values else None
+    return f"{values[0]}; {values[1]} on digits"
+
+
+@functools.cache
+def _default_config(dataset: str) -> dict[str, Any]:
+    return merge([read_config("default")], dataset)
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))  # with spaces, where the help can break the line
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+app = typer.Typer(
+    name="lora-mnist",
+    help="""Repair one digit of a trained MNIST network with LoRA, and prove that nothing else was touched.
+
+    Example: lora-mnist run
+
+    `lora-mnist COMMAND --help` explains a command and its options.
+    """,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+for _panel, _functions in COMMANDS.items():
+    for _function in _functions:
+        app.command(cls=Command, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))

@@ -1,14 +1,14 @@
-"""The options that are no settings of a recipe, each spelled and explained once, and the request they become."""
+"""Every option, spelled and explained once, in groups; and the request and the settings that they become."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from lora_mnist.cli import completion
-from lora_mnist.cli.panels import in_data, in_lora, in_output, in_repair, in_run
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.layers import config_names
 
@@ -16,8 +16,21 @@ if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
     from lora_mnist.settings.layers import Layer
     from lora_mnist.settings.request import Applied, Request
 
+PANELS = ("Run", "Repair", "LoRA", "Training", "Data", "Output")  # of --help, in this order
+Number = TypeVar("Number", int, float)
 
-def _folder(name: str) -> Path:
+
+def option(panel: str, names: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+    """An option in `panel`. Of `names`, the first is its parameter's, the others what other tools call it."""
+    if metavar and "|" in metavar:
+        more.setdefault("autocompletion", completion.words_of(metavar))
+    return typer.Option(*names.split(", "), help=text, metavar=metavar, rich_help_panel=panel, **more)
+
+
+in_run, in_repair, in_lora, in_training, in_data, in_output = (partial(option, panel) for panel in PANELS)
+
+
+def folder(name: str) -> Path:
     """A path that was typed; an empty one would be the working directory."""
     if not name:
         raise typer.BadParameter("'' names no folder. The one you are in is '.'.")
@@ -43,7 +56,7 @@ Folder = Annotated[
         help="Folder below which the runs lie.",
         metavar="FOLDER",
         rich_help_panel="Run",
-        parser=_folder,
+        parser=folder,
         show_default=str(RUNS),
     ),
 ]
@@ -81,21 +94,26 @@ OnTopOf = Annotated[
     list[str] | None,
     in_lora(
         "--on-top-of",
-        "Adapter that is on, frozen, while this one is trained.",
+        "Adapter that is on, frozen, while this one is trained. May be repeated.",
         "NAME",
         autocompletion=completion.adapters,
     ),
 ]
 _named = partial(in_lora, "--adapter", metavar="NAME", autocompletion=completion.adapters)
-Verified = Annotated[list[str] | None, _named("Adapter to check.", show_default="all, and all checkpoints")]
+Verified = Annotated[
+    list[str] | None, _named("Adapter to check. May be repeated.", show_default="all, and all checkpoints")
+]
 Digest = Annotated[
     str | None,
     in_output("--digest", "Run digest that was noted elsewhere, or its first 16 characters: compare with it.", "HEX"),
 ]
-Compared = Annotated[list[str] | None, _named("Adapter or checkpoint to compare.", show_default="all, and the bases")]
+Compared = Annotated[
+    list[str] | None, _named("Adapter or checkpoint to compare. May be repeated.", show_default="all, and the bases")
+]
 Ranks = Annotated[str, in_lora("--rank", "Ranks to count for, with commas between them.", "N,N,N")]
 Shapes = Annotated[
-    list[str] | None, in_lora("--shape", "Count for a layer of this shape instead of the run's network.", "OUTxIN")
+    list[str] | None,
+    in_lora("--shape", "Count for a layer of this shape instead of the run's network. May be repeated.", "OUTxIN"),
 ]
 Name = Annotated[
     str | None,
@@ -105,8 +123,6 @@ MergedName = Annotated[
     str | None,
     in_output("--name", "Name under which it is saved in the run.", "NAME", show_default="the adapters' and -merged"),
 ]
-
-
 Data = Annotated[
     Path,
     in_data(
@@ -114,13 +130,64 @@ Data = Annotated[
         "Folder of the data sets; MNIST is in its MNIST/raw/.",
         "DIR",
         envvar="LORA_MNIST_DATA",
-        parser=_folder,
+        parser=folder,
     ),
 ]
 DATA = Path("data")
 Normalise = Annotated[bool, in_output("--normalise", "Confusion in per cent of each true digit instead of counts.")]
 Verbose = Annotated[bool, in_output("--verbose", "Print everything, not only what it comes to.")]
 Open = Annotated[bool, in_output("--open", "Show the page in the browser.")]
+Epochs = Annotated[
+    int | None, in_training("--epochs", "How often pretraining goes through all the training images.", "N")
+]
+Steps = Annotated[int | None, in_training("--steps", "Batches that the repair trains on.", "N")]
+Guard = Annotated[
+    str | None,
+    in_repair(
+        "--guard",
+        "What may not get worse on val: any digit, all errors together, or the digit's own. The adapter is weakened"
+        " until that holds, or not kept.",
+        "every-digit|errors|digit|none",
+    ),
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="PNG, JPEG, WebP or .npy of one digit, of any size, dark on light or light on dark.",
+        metavar="IMAGE",
+        rich_help_panel="Data",
+    ),
+]
+Index = Annotated[
+    list[int] | None, in_data("--index", "Test image to take instead of a file; the first is 0. May be repeated.", "N")
+]
+Show = Annotated[
+    Path | None,
+    in_output("--show", "Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
+]
+Replace = Annotated[bool, in_output("--force", "Let --show replace a file that is there.")]
+FileFormat = Annotated[
+    str,
+    in_output("--format", "ONNX, which needs the extra onnx, or what torch.export.load reads.", "onnx|torch"),
+]
+Out = Annotated[
+    Path | None,
+    in_output("--out", "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"),
+]
+Drawings = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder with the drawings, each below its digit: 0/*.png to 9/*.png.",
+        metavar="FOLDER",
+        rich_help_panel="Data",
+    ),
+]
+Share = Annotated[float | None, in_data("--share", "Share of every batch that is drawings.", "SHARE")]
+TaughtName = Annotated[
+    str | None, in_output("--name", "Name under which it is saved in the run.", "NAME", show_default="taught")
+]
+DryRun = Annotated[bool, in_output("--dry-run", "Test what it would learn, and keep nothing.")]
+Port = Annotated[int, in_output("--port", "Port of the page on this machine; 0 takes a free one.", "N")]
 
 
 # Groups ---------------------------------------------------------------------------------------------------------------
@@ -136,7 +203,7 @@ class Place:
             "--run",
             "Folder of the run: its base, adapters and report.",
             "DIR",
-            parser=_folder,
+            parser=folder,
             autocompletion=completion.runs,
         ),
     ] = completion.DEFAULT_RUN
@@ -167,6 +234,13 @@ class Machine(Here):
             envvar="LORA_MNIST_OFFLINE",
         ),
     ] = False
+
+
+@dataclass(frozen=True)
+class PlayMachine(Machine):
+    """For the playground a thread is enough for one picture, and leaves the others to the training."""
+
+    threads: Annotated[int, in_run("--threads", "CPU threads of an answer, and of the training.", "N")] = 1
 
 
 @dataclass(frozen=True)
@@ -210,7 +284,7 @@ class Adapters:
         list[str] | None,
         in_lora(
             "--adapter",
-            "Adapter to put on the base: its name in the run, or a folder in PEFT's format.",
+            "Adapter to put on the base: its name in the run, or a folder in PEFT's format. May be repeated.",
             "NAME|DIR",
             autocompletion=completion.adapters,
         ),
@@ -219,7 +293,7 @@ class Adapters:
         list[float] | None,
         in_lora(
             "--strength",
-            "Factor on the adapters, one for all or one each: 1 as kept, 0 off.",
+            "Factor on the adapters: 1 as kept, 0 off. One for all, or one each. May be repeated.",
             "X",
             show_default="1",
         ),
@@ -249,6 +323,183 @@ class Adapters:
         return [Applied(name, factor) for name, factor in zip(names, factors, strict=True)]
 
 
+# Groups of settings -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which images, and how they are split."""
+
+    dataset: Annotated[
+        str | None,
+        in_data(
+            "--dataset",
+            "MNIST, or scikit-learn's small digits, which need no network; auto takes MNIST if it can be had.",
+            "auto|mnist|digits",
+        ),
+    ] = None
+    val_share: Annotated[
+        float | None,
+        in_data("--val-share", "Share of the training images set aside as val, by which all is decided.", "SHARE"),
+    ] = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `data` table."""
+        return given("data", **vars(self))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network's shape."""
+
+    hidden: Annotated[str | None, in_training("--hidden", "Sizes of the hidden layers.", "N,N")] = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `model` table. Raises UsageError if `hidden` is not a list of sizes."""
+        return given("model", hidden=_sizes(self.hidden))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What both trainings have."""
+
+    batch_size: Annotated[int | None, in_training("--batch-size, --batch", "Images in each step.", "N")] = None
+    learning_rate: Annotated[
+        float | None, in_training("--learning-rate, --lr", "Step size of the optimizer, at the start.", "RATE")
+    ] = None
+    optimizer: Annotated[
+        str | None,
+        in_training("--optimizer", "Adam, or AdamW with its own way of weight decay.", "adam|adamw"),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        in_training("--schedule", "Keep the learning rate, or let it fall to 0 by a cosine.", "constant|cosine"),
+    ] = None
+    weight_decay: Annotated[
+        float | None,
+        in_training("--weight-decay", "Pull of weights towards 0: Adam adds it to the loss, AdamW does not.", "X"),
+    ] = None
+
+    def settings(self, stage: str, rate: str = "learning_rate") -> "Layer":
+        """What was given, as the table of `stage`, in which `rate` is the name of the learning rate."""
+        others = {name: value for name, value in vars(self).items() if name != "learning_rate"}
+        return given(stage, **{rate: self.learning_rate}, **others)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """An adapter and its training, as far as `run` has them too."""
+
+    digit: Digit = None
+    rank: Annotated[int | None, RANK] = None
+    alpha: Annotated[
+        float | None,
+        in_lora("--alpha", "Size of the update: alpha over sqrt(rank) is its factor, over rank with --no-rslora.", "X"),
+    ] = None
+    steps: Steps = None
+    focus: Annotated[
+        float | None,
+        in_training("--focus", "Share of every batch that shows the digit; 1 shows nothing else.", "SHARE"),
+    ] = None
+    guard: Guard = None
+    name: Name = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `finetune` table."""
+        return given("finetune", **(vars(self) | {"digit": _digit(self.digit)}))
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """What else an adapter is made of."""
+
+    rslora: Annotated[
+        bool | None,
+        in_lora(
+            "--rslora/--no-rslora, --use-rslora",
+            "Divide alpha by sqrt(rank) instead of rank, so that one learning rate does for all ranks.",
+        ),
+    ] = None
+    targets: Annotated[
+        list[str] | None,
+        in_lora(
+            "--targets, --target-modules",
+            "Layer that gets an update, by name or regular expression. May be repeated.",
+            "LAYER",
+        ),
+    ] = None
+    dropout: Annotated[
+        float | None, in_lora("--dropout", "Share of the inputs of lora_A that each step leaves out.", "SHARE")
+    ] = None
+    init: Annotated[
+        str | None,
+        in_lora(
+            "--init", "How lora_A begins: uniform as in loralib, or normal. lora_B begins at 0.", "kaiming|gaussian"
+        ),
+    ] = None
+    rank_pattern: Annotated[
+        list[str] | None,
+        in_lora("--rank-pattern", "Another rank for one layer. May be repeated.", "LAYER=N", show_default="none"),
+    ] = None
+    alpha_pattern: Annotated[
+        list[str] | None,
+        in_lora("--alpha-pattern", "Another alpha for one layer. May be repeated.", "LAYER=X", show_default="none"),
+    ] = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `finetune` table. Raises UsageError if a pattern has no number for a layer."""
+        patterns = {
+            "rank_pattern": _pattern(self.rank_pattern, int),
+            "alpha_pattern": _pattern(self.alpha_pattern, float),
+        }
+        return given("finetune", **(vars(self) | patterns))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """By how much training images are changed at random."""
+
+    shift: Annotated[float | None, in_data("--shift", "Move training images by up to so many pixels.", "PIXELS")] = None
+    rotate: Annotated[
+        float | None, in_data("--rotate", "Turn training images by up to so many degrees.", "DEGREES")
+    ] = None
+    zoom: Annotated[
+        float | None, in_data("--zoom", "Make training images smaller or larger by up to this share.", "SHARE")
+    ] = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `finetune` table."""
+        return given("finetune", **vars(self))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Which images fine-tuning sees more often, and what it minimises beside the cross-entropy."""
+
+    hard_examples: Annotated[
+        float | None,
+        in_training(
+            "--hard-examples", "Draw images more often the less sure the base is of them: 0 (all alike) to 4.", "X"
+        ),
+    ] = None
+    logit_adjustment: Annotated[
+        float | None,
+        in_training(
+            "--logit-adjustment",
+            "Allow for the digit being more frequent in the batches than in the data: 0 (not), 1 (just so), up to 2.",
+            "X",
+        ),
+    ] = None
+    label_smoothing: Annotated[
+        float | None,
+        in_training("--label-smoothing", "Share of each label that is spread evenly over all digits.", "SHARE"),
+    ] = None
+
+    def settings(self) -> "Layer":
+        """What was given, as the `finetune` table."""
+        return given("finetune", **vars(self))
+
+
 # Options → request ----------------------------------------------------------------------------------------------------
 
 
@@ -271,3 +522,39 @@ def request_of(place: Place, machine: Machine, output: Output, recipe: Recipe, *
         force=recipe.force,
         quiet=output.quiet,
     )
+
+
+def refuse_with_full(repair: Repair, shape: AdapterShape, control: bool, on_top_of: list[str] | None) -> None:
+    """Raises UsageError if `--full` comes with an option that only an adapter has."""
+    from lora_mnist.settings.config import OF_ADAPTERS
+
+    options = {**vars(repair), **vars(shape), "control": control, "on_top_of": on_top_of}
+    if found := [name for name in (*OF_ADAPTERS, "control", "on_top_of") if options[name] not in (None, [], False)]:
+        flag = "--" + found[0].replace("_", "-")
+        raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")
+
+
+def given(table: str, **options: object) -> "Layer":
+    """The `table` of a config file with the options that were not left out."""
+    return {table: {name: value for name, value in options.items() if value is not None}}
+
+
+def _digit(digit: str | None) -> int | str | None:
+    """A number if it looks like one."""
+    return int(digit) if digit and re.fullmatch("[0-9]{1,9}", digit) else digit
+
+
+def _sizes(hidden: str | None) -> list[int] | str | None:
+    if not hidden:
+        return hidden
+    try:
+        return [int(size) for size in hidden.split(",")]
+    except ValueError as error:
+        raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
+
+
+def _pattern(entries: list[str] | None, kind: type[Number]) -> dict[str, Number] | None:
+    try:
+        return {t: kind(value) for t, value in (entry.rsplit("=", 1) for entry in entries or [])} or None
+    except ValueError as error:
+        raise UsageError(f"{entries!r} is not a layer and a number each.", "Write it as linear3=2.") from error

@@ -1,72 +1,104 @@
-"""How a command says what it found: words on standard output, or JSON, or no more than a path."""
+"""How a command says what it found: words and tables on standard output, or JSON, or no more than a path."""
 
 import json
 import re
 import sys
+import textwrap
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from lora_mnist.cli import options as o
-from lora_mnist.cli.exits import silence_stdout
+from lora_mnist.cli.errors import silence_stdout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import RenderableType
-
+    from lora_mnist.cli.options import Output
     from lora_mnist.settings.strict import Document
 
+LABEL = 10  # columns of what stands before the lines of an answer
+NARROWEST = 40  # columns; a narrower terminal breaks the lines itself
 CONTROL = r"[^\n -~\xa0-\U0010ffff]"  # characters that move a cursor
 NO_COLOUR = r"(?!\x1b\[[0-9;]*m)"  # what follows is no change of colour
-NARROWEST = 40  # columns; a narrower terminal breaks the lines itself
 D = TypeVar("D", bound="Document")
 
 
-def open_page(page: "Path") -> None:
-    """Show a file in the browser, or say that there is none."""
-    open_address(page.resolve().as_uri())
+class Line:
+    """Text that wraps at words, further lines as far in as the first; a path is rather longer than the line than cut.
+
+    Args:
+        label: what stands before it.
+        style, label_style: in rich's words.
+    """
+
+    def __init__(self, text: str, label: str = "", style: str = "", label_style: str = "dim"):
+        self.text, self.label, self.style, self.label_style = text, label, style, label_style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        lines = textwrap.wrap(
+            self.text,
+            options.max_width,
+            initial_indent=self.label,
+            subsequent_indent=" " * len(self.label),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for i, line in enumerate(lines):
+            until = len(self.label) if i == 0 else 0
+            parts = ((line[:until], self.label_style), (line[until:], self.style))
+            yield Text.assemble(*parts, no_wrap=True, overflow="ignore")
 
 
-def open_address(address: str) -> None:
-    """Show what is at an address in the browser, or say that there is none."""
-    if not webbrowser.open(address):
-        typer.echo("Note: no browser could be opened.", err=True)
+def labelled(label: str, text: str) -> Line:
+    """A line of an answer: what it is about, and what there is to say."""
+    return Line(text, f"{label:<{LABEL}}")
 
 
-def show(
+def to_copy(label: str, command: str) -> Text:
+    """A shell command, in one line however long, so that it can be copied from any terminal."""
+    return Text.assemble((f"{label:<{LABEL}}", "dim"), command, no_wrap=True, overflow="ignore")
+
+
+def table(*headings: str, words: Sequence[str] = ()) -> Table:
+    """An empty table. The first column and those named in `words` stand on the left, figures on the right."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    for i, heading in enumerate(headings):
+        left = i == 0 or heading in words
+        made.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    return made
+
+
+def print_result(
     document: D,
-    views: "Sequence[Callable[[D], RenderableType]]",
-    output: o.Output,
-    provenance: "Path | str | None" = None,
+    views: Sequence[Callable[[D], RenderableType]],
+    output: "Output",
+    file: "Path | str | None" = None,
 ) -> None:
-    """Print a result as it was asked for: as JSON, or no more than where what was `made` lies, or its `views`."""
+    """Print a result as it was asked for: as JSON, or no more than the `file` where it lies, or its `views`."""
     if output.json:
         print_json(document.model_dump(mode="json"))
     elif not output.quiet:
         print_all(*(view(document) for view in views))
-    elif provenance:
-        write(f"{provenance}\n")
+    elif file:
+        write(f"{file}\n")
 
 
-def print_all(*renderables: "RenderableType") -> None:
+def print_all(*renderables: RenderableType) -> None:
     """Print tables and lines, one below the other."""
-    from rich.console import Console
-
     console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
     console.width = max(console.width, NARROWEST)
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
         for renderable in renderables:
             console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
-    write(_harmless(text.get(), has_colours=console.color_system is not None))
-
-
-def _harmless(text: str, has_colours: bool) -> str:
-    """`text` in which what would move a cursor, as from a folder's name, is spelled out."""
-    pattern = NO_COLOUR + CONTROL if has_colours else CONTROL
-    return re.sub(pattern, lambda found: found[0].encode("unicode_escape").decode(), text)
+    # what would move a cursor, as from a folder's name, is spelled out
+    pattern = NO_COLOUR + CONTROL if console.color_system is not None else CONTROL
+    write(re.sub(pattern, lambda found: found[0].encode("unicode_escape").decode(), text.get()))
 
 
 def print_json(document: object) -> None:
@@ -81,3 +113,9 @@ def write(text: str) -> None:
         sys.stdout.flush()  # shown before the next stage begins
     except BrokenPipeError:
         silence_stdout()  # nobody reads on, but the work is still to be finished
+
+
+def open_in_browser(address: str) -> None:
+    """Show what is at an address, or say that there is no browser."""
+    if not webbrowser.open(address):
+        typer.echo("Note: no browser could be opened.", err=True)

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from lora_mnist.cli import tables
-from lora_mnist.cli.grid import Grid
-from lora_mnist.cli.text import Paragraph, labelled, to_copy
+from lora_mnist.cli.output import Line, labelled, to_copy
 from lora_mnist.evaluation.results import COUNTS, Comparison, WeakestDigit
 from lora_mnist.evaluation.verdict import listed, side_effects
-from lora_mnist.pipeline import FinetuneResult, PretrainResult, RunResult, VerifyResult
+from lora_mnist.pipeline import Export, FinetuneResult, Merging, PretrainResult, RunResult, TeachResult, VerifyResult
 from lora_mnist.pipeline.run import STAGES, Done
-from lora_mnist.runs.schemas import AdapterParameters
+from lora_mnist.runs.schemas import AdapterParameters, Evaluation
 from lora_mnist.settings.request import Request
 
 PROVED = "passed: no byte of the base changed; with the adapter off, it is the base"
@@ -25,19 +26,19 @@ PROVED = "passed: no byte of the base changed; with the adapter off, it is the b
 def pretraining(document: PretrainResult) -> RenderableType:
     """How good the base is, digit by digit, and which is the weakest."""
     return Group(
-        Paragraph(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
-        Paragraph(_weakest(document.weakest)),
+        Line(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
+        Line(_weakest(document.weakest)),
         _by_digit(document),
         labelled("saved", str(Path(document.run) / "base")),
         next_step("finetune", Path(document.run)),
     )
 
 
-def _by_digit(document: PretrainResult) -> Grid:
+def _by_digit(document: PretrainResult) -> Table:
     """Wrong images of every digit, a row for each split."""
-    table = Grid(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(f"wrong ({tables.DATASETS[document.dataset.name]})", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in (*map(str, range(10)), "all"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for split, part in document.splits.items():
         table.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in (*part.wrong, part.errors)))
     return table
@@ -66,11 +67,11 @@ def answer(tuning: FinetuneResult) -> RenderableType:
     """The verdict, three counts, side effects, the proof; or why nothing was kept."""
     record, analysis = tuning.record, tuning.analysis
     if analysis is None:
-        return Paragraph(tables.not_kept(record), style="bold")
+        return Line(tables.not_kept(record), style="bold")
     verdict = tuning.verdict
     assert verdict is not None  # something was kept
     return Group(
-        Paragraph(verdict.headline, style="bold"),
+        Line(verdict.headline, style="bold"),
         _three_counts(tuning),
         labelled("others", verdict.side_effects),
         *([labelled("compared", verdict.compared)] if verdict.compared else []),
@@ -78,14 +79,14 @@ def answer(tuning: FinetuneResult) -> RenderableType:
     )
 
 
-def _three_counts(tuning: FinetuneResult) -> Grid:
+def _three_counts(tuning: FinetuneResult) -> Table:
     """Missed, false alarms and all errors, before → after, on every split."""
     analysis, evaluation, digit = tuning.analysis, tuning.evaluation, tuning.record.digit
     assert analysis is not None  # something was kept
     assert evaluation is not None
-    table = Grid(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(tables.DATASETS[evaluation.dataset.name], box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for split in analysis.splits:
-        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right")
+        table.add_column(f"{split}, of {evaluation.splits[split].count:,}", justify="right", no_wrap=True)
     names = (
         f"missed: {digit}s taken for another digit",
         f"false alarms: others taken for a {digit}",
@@ -114,6 +115,79 @@ def saved(tuning: FinetuneResult, run: Path) -> list[RenderableType]:
     below = f", on top of {listed(record.on_top_of)}" if record.on_top_of else ""
     size = f"{known.added:,} numbers ({100 * known.share:.3g} % of the base)"
     return [labelled("saved", f"{run / 'adapters' / record.name}: {size}{kept}{below}")]
+
+
+def taught(result: TeachResult, run: Path, dataset: str) -> RenderableType:
+    """The verdict, drawings and errors before → after, side effects, the proof, where it is: at most 16 lines."""
+    lesson, verdict = result.lesson, result.verdict
+    table = Table(tables.DATASETS[dataset], box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("before → after", justify="right", no_wrap=True)
+    if lesson.unseen:
+        unseen = lesson.unseen
+        table.add_row(f"drawings right, of {unseen.images}, tested unseen", f"{unseen.before:,} → {unseen.after:,}")
+    table.add_row(f"drawings right, of {lesson.count}, seen in training", f"{lesson.before:,} → {lesson.after:,}")
+    if lesson.val:
+        table.add_row(f"errors on val, of {lesson.val.images:,}", f"{lesson.val.before:,} → {lesson.val.after:,}")
+    lines: list[RenderableType] = [Line(verdict.words, style="bold"), table]
+    lines += [labelled("digits", verdict.side_effects)] if verdict.side_effects else []
+    if result.folder:
+        kept = "" if lesson.scale == 1 else f", at {lesson.scale:g} of the trained update"
+        lines += [labelled("proof", PROVED), labelled("saved", f"{result.folder}{kept}")]
+        lines.append(next_step("report", run, "--open"))
+    elif lesson.scale is None:
+        lines.append(labelled("not kept", "the guard allows no scale; --guard none keeps it as trained"))
+    else:
+        lines.append(labelled("not kept", "as asked for; leave out --dry-run to keep it"))
+    return Group(*lines)
+
+
+# Networks to take along -----------------------------------------------------------------------------------------------
+
+
+def extracted(tuning: FinetuneResult, run: Path) -> RenderableType:
+    """The verdict on an extracted adapter, how much of the change it holds, and what all of the change does."""
+    facts, analysis = tuning.record.extraction, tuning.analysis
+    assert facts is not None  # `extract` made it
+    assert analysis is not None  # no guard refuses what is extracted
+    kept = sorted(100 * layer.energy for layer in facts.layers.values())
+    after = analysis.splits["test"].after
+    words = ("missed", "false alarms", "errors in all")
+    counts = ", ".join(f"{count:,} {word}" for count, word in zip(facts.of_checkpoint.numbers, words, strict=True))
+    return Group(
+        answer(tuning),
+        labelled("holds", f"{kept[0]:.3g} to {kept[-1]:.3g} % of the change's energy in each layer; no biases"),
+        labelled("all of it", f"{facts.checkpoint}: {counts} on test, where the adapter has {after.errors:,}"),
+        *saved(tuning, run),
+        next_step("report", run, "--open"),
+    )
+
+
+def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
+    """How good the merged network is, of what it was made, how exactly, and where it is."""
+    accuracy = tables.accuracies(base, document.evaluation)
+    used = " + ".join(map(tables.at_strength, document.merged))
+    exact = f"{document.largest_difference:.1e} of {document.largest_logit:.3g}"
+    return Group(
+        Line(f"{tables.DATASETS[document.evaluation.dataset.name]}: accuracy {accuracy}.", style="bold"),
+        labelled("merged", f"the base + {used}"),
+        labelled("exact", f"no logit differs from base and adapters apart by more than {exact}"),
+        labelled("saved", document.file),
+        next_step("evaluate", run, f"--checkpoint {document.name}"),
+    )
+
+
+def exported(document: Export) -> RenderableType:
+    """Where it lies, how it is called, and how far its logits are from ours."""
+    about, kind = document.provenance, f"ONNX, opset {document.opset}" if document.opset else "torch.export"
+    used = "".join(f" + {tables.at_strength(adapter)}" for adapter in about.adapters)
+    difference = f"{document.largest_difference:.1e} at most; the largest is {document.largest_logit:.3g}"
+    return Group(
+        labelled("network", f"base{used}, on {tables.DATASETS[about.dataset.name]}"),
+        labelled("input", f"{about.input}; normalised inside"),
+        labelled("output", about.output),
+        labelled("checked", f"on {document.images:,} held-out images the logits differ from ours by {difference}"),
+        labelled("saved", f"{document.file}: {kind}, {document.bytes / 1e6:.1f} MB"),
+    )
 
 
 # `run` ----------------------------------------------------------------------------------------------------------------
@@ -154,7 +228,7 @@ class Stages:
             return [_stage(2, f"{result.record.name}, on digit {result.record.digit}{refused}", seconds)]
         self._round += 1
         heading = [_stage(2, "digit by digit; on val, which decides:", None, "")] if self._round == 1 else []
-        return [*heading, Paragraph(_round(result), _timed(f"    round {self._round}", seconds))]
+        return [*heading, Line(_round(result), _timed(f"    round {self._round}", seconds))]
 
 
 def report_line(page: Path, seconds: float) -> RenderableType:
@@ -181,7 +255,7 @@ def _answers(document: RunResult, run: Path) -> list[RenderableType]:
     kept = [tuning for tuning in document.rounds if tuning.kept]
     names = ", ".join(tuning.record.name for tuning in kept)
     return [
-        Paragraph(_overall(document.overall, len(kept)), style="bold"),
+        Line(_overall(document.overall, len(kept)), style="bold"),
         labelled("verdicts", _verdicts(kept)),
         labelled("digits", side_effects(document.overall["test"])),
         *([] if last.kept else [labelled("not kept", tables.not_kept(last.record))]),
@@ -207,9 +281,9 @@ def finished(document: RunResult, page: Path) -> RenderableType:
         what = f"{len(kept)} round{'' if len(kept) == 1 else 's'}, {errors}"
         title = f"Digit{'' if len(kept) == 1 else 's'} {listed(kept)}"
     return Group(
-        Paragraph(f"Finished already: {what}"),
-        Paragraph(f"{title}. --force trains again."),
-        Paragraph(str(page), "Verified again. Report: ", label_style=""),
+        Line(f"Finished already: {what}"),
+        Line(f"{title}. --force trains again."),
+        Line(str(page), "Verified again. Report: ", label_style=""),
     )
 
 
@@ -242,13 +316,13 @@ def _verdicts(kept: Sequence[FinetuneResult]) -> str:
 # Words ----------------------------------------------------------------------------------------------------------------
 
 
-def next_step(command: str, run: Path, *more: str) -> Paragraph:
+def next_step(command: str, run: Path, *more: str) -> Text:
     """The command that one would give now."""
     return to_copy("next", " ".join([command_line(command, run), *more]))
 
 
-def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Paragraph:
-    return Paragraph(text, _timed(f"{number}/{len(STAGES)} {STAGES[number - 1]}", seconds, time))
+def _stage(number: int, text: str, seconds: float | None, time: str | None = None) -> Line:
+    return Line(text, _timed(f"{number}/{len(STAGES)} {STAGES[number - 1]}", seconds, time))
 
 
 def _timed(label: str, seconds: float | None, time: str | None = None) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from lora_mnist.cli import options as o
-from lora_mnist.cli import recipe as r
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.request import Applied, Request
 
@@ -16,9 +15,9 @@ def test_a_request_joins_the_tables_of_its_groups():
         o.Machine(data=Path("there"), device="cpu", threads=2),
         o.Output(quiet=True),
         o.Recipe(config="smoke", seed=4, force=True),
-        r.Repair(steps=5).settings(),
-        r.given("model", hidden=[3]),
-        r.Augmentation(shift=1).settings(),
+        o.Repair(steps=5).settings(),
+        o.given("model", hidden=[3]),
+        o.Augmentation(shift=1).settings(),
     )
     assert request == Request(
         run=Path("here"),

@@ -17,13 +17,6 @@ def test_every_run_has_a_line_of_80_columns(cli, run_copy, adapter):
     assert f" {digests[0][:8]}" in line
 
 
-def test_a_long_name_makes_paragraphs(cli, run_copy, adapter):
-    run_copy.rename(run_copy.parent / ("a" * 60))
-    lines = cli("runs", run_copy.parent)[1].splitlines()
-    assert "a" * 60 in lines
-    assert f"best {adapter.name}" in " ".join(lines)
-
-
 def test_a_folder_without_runs_says_so(cli, tmp_path):
     code, out, err = cli("runs", tmp_path)
     assert (code, " ".join(out.split()), err) == (0, f"There is no run below {tmp_path}.", "")

@@ -33,6 +33,6 @@ def test_a_run_without_a_base_and_a_port_that_is_taken_are_refused(cli, finished
 def test_no_other_command_loads_it():
     asked = "import sys; from lora_mnist.cli.main import main; main(['adapters', '--help']); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout
-    assert "'lora_mnist.cli.playing'" in loaded
+    assert "'lora_mnist.cli.commands'" in loaded
     for name in ("starlette", "uvicorn", "lora_mnist.play"):
         assert f"'{name}'" not in loaded

@@ -3,19 +3,18 @@
 import pytest
 
 from lora_mnist.cli import options as o
-from lora_mnist.cli import recipe as r
 from lora_mnist.errors import UsageError
 
 
 @pytest.mark.parametrize(
     ("settings", "table"),
     [
-        (r.DataChoice().settings(), "data"),
-        (r.Network().settings(), "model"),
-        (r.Loop().settings("pretrain"), "pretrain"),
-        (r.Repair().settings(), "finetune"),
-        (r.AdapterShape().settings(), "finetune"),
-        (r.Augmentation().settings(), "finetune"),
+        (o.DataChoice().settings(), "data"),
+        (o.Network().settings(), "model"),
+        (o.Loop().settings("pretrain"), "pretrain"),
+        (o.Repair().settings(), "finetune"),
+        (o.AdapterShape().settings(), "finetune"),
+        (o.Augmentation().settings(), "finetune"),
     ],
 )
 def test_what_was_left_out_is_no_setting(settings, table):
@@ -25,19 +24,19 @@ def test_what_was_left_out_is_no_setting(settings, table):
 
 def test_what_was_given_is_a_table_as_in_a_config():
     assert o.Recipe(config="smoke", seed=0, force=True).settings() == {"seed": 0}
-    assert r.DataChoice(dataset="digits").settings() == {"data": {"dataset": "digits"}}
-    assert r.Network(hidden="20,10").settings() == {"model": {"hidden": [20, 10]}}
-    assert r.Repair(digit="9", alpha=0.0).settings() == {"finetune": {"digit": 9, "alpha": 0.0}}
-    assert r.Repair(digit="weakest").settings() == {"finetune": {"digit": "weakest"}}
-    assert r.Augmentation(zoom=0.1).settings() == {"finetune": {"zoom": 0.1}}
-    shape = r.AdapterShape(rank_pattern=["linear3=2"], alpha_pattern=["a=b=0.5"], rslora=False)
+    assert o.DataChoice(dataset="digits").settings() == {"data": {"dataset": "digits"}}
+    assert o.Network(hidden="20,10").settings() == {"model": {"hidden": [20, 10]}}
+    assert o.Repair(digit="9", alpha=0.0).settings() == {"finetune": {"digit": 9, "alpha": 0.0}}
+    assert o.Repair(digit="weakest").settings() == {"finetune": {"digit": "weakest"}}
+    assert o.Augmentation(zoom=0.1).settings() == {"finetune": {"zoom": 0.1}}
+    shape = o.AdapterShape(rank_pattern=["linear3=2"], alpha_pattern=["a=b=0.5"], rslora=False)
     assert shape.settings() == {
         "finetune": {"rank_pattern": {"linear3": 2}, "alpha_pattern": {"a=b": 0.5}, "rslora": False}
     }
 
 
 def test_a_loop_is_a_table_of_its_stage_and_may_call_its_rate_otherwise():
-    loop = r.Loop(batch_size=8, learning_rate=0.1)
+    loop = o.Loop(batch_size=8, learning_rate=0.1)
     assert loop.settings("pretrain") == {"pretrain": {"batch_size": 8, "learning_rate": 0.1}}
     whole = loop.settings("finetune", rate="full_learning_rate")
     assert whole == {"finetune": {"batch_size": 8, "full_learning_rate": 0.1}}
@@ -46,17 +45,17 @@ def test_a_loop_is_a_table_of_its_stage_and_may_call_its_rate_otherwise():
 @pytest.mark.parametrize(
     ("repair", "shape", "control", "flag"),
     [
-        (r.Repair(rank=1), r.AdapterShape(), False, "--rank"),
-        (r.Repair(guard="none"), r.AdapterShape(), False, "--guard"),
-        (r.Repair(), r.AdapterShape(rslora=False), False, None),
-        (r.Repair(), r.AdapterShape(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
-        (r.Repair(), r.AdapterShape(), True, "--control"),
-        (r.Repair(digit="9", steps=3, focus=0.1, name="x"), r.AdapterShape(targets=[]), False, None),
+        (o.Repair(rank=1), o.AdapterShape(), False, "--rank"),
+        (o.Repair(guard="none"), o.AdapterShape(), False, "--guard"),
+        (o.Repair(), o.AdapterShape(rslora=False), False, None),
+        (o.Repair(), o.AdapterShape(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
+        (o.Repair(), o.AdapterShape(), True, "--control"),
+        (o.Repair(digit="9", steps=3, focus=0.1, name="x"), o.AdapterShape(targets=[]), False, None),
     ],
 )
 def test_full_refuses_what_only_an_adapter_has(repair, shape, control, flag):
     if flag is None:
-        r.refuse_with_full(repair, shape, control, None)
+        o.refuse_with_full(repair, shape, control, None)
     else:
         with pytest.raises(UsageError, match=f"^{flag} means nothing"):
-            r.refuse_with_full(repair, shape, control, None)
+            o.refuse_with_full(repair, shape, control, None)

@@ -224,7 +224,7 @@ def test_a_finished_run_that_ended_with_a_refusal_says_so(whole, refused):
     assert lines[:2] == ["Finished already: nothing is kept.", "The guard refused digit4-r2. --force trains again."]
 
 
-def test_stages_that_were_finished_before_are_told_once_something_is_done(whole, tuned):
+def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole, tuned):
     stages = results.Stages(1)
     assert printed(stages.after(Done(whole.pretraining, 0.1, True))) == []
     lines = printed(stages.after(Done(tuned, 2.5, False)))

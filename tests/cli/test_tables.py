@@ -68,13 +68,13 @@ def test_errors_per_digit_stand_in_the_table(finished_run):
     lines = printed(terminal.evaluation(evaluation)).splitlines()
     test = evaluation.splits["test"]
     for digit in range(10):
-        cells = next(line for line in lines if line.startswith(f"│ {digit} ")).split("│")
-        assert cells[6].strip() == str(test.wrong[digit])
+        cells = next(line for line in lines if line.split()[:1] == [str(digit)]).split()
+        assert cells[5] == str(test.wrong[digit])
     assert any(f"{100 * test.accuracy:.2f} % on test" in line for line in lines)
     assert "not MNIST" in lines[0]
 
 
-def test_the_repair_is_told_with_its_price(tuned):
+def test_the_repair_is_shown_with_its_side_effects(tuned):
     text = printed(terminal.finetuning(tuned))
     digit = tuned.record.digit
     rows = (f"missed {digit}s", "false alarms", "all errors", f"{digit} (target)")
@@ -91,12 +91,12 @@ def test_without_colour_there_are_no_escapes(tuned):
     assert "\x1b" not in printed(terminal.finetuning(tuned))
 
 
-def test_the_excuses_stand_beside_the_repair(tuned):
+def test_alternatives_stand_beside_the_repair(tuned):
     pair = PairedControl(only_adapter_right=11, only_control_right=12, p=0.5)
     counts = ControlCounts(missed=7, false_alarms=8, errors=9, all=pair, digit=pair)
     shifted = changed(tuned.analysis.threshold, shift=1.25)
     control = ControlResult(scale=None, splits={"test": counts}, threshold=shifted)
-    text = words(terminal.excuses(tuned.record, changed(tuned.analysis, control=control)))
+    text = words(terminal._alternatives(tuned.record, changed(tuned.analysis, control=control)))
     assert f"{tuned.analysis.threshold.shift:+.2f} on the logit of {tuned.record.digit}, by val" in text
     assert "control: uniform sampling, not kept" in text
     assert "11 are right with the adapter only" in text
@@ -133,7 +133,7 @@ def test_the_path_of_several_rounds(tuned):
     assert printed(terminal.path([tuned])).strip() == ""
 
 
-def test_a_rank_that_a_layer_cannot_use_is_told(tuned):
+def test_a_rank_that_a_layer_cannot_use_is_named(tuned):
     table = tuned.record.parameters
     assert "no update" not in printed(terminal.parameters(table))
     rows = tuple(changed(row, lora_A=(11, row.lora_A[1])) for row in table.layers)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lora_mnist.cli.start import LINES
+from lora_mnist.cli.errors import LINES
 
 from .disk import ERRORS, READ, Fault
 from .processes import Ended, command, commands, interrupted_after, killed_after

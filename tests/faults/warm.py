@@ -24,7 +24,7 @@ import typer
 from matplotlib.figure import Figure
 
 import lora_mnist
-from lora_mnist.cli.app import app
+from lora_mnist.cli.main import app
 from lora_mnist.datasets import dataset
 from lora_mnist.report import page, plots
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from lora_mnist.cli.exits import report_error
+from lora_mnist.cli.errors import report_error
 
 
 def raised(function) -> BaseException:
@@ -37,7 +37,7 @@ def test_a_sentence_that_speaks_of_allocation_is_one(error, capsys):
 
 def test_torch_is_not_imported_to_ask():
     code = (
-        "import sys; from lora_mnist.cli.exits import report_error\n"
+        "import sys; from lora_mnist.cli.errors import report_error\n"
         "print(report_error(MemoryError(), False), report_error(RuntimeError('x'), False), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

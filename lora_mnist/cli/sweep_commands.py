@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
-from lora_mnist.cli.app import command
-from lora_mnist.cli.options import _folder
-from lora_mnist.cli.output import open_page, show
-from lora_mnist.cli.panels import in_data, in_lora, in_output, in_repair, in_run, in_training
+from lora_mnist.cli.options import folder, in_data, in_lora, in_output, in_repair, in_run, in_training
+from lora_mnist.cli.output import open_in_browser, print_result
 from lora_mnist.errors import LoraMnistError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ class Grid:
         list[str] | None,
         in_training(
             "--set",
-            "Values of another setting, named as in a config file: finetune.focus=0.2,0.35.",
+            "Values of another setting, named as in a config file: finetune.focus=0.2,0.35. May be repeated.",
             "NAME=X,Y",
             show_default="none",
         ),
@@ -50,13 +48,13 @@ class Grid:
             "--run",
             "Run whose base all jobs start from.",
             "DIR",
-            parser=_folder,
+            parser=folder,
             autocompletion=completion.runs,
             show_default="a new base for every seed",
         ),
     ] = None
     out: Annotated[
-        Path, in_run("--out", "Folder of the results; what is finished there is not done again.", "DIR", parser=_folder)
+        Path, in_run("--out", "Folder of the results; what is finished there is not done again.", "DIR", parser=folder)
     ] = Path("sweeps/default")
     dataset: Annotated[
         str | None, in_data("--dataset", "MNIST, or scikit-learn's small digits.", "auto|mnist|digits")
@@ -130,7 +128,6 @@ class View:
     split: Annotated[str, in_output("--split", "Images that it is counted on.", "test|val")] = "test"
 
 
-@command
 def sweep(
     *,
     grid: Grid,
@@ -145,7 +142,7 @@ def sweep(
 
     Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
     """
-    from lora_mnist.cli import answers
+    from lora_mnist.cli import sweep_tables
     from lora_mnist.sweep.answer import view_of
     from lora_mnist.sweep.keeping import chosen, keep
     from lora_mnist.sweep.page import write_page
@@ -159,7 +156,7 @@ def sweep(
     shown = view_of(view.by, view.metric, view.split, asked.axes)
     trains = engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus)
     if engine.plan:
-        show(plan(asked), [answers.plan], output, grid.out)
+        print_result(plan(asked), [sweep_tables.planned], output, grid.out)
         return 0
     done = sweep(asked, trains)
     answered = done.answered(*shown)
@@ -172,11 +169,11 @@ def sweep(
             answered = answered.model_copy(update={"kept": kept})
     except LoraMnistError:
         if not output.json:  # which is one object, the error's
-            show(answered, [answers.answered], output, grid.out)
+            print_result(answered, [sweep_tables.answered], output, grid.out)
         raise
-    show(answered, [answers.answered], output, grid.out)
+    print_result(answered, [sweep_tables.answered], output, grid.out)
     if open and answered.page:
-        open_page(Path(answered.page))
+        open_in_browser(Path(answered.page).resolve().as_uri())
     return 1 if done.failures else 0
 
 

@@ -1,0 +1,169 @@
+"""What ends a command, an exception or a signal → one message and the exit code of the design.
+
+Imported before everything else, so nothing here takes time to import.
+"""
+
+import functools
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+from lora_mnist.errors import DiskError, LoraMnistError, sentence
+
+log = logging.getLogger("lora_mnist")
+
+# Signals --------------------------------------------------------------------------------------------------------------
+
+LINES = {
+    signal.SIGINT: "Interrupted; what was finished before is kept.",
+    signal.SIGTERM: "Terminated; what was finished before is kept.",
+}
+GRACE = 0.8  # seconds to clean up in; what is left behind then is removed by the next writing command
+
+received: signal.Signals | None = None  # a library may raise something else since, or carry on as if nothing were
+_unsaid = threading.Lock()  # whoever takes it prints the line
+
+
+class Interrupted(KeyboardInterrupt):
+    """What Ctrl-C and SIGTERM raise, so that whatever is being done cleans up."""
+
+
+def handle_signals() -> None:
+    """Let both signals end the command. One that the caller ignores, as `nohup` does, stays ignored."""
+    global received, _unsaid
+    received, _unsaid = None, threading.Lock()
+    for number in LINES:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    global received
+    received = signal.Signals(number)
+    for other in LINES:
+        signal.signal(other, signal.SIG_IGN)  # a second one changes nothing
+    sys.unraisablehook = lambda _: None  # objects that were cut short in their making are no news
+    warnings.simplefilter("ignore")
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):  # torch, half imported, ends in its abort()
+            _end()
+        frame = frame.f_back
+    watchdog = threading.Timer(GRACE, _end)  # if somebody catches what is raised, or cleans up for too long
+    watchdog.daemon = True
+    watchdog.start()
+    raise Interrupted
+
+
+def _end() -> NoReturn:
+    assert received is not None
+    if _unsaid.acquire(blocking=False):
+        os.write(2, f"{LINES[received]}\n".encode())
+    os._exit(128 + received)
+
+
+# Exceptions -----------------------------------------------------------------------------------------------------------
+
+
+def returns_exit_code(function: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap a command, which has `json`, `quiet` and `debug`, so that its errors become a message and an exit code.
+
+    What it returns is its exit code too; None is 0.
+    """
+
+    @functools.wraps(function)
+    def handled(*, json: bool = False, quiet: bool = False, debug: bool = False, **options: Any) -> int:
+        notes = logging.StreamHandler()  # to standard error
+        notes.setFormatter(_OneLine())
+        log.addHandler(notes)
+        log.setLevel(logging.WARNING if quiet else logging.INFO)
+        try:
+            try:
+                os.getcwd()  # torch asks for it, and paths begin there
+            except OSError as error:
+                cause = f"The working directory is not there any more: {error.strerror}."
+                raise DiskError(cause, "Change to one that is.") from error
+            code = function(json=json, quiet=quiet, debug=debug, **options)
+            sys.stdout.flush()
+        except BaseException as error:
+            if debug:
+                traceback.print_exc()
+            return report_error(error, json)
+        finally:
+            log.removeHandler(notes)
+        return code or 0
+
+    return handled
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return sentence(super().format(record))
+
+
+def report_error(error: BaseException, as_json: bool) -> int:
+    """Print `error` as a user should see it and return its exit code."""
+    if received or isinstance(error, KeyboardInterrupt):
+        number = received or signal.SIGINT
+        if _unsaid.acquire(blocking=False):
+            print(LINES[number], file=sys.stderr)
+        return 128 + number
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return 0
+    code, message = _explain(error)
+    message = sentence(message)
+    try:
+        if as_json:
+            import json
+
+            print(json.dumps({"error": {"code": code, "type": type(error).__name__, "message": message}}), flush=True)
+            return code
+        sys.stdout.flush()
+    except OSError:  # it is standard output itself that cannot be written
+        silence_stdout()
+    print(f"Error: {message}", file=sys.stderr)
+    return code
+
+
+def silence_stdout() -> None:
+    """Let what is still to be printed vanish, or Python complains at its own exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    import typer
+
+    torch = sys.modules.get("torch")  # if nobody has imported it, it has not raised anything
+    if isinstance(error, LoraMnistError):
+        return error.exit_code, str(error)
+    if isinstance(error, typer.TyperException):  # an unknown option or a value of the wrong type
+        context = getattr(error, "ctx", None)
+        return 2, f"{_cause(error)} See `{context.command_path if context else 'lora-mnist'} --help`."
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))) or (
+        # On the CPU torch raises a plain RuntimeError, known only by the name that its allocator gives itself.
+        type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+    ):
+        return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
+    if isinstance(error, OSError):
+        return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."
+    name = type(error).__name__
+    return 1, f"This is a bug in lora-mnist: {name}: {error}. Run it again with --debug and report that."
+
+
+def _cause(error: Any) -> str:
+    """What Typer says as a sentence; of an unknown option also which commands have it, or which one was meant."""
+    message = error.message if hasattr(error, "possibilities") else error.format_message()
+    sentence = message if message.endswith((".", "?")) else f"{message}."
+    if not hasattr(error, "possibilities"):
+        return str(sentence)
+    commands = error.ctx.find_root().command.commands.values()
+    if others := [one.name for one in commands if any(error.option_name in option.opts for option in one.params)]:
+        return f"{sentence} It belongs to {' and '.join(others)}."
+    return f"{sentence} Did you mean {error.possibilities[0]}?" if error.possibilities else str(sentence)
