@@ -409,7 +409,7 @@ def play(
     Example: lora-mnist play --run runs/default --open
     """
     try:
-        from lora_mnist.play.serve import serve
+        from lora_mnist.play.server import serve
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("starlette", "uvicorn"):

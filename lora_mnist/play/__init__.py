@@ -1,4 +1,4 @@
-"""The playground: a local page to draw digits, compare the base with its adapters, and teach them one's own hand.
+"""The playground: a local page to draw digits, compare the base with its adapters, and teach it your own handwriting.
 
-`starlette` and `uvicorn`, the extra `play`, are imported by what serves and by nothing else.
+Only `server` imports `starlette` and `uvicorn`, the extra `play`.
 """

@@ -1,60 +1,65 @@
-"""What the page and the server say to each other. What comes in is capped here, in numbers; `safety` caps its bytes."""
+"""What the page and the server send each other, as JSON, and how strokes become a picture.
 
+Everything that comes in has a largest size here, in numbers; `server` limits the bytes of a request.
+"""
+
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
+from PIL import Image, ImageDraw
 from pydantic import ConfigDict, Field, model_validator
 
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict
 from lora_mnist.settings.config import Name
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
+# The page has the same limits; tests/play/test_protocol.py compares them.
 SIDE = 28
 CANVAS = 1000  # coordinates of a stroke go from 0 to this, right and down
-MOST_STROKES, MOST_POINTS = 100, 5000  # of one drawing
-MOST_DRAWINGS = 500  # of one lesson
-MOST_ADAPTERS = 16
-STRONGEST = 1.5
+MAX_STROKES, MAX_POINTS = 100, 5000  # of one drawing
+MAX_DRAWINGS = 500  # of one lesson
+MAX_ADAPTERS = 16
+MAX_STRENGTH = 1.5
 
-Place = Annotated[int, Field(ge=0, le=CANVAS)]
-Stroke = Annotated[Many[tuple[Place, Place]], Field(min_length=1, max_length=MOST_POINTS)]
+RASTER = 280  # pixels a side of a drawing: ten for each pixel that the network sees
+PEN = 84  # width in units of the canvas; two to three pixels of a digit that fills it, as in MNIST
+
+Coordinate = Annotated[int, Field(ge=0, le=CANVAS)]
+Stroke = Annotated[Many[tuple[Coordinate, Coordinate]], Field(min_length=1, max_length=MAX_POINTS)]
+Pixels = Annotated[bytes, Field(min_length=SIDE * SIDE, max_length=SIDE * SIDE)]  # 28 rows of 28, 255 is ink
 
 
 class Message(Document):
-    """Base of what goes over the wire; bytes go as hexadecimal digits."""
+    """Base of all requests and responses; bytes are sent as hexadecimal digits."""
 
     model_config = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 
 
-Pixels = Annotated[bytes, Field(min_length=SIDE * SIDE, max_length=SIDE * SIDE)]  # 28 rows of 28, 255 is ink
-
-
-# Asked ----------------------------------------------------------------------------------------------------------------
-
-
-class Choice(Message):
+class AdapterSelection(Message):
     """Which adapters are on, and how strongly."""
 
-    adapters: Annotated[Many[Name], Field(max_length=MOST_ADAPTERS)] = ()
-    strength: float = Field(default=1.0, ge=0, le=STRONGEST)
+    adapters: Annotated[Many[Name], Field(max_length=MAX_ADAPTERS)] = ()
+    strength: float = Field(default=1.0, ge=0, le=MAX_STRENGTH)
 
 
-class Question(Choice):
-    """What do the networks see? A drawing, or the test image of an index."""
+class PredictRequest(AdapterSelection):
+    """Classify a drawing, or the test image of an index."""
 
-    strokes: Annotated[Many[Stroke], Field(max_length=MOST_STROKES)] | None = None
+    strokes: Annotated[Many[Stroke], Field(max_length=MAX_STROKES)] | None = None
     index: Count | None = None
 
     @model_validator(mode="after")
-    def _one_picture(self) -> "Question":
+    def _one_picture(self) -> "PredictRequest":
         if (self.strokes is None) == (self.index is None):
             raise ValueError("must have either strokes or an index")
-        if sum(map(len, self.strokes or ())) > MOST_POINTS:
-            raise ValueError(f"must have no more than {MOST_POINTS} points")
+        if sum(map(len, self.strokes or ())) > MAX_POINTS:
+            raise ValueError(f"must have no more than {MAX_POINTS} points")
         return self
 
 
-class Search(Choice):
-    """The first test image after `after`, and again from the start, that the base gets wrong or the adapters break."""
+class SearchRequest(AdapterSelection):
+    """Find the next test image, going round after `after`, that the base gets wrong or the adapters break."""
 
     which: Literal["base-wrong", "adapters-break"]
     after: int = Field(default=-1, ge=-1, lt=2**31)
@@ -67,33 +72,30 @@ class LabelledDrawing(Message):
     label: Digit
 
 
-class Lesson(Message):
-    """Drawings to learn from."""
+class TeachRequest(Message):
+    """Train on these drawings."""
 
-    drawings: Annotated[Many[LabelledDrawing], Field(min_length=1, max_length=MOST_DRAWINGS)]
+    drawings: Annotated[Many[LabelledDrawing], Field(min_length=1, max_length=MAX_DRAWINGS)]
 
 
-class Keeping(Message):
-    """The name under which a taught adapter is to be kept."""
+class KeepRequest(Message):
+    """Save the taught adapter under this name."""
 
     name: Name
 
 
-# Answered -------------------------------------------------------------------------------------------------------------
-
-
-class Sight(Message):
-    """What one network sees: the likeliest digit, and the probability of each."""
+class Prediction(Message):
+    """The likeliest digit, and the probability of each."""
 
     digit: Digit
     probabilities: tuple[float, ...]
 
 
-class Answer(Message):
-    """What the networks see in one picture.
+class PredictResponse(Message):
+    """What the networks predict for one picture.
 
     Attributes:
-        pixels: what they were shown; None if the drawing is none, and `problem` says why.
+        pixels: the networks' input; None if the drawing is no digit, and `problem` says why.
         index, label: of a test image.
         adapted: None if no adapter is on.
     """
@@ -102,18 +104,12 @@ class Answer(Message):
     problem: str | None = None
     index: Count | None = None
     label: Digit | None = None
-    base: Sight | None = None
-    adapted: Sight | None = None
+    base: Prediction | None = None
+    adapted: Prediction | None = None
 
 
-class Found(Message):
-    """The index of a test image, None if there is no such one."""
-
-    index: Count | None
-
-
-class AdapterFacts(Message):
-    """An adapter that can be chosen; or that cannot, and `problem` says why."""
+class AdapterInfo(Message):
+    """An adapter that can be chosen; or one that cannot, and `problem` says why."""
 
     name: str
     summary: str = ""
@@ -121,19 +117,19 @@ class AdapterFacts(Message):
     problem: Maybe[str] = None
 
 
-class RunFacts(Message):
-    """What the page has to know before anything is drawn.
+class RunInfo(Message):
+    """What the page shows before anything is drawn.
 
     Attributes:
-        test: how many test images there are.
-        taught: a name that is free for the next taught adapter.
+        test: number of test images.
+        taught: a free name for the next taught adapter.
     """
 
     run: str
     dataset: str
     test: Count
     base_errors: Count
-    adapters: Many[AdapterFacts]
+    adapters: Many[AdapterInfo]
     taught: str
 
 
@@ -141,13 +137,13 @@ Phase = Literal["idle", "starting", "training", "taught", "keeping", "kept", "di
 
 
 class LessonState(Message):
-    """How a lesson stands.
+    """How far a lesson is.
 
     Attributes:
-        seconds_left: None as long as nothing is known.
-        lesson, verdict: as soon as the training is over.
-        name: under which it was kept.
-        problem: why it failed, or could not be kept.
+        seconds_left: None until it can be estimated.
+        lesson, verdict: from the end of the training.
+        name: under which it is saved.
+        problem: why it failed, or could not be saved.
     """
 
     phase: Phase = "idle"
@@ -160,3 +156,16 @@ class LessonState(Message):
     verdict: LessonVerdict | None = None
     name: str | None = None
     problem: str | None = None
+
+
+def rasterize(strokes: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:
+    """uint8 (280, 280), ink 255 on 0, of strokes of points (right, down) from 0 to 1000. A single point is a dot."""
+    image = Image.new("L", (RASTER, RASTER))
+    pen, scale = ImageDraw.Draw(image), RASTER / CANVAS
+    radius = PEN * scale / 2
+    for stroke in strokes:
+        points = [(x * scale, y * scale) for x, y in stroke]
+        pen.line(points, fill=255, width=round(2 * radius), joint="curve")
+        for x, y in (points[0], points[-1]):  # round ends
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+    return np.asarray(image)

@@ -1,100 +1,281 @@
-"""The server: which request is answered by what."""
+"""The HTTP server of the playground: its routes, what they accept, and how it starts and stops.
+
+It listens on this machine alone, but any page that a browser shows could send it requests. So the Host has to be this
+machine (DNS rebinding, where a foreign name resolves to 127.0.0.1, is refused), and so is a request that another page
+sends, recognised by its Origin or Sec-Fetch-Site.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+import uvicorn
+from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_mnist.play.answers import HANDLERS, read, written
-from lora_mnist.play.networks import BLOCK, Networks
-from lora_mnist.play.pages import static_files
-from lora_mnist.play.protocol import Found, Keeping, Lesson, Question, Search
-from lora_mnist.play.safety import Guarded
+from lora_mnist.errors import BusyError, LoraMnistError, UsageError, shown
+from lora_mnist.pipeline.workspace import open_workspace
+from lora_mnist.play.networks import SEARCH_BATCH, Networks
+from lora_mnist.play.protocol import KeepRequest, PredictRequest, SearchRequest, TeachRequest
 from lora_mnist.play.teaching import Teacher
+from lora_mnist.settings.request import Request as RunRequest
+from lora_mnist.settings.strict import Document, first_fault
+from lora_mnist.training.device import prepare
 
+log = logging.getLogger("lora_mnist")
+
+D = TypeVar("D", bound=Document)
 T = TypeVar("T")
+
+ADDRESS = "127.0.0.1"  # this machine alone
+HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?")  # any port, since a tunnel may lead here from another
+MAX_BODY_BYTES = 1 << 20  # 500 drawings are 0.8 MB
+BODY_TIMEOUT = 10.0  # seconds
+STATUS_BY_EXIT_CODE = {3: 422, 4: 404, 6: 507}  # of an error; others are 400
+STATIC = Path(__file__).parent / "static"
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class OriginGuard:
+    """ASGI middleware: refuses requests of other pages, and adds `SECURITY_HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        problem = refusal_reason(scope["method"], scope["path"], Headers(scope=scope))
+        app = error_response(403, problem) if problem else self._app
+        await app(scope, receive, send_with_headers)
+
+
+def refusal_reason(method: str, path: str, headers: Mapping[str, str]) -> str | None:
+    """Why a request is refused, and the way out; None if it is allowed."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not HOST.fullmatch(host):
+        return f"The playground is not {host[:100]!r}. Open it as 127.0.0.1 or localhost."
+    if origin is not None and origin != f"http://{host}":
+        return f"A page of {origin[:100]!r} may not use the playground. Open its own page."
+    is_visit = method == "GET" and path == "/"  # a link on another page may lead here
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not is_visit:
+        return "Another page may not use the playground. Open its own page."
+    # a form on another page can post text without asking the browser's permission (CORS), but not JSON
+    if method == "POST" and headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return "A request has to be JSON. Send it with `Content-Type: application/json`."
+    return None
+
+
+async def read_body(request: Request, kind: type[D]) -> D:
+    """The checked body. Raises HTTPException if it is too large or too slow, ValidationError if it is no `kind`."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for part in request.stream():  # counted as it comes, since Content-Length may be missing
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise HTTPException(
+                        413, f"A request has {MAX_BODY_BYTES:,} bytes at most.", {"Connection": "close"}
+                    )
+    except TimeoutError as error:
+        raise HTTPException(408, "The request did not arrive in time.", {"Connection": "close"}) from error
+    return kind.model_validate_json(bytes(body))
+
+
+def json_response(document: Document) -> Response:
+    """A document, as JSON."""
+    return Response(document.model_dump_json(), media_type="application/json")
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error, as JSON."""
+    return JSONResponse({"error": {"status": status, "message": message}}, status, headers)
+
+
+async def handle_error(request: Request, error: Exception) -> Response:
+    """The response to a request that raised an error."""
+    match error:
+        case HTTPException():
+            return error_response(error.status_code, error.detail, error.headers)
+        case ValidationError():
+            key, _, value, rule = first_fault(error)
+            return error_response(400, f"`{key or 'body'}` (={shown(value)}) {rule[:1].lower()}{rule[1:]}. Correct it.")
+        case LoraMnistError():
+            status = 409 if isinstance(error, BusyError) else STATUS_BY_EXIT_CODE.get(error.exit_code, 400)
+            return error_response(status, str(error))
+        case ClientDisconnect():
+            return Response(status_code=400)  # nobody reads it
+    log.error("This is a bug in the playground.", exc_info=error)
+    return error_response(500, f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Please report it.")
+
+
+def static_files() -> dict[str, tuple[bytes, str]]:
+    """Content and media type of every file of the page, by URL path. No other file is ever served."""
+    files = {
+        f"/{file.name}": (file.read_bytes(), MEDIA_TYPES[file.suffix])
+        for file in STATIC.iterdir()
+        if file.suffix in MEDIA_TYPES
+    }
+    return {"/": files.pop("/index.html"), **files}
 
 
 class Playground:
-    """All that the page can ask for. The networks compute in one thread, so that the server goes on listening."""
+    """The routes. The networks compute in one thread of their own, so that the server goes on listening."""
 
-    def __init__(self, networks: Networks, teacher: Teacher, thread: ThreadPoolExecutor):
-        self._networks, self._teacher, self._thread = networks, teacher, thread
+    def __init__(self, request: RunRequest):
+        self.teacher = Teacher(request)
+        self._networks = Networks(open_workspace(request))
+        self._networks.info()  # so that a damaged run is reported now, on the terminal
+        # some of what `prepare` sets holds for one thread only
+        self._thread = ThreadPoolExecutor(1, initializer=lambda: prepare(request.device, request.threads) and None)
 
-    def app(self) -> Guarded:
-        """As uvicorn serves it."""
-        pages = [Route(path, partial(_page, *file)) for path, file in static_files().items()]
-        asked = {"predict": self.predict, "search": self.search}
-        done = {"ready": self.ready, "start": self.start, "cancel": self.cancel, "keep": self.keep}
-        done["discard"] = self.discard
+    def app(self) -> OriginGuard:
+        """The ASGI application."""
+
+        async def static(content: bytes, media_type: str, request: Request) -> Response:
+            return Response(content, media_type=media_type)
+
         routes = [
-            *pages,
+            *(Route(path, partial(static, *file)) for path, file in static_files().items()),
             Route("/api/run", self.run),
-            *(Route(f"/api/{name}", endpoint, methods=["POST"]) for name, endpoint in asked.items()),
-            Route("/api/teaching", self.teaching),
-            *(Route(f"/api/teaching/{name}", endpoint, methods=["POST"]) for name, endpoint in done.items()),
+            Route("/api/predict", self.predict, methods=["POST"]),
+            Route("/api/search", self.search, methods=["POST"]),
+            Route("/api/teaching", self.lesson_states),
+            Route("/api/teaching/{action}", self.teach, methods=["POST"]),
         ]
-        return Guarded(Starlette(routes=routes, exception_handlers=HANDLERS))
+        errors = (HTTPException, ValidationError, LoraMnistError, ClientDisconnect, Exception)
+        return OriginGuard(Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, handle_error)))
 
     async def run(self, request: Request) -> Response:
         """The run and its adapters."""
-        return written(await self._computed(self._networks.facts))
+        return json_response(await self._compute(self._networks.info))
 
     async def predict(self, request: Request) -> Response:
-        """What the networks see."""
-        return written(await self._computed(self._networks.answer, await read(request, Question)))
+        """What the networks predict for a drawing or a test image."""
+        return json_response(await self._compute(self._networks.predict, await read_body(request, PredictRequest)))
 
     async def search(self, request: Request) -> Response:
-        """A test image with a fault."""
-        search = await read(request, Search)
-        for start in range(0, self._networks.test_images, BLOCK):  # strokes are answered in between
-            if (found := await self._computed(self._networks.find, search, start)) is not None:
-                return written(Found(index=found))
-        return written(Found(index=None))
+        """The next test image that a network gets wrong."""
+        search = await read_body(request, SearchRequest)
+        for start in range(0, self._networks.test_count, SEARCH_BATCH):
+            if (found := await self._compute(self._networks.search, search, start)) is not None:
+                return JSONResponse({"index": found})
+        return JSONResponse({"index": None})
 
-    async def teaching(self, request: Request) -> Response:
-        """How the teaching stands, live, as server-sent events."""
-        return StreamingResponse(self._events(), media_type="text/event-stream")
+    async def lesson_states(self, request: Request) -> Response:
+        """The state of the lesson, live, as server-sent events."""
 
-    async def ready(self, request: Request) -> Response:
-        """A drawing was put aside: there will be a lesson."""
-        self._teacher.be_ready()
-        return written(self._teacher.state)
+        async def events() -> AsyncIterator[str]:
+            async for state in self.teacher.states():
+                yield f"data: {state.model_dump_json()}\n\n"
 
-    async def start(self, request: Request) -> Response:
-        """Teach."""
-        lesson = await read(request, Lesson)
-        self._teacher.start(list(lesson.drawings))
-        return written(self._teacher.state)
+        return StreamingResponse(events(), media_type="text/event-stream")
 
-    async def cancel(self, request: Request) -> Response:
-        """End the training."""
-        self._teacher.cancel()
-        return written(self._teacher.state)
+    async def teach(self, request: Request) -> Response:
+        """Does something with the lesson; responds with its new state."""
+        match request.path_params["action"]:
+            case "ready":  # the first drawing was put aside, so there will be a lesson
+                self.teacher.warm_up()
+            case "start":
+                self.teacher.start(list((await read_body(request, TeachRequest)).drawings))
+            case "cancel":
+                self.teacher.cancel()
+            case "keep":
+                self.teacher.keep((await read_body(request, KeepRequest)).name)
+            case "discard":
+                self.teacher.discard()
+            case _:
+                raise HTTPException(404)
+        return json_response(self.teacher.state)
 
-    async def keep(self, request: Request) -> Response:
-        """Save what was taught."""
-        self._teacher.keep((await read(request, Keeping)).name)
-        return written(self._teacher.state)
-
-    async def discard(self, request: Request) -> Response:
-        """Forget what was taught."""
-        self._teacher.discard()
-        return written(self._teacher.state)
-
-    async def _events(self) -> AsyncIterator[str]:
-        async for state in self._teacher.states():
-            yield f"data: {state.model_dump_json()}\n\n"
-
-    async def _computed(self, function: Callable[..., T], *arguments: object) -> T:
+    async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
-async def _page(content: bytes, kind: str, request: Request) -> Response:
-    return Response(content, media_type=kind)
+class Server(uvicorn.Server):
+    """The server of a run: ends the lesson, and the streams of its states, before it stops.
+
+    Raises RunError if there is no base.
+    """
+
+    def __init__(self, request: RunRequest):
+        playground = Playground(request)
+        super().__init__(
+            uvicorn.Config(
+                playground.app(),
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                proxy_headers=False,
+                server_header=False,
+                access_log=False,
+                log_config=None,
+                log_level="critical",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self.teacher = playground.teacher
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.teacher.close()
+        await super().shutdown(sockets)
+
+
+def serve(request: RunRequest, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the playground of a run until a signal ends it. Raises as `listening` and `Server` do.
+
+    Args:
+        port: on this machine; 0 takes a free one.
+        announce: called with the address when the page can be opened.
+    """
+    with listening(port) as listener:
+        server = Server(request)
+        announce(f"http://{ADDRESS}:{listener.getsockname()[1]}/")
+        server.run(sockets=[listener])
+
+
+def listening(port: int) -> socket.socket:
+    """A socket that accepts connections of this machine. Raises UsageError if the port is not free."""
+    # named as TCP, or asyncio leaves Nagle's delay on, which adds 40 ms to an answer
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
+        listener.bind((ADDRESS, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        cause = f"`port` (={port}) cannot be used: {reason}."
+        raise UsageError(cause, "Use --port 0, which takes a free one.") from error
+    return listener

@@ -1,150 +1,242 @@
-"""The one lesson that the playground has at a time: how it stands, and what can be done with it now."""
+"""Trains on the page's drawings, one lesson at a time, in a process of its own.
+
+Training in another process keeps the page responsive, and lets Cancel (or the system) kill it without further damage.
+The process opens the run, waits for drawings, trains, reports the result, then saves the adapter or is killed.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import replace
-from typing import Any
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any, Literal
 
+import torch
+
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import BusyError, LoraMnistError, RunError
-from lora_mnist.play.protocol import LabelledDrawing, LessonState, Phase
-from lora_mnist.play.worker import Finished, Heard, Kept, Opened, Worker
+from lora_mnist.evaluation.verdict import LessonResult
+from lora_mnist.pipeline.teach import keep, teach
+from lora_mnist.pipeline.workspace import open_workspace
+from lora_mnist.play.protocol import SIDE, LabelledDrawing, LessonState, Phase
 from lora_mnist.settings.request import Request
+from lora_mnist.training.processes import without_interrupts
 from lora_mnist.training.progress import Step
 
+NICENESS = 10  # lower priority than the server, which has to answer strokes
+REPORT_INTERVAL = 0.1  # seconds between two training steps that are reported
 RUNNING: tuple[Phase, ...] = ("starting", "training", "keeping")
-AS_BEFORE = "The run is as it was before."
+UNCHANGED = "The run is as it was before."
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The process has ended by itself, or somebody killed it."""
+
+    code: int
+
+
+# In this order: "ready" for drawings, steps, the result, "saved"; an error whenever a request cannot be met.
+WorkerEvent = Literal["ready", "saved"] | Step | LessonResult | LoraMnistError | Exited
+
+
+class Worker:
+    """The training process, as the server sees it.
+
+    Args:
+        on_event: called in a thread of its own with everything that the process sends, and at last with `Exited`.
+    """
+
+    def __init__(self, request: Request, on_event: Callable[[WorkerEvent], None]):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=run_worker, args=(request, theirs), daemon=True)
+        with without_interrupts():
+            self.process.start()
+        theirs.close()  # so that the pipe ends with the process
+        threading.Thread(target=self._listen, args=(on_event,), daemon=True).start()
+
+    def send(self, message: list[LabelledDrawing] | str) -> None:
+        """Drawings to train on, or the name to save the adapter under."""
+        with contextlib.suppress(OSError):  # it has ended, which `Exited` reports
+            self._pipe.send(message)
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        self.process.kill()
+
+    def _listen(self, on_event: Callable[[WorkerEvent], None]) -> None:
+        try:
+            while True:
+                on_event(self._pipe.recv())
+        except (EOFError, OSError):
+            self.process.join()
+            on_event(Exited(self.process.exitcode or 0))
+
+
+def run_worker(request: Request, pipe: Connection) -> None:
+    """Runs in the process: trains on one lesson, then tries to save it under each name it receives, until one works."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    last_report = 0.0
+
+    def report(step: Step) -> None:
+        nonlocal last_report
+        now = time.monotonic()
+        if now - last_report >= REPORT_INTERVAL or step.step == step.steps:
+            last_report = now
+            pipe.send(step)
+
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the server has ended
+        try:
+            work = open_workspace(request)
+            pipe.send("ready")
+            lesson: list[LabelledDrawing] = pipe.recv()
+            pixels = torch.frombuffer(bytearray(b"".join(one.pixels for one in lesson)), dtype=torch.uint8)
+            images = pixels.view(len(lesson), SIDE, SIDE)  # (K * 784) -> (K, 28, 28)
+            labels = torch.tensor([one.label for one in lesson])
+            taught = teach(work, Drawings(images.to(work.device), labels.to(work.device)), report)
+            pipe.send(taught.lesson)
+        except LoraMnistError as error:
+            pipe.send(error)
+            return
+        while True:
+            name = pipe.recv()
+            try:
+                keep(work, taught, name)
+                pipe.send("saved")
+                return
+            except LoraMnistError as error:  # the name is taken, or the disk is full
+                pipe.send(error)
 
 
 class Teacher:
-    """Used from the event loop alone; what the worker says comes in there too."""
+    """The current lesson and its process. Used from the event loop alone, to which the process's events come too.
 
-    def __init__(self, request: Request):
+    Args:
+        start_worker: starts the process.
+    """
+
+    def __init__(self, request: Request, start_worker: Callable[..., Worker] = Worker):
         self.state = LessonState()
         self._request = replace(request, quiet=True)
-        self._worker: Worker | None = None
-        self._is_open = False  # whether the worker waits for drawings
-        self._lesson: list[LabelledDrawing] = []
+        self._start_worker = start_worker
+        self.worker: Worker | None = None
+        self._worker_is_ready = False
+        self._drawings: list[LabelledDrawing] = []  # not sent yet
         self._changed = asyncio.Event()
-        self._is_over = False
+        self._is_closed = False
 
-    @property
-    def pid(self) -> int | None:
-        """Of the worker, if there is one."""
-        return self._worker.pid if self._worker else None
+    def warm_up(self) -> None:
+        """Start the worker before it is needed, since opening the run takes seconds."""
+        if self.worker is not None or self._is_closed:
+            return
+        loop = asyncio.get_running_loop()
+        worker: Worker
 
-    def be_ready(self) -> None:
-        """Start the worker, which takes seconds, before it is needed."""
-        if self._worker is None and not self._is_over:
-            loop = asyncio.get_running_loop()
-            worker: Worker
+        def on_event(event: WorkerEvent) -> None:  # in the worker's thread
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                # what a cancelled worker had sent before it was killed is dropped
+                loop.call_soon_threadsafe(lambda: self._handle(event) if worker is self.worker else None)
 
-            def pass_on(method: Any, what: Any) -> None:
-                with suppress(RuntimeError):  # the loop has ended, and with it whoever would hear
-                    loop.call_soon_threadsafe(lambda: method(what) if worker is self._worker else None)
-
-            worker = self._worker = Worker(
-                self._request, lambda heard: pass_on(self._hear, heard), lambda code: pass_on(self._end, code)
-            )
+        worker = self.worker = self._start_worker(self._request, on_event)
 
     def start(self, drawings: list[LabelledDrawing]) -> None:
-        """Teach. Raises BusyError if a lesson is running, or is over and neither kept nor discarded."""
+        """Train. Raises BusyError if a lesson is running, or is over and neither kept nor discarded."""
         if self.state.phase in RUNNING:
             raise BusyError("A lesson is running already.", "Wait until it is done, or cancel it.")
         if self.state.phase == "taught":
             raise BusyError("The last lesson is waiting for a decision.", "Keep it or discard it first.")
         self._set(LessonState(phase="starting", drawings=len(drawings)))
-        self._lesson = drawings
-        self.be_ready()
-        if self._is_open:
-            self._send_lesson()
+        self._drawings = drawings
+        self.warm_up()
+        self._send_drawings()
 
     def cancel(self) -> None:
         """End the training. Raises RunError if there is none."""
         if self.state.phase not in ("starting", "training"):
             raise RunError("There is no training to cancel.", "It is over, or was never begun.")
-        self._leave("cancelled")
+        self._finish("cancelled")
 
     def keep(self, name: str) -> None:
-        """Save what was taught as an adapter of the run. Raises RunError if there is nothing to keep."""
-        self._require_taught("keep")
-        assert self._worker is not None  # it would have been `_end`ed
-        self._worker.send(name)
+        """Save the taught adapter in the run. Raises RunError if there is none."""
+        if self.state.phase != "taught" or self.worker is None:
+            raise RunError("There is nothing to keep.", "Teach first.")
+        self.worker.send(name)
         self._update(phase="keeping", name=name, problem=None)
 
     def discard(self) -> None:
-        """Forget what was taught. Raises RunError if there is nothing."""
-        self._require_taught("discard")
-        self._leave("discarded")
+        """Forget the taught adapter. Raises RunError if there is none."""
+        if self.state.phase != "taught":
+            raise RunError("There is nothing to discard.", "Teach first.")
+        self._finish("discarded")
 
     def close(self) -> None:
-        """End the worker, and all streams of `states`."""
-        self._is_over = True
-        self._drop_worker()
+        """End the worker, and all iterators of `states`."""
+        self._is_closed = True
+        self._kill_worker()
         self._set(self.state)
 
     async def states(self) -> AsyncIterator[LessonState]:
-        """How it stands now, and again whenever that changes, until `close`."""
-        shown: LessonState | None = None
-        while not self._is_over:
+        """The current state, then each new one, until `close`. A slow reader misses those in between."""
+        last: LessonState | None = None
+        while not self._is_closed:
             changed = self._changed
-            if self.state is not shown:
-                shown = self.state
-                yield shown
+            if self.state is not last:
+                last = self.state
+                yield last
             else:
                 await changed.wait()
 
-    def _hear(self, heard: Heard) -> None:
-        match heard:
-            case Opened():
-                self._is_open = True
-                if self.state.phase == "starting":
-                    self._send_lesson()
+    def _handle(self, event: WorkerEvent) -> None:
+        phase = self.state.phase
+        match event:
+            case "ready":
+                self._worker_is_ready = True
+                self._send_drawings()
             case Step():
-                told = {"step": heard.step, "steps": heard.steps, "loss": heard.loss}
-                self._update(phase="training", seconds_left=heard.seconds_left, **told)
-            case Finished():
-                self._update(phase="taught", lesson=heard.lesson, verdict=heard.lesson.verdict)
-            case Kept():
-                self._leave("kept", name=heard.name, lesson=self.state.lesson)
-            case LoraMnistError() if self.state.phase == "keeping":
-                self._update(phase="taught", name=None, problem=f"It was not kept. {heard}")
-            case LoraMnistError() if self.state.phase in RUNNING:
-                self._leave("failed", problem=f"{heard} {AS_BEFORE}")
+                self._update(phase="training", **asdict(event))
+            case LessonResult():
+                self._update(phase="taught", lesson=event, verdict=event.verdict)
+            case "saved":
+                self._finish("kept", name=self.state.name, lesson=self.state.lesson)
+            case LoraMnistError() if phase == "keeping":  # another name may work
+                self._update(phase="taught", name=None, problem=f"It was not kept. {event}")
+            case LoraMnistError() if phase in RUNNING:
+                self._finish("failed", problem=f"{event} {UNCHANGED}")
+            case Exited(code) if phase in (*RUNNING, "taught"):
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                doing = {"keeping": "while the adapter was being saved", "taught": "before the adapter was saved"}
+                when = doing.get(phase, "in the middle of the training")
+                self._finish("failed", problem=f"The training process {how} {when}. {UNCHANGED}")
+            case Exited():
+                self._kill_worker()
 
-    def _end(self, code: int) -> None:
-        """The worker has ended by itself, or somebody killed it."""
-        doing = {"keeping": "while the adapter was being saved", "taught": "before the adapter was saved"}
-        when = doing.get(self.state.phase, "in the middle of the training")
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        if self.state.phase in (*RUNNING, "taught"):
-            self._leave("failed", problem=f"The training process {how} {when}. {AS_BEFORE}")
-        else:
-            self._drop_worker()
+    def _send_drawings(self) -> None:
+        """Only to a worker that is reading: a pipe holds less than a lesson, and waiting would block the event loop."""
+        if self.worker and self._worker_is_ready and self.state.phase == "starting":
+            self.worker.send(self._drawings)
+            self._drawings = []
 
-    def _send_lesson(self) -> None:
-        assert self._worker is not None  # it is open
-        self._worker.send(self._lesson)
-        self._lesson = []
+    def _finish(self, phase: Phase, **fields: Any) -> None:
+        """End the lesson, and its process with it."""
+        self._kill_worker()
+        self._set(LessonState(phase=phase, drawings=self.state.drawings, **fields))
 
-    def _require_taught(self, action: str) -> None:
-        if self.state.phase != "taught":
-            raise RunError(f"There is nothing to {action}.", "Teach first.")
-
-    def _leave(self, phase: Phase, **facts: Any) -> None:
-        """A lesson is over, and with it its process."""
-        self._drop_worker()
-        self._set(LessonState(phase=phase, drawings=self.state.drawings, **facts))
-
-    def _drop_worker(self) -> None:
-        worker, self._worker, self._is_open = self._worker, None, False
+    def _kill_worker(self) -> None:
+        worker, self.worker, self._worker_is_ready = self.worker, None, False
         if worker:
-            worker.end()
+            worker.kill()
 
-    def _update(self, **facts: Any) -> None:
-        self._set(self.state.model_copy(update=facts))
+    def _update(self, **fields: Any) -> None:
+        self._set(self.state.model_copy(update=fields))
 
     def _set(self, state: LessonState) -> None:
+        """Show a new state to all iterators of `states`; each waits for the event that was current when it looked."""
         self.state = state
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -17,7 +17,7 @@ def test_without_the_extra_it_says_what_to_install(cli, finished_run, monkeypatc
 
 
 def test_a_run_without_a_base_and_a_port_that_is_taken_are_refused(cli, finished_run, tmp_path):
-    from lora_mnist.play.serve import listening
+    from lora_mnist.play.server import listening
 
     code, _, err = cli("play", "--run", tmp_path / "none", "--port", 0)
     assert code == 4

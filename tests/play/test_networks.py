@@ -8,7 +8,7 @@ import pytest
 from lora_mnist.errors import RunError
 from lora_mnist.pipeline import Request, open_workspace, pretrain
 from lora_mnist.play.networks import Networks
-from lora_mnist.play.protocol import Question
+from lora_mnist.play.protocol import PredictRequest
 
 from ..conftest import flip_bit, smoke
 
@@ -18,31 +18,29 @@ def networks(run_copy):
     return Networks(open_workspace(Request(run=run_copy)))
 
 
-def test_a_new_adapter_is_there_when_the_page_asks_again(networks, run_copy, adapter):
-    assert [(one.name, one.summary) for one in networks.facts().adapters] == [(adapter.name, "digit 9, rank 2")]
+def test_a_new_adapter_is_there_when_the_page_asks_again(networks, adapter):
+    assert [(one.name, one.summary) for one in networks.info().adapters] == [(adapter.name, "digit 9, rank 2")]
     other = shutil.copytree(adapter, adapter.with_name("taught"))
-    facts = networks.facts()
-    assert sorted(one.name for one in facts.adapters) == sorted([adapter.name, "taught"])
-    assert facts.taught == "taught-2"
-    both = networks.answer(Question(index=3, adapters=(adapter.name, "taught"), strength=0.5))
-    once = networks.answer(Question(index=3, adapters=(adapter.name,)))
+    info = networks.info()
+    assert {one.name for one in info.adapters} == {adapter.name, "taught"}
+    assert info.taught == "taught-2"
+    both = networks.predict(PredictRequest(index=3, adapters=(adapter.name, "taught"), strength=0.5))
+    once = networks.predict(PredictRequest(index=3, adapters=(adapter.name,)))
     assert both.adapted.probabilities == pytest.approx(once.adapted.probabilities, abs=2e-5)  # half of it, twice
     shutil.rmtree(other)
-    assert len(networks.facts().adapters) == 1
+    assert len(networks.info().adapters) == 1
 
 
 def test_a_damaged_adapter_is_named_and_the_others_stay(networks, adapter):
-    good = adapter.name
-    bad = shutil.copytree(adapter, adapter.with_name("bad"))
-    flip_bit(bad / "adapter_model.safetensors")
-    facts = {one.name: one for one in networks.facts().adapters}
-    assert facts[good].problem is None
-    assert "is not the saved file" in facts["bad"].problem
-    assert networks.answer(Question(index=3, adapters=(good,))).adapted is not None
+    flip_bit(shutil.copytree(adapter, adapter.with_name("bad")) / "adapter_model.safetensors")
+    info = {one.name: one for one in networks.info().adapters}
+    assert info[adapter.name].problem is None
+    assert "is not the saved file" in info["bad"].problem
+    assert networks.predict(PredictRequest(index=3, adapters=(adapter.name,))).adapted is not None
 
 
 def test_another_base_is_noticed(networks, run_copy):
-    networks.facts()
+    networks.info()
     pretrain(replace(smoke(run_copy, seed=5), force=True))
     with pytest.raises(RunError, match="was replaced by another command"):
-        networks.facts()
+        networks.info()

@@ -1,7 +1,17 @@
-"""Over HTTP: what is answered, what is refused, and that nothing falls over."""
+"""Over HTTP: what is answered, what is refused, and that nothing falls over; and how the server starts and stops."""
 
 import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,48 +19,82 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import load
-from lora_mnist.play.answers import LARGEST_BODY
-from lora_mnist.play.pages import FOLDER
+from lora_mnist.errors import UsageError
+from lora_mnist.play.server import MAX_BODY_BYTES, STATIC, listening, refusal_reason, static_files
 
-from .conftest import NINE
+from ..conftest import snapshot
+from .conftest import NINE, Client
 
+OWN = {"host": "127.0.0.1:8017"}
+JSON = OWN | {"content-type": "application/json"}
 DRAWING = {"pixels": "7f" * 784, "label": 3}
+LESSON = {"drawings": [DRAWING | {"label": digit} for digit in range(10)]}
 
 
-def shares(run, pixels: str, adapter: str | None = None, strength: float = 1.0) -> torch.Tensor:
-    """What the run's files say of a picture, without any of our code: W + strength · alpha / √rank · B A."""
-    weights = load_file(run / "base" / "model.safetensors")
-    if adapter:
-        folder = run / "adapters" / adapter
-        for key, A in load_file(folder / "adapter_model.safetensors").items():
-            if ".lora_A." in key:
-                layer = key.removeprefix("base_model.model.").partition(".")[0]
-                B = load_file(folder / "adapter_model.safetensors")[key.replace("lora_A", "lora_B")]
-                weights[f"{layer}.weight"] += strength * scaling_of(folder) * B @ A
-    x = (torch.tensor(list(bytes.fromhex(pixels))).float() / 255 - 0.1307) / 0.3081
-    for i in (1, 2, 3):
-        x = F.linear(x, weights[f"linear{i}.weight"], weights[f"linear{i}.bias"])
-        x = F.relu(x) if i < 3 else x
-    return x.softmax(0)
+@pytest.fixture(scope="module")
+def digits_test(client):
+    return load("digits", client.run, val_share=0.25, split_seed=0).test
 
 
-def scaling_of(folder) -> float:
-    config = json.loads((folder / "adapter_config.json").read_text())
-    rank = config["r"]
-    return config["lora_alpha"] / (rank**0.5 if config["use_rslora"] else rank)
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("GET", "/api/run", OWN),
+        ("GET", "/api/run", {"host": "localhost:8017"}),
+        ("GET", "/api/run", OWN | {"origin": "http://127.0.0.1:8017", "sec-fetch-site": "same-origin"}),
+        ("GET", "/api/run", {"host": "localhost:9000", "origin": "http://localhost:9000"}),  # through a tunnel
+        ("GET", "/", OWN | {"sec-fetch-site": "cross-site"}),  # a link on another page
+        ("POST", "/api/run", JSON),
+        ("POST", "/api/run", JSON | {"content-type": "application/json; charset=utf-8"}),
+    ],
+)
+def test_requests_of_the_own_page_are_allowed(method, path, headers):
+    assert refusal_reason(method, path, headers) is None
 
 
-def close(sight: dict, wanted: torch.Tensor) -> bool:
-    return sight["digit"] == int(wanted.argmax()) and torch.allclose(
-        torch.tensor(sight["probabilities"]), wanted, atol=2e-5
-    )
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {}),
+        ("GET", {"host": "evil.example"}),  # a foreign name that resolves to this machine
+        ("GET", {"host": "127.0.0.1.evil.example:8017"}),
+        ("GET", {"host": "localhost:8017@evil.example"}),
+        ("GET", {"host": "192.168.0.7:8017"}),
+        ("GET", OWN | {"origin": "http://evil.example"}),
+        ("GET", OWN | {"origin": "null"}),
+        ("GET", OWN | {"origin": "http://localhost:3000"}),  # another server on this machine
+        ("GET", OWN | {"origin": "https://127.0.0.1:8017"}),
+        ("GET", OWN | {"sec-fetch-site": "cross-site"}),
+        ("GET", OWN | {"sec-fetch-site": "same-site"}),
+        ("POST", JSON | {"sec-fetch-site": "cross-site"}),
+        ("POST", OWN),  # a form can be sent without permission, JSON cannot
+        ("POST", OWN | {"content-type": "text/plain"}),
+        ("POST", OWN | {"content-type": "application/x-www-form-urlencoded"}),
+    ],
+)
+def test_requests_of_others_are_refused(method, headers):
+    for path in ("/api/run", "/") if method == "POST" else ("/api/run",):
+        assert refusal_reason(method, path, headers) is not None
+
+
+def test_it_holds_over_http_and_every_response_has_the_headers(client):
+    refused = client.ask("/api/run", headers={"Host": "evil.example"})
+    assert refused[0] == refused[2]["error"]["status"] == 403
+    assert client.ask("/api/teaching/start", {"drawings": []}, {"Origin": "http://evil.example"})[0] == 403
+    for _, headers, _ in (client.ask("/"), client.ask("/style.css"), client.ask("/nothing"), refused):
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Access-Control-Allow-Origin"] is None
 
 
 def test_the_page_and_its_files_are_served_and_nothing_else(client):
     status, headers, page = client.ask("/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert page == (FOLDER / "index.html").read_bytes()
-    for file in FOLDER.iterdir():
+    assert page == (STATIC / "index.html").read_bytes()
+    for file in STATIC.iterdir():
         if file.name != "index.html":
             assert client.ask(f"/{file.name}")[2] == file.read_bytes()
     for path in ("/index.html", "/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/run.json", "/static/style.css"):
@@ -58,33 +102,53 @@ def test_the_page_and_its_files_are_served_and_nothing_else(client):
         assert (status, answer["error"]["status"]) == (404, 404)
 
 
-def test_a_drawing_is_seen_as_the_files_say(client):
+def test_the_page_names_only_its_own_files_and_writes_no_markup():
+    page = (STATIC / "index.html").read_text()
+    assert {f"/{name}" for name in re.findall(r'(?:src|href)="([^"]+)"', page)} <= set(static_files())
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=", page)
+    for file in STATIC.glob("*.js"):
+        text = file.read_text()
+        assert all((STATIC / name).is_file() for name in re.findall(r'from "([^"]+)"', text))
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?://", text), file
+
+
+def probabilities(run, pixels: str, adapter: str | None = None, strength: float = 1.0) -> torch.Tensor:
+    """Computed from the run's files without any of our code: W + strength · alpha / √rank · B A."""
+    weights = load_file(run / "base" / "model.safetensors")
+    if adapter:
+        factors = load_file(run / "adapters" / adapter / "adapter_model.safetensors")
+        config = json.loads((run / "adapters" / adapter / "adapter_config.json").read_text())
+        scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
+        for key in (key for key in factors if ".lora_A." in key):
+            layer = key.removeprefix("base_model.model.").partition(".")[0]
+            weights[f"{layer}.weight"] += strength * scaling * factors[key.replace("lora_A", "lora_B")] @ factors[key]
+    x = (torch.tensor(list(bytes.fromhex(pixels))).float() / 255 - 0.1307) / 0.3081
+    for i in (1, 2, 3):
+        x = F.linear(x, weights[f"linear{i}.weight"], weights[f"linear{i}.bias"])
+        x = F.relu(x) if i < 3 else x
+    return x.softmax(0)
+
+
+def assert_predicts(prediction: dict, expected: torch.Tensor) -> None:
+    assert prediction["digit"] == int(expected.argmax())
+    assert prediction["probabilities"] == pytest.approx(expected.tolist(), abs=2e-5)
+
+
+def test_predictions_are_those_of_the_saved_weights(client, digits_test):
     adapter = next((client.run / "adapters").iterdir()).name
-    answer = client.predict(strokes=NINE, adapters=[adapter], strength=1.3)
-    assert close(answer["base"], shares(client.run, answer["pixels"]))
-    assert close(answer["adapted"], shares(client.run, answer["pixels"], adapter, 1.3))
-    assert answer["base"] != answer["adapted"]
-
-
-def test_a_test_image_is_shown_as_it_is(client):
-    test = load("digits", client.run, val_share=0.25, split_seed=0).test
-    answer = client.predict(index=7)
-    assert bytes.fromhex(answer["pixels"]) == test.images[7].numpy().tobytes()
-    assert (answer["index"], answer["label"]) == (7, int(test.labels[7]))
-    assert close(answer["base"], shares(client.run, answer["pixels"]))
-    assert answer["adapted"] is None
-
-
-def test_strength_nothing_is_the_base(client):
-    adapter = next((client.run / "adapters").iterdir()).name
-    answer = client.predict(strokes=NINE, adapters=[adapter], strength=0)
-    assert answer["adapted"] == answer["base"]
-
-
-def test_a_blank_sheet_is_no_error_but_a_problem(client):
-    answer = client.predict(strokes=[])
-    assert "blank" in answer["problem"]
-    assert answer["base"] is None
+    drawn = client.predict(strokes=NINE, adapters=[adapter], strength=1.3)
+    assert_predicts(drawn["base"], probabilities(client.run, drawn["pixels"]))
+    assert_predicts(drawn["adapted"], probabilities(client.run, drawn["pixels"], adapter, 1.3))
+    assert drawn["base"] != drawn["adapted"]
+    unchanged = client.predict(strokes=NINE, adapters=[adapter], strength=0)
+    assert unchanged["adapted"] == unchanged["base"] == drawn["base"]
+    shown = client.predict(index=7)
+    assert bytes.fromhex(shown["pixels"]) == digits_test.images[7].numpy().tobytes()
+    assert (shown["index"], shown["label"], shown["adapted"]) == (7, int(digits_test.labels[7]), None)
+    assert_predicts(shown["base"], probabilities(client.run, shown["pixels"]))
+    blank = client.predict(strokes=[])  # no error, since one begins with it
+    assert "blank" in blank["problem"]
+    assert blank["base"] is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +181,7 @@ def test_a_blank_sheet_is_no_error_but_a_problem(client):
         ("/api/run", {}, 405, "Not Allowed"),
     ],
 )
-def test_a_bad_request_is_told_in_json(client, path, body, status, words):
+def test_a_bad_request_is_refused_in_json(client, path, body, status, words):
     found, _, answer = client.ask(path, body)
     assert found == answer["error"]["status"] == status
     assert words in answer["error"]["message"]
@@ -125,11 +189,11 @@ def test_a_bad_request_is_told_in_json(client, path, body, status, words):
 
 def test_a_body_is_capped_whether_or_not_it_says_how_long_it_is(client):
     part = b" " * (1 << 16)
-    in_chunks = iter([part] * (LARGEST_BODY // len(part) + 1))
-    for body in (b" " * (LARGEST_BODY + 1), in_chunks):
+    in_chunks = iter([part] * (MAX_BODY_BYTES // len(part) + 1))
+    for body in (b" " * (MAX_BODY_BYTES + 1), in_chunks):
         status, _, answer = client.ask("/api/predict", body)
         assert (status, answer["error"]["status"]) == (413, 413)
-        assert f"{LARGEST_BODY:,} bytes" in answer["error"]["message"]
+        assert f"{MAX_BODY_BYTES:,} bytes" in answer["error"]["message"]
 
 
 def test_a_thousand_quick_requests_fifty_at_once(client):
@@ -145,11 +209,11 @@ def test_a_thousand_quick_requests_fifty_at_once(client):
 
 
 @pytest.mark.parametrize("which", ["base-wrong", "adapters-break"])
-def test_a_search_goes_round_all_images_with_that_fault(client, which):
+def test_a_search_goes_round_all_images_with_that_fault(client, digits_test, which):
     adapter = next((client.run / "adapters").iterdir()).name
     stored = load_file(client.run / "base" / "logits.safetensors")["test"].argmax(1)
     adapted = load_file(client.run / "adapters" / adapter / "logits.safetensors")["test"].argmax(1)
-    labels = load("digits", client.run, val_share=0.25, split_seed=0).test.labels
+    labels = digits_test.labels
     wrong = stored != labels if which == "base-wrong" else (stored == labels) & (adapted != labels)
     found, last = [], -1
     for _ in range(int(wrong.sum()) + 1):
@@ -157,7 +221,79 @@ def test_a_search_goes_round_all_images_with_that_fault(client, which):
         found.append(last)
     expected = wrong.nonzero().flatten().tolist()
     assert found == [*expected, expected[0]]
-
-
-def test_a_search_without_a_find_says_so(client):
     assert client.ask("/api/search", {"which": "adapters-break"})[2] == {"index": None}
+
+
+@contextmanager
+def playing(run, max_file_bytes: int | None = None):
+    """(process, client) of `lora-mnist play`, whose processes can write no larger files."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job inherits it ignored
+        if max_file_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+
+    command = [sys.executable, "-m", "lora_mnist", "play", "--run", str(run), "--port", "0", "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=prepare
+    )
+    with process:
+        printed = json.loads("".join(process.stdout.readline() for _ in range(4)))
+        assert printed["run"] == str(run)
+        port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", printed["address"])[1])
+        try:
+            yield process, Client(port, run)
+        finally:
+            process.kill()
+
+
+def children_of(group: int) -> list[str]:
+    """The commands that still run in a process group."""
+    command = ["ps", "-ww", "-o", "args=", "-g", str(group)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [line for line in listed.splitlines() if "spawn_main" in line]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("phase", ["idle", "training"])
+def test_it_stops_in_a_second_also_while_a_training_runs(run_copy, phase, number, code):
+    before = snapshot(run_copy)
+    with playing(run_copy) as (process, client):
+        if phase == "training":
+            assert client.ask("/api/teaching/start", LESSON)[0] == 200
+            client.state_in("training", "taught", "failed")
+            assert children_of(process.pid)
+        started = time.monotonic()
+        os.killpg(process.pid, number)  # as a terminal does
+        assert process.wait() == code
+        assert time.monotonic() - started < 1.5  # a second, and what a busy machine adds
+        printed = process.stderr.read()
+        assert len(printed.splitlines()) == 1, printed
+        assert not children_of(process.pid)
+    assert snapshot(run_copy) == before
+
+
+def test_a_full_disk_costs_nothing_but_the_lesson(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    before = snapshot(run)
+    with playing(run, max_file_bytes=8192) as (_, client):
+        assert client.ask("/api/teaching/start", LESSON)[0] == 200
+        assert client.state_in("taught", "failed")["phase"] == "taught"
+        assert client.ask("/api/teaching/keep", {"name": "mine"})[0] == 200
+        state = client.state_in("taught", "kept", "failed")
+        assert state["phase"] == "taught"  # so that it can be tried again
+        assert state["problem"].startswith("It was not kept. Cannot write ")
+        assert "what was in this one is kept" in state["problem"]
+        assert snapshot(run) == before
+        assert client.predict(index=1)["label"] is not None
+        assert client.ask("/api/teaching/discard", {})[0] == 200
+
+
+def test_it_listens_to_this_machine_only_and_sends_small_answers_at_once():
+    with listening(0) as listener, socket.create_connection(listener.getsockname()):
+        assert listener.getsockname()[0] == "127.0.0.1"
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # by which asyncio knows where to set TCP_NODELAY
+    with pytest.raises(UsageError, match=r"`port` \(=70000\) cannot be used"):
+        listening(70000)

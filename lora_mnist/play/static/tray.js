@@ -4,7 +4,7 @@ import { find, make } from "./dom.js";
 import { picture } from "./pixels.js";
 import { a } from "./words.js";
 
-export const MOST_DRAWINGS = 500;
+export const MAX_DRAWINGS = 500;
 const KEY = "lora-mnist tray";
 const list = find("#tray");
 
@@ -18,7 +18,7 @@ export class Tray {
   }
 
   add(drawing) {
-    if (this.drawings.length >= MOST_DRAWINGS) return;
+    if (this.drawings.length >= MAX_DRAWINGS) return;
     this.drawings.push(drawing);
     this.append(drawing);
     list.scrollTop = list.scrollHeight;
