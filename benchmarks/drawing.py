@@ -5,7 +5,7 @@
 Every digit is drawn anew onto 320×320 pixels: enlarged to between 40 and 320 by bicubic interpolation, dark on light or
 light on dark. *Smooth* is that; *pen* has hard edges, as a canvas without antialiasing; *photograph* has less contrast,
 uneven light, noise and JPEG's artefacts. The bases are trained to default.toml, one epoch, a seed each. The choices in
-`lora_mnist/datasets/drawing.py` were made on `val`, with other drawings; here they are only measured.
+`lora_mnist/datasets/preprocess.py` were made on `val`, with other drawings; here they are only measured.
 """
 
 import argparse

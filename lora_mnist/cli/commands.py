@@ -42,7 +42,7 @@ def run(
     from lora_mnist.runs.run import Run
 
     pretraining = o.given("pretrain", epochs=epochs)
-    settings = (images.settings(), network.settings(), pretraining, repair.settings())
+    settings = (images.settings("data"), network.settings("model"), pretraining, repair.settings())
     request = o.request_of(place, machine, output, common, *settings)
     silent, stages = output.json or output.quiet, results.Stages(rounds)
     with Run(place.run).writing():  # from the first stage to the last, not only during each of them
@@ -92,7 +92,9 @@ def pretrain(
     from lora_mnist.cli import results, tables
 
     training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
-    request = o.request_of(place, machine, output, common, images.settings(), network.settings(), *training)
+    request = o.request_of(
+        place, machine, output, common, images.settings("data"), network.settings("model"), *training
+    )
     work, pretraining = pipeline.pretrain(request)
     views = [results.pretraining, *([tables.evaluation] if verbose else [])]
     print_result(pretraining, views, output, work.run.base.folder)
@@ -148,8 +150,10 @@ def finetune(
 
     if full:
         o.refuse_with_full(repair, shape, control, on_top_of)
-    training = loop.settings("finetune", rate="full_learning_rate" if full else "learning_rate")
-    settings = (repair.settings(), shape.settings(), augmentation.settings(), loss.settings(), training)
+    settings = [group.settings() for group in (repair, shape, augmentation, loss, loop)]
+    if full:  # the rate of all weights is a setting of its own
+        settings[-1] = replace(loop, learning_rate=None).settings()
+        settings.append(o.given("finetune", full_learning_rate=loop.learning_rate))
     work = pipeline.open_workspace(o.request_of(place, machine, output, common, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), control)
     views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
@@ -223,7 +227,7 @@ def extract(
     from lora_mnist import pipeline
     from lora_mnist.cli import results, tables
 
-    settings = o.Repair(digit=digit, name=name).settings()
+    settings = o.given("finetune", digit=digit, name=name)
     work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force), settings))
     tuning = pipeline.extract(work, rank, checkpoint)
     views = [lambda one: results.extracted(one, place.run), *([tables.extraction] if verbose else [])]

@@ -1,10 +1,11 @@
 """Every option, spelled and explained once, in groups; and the request and the settings that they become."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
     from lora_mnist.settings.request import Applied, Request
 
 PANELS = ("Run", "Repair", "LoRA", "Training", "Data", "Output")  # of --help, in this order
-Number = TypeVar("Number", int, float)
 
 
 def option(panel: str, names: str, text: str, metavar: str | None = None, **more: Any) -> Any:
@@ -326,8 +326,16 @@ class Adapters:
 # Groups of settings -------------------------------------------------------------------------------------------------
 
 
+class Settings:
+    """A group of options that are settings, in one table of a config file."""
+
+    def settings(self, table: str = "finetune") -> "Layer":
+        """What was given, as that table."""
+        return given(table, **vars(self))
+
+
 @dataclass(frozen=True)
-class DataChoice:
+class DataChoice(Settings):
     """Which images, and how they are split."""
 
     dataset: Annotated[
@@ -343,24 +351,16 @@ class DataChoice:
         in_data("--val-share", "Share of the training images set aside as val, by which all is decided.", "SHARE"),
     ] = None
 
-    def settings(self) -> "Layer":
-        """What was given, as the `data` table."""
-        return given("data", **vars(self))
-
 
 @dataclass(frozen=True)
-class Network:
+class Network(Settings):
     """The network's shape."""
 
     hidden: Annotated[str | None, in_training("--hidden", "Sizes of the hidden layers.", "N,N")] = None
 
-    def settings(self) -> "Layer":
-        """What was given, as the `model` table. Raises UsageError if `hidden` is not a list of sizes."""
-        return given("model", hidden=_sizes(self.hidden))
-
 
 @dataclass(frozen=True)
-class Loop:
+class Loop(Settings):
     """What both trainings have."""
 
     batch_size: Annotated[int | None, in_training("--batch-size, --batch", "Images in each step.", "N")] = None
@@ -380,14 +380,9 @@ class Loop:
         in_training("--weight-decay", "Pull of weights towards 0: Adam adds it to the loss, AdamW does not.", "X"),
     ] = None
 
-    def settings(self, stage: str, rate: str = "learning_rate") -> "Layer":
-        """What was given, as the table of `stage`, in which `rate` is the name of the learning rate."""
-        others = {name: value for name, value in vars(self).items() if name != "learning_rate"}
-        return given(stage, **{rate: self.learning_rate}, **others)
-
 
 @dataclass(frozen=True)
-class Repair:
+class Repair(Settings):
     """An adapter and its training, as far as `run` has them too."""
 
     digit: Digit = None
@@ -404,13 +399,9 @@ class Repair:
     guard: Guard = None
     name: Name = None
 
-    def settings(self) -> "Layer":
-        """What was given, as the `finetune` table."""
-        return given("finetune", **(vars(self) | {"digit": _digit(self.digit)}))
-
 
 @dataclass(frozen=True)
-class AdapterShape:
+class AdapterShape(Settings):
     """What else an adapter is made of."""
 
     rslora: Annotated[
@@ -446,17 +437,9 @@ class AdapterShape:
         in_lora("--alpha-pattern", "Another alpha for one layer. May be repeated.", "LAYER=X", show_default="none"),
     ] = None
 
-    def settings(self) -> "Layer":
-        """What was given, as the `finetune` table. Raises UsageError if a pattern has no number for a layer."""
-        patterns = {
-            "rank_pattern": _pattern(self.rank_pattern, int),
-            "alpha_pattern": _pattern(self.alpha_pattern, float),
-        }
-        return given("finetune", **(vars(self) | patterns))
-
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Settings):
     """By how much training images are changed at random."""
 
     shift: Annotated[float | None, in_data("--shift", "Move training images by up to so many pixels.", "PIXELS")] = None
@@ -467,13 +450,9 @@ class Augmentation:
         float | None, in_data("--zoom", "Make training images smaller or larger by up to this share.", "SHARE")
     ] = None
 
-    def settings(self) -> "Layer":
-        """What was given, as the `finetune` table."""
-        return given("finetune", **vars(self))
-
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Settings):
     """Which images fine-tuning sees more often, and what it minimises beside the cross-entropy."""
 
     hard_examples: Annotated[
@@ -494,10 +473,6 @@ class Loss:
         float | None,
         in_training("--label-smoothing", "Share of each label that is spread evenly over all digits.", "SHARE"),
     ] = None
-
-    def settings(self) -> "Layer":
-        """What was given, as the `finetune` table."""
-        return given("finetune", **vars(self))
 
 
 # Options → request ----------------------------------------------------------------------------------------------------
@@ -534,27 +509,34 @@ def refuse_with_full(repair: Repair, shape: AdapterShape, control: bool, on_top_
         raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")
 
 
-def given(table: str, **options: object) -> "Layer":
-    """The `table` of a config file with the options that were not left out."""
-    return {table: {name: value for name, value in options.items() if value is not None}}
+def given(table: str, **options: Any) -> "Layer":
+    """The `table` of a config file with the options that were not left out. Raises UsageError for what is malformed."""
+    parsers: dict[str, Callable[..., object]] = {
+        "digit": _digit,
+        "hidden": _sizes,
+        "rank_pattern": _pattern,
+        "alpha_pattern": _pattern,
+    }
+    there = {name: value for name, value in options.items() if value not in (None, [])}
+    return {table: {name: parsers[name](value) if name in parsers else value for name, value in there.items()}}
 
 
-def _digit(digit: str | None) -> int | str | None:
+def _digit(digit: str) -> int | str:
     """A number if it looks like one."""
-    return int(digit) if digit and re.fullmatch("[0-9]{1,9}", digit) else digit
+    return int(digit) if re.fullmatch("[0-9]{1,9}", digit) else digit
 
 
-def _sizes(hidden: str | None) -> list[int] | str | None:
-    if not hidden:
-        return hidden
+def _sizes(hidden: str) -> list[int] | str:
     try:
-        return [int(size) for size in hidden.split(",")]
+        return [int(size) for size in hidden.split(",")] if hidden else hidden
     except ValueError as error:
         raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
 
 
-def _pattern(entries: list[str] | None, kind: type[Number]) -> dict[str, Number] | None:
+def _pattern(entries: list[str]) -> dict[str, float]:
+    """`layer=2` → a whole number, which a rank has to be; `layer=0.5` → another."""
     try:
-        return {t: kind(value) for t, value in (entry.rsplit("=", 1) for entry in entries or [])} or None
+        pairs = [entry.rsplit("=", 1) for entry in entries]
+        return {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}
     except ValueError as error:
         raise UsageError(f"{entries!r} is not a layer and a number each.", "Write it as linear3=2.") from error
