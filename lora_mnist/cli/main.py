@@ -1,5 +1,7 @@
 """From the words typed to an exit code: the commands, registered with Typer, and what their help shows."""
 
+import ast
+import codecs
 import functools
 import inspect
 import os
@@ -41,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     handle_signals()
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process of ours imports a types.py that lies in the working folder
     try:
+        codecs.register_error("plain", _plain)
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # closed by the caller
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-            getattr(sys, name).reconfigure(errors="replace")  # a terminal that has no "·" shows "?", no traceback
+            getattr(sys, name).reconfigure(errors="plain")
         completion.join_options()
         # nothing counts as --help, which is no mistake
         code = typer.main.get_command(app).main(arguments or ["--help"], "lora-mnist", standalone_mode=False)
@@ -58,6 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(ended.code or 0) if completion.is_asked() else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that the terminal's encoding, as cp1252, does not have."""
+    assert isinstance(error, UnicodeEncodeError)
+    likenesses = {"→": "->", "·": ".", "×": "x", "−": "-", "…": "...", "─": "-", "│": "|"}
+    return "".join(likenesses.get(one, "?") for one in error.object[error.start : error.end]), error.end
 
 
 def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -160,4 +171,6 @@ def _options(
 
 for _panel, _functions in COMMANDS.items():
     for _function in _functions:
-        app.command(cls=Command, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))
+        # `python -OO` drops docstrings, but not their source
+        _help = _function.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(_function)).body[0])  # type: ignore
+        app.command(cls=Command, help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))

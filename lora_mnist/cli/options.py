@@ -34,7 +34,7 @@ def folder(name: str) -> Path:
     """A path that was typed; an empty one would be the working directory."""
     if not name:
         raise typer.BadParameter("'' names no folder. The one you are in is '.'.")
-    return Path(name)
+    return Path(name).expanduser()  # a shell leaves the ~ of --run=~/x and of a quoted variable to us
 
 
 # Options of a single command, or of several that do not share a group -------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lora_mnist.datasets.embedded import DIGITS_SHA256, draw_digits
-from lora_mnist.datasets.mnist import MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist
+from lora_mnist.datasets.mnist import MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist, what_lies_in
 from lora_mnist.errors import DataError, DiskError
 from lora_mnist.settings.config import KnownDataset
 
@@ -63,10 +63,10 @@ def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False
     try:
         if offline:
             raise DataError(
-                f"MNIST is not in {raw}, and --offline, or LORA_MNIST_OFFLINE, forbids to download it.",
+                f"MNIST is not in {raw}{what_lies_in(folder)}; --offline, or LORA_MNIST_OFFLINE, forbids a download.",
                 f"Lay the four files into {raw}, point --data to them, or let them be downloaded.",
             )
-        log.info("MNIST is not in %s: downloading it (11 MB).", raw)
+        log.info("MNIST is not in %s%s: downloading it (11 MB).", raw, what_lies_in(folder))
         download_mnist(folder, quiet)
     except (DataError, DiskError) as error:
         if wanted == "mnist":

@@ -67,7 +67,7 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         path = _find(folder, name)
         if path is None:
             raise DataError(
-                f"{raw_folder(folder) / name} is missing.", "Lay it there, plain or as .gz, or point --data to it."
+                f"{raw_folder(folder) / name} is missing{what_lies_in(folder)}.", "Lay it there, plain or as .gz."
             )
         content = _read(path, name)
         # idx format: two zero bytes, a type byte, the number of dimensions, each dimension as a big-endian uint32
@@ -75,6 +75,15 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         arrays.append(np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape))
     images, labels, test_images, test_labels = arrays
     return images, labels, test_images, test_labels
+
+
+def what_lies_in(folder: Path) -> str:
+    """What lies there, for whoever looks for files that should be there."""
+    for place in (raw_folder(folder), folder):
+        if place.is_dir() and (names := sorted(path.name for path in place.iterdir() if not path.name.startswith("."))):
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            return f"; {place} has {', '.join(names[:4])}{more}"
+    return ""
 
 
 def download_mnist(folder: Path, quiet: bool = False) -> None:
@@ -155,8 +164,16 @@ def import_torchvision() -> ModuleType:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    plain = raw_folder(folder) / name
-    return next((path for path in (plain, plain.with_name(f"{name}.gz")) if path.is_file()), None)
+    """Where one of the four lies: in MNIST/raw/, as torchvision lays it, or in `folder` itself; plain or as .gz.
+
+    Kaggle calls it train-images.idx3-ubyte, and unpacks it into a folder of its own name.
+    """
+    for place in (raw_folder(folder), folder):
+        for spelling in (name, name.replace("-idx", ".idx")):
+            for path in (place / spelling, place / spelling / spelling, place / f"{spelling}.gz"):
+                if path.is_file():
+                    return path
+    return None
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -43,6 +43,27 @@ def test_gz_files_laid_there_by_hand_serve(mnist_copy):
     assert len(load("mnist", mnist_copy, 0.0, 0).train) == 60_000
 
 
+@pytest.mark.parametrize(
+    "layout", ["{name}", "{kaggle}", "MNIST/raw/{kaggle}", "{kaggle}/{kaggle}", "{name}/{name}", "{kaggle}.gz"]
+)
+def test_files_are_found_as_others_lay_and_name_them(mnist_copy, tmp_path, layout):
+    """Kaggle's names, a folder inside a folder of that name, and --data on the four files themselves."""
+    folder = tmp_path / "elsewhere"
+    for name in MNIST_FILES:
+        path = folder / layout.format(name=name, kaggle=name.replace("-idx", ".idx"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = (mnist_copy / "MNIST" / "raw" / name).read_bytes()
+        path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+    assert choose("mnist", folder, offline=True) == "mnist"
+    assert len(load("mnist", folder, 0.0, 0).test) == 10_000
+
+
+def test_what_lies_there_instead_is_named(tmp_path):
+    (tmp_path / "mnist_train.csv").write_text("")
+    with pytest.raises(DataError, match=r"; .* has mnist_train\.csv"):
+        choose("mnist", tmp_path, offline=True)
+
+
 @pytest.mark.parametrize("damage", ["flipped label", "truncated", "empty", "longer", "swapped"])
 def test_damaged_mnist_is_refused_by_name(mnist_copy, damage):
     path = mnist_copy / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"

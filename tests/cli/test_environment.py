@@ -1,0 +1,49 @@
+"""Commands in the environments in which people run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def lora_mnist(*arguments, **environment) -> subprocess.CompletedProcess:
+    options = {"capture_output": True, "text": True, "check": False}
+    cwd = environment.pop("cwd", None)
+    command = [sys.executable, *environment.pop("python", []), "-m", "lora_mnist", *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **environment}, cwd=cwd, **options)
+
+
+def test_an_encoding_without_arrows_has_likenesses_of_them(finished_run):
+    done = lora_mnist("adapters", "--run", finished_run, PYTHONIOENCODING="cp1252")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "->" in done.stdout
+    assert "?" not in done.stdout
+
+
+def test_help_has_its_text_without_docstrings():
+    plain, stripped = (lora_mnist("finetune", "--help", python=flags, COLUMNS="80") for flags in ([], ["-OO"]))
+    assert stripped.returncode == 0
+    assert stripped.stdout == plain.stdout
+
+
+def test_a_tilde_is_the_home_folder(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LORA_MNIST_DATA", "~/data")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("pretrain", "--dataset", "mnist", "--offline", "--run=~/x")
+    assert code == 3
+    assert str(tmp_path / "data") in err
+    assert not Path("~").exists()
+    assert f"There is no base in {tmp_path / 'x'}" in cli("evaluate", "--run=~/x")[2]
+
+
+@pytest.mark.parametrize("name", ["http", "types", "socket", "queue", "torch", "numpy"])
+def test_no_process_imports_what_lies_in_the_working_folder(finished_run, tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("raise RuntimeError('a file of the user')")
+    script = Path(sys.executable).with_name("lora-mnist")
+    options = ("--digit", "3", "--rank", "1", "--seed", "0-1", "--engine", "local", "--set", "finetune.steps=20")
+    command = [script, "sweep", "--run", finished_run, "--out", tmp_path / "sweep", *options]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
