@@ -13,30 +13,30 @@ from unittest import mock
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 READ = "read"  # a file is opened to be read; every other operation changes something
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+CHANGES = {"mkdir": "mkdir", "rename": "rename", "replace": "rename"} | dict.fromkeys(
+    ("unlink", "remove", "rmdir"), "remove"
+)
 
 
 class Dead(BaseException):
-    """What a dead disk raises: nobody handles it, and whoever cleans up meets it again."""
+    """What a dead disk raises: nobody handles it, and whoever cleans up meets it once more."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at operation `number`, from 0 on: an OSError with `error`, or SIGKILL if that is None.
-
-    Attributes:
-        dead: instead, that operation and all after it raise `Dead`: to the disk, the process is killed.
-    """
+    """What happens at operation `number`, from 0 on: an OSError with `error`, or SIGKILL if that is None."""
 
     number: int
     error: int | None = None
-    dead: bool = False
+    dead: bool = False  # instead, that operation and all after it raise `Dead`: to the disk, the process is killed
 
 
 @dataclass
 class Disk:
     """What is done below `folder`, in turn: each operation's kind and the name of the file.
 
-    A write that fails has written half of its bytes, as on a disk that is full.
+    A write that fails has written half of its bytes, as on a disk that is full. Nothing is synced: no process can see.
     """
 
     folder: Path
@@ -46,20 +46,12 @@ class Disk:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Watch this process for as long as the block lasts."""
-        with mock.patch.multiple(
-            os,
-            open=self._opening(os.open),
-            fsync=self._syncing(os.fsync),
-            mkdir=self._counted("mkdir", os.mkdir),
-            rename=self._counted("rename", os.rename),
-            replace=self._counted("rename", os.replace),
-            unlink=self._counted("remove", os.unlink),
-            remove=self._counted("remove", os.remove),
-            rmdir=self._counted("remove", os.rmdir),
-        ):
-            files = self._files(io.open)
-            with mock.patch("io.open", files), mock.patch("builtins.open", files):
-                yield
+        counted = {name: self._counted(getattr(os, name), lambda *_, kind=kind: kind) for name, kind in CHANGES.items()}
+        counted["open"] = self._counted(os.open, lambda flags, *_: "open" if flags & WRITING else READ)
+        counted["fsync"] = self._counted(lambda handle: None, lambda: "fsync")
+        files = self._files(io.open)
+        with mock.patch.multiple(os, **counted), mock.patch("io.open", files), mock.patch("builtins.open", files):
+            yield
 
     def happens(self, kind: str, path: str, half: Callable[[], object] = lambda: None) -> None:
         """Count an operation; `half` does a part of it before it fails. Raises OSError if it is to fail."""
@@ -85,30 +77,12 @@ class Disk:
             whole = os.path.join(_path_of(dir_fd) if dir_fd is not None else os.getcwd(), os.fsdecode(path))
         return whole if whole.startswith(f"{self.folder}{os.sep}") or whole == str(self.folder) else None
 
-    def _counted(self, kind: str, honest: Callable) -> Callable:
+    def _counted(self, honest: Callable, kind_of: Callable[..., str]) -> Callable:
         def operation(path, *rest, **named):
             where = self._where(path, named.get("dir_fd", named.get("src_dir_fd")))
             if where:
-                self.happens(kind, where)
+                self.happens(kind_of(*rest), where)
             return honest(path, *rest, **named)
-
-        return operation
-
-    def _opening(self, honest: Callable) -> Callable:
-        def operation(path, flags, *rest, **named):
-            where = self._where(path, named.get("dir_fd"))
-            if where:
-                self.happens("open" if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else READ, where)
-            return honest(path, flags, *rest, **named)
-
-        return operation
-
-    def _syncing(self, honest: Callable) -> Callable:
-        def operation(handle):
-            where = self._where(handle)
-            if where is None:
-                return honest(handle)
-            return self.happens("fsync", where)  # no process can see that nothing is synced
 
         return operation
 

@@ -4,13 +4,11 @@ import io
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -43,65 +41,32 @@ def commands(*lines: Sequence[object]) -> list[Ended]:
     return _Running(lines).ended()
 
 
-def at_once(*lines: Sequence[object], apart: float = 0, unguarded: bool = False) -> list[Ended]:
-    """Run commands at the same time.
-
-    Args:
-        apart: seconds by which each begins later than the one before it.
-        unguarded: without the lock, and without the second look where there are no locks.
-    """
+def at_once(*lines: Sequence[object], unguarded: bool = False) -> list[Ended]:
+    """Run commands at the same time; `unguarded` takes the lock away, and the second look where there are no locks."""
     gate = _context.Event()
-    running = [_Running([line], gate=gate, late=i * apart, unguarded=unguarded) for i, line in enumerate(lines)]
+    running = [_Running([line], gate=gate, unguarded=unguarded) for line in lines]
     for one in running:
-        one.await_ready()
+        assert one.results.recv() is None  # it is ready
     gate.set()
     return [one.ended()[0] for one in running]
 
 
-def killed_after(seconds: float, *arguments: object) -> Ended:
-    """Run one command, and kill it so many seconds after it began."""
-    running = _Running([arguments])
-    running.await_ready()
-    time.sleep(seconds)
-    running.process.kill()
-    return running.ended()[0]
-
-
-def interrupted_after(seconds: float, number: signal.Signals, *arguments: object) -> Ended:
-    """Start Python with one command, and send a signal to all its processes so many seconds later."""
-    line = [sys.executable, "-m", "lora_mnist", *map(str, arguments)]
-    plain = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background job inherits it ignored
-    with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=plain
-    ) as process:
-        time.sleep(seconds)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=PATIENCE)
-    return Ended(process.returncode, out, err)
-
-
 class _Running:
-    def __init__(self, lines, folder=None, fault=None, gate=None, late=0.0, unguarded=False):
+    def __init__(self, lines, folder=None, fault=None, gate=None, unguarded=False):
         self.lines = [[str(word) for word in line] for line in lines]
         self.results, child = _context.Pipe(duplex=False)
-        job = (child, self.lines, folder, fault, gate, late, unguarded)
+        job = (child, self.lines, folder, fault, gate, unguarded)
         self.process = _context.Process(target=_work, args=job, daemon=True)
         with _starting:
             self.process.start()
         child.close()
 
-    def await_ready(self) -> None:
-        assert self.results.recv() is None
-
     def ended(self) -> list[Ended]:
         ended: list[Ended] = []
-        try:
+        with suppress(EOFError):
             while len(ended) < len(self.lines):
                 if result := self.results.recv():
                     ended.append(result)
-        except EOFError:
-            pass
         connection.wait([self.process.sentinel])
         with _starting:
             self.process.join()
@@ -115,14 +80,13 @@ class _Running:
         return ended
 
 
-def _work(results, lines, folder, fault, gate, late, unguarded) -> None:
+def _work(results, lines, folder, fault, gate, unguarded) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if unguarded:
-        _drop_the_guards()
+        _drop_the_lock()
     results.send(None)
     if gate is not None:
         gate.wait()
-        time.sleep(late)
     for line in lines:
         signal.alarm(PATIENCE)
         results.send(_one(line, folder, fault))
@@ -133,28 +97,22 @@ def _work(results, lines, folder, fault, gate, late, unguarded) -> None:
 def _one(line: Sequence[str], folder: Path | None, fault: Fault | None) -> Ended:
     from lora_mnist.cli.main import main
 
-    texts = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
-    for number, text in enumerate(texts, 1):
-        os.dup2(text.fileno(), number)
+    files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
+    for number, file in enumerate(files, 1):
+        os.dup2(file.fileno(), number)
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "wb", closefd=False)) for number in (1, 2))
     sys.argv = ["lora-mnist", *line]
     disk = Disk(folder or Path("/nowhere"), fault)
     with disk.installed():
         code = main(line)
-    for stream in (sys.stdout, sys.stderr):
+    for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
         stream.flush()
-    out, err = (_content(text) for text in texts)
+        file.seek(0)
+    out, err = (file.read().decode() for file in files)
     return Ended(code, out, err, tuple(disk.operations))
 
 
-def _content(file) -> str:
-    file.seek(0)
-    return file.read().decode()
-
-
-def _drop_the_guards() -> None:
-    from contextlib import contextmanager
-
+def _drop_the_lock() -> None:
     from lora_mnist.runs import run
 
     @contextmanager

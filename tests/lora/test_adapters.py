@@ -14,8 +14,6 @@ from lora_mnist.lora import (
     LayerParameters,
     LoRAConfig,
     LoRALinear,
-    LoRAUpdate,
-    adapt,
     adapter_names,
     base_tensors,
     disabled,
@@ -27,7 +25,6 @@ from lora_mnist.lora import (
     set_strength,
     strengths,
     switch,
-    train_only,
     updates_of,
 )
 from lora_mnist.training.model import MLP
@@ -48,12 +45,6 @@ def test_a_new_adapter_changes_nothing_yet():
     inject(model, "a", config(), generator())
     images = torch.randn(4, 28, 28)
     assert torch.equal(model(images), base(images))
-
-
-def test_only_the_adapter_requires_gradients():
-    model, _ = adapted()
-    trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trains == {f"{layer}.updates.a.{part}" for layer in LAYERS for part in ("lora_A", "lora_B")}
 
 
 def test_a_second_adapter_freezes_the_first_and_adds_to_it():
@@ -83,7 +74,8 @@ def test_strength_scales_the_update_and_zero_is_the_base_bit_for_bit():
     assert torch.equal(model.linear1.merged_weight(), base.linear1.weight)
 
 
-def test_switching_off_would_notice_a_leak():
+def test_a_leak_would_show_while_switched_off():
+    """So the test above can fail."""
     model, base = adapted()
     images = torch.randn(9, 28, 28)
     with disabled(model):
@@ -104,10 +96,12 @@ def test_switching_off_ends_with_the_block_even_nested_or_failing():
     assert torch.equal(model(images), on)
 
 
-@pytest.mark.parametrize("strength", [math.nan, math.inf, "1", None])
-def test_a_strength_that_is_no_number_is_refused(strength):
-    with pytest.raises(LoRAError, match="strength"):
-        set_strength(adapted()[0], "a", strength)
+@pytest.mark.parametrize("strength", [math.nan, math.inf, "1", None, float(torch.finfo(torch.float32).max)])
+def test_a_strength_that_is_no_number_or_overflows_is_refused(strength):
+    model, _ = adapted()
+    with pytest.raises(LoRAError, match=r"strength|too large"):
+        set_strength(model, "a", strength)
+    assert strengths(model) == {"a": 1.0}
 
 
 def test_base_tensors_are_the_bases_under_its_names():
@@ -116,13 +110,6 @@ def test_base_tensors_are_the_bases_under_its_names():
     assert set(found) == set(base.state_dict())
     assert all(torch.equal(found[name], tensor) for name, tensor in base.state_dict().items())
     assert found["linear1.weight"].data_ptr() == model.linear1.weight.data_ptr()
-
-
-def test_layers_called_base_are_layers_like_any_other():
-    model = nn.Sequential()
-    model.add_module("base", nn.Linear(4, 3))
-    inject(model, "a", config(rank=2, targets=("base",)), generator())
-    assert set(base_tensors(model)) == {"base.weight", "base.bias"}
 
 
 def test_the_parameter_table_of_the_published_adapter():
@@ -152,25 +139,6 @@ def test_a_rank_above_every_side_is_refused():
     inject(MLP((12, 11)), "a", config(rank=12), generator())
 
 
-def test_two_adapters_of_one_name_are_refused():
-    model, _ = adapted("a")
-    with pytest.raises(LoRAError, match="already"):
-        inject(model, "a", config(), generator())
-
-
-@pytest.mark.parametrize(
-    ("targets", "layers"),
-    [
-        (("linear2",), ["linear2"]),
-        ((r"linear[13]",), ["linear1", "linear3"]),
-        (("linear3", "linear1"), ["linear1", "linear3"]),
-        ((".*",), list(LAYERS)),
-    ],
-)
-def test_targets_by_name_or_expression(targets, layers):
-    assert list(inject(MLP((12, 11)), "a", config(targets=targets))) == layers
-
-
 def test_a_transformer_adapted_at_q_and_v_only():
     torch.manual_seed(0)
     model, x = Transformer(), torch.randn(2, 5, 24)
@@ -182,49 +150,6 @@ def test_a_transformer_adapted_at_q_and_v_only():
     torch.testing.assert_close(model(x), by_hand(x), rtol=1e-5, atol=1e-5)
     trains = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trains == {f"{path}.updates.a.{part}" for path in updates for part in ("lora_A", "lora_B")}
-
-
-@pytest.mark.parametrize(
-    ("targets", "count"),
-    [
-        (("layers.0.q_proj",), 1),
-        (("0.q_proj",), 1),
-        (("q_proj",), 2),
-        ((r"layers\.1\..*_proj",), 4),
-        (("q_proj", r".*\.(up|down)"), 6),
-        (("head",), 1),
-    ],
-)
-def test_targets_by_the_end_of_a_name(targets, count):
-    assert len(inject(Transformer(), "a", LoRAConfig(targets, rank=2))) == count
-
-
-def test_rank_and_alpha_by_pattern():
-    patterns = {"rank_pattern": {"layers.0.q_proj": 5, "q_proj": 3}, "alpha_pattern": {"v_proj": 7.0}}
-    updates = inject(Transformer(), "a", LoRAConfig(("q_proj", "v_proj"), rank=2, alpha=4.0, **patterns))
-    found = {path: (len(update.lora_A), update.scaling) for path, update in updates.items()}
-    assert found == {
-        "layers.0.q_proj": (5, 4 / 5),  # the first pattern that finds a layer counts
-        "layers.0.v_proj": (2, 7 / 2),
-        "layers.1.q_proj": (3, 4 / 3),
-        "layers.1.v_proj": (2, 7 / 2),
-    }
-
-
-@pytest.mark.parametrize("target", ["linear4", "linear", "LINEAR1", "", "linear1.weight", "("])
-@pytest.mark.parametrize("where", ["targets", "rank_pattern", "alpha_pattern"])
-def test_a_pattern_that_finds_nothing_is_refused_and_nothing_is_changed(where, target):
-    model = MLP((5, 4))
-    patterns = {"targets": ("linear1", target)} if where == "targets" else {where: {target: 2}}
-    with pytest.raises(LoRAError, match="Target"):
-        inject(model, "a", config(**patterns))
-    assert not isinstance(model.linear1, LoRALinear)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_a_pattern_of_ranks_looks_among_the_targets_only():
-    with pytest.raises(LoRAError, match="linear2"):
-        inject(MLP((5, 4)), "a", config(targets=("linear1",), rank_pattern={"linear2": 2}))
 
 
 @pytest.mark.parametrize(
@@ -275,19 +200,12 @@ def test_switching_several_on_with_a_strength_each():
     assert torch.equal(model(images), base(images))
 
 
-@pytest.mark.parametrize("wanted", [{"b": 1.0}, {"a": math.nan}, {"a": 0.5, "b": 1.0}])
+@pytest.mark.parametrize("wanted", [{"b": 1.0}, {"a": math.nan}, {"a": 0.5, "b": 1.0}, "a"])
 def test_a_refused_switch_switches_nothing(wanted):
     model, _ = adapted("a")
     with pytest.raises(LoRAError):
         switch(model, wanted)
     assert strengths(model) == {"a": 1.0}
-
-
-def test_which_adapter_trains_can_be_chosen():
-    model, _ = adapted("a")
-    add(model, "b", config(rank=2))
-    train_only(model, "a")
-    assert {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad} == {"a"}
 
 
 def test_a_layer_that_occurs_twice_is_adapted_at_both_places():
@@ -311,16 +229,6 @@ def test_a_lazy_layer_and_a_model_without_layers_are_refused_with_a_way_out():
         inject(nn.Sequential(nn.LazyLinear(4)), "a", LoRAConfig(rank=1))
     with pytest.raises(LoRAError, match="none to adapt"):
         inject(nn.ReLU(), "a", LoRAConfig(rank=1))
-
-
-def test_an_adapted_model_saves_and_loads_its_state():
-    model, _ = adapted("a")
-    other, _ = adapted("a", hidden=(12, 11))
-    for update in updates_of(other, "a").values():
-        nn.init.zeros_(update.lora_B)
-    other.load_state_dict(model.state_dict())
-    images = torch.randn(4, 28, 28)
-    assert torch.equal(other(images), model(images))
 
 
 @pytest.mark.parametrize(
@@ -352,61 +260,9 @@ def test_switching_off_a_merged_model_is_the_base_bit_for_bit():
     merged = model(images)
     with disabled(model):
         assert torch.equal(model(images), base(images))
+        with pytest.raises(LoRAError, match="merged"):
+            remove(model, "a")
     assert torch.equal(model(images), merged)
-
-
-def test_base_tensors_of_a_layer_adapted_by_itself():
-    layer = adapt(nn.Linear(4, 3))
-    layer.add("a", config(rank=2))
-    assert set(base_tensors(layer)) == {"weight", "bias"}
-
-
-def test_what_is_merged_stays_so_while_switched_off():
-    model, _ = adapted("a")
-    merge(model)
-    with disabled(model), pytest.raises(LoRAError, match="merged"):
-        remove(model, "a")
-
-
-def test_running_out_of_memory_leaves_the_model_as_it_was(monkeypatch):
-    model, _ = adapted("a")
-    provenance = []
-
-    def second_one_fails(self, *arguments):
-        provenance.append(1)
-        if len(provenance) == 2:
-            raise MemoryError
-        return honest(self, *arguments)
-
-    honest = LoRAUpdate.__init__
-    monkeypatch.setattr(LoRAUpdate, "__init__", second_one_fails)
-    before = {name: p.requires_grad for name, p in model.named_parameters()}
-    with pytest.raises(MemoryError):
-        inject(model, "b", config())
-    assert adapter_names(model) == ["a"]
-    assert {name: p.requires_grad for name, p in model.named_parameters()} == before
-
-
-def test_base_tensors_are_tensors_only():
-    class Odd(nn.Linear):
-        def get_extra_state(self):
-            return {"version": 1}
-
-        def set_extra_state(self, state):
-            pass
-
-    model = nn.Sequential(Odd(3, 3))
-    inject(model, "a", LoRAConfig(rank=1))
-    assert set(base_tensors(model)) == {"0.weight", "0.bias"}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_strength_that_overflows_the_dtype_is_refused_before_anything_is_switched(dtype):
-    model, _ = adapted()
-    model.to(dtype)
-    with pytest.raises(LoRAError, match="too large"):
-        set_strength(model, "a", float(torch.finfo(dtype).max))
-    assert strengths(model) == {"a": 1.0}
 
 
 def test_a_layer_with_a_forward_of_its_own_is_called_and_gets_the_update():
@@ -427,13 +283,6 @@ def test_a_layer_with_a_forward_of_its_own_is_called_and_gets_the_update():
     assert torch.equal(model[1](x), before[1])
 
 
-def test_a_name_means_every_layer_that_ends_so_as_in_peft():
-    model = nn.ModuleDict({"q": nn.Linear(3, 3), "x": nn.ModuleDict({"q": nn.Linear(3, 3)})})
-    assert list(inject(model, "a", LoRAConfig(("q",), rank=1))) == ["q", "x.q"]
-    assert list(inject(model, "b", LoRAConfig("x.q", rank=1))) == ["x.q"]
-    assert list(inject(model, "c", LoRAConfig(("^q$",), rank=1))) == ["q"]
-
-
 def test_the_base_has_one_set_of_names_and_its_state_dict_loads_strictly():
     model, base = adapted("a")
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
@@ -452,10 +301,3 @@ def test_an_in_place_operation_behind_an_adapted_layer_can_be_trained():
     y += 1
     y.sum().backward()
     assert updates_of(model, "a")["0"].lora_B.grad is not None
-
-
-def test_settings_that_there_are_none_of_are_named_with_those_that_there_are():
-    with pytest.raises(LoRAError, match=r"no `r`.* rank, alpha"):
-        LoRAConfig(r=4)
-    with pytest.raises(LoRAError, match="strengths by adapter name"):
-        switch(adapted("a")[0], "a")

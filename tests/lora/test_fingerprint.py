@@ -1,3 +1,5 @@
+"""SHA-256 over every tensor: what it notices, what it says of a difference, and how it is stored."""
+
 import hashlib
 import json
 
@@ -20,13 +22,13 @@ def tensors():
     return {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor([1, 2], dtype=torch.int16)}
 
 
-def test_the_seal_is_sha256_over_name_dtype_shape_and_bytes():
+def test_the_fingerprint_is_sha256_over_name_dtype_shape_and_bytes():
     expected = hashlib.sha256(b'["a", "torch.int16", [2]]\0' + b"\1\0\2\0").hexdigest()
     assert compute_fingerprint(tensors()).tensors["a"] == expected
 
 
 @pytest.mark.parametrize("change", ["bit", "sign of zero", "shape", "dtype", "name", "missing"])
-def test_the_seal_notices_every_change_and_names_the_tensor(change):
+def test_the_fingerprint_notices_every_change_and_names_the_tensor(change):
     other = tensors()
     if change == "bit":
         other["b"].view(torch.uint8)[1, 5] ^= 1
@@ -46,7 +48,7 @@ def test_the_seal_notices_every_change_and_names_the_tensor(change):
     assert changed["b"] > 0 if change in ("bit", "sign of zero") else changed["b"] == -1
 
 
-def test_equal_tensors_have_equal_seals_in_any_order_and_layout():
+def test_equal_tensors_have_equal_fingerprints_in_any_order_and_layout():
     other = dict(reversed(tensors().items()))
     other["b"] = other["b"].T.contiguous().T
     assert compute_fingerprint(other) == compute_fingerprint(tensors())
@@ -60,7 +62,7 @@ def test_changed_bytes_are_counted():
     assert changed_bytes(tensors(), other) == {"b": 3}
 
 
-def test_a_seal_survives_as_text_and_a_damaged_one_is_refused():
+def test_a_fingerprint_survives_as_text_and_a_damaged_one_is_refused():
     text = compute_fingerprint(tensors()).to_text()
     assert Fingerprint.from_text(text) == compute_fingerprint(tensors())
     document = json.loads(text)
@@ -87,7 +89,7 @@ def test_the_same_weights_in_another_dtype_are_known_for_that(network, dtype):
     assert differences(fingerprint, compute_fingerprint(network.state_dict()))["0.weight"] == "other"
 
 
-def test_running_statistics_are_told_from_weights(network):
+def test_running_statistics_are_distinguished_from_weights(network):
     fingerprint = fingerprint_model(network)
     network(torch.randn(5, 4))
     assert differences(fingerprint, compute_fingerprint(network.state_dict())) == {
@@ -100,13 +102,13 @@ def test_running_statistics_are_told_from_weights(network):
     assert differences(fingerprint, compute_fingerprint(found))["1.running_mean"] == "other"  # missing is not moved
 
 
-def test_a_plain_seal_tells_neither_and_its_text_is_as_it_always_was(network):
+def test_a_plain_fingerprint_has_neither_casts_nor_buffers(network):
     fingerprint = compute_fingerprint(network.state_dict())
     assert set(json.loads(fingerprint.to_text())) == {"sha256", "tensors"}
     assert set(differences(fingerprint, compute_fingerprint(network.bfloat16().state_dict())).values()) == {"other"}
 
 
-def test_what_a_seal_knows_more_survives_as_text_and_is_sealed_too(network):
+def test_casts_and_buffers_survive_as_text_and_are_protected_too(network):
     fingerprint = fingerprint_model(network)
     assert Fingerprint.from_text(fingerprint.to_text()) == fingerprint
     assert fingerprint.sha256 == compute_fingerprint(network.state_dict()).sha256

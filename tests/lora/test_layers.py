@@ -1,4 +1,4 @@
-"""One adapted layer against W + scaling · B A by hand; alpha ≠ rank, B ≠ 0, layers that are not square."""
+"""One adapted layer against W + scaling · B A by hand: shapes, dtypes, compiled graphs; alpha ≠ rank, B ≠ 0."""
 
 import copy
 import math
@@ -9,10 +9,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora import LoRAConfig, adapt, inject, updates_of
+from lora_mnist.lora import (
+    LoRAConfig,
+    adapt,
+    base_tensors,
+    inject,
+    merge,
+    merged_copy,
+    set_strength,
+    train_only,
+    updates_of,
+)
 
 from ..conftest import relative
 from ..models import LAYERS, adapted, add, config, generator
+
+# Values ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rslora", "scaling"), [(False, 5 / 3), (True, 5 / math.sqrt(3))])
@@ -27,18 +39,6 @@ def test_the_factored_forward_is_w_plus_scaling_ba(rslora, scaling):
     images = torch.randn(7, 28, 28)
     assert relative(model(images), by_hand(images)) < 1e-5
     assert not torch.allclose(model(images), base(images), rtol=1e-2)
-
-
-def test_gradients_are_those_of_the_product():
-    layer = adapt(nn.Linear(6, 4))
-    update = layer.add("a", config(), generator())
-    nn.init.normal_(update.lora_B.data)
-    x, upstream = torch.randn(5, 6), torch.randn(5, 4)
-    (layer(x) * upstream).sum().backward()
-    of_weight = upstream.T @ x  # gradient of W' in y = x W'ᵀ
-    torch.testing.assert_close(update.lora_A.grad, 5 / 3 * update.lora_B.detach().T @ of_weight)
-    torch.testing.assert_close(update.lora_B.grad, 5 / 3 * of_weight @ update.lora_A.detach().T)
-    assert layer.weight.grad is None
 
 
 def test_a_linear_layer_on_a_sequence_of_vectors():
@@ -115,6 +115,7 @@ def test_a_copy_is_independent():
 def test_a_layer_can_be_adapted_by_itself():
     layer = adapt(nn.Linear(6, 4))
     assert list(inject(layer, "a", LoRAConfig(rank=2, alpha=2.0))) == [""]
+    assert set(base_tensors(layer)) == {"weight", "bias"}
 
 
 @pytest.mark.parametrize("layer", [nn.Conv1d(2, 2, 1), nn.ReLU()])
@@ -123,38 +124,143 @@ def test_only_linear_layers_are_wrapped(layer):
         adapt(layer)
 
 
-@pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)], ids=str)
-def test_inference_mode_changes_no_bit(shape):
-    layer = adapt(nn.Linear(6, 4))
-    for name in ("a", "b"):
-        nn.init.normal_(layer.add(name, config(), generator()).lora_B.data)
-    x = torch.randn(shape)
-    with torch.inference_mode():
-        inferred = layer(x)
-    assert torch.equal(inferred, layer(x))
-
-
-def test_autocast_holds_in_inference_mode():
-    layer = adapt(nn.Linear(6, 4))
-    nn.init.normal_(layer.add("a", config(), generator()).lora_B.data)
-    x = torch.randn(3, 6)
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = layer(x)
-        with torch.inference_mode():
-            assert torch.equal(layer(x), expected)
-    assert expected.dtype == torch.bfloat16
-
-
 def test_attention_whose_weight_is_read_past_any_forward_is_refused_by_name():
     model = nn.MultiheadAttention(12, 3, batch_first=True)
     with pytest.raises(LoRAError, match=r"finds no nn.Linear, but out_proj\.weight"):
         inject(model, "a", LoRAConfig(("out_proj",), rank=3))
 
 
-def test_what_somebody_writes_to_a_is_never_stale():
-    layer = adapt(nn.Linear(6, 4)).eval()
+# Dtypes and compilers -------------------------------------------------------------------------------------------------
+
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+class Graphs:
+    """A compiler that counts what it is given."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        self.count += 1
+        return graph.forward
+
+
+def chain(layers):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(6, 6), nn.Tanh())))
+    add(model, "a", LoRAConfig((".*",), rank=2, alpha=3.0), std=1)
+    return model
+
+
+@pytest.fixture
+def graphs():
+    torch._dynamo.reset()
+    yield Graphs()
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6)], ids=str)
+@pytest.mark.parametrize("layers", [1, 2, 8])
+def test_one_graph_whatever_the_strength(graphs, layers, shape):
+    model, x = chain(layers), torch.randn(shape)
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
+    for strength in (1.0, 0.5, -0.3, 2.0, 0.25, 1.5, -1.0, 0.7):
+        set_strength(model, "a", strength)
+        assert relative(compiled(x), model(x)) < 1e-5
+    assert graphs.count == 1
+    set_strength(model, "a", 0.0)  # is another computation: none
+    assert torch.equal(compiled(x), model(x))
+    assert graphs.count == 2
+
+
+def test_a_compiled_model_trains_and_infers_as_it_does_itself(graphs):
+    model, x = chain(2), torch.randn(5, 6)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    gradients = []
+    for one in (model, compiled):
+        model.zero_grad()
+        one(x).pow(2).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.requires_grad])
+    torch.testing.assert_close(*gradients)
+    with torch.inference_mode():
+        assert relative(compiled(x), model(x)) < 1e-5
+    for state in (copy.deepcopy(model), merged_copy(model)):
+        exported = torch.export.export(state, (x,), strict=True).module()
+        assert relative(exported(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("of_weight", "asked", "expected"),
+    [
+        (torch.float32, None, torch.float32),
+        (torch.float64, None, torch.float64),
+        (torch.bfloat16, None, torch.float32),
+        (torch.float16, None, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float64, torch.float16, torch.float16),
+    ],
+)
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6)], ids=str)
+def test_a_and_b_have_the_dtype_asked_for_and_the_output_that_of_the_layer(of_weight, asked, expected, shape):
+    layer = adapt(nn.Linear(6, 4).to(of_weight))
+    update = layer.add("a", config(dtype=asked))
+    assert {parameter.dtype for parameter in update.parameters()} == {expected}
+    nn.init.normal_(update.lora_B.data)
+    x = torch.randn(shape).to(of_weight)
+    y = layer(x)
+    assert y.dtype == of_weight
+    y.float().sum().backward()
+    assert update.lora_A.grad.dtype == expected
+    with torch.inference_mode():
+        assert torch.equal(layer(x), y)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_beside_a_half_precision_weight_it_is_computed_in_fp32_and_rounded_once(dtype):
+    layer = adapt(nn.Linear(6, 4).to(dtype))
     update = layer.add("a", config(), generator())
     nn.init.normal_(update.lora_B.data)
-    before = layer.merged_weight().detach().clone()
-    update.lora_A.data.mul_(2)
-    torch.testing.assert_close(layer.merged_weight() - layer.weight, 2 * (before - layer.weight))
+    x = torch.randn(5, 6).to(dtype)
+    wide = F.linear(x, layer.weight, layer.bias).float() + 5 / 3 * (x.float() @ update.lora_A.T @ update.lora_B.T)
+    assert torch.equal(layer(x), wide.to(dtype))
+    merge(layer.eval())
+    assert layer.merged.dtype == dtype
+    by_hand = layer.weight.float() + 5 / 3 * (update.lora_B @ update.lora_A)
+    assert torch.equal(layer.merged, by_hand.to(dtype))
+    assert layer(x).dtype == dtype
+
+
+@pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16])
+def test_autocast_beside_a_weight_of_either_precision(of_weight):
+    layer = adapt(nn.Linear(6, 4).to(of_weight))
+    update = layer.add("a", config(), generator())
+    nn.init.normal_(update.lora_B.data)
+    x = torch.randn(5, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        with torch.inference_mode():
+            assert torch.equal(layer(x), y)
+    assert y.dtype == torch.bfloat16
+    expected = F.linear(x, layer.merged_weight().float(), layer.bias.float())
+    torch.testing.assert_close(y.float(), expected.detach(), rtol=0.05, atol=0.1)
+
+
+def test_an_adapter_made_in_inference_mode_trains():
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    with torch.inference_mode():
+        inject(model, "a", config(targets=("0",)))
+        model(x)
+    model(x).sum().backward()
+    assert updates_of(model, "a")["0"].lora_B.grad.any()
+
+
+def test_several_adapters_train_at_once():
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    for name in ("a", "b", "c"):
+        add(model, name, config(targets=("0",)))
+    train_only(model, ["a", "b"])
+    model(x).sum().backward()
+    assert {name for name in "abc" if updates_of(model, name)["0"].lora_A.grad is not None} == {"a", "b"}

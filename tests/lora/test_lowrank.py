@@ -46,15 +46,6 @@ def weighted_sum(model, path):
     return total
 
 
-def test_a_rank_2_matrix_is_40_numbers_instead_of_100():
-    torch.manual_seed(0)
-    matrix = torch.randn(10, 2) @ torch.randn(2, 10)
-    a, b, kept = factorise(matrix, 2)
-    assert a.numel() + b.numel() == 40
-    assert float((b @ a - matrix).abs().max()) < 1e-6 * float(matrix.abs().max())
-    assert kept.energy == pytest.approx(1)
-
-
 @pytest.mark.parametrize("shape", [(10, 10), (7, 12), (12, 7), (1, 5)])
 @pytest.mark.parametrize("rank", [1, 3, 50])
 def test_factorising_is_numpys_truncated_svd(shape, rank):
@@ -86,6 +77,11 @@ def test_a_rank_that_is_none_is_refused(rank):
         factorise(torch.ones(2, 2), rank)
 
 
+def test_matrices_that_are_not_finite_are_refused():
+    with pytest.raises(LoRAError, match="NaN"):
+        factorise(torch.full((2, 2), math.nan), 1)
+
+
 def test_extracting_a_change_of_that_rank_is_exact():
     torch.manual_seed(0)
     base = MLP((12, 11))
@@ -101,7 +97,7 @@ def test_extracting_a_change_of_that_rank_is_exact():
     assert all(value == 0 for value in left_out(base, tuned).values())
 
 
-def test_extracting_less_is_worse_and_says_by_how_much():
+def test_extracting_less_is_worse_and_reports_by_how_much():
     torch.manual_seed(0)
     base, tuned = MLP((12, 11)), MLP((12, 11))
     energies = []
@@ -133,11 +129,14 @@ def test_what_an_adapter_cannot_hold_is_measured():
     assert left_out(base, tuned) == {"0.bias": pytest.approx(0.5), "1.bias": math.inf, "1.weight": 0.0}
 
 
-def test_networks_of_other_shapes_are_refused():
-    model = MLP((12, 11))
+@pytest.mark.parametrize("other", [nn.Linear(4, 2), nn.Linear(4, 3, bias=False)])
+def test_networks_of_other_shapes_or_tensors_are_refused(other):
+    model = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(LoRAError, match="different tensors"):
-        extract(model, "x", MLP((12, 10)), 2)
-    assert not isinstance(model.linear1, LoRALinear)
+        extract(model, "x", nn.Sequential(other), 2)
+    with pytest.raises(LoRAError, match="different tensors"):
+        left_out(model, nn.Sequential(other))
+    assert not isinstance(model[0], LoRALinear)
 
 
 def test_extracting_looks_past_adapters_that_are_on():
@@ -166,7 +165,7 @@ def test_cat_is_the_weighted_sum_exactly_and_ranks_add_up():
     assert torch.equal(model(image), with_parts)
 
 
-def test_svd_is_the_best_of_its_rank_and_tells_its_error():
+def test_svd_is_the_best_of_its_rank_and_reports_its_error():
     model, _ = two_adapters()
     kept = combine_svd(model, "c", WEIGHTS, 2)
     for path in LAYERS:
@@ -175,17 +174,6 @@ def test_svd_is_the_best_of_its_rank_and_tells_its_error():
         best = u[:, :2] * s[:2] @ vh[:2]
         np.testing.assert_allclose(updates_of(model, "c")[path].weight().detach(), best, atol=1e-5 * s[0])
         assert kept[path].error == pytest.approx(float(np.linalg.norm(total - best) / np.linalg.norm(total)), rel=1e-4)
-
-
-def test_svd_at_the_rank_of_the_sum_is_cat():
-    model, _ = two_adapters()
-    combine_cat(model, "c", WEIGHTS)
-    kept = combine_svd(model, "s", WEIGHTS, 5)
-    switch(model, {"c": 1.0, "s": 1.0})
-    for path in LAYERS:
-        cat, svd = (updates_of(model, name)[path].weight() for name in "cs")
-        torch.testing.assert_close(svd, cat, rtol=1e-4, atol=1e-5 * float(cat.detach().abs().max()))
-        assert kept[path].error < 1e-6
 
 
 def test_combining_may_exceed_a_small_layer():
@@ -207,11 +195,6 @@ def test_nothing_sensible_to_combine_is_refused(combine, weights):
     assert strengths(model) == {"a": 1.0, "b": 1.0}
 
 
-def test_matrices_that_are_not_finite_are_refused():
-    with pytest.raises(LoRAError, match="NaN"):
-        factorise(torch.full((2, 2), math.nan), 1)
-
-
 def test_an_update_too_large_for_its_layer_is_refused():
     model = nn.Sequential(nn.Linear(4, 3)).half()
     add(model, "a", LoRAConfig(rank=2, dtype=torch.float16))
@@ -220,13 +203,6 @@ def test_an_update_too_large_for_its_layer_is_refused():
     assert strengths(model) == {"a": 1.0}
     combine_cat(model, "b", {"a": 0.5})
     assert {factor.dtype for factor in updates_of(model, "b")["0"].parameters()} == {torch.float16}
-
-
-def test_networks_with_other_tensors_are_refused():
-    with pytest.raises(LoRAError, match="different tensors"):
-        extract(nn.Sequential(nn.Linear(4, 3, bias=False)), "x", nn.Sequential(nn.Linear(4, 3)), 1)
-    with pytest.raises(LoRAError, match="different tensors"):
-        left_out(nn.Sequential(nn.Linear(4, 3, bias=False)), nn.Sequential(nn.Linear(4, 3)))
 
 
 def test_a_shared_layer_is_left_out_under_neither_name():

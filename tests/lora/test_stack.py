@@ -4,16 +4,15 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import LoRAConfig, inject, updates_of
 from lora_mnist.lora.stacked import StackedLinear, stack, unstack
 from lora_mnist.training.model import MLP
-from tests.conftest import relative
 
-TARGETS = ("linear1", "linear2", "linear3")
+from ..conftest import relative
+from ..models import LAYERS, add, config
 
 
 @pytest.fixture
@@ -25,10 +24,7 @@ def base():
 def adapted(base, seed, **changes):
     """A network that shares the tensors of `base`, with an adapter that does something."""
     network = copy.deepcopy(base, {id(p): p for p in base.parameters()})
-    generator = torch.Generator().manual_seed(seed)
-    config = LoRAConfig(**{"targets": TARGETS, "rank": 3, "alpha": 2.0, **changes})
-    for update in inject(network, "a", config, generator).values():
-        nn.init.normal_(update.lora_B, generator=generator)
+    add(network, "a", config(**changes), seed, std=1)
     return network
 
 
@@ -37,7 +33,7 @@ def gradients_of(network, rows, labels):
     return [parameter.grad for parameter in network.parameters() if parameter.requires_grad]
 
 
-@pytest.mark.parametrize("targets", [TARGETS, ("linear2",)])
+@pytest.mark.parametrize("targets", [LAYERS, ("linear2",)])
 def test_outputs_and_gradients_are_those_of_every_network_by_itself(base, targets):
     networks = [adapted(base, seed, targets=targets) for seed in range(4)]
     rows, labels = torch.randn(4, 5, 784), torch.randint(10, (4, 5))
@@ -70,7 +66,7 @@ def test_a_and_b_go_in_and_come_back_bit_by_bit(base):
 def test_only_the_stack_trains_and_the_base_is_shared(base):
     stacked = stack([adapted(base, 0), adapted(base, 1)], "a")
     assert {name for name, parameter in stacked.named_parameters() if parameter.requires_grad} == {
-        f"{layer}.{factor}" for layer in TARGETS for factor in ("lora_A", "lora_B")
+        f"{layer}.{factor}" for layer in LAYERS for factor in ("lora_A", "lora_B")
     }
     assert stacked.linear1.base.weight.data_ptr() == base.linear1.weight.data_ptr()
 
@@ -88,6 +84,6 @@ def test_what_does_not_fit_is_refused(base):
             stack([first, other], "a")
     with pytest.raises(LoRAError, match="dropout"):
         stack([adapted(base, 0, dropout=0.1)], "a")
-    inject(first, "b", LoRAConfig(TARGETS))
+    inject(first, "b", LoRAConfig(LAYERS))
     with pytest.raises(LoRAError, match="the one adapter 'a'"):
         stack([first], "a")

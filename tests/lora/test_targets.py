@@ -1,8 +1,11 @@
-"""What is adapted where nobody says, and what is said of what is left out."""
+"""What an adapter's settings may be, which layers its targets find, and which layers it leaves out and names."""
 
 import copy
+import math
 import warnings
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,85 @@ from torch import nn
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import LoRAConfig, adapter_names, inject
 from lora_mnist.training.model import MLP
+
+from ..models import Transformer, config
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"rank": 0},
+        {"rank": True},
+        {"rank": 2.0},
+        {"alpha": math.nan},
+        {"alpha": 0},
+        {"dropout": 1.0},
+        {"init": "zeros"},
+        {"targets": ()},
+        {"rank": 10**14},
+        {"alpha": 10**400},
+        {"rank_pattern": None},
+        {"rank_pattern": {"linear1": 0}},
+        {"alpha_pattern": {"linear1": math.inf}},
+    ],
+)
+def test_a_config_checks_itself(bad):
+    with pytest.raises(LoRAError, match=next(iter(bad)).removesuffix("_pattern")):
+        config(**bad)
+
+
+def test_an_error_names_what_was_given_and_what_there_is():
+    with pytest.raises(LoRAError, match=r"`rank` \(=0\) must be"):
+        LoRAConfig(rank=0)
+    with pytest.raises(LoRAError, match=r"no `r`.* rank, alpha"):
+        LoRAConfig(r=4)
+    with pytest.raises(LoRAError, match=r"Target 'c' matches no \w+( \w+)*\. The \w+( \w+)* are a, b\."):
+        LoRAConfig(("a", "b"), rank_pattern={"c": 2}).of_layers(["a", "b"])
+
+
+def test_targets_in_any_sequence_and_numbers_of_numpy():
+    assert LoRAConfig(["body"]) == LoRAConfig(("body",))
+    assert LoRAConfig(rank=np.int64(4), alpha=np.float64(2)).scaling == 0.5
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        ("layers.0.q_proj", ["layers.0.q_proj"]),
+        (("0.q_proj",), ["layers.0.q_proj"]),
+        (("^layers.0.q_proj$",), ["layers.0.q_proj"]),
+        (("q_proj",), ["layers.0.q_proj", "layers.1.q_proj"]),
+        (("layers.1.up", "head", "layers.0.up"), ["layers.0.up", "layers.1.up", "head"]),
+        ((r"layers\.1\.[qv]_proj",), ["layers.1.q_proj", "layers.1.v_proj"]),
+        (("head", r".*\.1\.(up|down)"), ["layers.1.up", "layers.1.down", "head"]),
+    ],
+    ids=str,
+)
+def test_targets_by_the_end_of_a_name_or_an_expression(targets, layers):
+    assert list(inject(Transformer(), "a", LoRAConfig(targets, rank=2))) == layers
+
+
+def test_rank_and_alpha_by_pattern():
+    patterns = {"rank_pattern": {"layers.0.q_proj": 5, "q_proj": 3}, "alpha_pattern": {"v_proj": 7.0}}
+    updates = inject(Transformer(), "a", LoRAConfig(("q_proj", "v_proj"), rank=2, alpha=4.0, **patterns))
+    found = {path: (len(update.lora_A), update.scaling) for path, update in updates.items()}
+    assert found == {
+        "layers.0.q_proj": (5, 4 / 5),  # the first pattern that finds a layer counts
+        "layers.0.v_proj": (2, 7 / 2),
+        "layers.1.q_proj": (3, 4 / 3),
+        "layers.1.v_proj": (2, 7 / 2),
+    }
+
+
+@pytest.mark.parametrize("target", ["linear2", "linear", "LINEAR1", "", "linear1.weight", "("])
+@pytest.mark.parametrize("where", ["targets", "rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_finds_no_target_is_refused_and_nothing_is_changed(where, target):
+    model = nn.Sequential(OrderedDict(linear1=nn.Linear(5, 4), linear3=nn.Linear(4, 4)))
+    patterns = {"targets": ("linear1", target)} if where == "targets" else {where: {target: 2}}
+    with pytest.raises(LoRAError, match="Target"):
+        inject(model, "a", LoRAConfig(**{"targets": ("linear1", "linear3"), **patterns}))
+    assert type(model.linear1) is nn.Linear
+    assert all(p.requires_grad for p in model.parameters())
 
 
 class Conv1D(nn.Module):
@@ -83,10 +165,10 @@ def test_a_classifier_is_left_out_and_that_is_said_unless_it_is_trained_whole(he
     ids=lambda value: type(value).__name__,
 )
 def test_matrices_that_cannot_be_adapted_are_named(part, named):
-    with pytest.warns(UserWarning, match=f"left out: {named}"):
-        inject(Model("lm_head", "lm_head", part=copy.deepcopy(part)), "a", LoRAConfig(rank=1))
-    with pytest.warns(UserWarning, match=f"left out: {named}"):
-        inject(Model("lm_head", "lm_head", part=copy.deepcopy(part)), "a", LoRAConfig((".*",), rank=1))
+    for targets in ((), (".*",), ("body|part.*",)):
+        config = LoRAConfig(targets, rank=1) if targets else LoRAConfig(rank=1)
+        with pytest.warns(UserWarning, match=f"left out: {named}"):
+            inject(Model("lm_head", "lm_head", part=copy.deepcopy(part)), "a", config)
     quietly(Model("lm_head", "lm_head", part=copy.deepcopy(part)), targets=("body",))  # nobody meant them
 
 
@@ -97,11 +179,6 @@ def test_nobody_takes_embeddings_and_convolutions_for_linear_layers():
 def test_a_target_that_finds_only_what_cannot_be_adapted_is_refused_by_its_name():
     with pytest.raises(LoRAError, match=r"Target 'c_attn' finds no nn.Linear, but c_attn\.weight \(Conv1D\)"):
         inject(Model("lm_head", "lm_head", c_attn=Conv1D()), "a", LoRAConfig(("c_attn",), rank=1))
-
-
-def test_a_target_that_finds_such_ones_as_well_names_them():
-    with pytest.warns(UserWarning, match=r"left out: c_attn\.weight \(Conv1D\)\."):
-        inject(Model("lm_head", "lm_head", c_attn=Conv1D()), "a", LoRAConfig(("body|c_attn",), rank=1))
 
 
 def test_where_nothing_is_left_to_adapt_that_is_an_error():
@@ -121,8 +198,3 @@ def test_a_weight_that_a_target_shares_is_named():
     quietly(model)
     with pytest.warns(UserWarning, match="lm_head shares its weight with embed, which stays as it is"):
         inject(model, "b", LoRAConfig(("lm_head",), rank=1))
-
-
-def test_targets_may_come_in_any_sequence():
-    assert LoRAConfig(["body"]) == LoRAConfig(("body",))
-    assert quietly(Model("lm_head", "lm_head"), targets=["body"]) == ["body"]

@@ -18,6 +18,11 @@ def right(saved) -> torch.Tensor:
     return saved.logits()["test"].argmax(1) == LABELS
 
 
+def networks_of(path):
+    run = Run(path)
+    return run.base, *run.adapters(), *run.full_checkpoints()
+
+
 def by_hand(first: torch.Tensor, second: torch.Tensor, which: torch.Tensor) -> tuple[int, int, float]:
     only_first, only_second = int((first & ~second & which).sum()), int((second & ~first & which).sum())
     changed = only_first + only_second
@@ -38,17 +43,13 @@ def test_pairs_are_what_scipy_says_of_the_same_images(two):
     before = [snapshot(path) for path in two]
     found = compare(two)
     networks = {network.number: network for network in found.networks}
-    assert [(one.run, one.name) for one in found.networks] == [
-        (str(path), saved.name)
-        for path in two
-        for saved in (Run(path).base, *Run(path).adapters(), *Run(path).full_checkpoints())
-    ]
+    saved = [(path, one) for path in two for one in networks_of(path)]
+    assert [(one.run, one.name) for one in found.networks] == [(str(path), one.name) for path, one in saved]
     numbers = sorted(networks)
     assert [(pair.first, pair.second) for pair in found.pairs] == [(i, j) for i in numbers for j in numbers if i < j]
-    saved = [one for path in two for one in (Run(path).base, *Run(path).adapters(), *Run(path).full_checkpoints())]
     changed = 0
     for pair in found.pairs:
-        first, second = right(saved[pair.first - 1]), right(saved[pair.second - 1])
+        first, second = (right(saved[number - 1][1]) for number in (pair.first, pair.second))
         fixed, broken, p = by_hand(first, second, torch.ones_like(first))
         assert (pair.errors.fixed, pair.errors.broken) == (fixed, broken)
         assert pair.errors.p == pytest.approx(p, rel=1e-12)
@@ -67,20 +68,16 @@ def test_pairs_are_what_scipy_says_of_the_same_images(two):
 
 
 def test_networks_are_what_was_stored(two):
-    for one in compare(two).networks:
-        run = Run(type(two[0])(one.run))
-        saved = {s.name: s for s in (run.base, *run.adapters(), *run.full_checkpoints())}[one.name]
+    found = compare(two).networks
+    for one, saved in zip(found, [saved for path in two for saved in networks_of(path)], strict=True):
         test = saved.evaluation.splits["test"]
-        assert (one.images, one.errors, one.dataset) == (test.count, test.errors, saved.evaluation.dataset)
+        assert (one.name, one.images, one.errors) == (saved.name, test.count, test.errors)
+        assert one.dataset == saved.evaluation.dataset
         if one.adapter:
             assert one.adapter.after == saved.analysis.splits["test"].after
             assert one.adapter.after.errors == one.errors
         else:
             assert one.name == "base"
-
-
-def test_a_run_named_twice_is_one(finished_run):
-    assert compare([finished_run, finished_run]) == compare([finished_run])
 
 
 def test_only_the_adapters_that_are_named(two):
@@ -114,12 +111,10 @@ def test_other_test_images_make_no_pair(finished_run, tmp_path, mnist):
         compare([path, tmp_path / "copy"], data=tmp_path / "no-data")
 
 
-def test_damage_is_found(run_copy, adapter):
+def test_a_run_named_twice_is_one_and_one_without_a_base_or_damaged_is_an_error(finished_run, run_copy, adapter):
+    assert compare([finished_run, finished_run]) == compare([finished_run])
+    with pytest.raises(RunError, match="no base"):
+        compare([finished_run, run_copy / "nowhere"])
     flip_bit(adapter / "logits.safetensors")
     with pytest.raises(RunError, match=r"logits\.safetensors"):
         compare([run_copy])
-
-
-def test_a_run_without_a_base_is_an_error(finished_run, tmp_path):
-    with pytest.raises(RunError, match="no base"):
-        compare([finished_run, tmp_path / "nowhere"])

@@ -109,12 +109,9 @@ def test_exports_go_with_their_base(run_copy, caplog):
     assert "base.pt2" in caplog.text
 
 
-def test_an_unknown_format_is_refused(finished_run):
+def test_an_unknown_format_is_refused_and_a_missing_package_named(finished_run, monkeypatch):
+    monkeypatch.setattr(export_file, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(UsageError, match="torchscript"):
         export(workspace(finished_run), format="torchscript")
-
-
-def test_without_the_extra_it_says_what_to_install(finished_run, monkeypatch):
-    monkeypatch.setattr(export_file, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(UsageError, match=r"onnxruntime, not installed here.*\.\[onnx\]"):
         export(workspace(finished_run))

@@ -28,20 +28,17 @@ def test_every_stage_is_shown_as_soon_as_it_is_known_and_returned(tmp_path):
         there.append((Run(tmp_path).base.is_finished, len(Run(tmp_path).adapters())))
 
     work, whole = run(smoke(tmp_path), 2, show=show)
-    pretraining, *rounds, verification = [done.result for done in shown]
-    assert isinstance(pretraining, PretrainResult)
-    assert all(isinstance(one, FinetuneResult) for one in rounds)
-    assert isinstance(verification, VerifyResult)
-    assert (whole.pretraining, whole.rounds, whole.verification) == (pretraining, tuple(rounds), verification)
+    assert (whole.pretraining, *whole.rounds, whole.verification) == tuple(done.result for done in shown)
+    assert [type(done.result) for done in shown] == [PretrainResult, FinetuneResult, FinetuneResult, VerifyResult]
     assert there == [(True, 0), (True, 1), (True, 2), (True, 2)]
-    assert not any(done.skipped for done in shown)
-    assert all(done.seconds > 0 for done in shown)
-    assert verification.passed
-    assert [saved.name for saved in work.run.adapters()] == [one.record.name for one in rounds]
-    assert [entry.name for entry in verification.adapters] == [one.record.name for one in rounds]
+    assert all(done.seconds > 0 and not done.skipped for done in shown)
+    assert whole.verification.passed
+    names = [one.record.name for one in whole.rounds]
+    assert [saved.name for saved in work.run.adapters()] == names
+    assert [entry.name for entry in whole.verification.adapters] == names
     shown.clear()
     before = snapshot(tmp_path)
-    assert run(smoke(tmp_path), 2, show=show)[1] == whole  # nothing is done again
+    assert run(smoke(tmp_path), 2, show=show)[1] == whole  # nothing is done twice
     assert [done.skipped for done in shown] == [True, True, True, False]
     assert snapshot(tmp_path) == before
 
@@ -58,13 +55,13 @@ def test_overall_is_from_the_base_to_all_rounds(tmp_path):
 
 def test_a_second_run_with_another_rank_adds_an_adapter_and_says_so(run_copy, adapter, caplog):
     caplog.set_level("INFO")
-    resume = smoke(run_copy, finetune={"rank": 1})
-    (tuning,) = run(resume)[1].rounds
+    request = smoke(run_copy, finetune={"rank": 1})
+    (tuning,) = run(request)[1].rounds
     assert Run(run_copy).adapter_names() == [adapter.name, tuning.record.name]
     note = f"{tuning.record.name} is added to this run, beside {adapter.name}"
     assert note in caplog.text
     caplog.clear()
-    run(resume)
+    run(request)
     assert note not in caplog.text
 
 
@@ -90,8 +87,8 @@ def test_rounds_go_from_weakest_to_weakest_and_resume(run_copy, adapter):
         saved = Run(run_copy).adapter(below.record.name) if below else Run(run_copy).base
         assert result.record.digit == weakest_digit(saved.logits()["val"], labels)
     before = snapshot(run_copy)
-    again = repair(workspace(run_copy), 3)
-    assert [result.record.name for result in again] == [result.record.name for result in results]
+    resumed = repair(workspace(run_copy), 3)
+    assert [result.record.name for result in resumed] == [result.record.name for result in results]
     assert snapshot(run_copy) == before
 
 
@@ -103,43 +100,24 @@ def test_rounds_end_with_the_first_that_is_not_kept(run_copy, adapter):
 RUINOUS = {"guard": "errors", "focus": 1.0, "learning_rate": 0.05, "schedule": "constant"}
 
 
-@pytest.mark.parametrize("options", [{"digit": 3}, {"name": "x"}])
-def test_rounds_with_one_digit_or_one_name_are_refused(run_copy, options):
-    with pytest.raises(UsageError, match="rounds"):
-        run(Request(run=run_copy, options={"finetune": options}), 2)
-    with pytest.raises(UsageError, match="rounds"):
-        run(Request(run=run_copy), 0)
-
-
-def test_impossible_rounds_are_refused_before_anything_is_trained(tmp_path):
-    with pytest.raises(UsageError, match="rounds"):
-        run(smoke(tmp_path / "new", finetune={"digit": 3}), 2)
-    with pytest.raises(UsageError, match="rounds"):
-        run(Request(run=tmp_path / "new", config="classic"), 2)
-    assert not (tmp_path / "new").exists()
-    assert len(run(smoke(tmp_path / "new", finetune={"digit": 3}), 1)[1].rounds) == 1
-
-
-def test_a_round_takes_a_name_that_is_free_in_the_run(run_copy, adapter):
-    round_2 = repair(workspace(run_copy), 2)[1].record
-    shutil.rmtree(run_copy / "adapters" / round_2.name)
-    finetune(workspace(run_copy, digit=round_2.digit, name=round_2.name))  # of the same digit, but on the base
-    again = repair(workspace(run_copy), 2)[1].record
-    assert again.name == f"{round_2.name}-2"
-    assert repair(workspace(run_copy), 2)[1].record.name == again.name
+@pytest.mark.parametrize(("rounds", "asked"), [(0, {}), (2, {"digit": 3}), (2, {"name": "x"})])
+def test_impossible_rounds_are_refused_before_anything_is_trained(run_copy, tmp_path, rounds, asked):
+    new = tmp_path / "new"
+    requests = [Request(run=run_copy, options={"finetune": asked}), smoke(new, finetune=asked)]
+    for request in [*requests, Request(run=new, config="classic")][: 3 if rounds == 2 else 2]:
+        with pytest.raises(UsageError, match="rounds"):
+            run(request, rounds)
+    assert not new.exists()
 
 
 def test_run_resumes_and_refuses_what_contradicts_the_finished_part(run_copy):
     before = snapshot(run_copy)
-    again = resume(smoke(run_copy, finetune={"digit": "weakest"}))
-    assert again.record.name == Run(run_copy).adapter_names()[0]
+    resumed = resume(smoke(run_copy, finetune={"digit": "weakest"}))
+    assert resumed.record.name == Run(run_copy).adapter_names()[0]
     assert snapshot(run_copy) == before
-    with pytest.raises(UsageError, match=r"pretrain\.epochs"):
-        resume(smoke(run_copy, pretrain={"epochs": 9}))
-    with pytest.raises(UsageError, match=r"finetune\.steps"):
-        resume(smoke(run_copy, finetune={"steps": 9}))
-    with pytest.raises(UsageError, match="seed"):
-        resume(smoke(run_copy, seed=9))
+    for changed in ({"pretrain": {"epochs": 9}}, {"finetune": {"steps": 9}}, {"seed": 9}):
+        with pytest.raises(UsageError, match=r"pretrain\.epochs|finetune\.steps|seed"):
+            resume(smoke(run_copy, **changed))
     assert snapshot(run_copy) == before
 
 

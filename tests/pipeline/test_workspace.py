@@ -1,13 +1,14 @@
-"""How adapters and checkpoints are found."""
+"""How adapters and checkpoints are found, and what `evaluate` says of them."""
 
 import shutil
 
 import pytest
 import torch
 
-from lora_mnist.errors import RunError
+from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.metrics import logits_of
-from lora_mnist.pipeline import Applied, Request, finetune_full, open_workspace, verify
+from lora_mnist.pipeline import Applied, Request, evaluate, finetune, finetune_full, open_workspace, verify
+from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
 
 from ..conftest import workspace
@@ -33,6 +34,8 @@ def test_a_folder_needs_a_path_and_the_error_says_so(run_copy, adapter, tmp_path
 
 
 def test_a_checkpoint_by_name_folder_file_or_as_the_latest(run_copy, monkeypatch):
+    with pytest.raises(RunError, match="finetune --full"):
+        workspace(run_copy).checkpoint(None)
     finetune_full(workspace(run_copy, digit=3))
     folder = run_copy / "checkpoints" / "digit3-full"
     work = workspace(run_copy)
@@ -42,13 +45,31 @@ def test_a_checkpoint_by_name_folder_file_or_as_the_latest(run_copy, monkeypatch
         assert (found.name, found.folder.resolve()) == ("digit3-full", folder.resolve())
 
 
-def test_the_latest_checkpoint_has_to_exist(finished_run):
-    with pytest.raises(RunError, match="finetune --full"):
-        workspace(finished_run).checkpoint(None)
-
-
 @pytest.mark.parametrize("opening", [open_workspace, verify])
 def test_before_pretrain_it_is_said_what_to_do(tmp_path, opening):
     with pytest.raises(RunError, match="lora-mnist pretrain"):
         opening(Request(run=tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
+
+
+def test_evaluate_agrees_with_what_was_stored(finished_run):
+    run, work = Run(finished_run), workspace(finished_run)
+    assert evaluate(work) == run.base.evaluation
+    (adapter,) = run.adapters()
+    assert evaluate(work, [Applied(adapter.name)]) == adapter.evaluation
+    off = evaluate(work, [Applied(adapter.name, 0.0)])
+    assert off.splits == run.base.evaluation.splits
+
+
+def test_an_adapter_that_does_not_exist_or_beside_a_checkpoint_is_refused(finished_run):
+    with pytest.raises(RunError, match="nine"):
+        evaluate(workspace(finished_run), [Applied("nine")])
+    with pytest.raises(UsageError, match="no adapters"):
+        evaluate(workspace(finished_run), [Applied("a")], checkpoint="b")
+
+
+def test_an_adapter_used_without_the_one_below_is_mentioned(run_copy, adapter, caplog):
+    caplog.set_level("INFO", "lora_mnist")
+    upper = finetune(workspace(run_copy, digit=1), on_top_of=[adapter.name]).record.name
+    evaluate(workspace(run_copy), [Applied(upper)])
+    assert f"trained on top of {adapter.name}, which is not on" in caplog.text
