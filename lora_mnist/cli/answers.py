@@ -11,16 +11,23 @@ from rich.text import Text
 
 from lora_mnist.cli.tables import DATASETS
 from lora_mnist.cli.text import Paragraph
-from lora_mnist.sweep.answer import Answer, Cell
-from lora_mnist.sweep.references import CONTROLS as CONTROL_NAMES
-from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Failure
-from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images, rule, scope, sentences
+from lora_mnist.sweep.summary import CONTROLS as CONTROL_NAMES
+from lora_mnist.sweep.summary import (
+    METRIC_NAMES,
+    Cell,
+    RoundsSummary,
+    Summary,
+    capital,
+    estimate,
+    images,
+    rule,
+    scope,
+    sentences,
+)
 
 if TYPE_CHECKING:  # they import torch
-    from lora_mnist.sweep.keeping import Kept
-    from lora_mnist.sweep.plan import Plan
-    from lora_mnist.sweep.sweeping import Answered
+    from lora_mnist.sweep.run import KeptAdapter, Plan, SweepReport
 
 CONTROLS = [name for names in CONTROL_NAMES.values() for name in names]
 MOST_FAILURES = 5  # that are shown one by one
@@ -34,7 +41,7 @@ def plan(document: Plan) -> RenderableType:
     return Group(*map(Paragraph, [*lines, f"Results would go to {document.folder}; nothing was done."]))
 
 
-def answered(document: Answered) -> RenderableType:
+def answered(document: SweepReport) -> RenderableType:
     """What the jobs come to together, and what failed."""
     sweep = document.sweep
     parts: list[RenderableType] = []
@@ -49,7 +56,7 @@ def answered(document: Answered) -> RenderableType:
     return Group(*parts, Paragraph(done), *page, *kept, *failures(sweep.failures))
 
 
-def errors(answer: Answer) -> RenderableType:
+def errors(answer: Summary) -> RenderableType:
     """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
     title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
@@ -68,7 +75,7 @@ def errors(answer: Answer) -> RenderableType:
     return Group(Paragraph(title, style="bold"), table, Paragraph(note, style="dim"))
 
 
-def digits(answer: Answer) -> RenderableType:
+def digits(answer: Summary) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds, the best in bold."""
     what = f"{capital(METRIC_NAMES[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
     table = Table("digit", box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -81,13 +88,13 @@ def digits(answer: Answer) -> RenderableType:
     return Group(Paragraph(what, style="bold"), table)
 
 
-def enough(answer: Answer) -> list[RenderableType]:
+def enough(answer: Summary) -> list[RenderableType]:
     """One sentence for each digit, and one for all."""
     how = rule(answer)
     return [*map(Paragraph, sentences(answer)), *([Paragraph(how, style="dim")] if how else [])]
 
 
-def rounds(found: Rounds) -> RenderableType:
+def rounds(found: RoundsSummary) -> RenderableType:
     """All errors after each round."""
     errors = [found.rounds[0].errors[0], *(one.errors[1] for one in found.rounds)] if found.rounds else []
     path = " → ".join(f"{one:.1f}" for one in errors)
@@ -107,7 +114,7 @@ def failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
     return [Paragraph(line, style="red") for line in lines]
 
 
-def _kept(kept: Kept) -> RenderableType:
+def _kept(kept: KeptAdapter) -> RenderableType:
     counts = "missed {}, false_alarms {}, {} errors in all".format(*kept.found.numbers)
     same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
     return Paragraph(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")
