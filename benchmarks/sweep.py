@@ -38,8 +38,8 @@ from lora_mnist.lora.stacked import stack
 from lora_mnist.pipeline import Request, pretrain
 from lora_mnist.runs.artifact import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
-from lora_mnist.sweep.judging import counted
-from lora_mnist.sweep.sweeping import cores
+from lora_mnist.sweep.baselines import split_counts
+from lora_mnist.sweep.engines import cores
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
 from lora_mnist.training.optimizer import FusedAdam
@@ -224,7 +224,7 @@ def _differences(networks: Sequence[MLP], others: Sequence[MLP]) -> dict[str, fl
 def _counts(network: MLP, dataset, digit: int):
     from lora_mnist.evaluation.metrics import logits_of
 
-    return counted({"test": logits_of(network, dataset.test.images)}, {"test": dataset.test.labels}, digit)["test"]
+    return split_counts({"test": logits_of(network, dataset.test.images)}, {"test": dataset.test.labels}, digit)["test"]
 
 
 def grow(arguments: argparse.Namespace) -> None:
@@ -275,10 +275,10 @@ def _command(arguments: argparse.Namespace, *options: str) -> dict:
         out, _ = process.communicate()
         seconds = time.perf_counter() - started
         watch.join()
-    after, provenance = resource.getrusage(resource.RUSAGE_CHILDREN), json.loads(out)["sweep"]["made"]
+    after, trained = resource.getrusage(resource.RUSAGE_CHILDREN), json.loads(out)["sweep"]["trained"]
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    row = {"jobs": provenance, "seconds": seconds, "seconds of all cores": processor}
-    return row | {"ms of a core a job": 1e3 * processor / provenance, "memory, MiB": most[0]}
+    row = {"jobs": trained, "seconds": seconds, "seconds of all cores": processor}
+    return row | {"ms of a core a job": 1e3 * processor / trained, "memory, MiB": most[0]}
 
 
 def _watch(process: subprocess.Popen, most: list[float]) -> None:

@@ -15,7 +15,7 @@ sweep() { # name of the table, folder of the sweep, options
 
 for epochs in 1 3; do
   weakest=(--dataset mnist --digit weakest --seed 0-9 --threads 1 --set "pretrain.epochs=$epochs")
-  sweep "default-$epochs" "epochs$epochs" "${weakest[@]}" --full --twin
+  sweep "default-$epochs" "epochs$epochs" "${weakest[@]}" --full --control
   sweep "thorough-$epochs" "epochs$epochs" "${weakest[@]}" --config thorough
   sweep "rank1-$epochs" "epochs$epochs" "${weakest[@]}" --rank 1 --set finetune.focus=0.3 --set finetune.steps=3000
 done
@@ -24,4 +24,4 @@ sweep map epochs1 --dataset mnist --digit 0-9 --rank 1,2,4,8,16 --seed 0-2 --eng
 sweep classic classic --dataset mnist --config classic --digit 9 --seed 0-4
 sweep digits digits --dataset digits --digit weakest --seed 0-4
 sweep search search --dataset mnist --digit weakest --seed 10-15 --threads 1 --hold-out --set data.val_share=0.1667 \
-  --set finetune.hardness=0.35,0.0 --by hardness
+  --set finetune.hard_examples=0.35,0.0 --by hard_examples

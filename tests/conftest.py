@@ -28,7 +28,7 @@ from .faults.tally import ALL, Tally
 prepare("cpu")  # as a command does before it computes: some of it only takes effect then
 
 LONG = (  # files that take longest, in that order
-    *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_cluster"),
+    *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_engines"),
     *("test_lock", "test_interruptions"),
 )
 SMOKE = {"data": {"dataset": "digits"}}

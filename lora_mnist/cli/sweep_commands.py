@@ -11,7 +11,7 @@ from lora_mnist.cli.output import open_in_browser, print_result
 from lora_mnist.errors import LoraMnistError, UsageError
 
 if TYPE_CHECKING:
-    from lora_mnist.sweep.opening import Asked
+    from lora_mnist.sweep.run import SweepRequest
 
 
 @dataclass(frozen=True)
@@ -143,29 +143,28 @@ def sweep(
     Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
     """
     from lora_mnist.cli import sweep_tables
-    from lora_mnist.sweep.answer import view_of
-    from lora_mnist.sweep.keeping import chosen, keep
+    from lora_mnist.sweep.engines import engine_of
     from lora_mnist.sweep.page import write_page
-    from lora_mnist.sweep.plan import plan
     from lora_mnist.sweep.rows import Store
-    from lora_mnist.sweep.sweeping import engine_of, sweep
+    from lora_mnist.sweep.run import choose_row, keep, plan, sweep
+    from lora_mnist.sweep.summary import check_view
 
     if view.keep is not None and compared.hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
     asked = _asked(grid, compared, machine, output)
-    shown = view_of(view.by, view.metric, view.split, asked.axes)
+    shown = check_view(view.by, view.metric, view.split, asked.axes)
     trains = engine_of(engine.engine, machine.threads, machine.device, engine.address, engine.gpus)
     if engine.plan:
         print_result(plan(asked), [sweep_tables.planned], output, grid.out)
         return 0
     done = sweep(asked, trains)
-    answered = done.answered(*shown)
+    answered = done.report(*shown)
     if answered.answer is not None:
         page = write_page(answered.answer, done.rows, grid.out)
         answered = answered.model_copy(update={"page": str(page)})
     try:
         if view.keep is not None:
-            kept = keep(asked, chosen(view.keep, done.rows, Store(grid.out)))
+            kept = keep(asked, choose_row(view.keep, done.rows, Store(grid.out)))
             answered = answered.model_copy(update={"kept": kept})
     except LoraMnistError:
         if not output.json:  # which is one object, the error's
@@ -177,11 +176,11 @@ def sweep(
     return 1 if done.failures else 0
 
 
-def _asked(grid: Grid, compared: Compared, machine: o.Machine, output: o.Output) -> "Asked":
+def _asked(grid: Grid, compared: Compared, machine: o.Machine, output: o.Output) -> "SweepRequest":
     from lora_mnist.pipeline.run import require_rounds
     from lora_mnist.settings.request import Request
-    from lora_mnist.sweep.grid import Beside, parse_axes
-    from lora_mnist.sweep.opening import Asked
+    from lora_mnist.sweep.grid import Comparisons, parse_axes
+    from lora_mnist.sweep.run import SweepRequest
 
     request = Request(
         data=machine.data,
@@ -195,5 +194,5 @@ def _asked(grid: Grid, compared: Compared, machine: o.Machine, output: o.Output)
     axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
     if compared.rounds:
         require_rounds(compared.rounds)
-    beside = Beside(compared.full, compared.control, compared.rounds)
-    return Asked(request, axes, grid.out, grid.run, beside, compared.hold_out)
+    comparisons = Comparisons(compared.full, compared.control, compared.rounds)
+    return SweepRequest(request, axes, grid.out, grid.run, comparisons, compared.hold_out)

@@ -9,16 +9,23 @@ from rich.text import Text
 
 from lora_mnist.cli.output import Line, table
 from lora_mnist.cli.tables import DATASETS
-from lora_mnist.sweep.answer import Answer, Cell
-from lora_mnist.sweep.references import CONTROLS as CONTROL_NAMES
-from lora_mnist.sweep.references import Rounds
 from lora_mnist.sweep.rows import Failure
-from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images, rule, scope, sentences
+from lora_mnist.sweep.summary import CONTROLS as CONTROL_NAMES
+from lora_mnist.sweep.summary import (
+    METRIC_NAMES,
+    Cell,
+    RoundsSummary,
+    Summary,
+    capital,
+    estimate,
+    images,
+    rule,
+    scope,
+    sentences,
+)
 
 if TYPE_CHECKING:  # they import torch
-    from lora_mnist.sweep.keeping import Kept
-    from lora_mnist.sweep.plan import Plan
-    from lora_mnist.sweep.sweeping import Answered
+    from lora_mnist.sweep.run import KeptAdapter, Plan, SweepReport
 
 CONTROLS = [name for names in CONTROL_NAMES.values() for name in names]
 MOST_FAILURES = 5  # that are shown one by one
@@ -32,7 +39,7 @@ def planned(document: Plan) -> RenderableType:
     return Group(*map(Line, [*lines, f"Results would go to {document.folder}; nothing was done."]))
 
 
-def answered(document: Answered) -> RenderableType:
+def answered(document: SweepReport) -> RenderableType:
     """What the jobs come to together, and what failed."""
     sweep = document.sweep
     parts: list[RenderableType] = []
@@ -47,7 +54,7 @@ def answered(document: Answered) -> RenderableType:
     return Group(*parts, Line(done), *page, *kept, *_failures(sweep.failures))
 
 
-def _errors(answer: Answer) -> RenderableType:
+def _errors(answer: Summary) -> RenderableType:
     """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
     title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
     rows = table("", "numbers", "missed", "false alarms", "all errors", "kept")
@@ -63,7 +70,7 @@ def _errors(answer: Answer) -> RenderableType:
     return Group(Line(title, style="bold"), rows, Line(note, style="dim"))
 
 
-def _digits(answer: Answer) -> RenderableType:
+def _digits(answer: Summary) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds, the best in bold."""
     what = f"{capital(METRIC_NAMES[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
     rows = table("digit", *(one.name for one in answer.variants))
@@ -74,13 +81,13 @@ def _digits(answer: Answer) -> RenderableType:
     return Group(Line(what, style="bold"), rows)
 
 
-def _enough(answer: Answer) -> list[RenderableType]:
+def _enough(answer: Summary) -> list[RenderableType]:
     """One sentence for each digit, and one for all."""
     how = rule(answer)
     return [*map(Line, sentences(answer)), *([Line(how, style="dim")] if how else [])]
 
 
-def _rounds(found: Rounds) -> RenderableType:
+def _rounds(found: RoundsSummary) -> RenderableType:
     """All errors after each round."""
     errors = [found.rounds[0].errors[0], *(one.errors[1] for one in found.rounds)] if found.rounds else []
     path = " → ".join(f"{one:.1f}" for one in errors)
@@ -100,7 +107,7 @@ def _failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
     return [Line(line, style="red") for line in lines]
 
 
-def _kept(kept: Kept) -> RenderableType:
+def _kept(kept: KeptAdapter) -> RenderableType:
     counts = "missed {}, false alarms {}, {} errors in all".format(*kept.found.numbers)
     same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
     return Line(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")

@@ -1,37 +1,73 @@
-"""An answer → one self-contained HTML page, with its plots, and its numbers as JSON and CSV beside it."""
+"""A summary → one self-contained HTML page with its plots, and the same as Markdown, JSON and CSV beside it."""
 
 import base64
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
-from lora_mnist.report.figures import Plot
+from lora_mnist.report.figures import Mark, Plot
 from lora_mnist.report.inline import inline
 from lora_mnist.report.matrices import LEVELS
+from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, framed, legend_above
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
-from lora_mnist.sweep.answer import Answer, Cell
-from lora_mnist.sweep.drawings import TABLE, plots_of
-from lora_mnist.sweep.references import ON_VAL
+from lora_mnist.sweep import summary as words
 from lora_mnist.sweep.rows import Row
-from lora_mnist.sweep.tables import markdown
-from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images, points, rule, scope, sentences, title
+from lora_mnist.sweep.summary import METRIC_NAMES, ON_VAL, Cell, Summary, Variant, capital, estimate, images
 
-TEXT = "tables.md"
-INLINE = ("by-setting", "trade")  # the third plot is a table there
+TABLE = "variants.csv"
 PAGE = "report"  # folder in that of the sweep
 TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 
 
-def write_page(answer: Answer, rows: Sequence[Row], folder: Path) -> Path:
-    """Write the page of `answer`, which `rows` give, into the folder of its sweep and return it. Raises DiskError."""
-    plots = {plot.name: plot for plot in plots_of(answer)}
-    files = {"index.html": _page(answer, plots), "answer.json": to_json(answer.model_dump(mode="json"))}
-    files |= {TABLE: _table(answer).encode(), TEXT: markdown(answer, rows).encode()}
+def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
+    """Write the page of `summary`, which `rows` give, into the folder of its sweep and return it. Raises DiskError."""
+    loader = ChoiceLoader([PackageLoader("lora_mnist.sweep"), PackageLoader("lora_mnist.report")])
+    environment = Environment(
+        loader=loader,
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"estimate": estimate, "points": words.points, "digest": _digest, "percent": _percent}
+    plots = {plot.name: plot for plot in (plot_by_setting(summary), plot_trade(summary), plot_by_digit(summary))}
+    reach = max(abs(cell.change) for cell in summary.cells)
+    adapters = [one.name for one in summary.variants if one.by is not None]
+    known = {
+        "answer": summary,
+        "adapters": adapters,
+        "capital": capital,
+        "cells": {(cell.digit, cell.variant): cell for cell in summary.cells},
+        "dataset": TITLES[summary.dataset],
+        "drawings": {name: Markup(inline(plots[name])) for name in ("by-setting", "trade")},  # the third is a table
+        "images": images(summary),
+        "metric": METRIC_NAMES[summary.metric],
+        "names": [one.name for one in summary.variants],
+        "on_val": ON_VAL,
+        "rule": words.rule(summary),
+        "scope": words.scope(summary),
+        "seed_lines": _seed_lines(rows, summary.split) if len(adapters) == 1 else [],
+        "sentences": words.sentences(summary),
+        "setting": words.spelled(summary.by),
+        "shade": lambda cell: shade(cell, reach),
+        "style": loader.get_source(environment, "report.css")[0],
+        "table": TABLE,
+    }
+    files = {
+        "index.html": environment.get_template("sweep.html.j2").render(known).encode(),
+        "tables.md": environment.get_template("tables.md.j2").render(known).rstrip().encode() + b"\n",
+        "answer.json": to_json(summary.model_dump(mode="json")),
+        TABLE: _csv(summary).encode(),
+    }
     for name, plot in plots.items():
         files |= {f"{name}.svg": plot.svg, f"{name}.png": plot.png}
     with new_folder(folder / PAGE) as fresh:
@@ -48,53 +84,116 @@ def shade(cell: Cell, reach: float) -> str:
     return f"{'o' if cell.change > 0 else 'p'}{level}"
 
 
-def _page(answer: Answer, plots: Mapping[str, Plot]) -> bytes:
-    loader = ChoiceLoader([PackageLoader("lora_mnist.sweep"), PackageLoader("lora_mnist.report")])
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"estimate": estimate, "points": points, "digest": _digest}
-    reach = max(abs(cell.change) for cell in answer.cells)
-    page = environment.get_template("sweep.html.j2").render(
-        answer=answer,
-        drawings={name: Markup(inline(plots[name])) for name in INLINE},
-        cells={(cell.digit, cell.variant): cell for cell in answer.cells},
-        shade=lambda cell: shade(cell, reach),
-        sentences=sentences(answer),
-        rule=rule(answer),
-        metric=METRIC_NAMES[answer.metric],
-        shown=(ON_VAL, *(one.name for one in answer.variants)),
-        scope=scope(answer),
-        images=images(answer),
-        title=title(answer),
-        dataset=TITLES[answer.dataset],
-        capital=capital,
-        style=loader.get_source(environment, "report.css")[0],
-        winners={digit: _winner(answer, digit) for digit in answer.digits},
-        table=TABLE,
-    )
-    return page.encode()
-
-
-def _winner(answer: Answer, digit: int) -> str:
-    """The variant with the lowest mean for a digit."""
-    return min((cell for cell in answer.cells if cell.digit == digit), key=lambda cell: cell.value).variant
-
-
-def _table(answer: Answer) -> str:
-    """A line a variant: its counts and those of the threshold, each with half of its interval."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    counts = [f"{who}{name}{part}" for who in ("", "threshold_") for name in METRIC_NAMES for part in ("", "_half")]
-    writer.writerow(["variant", answer.by, "parameters", "jobs", "kept", *counts, "worst_other", "worst_other_half"])
-    for one in answer.variants:
-        known = [part[name] for part in (one.after, one.threshold) for name in METRIC_NAMES]
-        pairs = [(number.mean, number.half) for number in (*known, one.worst)]
-        numbers = [number for pair in pairs for number in pair]
-        writer.writerow([one.name, one.by, one.parameters, one.jobs, one.kept, *numbers])
-    return text.getvalue()
+def _percent(value: float, of: float) -> str:
+    return f"{100 * (value / of - 1):+.0f} %".replace("-", "−") if of else "–"
 
 
 def _digest(text: str) -> Markup:
     """As a content security policy names the one style that is allowed."""
     return Markup(f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}")
+
+
+def _csv(summary: Summary) -> str:
+    """A line a variant: its counts and those of the threshold, each with half of its interval."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    counts = [f"{who}{name}{part}" for who in ("", "threshold_") for name in METRIC_NAMES for part in ("", "_half")]
+    writer.writerow(["variant", summary.by, "parameters", "jobs", "kept", *counts, "worst_other", "worst_other_half"])
+    for one in summary.variants:
+        estimates = [part[name] for part in (one.after, one.threshold) for name in METRIC_NAMES]
+        numbers = [number for known in (*estimates, one.worst) for number in (known.mean, known.half)]
+        writer.writerow([one.name, one.by, one.parameters, one.jobs, one.kept, *numbers])
+    return text.getvalue()
+
+
+def _seed_lines(rows: Sequence[Row], split: str) -> Iterator[list[str]]:
+    """Cells of a line for each adapter, and of their mean: before → after."""
+    adapters = [row for row in rows if row.method == "lora"]
+    lines = [(str(row.seed), str(row.digit), [row], ".0f", row.verdict or "not kept") for row in adapters]
+    for seed, digit, own, form, verdict in [*lines, ("mean", "", adapters, ".1f", "")]:
+        means = {}
+        for metric in METRIC_NAMES:
+            pairs = ((row.before[split].of(metric), row.after[split].of(metric)) for row in own)
+            means[metric] = [statistics.mean(when) for when in zip(*pairs, strict=True)]
+        total = sum(own[0].before[split].images)
+        accuracy = " → ".join(f"{100 * (1 - wrong / total):.2f}" for wrong in means["errors"])
+        counts = [f"{before:{form}} → {after:{form}}" for before, after in means.values()]
+        yield [seed, digit, f"{accuracy} %", *counts, verdict]
+
+
+def plot_by_setting(summary: Summary) -> Plot:
+    """The count that was asked for, by the setting it is ordered by, with intervals; all weights are a line."""
+    metric, series = summary.metric, dict[str, list[Variant]]()  # by what else was varied
+    for one in summary.variants:
+        if one.by is not None:
+            series.setdefault(one.series, []).append(one)
+    ordered = [one.by for variants in series.values() for one in variants]
+    places = {by: place for place, by in enumerate(dict.fromkeys(ordered))}
+    whole = [one for one in summary.variants if one.by is None]
+    figure, axes = framed(2 * len(series) + len(whole) + 1)
+    marks: list[Mark] = []
+    axes.axhline(summary.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
+    for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
+        x, found = [places[one.by] for one in variants], [one.after[metric] for one in variants]
+        mean, half = [one.mean for one in found], [one.half or 0.0 for one in found]
+        label = name or "adapter"
+        axes.errorbar(x, mean, half, color=colour, marker=marker, linewidth=1.6, capsize=3, label=label)
+        thresholds = [one.threshold[metric].mean for one in variants]
+        label = f"threshold{f' ({name})' if name else ''}"
+        axes.plot(x, thresholds, "--", color=ORANGE, marker=".", linewidth=1.2, label=label)
+        for at, one in zip(x, variants, strict=True):
+            marks.append(Mark(at, one.after[metric].mean, f"{one.name}: {estimate(one.after[metric])}"))
+    for one in whole:
+        axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
+    axes.set_xticks(list(places.values()), [str(by) for by in places])
+    axes.set(xlabel=words.spelled(summary.by), ylabel=f"{METRIC_NAMES[metric]} ({images(summary)})")
+    legend_above(axes)
+    values = "; ".join(f"{one.name}: {estimate(one.after[metric])}" for one in summary.variants)
+    alt = f"{METRIC_NAMES[metric]} by {summary.by}, base {estimate(summary.base[metric])}; {values}."
+    return Plot("by-setting", figure, alt, TABLE, tuple(marks))
+
+
+def plot_trade(summary: Summary) -> Plot:
+    """Missed images against all errors: a threshold buys the one with the other."""
+    figure, axes = framed(len(summary.variants) + 2)
+    before = summary.base["missed"].mean, summary.base["errors"].mean
+    axes.plot(*before, "o", color=GREY, markersize=8, linestyle="none", label="base")
+    thresholds = [(one.threshold["missed"].mean, one.threshold["errors"].mean) for one in summary.variants]
+    x, y = zip(before, *sorted(thresholds, reverse=True), strict=True)
+    axes.plot(x, y, "--", color=ORANGE, marker=".", linewidth=1.5, label="threshold at as many missed")
+    marks = []
+    for one, colour, marker in zip(summary.variants, itertools.cycle(SERIES), itertools.cycle(MARKERS)):
+        missed, errors = one.after["missed"].mean, one.after["errors"].mean
+        ink = INK if one.by is None else colour
+        axes.plot(missed, errors, marker, color=ink, markersize=8, linestyle="none", label=one.name)
+        marks.append(Mark(missed, errors, f"{one.name}: {missed:.1f} missed, {errors:.1f} errors"))
+    counted = images(summary)
+    axes.set(xlabel=f"missed images of the repaired digit ({counted})", ylabel=f"all errors ({counted})")
+    legend_above(axes)
+    alt = f"Missed images against all errors. {'; '.join(mark.words for mark in marks)}."
+    return Plot("trade", figure, alt, TABLE, tuple(marks))
+
+
+def plot_by_digit(summary: Summary) -> Plot:
+    """The map: a row a digit, a column a variant, and the change from the base as a colour."""
+    names = [one.name for one in summary.variants]
+    values, changes = (np.full((len(summary.digits), len(names)), np.nan) for _ in range(2))
+    for cell in summary.cells:
+        place = summary.digits.index(cell.digit), names.index(cell.variant)
+        values[place], changes[place] = cell.value, cell.change
+    reach = max(1.0, float(np.nanmax(np.abs(changes))))
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.32 * len(summary.digits)), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(changes, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(values)):
+        colour = "white" if abs(changes[row, column]) > 0.45 * reach else INK
+        axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(names)), names, fontsize=9)
+    axes.set_yticks(range(len(summary.digits)), [str(digit) for digit in summary.digits])
+    axes.set(ylabel="repaired digit", title=f"{capital(METRIC_NAMES[summary.metric])} ({images(summary)})")
+    axes.tick_params(length=0)
+    figure.colorbar(picture, label="change from the base")
+    values_in_words = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in summary.cells)
+    return Plot(
+        "by-digit", figure, f"{METRIC_NAMES[summary.metric]} by repaired digit and variant. {values_in_words}.", TABLE
+    )

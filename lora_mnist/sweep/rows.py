@@ -1,7 +1,7 @@
 """What became of every job, and the folder where it is kept: one typed row a job. Imports no torch.
 
 A row is safe the moment its job is done: those of one stack are written as one file, whole or not at all, in `parts/`.
-When a sweep ends, they are put together as results.json and results.csv, and the parts go. Killed in between, a row
+When a sweep ends, they are merged into results.json and results.csv, and the parts go. Killed in between, a row
 stands in both, which its key makes harmless; of the two, results.csv follows from results.json.
 """
 
@@ -14,27 +14,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.results import BySplit, Counts, PerDigit
+from lora_mnist.evaluation.results import COUNTS, BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
 from lora_mnist.files import read_regular
-from lora_mnist.runs.atomic import (
-    disk_errors,
-    one_writer,
-    parse_json,
-    recover,
-    require_same,
-    require_writable,
-    to_json,
-    write_file,
-)
+from lora_mnist.runs import atomic
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset, ModelSettings, PretrainSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, first_fault
 from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
+SCHEMA = 3  # of results.json; raised when it changes
 WAY_OUT = "Restore it from a copy, or give another --out."
 LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a control more
 
@@ -45,69 +37,43 @@ class SplitCounts(Counts):
     wrong: PerDigit
     images: PerDigit
 
-    @model_validator(mode="after")
-    def _adds_up(self) -> "SplitCounts":
-        if self.errors != sum(self.wrong) or not sum(self.images):
-            raise ValueError("must have as errors what is wrong of each digit, and at least one image")
-        return self
-
 
 class Round(Document):
-    """One of several repairs on top of each other; `after` is `before` if nothing was kept, and then it is the last.
-
-    Attributes:
-        before, after: of its digit, on `test`.
-    """
+    """One of several repairs on top of each other. If nothing was kept, `after` is `before`, and it is the last."""
 
     digit: Digit
     strength: float | None
-    before: Counts
+    before: Counts  # of its digit, on `test`
     after: Counts
 
 
 class Row(Document):
-    """A job that is done.
+    """A job that is done."""
 
-    Attributes:
-        key: the job's identity, as `Job.key` makes it.
-        base: fingerprint of the base.
-        held_out: whether `val` and `test` are halves of the held-out training images.
-        model, pretrain: how the base was made.
-        method: an adapter, or what it is compared with; all weights have no rank.
-        strength: share of the trained update that the guard kept; None: none was allowed, and `after` is `before`.
-        parameters: how many numbers were trained.
-        threshold: the base with one number added to its logit of the digit, with which it misses no more images on
-            `val`; `threshold_on_test`: on `test`.
-        shifted: of a control, with a threshold of its own: counts on `test` if it may miss no image on `val`, if it
-            may miss one, and so on; the last is without a number. Empty if there is no `val`.
-        rounds: of repairs on top of each other, each of them.
-        verdict: None if nothing was kept.
-        seconds: of training and judging; of a stack, the job's share.
-        engine: what trained it: alone, or in a stack.
-    """
-
-    key: str
-    base: str
+    key: str  # the job's identity, as `Job.key` makes it
+    base: str  # fingerprint of the base
     dataset: KnownDataset
     data: DataSettings
-    model: ModelSettings
+    model: ModelSettings  # how the base was made
     pretrain: PretrainSettings
-    held_out: bool
+    held_out: bool  # whether `val` and `test` are halves of the held-out training images
     method: Method
     digit: Digit
     rank: Count | None
     seed: Count
     settings: FinetuneSettings
-    strength: float | None
-    parameters: Count
+    strength: float | None  # share of the trained update that the guard kept; None: none, and `after` is `before`
+    parameters: Count  # how many numbers were trained
     before: BySplit[SplitCounts]
     after: BySplit[SplitCounts]
-    threshold: BySplit[Counts]
-    threshold_on_test: Counts
+    threshold: BySplit[Counts]  # the base with one shifted logit, with which it misses no more images on `val`
+    threshold_on_test: Counts  # or no more on `test`
+    # of a control, with a threshold of its own: counts on `test` if it may miss no image on `val`, if it may miss one,
+    # and so on; the last is without a shift. Empty if there is no `val`
     shifted: Many[Counts]
     rounds: Many[Round]
-    verdict: Kind | None
-    seconds: float
+    verdict: Kind | None  # None if nothing was kept
+    seconds: float  # of training and evaluation; of a stack, the job's share
     engine: Literal["alone", "stacked"]
 
     @property
@@ -130,74 +96,85 @@ class Failure(Document):
 
 
 class Results(Document):
-    """results.json: every row, in the order of their keys; and each part.
-
-    Attributes:
-        sha256: of the rows.
-    """
+    """results.json, and each part: every row, in the order of their keys, and the SHA-256 of the rows."""
 
     schema_version: int
     sha256: str
     rows: Many[Row]
 
 
-SCHEMA = 3  # of results.json; raised when it changes
-
-
 class Store:
     """The folder of a sweep, `sweeps/NAME`.
 
-    Raises:
-        RunError: what lies there cannot be read.
-        AlteredError: it is not what a sweep wrote.
+    Raises RunError if what lies there cannot be read; AlteredError if it is not what a sweep wrote.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.rows = _rows_in(folder)
+        self.rows = _read_all(folder)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only one that writes there; on the way out, however it is left, put the parts together.
+        """Be the only one that writes there; on the way out, however it is left, merge the parts.
 
         Raises:
             BusyError: another sweep writes there.
             RunError, AlteredError: what lies there, as of the class.
             DiskError: the disk refuses.
         """
-        with one_writer(self.folder):
-            require_writable(self.folder / PARTS)
+        with atomic.one_writer(self.folder):
+            atomic.require_writable(self.folder / PARTS)
             for place in (self.folder, self.folder / PARTS):
-                recover(place)
-            self.rows = _rows_in(self.folder)  # another sweep may have added some since
+                atomic.recover(place)
+            self.rows = _read_all(self.folder)  # another sweep may have added some since
             try:
                 yield
             finally:
-                self._put_together()
+                self._merge_parts()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep rows that were finished together. Raises DiskError."""
         if not rows:
             return
         name = hashlib.sha256(" ".join(row.key for row in rows).encode()).hexdigest()[:16]
-        write_file(self.folder / PARTS / f"{name}.json", _document_of(rows))
+        atomic.write_file(self.folder / PARTS / f"{name}.json", _document_of(rows))
         self.rows |= {row.key: row for row in rows}
 
-    def _put_together(self) -> None:
+    def _merge_parts(self) -> None:
         parts = list((self.folder / PARTS).glob("*.json"))
         if parts:
             rows = [self.rows[key] for key in sorted(self.rows)]
-            write_file(self.folder / JSON, _document_of(rows))
-            write_file(self.folder / CSV, to_csv(rows).encode())
-        with disk_errors(self.folder):
+            atomic.write_file(self.folder / JSON, _document_of(rows))
+            atomic.write_file(self.folder / CSV, to_csv(rows).encode())
+        with atomic.disk_errors(self.folder):
             for part in parts:
                 part.unlink()
             if not any((self.folder / PARTS).iterdir()):  # something of somebody else's is left alone
                 (self.folder / PARTS).rmdir()
 
 
-def _rows_in(folder: Path) -> dict[str, Row]:
-    """Those of the parts are read first: if they are put together meanwhile, they stand in results.json."""
+def to_csv(rows: Iterable[Row]) -> str:
+    """A line a row: what it was, every setting, and the counts by split, `test_wrong_3` being wrong threes on test."""
+    plain = ("key", "base", "dataset", "held_out", "method", "digit", "rank", "seed", "strength", "parameters")
+    lines = []
+    for row in rows:
+        line: dict[str, object] = {name: getattr(row, name) for name in (*plain, "verdict", "seconds", "engine")}
+        for when, splits in (("", row.after), ("base_", row.before), ("threshold_", row.threshold)):
+            for split, counts in splits.items():
+                line |= {f"{when}{split}_{name}": counts.of(name) for name in COUNTS}
+        for split, after in row.after.items():
+            line |= {f"{split}_wrong_{digit}": wrong for digit, wrong in enumerate(after.wrong)}
+        settings = {name: v for name, v in row.all_settings.items() if name not in ("digit", "rank", "name")}
+        lines.append(line | {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in settings.items()})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _read_all(folder: Path) -> dict[str, Row]:
+    """By key. The parts are read first: if they are merged meanwhile, their rows stand in results.json."""
     rows: dict[str, Row] = {}
     for part in sorted((folder / PARTS).glob("*.json")):
         with suppress(FileNotFoundError):
@@ -210,7 +187,7 @@ def _rows_in(folder: Path) -> dict[str, Row]:
 def _read(path: Path) -> Sequence[Row]:
     """Raises FileNotFoundError; RunError if it cannot be read; AlteredError if it is not what was written."""
     try:
-        document = parse_json(path, read_regular(path, LARGEST))
+        document = atomic.parse_json(path, read_regular(path, LARGEST))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -222,36 +199,14 @@ def _read(path: Path) -> Sequence[Row]:
     except ValidationError as error:
         key, _, _, rule = first_fault(error)
         raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error
-    require_same(path, _sha256_of(document["rows"]), found.sha256)
+    atomic.require_same(path, _sha256_of(document["rows"]), found.sha256)
     return found.rows
 
 
 def _document_of(rows: Sequence[Row]) -> bytes:
     dumped = [row.model_dump(mode="json") for row in rows]
-    return to_json({"schema_version": SCHEMA, "sha256": _sha256_of(dumped), "rows": dumped})
+    return atomic.to_json({"schema_version": SCHEMA, "sha256": _sha256_of(dumped), "rows": dumped})
 
 
 def _sha256_of(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-
-
-def to_csv(rows: Iterable[Row]) -> str:
-    """A line a row: what it was, every setting, and the counts by split, `test_wrong_3` being wrong threes on test."""
-    lines = [_flat(row) for row in rows]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def _flat(row: Row) -> dict[str, object]:
-    plain = ("key", "base", "dataset", "held_out", "method", "digit", "rank", "seed", "strength", "parameters")
-    line: dict[str, object] = {name: getattr(row, name) for name in (*plain, "verdict", "seconds", "engine")}
-    for when, splits in (("", row.after), ("base_", row.before), ("threshold_", row.threshold)):
-        for split, counts in splits.items():
-            line |= {f"{when}{split}_{name}": counts.of(name) for name in ("missed", "false_alarms", "errors")}
-    for split, after in row.after.items():
-        line |= {f"{split}_wrong_{digit}": wrong for digit, wrong in enumerate(after.wrong)}
-    settings = {name: v for name, v in row.all_settings.items() if name not in ("digit", "rank", "name")}
-    return line | {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in settings.items()}

@@ -8,23 +8,15 @@ import re
 import pytest
 
 from lora_mnist.errors import AlteredError, BusyError, RunError
-from lora_mnist.runs.atomic import write_file
+from lora_mnist.runs import atomic
+from lora_mnist.sweep.jobs import run_jobs
 from lora_mnist.sweep.rows import CSV, JSON, PARTS, Store, to_csv
-from lora_mnist.sweep.work import Worker
-from tests.test_architecture import ROOT
 
 
 @pytest.fixture(scope="module")
 def rows(small):
-    _, world, jobs = small
-    return Worker(world).do(jobs[:2])
-
-
-def test_rows_are_there_again(tmp_path, rows):
-    with (store := Store(tmp_path)).writing():
-        store.add(rows)
-    assert not (tmp_path / PARTS).exists()
-    assert Store(tmp_path).rows == {row.key: row for row in rows}
+    _, context, jobs = small
+    return run_jobs(context, jobs[:2])
 
 
 def test_what_a_killed_sweep_left_counts(tmp_path, rows):
@@ -44,30 +36,9 @@ def test_what_a_killed_sweep_left_counts(tmp_path, rows):
     assert not (tmp_path / PARTS).exists()
 
 
-def test_an_interrupt_puts_together_what_is_finished(tmp_path, rows):
-    def interrupted():
-        with (store := Store(tmp_path)).writing():
-            store.add(rows)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert (tmp_path / JSON).is_file()
-    assert len((tmp_path / CSV).read_text().splitlines()) == 3
-
-
-def test_what_another_sweep_added_meanwhile_stays(tmp_path, rows):
-    first, second = rows
-    early = Store(tmp_path)
-    with (other := Store(tmp_path)).writing():
-        other.add([first])
-    with early.writing():
-        early.add([second])
-    assert Store(tmp_path).rows.keys() == early.rows.keys() == {first.key, second.key}
-
-
 def test_an_end_while_rows_are_put_together_loses_none(tmp_path, rows, monkeypatch):
     first, second = rows
+    write = atomic.write_file
     with (store := Store(tmp_path)).writing():
         store.add([first])
     for number in (1, 2):  # before results.json, and between the two files
@@ -76,12 +47,12 @@ def test_an_end_while_rows_are_put_together_loses_none(tmp_path, rows, monkeypat
         def end(*arguments, number=number, writes=writes):
             if next(writes) == number:
                 raise KeyboardInterrupt
-            return write_file(*arguments)
+            return write(*arguments)
 
         (tmp_path / PARTS).mkdir(exist_ok=True)
         store.add([second])
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), store.writing():
-            patched.setattr("lora_mnist.sweep.rows.write_file", end)
+            patched.setattr(atomic, "write_file", end)
         assert Store(tmp_path).rows.keys() == {first.key, second.key}
     with Store(tmp_path).writing():
         pass
@@ -157,11 +128,3 @@ def test_the_csv_has_a_line_a_row_with_settings_and_counts(rows):
         assert int(line[f"test_wrong_{row.digit}"]) == row.after["test"].missed
         assert float(line["focus"]) == row.settings.focus
         assert json.loads(line["targets"]) == list(row.settings.targets)
-
-
-def test_rows_need_no_torch():
-    import subprocess
-    import sys
-
-    program = "import sys, lora_mnist.sweep.answer, lora_mnist.sweep.grid; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,225 @@
+"""Train and evaluate one job, or a stack of jobs at once, in this process. Every engine does its work by this."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+
+from lora_mnist import SCHEMA
+from lora_mnist.datasets.dataset import Dataset, Split
+from lora_mnist.errors import LoraMnistError, UsageError
+from lora_mnist.evaluation.baselines import shifted_logit, shifted_to_miss
+from lora_mnist.evaluation.guard import Guard
+from lora_mnist.evaluation.metrics import compare
+from lora_mnist.evaluation.results import Analysis, Threshold
+from lora_mnist.evaluation.verdict import verdict_of
+from lora_mnist.sweep import baselines
+from lora_mnist.sweep.baselines import Base, Trained, settings_of, split_counts
+from lora_mnist.sweep.grid import CONTROLS, Job
+from lora_mnist.sweep.rows import Failure, Row
+from lora_mnist.training.model import MLP
+from lora_mnist.training.progress import CallbackProgress
+from lora_mnist.training.stack import NAME, Tuned, can_be_stacked, shape_of, train_stack
+from lora_mnist.training.train import train_adapter
+
+Outcome = Row | Failure
+
+FAILURES = (LoraMnistError, MemoryError, RuntimeError)  # of torch: too little memory, a product that cannot be
+GUARDED_PASSES = 7  # over `val` by a job with a guard: six scales, and the one that is kept
+
+STACK_IMAGES = 2048  # in one step of a stack: more is no faster, and its activations take 80 MB
+GPU_STACK_IMAGES = 16_384  # on a GPU, which is no longer idle between products then (docs/sweep.md)
+STACK_BYTES = 512 << 20  # of A and B, their gradients and Adam's moments in one stack
+COPIES = 6  # of A and B that a stack holds: two of each weight, its gradient, two moments, and one in passing
+FEW = 50  # jobs: they are done sooner than another process has started, and in smaller stacks a job takes longer
+
+
+@dataclass(frozen=True)
+class SweepContext:
+    """What all jobs share: the images, on the device where the jobs run, and the bases by their key."""
+
+    dataset: Dataset
+    bases: Mapping[str, Base]
+    held_out: bool = False  # whether `val` and `test` are halves of the images held out of the training
+
+    def flatten(self) -> dict[str, Any]:
+        """The same as tensors, numbers and text by name, which other processes can map without a copy."""
+        flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
+        for split in ("train", "val", "test"):
+            part: Split = getattr(self.dataset, split)
+            flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
+        for key, base in self.bases.items():
+            flat |= {f"base/{key}": (base.fingerprint, base.network.hidden, [*base.logits])}
+            flat |= {f"{key}/weights/{name}": weight for name, weight in base.network.state_dict().items()}
+            flat |= {f"{key}/logits/{split}": logits for split, logits in base.logits.items()}
+            flat |= {f"{key}/uncertainty": base.uncertainty}
+        return flat
+
+
+def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
+    """The context that was flattened, made of these very tensors if they are on `device` already."""
+    splits = [
+        Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device))
+        for split in ("train", "val", "test")
+    ]
+    bases = {}
+    for key in [name.removeprefix("base/") for name in flat if name.startswith("base/")]:
+        fingerprint, hidden, known = flat[f"base/{key}"]
+        with torch.device("meta"):  # takes no memory
+            network = MLP(hidden).requires_grad_(False).eval()
+        weights = {name: flat[f"{key}/weights/{name}"].to(device) for name in network.state_dict()}
+        network.load_state_dict(weights, assign=True)
+        logits = {split: flat[f"{key}/logits/{split}"] for split in known}
+        bases[key] = Base(fingerprint, network, logits, flat[f"{key}/uncertainty"])
+    return SweepContext(Dataset(flat["dataset"], flat["sha256"], *splits), bases, flat["held_out"])
+
+
+def run_jobs(
+    context: SweepContext, jobs: Sequence[Job], show: Callable[[float], None] = lambda done: None
+) -> list[Outcome]:
+    """One outcome for each of `jobs`, which start from one base; several are trained as a stack.
+
+    What fails is an outcome too. If a stack as a whole fails, its jobs are done one by one, so that each fails, or
+    not, by itself.
+
+    Args:
+        show: called with how many jobs' work is done by now.
+    """
+    base, dataset, first = context.bases[jobs[0].base], context.dataset, jobs[0].settings.finetune
+    if len(jobs) == 1:
+        return [_run_alone(context, jobs[0])]
+
+    # the share of training in a job's work, by images that pass through the network; a step costs three passes
+    in_training = 3 * first.steps * first.batch_size
+    in_evaluation = len(dataset.test) + len(dataset.val) * (1 if first.guard == "none" else GUARDED_PASSES)
+    share = in_training / (in_training + in_evaluation)
+    progress = CallbackProgress(tell=lambda now: show(len(jobs) * share * now.step / now.steps), steps=first.steps)
+
+    started = time.perf_counter()
+    try:
+        given = [(job.digit, settings_of(job, dataset)) for job in jobs]
+        networks = train_stack(base.network, given, dataset, progress, base.uncertainty)
+    except FAILURES:
+        return [_run_alone(context, job) for job in jobs]
+    seconds = (time.perf_counter() - started) / len(jobs)
+
+    outcomes: list[Outcome] = []
+    for job, tuned in zip(jobs, networks, strict=True):
+        outcomes.append(_evaluate(context, job, partial(_select_scale, context, job, tuned), "stacked", seconds))
+        show(share * len(jobs) + (1 - share) * len(outcomes))
+    return outcomes
+
+
+def _run_alone(context: SweepContext, job: Job) -> Outcome:
+    def trained() -> Trained:
+        base, dataset = context.bases[job.base], context.dataset
+        if job.method == "full":
+            return baselines.train_full(job, base, dataset)
+        if job.method == "rounds":
+            return baselines.train_rounds(job, base, dataset)
+        settings, doubts = settings_of(job, dataset), base.uncertainty
+        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, uncertainty=doubts)
+        return _select_scale(context, job, Tuned(network, finite=True))
+
+    return _evaluate(context, job, trained, "alone")
+
+
+def _select_scale(context: SweepContext, job: Job, tuned: Tuned) -> Trained:
+    """Raises UsageError if a weight or a logit is not finite."""
+    if not tuned.finite:
+        raise UsageError("A weight became NaN or infinite.", baselines.TOO_HIGH)
+    guard, before = Guard(job.settings.finetune.guard), context.bases[job.base].logits
+    return baselines.select_and_evaluate(tuned.network, NAME, guard, before, context.dataset, job.digit)
+
+
+def failure_of(context: SweepContext, job: Job, cause: str) -> Failure:
+    """The outcome of a job that failed."""
+    key = job.key(context.bases[job.base].fingerprint, context.dataset.sha256)
+    return Failure(key=key, digit=job.digit, rank=job.rank, seed=job.settings.seed, cause=cause)
+
+
+def _evaluate(
+    context: SweepContext,
+    job: Job,
+    train: Callable[[], Trained],
+    engine: Literal["alone", "stacked"],
+    seconds: float = 0.0,
+) -> Outcome:
+    """What the logits of a job say: counts before and after, the base with a shifted threshold, the verdict."""
+    started = time.perf_counter()
+    try:
+        trained = train()
+    except FAILURES as error:
+        return failure_of(context, job, str(error) or type(error).__name__)
+    base, dataset, settings, digit = context.bases[job.base], context.dataset, job.settings, job.digit
+    labels = {split: part.labels.cpu() for split, part in dataset.held_out.items()}
+    logits, test = trained.logits, {"test": labels["test"]}
+    shifted = shifted_logit(base.logits, logits, labels, digit)
+    # chosen on `test` itself, a threshold has the advantage
+    on_test = shifted_logit({"test": base.logits["test"]}, {"test": logits["test"]}, test, digit)
+    splits, threshold = compare(base.logits, logits, labels, digit), Threshold(**dict(shifted), curve=())
+    analysis = Analysis(schema_version=SCHEMA, splits=splits, threshold=threshold, examples=())
+    return Row(
+        key=job.key(base.fingerprint, dataset.sha256),
+        base=base.fingerprint,
+        dataset=dataset.name,
+        data=settings.data,
+        model=settings.model,
+        pretrain=settings.pretrain,
+        held_out=context.held_out,
+        method=job.method,
+        digit=digit,
+        rank=job.rank,
+        seed=settings.seed,
+        settings=settings.finetune.model_copy(update={"name": None}),
+        strength=trained.scale,
+        parameters=trained.parameters,
+        before=split_counts(base.logits, labels, digit),
+        after=split_counts(logits, labels, digit),
+        threshold=shifted.splits,
+        threshold_on_test=on_test.splits["test"],
+        shifted=shifted_to_miss(logits, labels, digit) if job.method in CONTROLS else (),
+        rounds=trained.rounds,
+        verdict=None if trained.scale is None else verdict_of(analysis, digit).kind,
+        seconds=round(seconds + time.perf_counter() - started, 4),
+        engine=engine,
+    )
+
+
+def adapter_size(context: SweepContext, job: Job) -> int:
+    """How many numbers a job's adapter has, at most: every layer at its highest rank."""
+    recipe = job.settings.finetune
+    rank = max(recipe.rank, *(recipe.rank_pattern or {}).values(), 1)
+    sizes = [784, *context.bases[job.base].network.hidden, 10]
+    return sum(rank * (fan_in + fan_out) for fan_in, fan_out in pairwise(sizes))
+
+
+def stacks_of(context: SweepContext, jobs: Iterable[Job], processes: int = 1, on_gpu: bool = False) -> list[list[Job]]:
+    """Jobs by what can be trained at once, those that cannot by themselves.
+
+    So many `processes` do them at the same time and share the memory; several stacks of one kind become as many for
+    each of them, so that none is without work at the end, if there are jobs enough.
+    """
+    most_images = GPU_STACK_IMAGES if on_gpu else STACK_IMAGES
+    groups: dict[tuple[str, str], list[Job]] = {}
+    stacks, alone = list[list[Job]](), list[list[Job]]()
+    for job in jobs:
+        if job.method in ("lora", *CONTROLS) and can_be_stacked(job.settings.finetune):
+            groups.setdefault((job.base, shape_of(job.settings.finetune)), []).append(job)
+        else:
+            alone.append([job])
+    for group in groups.values():
+        group.sort(key=lambda job: job.settings.finetune.learning_rate)  # one pass of Adam for those of the same rate
+        job_bytes = 4 * COPIES * adapter_size(context, group[0])
+        most = max(1, min(most_images // group[0].settings.finetune.batch_size, STACK_BYTES // processes // job_bytes))
+        count = math.ceil(len(group) / most)
+        if count > 1 and len(group) >= processes * FEW:
+            count = processes * math.ceil(count / processes)
+        size = math.ceil(len(group) / count)
+        stacks += [group[start : start + size] for start in range(0, len(group), size)]
+    return stacks + alone

@@ -1,0 +1,304 @@
+"""The whole sweep: its bases, its jobs, an engine, and a row a job, kept as soon as it is known; plan and keep."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_mnist.datasets.dataset import Dataset, Split, choose
+from lora_mnist.errors import ProofError, RunError, UsageError, shown
+from lora_mnist.evaluation.metrics import held_out_logits, weakest_digit
+from lora_mnist.evaluation.results import COUNTS, Counts
+from lora_mnist.pipeline.finetune import finetune
+from lora_mnist.pipeline.pretrain import pretrain
+from lora_mnist.pipeline.verify import verify
+from lora_mnist.pipeline.workspace import open_workspace
+from lora_mnist.runs.run import Run
+from lora_mnist.settings.config import Settings, load_config, resolve
+from lora_mnist.settings.layers import merge
+from lora_mnist.settings.request import NAMELESS, Request
+from lora_mnist.settings.strict import Count, Document, Many, Maybe
+from lora_mnist.sweep.baselines import Base
+from lora_mnist.sweep.engines import Engine
+from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
+from lora_mnist.sweep.jobs import SweepContext
+from lora_mnist.sweep.rows import Failure, Row, Store
+from lora_mnist.sweep.summary import VARIANTS, Metric, SplitName, Summary, summarise
+from lora_mnist.training.progress import Progress
+from lora_mnist.training.train import uncertainty_of
+
+BASES = "bases"  # in the folder of a sweep: the runs of the bases that it made
+HELD_OUT = " held out"  # after the hash of images that were halved
+OF_BASE = ("data", "model", "pretrain")  # a value there means another base
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What a sweep was asked for."""
+
+    request: Request  # settings for all jobs, the machine, progress; its `run` and `force` mean nothing
+    axes: Axes  # the settings that are varied
+    out: Path  # the folder of the sweep
+    base: Path | None = None  # the run from whose base all jobs start; None makes one base for every seed
+    comparisons: Comparisons = ADAPTERS_ONLY
+    hold_out: bool = False  # count on half of the held-out training images in place of `test`
+
+    @property
+    def label(self) -> str:
+        """What an adapter is called if only digits and seeds are varied: by what is set, or else by its config."""
+        given = {name.removeprefix("finetune."): values for name, values in self.axes.items() if "finetune." in name}
+        parts = [f"{name.replace('_', ' ')} {values[0]}" for name, values in given.items() if name != "digit"]
+        return ", ".join(parts) or Path(self.request.config or "default").stem
+
+    def jobs(self) -> list[Job]:
+        """As asked: the digit of a job may still be `weakest`. Config files are read once, not once a job.
+
+        Raises:
+            UsageError: a setting is unknown or out of its range, or contradicts the base, or nothing is held out.
+            RunError: `base` has none.
+            DataError: the images cannot be had.
+        """
+        request, stored, layers = self.request, None, [load_config("default")]
+        if self.base is None:
+            name = choose(request.wanted_dataset(None), request.data, request.quiet, request.offline)
+        else:
+            run = Run(self.base)
+            folder, name = run.require_base().folder, run.record.dataset.name
+            stored = run.record.settings.model_dump(mode="json")
+            layers.append(merge([stored, {"finetune": NAMELESS, "teach": NAMELESS}], name))
+        config = [] if request.config is None else [load_config(request.config)]
+        given = merge([*config, request.options], name)
+
+        def resolved(tables: Mapping[str, Any]) -> Settings:
+            own = merge([given, tables], name)
+            if stored is not None:
+                of_job = replace(request, config=None, options=own)
+                of_job.refuse_contradictions(stored, OF_BASE, name, folder)
+            return resolve([*layers, own, {"data": {"dataset": name}}], name)
+
+        jobs = make_jobs(self.axes, resolved, "run" if self.base else None, self.comparisons)
+        if self.hold_out and not jobs[0].settings.data.val_share:
+            raise UsageError("There are no images to hold out: val_share is 0.", "Use --set data.val_share=0.1667.")
+        return jobs
+
+    def run_of(self, key: str) -> Path:
+        """Where the base of that key lies, or will."""
+        return self.base or self.out / BASES / key
+
+
+class Plan(Document):
+    """What a sweep would do: jobs, how many of them are done already, how many bases it would train first."""
+
+    folder: str
+    jobs: Count
+    finished: Count
+    bases: Count
+
+
+class SweepResult(Document):
+    """What a sweep came to."""
+
+    folder: str
+    label: str  # what an adapter is called if nothing is varied
+    rows: Many[Row]  # of every job asked for that is done, in the order of the grid
+    failures: Many[Failure]  # of this time
+    trained: Count  # jobs that were done just now; the others were there before
+    seconds: float  # that these took, bases apart
+
+    def report(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "SweepReport":
+        """Itself with what its rows say, if one is an adapter's. Raises UsageError as `summarise` does."""
+        has_variants = any(row.method in VARIANTS for row in self.rows)
+        summary = summarise(self.rows, by, metric, split, self.label) if has_variants else None
+        return SweepReport(sweep=self, answer=summary)
+
+
+class KeptAdapter(Document):
+    """A row whose adapter was kept: its name and run, and its counts on `test`, as the row has them (`told`), and as
+    the adapter that was trained again has them (`found`)."""
+
+    key: str
+    name: str
+    run: str
+    told: Counts
+    found: Counts
+
+
+class SweepReport(Document):
+    """A sweep, what its rows say, on what page (both None if no job is done), and the adapter that was kept."""
+
+    sweep: SweepResult
+    answer: Summary | None
+    page: Maybe[str] = None
+    kept: Maybe[KeptAdapter] = None
+
+
+def plan(request: SweepRequest) -> Plan:
+    """Count jobs and bases; write nothing.
+
+    Raises UsageError, RunError, DataError as the sweep would.
+    """
+    jobs, rows = request.jobs(), Store(request.out).rows
+    runs = {job.base: Run(request.run_of(job.base)) for job in jobs}
+    finished = 0
+    for job in jobs:
+        run, digit = runs[job.base], job.settings.finetune.digit
+        if not run.base.is_finished:
+            continue
+        evaluation = run.base.evaluation
+        digits = [digit] if digit != "weakest" else []
+        if digit == "weakest" and "val" in evaluation.splits and not request.hold_out:
+            # where several digits have the highest error rate, the loss decides, which counts do not tell
+            val = evaluation.splits["val"]
+            rates = [wrong / max(1, images) for wrong, images in zip(val.wrong, val.images, strict=True)]
+            digits = [one for one, rate in enumerate(rates) if rate == max(rates)]
+        sha256 = run.record.dataset.sha256 + (HELD_OUT if request.hold_out else "")
+        finished += any(job.with_digit(one).key(evaluation.base_fingerprint, sha256) in rows for one in digits)
+    missing = sum(not run.base.is_finished for run in runs.values())
+    return Plan(folder=str(request.out), jobs=len(jobs), finished=finished, bases=missing)
+
+
+def sweep(request: SweepRequest, engine: Engine) -> SweepResult:
+    """Do every job that is not done yet.
+
+    Raises:
+        BusyError: another sweep writes to the folder.
+        UsageError, RunError, DataError, DiskError: as those of the bases and of the folder.
+    """
+    for place in (request.out, *request.out.absolute().parents):
+        if Run(place).base.is_finished:  # the page of a sweep would replace that of the run
+            raise UsageError(f"`out` (={request.out}) is in a run, {place}.", "Give another --out.")
+    jobs = request.jobs()
+    store, failures = Store(request.out), list[Failure]()
+    with store.writing():
+        context, jobs = open_context(request, jobs)
+        keys = {job.key(context.bases[job.base].fingerprint, context.dataset.sha256): job for job in jobs}
+        left = [job for key, job in keys.items() if key not in store.rows]
+        if len(store.rows) + len(left) > MOST_JOBS:
+            cause = f"With the {len(store.rows):,} rows in {request.out}, these jobs are more than {MOST_JOBS:,}."
+            raise UsageError(cause, "Give another --out.")
+        started, done = time.perf_counter(), 0
+        progress = Progress(request.request.quiet).counting(f"{len(left):,} jobs", len(left))
+        with progress as show, closing(engine(context, left, show)) as finished:
+            for outcomes in finished:
+                store.add([one for one in outcomes if isinstance(one, Row)])
+                failures += [one for one in outcomes if isinstance(one, Failure)]
+                done += len(outcomes)
+                show(done)
+        seconds = time.perf_counter() - started
+    return SweepResult(
+        folder=str(request.out),
+        label=request.label,
+        rows=tuple(store.rows[key] for key in keys if key in store.rows),
+        failures=tuple(failures),
+        trained=len(left) - len(failures),
+        seconds=round(seconds, 2),
+    )
+
+
+def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepContext, list[Job]]:
+    """Every base that `jobs` start from, trained where it is missing, and the jobs with their digit, none twice.
+
+    Raises:
+        UsageError: the weakest digit is wanted, and there is no `val`; or as `pretrain` does.
+        RunError: a base cannot be read.
+    """
+    first = {job.base: job.settings for job in reversed(jobs)}
+    hard = {job.base for job in jobs if job.settings.finetune.hard_examples}
+    bases: dict[str, Base] = {}
+    dataset: Dataset | None = None
+    for number, key in enumerate(dict.fromkeys(job.base for job in jobs), 1):
+        opened = replace(request.request, run=request.run_of(key), config=None, options={}, force=False)
+        if request.base is not None:
+            work = open_workspace(opened)
+        else:
+            settings = first[key].model_dump(mode="json", exclude_none=True)
+            made_by = {name: settings[name] for name in ("seed", *OF_BASE)}
+            work, _ = pretrain(replace(opened, options=made_by, stage=f"base {number}/{len(first)} "), resume=True)
+        if dataset is None:  # the same for all, of which one is enough
+            split_seed = jobs[0].settings.data.split_seed
+            dataset = halve_val(work.dataset, split_seed) if request.hold_out else work.dataset
+        network = work.base.requires_grad_(False).eval()
+        uncertainty = uncertainty_of(network, dataset.train.images) if key in hard else None
+        logits = held_out_logits(network, dataset) if request.hold_out else work.logits_of_stack(())
+        bases[key] = Base(work.fingerprint.sha256, network, logits, uncertainty)
+    assert dataset is not None  # there is a job
+    found: dict[str, Job] = {}
+    for job in jobs:
+        base = bases[job.base]
+        if job.settings.finetune.digit == "weakest":
+            if not len(dataset.val):
+                cause = "The weakest digit is found on `val`, and there is none."
+                raise UsageError(cause, "Name the digits with --digit.")
+            job = job.with_digit(weakest_digit(base.logits["val"], dataset.val.labels))
+        found[job.key(base.fingerprint, dataset.sha256)] = job
+    return SweepContext(dataset, bases, request.hold_out), list(found.values())
+
+
+def halve_val(dataset: Dataset, seed: int) -> Dataset:
+    """One half of `val` as `val`, the other in place of `test`, which a search must not look at."""
+    order = torch.randperm(len(dataset.val), generator=torch.Generator().manual_seed(seed))
+    halves = [Split(dataset.val.images[half], dataset.val.labels[half]) for half in order.chunk(2)]
+    return Dataset(dataset.name, dataset.sha256 + HELD_OUT, dataset.train, *halves)
+
+
+def choose_row(wanted: str, rows: Sequence[Row], store: Store) -> Row:
+    """The row with the fewest errors on `val` among `rows`, of equals the smallest adapter, or the one with that key.
+
+    Args:
+        wanted: `best`, or a key of any row in `store`, or how it begins.
+
+    Raises UsageError if there is none, or no `val` to choose by.
+    """
+    if wanted != "best":
+        found = [row for key, row in store.rows.items() if wanted and key.startswith(wanted)]
+        if len(found) != 1:
+            cause = f"`keep` (={shown(wanted)}) is the key of {len(found)} rows of {store.folder}."
+            raise UsageError(cause, "Give best, or a key of results.csv.")
+    else:
+        if not rows:
+            raise UsageError("No job of this sweep is done, so there is no best.", "See why they failed.")
+        found = [row for row in rows if row.strength is not None and row.method == "lora"]
+        if not found:
+            raise UsageError("No adapter of this sweep met its guard, so there is no best.", "Give a row's key.")
+        if "val" not in found[0].after:
+            raise UsageError("The best is chosen on `val`, and there is none.", "Give a row's key.")
+        found.sort(key=lambda row: (row.after["val"].errors, row.parameters))
+    row = found[0]
+    if row.held_out:
+        raise UsageError(f"Row {row.key} was counted on other images than `test`.", "Give one made without --hold-out.")
+    if row.method != "lora" or row.strength is None:
+        raise UsageError(f"Row {row.key} has no adapter to keep.", "Give the key of one that has.")
+    return row
+
+
+def keep(request: SweepRequest, row: Row) -> KeptAdapter:
+    """Fine-tune with the settings of `row` in the run of its base, which saves the adapter, and verify it.
+
+    Raises:
+        RunError: the base is not there any more, or an adapter of that name is.
+        ProofError: the proof failed, before it was saved or after.
+    """
+    made = request.out / BASES / base_key(row.seed, row.data, row.model, row.pretrain)
+    for run in (made, request.base):
+        base = Run(run).base if run else None
+        if run and base and base.is_finished and base.evaluation.base_fingerprint == row.base:
+            break
+    else:
+        raise RunError(f"The base of row {row.key} is not in {request.out} any more.", "Run the sweep again.")
+    name = f"digit{row.digit}-r{row.rank}-{row.key[:6]}"
+    tuning = row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}
+    options = {"seed": row.seed, "finetune": tuning}
+    alone = replace(request.request, run=run, config=None, options=options, stage="keeping ")
+    result = finetune(open_workspace(alone), resume=True)
+    if result.analysis is None:
+        raise RunError(f"Trained alone, the adapter of row {row.key} meets its guard at no strength.", "Keep another.")
+    verified = verify(alone, [name])
+    if not verified.passed:
+        raise ProofError(f"The adapter in {run} is not what was saved: {verified.failures[0]}.", "Train it again.")
+    told = Counts(**{count: row.after["test"].of(count) for count in COUNTS})
+    found = Counts(**dict(result.analysis.splits["test"].after))
+    return KeptAdapter(key=row.key, name=name, run=str(run), told=told, found=found)

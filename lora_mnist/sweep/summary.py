@@ -1,0 +1,443 @@
+"""What the rows of a sweep say: one typed document, and the same in words. Imports no torch.
+
+A *case* is a base and a digit to repair; a *variant* is a setting that one chooses: a rank, and whatever else was
+varied. Every mean is over cases, and its interval comes from the seeds alone: digits of one base are not independent.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Literal, cast
+
+from lora_mnist.errors import UsageError, shown
+from lora_mnist.evaluation.results import Counts
+from lora_mnist.evaluation.significance import LEVEL
+from lora_mnist.settings.config import KnownDataset
+from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+from lora_mnist.sweep.grid import Axes
+from lora_mnist.sweep.rows import Row
+
+Metric = Literal["missed", "false_alarms", "errors"]
+SplitName = Literal["val", "test"]
+METRIC_NAMES: dict[Metric, str] = {"missed": "missed", "false_alarms": "false alarms", "errors": "all errors"}
+OF_A_CASE = {"digit", "name"}  # settings that no variant is made of
+
+VARIANTS = ("lora", "full")  # methods that variants are made of; rows of others are what these are compared with
+FULL = "all weights"
+ON_TEST = "shifted threshold, as many missed (chosen on `test`)"
+ON_VAL = "shifted threshold (chosen on `val`)"
+HARD = "hard examples at the natural share"
+CONTROLS = {  # by method: its name, and with a shifted threshold of its own
+    "control": ("control: uniform sampling", "control + shifted threshold (chosen on `val`)"),
+    "hard control": (HARD, f"{HARD} + shifted threshold (chosen on `val`)"),
+}
+
+
+class Estimate(Document):
+    """A mean over `seeds`, and half the width of its 95 % interval (Student's t; None for one seed)."""
+
+    mean: float
+    half: float | None
+    seeds: Count
+
+
+class BaselineMean(Document):
+    """What could explain an adapter away, or what it could reach: means over the same digits and seeds."""
+
+    name: str
+    jobs: Count
+    counts: dict[Metric, Estimate]
+    more: Estimate  # by how many more errors than the adapter, case by case
+
+
+class RoundMean(Document):
+    """One round of repairs on top of each other."""
+
+    jobs: Count  # that began it
+    kept: Count  # of these; what follows is of those that were kept
+    missed: tuple[float, float]  # before and after
+    errors: tuple[float, float]
+    change: Estimate  # of all errors
+    fell: Count  # in how many of them there were fewer errors
+
+
+class RoundsSummary(Document):
+    """All rounds, and what there is at their end."""
+
+    rounds: Many[RoundMean]
+    errors: Estimate
+    worst: Estimate  # by how many points the error rate changed of that digit which fares worst against the base
+    most: float  # the largest of these
+
+
+class Variant(Document):
+    """One setting: what its adapters do, a mean over digits and seeds for each count."""
+
+    name: str  # what tells it from the others, such as `rank 4, focus 0.2`; of a single one, what the sweep set
+    by: str | None  # its value of the setting that the variants are ordered by; None for all weights
+    series: str  # the rest of its name
+    parameters: Count
+    jobs: Count
+    kept: Count  # of the jobs, those of which the guard kept something
+    verdicts: dict[str, Count]
+    after: dict[Metric, Estimate]
+    threshold: dict[Metric, Estimate]  # the base with one shifted logit, at as many missed images
+    worst: Estimate  # by how many points the error rate rose of that other digit that lost most
+    references: Many[BaselineMean]  # what else an adapter is compared with
+
+
+class Cell(Document):
+    """What one variant does for one digit, a mean over seeds, and the change from the base."""
+
+    digit: Digit
+    variant: str
+    value: float
+    change: float
+
+
+class Recommendation(Document):
+    """The smallest variant that is not significantly worse than the best, for one digit or (None) over all.
+
+    Significant is p of no more than `LEVEL` in a one-sided paired t-test over seeds. One seed cannot tell.
+    """
+
+    digit: Digit | None
+    among: Count
+    best: str
+    enough: str | None  # the one with the fewest parameters of those not worse than the best; None: no telling
+    smallest: bool  # whether all others have more parameters than that
+    helps: bool | None  # whether the best is better than the base; None: no telling
+    next_smaller: str | None  # the one before `enough`, which is
+    worse: float | None  # by so much than the best
+    p: float | None  # of that
+
+
+class Summary(Document):
+    """What a sweep says of one count on one split."""
+
+    dataset: KnownDataset
+    split: SplitName
+    held_out: bool  # whether these are the images that a search held out, not those of the split itself
+    metric: Metric
+    by: str  # the setting that the variants are ordered by; all weights come last
+    accuracy: tuple[float, float]  # the lowest and the highest of the bases
+    digits: Many[Digit]
+    seeds: Many[Count]
+    base: dict[Metric, Estimate]
+    variants: Many[Variant]
+    cells: Many[Cell]
+    enough: Many[Recommendation]  # for every digit, then for all together
+    rounds: Maybe[RoundsSummary] = None
+
+
+def check_view(by: str, metric: str, split: str, axes: Axes) -> tuple[str, Metric, SplitName]:
+    """What is to be shown, typed, before anything is trained for it.
+
+    Raises UsageError if one of the three is none.
+    """
+    names = [name.removeprefix("finetune.") for name, values in axes.items() if len(values) > 1]
+    by = _require_varied(by, [name for name in names if name not in OF_A_CASE | {"seed"}])
+    for name, value, known in (("metric", metric, METRIC_NAMES), ("split", split, ("test", "val"))):
+        if value not in known:
+            raise UsageError(f"`{name}` (={shown(value)}) is none of {', '.join(known)}.", "Choose one of these.")
+    return cast(tuple[str, Metric, SplitName], (by, metric, split))
+
+
+def summarise(
+    rows: Sequence[Row], by: str = "rank", metric: Metric = "errors", split: SplitName = "test", label: str = "adapter"
+) -> Summary:
+    """What `rows`, of one data set, say.
+
+    Args:
+        by: a setting of [finetune] that was varied; `rank` always may be.
+        label: what to call the adapters if nothing is varied.
+
+    Raises UsageError if there is no row, or `by` or the split is not to be had.
+    """
+    own = [row for row in rows if row.method in VARIANTS]
+    if not own:
+        raise UsageError("No job of this sweep is done.", "See why they failed, or wait for the first.")
+    if split not in rows[0].after:
+        raise UsageError(f"`split` (={split!r}) is none that these jobs were judged on.", "Use --split test.")
+    settings = [row.all_settings for row in rows if row.method == "lora"]
+    names = [name for name in settings[0] if name not in OF_A_CASE] if settings else []
+    varied = [name for name in names if len({_text(one[name]) for one in settings}) > 1]
+    by = _require_varied(by, varied)
+
+    def place(row: Row) -> tuple[bool, float, str, int]:  # numbers by their size; all weights last
+        value = row.all_settings.get(by)
+        number = float(value) if isinstance(value, int | float) else math.inf
+        return row.method == "full", number, _text(value), row.parameters
+
+    groups: dict[str, list[Row]] = {}  # by variant
+    for row in sorted(own, key=place):
+        groups.setdefault(", ".join(_name_parts(row, (by, *varied) if varied else ())) or label, []).append(row)
+    digits = sorted({row.digit for row in own})
+    cells = []
+    for name, group in groups.items():
+        for digit in sorted({row.digit for row in group}):
+            of_digit = [row for row in group if row.digit == digit]
+            value = statistics.mean(row.after[split].of(metric) for row in of_digit)
+            before = statistics.mean(row.before[split].of(metric) for row in of_digit)
+            cells.append(Cell(digit=digit, variant=name, value=value, change=value - before))
+    cases = list({(row.base, row.digit): row for row in rows}.values())
+    accuracies = [1 - row.before[split].errors / sum(row.before[split].images) for row in rows]
+    return Summary(
+        dataset=rows[0].dataset,
+        split=split,
+        held_out=rows[0].held_out,
+        metric=metric,
+        by=by,
+        accuracy=(min(accuracies), max(accuracies)),
+        digits=tuple(digits),
+        seeds=tuple(sorted({row.seed for row in own})),
+        base=_means(cases, [row.before[split] for row in cases]),
+        variants=tuple(_variant(name, group, (by, *varied), split, rows) for name, group in groups.items()),
+        cells=tuple(cells),
+        enough=tuple(_recommend(groups, digit, metric, split) for digit in (*digits, None)),
+        rounds=_rounds([row for row in rows if row.method == "rounds"], split),
+    )
+
+
+def _require_varied(by: str, varied: Sequence[str]) -> str:
+    """The setting to order by, as the rows name it. Raises UsageError."""
+    by = by.removeprefix("finetune.")
+    if by not in {*varied, "rank"}:
+        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied: {', '.join(varied) or 'none'}.")
+    return by
+
+
+def _name_parts(row: Row, names: Iterable[str]) -> list[str]:
+    """What tells its variant from others, each setting once; none if nothing does."""
+    own = [name for name in dict.fromkeys(names) if row.method == "lora" or name != "rank"]
+    parts = [f"{spelled(name)} {_text(row.all_settings.get(name))}" for name in own]
+    return [FULL, *parts] if row.method == "full" else parts
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _variant(name: str, rows: Sequence[Row], settings: Sequence[str], split: str, others: Sequence[Row]) -> Variant:
+    """Args: settings: the one to order by, and all that are varied."""
+    verdicts = [row.verdict or "not kept" for row in rows]
+    is_adapter = rows[0].method == "lora"
+    return Variant(
+        name=name,
+        by=_text(rows[0].all_settings.get(settings[0])) if is_adapter else None,
+        series=", ".join(_name_parts(rows[0], settings)[1:]),
+        parameters=max(row.parameters for row in rows),
+        jobs=len(rows),
+        kept=sum(row.strength is not None for row in rows),
+        verdicts={str(verdict): verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        after=_means(rows, [row.after[split] for row in rows]),
+        threshold=_means(rows, [row.threshold[split] for row in rows]),
+        worst=estimate_of((row.seed, max(_point_changes(row, split, but=row.digit))) for row in rows),
+        references=tuple(_baselines(rows, others, split)) if is_adapter else (),
+    )
+
+
+def _baselines(adapters: Sequence[Row], others: Sequence[Row], split: str) -> Iterator[BaselineMean]:
+    """Those of the adapters of one variant. `others` are all rows, among them those that belong to these adapters."""
+    found: dict[str, Sequence[Counts]] = {}
+    if split == "test":
+        found[ON_TEST] = [row.threshold_on_test for row in adapters]
+    if "val" in adapters[0].after:
+        found[ON_VAL] = [row.threshold[split] for row in adapters]
+    for method, (name, shifted_name) in CONTROLS.items():
+        controls = _partners(adapters, [row for row in others if row.method == method])
+        if controls:
+            found[name] = [control.after[split] for control in controls]
+        if controls and split == "test" and controls[0].shifted:
+            # with the threshold with which it misses no more images on `val` than the adapter
+            pairs = zip(adapters, controls, strict=True)
+            found[shifted_name] = [
+                two.shifted[min(one.after["val"].missed, len(two.shifted) - 1)] for one, two in pairs
+            ]
+    if whole := _partners(adapters, [row for row in others if row.method == "full"], {"rank"}):
+        found[FULL] = [row.after[split] for row in whole]
+    for name, counts in found.items():
+        more = [(row.seed, one.errors - row.after[split].errors) for row, one in zip(adapters, counts, strict=True)]
+        yield BaselineMean(name=name, jobs=len(adapters), counts=_means(adapters, counts), more=estimate_of(more))
+
+
+def _partners(adapters: Sequence[Row], others: Sequence[Row], but: Set[str] = frozenset()) -> list[Row]:
+    """For each adapter the other row of the same base, seed and settings (`but` for some); none if one is missing."""
+
+    def case(row: Row) -> tuple[str, int, str]:
+        return row.base, row.seed, row.settings.model_dump_json(exclude={"name", *but})
+
+    there = {case(row): row for row in others}
+    found = [there[case(row)] for row in adapters if case(row) in there]
+    return found if len(found) == len(adapters) else []
+
+
+def _rounds(rows: Sequence[Row], split: str) -> RoundsSummary | None:
+    """What several repairs on top of each other come to; None if there are none."""
+    if not rows:
+        return None
+    rounds = []
+    for number in range(max(len(row.rounds) for row in rows)):
+        there = [(row.seed, row.rounds[number]) for row in rows if len(row.rounds) > number]
+        kept = [(seed, one) for seed, one in there if one.strength is not None]
+        if not kept:
+            break
+        before, after = [one.before for _, one in kept], [one.after for _, one in kept]
+        missed = tuple(statistics.mean(one.missed for one in when) for when in (before, after))
+        errors = tuple(statistics.mean(one.errors for one in when) for when in (before, after))
+        change = [(seed, one.after.errors - one.before.errors) for seed, one in kept]
+        found = {"missed": missed, "errors": errors, "fell": sum(fewer < 0 for _, fewer in change)}
+        found |= {"jobs": len(there), "kept": len(kept), "change": estimate_of(change)}
+        rounds.append(RoundMean.model_validate(found))
+    worst = [(row.seed, max(_point_changes(row, split))) for row in rows]
+    return RoundsSummary(
+        rounds=tuple(rounds),
+        errors=estimate_of((row.seed, row.after[split].errors) for row in rows),
+        worst=estimate_of(worst),
+        most=max(points for _, points in worst),
+    )
+
+
+def _point_changes(row: Row, split: str, but: int | None = None) -> list[float]:
+    """By how many points the error rate of each digit changed, `but` for one."""
+    before, after = row.before[split], row.after[split]
+    changes = zip(after.wrong, before.wrong, after.images, strict=True)
+    return [100 * (now - then) / max(1, images) for digit, (now, then, images) in enumerate(changes) if digit != but]
+
+
+def _recommend(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> Recommendation:
+    rows = {name: [row for row in group if digit in (None, row.digit)] for name, group in groups.items()}
+    rows = {name: group for name, group in rows.items() if group}
+    seeds = {name: _by_seed((row.seed, row.after[split].of(metric)) for row in group) for name, group in rows.items()}
+    mean = {name: statistics.mean(values.values()) for name, values in seeds.items()}
+    parameters = {name: groups[name][0].parameters for name in rows}
+
+    best = min(mean, key=lambda name: mean[name])
+    tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in rows if name != best}
+    order = sorted(rows, key=lambda name: (parameters[name], mean[name]))  # of as many parameters, the better
+    enough = next_smaller = worse = p = None
+    if any(test[1] is not None for test in tests.values()):
+        as_good = {best} | {name for name, test in tests.items() if test[1] is not None and test[1] > LEVEL}
+        enough = next(name for name in order if name in as_good)
+        if order.index(enough) > 0:
+            next_smaller = order[order.index(enough) - 1]
+            worse, p = tests[next_smaller]
+    base = _by_seed((row.seed, row.before[split].of(metric)) for row in rows[best])
+    _, p_of_base = _paired_t_test(base, seeds[best])
+    return Recommendation(
+        digit=digit,
+        among=len(rows),
+        best=best,
+        enough=enough,
+        smallest=all(parameters[name] > parameters[enough or best] for name in rows if name != (enough or best)),
+        helps=None if p_of_base is None else p_of_base <= LEVEL,
+        next_smaller=next_smaller,
+        worse=worse,
+        p=p,
+    )
+
+
+def estimate_of(values: Iterable[tuple[int, float]]) -> Estimate:
+    """Of values with their seeds; each seed counts as one mean."""
+    means = list(_by_seed(values).values())
+    half = None
+    if len(means) > 1:
+        from scipy.special import stdtrit  # takes a while to import
+
+        half = float(stdtrit(len(means) - 1, 0.975)) * statistics.stdev(means) / math.sqrt(len(means))
+    return Estimate(mean=statistics.mean(means), half=half, seeds=len(means))
+
+
+def _means(rows: Sequence[Row], counts: Sequence[Counts]) -> dict[Metric, Estimate]:
+    """Of the counts of each row's case."""
+    pairs = list(zip(rows, counts, strict=True))
+    return {metric: estimate_of((row.seed, one.of(metric)) for row, one in pairs) for metric in METRIC_NAMES}
+
+
+def _by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """The mean of each seed."""
+    found: dict[int, list[float]] = {}
+    for seed, value in values:
+        found.setdefault(seed, []).append(value)
+    return {seed: statistics.mean(own) for seed, own in found.items()}
+
+
+def _paired_t_test(one: Mapping[int, float], best: Mapping[int, float]) -> tuple[float | None, float | None]:
+    """By how much it is worse, on the seeds that both have, and one-sided p of that; None where there is no telling."""
+    differences = [one[seed] - best[seed] for seed in one if seed in best]
+    if len(differences) < 2:
+        return None, None
+    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
+    if not deviation:
+        return mean, 0.0 if mean > 0 else 1.0
+    from scipy.special import stdtr  # takes a while to import
+
+    t = mean / (deviation / math.sqrt(len(differences)))
+    return mean, float(stdtr(len(differences) - 1, -t))
+
+
+def sentences(summary: Summary) -> list[str]:
+    """What is enough, of every digit and then of all together."""
+    if all(one.enough is None and one.helps is None for one in summary.enough):
+        return ["One seed does not say which is enough: how sure it is comes from several."]
+    return [sentence(one) for one in summary.enough]
+
+
+def rule(summary: Summary) -> str:
+    """How it was found out, if something was."""
+    if all(one.enough is None for one in summary.enough):
+        return ""
+    return "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
+
+
+def sentence(one: Recommendation) -> str:
+    """What is enough for one digit, or for all."""
+    whom = "all digits together" if one.digit is None else f"the {one.digit}"
+    if one.among == 1:
+        if one.helps is None:
+            return f"There are too few seeds to say whether {one.best} is better than the base for {whom}."
+        better = "better" if one.helps else "not better"
+        return f"{capital(one.best)} is {better} than the base for {whom} by more than chance."
+    if one.enough is None:
+        return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
+    if one.helps is False:
+        return f"None is better than the base for {whom} by more than chance; {one.best} comes nearest."
+    if one.next_smaller is None or one.p is None or one.worse is None:
+        best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
+        smallest = ", the smallest," if one.smallest else ""
+        return f"{capital(one.enough)}{smallest} is enough for {whom}{best}."
+    p = f"p = {one.p:.2g}" if one.p >= 1e-4 else "p < 0.0001"
+    return f"{capital(one.enough)} is enough for {whom}; {one.next_smaller} is not: {one.worse:.1f} more ({p})."
+
+
+def capital(text: str) -> str:
+    """With a capital at its beginning, as a sentence has."""
+    return text[:1].upper() + text[1:]
+
+
+def spelled(setting: str) -> str:
+    """Its name as words: `pretrain epochs`."""
+    return setting.replace("_", " ").replace(".", " ")
+
+
+def scope(summary: Summary) -> str:
+    """Of what the means are."""
+    digits, seeds = len(summary.digits), len(summary.seeds)
+    return f"{images(summary)}: means over {digits} digit{'s'[: digits > 1]} and {seeds} seed{'s'[: seeds > 1]}"
+
+
+def images(summary: Summary) -> str:
+    """On which it is counted."""
+    return f"{summary.split}, held out of the training images" if summary.held_out else summary.split
+
+
+def estimate(one: Estimate) -> str:
+    """Mean and half its interval."""
+    return f"{one.mean:.1f}" + ("" if one.half is None else f" ± {one.half:.1f}")
+
+
+def points(one: Estimate) -> str:
+    """A change of an error rate, with its sign."""
+    text = f"{one.mean:+.2f}" + ("" if one.half is None else f" ± {one.half:.2f}")
+    return text.replace("-", "−")

@@ -1,0 +1,185 @@
+"""Engines come to the same rows; a process or a command that dies loses nothing and leaves nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from lora_mnist.errors import UsageError
+from lora_mnist.sweep import engines
+from lora_mnist.sweep.engines import engine_of
+from lora_mnist.sweep.grid import Job
+from lora_mnist.sweep.jobs import run_jobs
+from lora_mnist.sweep.rows import Failure, Row, Store
+from lora_mnist.sweep.run import sweep
+from tests.sweep.conftest import opened, request_of, same
+from tests.test_architecture import ROOT
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
+TOML = "finetune = {steps = 2000, guard = 'none', dropout = 0.1, batch_size = 10}\nmodel.hidden = [24, 16]\n"
+
+
+def local(context, jobs, processes=2):
+    """Outcomes of one job after the other, as soon as they are known."""
+    return engine_of("local", processes)(context, jobs, lambda done: None)
+
+
+@pytest.fixture(scope="module")
+def alone(small):
+    """Rows of the jobs done in this process, by key."""
+    _, context, jobs = small
+    return {row.key: row for job in jobs for row in run_jobs(context, [job])}
+
+
+@pytest.mark.parametrize("engine", ["local", "stacked"])
+def test_the_engines_come_to_the_same_rows(small, folder, alone, engine, monkeypatch):
+    monkeypatch.setattr(engines, "FEW", 0)  # or so few jobs would stay in this process
+    found = sweep(request_of(folder), engine_of(engine, 2))
+    assert {row.engine for row in found.rows} == {"alone" if engine == "local" else "stacked"}
+    assert len(found.rows) == len(alone)
+    assert all(same(row, alone[row.key]) for row in found.rows)
+    assert active_children() == []
+
+
+def test_a_process_that_is_killed_loses_nothing(small, alone):
+    _, context, jobs = small
+    outcomes = local(context, jobs, 1)
+    found = [*next(outcomes)]
+    (child,) = active_children()
+    os.kill(child.pid, signal.SIGKILL)
+    found += [row for rows in outcomes for row in rows]
+    assert len(found) == len(jobs)
+    assert all(same(row, alone[row.key]) for row in found)
+
+
+class Deadly(Job):
+    """A job that ends the process which is to do it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_job_whose_process_dies_each_time_fails_and_takes_none_with_it(small, alone):
+    _, context, jobs = small
+    found = [one for rows in local(context, [jobs[0], Deadly(**dict(jobs[1])), *jobs[2:]]) for one in rows]
+    (failed,) = [one for one in found if isinstance(one, Failure)]
+    assert failed.cause.startswith("Its process died twice")
+    done = [row.key for row in found if isinstance(row, Row)]
+    assert sorted([failed.key, *done]) == sorted(alone)
+
+
+def test_leaving_early_leaves_no_process(small):
+    _, context, jobs = small
+    with closing(local(context, jobs, 1)) as outcomes:
+        next(outcomes)
+    assert active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("quick",), "none of stacked, local, ray"),
+        (("local", None, "cuda"), "--engine local"),
+        (("stacked", None, "cpu", "auto"), "Ray cluster"),
+        (("local", None, "cpu", None, 0.5), "Ray cluster"),
+        (("ray", 2, "cuda"), "--engine ray"),
+    ],
+)
+def test_what_an_engine_cannot_do(arguments, said):
+    with pytest.raises(UsageError, match=said):
+        engine_of(*arguments)
+
+
+def test_what_takes_time_is_imported_where_it_is_used():
+    program = (
+        "import sys\nfrom lora_mnist.sweep.engines import engine_of\nengine_of('local')\nprint('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"lora-mnist\[ray\]"):
+        engine_of("ray")
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_that_ends_early_leaves_no_process_and_goes_on_where_it_was(tmp_path, monkeypatch, engine, number):
+    if (engine, number) == ("ray", signal.SIGINT):
+        pytest.skip("Ray takes its time to stop")
+    if engine == "local":  # Ray's sockets need a short path
+        monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "small.toml").write_text(TOML)
+    options = ["--digit", "0-9", "--rank", "1", "--seed", "0-1", "--dataset", "digits", "--threads", "2"]
+    more = ["--engine", engine, "--config", str(tmp_path / "small.toml"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "lora_mnist", "sweep", *options, *more]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as driver:
+        next(line for line in driver.stderr if "jobs: 10 %" in line)  # two are kept by then
+        if number == signal.SIGKILL:
+            driver.kill()
+        else:
+            os.killpg(driver.pid, number)  # as a terminal does
+        rest = driver.stderr.read() if engine == "local" else ""  # ends with the last process that has it
+    if number == signal.SIGINT:
+        assert (driver.returncode, rest.splitlines()[-1:]) == (130, ["Interrupted; what was finished before is kept."])
+    assert not list(tmp_path.glob("lora-mnist-*"))
+    there = Store(tmp_path / "out").rows
+    assert 0 < len(there) < 20
+    done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f'"trained": {20 - len(there)}' in done.stdout
+    rows = Store(tmp_path / "out").rows
+    assert len(rows) == 20
+    assert all(rows[key] == row for key, row in there.items())
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+class TestRay:
+    @pytest.fixture(autouse=True)
+    def _ours(self, monkeypatch):
+        """The workers import what these tests do, and get their share of a busy machine, as Ray's own rank does not."""
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("RAY_worker_niceness", "0")
+
+    def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(self, folder):
+        settings = ["finetune.steps=600", "finetune.learning_rate=0.001,0.002", "finetune.dropout=0.0,0.1"]
+        context, jobs = opened(folder, "3,8", "1", "0", settings)  # stacks, and jobs alone
+        alone = {row.key: row for job in jobs for row in run_jobs(context, [job])}
+        found, killed = [], []
+        for outcomes in engine_of("ray", 2)(context, jobs, lambda done: None):
+            found += outcomes
+            if not killed and (killed := at_work()):
+                os.kill(killed[0], signal.SIGKILL)
+        assert killed
+        assert len(found) == len(jobs) == len(alone)
+        assert all(same(row, alone[row.key]) for row in found)
+
+    def test_where_there_is_no_cluster_it_says_so(self, small):
+        _, context, jobs = small
+        with pytest.raises(UsageError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+            next(engine_of("ray", 2, address="127.0.0.1:1")(context, jobs, lambda done: None))
+        with pytest.raises(UsageError, match="`gpus`"):
+            engine_of("ray", 2, gpus=2.0)
+
+
+def at_work() -> list[int]:
+    """The processes that do a task of Ray's now, which calls them so; those of this test's cluster alone."""
+    import ray
+
+    session, found = ray._private.worker.global_worker.node.session_name, []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            writes_to = " ".join(os.readlink(link) for link in (entry / "fd").glob("*"))
+            if (entry / "cmdline").read_bytes().startswith(b"ray::lora_mnist_stack") and session in writes_to:
+                found.append(int(entry.name))
+    return found
