@@ -14,10 +14,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lora_mnist.report.figures import Mark, Plot
-from lora_mnist.report.inline import inline
-from lora_mnist.report.matrices import LEVELS
-from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, framed, legend_above
+from lora_mnist.report.page import LEVELS
+from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, Mark, Plot, framed, inline, legend_above
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
 from lora_mnist.sweep import summary as words
 from lora_mnist.sweep.rows import Row

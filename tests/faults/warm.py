@@ -1,7 +1,7 @@
 """Everything that a command imports, so that a process forked from here starts at once.
 
 What touches no file of a run and takes long is done once: the digits are drawn here, the commands and the page's
-templates compiled. Plots stay white. Nothing is synced, which no process can see.
+templates compiled. Plots are written as a white picture. Nothing is synced, which no process can see.
 """
 
 import encodings.utf_8_sig  # noqa: F401 - imported to be there, as all below
@@ -35,9 +35,8 @@ typer.main.get_command(app)
 torch.set_num_threads(1)
 dataset.draw_digits = functools.cache(dataset.draw_digits)
 dataset.draw_digits()
-page._environment = functools.cache(page._environment)
-for template in page._environment().list_templates(extensions=["j2"]):
-    page._environment().get_template(template)
+for template in page.environment().list_templates(extensions=["j2"]):
+    page.environment().get_template(template)
 os.fsync = lambda handle: None
 
 white = {kind: io.BytesIO() for kind in ("png", "svg")}
