@@ -296,7 +296,7 @@ def _round(tuning: FinetuneResult) -> str:
         f"{name} {_moved(val, key)}" for key, name in zip(COUNTS, ("missed", "false alarms", "errors"), strict=True)
     )
     missed, alarms, errors = cells
-    return f"{digit}  {missed:<17} {alarms:<20} {errors}"
+    return f"{digit}  {missed:<16} {alarms:<21} {errors}"
 
 
 def _overall(splits: dict[str, Comparison], count: int) -> str:

@@ -1,3 +1,5 @@
+"""Exceptions → one message and an exit code."""
+
 import json
 import subprocess
 import sys
@@ -30,12 +32,12 @@ def test_memory_that_is_refused_is_no_bug(refused, capsys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, Exception])
-def test_a_sentence_that_speaks_of_allocation_is_one(error, capsys):
+def test_another_error_that_speaks_of_allocation_is_a_bug(error, capsys):
     assert report_error(error("cannot allocate a digit to this image"), as_json=False) == 1
     assert "bug" in capsys.readouterr().err
 
 
-def test_torch_is_not_imported_to_ask():
+def test_an_error_before_torch_is_imported_does_not_import_it():
     code = (
         "import sys; from lora_mnist.cli.errors import report_error\n"
         "print(report_error(MemoryError(), False), report_error(RuntimeError('x'), False), 'torch' in sys.modules)"

@@ -1,44 +1,64 @@
-"""Options that are no settings, and the request they become."""
-
-from pathlib import Path
+"""What was typed → settings as they stand in a config, and the request of a command."""
 
 import pytest
 
 from lora_mnist.cli import options as o
 from lora_mnist.errors import UsageError
-from lora_mnist.settings.request import Applied, Request
+from lora_mnist.settings.request import Applied
 
 
-def test_a_request_joins_the_tables_of_its_groups():
-    request = o.request_of(
-        o.Place(Path("here")),
-        o.Machine(data=Path("there"), device="cpu", threads=2),
-        o.Output(quiet=True),
-        o.Recipe(config="smoke", seed=4, force=True),
-        o.Repair(steps=5).settings(),
-        o.given("model", hidden=[3]),
-        o.Augmentation(shift=1).settings(),
-    )
-    assert request == Request(
-        run=Path("here"),
-        data=Path("there"),
-        config="smoke",
-        options={"seed": 4, "finetune": {"steps": 5, "shift": 1}, "model": {"hidden": [3]}},
-        device="cpu",
-        threads=2,
-        force=True,
-        quiet=True,
-    )
+@pytest.mark.parametrize("group", [o.DataChoice, o.Network, o.Loop, o.Repair, o.AdapterShape, o.Augmentation, o.Loss])
+def test_an_option_that_was_left_out_is_no_setting(group):
+    assert group().settings("table") == {"table": {}}
+    assert o.Recipe().settings() == {}
 
 
-def test_one_strength_is_for_all_adapters():
-    assert o.Adapters(["a", "b", "a"], [0.5]).applied() == [Applied("a", 0.5), Applied("b", 0.5)]
-    assert o.Adapters(["a", "b"]).applied() == [Applied("a"), Applied("b")]
-    assert o.Adapters(["a", "b"], [0.5, 2.0]).applied() == [Applied("a", 0.5), Applied("b", 2.0)]
-    assert o.Adapters().applied() == []
+@pytest.mark.parametrize(
+    ("group", "settings"),
+    [
+        (o.DataChoice(dataset="digits"), {"dataset": "digits"}),
+        (o.Network(hidden="20,10"), {"hidden": [20, 10]}),
+        (o.Loop(batch_size=8, learning_rate=0.1), {"batch_size": 8, "learning_rate": 0.1}),
+        (o.Repair(digit="9", alpha=0.0), {"digit": 9, "alpha": 0.0}),
+        (o.Repair(digit="weakest"), {"digit": "weakest"}),
+        (o.Augmentation(zoom=0.1), {"zoom": 0.1}),
+        (
+            o.AdapterShape(rank_pattern=["linear3=2"], alpha_pattern=["a=b=0.5"], rslora=False),
+            {"rank_pattern": {"linear3": 2}, "alpha_pattern": {"a=b": 0.5}, "rslora": False},
+        ),
+    ],
+)
+def test_an_option_that_was_given_is_a_setting(group, settings):
+    assert group.settings("table") == {"table": settings}
 
 
-@pytest.mark.parametrize("adapters", [o.Adapters(strength=[1.0]), o.Adapters(["a"], [1.0, 2.0])])
-def test_strengths_without_an_adapter_each_are_refused(adapters):
-    with pytest.raises(UsageError):
-        adapters.applied()
+@pytest.mark.parametrize(
+    ("adapters", "applied"),
+    [
+        (o.Adapters(), []),
+        (o.Adapters(["a", "b"]), [Applied("a"), Applied("b")]),
+        (o.Adapters(["a", "b", "a"], [0.5]), [Applied("a", 0.5), Applied("b", 0.5)]),
+        (o.Adapters(["a", "b"], [0.5, 2.0]), [Applied("a", 0.5), Applied("b", 2.0)]),
+    ],
+)
+def test_one_strength_is_for_all_adapters(adapters, applied):
+    assert adapters.applied() == applied
+
+
+@pytest.mark.parametrize(
+    ("repair", "shape", "control", "flag"),
+    [
+        (o.Repair(rank=1), o.AdapterShape(), False, "--rank"),
+        (o.Repair(guard="none"), o.AdapterShape(), False, "--guard"),
+        (o.Repair(), o.AdapterShape(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
+        (o.Repair(), o.AdapterShape(), True, "--control"),
+    ],
+)
+def test_full_refuses_what_only_an_adapter_has(repair, shape, control, flag):
+    with pytest.raises(UsageError, match=f"^{flag} means nothing"):
+        o.refuse_with_full(repair, shape, control, None)
+
+
+def test_full_takes_what_every_training_has():
+    repair = o.Repair(digit="9", steps=3, focus=0.1, name="x")
+    o.refuse_with_full(repair, o.AdapterShape(rslora=False, targets=[]), False, None)

@@ -1,4 +1,36 @@
-from lora_mnist.cli.output import print_all
+"""Lines that wrap, commands to copy, and characters that would move a cursor."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from rich.console import Group
+
+from lora_mnist.cli.output import LABEL, Line, labelled, print_all
+from lora_mnist.cli.results import next_step
+
+from .conftest import printed
+
+
+def test_a_line_wraps_at_words_and_goes_on_below_its_first_word():
+    line = Line("one two three four-and-a-half", "saved  ")
+    assert printed(line, width=17) == ["saved  one two", "       three", "       four-and-a-half"]
+
+
+def test_a_path_is_longer_than_the_line_rather_than_cut():
+    path = 5 * "/a folder".replace(" ", "-")
+    line = labelled("saved", f"lies in {path}: 12 numbers")
+    assert printed(line, width=30) == ["saved     lies in", f"          {path}:", "          12 numbers"]
+
+
+@pytest.mark.parametrize("columns", [1, 40, 80])
+def test_a_command_to_copy_is_one_line_that_a_shell_reads_as_the_same_words(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run = Path("Zoë's runs", *10 * ["a long name"], "$HOME")
+    print_all(Group(next_step("report", run, "--open")))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line[:LABEL].strip() == "next"
+    assert shlex.split(line[LABEL:]) == ["lora-mnist", "report", "--run", str(run), "--open"]
 
 
 def test_the_name_of_a_folder_moves_no_cursor(capsys):

@@ -1,43 +1,28 @@
 """The answer first: how many lines it takes, and that its numbers are those that were stored."""
 
-import io
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from PIL import Image
 
 from lora_mnist.cli import results, tables
-from lora_mnist.evaluation.results import Counts, GuardDecision, TriedScale
+from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.evaluation.verdict import side_effects, verdict_of
-from lora_mnist.pipeline import FinetuneResult, Request, RunResult, verify
+from lora_mnist.pipeline import FinetuneResult, Request, RunResult, extract, finetune_full, merge, verify
 from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.run import Done
 from lora_mnist.runs.run import Run
+from lora_mnist.settings.request import Applied
+from lora_mnist.training import train as recipe
 
-from ..conftest import smoke
-from .test_tables import changed
+from ..conftest import drawings_of, smoke, snapshot, workspace, write_drawings
+from .conftest import changed, joined, printed, words
 
 HERE = Path("runs/default")
-
-
-def printed(*renderables, width=80) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    for renderable in renderables:
-        console.print(renderable, crop=False)
-    return console.file.getvalue().splitlines()
-
-
-def joined(*renderables) -> str:
-    return " ".join(" ".join(printed(*renderables)).split())
-
-
-@pytest.fixture(scope="module")
-def tuned(finished_run) -> FinetuneResult:
-    (adapter,) = Run(finished_run).adapters()
-    return FinetuneResult(
-        record=adapter.finetune, provenance=adapter.provenance, analysis=adapter.analysis, evaluation=adapter.evaluation
-    )
+PAGE = HERE / "report" / "index.html"
 
 
 @pytest.fixture(scope="module")
@@ -48,73 +33,62 @@ def whole(finished_run, tuned) -> RunResult:
     return RunResult(pretraining=pretraining, rounds=(tuned,), overall=overall, verification=verification)
 
 
-@pytest.fixture
-def refused(tuned) -> FinetuneResult:
-    tried = (TriedScale(scale=1.0, missed=0, false_alarms=0, errors=12),)
-    before = Counts(missed=3, false_alarms=4, errors=10)
-    guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, scale=None)
-    return FinetuneResult(
-        record=changed(tuned.record, name="digit4-r2", digit=4, guard=guard), provenance=tuned.provenance
-    )
-
-
-def worst(tuned) -> FinetuneResult:
-    """Long in every part: nine digits pay, the control was trained, counts are large, the strength was lowered."""
+@pytest.fixture(scope="module")
+def longest(tuned) -> FinetuneResult:
+    """Long in every part: nine digits are worse, counts are large, the strength was lowered, two adapters are below."""
     large = Counts(missed=1135, false_alarms=9999, errors=9999)
-    digit, change = tuned.record.digit, {"before": large, "after": changed(large, missed=1000, errors=10_999)}
-    fixed = tuple(300 if one == digit else 0 for one in range(10))
-    broken = tuple(0 if one == digit else 999 for one in range(10))
-    test = changed(tuned.analysis.splits["test"], **change, fixed=fixed, broken=broken)
-    test = changed(test, pairs__missed__fixed=300, pairs__errors__broken=9000)
+    digits = range(10)
+    test = changed(
+        tuned.analysis.splits["test"],
+        before=large,
+        after=changed(large, missed=1000, errors=10_999),
+        fixed=tuple(300 if digit == tuned.record.digit else 0 for digit in digits),
+        broken=tuple(0 if digit == tuned.record.digit else 999 for digit in digits),
+        pairs__missed__fixed=300,
+        pairs__errors__broken=9000,
+    )
     val = changed(
         test,
         before=Counts(missed=113, false_alarms=99, errors=943),
         after=Counts(missed=100, false_alarms=999, errors=999),
     )
-    splits = {"val": val, "test": test}
-    analysis = changed(tuned.analysis, splits=splits)
     guard = GuardDecision(rule="errors", counted="errors", gain=0, before=large, tried=(), scale=0.7)
-    return changed(tuned, analysis=analysis, record__guard=guard, record__on_top_of=("digit5-r32", "digit3-r32"))
+    below = ("digit5-r32", "digit3-r32")
+    splits = {"val": val, "test": test}
+    return changed(tuned, analysis__splits=splits, record__guard=guard, record__on_top_of=below)
 
 
-# One digit ------------------------------------------------------------------------------------------------------------
+# finetune and pretrain ------------------------------------------------------------------------------------------------
 
 
-def test_finetuning_takes_16_lines_at_most(tuned):
+def test_finetuning_takes_16_lines_at_most(tuned, longest):
     assert len(printed(results.finetuning(tuned, HERE))) <= 16
-    lines = printed(results.finetuning(worst(tuned), HERE))
+    lines = printed(results.finetuning(longest, HERE))
     assert "forgot others" in lines[0]
     assert len(lines) <= 16
     assert max(map(len, lines)) <= 80
 
 
 def test_the_verdict_comes_first_and_its_facts_are_the_stored_ones(tuned):
-    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), joined(results.finetuning(tuned, HERE))
+    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(results.finetuning(tuned, HERE))
     assert text.startswith(verdict.headline)
     for part in (verdict.side_effects, verdict.compared):
         assert part in text
-    for split, part in tuned.analysis.splits.items():
+    for split in tuned.analysis.splits:
         assert f"{split}, of {tuned.evaluation.splits[split].count}" in text
-        for before, after in zip(part.before.numbers, part.after.numbers, strict=True):
-            assert f"{before} → {after}" in text
     assert f"{tuned.record.parameters.added:,} numbers" in text
     assert f"{HERE}/adapters/{tuned.record.name}" in text
 
 
-def test_the_rows_are_missed_claimed_errors_with_val_before_test(tuned):
+def test_the_rows_are_missed_false_alarms_and_errors_with_val_before_test(tuned):
     lines = printed(results.finetuning(tuned, HERE))
     rows = [line for line in lines if "→" in line]
     assert [row.split()[0] for row in rows] == ["missed:", "false", "all"]
     splits = tuned.analysis.splits
     for row, key in zip(rows, ("missed", "false_alarms", "errors"), strict=True):
         pairs = re.findall(r"(\d+) → (\d+)", row)
-        wanted = [(splits[split].before.of(key), splits[split].after.of(key)) for split in ("val", "test")]
-        assert [tuple(map(int, pair)) for pair in pairs] == wanted
-
-
-def test_what_was_not_kept_is_not_said_to_be_saved(refused):
-    text = joined(results.finetuning(refused, HERE))
-    assert text == tables.not_kept(refused.record)
+        stored = [(splits[split].before.of(key), splits[split].after.of(key)) for split in ("val", "test")]
+        assert [tuple(map(int, pair)) for pair in pairs] == stored
 
 
 @pytest.mark.parametrize("width", [50, 80])
@@ -126,24 +100,20 @@ def test_no_number_is_cut_however_narrow_the_terminal(tuned, width):
         assert f"{before} → {after}" in text
 
 
-# The base -------------------------------------------------------------------------------------------------------------
+def test_an_adapter_that_was_not_kept_is_not_said_to_be_saved(refused):
+    assert words(results.finetuning(refused, HERE)) == tables.not_kept(refused.record)
 
 
 def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
-    document = whole.pretraining
-    text = joined(results.pretraining(document))
-    found = document.weakest
+    found, text = whole.pretraining.weakest, words(results.pretraining(whole.pretraining))
     assert f"Weakest on val: {found.digit}, {found.wrong} of {found.images} wrong" in text
     assert f"95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %" in text
-    for split, part in document.splits.items():
+    for split, part in whole.pretraining.splits.items():
         assert f"{split}, of {part.count} " + " ".join(map(str, (*part.wrong, part.errors))) in text
+    assert "name one with --digit" in words(results.pretraining(changed(whole.pretraining, weakest=None)))
 
 
-def test_without_val_no_digit_is_named(whole):
-    assert "name one with --digit" in joined(results.pretraining(changed(whole.pretraining, weakest=None)))
-
-
-# `run` ----------------------------------------------------------------------------------------------------------------
+# run ------------------------------------------------------------------------------------------------------------------
 
 
 def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
@@ -151,14 +121,14 @@ def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
     done = [whole.pretraining, *whole.rounds, whole.verification]
     shown = [stages.after(Done(one, 1.5, skipped and one is not whole.verification)) for one in done]
     if stages.finished:
-        return printed(*shown, results.finished(whole, HERE / "report" / "index.html"))
-    return printed(*shown, results.report_line(HERE / "report" / "index.html", 1.5), results.whole(whole, HERE))
+        return printed(*shown, results.finished(whole, PAGE))
+    return printed(*shown, results.report_line(PAGE, 1.5), results.whole(whole, HERE))
 
 
-def test_run_takes_24_lines_at_most(whole, tuned):
+def test_run_takes_24_lines_at_most(whole, longest):
     assert len(lines_of_run(whole)) <= 24
-    bad = changed(worst(tuned), record__on_top_of=())
-    lines = lines_of_run(changed(whole, rounds=(bad,), overall=bad.analysis.splits))
+    first = changed(longest, record__on_top_of=())
+    lines = lines_of_run(changed(whole, rounds=(first,), overall=first.analysis.splits))
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
 
@@ -171,35 +141,37 @@ def test_a_stage_has_its_number_and_its_time(whole):
 
 
 def test_rounds_take_a_line_each_with_the_figures_of_val(whole, tuned):
-    five = changed(whole, rounds=tuple(changed(tuned, record__digit=digit) for digit in (9, 8, 5, 3, 2)))
-    lines = lines_of_run(five, rounds=5)
+    digits = (9, 8, 5, 3, 2)
+    lines = lines_of_run(changed(whole, rounds=tuple(changed(tuned, record__digit=digit) for digit in digits)), 5)
     assert len(lines) <= 30
     rows = [line for line in lines if line.startswith("    round")]
     val = tuned.analysis.splits["val"]
-    for i, (row, digit) in enumerate(zip(rows, (9, 8, 5, 3, 2), strict=True), 1):
+    for i, (row, digit) in enumerate(zip(rows, digits, strict=True), 1):
         assert re.match(rf"    round {i} +1\.5 s +{digit} ", row)
         moved = [tuple(map(int, pair)) for pair in re.findall(r"(\d+) → (\d+)", row)]
         assert moved == list(zip(val.before.numbers, val.after.numbers, strict=True))
     assert f"5 rounds kept: all errors {val.before.errors} → {val.after.errors} on val" in "\n".join(lines)
-    assert side_effects(whole.overall["test"]) in " ".join(" ".join(lines).split())
+    assert side_effects(whole.overall["test"]) in joined(lines)
 
 
-def test_rounds_stay_within_30_lines_at_their_longest(whole, tuned, refused):
-    bad = worst(tuned)
-    rounds = tuple(changed(bad, record__digit=digit, record__name=f"digit{digit}-r32-2") for digit in (9, 8, 5, 3))
-    long = changed(whole, rounds=(*rounds, refused), overall=bad.analysis.splits)
-    lines = lines_of_run(long, rounds=5)
+def test_rounds_stay_within_30_lines_at_their_longest(whole, longest, refused):
+    names = {digit: f"digit{digit}-r32-2" for digit in (9, 8, 5, 3)}
+    rounds = (changed(longest, record__digit=digit, record__name=name) for digit, name in names.items())
+    lines = lines_of_run(changed(whole, rounds=(*rounds, refused), overall=longest.analysis.splits), rounds=5)
     assert len(lines) <= 30
-    assert max(map(len, lines)) <= 80
-    text = " ".join(" ".join(lines).split())
-    assert "4  not kept" in "\n".join(lines)
-    assert tables.not_kept(refused.record) in text
+    (to_copy,) = [line for line in lines if line.startswith("to use it")]  # one line however long
+    assert to_copy.endswith(" ".join(f"--adapter {name}" for name in names.values()))
+    assert max(len(line) for line in lines if line != to_copy) <= 80
+    rows = [line for line in lines if line.startswith("    round")]
+    assert all(row.endswith("errors 943 → 999") for row in rows[:4])
+    assert rows[4].endswith("4  not kept")
+    assert tables.not_kept(refused.record) in joined(lines)
 
 
 def test_a_run_that_kept_nothing_says_so_twice(whole, refused):
     lines = lines_of_run(changed(whole, rounds=(refused,)))
     assert any(line.endswith("digit4-r2, on digit 4: not kept") for line in lines)
-    assert tables.not_kept(refused.record) in " ".join(" ".join(lines).split())
+    assert tables.not_kept(refused.record) in joined(lines)
     assert not any(line.startswith(("saved", "to use it")) for line in lines)
 
 
@@ -214,12 +186,10 @@ def test_a_finished_run_takes_three_lines(whole, rounds):
 
 
 def test_a_finished_run_that_ended_with_a_refusal_says_so(whole, refused):
-    several = changed(whole, rounds=(*whole.rounds, refused))
-    lines = lines_of_run(several, 5, skipped=True)
+    lines = lines_of_run(changed(whole, rounds=(*whole.rounds, refused)), 5, skipped=True)
     assert len(lines) == 3
-    text = " ".join(" ".join(lines).split())
-    assert text.startswith("Finished already: 1 round, ")
-    assert "errors on test; digit4-r2 was refused." in text
+    assert joined(lines).startswith("Finished already: 1 round, ")
+    assert "errors on test; digit4-r2 was refused." in joined(lines)
     lines = lines_of_run(changed(whole, rounds=(refused,)), skipped=True)
     assert lines[:2] == ["Finished already: nothing is kept.", "The guard refused digit4-r2. --force trains again."]
 
@@ -231,3 +201,145 @@ def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole
     assert lines[0].startswith("1/4 pretrain  before")
     assert any(line.startswith("2/4 finetune   2.5 s") for line in lines)
     assert not stages.finished
+
+
+# extract and merge ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def converted(finished_run, tmp_path_factory) -> Path:
+    """A run with all weights trained for digit 3."""
+    path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("converted") / "run"))
+    finetune_full(workspace(path, digit=3))
+    return path
+
+
+@pytest.fixture(scope="module")
+def extracted(converted) -> FinetuneResult:
+    return extract(workspace(converted), rank=2)
+
+
+def test_an_extracted_adapter_takes_16_lines_at_most(extracted):
+    lines = printed(results.extracted(extracted, HERE))
+    assert len(lines) <= 16
+    assert max(map(len, lines)) <= 80
+    facts, test = extracted.record.extraction, extracted.analysis.splits["test"]
+    energies, after = [100 * layer.energy for layer in facts.layers.values()], facts.of_checkpoint
+    for part in (
+        f"{min(energies):.3g} to {max(energies):.3g} % of the change's energy",
+        f"digit3-full: {after.missed:,} missed, {after.false_alarms:,} false alarms, {after.errors:,} errors in all",
+        f"where the adapter has {test.after.errors:,}",
+    ):
+        assert part in joined(lines)
+    assert lines[-1].endswith("lora-mnist report --open")
+
+
+def test_a_merged_network_says_how_good_and_how_exact_it_is(converted, extracted):
+    work = workspace(converted)
+    merged = merge(work, [Applied(extracted.record.name, 0.5)])
+    base = work.run.base.evaluation
+    lines = printed(results.merged(merged, base, Path("my runs")))
+    assert len(lines) <= 8
+    before, after = (100 * one.splits["test"].accuracy for one in (base, merged.evaluation))
+    for part in (
+        f"{before:.2f} → {after:.2f} % on test",
+        "the base + digit3-full-r2 at strength 0.5",
+        f"{merged.largest_difference:.1e} of {merged.largest_logit:.3g}",
+        f"saved {merged.file}",
+    ):
+        assert part in joined(lines)
+    assert lines[-1].endswith(f"lora-mnist evaluate --run 'my runs' --checkpoint {merged.name}")
+
+
+# teach ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drawings(tmp_path) -> Path:
+    return write_drawings(tmp_path / "drawings", drawings_of("digits"))
+
+
+def test_a_lesson_takes_16_lines_at_most(cli, run_copy, drawings, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(run_copy.parent)
+    code, out, err = cli("teach", drawings, "--run", "run")
+    assert code == 0, err
+    assert len(out.splitlines()) <= 16
+    lesson = Run(run_copy).adapter("taught").finetune.lesson
+    assert joined(out.splitlines()).startswith(lesson.verdict.words)
+    for part in (
+        f"{lesson.unseen.before} → {lesson.unseen.after}",
+        f"{lesson.before} → {lesson.after}",
+        f"{lesson.val.before} → {lesson.val.after}",
+        "digits",
+        "proof     passed",
+        "saved     run/adapters/taught",
+        "lora-mnist report --run run --open",
+    ):
+        assert part in out
+    assert "teaching: 20 steps" in err
+    assert "taught was taught 30 drawings" in cli("adapters", "--run", run_copy)[1]
+
+
+def test_a_dry_run_says_the_same_and_keeps_nothing(cli, run_copy, drawings):
+    before = snapshot(run_copy)
+    code, dry, err = cli("teach", drawings, "--run", run_copy, "--dry-run")
+    assert code == 0, err
+    assert snapshot(run_copy) == before
+    assert "leave out --dry-run" in dry
+    _, kept, _ = cli("teach", drawings, "--run", run_copy)
+    assert kept.partition("proof")[0] == dry.partition("not kept")[0]
+
+
+def test_a_lesson_as_json_and_quietly(cli, run_copy, drawings):
+    code, out, err = cli("teach", drawings, "--run", run_copy, "--json", "--name", "one", "--steps", 5, "--seed", 3)
+    assert code == 0, err
+    document, record = json.loads(out), Run(run_copy).adapter("one").finetune
+    assert document["kept"] is True
+    assert document["folder"] == str(run_copy / "adapters" / "one")
+    assert document["lesson"] == record.lesson.model_dump(mode="json")
+    assert document["verdict"]["words"] == record.lesson.verdict.words
+    assert (record.settings.steps, record.seed) == (5, 3)
+    folder = run_copy / "adapters" / "two"
+    assert cli("teach", drawings, "--run", run_copy, "--quiet", "--name", "two", "--steps", 5) == (0, f"{folder}\n", "")
+
+
+def test_a_lesson_that_the_guard_refuses_has_a_way_out(cli, run_copy, drawings):
+    config = run_copy.parent / "harsh.toml"
+    config.write_text("[teach]\nlearning_rate = 0.3\nshare = 1.0\n")
+    before = snapshot(run_copy)
+    code, out, err = cli("teach", drawings, "--run", run_copy, "--config", config, "--guard", "errors", "--steps", 30)
+    assert code == 0, err
+    assert out.startswith("Not kept: the guard allows no scale")
+    assert "--guard none" in out
+    assert snapshot(run_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "shown"),
+    [
+        ("--name ../up", 2, "teach.name"),
+        ("--name ADAPTER", 4, "finished already"),
+        ("--steps 0", 2, "teach.steps"),
+        ("--share 0.001", 2, "share"),
+        ("--run nowhere", 4, "no base"),
+    ],
+)
+def test_a_lesson_that_cannot_end_well_is_refused_before_it_trains(
+    cli, run_copy, adapter, drawings, monkeypatch, options, code, shown
+):
+    monkeypatch.setattr(recipe, "train", None)  # calling it would be a bug with exit code 1
+    before = snapshot(run_copy)
+    found, _, err = cli("teach", drawings, "--run", run_copy, *options.replace("ADAPTER", adapter.name).split())
+    assert found == code
+    assert shown in err
+    assert snapshot(run_copy) == before
+
+
+def test_a_blank_picture_is_named_before_anything_is_trained(cli, run_copy, drawings, monkeypatch):
+    monkeypatch.setattr(recipe, "train", None)
+    Image.new("L", (60, 60), 255).save(drawings / "4" / "empty.png")
+    code, _, err = cli("teach", drawings, "--run", run_copy)
+    assert code == 3
+    assert "empty.png" in err
+    assert "blank" in err

@@ -1,102 +1,98 @@
-"""What is printed fits 80 columns and says what the JSON says."""
+"""Tables fit 80 columns and say what the JSON says."""
 
-import io
+import json
+import re
+import shutil
 
 import pytest
-from rich.console import Console
 
-from lora_mnist.cli import tables as terminal
-from lora_mnist.evaluation.results import (
-    ControlCounts,
-    ControlResult,
-    Counts,
-    GuardDecision,
-    PairedControl,
-    TriedScale,
-)
-from lora_mnist.pipeline import FinetuneResult, Request, verify
+from lora_mnist import pipeline
+from lora_mnist.cli import tables
+from lora_mnist.evaluation import verdict
+from lora_mnist.evaluation.results import ControlCounts, ControlResult, GuardDecision, PairedControl, TriedScale
+from lora_mnist.pipeline import Check, Diagnosis, Request, verify
+from lora_mnist.pipeline.compare import PairOfNetworks, SideBySide, compare
+from lora_mnist.runs.listing import AdapterLine, Listing
 from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import Evaluation
 
-LARGEST = Counts(missed=1135, false_alarms=9999, errors=9999)
+from .conftest import LARGEST, changed, joined, printed, words
 
 
-def printed(renderable, **options) -> str:
-    console = Console(file=io.StringIO(), width=80, highlight=False, **options)
-    console.print(renderable)
-    return console.file.getvalue()
+def rows(lines: list[str]) -> dict[str, list[str]]:
+    """Words of every line by the first of them."""
+    return {first: rest for first, *rest in map(str.split, filter(str.strip, lines))}
+
+
+def fits(*renderables) -> bool:
+    """Whether nothing is wider than 80 columns, or shortened."""
+    lines = printed(*renderables)
+    return max(map(len, lines)) <= 80 and "…" not in "".join(lines)
 
 
 @pytest.fixture(scope="module")
-def tuned(finished_run) -> FinetuneResult:
-    (adapter,) = Run(finished_run).adapters()
-    return FinetuneResult(
-        record=adapter.finetune, provenance=adapter.provenance, analysis=adapter.analysis, evaluation=adapter.evaluation
-    )
+def base(finished_run) -> Evaluation:
+    return Run(finished_run).base.evaluation
 
 
-def changed(document, **changes):
-    """The same with other values, `record__digit=4` for one further in."""
-    for key, value in changes.items():
-        first, _, rest = key.partition("__")
-        value = changed(getattr(document, first), **{rest: value}) if rest else value
-        document = document.model_copy(update={first: value})
-    return document
-
-
-def words(renderable) -> str:
-    """What is printed, without the places where its lines break."""
-    return " ".join(printed(renderable).split())
-
-
-def test_everything_fits_80_columns_even_with_the_largest_counts(finished_run, tuned):
-    def largest(splits, **counts):
-        return {split: changed(one, **counts) for split, one in splits.items()}
-
-    evaluation = Run(finished_run).base.evaluation
+@pytest.fixture(scope="module")
+def largest_evaluation(base) -> Evaluation:
     wrong = {"wrong": (1135,) * 10, "confusion": ((1135,) * 10,) * 10}
-    evaluation = changed(evaluation, splits=largest(evaluation.splits, **wrong))
-    tuning = changed(tuned, analysis__splits=largest(tuned.analysis.splits, before=LARGEST, after=LARGEST))
-    findings = verify(Request(run=finished_run))
-    for view in (terminal.evaluation(evaluation), terminal.finetuning(tuning), terminal.verification(findings)):
-        lines = printed(view).splitlines()
-        assert max(map(len, lines)) <= 80
-        assert "…" not in "".join(lines)
+    return changed(base, splits={split: changed(part, **wrong) for split, part in base.splits.items()})
 
 
-def test_errors_per_digit_stand_in_the_table(finished_run):
-    evaluation = Run(finished_run).base.evaluation
-    lines = printed(terminal.evaluation(evaluation)).splitlines()
-    test = evaluation.splits["test"]
+# evaluate -------------------------------------------------------------------------------------------------------------
+
+
+def test_errors_per_digit_are_the_stored_ones(cli, finished_run, base):
+    code, out, _ = cli("evaluate", "--run", finished_run)
+    assert code == 0
+    shown, test = rows(out.partition("Confusion")[0].splitlines()), base.splits["test"]
     for digit in range(10):
-        cells = next(line for line in lines if line.split()[:1] == [str(digit)]).split()
-        assert cells[5] == str(test.wrong[digit])
-    assert any(f"{100 * test.accuracy:.2f} % on test" in line for line in lines)
-    assert "not MNIST" in lines[0]
+        assert shown[str(digit)][3:5] == [str(test.images[digit]), str(test.wrong[digit])]
+    assert f"{100 * test.accuracy:.2f} % on test" in out
+    assert "not MNIST" in out.splitlines()[0]
+    assert "before" not in out
 
 
-def test_the_repair_is_shown_with_its_side_effects(tuned):
-    text = printed(terminal.finetuning(tuned))
-    digit = tuned.record.digit
-    rows = (f"missed {digit}s", "false alarms", "all errors", f"{digit} (target)")
-    for row in (*rows, "frozen", "bit-identical"):
-        assert row in text
+def test_before_is_what_the_base_has_stored(cli, finished_run, tuned, base):
+    name, before, after = tuned.record.name, base.splits, tuned.evaluation.splits
+    code, out, err = cli("evaluate", "--run", finished_run, "--adapter", name)
+    assert (code, err) == (0, "")
+    shown = rows(out.partition("Confusion")[0].splitlines())
+    for i, split in enumerate(("val", "test")):
+        counts = {str(d): (after[split].images[d], before[split].wrong[d], after[split].wrong[d]) for d in range(10)}
+        counts["all"] = (after[split].count, before[split].errors, after[split].errors)
+        for key, (images, was, now) in counts.items():
+            assert [int(cell) for cell in shown[key][4 * i : 4 * i + 4]] == [images, was, now, now - was]
+    assert f"{100 * before['test'].accuracy:.2f} → {100 * after['test'].accuracy:.2f} % on test" in out
+    assert f"of the base (before) and of the base + {name} at strength 1 (after)" in joined(out.splitlines())
+
+
+def test_evaluations_fit_80_columns(largest_evaluation):
+    assert fits(tables.evaluation(largest_evaluation))
+    assert fits(tables.before_and_after(largest_evaluation, largest_evaluation))
+
+
+# finetune and verify --------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_and_proofs_fit_80_columns(finished_run, tuned):
+    splits = {split: changed(one, before=LARGEST, after=LARGEST) for split, one in tuned.analysis.splits.items()}
+    assert fits(tables.finetuning(changed(tuned, analysis__splits=splits)))
+    assert fits(tables.verification(verify(Request(run=finished_run))))
 
 
 def test_a_failed_proof_cannot_be_overlooked(tuned):
-    assert "FAILED  off" in printed(terminal.proof(changed(tuned.record.proof, off__passed=False)))
+    assert "FAILED  off" in "\n".join(printed(tables.proof(changed(tuned.record.proof, off__passed=False))))
 
 
-def test_without_colour_there_are_no_escapes(tuned):
-    assert "\x1b" in printed(terminal.finetuning(tuned), force_terminal=True, color_system="standard")
-    assert "\x1b" not in printed(terminal.finetuning(tuned))
-
-
-def test_alternatives_stand_beside_the_repair(tuned):
+def test_alternatives_stand_beside_the_adapter(tuned):
     pair = PairedControl(only_adapter_right=11, only_control_right=12, p=0.5)
     counts = ControlCounts(missed=7, false_alarms=8, errors=9, all=pair, digit=pair)
-    shifted = changed(tuned.analysis.threshold, shift=1.25)
-    control = ControlResult(scale=None, splits={"test": counts}, threshold=shifted)
-    text = words(terminal._alternatives(tuned.record, changed(tuned.analysis, control=control)))
+    threshold = changed(tuned.analysis.threshold, shift=1.25)
+    control = ControlResult(scale=None, splits={"test": counts}, threshold=threshold)
+    text = words(tables.finetuning(changed(tuned, analysis__control=control)))
     assert f"{tuned.analysis.threshold.shift:+.2f} on the logit of {tuned.record.digit}, by val" in text
     assert "control: uniform sampling, not kept" in text
     assert "11 are right with the adapter only" in text
@@ -104,39 +100,201 @@ def test_alternatives_stand_beside_the_repair(tuned):
     assert "control +1.25 on its logit, by val" in text
 
 
-def test_what_was_not_kept_says_why(tuned):
-    before = Counts(missed=3, false_alarms=4, errors=10)
-    tried = tuple(TriedScale(scale=s, missed=0, false_alarms=0, errors=n) for s, n in ((1.0, 12), (0.9, 11)))
-    guard = GuardDecision(rule="errors", counted="errors", gain=0, before=before, tried=tried, scale=None)
-    refused = FinetuneResult(record=changed(tuned.record, name="x", digit=3, guard=guard), provenance=tuned.provenance)
-    text = words(terminal.finetuning(refused))
-    assert "on val there are 10 errors in all without x, and 11 or more with it" in text
+@pytest.mark.parametrize(("scale", "shown"), [(0.7, "Kept at 0.7 of the trained update"), (1.0, "Kept as trained: ")])
+def test_how_much_of_the_update_was_kept(tuned, scale, shown):
+    guard = GuardDecision(rule="errors", counted="errors", gain=0, before=LARGEST, tried=(), scale=scale)
+    assert shown in words(tables.finetuning(changed(tuned, record__guard=guard)))
+
+
+def test_an_adapter_that_was_not_kept_has_its_reason(refused):
+    text = words(tables.finetuning(refused))
+    assert "on val there are 10 errors in all without digit4-r2, and 11 or more with it" in text
     assert "One more" not in text
-    text = words(terminal.finetuning(changed(refused, record__guard__gain=1)))
-    assert "One more adapter has to lower them" in text
-    hurting = tuple(TriedScale(scale=s, missed=0, false_alarms=0, errors=3, worse=(4, 7)) for s in (1.0, 0.9))
-    text = words(terminal.finetuning(changed(refused, record__guard__tried=hurting)))
-    assert "with x, more images of 4 and 7 on val are wrong than chance allows. --guard none" in text
+    assert "One more adapter has to lower them" in words(tables.finetuning(changed(refused, record__guard__gain=1)))
+    tried = tuple(TriedScale(scale=s, missed=0, false_alarms=0, errors=3, worse=(4, 7)) for s in (1.0, 0.9))
+    text = words(tables.finetuning(changed(refused, record__guard__tried=tried)))
+    assert "with digit4-r2, more images of 4 and 7 on val are wrong than chance allows. --guard none" in text
 
 
-def test_how_much_of_the_update_was_kept(tuned):
-    for strength, told in ((0.7, "Kept at 0.7 of the trained update"), (1.0, "Kept as trained: ")):
-        guard = GuardDecision(rule="errors", counted="errors", gain=0, before=LARGEST, tried=(), scale=strength)
-        assert told in printed(terminal.finetuning(changed(tuned, record__guard=guard)))
-
-
-def test_the_path_of_several_rounds(tuned):
-    refused = FinetuneResult(record=changed(tuned.record, digit=4), provenance=tuned.provenance)
-    text = printed(terminal.path([tuned, refused]))
+def test_several_rounds_have_a_line_each(tuned, refused):
+    text = words(tables.path([tuned, refused]))
     assert tuned.record.name in text
     assert "not kept" in text
-    assert printed(terminal.path([tuned])).strip() == ""
+    assert words(tables.path([tuned])) == ""
 
 
 def test_a_rank_that_a_layer_cannot_use_is_named(tuned):
-    table = tuned.record.parameters
-    assert "no update" not in printed(terminal.parameters(table))
-    rows = tuple(changed(row, lora_A=(11, row.lora_A[1])) for row in table.layers)
-    assert "Of linear3, 10 x 16, no update has a rank above 10." in printed(
-        terminal.parameters(changed(table, layers=rows))
+    parameters = tuned.record.parameters
+    assert "no update" not in words(tables.parameters(parameters))
+    layers = tuple(changed(row, lora_A=(11, row.lora_A[1])) for row in parameters.layers)
+    text = words(tables.parameters(changed(parameters, layers=layers)))
+    assert "Of linear3, 10 x 16, no update has a rank above 10." in text
+
+
+# adapters and runs ----------------------------------------------------------------------------------------------------
+
+
+def test_adapters_fit_80_columns_with_the_largest_counts():
+    numbers = {"digit": 9, "rank": 16, "parameters": 2_807_010, "bytes": 11_228_040}
+    line = AdapterLine(
+        name="digit9-r16", method="svd", on_top_of=(), before=LARGEST, after=LARGEST, proof=True, **numbers
     )
+    lines = tuple(changed(line, name=name) for name in ("digit9-r16", "digit9-full-r16", "a" * 64))
+    listing = Listing(run="r", dataset="mnist", base_fingerprint="", digest="0" * 64, adapters=lines)
+    assert fits(tables.adapters(listing))
+    text = words(tables.adapters(listing))
+    for figure in ("9 16 2.81 M 1135→1135 9999→9999 9999→9999 passed 11.2 MB", "9999→9999"):
+        assert text.count(figure) >= 3
+
+
+def test_every_run_has_a_line_of_80_columns(cli, run_copy, adapter):
+    shutil.copytree(run_copy, run_copy.parent / "other")
+    (run_copy.parent / "other" / "base" / "run.json").unlink()
+    code, out, err = cli("runs", run_copy.parent)
+    assert (code, err) == (0, "")
+    assert max(len(line) for line in out.splitlines()[1:] if "/" not in line) <= 80
+    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
+    assert adapter.name in line
+    assert "is damaged" in joined(out.splitlines())
+    document = json.loads(cli("runs", run_copy.parent, "--json")[1])
+    (digest,) = [one["digest"] for one in document["runs"] if "digest" in one]
+    assert f" {digest[:8]}" in line
+
+
+def test_a_folder_without_runs_says_so(cli, tmp_path):
+    code, out, err = cli("runs", tmp_path)
+    assert (code, joined(out.splitlines()), err) == (0, f"There is no run below {tmp_path}.", "")
+    assert cli("runs", tmp_path / "none")[0] == 4
+
+
+def test_a_run_without_adapters_has_a_line_too(cli, run_copy, adapter, base):
+    shutil.rmtree(adapter)
+    code, out, err = cli("runs", run_copy.parent)
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
+    assert line.split()[2:8] == [f"{100 * base.splits['test'].accuracy:.2f}", "%", "0", "-", "-", "-"]
+    listed = cli("adapters", "--run", run_copy)[1]
+    assert joined(listed.splitlines()).startswith(f"{run_copy} has no adapters yet.")
+
+
+# compare --------------------------------------------------------------------------------------------------------------
+
+
+def pair(first: int = 1, second: int = 2, fixed: int = 0, broken: int = 0, p: float = 1.0, **more) -> PairOfNetworks:
+    return PairOfNetworks(first=first, second=second, errors=verdict.Tested(fixed=fixed, broken=broken, p=p), **more)
+
+
+@pytest.fixture(scope="module")
+def compared(finished_run) -> SideBySide:
+    return compare([finished_run])
+
+
+def several(compared: SideBySide, count: int) -> SideBySide:
+    """So many networks, the last of which is the best, and all pairs."""
+    networks = [changed(compared.networks[1], number=i, errors=1000 - i) for i in range(1, count + 1)]
+    pairs = [pair(i, j) for i in range(1, count + 1) for j in range(i + 1, count + 1)]
+    return SideBySide(networks=tuple(networks), pairs=tuple(pairs))
+
+
+def test_compare_prints_what_the_json_says(cli, finished_run, compared):
+    code, out, err = cli("compare", finished_run)
+    assert (code, err) == (0, "")
+    adapter, test = compared.networks[1].adapter, compared.pairs[0]
+    line = next(line for line in out.splitlines() if f" {adapter.name} " in line).split()
+    figures = [f"{before}→{after}" for before, after in zip(adapter.before.numbers, adapter.after.numbers, strict=True)]
+    assert line == ["2", adapter.name, str(adapter.digit), "2", f"{adapter.parameters:,}", *figures]
+    line = next(line for line in out.splitlines() if "1 and 2" in line)
+    assert line.split()[:6] == ["1", "and", "2", "all", str(test.errors.broken), str(test.errors.fixed)]
+    assert f"the {adapter.digit}s" in out
+    assert f"{finished_run}: scikit-learn's digits, not MNIST, 359 test images" in joined(out.splitlines())
+    document = json.loads(cli("compare", finished_run, "--json")[1])
+    assert document == compared.model_dump(mode="json")
+
+
+def test_compare_without_a_run_takes_the_default_one(cli, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "default").symlink_to(finished_run)
+    assert cli("compare")[1].startswith("runs/default: ")
+
+
+@pytest.mark.parametrize(
+    ("fixed", "broken", "p", "shown"),
+    [
+        (9, 1, 0.0215, "2 is better"),
+        (1, 9, 0.0215, "1 is better"),
+        (3, 1, 0.625, "may be chance"),
+        (2, 2, 1.0, "as good"),
+        (0, 50, 1e-15, "<0.0001"),
+    ],
+)
+def test_a_pair_says_which_is_better(compared, fixed, broken, p, shown):
+    lines = printed(tables.side_by_side(changed(compared, pairs=(pair(fixed=fixed, broken=broken, p=p),))))
+    line = next(line for line in lines if "1 and 2" in line)
+    assert shown in line
+    assert line.split()[4:6] == [str(broken), str(fixed)]
+
+
+def test_of_too_many_pairs_those_with_the_best_are_shown(compared):
+    def pairs(count, **options):
+        text = words(tables.side_by_side(several(compared, count), **options))
+        return re.findall(r"\d+ and \d+", text), text
+
+    assert len(pairs(6)[0]) == tables.PAIRS
+    shown, text = pairs(7)
+    assert shown == [f"{i} and 7" for i in range(1, 7)]
+    assert "Of 21 pairs, those with the network of fewest errors are shown; --verbose shows all." in text
+    shown, text = pairs(7, every_pair=True)
+    assert len(shown) == 21
+    assert "are shown" not in text
+
+
+def test_networks_with_other_test_images_are_named_and_not_tested(compared):
+    other = changed(compared.networks[0], number=3, run="m", dataset__name="mnist", dataset__sha256="x")
+    text = words(tables.side_by_side(changed(compared, networks=(*compared.networks, other))))
+    assert "No test between networks whose test images differ: 1, 2 (digits) and 3 (mnist)." in text
+    assert "and 3 all" not in text
+    assert "differ" not in words(tables.side_by_side(compared))
+
+
+def test_an_adapter_on_top_of_others_says_so(compared):
+    upper = changed(compared.networks[1], number=3, adapter__on_top_of=("a", "b"))
+    text = words(tables.side_by_side(SideBySide(networks=(upper,), pairs=())))
+    assert "3 is with a, b on, before and after." in text
+    assert "McNemar" not in text  # a network alone makes no pair
+
+
+def test_comparisons_fit_80_columns(compared):
+    name = "a" * 64
+    line = changed(compared.networks[1].adapter, before=LARGEST, after=LARGEST, parameters=28_070_010, name=name)
+    largest = changed(compared.networks[1], number=88, name=name, adapter=line, run="/a" * 20)
+    tested = verdict.Tested(fixed=9999, broken=9999, p=0.00015)
+    pairs = (pair(88, 99, 9999, 9999, 0.00015, digit=9, missed=tested),)
+    view = tables.side_by_side(SideBySide(networks=(largest, changed(largest, number=99)), pairs=pairs))
+    assert fits(view)
+    assert words(view).count("1135→1135") == 2
+
+
+# doctor ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_check_has_a_line_and_the_first_that_failed_gives_the_exit_code(cli, tmp_path, monkeypatch):
+    checks = (
+        Check(name="disk", finding="5 GB free"),
+        Check(name="data", finding="t10k is gone", way_out="Delete it.", exit_code=3),
+        Check(name="runs/x", finding="no base", way_out="Make it.", exit_code=4),
+    )
+    diagnosis = Diagnosis(passed=False, checks=checks)
+    asked = []
+    monkeypatch.setattr(pipeline, "doctor", lambda *given: asked.append(given) or diagnosis)
+    code, out, err = cli("doctor", tmp_path, "--data", tmp_path / "d", "--device", "cpu", "--threads", "3")
+    assert (code, err) == (3, "")
+    assert asked == [(tmp_path, tmp_path / "d", "cpu", 3)]
+    assert out.splitlines() == [
+        "good  disk: 5 GB free",
+        "BAD   data: t10k is gone. Delete it.",
+        "BAD   runs/x: no base. Make it.",
+        "2 of 3 are not good.",
+    ]
+    code, out, _ = cli("doctor", tmp_path, "--json")
+    assert (code, json.loads(out)) == (3, json.loads(diagnosis.model_dump_json()))
