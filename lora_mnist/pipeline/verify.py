@@ -14,6 +14,8 @@ from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Artifact, load_network
+from lora_mnist.runs.atomic import to_json
+from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.request import Applied, Request
@@ -200,15 +202,16 @@ def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
 
 
 def _check_report(run: Run) -> tuple[bool | None, list[str], list[str]]:
-    """Whether the report's files are the saved ones and of this run; failures; notes."""
+    """Whether the report's files are the saved ones and hold the run's documents as they are now; failures; notes."""
     report = run.stored_report
     if not report.is_finished:
         return None, [], []
     try:
         report.require_whole()
+        documents = documents_of(run)
     except RunError as error:
         return False, [f"report: {error.cause.rstrip('.')}"], []
-    if f'"run_digest":"{run.digest()}"'.encode() not in report.content("report.json").replace(b": ", b":"):
+    if report.content("report.json") != to_json(documents.model_dump(mode="json")):
         return None, [], [f"{run.report} is older than the run; write it again with `lora-mnist report`"]
     return True, [], []
 

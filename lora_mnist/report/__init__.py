@@ -1,1 +1,1 @@
-"""A run → a page, its plots and its numbers. Knows no torch."""
+"""A run → one HTML page, its plots, images and tables. Imports no torch."""

@@ -1,42 +1,48 @@
-"""A run → one self-contained HTML page, its plots as PNG and SVG, and its numbers as JSON and CSV.
+"""A run → one self-contained HTML page, its plots as PNG and SVG, its documents as JSON and its tables as CSV.
 
-Every number on the page stands in the `Report`; beside it, only stored pictures and losses are drawn.
+The templates read the documents that the run stores; what they need beside those is in `tables.AdapterResults`.
 """
 
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lora_mnist.evaluation.results import Matrix
+from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, wilson
 from lora_mnist.evaluation.verdict import paired
-from lora_mnist.report.document import AdapterSection, Line, Report, Share, SureGuess
-from lora_mnist.report.images import COLUMNS, Sheet, picture, sheet_of
-from lora_mnist.report.matrices import base_cell, cell_of
-from lora_mnist.report.numbers import report_of
-from lora_mnist.report.reproduce import commands, configs
-from lora_mnist.report.tables import tables_of
-from lora_mnist.report.words import (
-    GLOSSARY,
-    NBSP,
-    TITLES,
-    chance,
-    how_large,
-    side_effects,
-    signed,
-    sure,
-    tied,
-    title_of,
+from lora_mnist.report.images import COLUMNS, Sheet, picture_source, png_source, sheet_of
+from lora_mnist.report.tables import (
+    AdapterResults,
+    base_digit_rows,
+    base_settings,
+    commands,
+    configs,
+    confusion_changes,
+    digit_rows,
+    read_adapter,
+    settings_of,
+    strength_rows,
+    tables_of,
 )
 from lora_mnist.runs.atomic import to_json
+from lora_mnist.runs.listing import AdapterLine, adapter_lines, documents_of
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.strict import Document
+from lora_mnist.runs.schemas import RunDocuments
 
-MOST_DRAWINGS = 300  # that the page shows of an adapter, half a kilobyte each
+if TYPE_CHECKING:
+    from lora_mnist.report.plots import Plot
+
+LEVELS = 6  # shades of a colour in the page's style
+NBSP = "\N{NO-BREAK SPACE}"
 
 
 def write_report(run: Run, normalised: bool = False) -> Path:
@@ -49,177 +55,197 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         BusyError: another command writes to the run.
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
-    from lora_mnist.report.figures import plots_of  # matplotlib takes its time, and only drawing needs it
-    from lora_mnist.report.inline import inline
+    from lora_mnist.report.plots import plots_of  # imports matplotlib, which takes its time
 
     with run.writing():
-        report = report_of(run, normalised)
+        documents, lines = documents_of(run), adapter_lines(run)
+        adapters = [read_adapter(run, one, documents.checkpoints) for one in documents.adapters]
         run.require_writable()
-        plots = {plot.name: plot for plot in plots_of(run, report, normalised)}
-        drawings = {name: inline(plot) for name, plot in plots.items() if not _is_matrix(name)}
-        files = texts_of(run, report, {name: plot.table for name, plot in plots.items()}, drawings)
-        files |= {f"{name}.svg": plot.svg for name, plot in plots.items()}
-        files |= {f"{name}.png": plot.png for name, plot in plots.items()}
+        plots = {plot.name: plot for plot in plots_of(run, adapters, lines, normalised)}
+        files = {"index.html": _page(run, documents, adapters, lines, plots, normalised)}
+        files["report.json"] = to_json(documents.model_dump(mode="json"))
+        files |= tables_of(run, adapters, lines) | configs(documents)
+        for name, plot in plots.items():
+            files |= {f"{name}.svg": plot.svg, f"{name}.png": plot.png}
         return run.save_report(files)
 
 
-def texts_of(run: Run, report: Report, plots: Mapping[str, str], drawings: Mapping[str, str]) -> dict[str, bytes]:
-    """Every file of a report that is text, by its name.
+def _page(
+    run: Run,
+    documents: RunDocuments,
+    adapters: Sequence[AdapterResults],
+    lines: Sequence[AdapterLine],
+    plots: Mapping[str, "Plot"],
+    normalised: bool,
+) -> bytes:
+    from lora_mnist.report.plots import inline
 
-    Args:
-        plots: by the name of every plot, the CSV file with its numbers.
-        drawings: by name, the <svg> elements of those that stand in the page.
-    """
-    files = {"index.html": _page(run, report, plots, drawings), "report.json": to_json(report.model_dump(mode="json"))}
-    return files | tables_of(run, report) | configs(report)
-
-
-def _page(run: Run, report: Report, plots: Mapping[str, str], drawings: Mapping[str, str]) -> bytes:
-    sheet = sheet_of(run.adapter(section.name) for section in report.adapters)
-    environment = _environment()
-    page = environment.get_template("report.html.j2").render(
-        **dict(report),
-        title=title_of(report),
-        latest=_latest(report),
-        in_order=_in_order(report),
-        outcomes=_outcomes(report),
-        plots=plots,
-        drawings={name: Markup(drawing) for name, drawing in drawings.items()},
-        losses=[one.name for one in report.adapters if f"{one.name}-loss" in plots],
-        pictures={section.name: _thumbnails(run, section) for section in report.adapters},
-        taught={section.name: _taught(run, section) for section in report.adapters if section.lesson},
-        sheet=sheet and _data("image/png", sheet.png),
-        data=_for_the_script(report, sheet),
-        script=_source(environment, "report.js"),
-        style=_source(environment, "report.css"),
-        cells=lambda section, which, row, column: cell_of(section, which, (row, column), report.normalised),
-        base_cells=lambda row, column: base_cell(report.base.confusion, (row, column), report.normalised),
-        glossary=GLOSSARY,
-        titles=TITLES,
-        paired=paired,
-        commands=commands(report),
+    everything = [documents.base, *documents.checkpoints, *documents.adapters]
+    with_section = [line for line in reversed(lines) if line.method != "full"]  # the newest first, as sections are
+    matrices = ("-confusion", "-before", "-after", "-change")  # tables in the page, which can be read out
+    sheet = sheet_of(one.images for one in adapters)
+    examples = {one.name: one.images.pictures["examples"] for one in adapters}
+    taught = [one.name for one in adapters if one.stored.finetune.lesson]
+    drawings = {name: run.adapter(name).labelled_drawings() for name in taught}
+    page = environment().get_template("report.html.j2")
+    text = page.render(
+        documents=documents,
+        adapters=adapters,
+        by_name={one.name: one for one in adapters},
+        lines=[*with_section, *(line for line in lines if line.method == "full")],
+        latest=max(one.provenance.date for one in everything),
+        normalised=normalised,
+        tables={name: plot.table for name, plot in plots.items()},
+        plots={name: Markup(inline(plot)) for name, plot in plots.items() if not name.endswith(matrices)},
+        pictures={name: list(map(picture_source, images)) for name, images in examples.items()},
+        drawings={name: [(label, picture_source(image)) for label, image in all] for name, all in drawings.items()},
+        sheet=sheet and png_source(sheet.png),
+        data=_data_for_script(adapters, sheet),
+        script=_source("report.js"),
+        style=_source("report.css"),
+        commands=commands(documents),
     )
-    return page.encode()
+    return text.encode()
 
 
-def _environment() -> Environment:
-    environment = Environment(
+@cache
+def environment() -> Environment:
+    """The templates, with the functions and filters that they use."""
+    made = Environment(
         loader=PackageLoader("lora_mnist.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"percent": _percent, "signed": signed, "rows": _rows, "interval": _interval, "p": chance}
-    environment.filters |= {"sure": sure, "side_effects": side_effects, "how_large": how_large, "tied": tied}
-    environment.filters |= {"digest": _digest, "date": _date}
-    return environment
+    made.filters |= {"percent": percent, "signed": signed, "p": p_value, "sure": rounded_probability}
+    made.filters |= {"unbroken": unbroken, "policy_hash": policy_hash, "date": date, "setting_rows": setting_rows}
+    made.globals |= {"interval": interval, "matrix_cells": matrix_cells, "paired": paired, "settings_of": settings_of}
+    made.globals |= {"base_settings": base_settings, "base_digit_rows": base_digit_rows, "digit_rows": digit_rows}
+    made.globals |= {"strength_rows": strength_rows, "confusion_changes": confusion_changes}
+    made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL}
+    return made
 
 
-def _source(environment: Environment, name: str) -> str:
+def _source(name: str) -> str:
     """A file beside the templates, which is none itself."""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+    loader = environment().loader
+    assert loader is not None
+    return loader.get_source(environment(), name)[0]
 
 
-def _is_matrix(plot: str) -> bool:
-    """Whether the page shows it as a table, which follows its colours and can be read out."""
-    return plot.endswith(("-confusion", "-before", "-after", "-change"))
+def _data_for_script(adapters: Sequence[AdapterResults], sheet: Sheet | None) -> str:
+    """JSON that may stand in an element: what the slider and the images need.
 
-
-def _in_order(report: Report) -> list[Line]:
-    """The lines of `side_by_side` in the order of the page's sections, and then those that have none."""
-    with_section = [line for line in report.side_by_side if line.method != "full"]
-    return [*reversed(with_section), *(line for line in report.side_by_side if line.method == "full")]
-
-
-def _latest(report: Report) -> str:
-    """When the last thing of the run was made."""
-    provenance = [
-        report.provenance,
-        *(one.provenance for one in report.checkpoints),
-        *(one.provenance for one in report.adapters),
-    ]
-    return max(one.date for one in provenance)
-
-
-def _outcomes(report: Report) -> dict[str, tuple[str, str]]:
-    """By adapter, what its verdict comes to, in a few words, and whether that is good."""
-    verdicts = {section.name: section.sum for section in report.adapters}
-    return {name: (verdict.words.partition(":")[0], verdict.outcome) for name, verdict in verdicts.items()}
-
-
-def _thumbnails(run: Run, section: AdapterSection) -> list[str]:
-    """The changed test images, in the order of `examples`, as the sources of <img>."""
-    return [_data("image/png", picture(image)) for image in run.adapter(section.name).pictures()["examples"]]
-
-
-def _taught(run: Run, section: AdapterSection) -> list[tuple[int, str]]:
-    """The drawings that it was taught: the digit, and the source of an <img>."""
-    return [
-        (label, _data("image/png", picture(image))) for label, image in run.adapter(section.name).labelled_drawings()
-    ]
-
-
-# For the script -------------------------------------------------------------------------------------------------------
-
-
-def _for_the_script(report: Report, sheet: Sheet | None) -> str:
-    """JSON that may stand in an element: what the slider and the images need of the report.
-
-    `images`: index, label and agreement by place on the sheet; and of every adapter its own `guesses` at them: place,
-    then prediction, confidence and probability of the true digit, before and after, in whole per cent.
+    `images`: index, label and agreement by place on the sheet; and of every adapter its own `predictions` at them:
+    place, then prediction, confidence and probability of the true digit, before and after, in whole per cent.
     """
     places = sheet.places if sheet else {}
-    known: dict[int, list[int | None]] = {}
-    adapters: dict[str, object] = {}
-    for section in report.adapters:
-        shown = [one for one in section.wrong_images or () if one.index in places]
-        known |= {places[one.index]: [one.index, one.label, one.agreed] for one in shown}
-        adapters[section.name] = {
-            "strengths": [point.model_dump() for point in section.trade.strength],
-            "guesses": [[places[one.index], *_whole(one.before), *_whole(one.after)] for one in shown],
-        }
-    images = [known[place] for place in range(len(places))]
-    data = {"columns": COLUMNS, "images": images, "adapters": adapters}
+    images: dict[int, list[int | None]] = {}
+    by_adapter: dict[str, object] = {}
+    for one in adapters:
+        predictions = []
+        for image in one.images.wrong:
+            if (place := places.get(image.index)) is not None:
+                images[place] = [image.index, image.label, image.agreed]
+                packed = [place]
+                for seen in (image.before, image.after):
+                    packed += [seen.prediction, round(100 * seen.confidence), round(100 * seen.probability)]
+                predictions.append(packed)
+        strengths = [point.model_dump() for point in one.curve.splits["test"]]
+        by_adapter[one.name] = {"strengths": strengths, "predictions": predictions}
+    data = {"columns": COLUMNS, "images": [images[place] for place in range(len(images))], "adapters": by_adapter}
+    # a name could hold </script>
     return json.dumps(data, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
 
 
-def _whole(guess: SureGuess) -> list[int]:
-    """In whole per cent, as the page says it."""
-    shares = (int(f"{100 * share:.0f}") for share in (guess.confidence, guess.probability))
-    return [guess.prediction, *shares]
+# Confusion matrices ---------------------------------------------------------------------------------------------------
 
 
-# Words ----------------------------------------------------------------------------------------------------------------
+class Cell(NamedTuple):
+    """`style` is a class of the page's style: b, o or p (blue, orange, purple) and a level, or `right`."""
+
+    text: str
+    style: str
 
 
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def matrix_cells(
+    before: Matrix, after: Matrix, which: Literal["before", "after", "change"], normalised: bool
+) -> list[list[Cell]]:
+    """The cells of one of three matrices (10, 10), rows true digit. Before and after share one scale, so that damage
+    shows.
+
+    Args:
+        normalised: as shares of the true digit's images, in per cent.
+    """
+    change = [[b - a for a, b in zip(*rows, strict=True)] for rows in zip(before, after, strict=True)]
+    values = {"before": before, "after": after, "change": change}[which]
+    scale = change if which == "change" else before
+    darkest = max(1, *(abs(scale[row][column]) for row in range(10) for column in range(10) if row != column))
+    style = {"before": ".1f", "after": ".1f", "change": "+.1f"} if normalised else {"change": "+,d"}
+    matrix = []
+    for row, counts in enumerate(values):
+        images, cells = max(1, sum(before[row])), []
+        for column, count in enumerate(counts):
+            text = f"{100 * count / images if normalised else count:{style.get(which, 'd')}}".replace("-", "−")
+            colour = "b" if which != "change" else "o" if count > 0 else "p"
+            level = min(LEVELS, -(-LEVELS * abs(count) // darkest))
+            shade = f"{colour}{level}" if count else ""
+            cells.append(Cell(text if count else "·", "right" if row == column else shade))
+        matrix.append(cells)
+    return matrix
 
 
-def _digest(text: str) -> Markup:
+# Filters --------------------------------------------------------------------------------------------------------------
+
+
+def percent(share: float, places: int = 2) -> str:
+    """A share in per cent."""
+    return f"{100 * share:.{places}f}{NBSP}%"
+
+
+def interval(count: int, images: int) -> str:
+    """Wilson's 95 % interval of a share, in per cent."""
+    low, high = wilson(count, images)
+    return f"{100 * low:.2f} to {100 * high:.2f}{NBSP}%"
+
+
+def signed(change: int) -> str:
+    """With a sign, and a minus that is one."""
+    return f"{change:+,}".replace("-", "−") if change else "0"
+
+
+def p_value(p: float) -> str:
+    """What stands after the letter p."""
+    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
+
+
+def rounded_probability(probability: float) -> str:
+    """In whole per cent, without claiming certainty."""
+    text = f"{100 * probability:.0f}"
+    return {"0": f"<{NBSP}1{NBSP}%", "100": f">{NBSP}99{NBSP}%"}.get(text, f"{text}{NBSP}%")
+
+
+def unbroken(words: str) -> str:
+    """With no line break between a number and its unit, or a p and its value."""
+    return re.sub(r" (?=%)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) ", NBSP, words)
+
+
+def policy_hash(text: str) -> Markup:
     """As a content security policy names the one script, or style, that is allowed."""
     return Markup(f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}")
 
 
-def _percent(share: float, places: int = 2) -> str:
-    return f"{100 * share:.{places}f}{NBSP}%"
+def date(stored: str, with_time: bool = False) -> str:
+    """A stored date in words."""
+    found = datetime.fromisoformat(stored)
+    return f"{found.day} {found:%B %Y}" + (f", {found:%H:%M} UTC" if with_time else "")
 
 
-def _interval(share: Share, places: int = 2) -> str:
-    return f"{100 * share.low:.{places}f} to {100 * share.high:.{places}f}{NBSP}%"
-
-
-def _date(stored: str, with_time: bool = False) -> str:
-    date = datetime.fromisoformat(stored)
-    return f"{date.day} {date:%B %Y}" + (f", {date:%H:%M} UTC" if with_time else "")
-
-
-def _rows(settings: Document) -> Sequence[tuple[str, str]]:
-    """Every setting that is there, by its dotted name, as it would be typed."""
+def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every setting by its dotted name, as it would be typed."""
     rows: list[tuple[str, str]] = []
-    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+    for name, value in settings.items():
         nested = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
         rows += [(key, ", ".join(map(str, one)) if isinstance(one, list) else str(one)) for key, one in nested.items()]
     return rows

@@ -1,8 +1,17 @@
-"""Numbers → matplotlib figures. Nothing here reads a run or touches a global of matplotlib's."""
+"""The plots of a report: which there are, their drawings, their text alternatives, and their SVG inside the page.
 
+Only matplotlib's objects are used, nothing global, and the same numbers give the same bytes.
+"""
+
+import io
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -10,20 +19,144 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
-from lora_mnist.evaluation.results import Counts
-from lora_mnist.report.document import DialSection, DigitRow
+from lora_mnist.errors import AlteredError
+from lora_mnist.evaluation.results import Counts, Matrix, ShiftPoint, SplitResult, StrengthCurve, StrengthPoint
+from lora_mnist.evaluation.significance import DIGIT_LEVEL
+from lora_mnist.report.tables import AdapterResults, Row, confusion_changes, digit_rows, strength_rows
+from lora_mnist.runs.artifact import HISTORY
+from lora_mnist.runs.atomic import RESTORE
+from lora_mnist.runs.listing import AdapterLine
+from lora_mnist.runs.run import Run
 
 DIGITS = range(10)
 WIDTH = 5.6  # inches: text is then 12 to 16 pixels high where the page gives a plot 640, and 7 to 9 on a phone
 BLUE, ORANGE, GREY, INK = "#0072b2", "#b34a00", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
 SERIES = (BLUE, ORANGE, "#00664b", "#7a3fa0", "#8a6d00", "#b0306a", "#3d5a80", "#5c4033")  # of several adapters
 MARKERS = "os^DvPX*"
-BAR = (0.85, 0.2, 0.03, 0.62)  # where a colour bar stands; fixed places take half the time of a fitted layout
+PAGE_COLOURS = {  # what the page's style has in place of a colour, so that plots follow light and dark
+    "#000000": "currentColor",
+    INK: "currentColor",
+    GREY: "var(--quiet)",
+    "#ffffff": "var(--paper)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES) if colour not in (BLUE, ORANGE)},
+}
+MARK_RADIUS = 7  # points: how near the pointer has to be
 
 
-def confusion(
-    matrix: Sequence[Sequence[int]], title: str, darkest: int | None = None, normalised: bool = False
-) -> Figure:
+@dataclass(frozen=True)
+class Mark:
+    """What a point of a plot says when the pointer is on it; `strength` is that of the adapter there, if any."""
+
+    x: float
+    y: float
+    words: str
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what belongs to it.
+
+    Attributes:
+        alt: its text alternative.
+        table: the CSV file with its numbers.
+        marks: in the coordinates of its first axes.
+    """
+
+    name: str
+    figure: Figure = field(repr=False)
+    alt: str
+    table: str
+    marks: tuple[Mark, ...] = ()
+
+    @property
+    def svg(self) -> bytes:
+        """As a file: its text is drawn, so that it looks the same everywhere."""
+        return self._saved("svg", metadata={"Date": None, "Creator": None})
+
+    @property
+    def svg_with_text(self) -> bytes:
+        """For the page: its text is text in the page's font, and there is no ground behind it."""
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            return self._saved("svg", metadata={"Date": None, "Creator": None}, transparent=True)
+
+    @property
+    def png(self) -> bytes:
+        return self._saved("png", metadata={"Software": None}, dpi=120)
+
+    def _saved(self, kind: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": self.name}):  # else its ids are random
+            self.figure.savefig(file, format=kind, **options)
+        return file.getvalue()
+
+
+def plots_of(
+    run: Run, adapters: Sequence[AdapterResults], lines: Sequence[AdapterLine], normalised: bool
+) -> Iterator[Plot]:
+    """All plots of a run.
+
+    Args:
+        lines: of all adapters and checkpoints.
+        normalised: print shares instead of counts in confusion matrices.
+
+    Raises:
+        AlteredError: the base has no losses.
+    """
+    base = run.base.evaluation.splits["test"]
+    alt = f"Confusion matrix of the base: {base.errors} of {base.count} test images are wrong."
+    figure = confusion(base.confusion, "Base: test images", normalised=normalised)
+    yield Plot("base-confusion", figure, alt, "base-confusion.csv")
+    if not adapters:
+        yield errors_per_digit(base)
+    if not (losses := run.base.losses()):
+        raise AlteredError(f"{run.base.folder / HISTORY} holds no losses.", RESTORE)
+    yield loss_curve("base", losses, "Loss of every pretraining step.")
+    if len(lines) > len(adapters[:1]):  # several, or only a checkpoint
+        yield side_by_side(lines)
+    for one in adapters:
+        yield from _confusions(one, normalised)
+        yield change_per_digit(one.name, one.digit, digit_rows(one))
+        test = one.comparison
+        points = [("before", test.before), (one.name, test.after)]
+        points += [(label, counts) for label, _, counts in one.alternatives]
+        if one.curve.recommended not in (0, 1):  # those are before and after
+            points.append((f"recommended strength {one.curve.recommended:g}", one.at_recommended))
+        yield trade(one.name, one.digit, one.stored.analysis.threshold.curve, one.curve.splits["test"], points)
+        yield strength_curve(one.name, one.digit, one.curve, strength_rows(one))
+        if len(pictures := one.images.pictures["directions"]):
+            figure = directions(pictures, next(iter(one.layers.values())).singular_values)
+            alt = "Weights of each pixel in what the first layer's update looks for, the strongest direction first."
+            yield Plot(f"{one.name}-directions", figure, alt, f"{one.name}-layers.csv")
+        if losses := run.adapter(one.name).losses():  # an extracted adapter was not trained
+            yield loss_curve(one.name, losses, "Loss of every fine-tuning step.")
+
+
+def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
+    name, before, after = one.name, one.before.confusion, one.after.confusion
+    table = f"{name}-confusion.csv"
+    darkest = int((np.array(before) * ~np.eye(10, dtype=bool)).max())  # one scale for both, so that damage shows
+    if on_top_of := one.stored.finetune.on_top_of:
+        alt = f"Confusion matrix before, with {', '.join(on_top_of)}: {one.before.errors} errors."
+        figure = confusion(before, "Before: test images", normalised=normalised)
+        yield Plot(f"{name}-before", figure, alt, table)
+    figure = confusion(after, f"With {name}: test images", darkest, normalised)
+    yield Plot(f"{name}-after", figure, f"Confusion matrix with {name}: {one.after.errors} errors.", table)
+    changes = (
+        f"{row['true']} taken for {row['predicted']} {row['change']:+,}".replace("-", "−")
+        for row in confusion_changes(one.comparison)
+    )
+    alt = f"Change of the confusion matrix. More than chance: {', '.join(changes) or 'nothing'}."
+    figure = confusion_change(before, after, "Change: after − before", normalised)
+    yield Plot(f"{name}-change", figure, alt, table)
+
+
+# Confusion matrices ---------------------------------------------------------------------------------------------------
+
+
+def confusion(matrix: Matrix, title: str, darkest: int | None = None, normalised: bool = False) -> Figure:
     """Confusion counts (10, 10), rows true digit. Colour shows errors only, so that the diagonal does not drown them.
 
     Args:
@@ -33,48 +166,129 @@ def confusion(
     counts = np.asarray(matrix)
     errors = counts * ~np.eye(10, dtype=bool)
     scale = Normalize(0, max(1, errors.max() if darkest is None else darkest), clip=True)
-    figure, axes = _grid(title)
-    picture = axes.imshow(np.ma.masked_array(errors, np.eye(10, dtype=bool)), cmap="Blues", norm=scale)
-    _print_counts(
-        axes,
-        counts,
-        lambda value, on_diagonal: GREY if on_diagonal else _legible(scale(value) > 0.55),
-        of=counts.sum(1) if normalised else None,
-    )
-    _bar(figure, picture, "wrong images", "max" if errors.max() > scale.vmax else "neither")
+    figure, axes = _matrix_axes(title)
+    image = axes.imshow(np.ma.masked_array(errors, np.eye(10, dtype=bool)), cmap="Blues", norm=scale)
+    shown = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True)) if normalised else counts
+    _print_counts(axes, shown, ".1f" if normalised else "d", lambda at: scale(counts[at]) > 0.55)
+    _colour_bar(figure, image, "wrong images", "max" if errors.max() > scale.vmax else "neither")
     return figure
 
 
-def confusion_change(
-    before: Sequence[Sequence[int]], after: Sequence[Sequence[int]], title: str, normalised: bool = False
-) -> Figure:
+def confusion_change(before: Matrix, after: Matrix, title: str, normalised: bool = False) -> Figure:
     """after − before (10, 10). Errors that came are orange, errors that went are purple, around white at zero."""
     change = np.asarray(after) - np.asarray(before)
     off_diagonal = change * ~np.eye(10, dtype=bool)
     reach = max(1, np.abs(off_diagonal).max())
-    scale = Normalize(-reach, reach)
-    figure, axes = _grid(title)
-    picture = axes.imshow(np.ma.masked_array(off_diagonal, np.eye(10, dtype=bool)), cmap="PuOr_r", norm=scale)
-    _print_counts(
-        axes,
-        change,
-        lambda value, on_diagonal: GREY if on_diagonal else _legible(abs(value) / reach > 0.6),
-        of=np.asarray(before).sum(1) if normalised else None,
-        signed=True,
-    )
-    _bar(figure, picture, "more (orange) or fewer (purple) wrong images")
+    figure, axes = _matrix_axes(title)
+    masked = np.ma.masked_array(off_diagonal, np.eye(10, dtype=bool))
+    image = axes.imshow(masked, cmap="PuOr_r", norm=Normalize(-reach, reach))
+    shown = 100 * change / np.maximum(1, np.asarray(before).sum(1, keepdims=True)) if normalised else change
+    _print_counts(axes, shown, "+.1f" if normalised else "+d", lambda at: abs(change[at]) / reach > 0.6)
+    _colour_bar(figure, image, "more (orange) or fewer (purple) wrong images")
     return figure
 
 
-def trade(curves: Mapping[str, Sequence[Counts]], points: Sequence[tuple[str, Counts]], digit: int) -> Figure:
+def _matrix_axes(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, 4.5))
+    axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
+    axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
+    axes.set_title(title, fontsize=10, y=1.0, pad=6)  # a fixed place: finding one means measuring every label
+    borders = np.arange(0.5, 9)
+    axes.vlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
+    axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def _colour_bar(figure: Figure, image: AxesImage, label: str, extend: str = "neither") -> None:
+    place = (0.85, 0.2, 0.03, 0.62)  # a fixed place takes half the time of a fitted layout
+    bar = figure.colorbar(image, cax=figure.add_axes(place), extend=extend)
+    bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
+    bar.set_label(label, fontsize=8, labelpad=2)
+
+
+def _print_counts(axes: Axes, values: np.ndarray, style: str, is_dark: Callable[[tuple[int, ...]], bool]) -> None:
+    """Every value that is not zero, in a colour that can be read on its cell."""
+    for place, value in np.ndenumerate(values):
+        if value:
+            row, column = place
+            colour = GREY if row == column else "white" if is_dark(place) else INK
+            text = f"{value:{style}}".replace("-", "−")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+
+
+# Counts ---------------------------------------------------------------------------------------------------------------
+
+
+def errors_per_digit(base: SplitResult) -> Plot:
+    """Wrong images of every digit."""
+    figure, axes = framed()
+    bars = axes.bar(DIGITS, base.wrong, 0.8, color=GREY)
+    axes.bar_label(bars, fontsize=8, color=INK)
+    axes.set_xticks(DIGITS, list(map(str, DIGITS)))
+    axes.set(xlabel="digit", ylabel="wrong images (test)")
+    axes.margins(y=0.12)
+    pairs = enumerate(zip(base.wrong, base.images, strict=True))
+    marks = tuple(Mark(digit, wrong, f"{digit}: {wrong} of {images} wrong") for digit, (wrong, images) in pairs)
+    alt = f"Wrong test images per digit: {list(base.wrong)}."
+    return Plot("base-errors", figure, alt, "base-digits.csv", marks)
+
+
+def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
+    """By how many points the error rate of every digit rose or fell, with its interval; the target is on top.
+
+    A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
+
+    Args:
+        rows: see `tables.digit_rows`.
+    """
+    figure, axes = framed()
+    marks, chance = [], {row["digit"]: row["p"] > DIGIT_LEVEL for row in rows}
+    from_below = sorted(rows, key=lambda row: (row["digit"] == target, -row["digit"]))
+    for height, row in enumerate(from_below):
+        is_chance = chance[row["digit"]]
+        colour = GREY if is_chance else ORANGE if row["net"] > 0 else BLUE
+        points = row["net"] * (100 / max(1, row["images"]))
+        axes.plot([100 * row["low"], 100 * row["high"]], [height] * 2, color=colour, linewidth=1.6)
+        axes.plot(points, height, "o", color=colour, markerfacecolor="white" if is_chance else colour)
+        marks.append(Mark(points, height, f"{row['digit']}: {row['fixed']} fixed, {row['broken']} broken"))
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.axhline(8.5, color=GREY, linewidth=0.6, linestyle=":")
+    axes.set_yticks(DIGITS, [f"{row['digit']}{' (target)' if row['digit'] == target else ''}" for row in from_below])
+    counts = axes.secondary_yaxis("right")
+    counts.set_yticks(DIGITS, [f"{row['before']} → {row['after']}" for row in from_below], fontsize=8)
+    counts.tick_params(length=0)
+    counts.spines["right"].set_visible(False)
+    axes.set(xlabel="change of the error rate on test, in points (left: fewer wrong)")
+    left, bottom, width, height = axes.get_position().bounds
+    axes.set_position((left + 0.03, bottom, width - 0.13, height))  # room for the counts
+    changes = (
+        f"{row['digit']}: {row['before']} to {row['after']}{'' if chance[row['digit']] else ' (more than chance)'}"
+        for row in rows
+    )
+    alt = f"Change of the error rate of every digit, with intervals. Wrong test images: {', '.join(changes)}."
+    return Plot(f"{name}-errors", figure, alt, f"{name}-digits.csv", tuple(marks))
+
+
+def trade(
+    name: str,
+    digit: int,
+    shifts: Sequence[ShiftPoint],
+    strengths: Sequence[StrengthPoint],
+    points: Sequence[tuple[str, Counts]],
+) -> Plot:
     """Missed images of the digit against all errors: what each way of missing fewer of them costs.
 
     Args:
-        curves: by label, counts along a way that starts at the base.
+        shifts, strengths: counts along two ways that start at the base.
         points: label and counts of single networks.
     """
     figure, axes = framed(2 + len(points))
-    for (label, curve), (colour, style) in zip(curves.items(), ((ORANGE, "--"), (BLUE, "-")), strict=False):
+    curves: tuple[tuple[str, Sequence[Counts], str, str], ...] = (
+        (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
+        (f"{name} at strengths 0 to 1.5", strengths, BLUE, "-"),
+    )
+    for label, curve, colour, style in curves:
         x, y = [one.missed for one in curve], [one.errors for one in curve]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
@@ -82,129 +296,91 @@ def trade(curves: Mapping[str, Sequence[Counts]], points: Sequence[tuple[str, Co
         axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
     # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
     highest = max(counts.errors for _, counts in points)
-    lowest = min(one.errors for one in (*itertools.chain(*curves.values()), *(counts for _, counts in points)))
+    lowest = min(one.errors for one in (*shifts, *strengths, *(counts for _, counts in points)))
     margin = 0.2 * (highest - lowest) + 4
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
     axes.set(xlabel=f"missed {digit}s (test)", ylabel="all errors (test)")
     legend_above(axes)
-    return figure
+    marks = [
+        Mark(one.missed, one.errors, f"{one.shift:+.2f} on the logit of {digit}: {_in_words(one)}".replace("-", "−"))
+        for one in shifts
+    ]
+    marks += [Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}") for label, counts in points]
+    marks += [
+        Mark(one.missed, one.errors, f"strength {one.strength:g}: {_in_words(one)}", one.strength) for one in strengths
+    ]
+    words = "; ".join(f"{label}: {counts.missed} missed, {counts.errors} errors" for label, counts in points)
+    alt = f"Missed {digit}s against all errors. {words}."
+    return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", tuple(marks))
 
 
-def strength_curve(measured: DialSection, digit: int) -> Figure:
-    """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
-    figure, axes = framed(4)
-    points, recommended = measured.points, measured.recommended
-    lines = (
-        ("accuracy, all digits", [point.accuracy for point in points], INK, "-"),
-        (f"recall of {digit}", [point.recall for point in points], BLUE, "-"),
-        ("recall of the others", [point.recall_of_others for point in points], ORANGE, "--"),
-    )
-    for label, shares, colour, style in lines:
-        x, y = [point.strength for point in points], [100 * share for share in shares]
-        axes.plot(x, y, style, color=colour, marker=".", linewidth=1.8, label=label)
-    axes.axvline(recommended, color=GREY, linestyle=":", linewidth=1.5, label=f"recommended: {recommended:g}")
-    axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {measured.measured_on}")
-    legend_above(axes)
-    return figure
-
-
-def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure:
-    """What the first layer's update looks for: (n, 28, 28), with the singular value of each above it."""
-    columns = min(4, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(WIDTH, WIDTH * rows / columns * 0.98 + 0.2) if columns > 1 else (2.6, 2.8))
-    reach = np.abs(pictures).max() or 1.0
-    for i, (picture, value) in enumerate(zip(pictures, singular_values, strict=False)):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(_diverging(picture / reach))
-        axes.set_title(f"σ = {value:.3g}", fontsize=8, pad=3)
-        axes.set_axis_off()
-    figure.subplots_adjust(0.02, 0.02, 0.98, 0.93, 0.05, 0.15)
-    return figure
-
-
-def _diverging(values: np.ndarray) -> np.ndarray:
-    """-1 to 1 → RGBA: orange above 0, purple below, and the paper shows through where there is nothing."""
-    colours = np.where(values[..., None] > 0, (0.80, 0.38, 0.0), (0.46, 0.33, 0.72))
-    return np.concatenate([colours, np.abs(values)[..., None]], axis=-1)
-
-
-def side_by_side(ways: Sequence[tuple[str, Counts, Counts]]) -> Figure:
-    """From before to after, for every adapter: wrong images of its digit against wrong images of all others.
+def strength_curve(name: str, digit: int, curve: StrengthCurve, rows: Sequence[Row]) -> Plot:
+    """Accuracy and recalls by strength, in per cent; the recommended strength is marked.
 
     Args:
-        ways: label, before, after.
+        rows: see `tables.strength_rows`.
     """
-    figure, axes = framed(len(ways))
-    for (label, before, after), marker, colour in zip(ways, itertools.cycle(MARKERS), itertools.cycle(SERIES)):
-        x, y = [before.missed, after.missed], [others(before), others(after)]
+    figure, axes = framed(4)
+    lines = (
+        ("accuracy", "accuracy, all digits", INK, "-"),
+        ("recall", f"recall of {digit}", BLUE, "-"),
+        ("recall_of_others", "recall of the others", ORANGE, "--"),
+    )
+    for key, label, colour, style in lines:
+        x, y = [row["strength"] for row in rows], [100 * row[key] for row in rows]
+        axes.plot(x, y, style, color=colour, marker=".", linewidth=1.8, label=label)
+    label = f"recommended: {curve.recommended:g}"
+    axes.axvline(curve.recommended, color=GREY, linestyle=":", linewidth=1.5, label=label)
+    axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {curve.measured_on}")
+    legend_above(axes)
+    marks = []
+    for row in rows:
+        for key, label, *_ in lines:
+            percent = 100 * row[key]
+            words = f"strength {row['strength']:g}: {percent:.2f} % {label}"
+            marks.append(Mark(row["strength"], percent, words, row["strength"]))
+    alt = f"Accuracy, recall of {digit} and of the others by strength; recommended is {curve.recommended:g}."
+    return Plot(f"{name}-strength_curve", figure, alt, f"{name}-strength_curve.csv", tuple(marks))
+
+
+def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
+    """From before to after, for every adapter: wrong images of its digit against wrong images of all others."""
+    figure, axes = framed(len(lines))
+    marks, words = [], []
+    for line, marker, colour in zip(lines, itertools.cycle(MARKERS), itertools.cycle(SERIES), strict=False):
+        label = f"{line.name} (all weights)" if line.method == "full" else line.name  # an adapter may have that name
+        x, y = [], []
+        for when, counts in (("before", line.before), ("after", line.after)):
+            x.append(counts.missed)
+            y.append(counts.errors - counts.missed)
+            marks.append(Mark(x[-1], y[-1], f"{label}, {when}: {_in_words(counts)}"))
         axes.plot(x, y, "-", color=colour, linewidth=1.2, alpha=0.6)
         axes.plot(x[1], y[1], marker, color=colour, markersize=8, label=label, linestyle="none")
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
+        words.append(f"{label}: {x[0]} to {x[1]} of its digit, {y[0]} to {y[1]} of the others")
     axes.set_xlim(left=0)
     axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
     legend_above(axes)
-    return figure
+    alt = f"Wrong test images. {'; '.join(words)}."
+    return Plot("side-by-side", figure, alt, "adapters.csv", tuple(marks))
 
 
-def others(counts: Counts) -> int:
-    """Wrong images of all digits but the repaired one."""
-    return counts.errors - counts.missed
+def _in_words(counts: Counts) -> str:
+    return f"{counts.missed} missed, {counts.false_alarms} false alarms, {counts.errors} errors in all"
 
 
-def errors_per_digit(wrong: Sequence[int]) -> Figure:
-    """Wrong images of every digit."""
-    figure, axes = framed()
-    bars = axes.bar(DIGITS, wrong, 0.8, color=GREY)
-    axes.bar_label(bars, fontsize=8, color=INK)
-    axes.set_xticks(DIGITS, list(map(str, DIGITS)))
-    axes.set(xlabel="digit", ylabel="wrong images (test)")
-    axes.margins(y=0.12)
-    return figure
+# Training, and what was learnt ----------------------------------------------------------------------------------------
 
 
-def change_per_digit(rows: Sequence[DigitRow], target: int) -> Figure:
-    """By how many points the error rate of every digit rose or fell, with its interval; the target is on top.
-
-    A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
-    """
-    figure, axes = framed()
-    ordered = from_below(rows, target)
-    for height, row in enumerate(ordered):
-        colour = GREY if row.is_chance else ORANGE if row.net > 0 else BLUE
-        share = 100 / max(1, row.images)
-        axes.plot([100 * row.low, 100 * row.high], [height] * 2, color=colour, linewidth=1.6)
-        axes.plot(row.net * share, height, "o", color=colour, markerfacecolor="white" if row.is_chance else colour)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.axhline(8.5, color=GREY, linewidth=0.6, linestyle=":")
-    axes.set_yticks(range(10), [f"{row.digit}{' (target)' if row.digit == target else ''}" for row in ordered])
-    counts = axes.secondary_yaxis("right")
-    counts.set_yticks(range(10), [f"{row.before} → {row.after}" for row in ordered], fontsize=8)
-    counts.tick_params(length=0)
-    counts.spines["right"].set_visible(False)
-    axes.set(xlabel="change of the error rate on test, in points (left: fewer wrong)")
-    axes.set_position(_with_room_for_counts(axes))
-    return figure
-
-
-def from_below(rows: Sequence[DigitRow], target: int) -> list[DigitRow]:
-    """In the order in which they are drawn."""
-    return sorted(rows, key=lambda row: (row.digit == target, -row.digit))
-
-
-def _with_room_for_counts(axes: Axes) -> tuple[float, float, float, float]:
-    left, bottom, width, height = axes.get_position().bounds
-    return left + 0.03, bottom, width - 0.13, height
-
-
-def loss_curve(losses: Sequence[float]) -> Figure:
+def loss_curve(name: str, losses: Sequence[float], alt: str) -> Plot:
     """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
     figure, axes = framed()
-    window, running = running_mean(losses)
+    window = max(1, len(losses) // 50)
+    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     steps = np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color=GREY, alpha=0.35, linewidth=0.8, label="each step")
-    axes.plot(steps[window - 1 :], running, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
+    axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
     if min(losses) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -212,13 +388,31 @@ def loss_curve(losses: Sequence[float]) -> Figure:
         axes.yaxis.set_minor_formatter("")
     axes.set(xlabel="step", ylabel="cross-entropy")
     axes.legend(frameon=False)
+    marked = range(0, len(mean), max(1, len(mean) // 50))
+    marks = tuple(Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked)
+    return Plot(f"{name}-loss", figure, alt, f"{name}-loss.csv", marks)
+
+
+def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure:
+    """What the first layer's update looks for: (n, 28, 28), with the singular value of each above it.
+
+    Orange above 0, purple below, and the paper shows through where there is nothing.
+    """
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(WIDTH, WIDTH * rows / columns * 0.98 + 0.2) if columns > 1 else (2.6, 2.8))
+    reach = np.abs(pictures).max() or 1.0
+    for i, (picture, value) in enumerate(zip(pictures / reach, singular_values, strict=False)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        colours = np.where(picture[..., None] > 0, (0.80, 0.38, 0.0), (0.46, 0.33, 0.72))
+        axes.imshow(np.concatenate([colours, np.abs(picture)[..., None]], axis=-1))  # (28, 28, 4): RGBA
+        axes.set_title(f"σ = {value:.3g}", fontsize=8, pad=3)
+        axes.set_axis_off()
+    figure.subplots_adjust(0.02, 0.02, 0.98, 0.93, 0.05, 0.15)
     return figure
 
 
-def running_mean(losses: Sequence[float]) -> tuple[int, np.ndarray]:
-    """Over how many steps, and the means from that step on."""
-    window = max(1, len(losses) // 50)
-    return window, np.convolve(losses, np.ones(window) / window, mode="valid")
+# What several plots have in common ------------------------------------------------------------------------------------
 
 
 def framed(labels: int = 0) -> tuple[Figure, Axes]:
@@ -236,34 +430,51 @@ def legend_above(axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, labelspacing=0.2)
 
 
-def _grid(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, 4.5))
-    axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
-    axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
-    axes.set_title(title, fontsize=10, y=1.0, pad=6)  # a fixed place: finding one means measuring every label
-    borders = np.arange(0.5, 9)
-    axes.vlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
-    axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
-    axes.tick_params(length=0)
-    return figure, axes
+# Inside the page ------------------------------------------------------------------------------------------------------
 
 
-def _bar(figure: Figure, picture: AxesImage, label: str, extend: str = "neither") -> None:
-    bar = figure.colorbar(picture, cax=figure.add_axes(BAR), extend=extend)
-    bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
-    bar.set_label(label, fontsize=8, labelpad=2)
+def inline(plot: Plot) -> str:
+    """The <svg> element of `plot` in the page's colours, with its marks.
+
+    The drawing is matplotlib's; what a page has no use for goes. Styles become attributes, so that the page's content
+    security policy can forbid all styles that are not its own.
+    """
+    drawing = plot.svg_with_text.decode()
+    drawing = drawing[drawing.index("<svg") : drawing.rindex("</svg>")]
+    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawing)
+    drawing = re.sub(r' xmlns(:xlink)?="[^"]*"| version="[^"]*"', "", drawing)
+    drawing = drawing.replace("xlink:href", "href")
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # the same in every plot; what is referred to is no group
+    drawing = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), drawing)
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
+    drawing = re.sub(r"-?\d+\.\d{3,}(?![\w%])", lambda found: f"{float(found[0]):.2f}", drawing)
+    drawing = re.sub(r"\s*\n\s*", "\n", drawing)
+    head = f'<svg class="plot" role="img" aria-label="{escape(plot.alt)}" fill="currentColor" stroke-linejoin="round"'
+    return drawing.replace("<svg", head, 1) + "".join(_circles(plot)) + "</svg>"
 
 
-def _print_counts(
-    axes: Axes, counts: np.ndarray, colour: Callable, of: np.ndarray | None = None, signed: bool = False
-) -> None:
-    """Every count that is not zero, or its per cent of `of` (10,), in a colour that can be read on its cell."""
-    for (row, column), value in np.ndenumerate(counts):
-        if value:
-            shown = value if of is None else 100 * value / max(1, of[row])
-            text = f"{shown:{'+' if signed else ''}{'d' if of is None else '.1f'}}".replace("-", "−")
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour(value, row == column))
+def _attributes(style: str) -> str:
+    """`a: b; c: d` as attributes; fonts are the page's own."""
+    entries = (entry.partition(":") for entry in style.split(";") if entry.strip())
+    named: Mapping[str, str] = {name.strip(): value.strip() for name, _, value in entries}
+    return "".join(f' {name}="{PAGE_COLOURS.get(one, one)}"' for name, one in named.items() if name != "font-family")
 
 
-def _legible(on_dark: bool) -> str:
-    return "white" if on_dark else INK
+def _circles(plot: Plot) -> Iterator[str]:
+    """For every mark an unseen circle that has a title."""
+    if not plot.marks:
+        return
+    axes = plot.figure.axes[0]
+    axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
+    left, bottom, width, height = axes.get_position().bounds
+    paper_width, paper_height = (72 * inches for inches in plot.figure.get_size_inches())  # in points, as SVG has them
+    for mark in plot.marks:
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform((mark.x, mark.y)))  # 0 to 1 in the axes
+        if not (0 <= x <= 1 and 0 <= y <= 1) and mark.strength is None:
+            continue  # but for a strength, which the slider needs, and which stays at the edge of the axes
+        across = paper_width * (left + min(max(x, 0), 1) * width)
+        down = paper_height * (1 - bottom - min(max(y, 0), 1) * height)
+        strength = "" if mark.strength is None else f' data-strength="{mark.strength:g}"'
+        circle = f'<circle class="mark"{strength} cx="{across:.2f}" cy="{down:.2f}" r="{MARK_RADIUS}">'
+        yield f"{circle}<title>{escape(mark.words)}</title></circle>"

@@ -1,76 +1,258 @@
-"""The numbers of a report as CSV files."""
+"""An adapter's numbers as rows, which the page, the plots and the CSV files share; and what makes the run again.
+
+Counts are of `test` unless a name says otherwise, shares are 0 to 1.
+"""
 
 import csv
 import io
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from lora_mnist.evaluation.results import Counts, Matrix
-from lora_mnist.report.document import AdapterSection, LayerRow, Line, Report, WrongImage
-from lora_mnist.runs.artifact import Artifact
+import tomli_w
+
+from lora_mnist.errors import AlteredError, RunError
+from lora_mnist.evaluation.results import Comparison, Counts, LayerEffect, Matrix, SplitResult, StrengthCurve
+from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval, wilson
+from lora_mnist.evaluation.verdict import LessonVerdict, Verdict, verdict_of
+from lora_mnist.report.images import Images, read_images
+from lora_mnist.runs.artifact import ANALYSIS, DRAWINGS, EVALUATION
+from lora_mnist.runs.atomic import RESTORE
+from lora_mnist.runs.listing import AdapterLine
 from lora_mnist.runs.run import Run
+from lora_mnist.runs.schemas import ExtractionSettings, FinetunedDocuments, FullParameters, Provenance, RunDocuments
+from lora_mnist.settings.config import TeachSettings
 
-Row = Mapping[str, object]  # by column
+Row = Mapping[str, Any]  # by column
+PAIR_LEVEL = LEVEL / 90  # pairs of digits that can be confused (Bonferroni's correction)
+NEW_RUN = "--run ../../again"  # from the folder of the report, a run beside this one
 
 
-def tables_of(run: Run, report: Report) -> dict[str, bytes]:
-    """By file name, one beside every plot at least; a table without rows is left out."""
+class Alternative(NamedTuple):
+    """Another way to miss fewer images: its name in a plot, its name in a table, and what it does on `test`."""
+
+    label: str
+    description: str
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class AdapterResults:
+    """What the run stores of one adapter, and what the page needs of that more than once.
+
+    Attributes:
+        stored: its documents.
+        before: what the network did on `test` without it: the base, or the base with the adapters below.
+        curve, layers: of its analysis; every adapter has both.
+        verdict: on the repair of its digit.
+        alternatives: the first is the shifted threshold.
+    """
+
+    stored: FinetunedDocuments
+    before: SplitResult
+    curve: StrengthCurve
+    layers: Mapping[str, LayerEffect]
+    verdict: Verdict
+    alternatives: tuple[Alternative, ...]
+    images: Images
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def digit(self) -> int:
+        return self.stored.finetune.digit
+
+    @property
+    def after(self) -> SplitResult:
+        """`test` with it."""
+        return self.stored.evaluation.splits["test"]
+
+    @property
+    def comparison(self) -> Comparison:
+        return self.stored.analysis.splits["test"]
+
+    @property
+    def conclusion(self) -> Verdict | LessonVerdict:
+        """What it comes to: a repair, or drawings that were taught."""
+        lesson = self.stored.finetune.lesson
+        return lesson.verdict if lesson else self.verdict
+
+    @property
+    def at_recommended(self) -> Counts:
+        """`test` at the strength that the curve recommends."""
+        return next(one for one in self.curve.splits["test"] if one.strength == self.curve.recommended)
+
+
+def read_adapter(run: Run, stored: FinetunedDocuments, checkpoints: Sequence[FinetunedDocuments]) -> AdapterResults:
+    """What the report needs of one adapter.
+
+    Args:
+        checkpoints: those with all weights trained; of the same digit, they are alternatives to it.
+
+    Raises:
+        RunError: an adapter below it is not in the run.
+        AlteredError: its documents do not hold what every adapter has, or do not fit each other.
+    """
+    record, analysis, artifact = stored.finetune, stored.analysis, run.adapter(stored.name)
+    if missing := [one for one in record.on_top_of if one not in run.adapter_names()]:
+        raise RunError(
+            f"{stored.name} was trained on top of {', '.join(missing)}, which is not in the run.",
+            f"Restore that, or remove {artifact.folder}.",
+        )
+    curve, layers = analysis.strength_curve, analysis.layers
+    is_full = record.rank is None or isinstance(record.parameters, FullParameters)
+    if is_full or record.proof is None or curve is None or not layers:
+        raise AlteredError(f"{artifact.folder} does not hold all that is known of an adapter.", RESTORE)
+    if curve.measured_on not in stored.evaluation.splits.keys() & curve.splits.keys():
+        raise AlteredError(f"{artifact.folder / EVALUATION} has no {curve.measured_on}, as its curve has.", RESTORE)
+    if curve.recommended not in [one.strength for one in curve.splits["test"]]:
+        raise AlteredError(f"{artifact.folder / ANALYSIS} has no counts at the strength that it recommends.", RESTORE)
+    below = run.adapter(record.on_top_of[-1]) if record.on_top_of else run.base
+    return AdapterResults(
+        stored=stored,
+        before=below.evaluation.splits["test"],
+        curve=curve,
+        layers=layers,
+        verdict=verdict_of(analysis, record.digit),
+        alternatives=tuple(_alternatives(stored, checkpoints)),
+        images=read_images(run, artifact),
+    )
+
+
+def _alternatives(stored: FinetunedDocuments, checkpoints: Sequence[FinetunedDocuments]) -> list[Alternative]:
+    """The shifted threshold, the control without and with one, and all weights trained on the same digit."""
+    digit, shifted, control = stored.finetune.digit, stored.analysis.threshold, stored.analysis.control
+    description = f"shifted threshold: {shifted.shift:+.2f} on the logit of {digit}, chosen on {shifted.chosen_on}"
+    label = f"shifted threshold, chosen on {shifted.chosen_on}"
+    found = [Alternative(label, description, shifted.splits["test"])]
+    if control:
+        kept = "" if control.scale is not None else ", not kept"
+        found.append(Alternative("control", f"control: uniform sampling{kept}", control.splits["test"]))
+        shift, chosen_on = control.threshold.shift, control.threshold.chosen_on
+        description = f"control + shifted threshold: {shift:+.2f} on its logit of {digit}, chosen on {chosen_on}"
+        label = "control with a shifted threshold"
+        found.append(Alternative(label, description, control.threshold.splits["test"]))
+    for one in checkpoints if not stored.finetune.on_top_of else []:
+        if one.finetune.digit == digit:
+            counts = one.analysis.splits["test"].after
+            found.append(Alternative(f"{one.name} (all weights)", f"{one.name}: all weights trained", counts))
+    return found
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+def base_digit_rows(base: SplitResult) -> list[Row]:
+    """Wrong images of every digit, with Wilson's 95 % interval of their share."""
+    rows: list[Row] = []
+    for digit, (wrong, images) in enumerate(zip(base.wrong, base.images, strict=True)):
+        low, high = wilson(wrong, images)
+        rows.append({"digit": digit, "count": wrong, "of": images, "share": wrong / images, "low": low, "high": high})
+    return rows
+
+
+def digit_rows(adapter: AdapterResults) -> list[Row]:
+    """Wrong images of every digit before and after; `net` is the change, `low` and `high` are the interval of `net` /
+    `images` (see `significance.paired_interval`), and `p` is McNemar's."""
+    rows: list[Row] = []
+    for digit, pair in enumerate(adapter.comparison.by_digit):
+        images = adapter.before.images[digit]
+        low, high = paired_interval(pair.fixed, pair.broken, max(1, images))
+        wrong_before, wrong_after = adapter.before.wrong[digit], adapter.after.wrong[digit]
+        counts = {"before": wrong_before, "fixed": pair.fixed, "broken": pair.broken, "after": wrong_after}
+        tested = {"low": low, "high": high, "p": mcnemar(pair.fixed, pair.broken)}
+        rows.append({"digit": digit, "images": images, **counts, "net": wrong_after - wrong_before, **tested})
+    return rows
+
+
+def strength_rows(adapter: AdapterResults) -> list[Row]:
+    """Counts, accuracy and recalls on the split that the strength curve was measured on, by rising strength."""
+    curve = adapter.curve
+    measured = adapter.stored.evaluation.splits[curve.measured_on]
+    images, of_digit = measured.count, measured.images[adapter.digit]
+    return [
+        {
+            **point.model_dump(),
+            "accuracy": 1 - point.errors / images,
+            "recall": 1 - point.missed / max(1, of_digit),  # a tiny val may have none of them
+            "recall_of_others": 1 - (point.errors - point.missed) / max(1, images - of_digit),
+        }
+        for point in curve.splits[curve.measured_on]
+    ]
+
+
+def confusion_changes(comparison: Comparison) -> list[Row]:
+    """The pairs of digits between which more or fewer images are confused, beyond chance; the largest change first."""
+    rows = []
+    for true, predicted in itertools.permutations(range(10), 2):
+        came, went = comparison.came[true][predicted], comparison.went[true][predicted]
+        if mcnemar(went, came) <= PAIR_LEVEL:
+            rows.append({"true": true, "predicted": predicted, "change": came - went})
+    return sorted(rows, key=lambda row: -abs(row["change"]))
+
+
+# CSV files ------------------------------------------------------------------------------------------------------------
+
+
+def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[AdapterLine]) -> dict[str, bytes]:
+    """CSV files by name, one beside every plot at least; a table without rows is left out."""
+    base = run.base.evaluation.splits["test"]
     files: dict[str, Sequence[Row]] = {
-        "adapters.csv": [_flat(line) for line in report.side_by_side],
-        "base-digits.csv": [row.model_dump() for row in report.base.digits],
-        "base-confusion.csv": _cells({"count": report.base.confusion}),
-        "base-loss.csv": _losses(run.base),
+        "adapters.csv": [_line_row(line) for line in lines],
+        "base-digits.csv": base_digit_rows(base),
+        "base-confusion.csv": _matrix_rows(count=base.confusion),
+        "base-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(run.base.losses(), 1)],
     }
-    for section in report.adapters:
-        files[f"{section.name}-digits.csv"] = [row.model_dump() for row in section.digits]
-        files[f"{section.name}-confusion.csv"] = _cells(dict(section.confusion))
-        files[f"{section.name}-images.csv"] = [_image(one) for one in section.wrong_images or section.examples]
-        files[f"{section.name}-layers.csv"] = [_layer(row) for row in section.layers]
-        files[f"{section.name}-loss.csv"] = _losses(run.adapter(section.name))
-        files[f"{section.name}-strength_curve.csv"] = [point.model_dump() for point in section.strength_curve.points]
-        files[f"{section.name}-trade.csv"] = _trade(section)
+    for one in adapters:
+        losses = run.adapter(one.name).losses()
+        shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]
+        ways: list[tuple[str, float, Counts]] = [("threshold", point.shift, point) for point in shifts]
+        ways += [("strength", point.strength, point) for point in strengths]
+        files |= {
+            f"{one.name}-digits.csv": digit_rows(one),
+            f"{one.name}-confusion.csv": _matrix_rows(before=one.before.confusion, after=one.after.confusion),
+            f"{one.name}-images.csv": [
+                {"index": image.index, "kind": image.kind, "label": image.label}
+                | {f"{key}_before": value for key, value in image.before._asdict().items()}
+                | {f"{key}_after": value for key, value in image.after._asdict().items()}
+                | {"agreed": image.agreed}
+                for image in one.images.wrong
+            ],
+            f"{one.name}-layers.csv": [
+                {"layer": layer, **effect.model_dump()}
+                | {"singular_values": " ".join(f"{value:.6g}" for value in effect.singular_values)}
+                for layer, effect in one.layers.items()
+            ],
+            f"{one.name}-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)],
+            f"{one.name}-strength_curve.csv": strength_rows(one),
+            f"{one.name}-trade.csv": [
+                {"way": way, "amount": amount}
+                | {"missed": counts.missed, "false_alarms": counts.false_alarms, "errors": counts.errors}
+                for way, amount, counts in ways
+            ],
+        }
     return {name: _csv(rows) for name, rows in files.items() if rows}
 
 
-def _flat(line: Line) -> Row:
+def _line_row(line: AdapterLine) -> Row:
     """Counts before and after as columns of their own."""
     row = line.model_dump(exclude={"before", "after"}) | {"on_top_of": " ".join(line.on_top_of)}
+    row["change"] = line.after.errors - line.before.errors
     for when, counts in (("before", line.before), ("after", line.after)):
         row |= {f"{key}_{when}": count for key, count in counts.model_dump().items()}
     return row
 
 
-def _cells(matrices: Mapping[str, Matrix]) -> list[Row]:
+def _matrix_rows(**matrices: Matrix) -> list[Row]:
     """A row for every cell, a column for every matrix."""
     return [
-        {"true": row, "predicted": column, **{name: matrix[row][column] for name, matrix in matrices.items()}}
-        for row in range(10)
-        for column in range(10)
+        {"true": true, "predicted": taken, **{name: matrix[true][taken] for name, matrix in matrices.items()}}
+        for true in range(10)
+        for taken in range(10)
     ]
-
-
-def _image(one: WrongImage) -> Row:
-    row: dict[str, object] = {"index": one.index, "kind": one.kind, "label": one.label}
-    for when, guess in (("before", one.before), ("after", one.after)):
-        row |= {f"{key}_{when}": value for key, value in guess.model_dump().items()}
-    return row | {"agreed": one.agreed}
-
-
-def _layer(row: LayerRow) -> Row:
-    return row.model_dump() | {"singular_values": " ".join(f"{value:.6g}" for value in row.singular_values)}
-
-
-def _losses(saved: Artifact) -> list[Row]:
-    return [{"step": step, "loss": loss} for step, loss in enumerate(saved.losses(), 1)]
-
-
-def _trade(section: AdapterSection) -> list[Row]:
-    shifted = [_step("threshold", point.shift, point) for point in section.trade.threshold]
-    return shifted + [_step("strength", point.strength, point) for point in section.trade.strength]
-
-
-def _step(way: str, amount: float, counts: Counts) -> Row:
-    missed, false_alarms, errors = counts.numbers
-    return {"way": way, "amount": amount, "missed": missed, "false_alarms": false_alarms, "errors": errors}
 
 
 def _csv(rows: Sequence[Row]) -> bytes:
@@ -79,3 +261,62 @@ def _csv(rows: Sequence[Row]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+# What makes the run again ---------------------------------------------------------------------------------------------
+
+
+def base_settings(documents: RunDocuments) -> dict[str, Any]:
+    """The settings that made the base, by the names that a config file has for them."""
+    return documents.run.settings.model_dump(
+        mode="json", include={"seed", "data", "model", "pretrain"}, exclude_none=True
+    )
+
+
+def settings_of(stored: FinetunedDocuments) -> dict[str, Any]:
+    """The settings that made an adapter or a checkpoint, likewise. TOML has no null: what is None is left out, and
+    reading that gives None again."""
+    settings = stored.finetune.settings.model_dump(mode="json", exclude_none=True)
+    if stored.finetune.method == "full":
+        settings["full_learning_rate"] = settings.pop("learning_rate")
+    return settings
+
+
+def configs(documents: RunDocuments) -> dict[str, bytes]:
+    """A TOML file for the base, for every checkpoint and for every trained adapter, by its file name."""
+    files = {"base.toml": base_settings(documents)}
+    trained = [one for one in documents.adapters if one.finetune.method in ("lora", "taught")]
+    for one in (*documents.checkpoints, *trained):
+        section = "teach" if one.finetune.method == "taught" else "finetune"
+        suffix = ".full" if one.finetune.method == "full" else ""  # an adapter may have the same name
+        files[f"{one.name}{suffix}.toml"] = {"seed": one.finetune.seed, section: settings_of(one)}
+    return {name: tomli_w.dumps(settings).encode() for name, settings in files.items()}
+
+
+def commands(documents: RunDocuments) -> list[str]:
+    """What makes all of it again, to be run in order in the folder that holds the config files."""
+
+    def machine(provenance: Provenance) -> str:
+        return f"--device {provenance.device} --threads {provenance.threads}"
+
+    lines = [f"lora-mnist pretrain {NEW_RUN} --config base.toml {machine(documents.base.provenance)}"]
+    for one in documents.checkpoints:
+        config = f"--config {one.name}.full.toml"
+        lines.append(f"lora-mnist finetune --full {NEW_RUN} {config} {machine(one.provenance)}")
+    checkpoints = [one.name for one in documents.checkpoints]
+    for one in reversed(documents.adapters):  # those below before those on top of them
+        name, record, config = one.name, one.finetune, f"{NEW_RUN} --config {one.name}.toml"
+        settings = record.settings
+        if isinstance(settings, TeachSettings):
+            command = f"lora-mnist teach ../adapters/{name}/{DRAWINGS} {config} {machine(one.provenance)}"
+            lines.append(f"# {command} # prepares the drawings once more, so this comes close and no closer")
+        elif not isinstance(settings, ExtractionSettings):
+            below = "".join(f" --on-top-of {other}" for other in record.on_top_of)
+            control = " --control" if one.analysis.control else ""
+            lines.append(f"lora-mnist finetune {config}{below}{control} {machine(one.provenance)}")
+        elif settings.checkpoint in checkpoints:
+            options = f"--rank {settings.rank} --checkpoint {settings.checkpoint} --digit {record.digit} --name {name}"
+            lines.append(f"lora-mnist extract {NEW_RUN} {options} {machine(one.provenance)}")
+        else:
+            lines.append(f"# {name} was extracted from {settings.checkpoint}, which was not trained in this run")
+    return lines

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
 from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.run import Run, is_run
-from lora_mnist.runs.schemas import Method
+from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RunDocuments
 from lora_mnist.settings.config import KnownDataset
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
 
@@ -89,6 +90,37 @@ def _adapter_line(artifact: Artifact) -> AdapterLine:
         proof=None if record.proof is None else record.proof.passed,
         bytes=artifact.file(artifact.weights).stat().st_size,
         drawings=record.lesson.count if record.lesson else None,
+    )
+
+
+def documents_of(run: Run) -> RunDocuments:
+    """Every document that a run stores, as report.json holds them.
+
+    Raises:
+        RunError: there is no base, or a document cannot be read or belongs to another base.
+    """
+    base, adapters, checkpoints = run.require_base(), run.adapters(), run.full_checkpoints()
+    for one in (*adapters, *checkpoints):
+        if one.evaluation.base_fingerprint != base.evaluation.base_fingerprint:
+            raise RunError(f"{one.name!r} was trained on another base.", f"Remove {one.folder}, or train it again.")
+    return RunDocuments(
+        schema_version=SCHEMA,
+        run_digest=run.digest(),
+        run=run.record,
+        base=BaseDocuments(sha256=base.hashes[base.weights], evaluation=base.evaluation, provenance=base.provenance),
+        adapters=tuple(_finetuned_documents(one) for one in reversed(adapters)),
+        checkpoints=tuple(_finetuned_documents(one) for one in checkpoints),
+    )
+
+
+def _finetuned_documents(artifact: Artifact) -> FinetunedDocuments:
+    return FinetunedDocuments(
+        name=artifact.name,
+        sha256=artifact.hashes[artifact.weights],
+        finetune=artifact.finetune,
+        evaluation=artifact.evaluation,
+        analysis=artifact.analysis,
+        provenance=artifact.provenance,
     )
 
 

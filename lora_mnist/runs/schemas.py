@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Discriminator, Tag, model_validator
 
 from lora_mnist import SCHEMA, __version__
-from lora_mnist.evaluation.results import BySplit, Counts, GuardDecision, Proof, SplitResult
+from lora_mnist.evaluation.results import Analysis, BySplit, Counts, GuardDecision, Proof, SplitResult
 from lora_mnist.evaluation.verdict import LessonResult
 from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TeachSettings, TrainingSettings
 from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
@@ -269,6 +269,40 @@ class MergeRecord(Document):
     weights: dict[str, str]
     largest_difference: float
     largest_logit: float
+
+
+class BaseDocuments(Document):
+    """What a run stores of its base; `sha256` is that of the file with its weights."""
+
+    sha256: str
+    evaluation: Evaluation
+    provenance: Provenance
+
+
+class FinetunedDocuments(BaseDocuments):
+    """What a run stores of an adapter, or of a checkpoint with all weights trained."""
+
+    name: str
+    finetune: FinetuneRecord
+    analysis: Analysis
+
+
+class RunDocuments(Document):
+    """The documents of a run in one: report.json.
+
+    Attributes:
+        run_digest: see `Run.digest`.
+        run: run.json.
+        adapters: the newest first.
+        checkpoints: those with all weights trained, the oldest first.
+    """
+
+    schema_version: int
+    run_digest: str
+    run: RunRecord
+    base: BaseDocuments
+    adapters: Many[FinetunedDocuments]
+    checkpoints: Many[FinetunedDocuments]
 
 
 def evaluation_of(

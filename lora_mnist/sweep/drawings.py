@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_mnist.report.figures import Mark, Plot
-from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, framed, legend_above
+from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, Mark, Plot, framed, legend_above
 from lora_mnist.sweep.answer import Answer, Estimate, Variant, spelled
 from lora_mnist.sweep.words import METRIC_NAMES, capital, estimate, images
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lora_mnist.report.figures import Plot
-from lora_mnist.report.inline import inline
-from lora_mnist.report.matrices import LEVELS
+from lora_mnist.report.page import LEVELS
+from lora_mnist.report.plots import Plot, inline
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
 from lora_mnist.sweep.answer import Answer, Cell
 from lora_mnist.sweep.drawings import TABLE, plots_of

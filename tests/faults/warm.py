@@ -1,7 +1,7 @@
 """Everything that a command imports, so that a process forked from here starts at once.
 
 What touches no file of a run and takes long is done once: the digits are drawn here, the commands and the page's
-templates compiled. Plots stay white. Nothing is synced, which no process can see.
+templates compiled. Plots are written as a white picture. Nothing is synced, which no process can see.
 """
 
 import encodings.utf_8_sig  # noqa: F401 - imported to be there, as all below
@@ -35,25 +35,17 @@ typer.main.get_command(app)
 torch.set_num_threads(1)
 dataset.draw_digits = functools.cache(dataset.draw_digits)
 dataset.draw_digits()
-page._environment = functools.cache(page._environment)
-for template in page._environment().list_templates(extensions=["j2"]):
-    page._environment().get_template(template)
+for template in page.environment().list_templates(extensions=["j2"]):
+    page.environment().get_template(template)
 os.fsync = lambda handle: None
-
-
-def _white(kind: str) -> bytes:
-    file = io.BytesIO()
-    WHITE.savefig(file, format=kind)
-    return file.getvalue()
 
 
 WHITE = Figure((1, 1))
 WHITE.subplots()
-FILES = {kind: _white(kind) for kind in ("png", "svg")}
-WHITE.savefig = lambda file, format, **options: file.write(FILES[format])
-for name, function in list(vars(plots).items()):
-    if getattr(function, "__annotations__", {}).get("return") is Figure:
-        setattr(plots, name, lambda *arguments, **named: WHITE)
+for name, kind in (("png", "png"), ("svg", "svg"), ("svg_with_text", "svg")):
+    file = io.BytesIO()
+    WHITE.savefig(file, format=kind)
+    setattr(plots.Plot, name, file.getvalue())
 gc.collect()
 gc.freeze()  # what is here is shared, and stays so
 gc.disable()

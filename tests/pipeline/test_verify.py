@@ -141,10 +141,12 @@ def test_a_report_is_looked_at_too_and_an_old_one_is_only_noted(cli, run_copy, a
     page.write_text(page.read_text().replace("How it was made", "How it was forged"))
     code, _, err = cli("verify", "--run", run_copy)
     assert (code, "index.html is not the saved file" in err) == (5, True)
-    rehash(page.parent)
-    put(adapter / "finetune.json", "seed", 77)
-    code, out, _ = cli("verify", "--run", run_copy)
-    assert (code, "older than the run" in " ".join(out.split())) == (0, True)
+    write_report(Run(run_copy))
+    for file, key, value in ((adapter / "finetune.json", "seed", 77), (page.with_name("report.json"), "adapters", [])):
+        put(file, key, value)
+        code, out, _ = cli("verify", "--run", run_copy)
+        assert (code, "older than the run" in " ".join(out.split())) == (0, True)
+        write_report(Run(run_copy))
 
 
 @pytest.mark.parametrize("file", ["evaluation.json", "analysis.json"])

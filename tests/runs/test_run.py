@@ -6,10 +6,9 @@ import pytest
 
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, verify
-from lora_mnist.report.numbers import report_of
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.atomic import manifest_of
-from lora_mnist.runs.listing import list_adapters
+from lora_mnist.runs.listing import documents_of, list_adapters
 from lora_mnist.runs.run import Run
 
 from ..conftest import rehash, snapshot
@@ -57,7 +56,7 @@ def test_readers_find_what_a_killed_writer_set_aside_and_move_nothing(run_copy, 
     merged = merge(open_workspace(request), [Applied(adapter.name)]).name
 
     def seen():
-        return report_of(Run(run_copy)), list_adapters(Run(run_copy)), verify(request)
+        return documents_of(Run(run_copy)), list_adapters(Run(run_copy)), verify(request)
 
     expected = seen()
     for place in (run_copy / "base", adapter, run_copy / "checkpoints" / merged):

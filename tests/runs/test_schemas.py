@@ -8,7 +8,7 @@ import pytest
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, verify
-from lora_mnist.report.numbers import report_of
+from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import MergeRecord
 
@@ -279,4 +279,4 @@ def test_a_split_that_is_not_stored_is_a_finding(run_copy, adapter):
     (failure,) = findings.failures
     assert failure == f"{adapter.name}: evaluation.json does not follow from its logits"
     with pytest.raises(AlteredError, match=r"evaluation.json has no val"):
-        report_of(Run(run_copy))
+        write_report(Run(run_copy))

@@ -1,5 +1,5 @@
 // Makes the page alive: a slider over the measured strengths, images behind the counts, tables that sort.
-// The page is complete without it, and every number it shows is in the page's data, which is part of report.json.
+// The page is complete without it. Every number it shows is in the page's data, which comes from the run's documents and logits.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -29,7 +29,7 @@ function startSlider(box) {
     for (const key of ["strength", "missed", "false_alarms", "errors"]) {
       box.querySelector(`.${key}`).textContent = point[key].toLocaleString("en");
     }
-    input.setAttribute("aria-valuetext", `${point.strength}: ${point.missed} missed, ${point.false_alarms} false_alarms, ${point.errors} errors`);
+    input.setAttribute("aria-valuetext", `${point.strength}: ${point.missed} missed, ${point.false_alarms} false alarms, ${point.errors} errors`);
     for (const mark of marks) {
       const here = mark.dataset.strength === String(point.strength);
       mark.classList.toggle("at", here);
@@ -55,7 +55,7 @@ function taken(guess, label) {
   return ["taken for a ", element("b", {}, String(guess.prediction)), rest];
 }
 
-// the images of an adapter as objects; see `_for_the_script` in page.py for how they are packed
+// the images of an adapter as objects; see `_data_for_script` in page.py for how they are packed
 function unpack(row) {
   const [index, label, agreed] = data.images[row[0]];
   const guess = at => ({prediction: row[at], confidence: row[at + 1], probability: row[at + 2]});
@@ -101,7 +101,7 @@ function isIn(image, cell) {
 const CELLS = {before: "before", after: "after", change: "before or after, but not both"};
 
 function startGallery(box) {
-  const name = box.dataset.adapter, images = data.adapters[name].guesses.map(unpack);
+  const name = box.dataset.adapter, images = data.adapters[name].predictions.map(unpack);
   const tables = [...document.querySelectorAll(`table[data-adapter="${CSS.escape(name)}"]`)];
   const list = box.querySelector(".images"), more = box.querySelector(".more");
   const digit = box.querySelector(".digit"), kinds = [...box.querySelectorAll("[data-kind]")];
