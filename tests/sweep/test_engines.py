@@ -22,7 +22,7 @@ from tests.sweep.conftest import opened, request_of, same
 from tests.test_architecture import ROOT
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
-TOML = "finetune = {steps = 2000, guard = 'none', dropout = 0.1, batch_size = 10}\nmodel.hidden = [24, 16]\n"
+TOML = "pretrain.epochs = 3\nmodel.hidden = [24, 16]\nfinetune = {steps = 800, guard = 'none', dropout = 0.1}\n"
 
 
 def local(context, jobs, processes=2):
