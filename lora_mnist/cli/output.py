@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -65,12 +66,20 @@ def to_copy(label: str, command: str) -> Text:
     return Text.assemble((f"{label:<{LABEL}}", "dim"), command, no_wrap=True, overflow="ignore")
 
 
+class _Uncut(Table):
+    """A table that is rather wider than the terminal, which then breaks its lines, than without a part of a figure."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = Measurement.get(console, options.update(width=10_000), self).maximum
+        return super().__rich_console__(console, options.update(width=max(options.max_width, whole)))
+
+
 def table(*headings: str, words: Sequence[str] = ()) -> Table:
     """An empty table. The first column and those named in `words` stand on the left, figures on the right."""
-    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, collapse_padding=True)
+    made = _Uncut(box=box.SIMPLE_HEAD, padding=0)
     for i, heading in enumerate(headings):
         left = i == 0 or heading in words
-        made.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        made.add_column(heading, justify="left" if left else "right", no_wrap=True)
     return made
 
 
