@@ -23,8 +23,8 @@ from torch.nn.utils import parametrize
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.training.device import prepare
+from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP
-from lora_mnist.training.optimizer import FusedAdam
 
 HIDDEN = (1000, 2000)
 LAYERS = ("linear1", "linear2", "linear3")
@@ -93,7 +93,7 @@ def stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor, own: bool) -> Ca
     model.train()
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if own:
-        optimizer = FusedAdam(weights)
+        optimizer = Adam(weights)
 
         def step() -> None:
             F.cross_entropy(model(x), y).backward()

@@ -41,10 +41,9 @@ from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.sweep.baselines import split_counts
 from lora_mnist.sweep.engines import cores
 from lora_mnist.training.device import prepare
+from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP
-from lora_mnist.training.optimizer import FusedAdam
-from lora_mnist.training.stack import NAME, train_stack
-from lora_mnist.training.train import train_adapter, train_base, uncertainty_of
+from lora_mnist.training.train import NAME, train_adapter, train_base, train_stack, uncertainty_of
 
 CASES = {  # name: settings, adapters, how many of them are trained one after the other
     "rank 1, 100 batches of 10": ({"rank": 1, "steps": 100, "batch_size": 10}, 100, 6),
@@ -122,7 +121,7 @@ def _adapted(base: MLP, rank: int) -> MLP:
 
 
 def _stepper(network: torch.nn.Module, rows: int) -> Callable[[], None]:
-    optimizer = FusedAdam([weight for weight in network.parameters() if weight.requires_grad])
+    optimizer = Adam([weight for weight in network.parameters() if weight.requires_grad])
     images, labels = torch.randn(rows, 784), torch.randint(10, (rows,))
 
     def once() -> None:

@@ -21,9 +21,8 @@ from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training import device, linear
 from lora_mnist.training.batches import epoch_batches
 from lora_mnist.training.device import prepare
-from lora_mnist.training.loop import TrainingData, train
+from lora_mnist.training.loop import Adam, TrainingData, train
 from lora_mnist.training.model import MLP
-from lora_mnist.training.optimizer import FusedAdam
 
 STEPS = 2000
 GIVEN_BACK = "freed memory given back"
@@ -50,7 +49,7 @@ def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> flo
     transforms = [vision.transforms.ToTensor(), vision.transforms.Normalize((0.1307,), (0.3081,))]
     with unpacked(folder) as root:
         images = vision.datasets.MNIST(root, transform=vision.transforms.Compose(transforms))
-    optimizer = FusedAdam(model.train().parameters())
+    optimizer = Adam(model.train().parameters())
     loader = torch.utils.data.DataLoader(images, batch_size=10, sampler=batches.flatten().tolist())
     started = time.perf_counter()
     for x, y in loader:

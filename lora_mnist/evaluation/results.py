@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field, Strict, model_validator
 
 from lora_mnist.settings.config import GuardRule
-from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
 
 T = TypeVar("T")
 

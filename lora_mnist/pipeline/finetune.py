@@ -31,8 +31,8 @@ from lora_mnist.runs.schemas import (
     record_provenance,
 )
 from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, TeachSettings
+from lora_mnist.settings.document import Document
 from lora_mnist.settings.request import Applied
-from lora_mnist.settings.strict import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import train_adapter, train_all_weights

@@ -12,8 +12,8 @@ from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
 from lora_mnist.pipeline.verify import VerifyResult, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.run import Run
+from lora_mnist.settings.document import Document, Many
 from lora_mnist.settings.request import Request
-from lora_mnist.settings.strict import Document, Many
 
 STAGES = ("pretrain", "finetune", "verify", "report")  # the last is for the caller, who knows what it looks like
 MOST_ROUNDS = 100  # far beyond use; without a guard each round is kept, and each is one adapter more

@@ -19,7 +19,7 @@ from lora_mnist.pipeline.finetune import keep as keep_adapter
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenance
 from lora_mnist.settings.config import TeachSettings, require_name
-from lora_mnist.settings.strict import Document
+from lora_mnist.settings.document import Document
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import SILENT, CallbackProgress, Progress, Step

@@ -18,8 +18,8 @@ from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
+from lora_mnist.settings.document import Document, Many, Maybe
 from lora_mnist.settings.request import Applied, Request
-from lora_mnist.settings.strict import Document, Many, Maybe
 
 ROUNDING = 1e-6  # relative: another machine adds in another order
 NOT_RECOMPUTED = {"strength_curve", "layers"}  # of analysis.json: they take a forward pass for every strength

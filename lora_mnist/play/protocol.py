@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict
 from lora_mnist.settings.config import Name
-from lora_mnist.settings.strict import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
 
 # The page has the same limits; tests/play/test_protocol.py compares them.
 SIDE = 28

@@ -24,7 +24,7 @@ from lora_mnist.pipeline.teach import keep, teach
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.play.protocol import SIDE, LabelledDrawing, LessonState, Phase
 from lora_mnist.settings.request import Request
-from lora_mnist.training.processes import without_interrupts
+from lora_mnist.training.device import without_interrupts
 from lora_mnist.training.progress import Step
 
 NICENESS = 10  # lower priority than the server, which has to answer strokes

@@ -31,7 +31,7 @@ from lora_mnist.runs.atomic import (
 )
 from lora_mnist.runs.schemas import RunRecord
 from lora_mnist.settings.config import Settings
-from lora_mnist.settings.strict import Document
+from lora_mnist.settings.document import Document
 
 log = logging.getLogger("lora_mnist")
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from lora_mnist.errors import UsageError, shown
+from lora_mnist.settings.document import Document, Some, first_fault
 from lora_mnist.settings.layers import Layer, config_path, merge, read_config
-from lora_mnist.settings.strict import Document, Some, first_fault
 
 KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 GuardRule = Literal["every-digit", "errors", "digit", "none"]

@@ -27,8 +27,7 @@ import torch
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.jobs import FEW, Outcome, SweepContext, failure_of, restore, run_jobs, stacks_of
-from lora_mnist.training.device import prepare, require_threads
-from lora_mnist.training.processes import without_interrupts
+from lora_mnist.training.device import prepare, require_threads, without_interrupts
 
 Show = Callable[[float], None]  # called with how many jobs' work is done by now
 Outcomes = Generator[list[Outcome], None, None]  # as soon as they are known; to close it ends what is at work

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import DataSettings, ModelSettings, PretrainSettings, Settings
-from lora_mnist.settings.strict import Document
+from lora_mnist.settings.document import Document
 
 MOST_JOBS = 200_000  # of one folder, whose rows are in memory at once
 LONGEST = 1_000  # characters of one value

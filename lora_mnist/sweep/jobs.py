@@ -24,8 +24,7 @@ from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.rows import Failure, Row
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import CallbackProgress
-from lora_mnist.training.stack import NAME, Tuned, can_be_stacked, shape_of, train_stack
-from lora_mnist.training.train import train_adapter
+from lora_mnist.training.train import NAME, Tuned, can_be_stacked, shape_of, train_adapter, train_stack
 
 Outcome = Row | Failure
 

@@ -23,43 +23,29 @@ def epoch_batches(count: int, batch_size: int, epochs: int, generator: torch.Gen
             f"`pretrain.batch_size` (={batch_size}) is more than the {count} training images.",
             "Choose a smaller --batch-size.",
         )
-    orders = [_shuffled(count, generator)[: per_epoch * batch_size] for _ in range(epochs)]
+    orders = [_permutation(count, generator)[: per_epoch * batch_size] for _ in range(epochs)]
     return torch.cat(orders).view(epochs * per_epoch, batch_size)
-
-
-def focus_batches(
-    labels: torch.Tensor,
-    digit: int,
-    share: tuple[float, int],
-    steps: int,
-    generator: torch.Generator,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """`mixed_batches` of which a share, the focus, shows one digit (1 is "only nines").
-
-    Args:
-        labels: int64 (N,), the digits of the training images.
-        share: the focus, and the size of a batch.
-    """
-    return mixed_batches(labels == digit, ("focus", *share), steps, generator, weights)
 
 
 def mixed_batches(
     chosen: torch.Tensor,
-    share: tuple[str, float, int],
+    share: float,
+    batch_size: int,
     steps: int,
     generator: torch.Generator,
     weights: torch.Tensor | None = None,
+    setting: str = "focus",
 ) -> torch.Tensor:
-    """Every batch holds round(share * batch_size) of the `chosen` images, the rest are others.
+    """Every batch holds round(share * batch_size) of the `chosen` images, those of a digit say; the rest are others.
 
-    Without weights either pool is gone through in random order without repetition, and again in a new order once it is
-    used up. With weights every image is drawn from its pool anew, in proportion to its weight.
+    Without weights, either pool is gone through in random order without repetition, and in a new order once it is used
+    up. With weights, every image is drawn from its pool with replacement, in proportion to its weight.
 
     Args:
         chosen: bool (N,), which of the training images.
-        share: the name of the setting, its value in (0, 1], and the size of a batch.
+        share: in (0, 1]; 1 is "only nines".
         weights: float64 (N,), none negative; a pool whose weights are all 0 is drawn from evenly.
+        setting: the name of the share, for the error.
 
     Returns:
         int64 (steps, batch_size), values in [0, N).
@@ -67,20 +53,25 @@ def mixed_batches(
     Raises:
         UsageError: the share rounds to no image at all.
     """
-    setting, value, batch_size = share
-    count = round(value * batch_size)
+    count = round(share * batch_size)
     if count == 0:
         raise UsageError(
-            f"`{setting}` (={value}) of a batch of {batch_size} is not even one image.",
+            f"`{setting}` (={share}) of a batch of {batch_size} is not even one image.",
             f"Choose a larger {setting} or batch size.",
         )
-    widths = {True: count, False: batch_size - count}
-    pools = [((chosen == wanted).nonzero().flatten(), width) for wanted, width in widths.items() if width]
-    if weights is None:
-        parts = [_in_turn(pool, steps, width, generator) for pool, width in pools]
-    else:
-        parts = [_drawn(pool, weights[pool], steps, width, generator) for pool, width in pools]
-    return torch.cat(parts, dim=1)
+    columns = []
+    for wanted, width in ((True, count), (False, batch_size - count)):
+        if width == 0:
+            continue
+        pool = (chosen == wanted).nonzero().flatten()
+        if weights is None:
+            passes = -(-steps * width // len(pool))  # rounded up
+            order = torch.cat([_permutation(len(pool), generator) for _ in range(passes)])[: steps * width]
+        else:
+            of_pool = weights[pool] if weights[pool].any() else torch.ones_like(weights[pool])
+            order = torch.multinomial(of_pool, steps * width, replacement=True, generator=generator)
+        columns.append(pool[order].view(steps, width))
+    return torch.cat(columns, dim=1)  # (steps, count) and (steps, batch_size - count) -> (steps, batch_size)
 
 
 def prior_offsets(labels: torch.Tensor, batches: torch.Tensor, strength: float) -> torch.Tensor:
@@ -96,30 +87,15 @@ def prior_offsets(labels: torch.Tensor, batches: torch.Tensor, strength: float) 
     Returns:
         float32 (10,); 0 for a digit that is missing in either.
     """
-    seen, there = (torch.bincount(part, minlength=10).double() for part in (labels[batches].flatten(), labels))
-    ratio = (seen / seen.sum()) / (there / there.sum())
+    in_batches, in_all = (torch.bincount(part, minlength=10).double() for part in (labels[batches].flatten(), labels))
+    ratio = (in_batches / in_batches.sum()) / (in_all / in_all.sum())
     offsets = strength * ratio.log()
     return torch.where(offsets.isfinite(), offsets, 0.0).float()
 
 
-def _in_turn(pool: torch.Tensor, steps: int, width: int, generator: torch.Generator) -> torch.Tensor:
-    rounds = -(-steps * width // len(pool))
-    orders = [pool[_shuffled(len(pool), generator)] for _ in range(rounds)]
-    return torch.cat([*orders, pool[:0]])[: steps * width].view(steps, width)
-
-
-def _drawn(
-    pool: torch.Tensor, weights: torch.Tensor, steps: int, width: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Each anew, in proportion to its weight."""
-    if not weights.any():
-        weights = torch.ones_like(weights)
-    return pool[torch.multinomial(weights, steps * width, replacement=True, generator=generator)].view(steps, width)
-
-
-def _shuffled(count: int, generator: torch.Generator) -> torch.Tensor:
-    """The permutation that `DataLoader(shuffle=True)` takes from a generator in this state, so that a plain training
-    script with the same seed sees the same batches."""
+def _permutation(count: int, generator: torch.Generator) -> torch.Tensor:
+    """The one that `DataLoader(shuffle=True)` takes from a generator in this state, so that a plain training script
+    with the same seed sees the same batches."""
     torch.empty((), dtype=torch.int64).random_(generator=generator)  # DataLoader's seed for its workers
     seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))  # RandomSampler's for the permutation
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

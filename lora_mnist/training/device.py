@@ -1,9 +1,12 @@
-"""Where the arithmetic runs, and how it is kept fast and repeatable."""
+"""Where the arithmetic runs, and how it is kept fast, repeatable and undisturbed."""
 
 import ctypes
 import os
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -73,3 +76,28 @@ def _find(device: str) -> torch.device:
             "Use --device cpu, or auto.",
         )
     return torch.device("cuda", int(number or 0))
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C, which a terminal sends to all of them: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing.resource_tracker import ensure_running
+
+    # Python's resource tracker frees what an ended process had shared. It starts with the first process and would
+    # unblock interrupts, so it is started before they are blocked. A killed child is no reason for it to warn.
+    warnings = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning"
+    try:
+        ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if warnings is not None:
+            os.environ["PYTHONWARNINGS"] = warnings
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -1,24 +1,26 @@
 """The only training loop. It trains what requires a gradient: the whole base, an adapter, or a stack of adapters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.adam import adam as adam_step
+from torch.optim.adamw import adamw as adamw_step
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
 from lora_mnist.training.model import normalise
-from lora_mnist.training.optimizer import Adam, StackedAdam
 from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images, which of them each step sees, and how the loss takes what the network says of them.
+    """Images, which of them each step sees, and how the loss takes the network's logits for them.
 
     Attributes:
         images: uint8 (N, 28, 28), on the model's device.
@@ -28,7 +30,8 @@ class TrainingData:
         offsets: float32 (10,), added to the logits in training only (see `batches.prior_offsets`); None adds nothing.
         smoothing: the share of each label that is spread evenly over all digits (label smoothing).
 
-    Of several jobs that train at once (see `stack`), the last three tensors have one more dimension, in front.
+    Of several jobs that train at once (see `train.train_stack`), `batches`, `warps` and `offsets` have one more
+    dimension, in front.
     """
 
     images: torch.Tensor
@@ -67,10 +70,7 @@ def train(
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
     rates = learning_rates(settings, len(data.batches))
-    losses = torch.zeros(len(rates), device=data.images.device)
-    with progress.of(description, losses) as show:
-        minimise(model, data, optimizer, rates, losses, show, _require_finite)
-    _require_finite(losses)
+    losses = minimise(model, data, optimizer, rates, description, progress, require_finite=True)
     if not all(bool(weight.isfinite().all()) for weight in weights):
         raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
     return History(tuple(losses.tolist()), rates)
@@ -79,42 +79,49 @@ def train(
 def minimise(
     model: nn.Module,
     data: TrainingData,
-    optimizer: Adam | StackedAdam,
+    optimizer: "Adam",
     rates: Sequence[float],
-    losses: torch.Tensor,
-    show: Callable[[int], None],
-    check: Callable[[torch.Tensor], None] = lambda losses: None,
-) -> None:
-    """The steps themselves. Of several jobs, the sum of their losses is minimised: each goes its own way.
+    description: str,
+    progress: Progress,
+    require_finite: bool,
+) -> torch.Tensor:
+    """The steps themselves. Of several jobs, the sum of their losses is minimised, so that none changes another.
 
     Args:
         model: as that of `train`; of several jobs, the images of one stand after those of another.
-        rates: what the optimizer is told in every step.
-        losses: (steps,), filled with the mean over the batch and all jobs.
-        show: told the number of steps done, after each.
-        check: shown the losses so far, now and then; what it raises ends the training.
+        rates: the learning rate of every step; of several jobs, a factor on the rate of each.
+        require_finite: whether a loss that is not finite is an error.
+
+    Returns:
+        float32 (steps,): the loss, as the mean over the batch and all jobs.
+
+    Raises:
+        UsageError: a loss is not finite, if that is an error.
     """
     images, labels, device = data.images, data.labels, data.images.device
-    jobs = data.batches.shape[:-2].numel()
+    jobs = data.batches.shape[:-2].numel()  # 1 if there is no such dimension
     batches = data.batches.to(device).movedim(-2, 0).flatten(1)  # (jobs, steps, batch) -> (steps, jobs * batch)
     warps = None if data.warps is None else data.warps.to(device).movedim(-3, 0).flatten(1, -2)
     offsets = torch.zeros(10, device=device) if data.offsets is None else data.offsets.to(device)
-    offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)
-    together = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
+    offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)  # -> (jobs * batch, 10)
+    gradient = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
+    losses = torch.zeros(len(rates), device=device)
     model.train()
-    for step, batch in enumerate(batches):
-        seen = normalise(images[batch])  # (B, 28, 28)
-        if warps is not None:
-            seen = warp(seen, warps[step])
-        logits = model(seen)  # (B, 28, 28) -> (B, 10)
-        loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
-        loss.backward(together)
-        optimizer.step(rates[step])
-        losses[step] = loss.detach()
-        if step % WINDOW == WINDOW - 1:
-            check(losses[: step + 1])
-        show(step + 1)
+    with progress.of(description, losses) as show:
+        for step, batch in enumerate(batches):
+            x = normalise(images[batch])  # (B, 28, 28)
+            if warps is not None:
+                x = warp(x, warps[step])
+            logits = model(x)  # (B, 28, 28) -> (B, 10)
+            loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
+            loss.backward(gradient)
+            optimizer.step(rates[step])
+            losses[step] = loss.detach()
+            if require_finite and (step % WINDOW == WINDOW - 1 or step == len(rates) - 1):
+                _require_finite(losses[: step + 1])
+            show(step + 1)
     model.eval()
+    return losses
 
 
 def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:
@@ -125,9 +132,78 @@ def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:
 
 
 def _require_finite(losses: torch.Tensor) -> None:
-    """Raises UsageError if a loss of the last window is not a finite number."""
+    """Raises UsageError if a loss of the last window is not a finite number. A GPU is waited for, so not every step."""
     if not bool(losses[-WINDOW:].isfinite().all()):
         step = int((~losses.isfinite()).nonzero()[0])
         raise UsageError(
             f"The loss became {float(losses[step])} in step {step + 1}.", "Choose a lower --learning-rate."
         )
+
+
+class Adam:
+    """What `torch.optim.Adam(fused=True)` or `AdamW` does, bit for bit (arXiv 1412.6980, 1711.05101).
+
+    By the functions that torch's classes call, because making one of the classes imports torch's compiler, which takes
+    1.3 s and 79 MB.
+
+    Args:
+        weights: parameters to change, of one device and dtype; every one of them has a gradient at each `step`.
+        decoupled: AdamW's weight decay, which shrinks the weights; else Adam's, which is added to the gradient.
+        job_rates: for weights of shape (jobs, …), a factor on the learning rate of each job.
+    """
+
+    def __init__(
+        self,
+        weights: Iterable[nn.Parameter],
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        job_rates: Sequence[float] | None = None,
+    ):
+        self.weights, self.weight_decay, self.decoupled = list(weights), weight_decay, decoupled
+        self.groups: list[_Group] = []
+        if job_rates is None:
+            self.groups.append(_Group(1.0, None, [weight.detach() for weight in self.weights]))
+            return
+        start = 0
+        for rate, jobs in groupby(job_rates):  # torch's function takes one rate: neighbours with the same one share it
+            part = slice(start, start := start + len(list(jobs)))
+            self.groups.append(_Group(rate, part, [weight.detach()[part] for weight in self.weights]))
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Move every weight once, and forget the gradients."""
+        function = adamw_step if self.decoupled else adam_step
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        for group in self.groups:
+            function(
+                group.weights,
+                gradients if group.part is None else [gradient[group.part] for gradient in gradients],
+                group.means,
+                group.squares,
+                [],  # amsgrad's
+                group.steps,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=group.rate * learning_rate,
+                weight_decay=self.weight_decay,
+                eps=1e-8,
+                maximize=False,
+            )
+        for weight in self.weights:
+            weight.grad = None
+
+
+class _Group:
+    """Weights that are moved by one rate, all or those of some jobs (`part`), with the state that Adam keeps of them.
+
+    Args:
+        weights: they share the memory of the parameters.
+    """
+
+    def __init__(self, rate: float, part: slice | None, weights: list[torch.Tensor]):
+        self.rate, self.part, self.weights = rate, part, weights
+        self.means = [torch.zeros_like(weight) for weight in weights]
+        self.squares = [torch.zeros_like(weight) for weight in weights]
+        self.steps = [torch.zeros((), device=weight.device) for weight in weights]

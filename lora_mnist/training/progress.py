@@ -21,17 +21,17 @@ WAIT = 4  # a look that took so many times the usual is a wait (Ctrl-Z, a laptop
 
 
 class Pace:
-    """Seconds a step takes now: the mean of the last looks but for waits.
+    """Seconds that a step takes: the mean of the last looks, but for waits.
 
     tqdm's own is an exponential mean (`smoothing`), in which one wait stays for all of the window.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._steps, self._seconds = 0, clock()
-        self._looks: deque[tuple[int, float]] = deque(maxlen=LOOKS)
+        self._steps, self._seconds = 0.0, clock()
+        self._looks: deque[tuple[float, float]] = deque(maxlen=LOOKS)
 
-    def look(self, steps: int) -> None:
+    def look(self, steps: float) -> None:
         """So many are done."""
         now = self._clock()
         if steps > self._steps and now - self._seconds >= SECONDS_APART:
@@ -83,27 +83,48 @@ class Progress:
         Args:
             losses: (steps,), filled as the training goes on.
         """
-        if self.quiet:
-            yield lambda done: None
-        elif sys.stderr.isatty():
-            with Bar(self.stage + description, len(losses)) as bar:
-                yield lambda done: _draw(bar, done, losses)
-        else:
-            log.info("%s%s: %s steps", self.stage, description, f"{len(losses):,}")
-            pace = Pace()
-            yield lambda done: _write(f"{self.stage}{description}", pace, done, losses)
+        steps = len(losses)
+        with self._show(description, steps, f": {steps:,} steps", lambda done: _mean_loss(losses, int(done))) as show:
+            yield show
 
     @contextmanager
     def counting(self, description: str, total: int) -> Iterator[Callable[[float], None]]:
         """Show how much of `total` is done: call what is given with that, as often as it is known."""
+        with self._show(description, total, "", None) as show:
+            yield show
+
+    @contextmanager
+    def _show(
+        self, description: str, total: int, heading: str, loss: Callable[[float], float] | None
+    ) -> Iterator[Callable[[float], None]]:
+        """A bar, or a heading and lines in the log, both with the loss where there is one."""
+        description = self.stage + description
         if self.quiet or not total:
             yield lambda done: None
         elif sys.stderr.isatty():
-            with Bar(self.stage + description, total) as bar:
-                yield lambda done: _advance(bar, done)
+            with Bar(description, total) as bar:
+
+                def draw(done: float) -> None:
+                    if loss and done % WINDOW == 0:
+                        bar.set_postfix_str(f"loss {loss(done):.3f}", refresh=False)
+                    bar.update(int(done) - bar.n)
+
+                yield draw
         else:
-            log.info("%s%s", self.stage, description)
-            yield _Lines(self.stage + description, total)
+            log.info("%s%s", description, heading)
+            pace, tenths = Pace(), 0
+
+            def write(done: float) -> None:
+                nonlocal tenths
+                pace.look(done)
+                if int(10 * done / total) == tenths:
+                    return
+                tenths = int(10 * done / total)
+                shown = f", loss {loss(done):.3f}" if loss else ""
+                left = "" if pace.seconds is None or done >= total else f", {pace.seconds * (total - done):.0f} s left"
+                log.info("%s: %.0f %%%s%s", description, 100 * done / total, shown, left)
+
+            yield write
 
     @contextmanager
     def waiting(self, description: str) -> Iterator[None]:
@@ -140,7 +161,7 @@ class Step:
 
 @dataclass(frozen=True)
 class CallbackProgress(Progress):
-    """Progress that is not shown, but told after every step; what `tell` raises ends the training.
+    """Progress that is not shown but passed on after every step; what `tell` raises ends the training.
 
     Attributes:
         tell: called with how far all trainings are that belong together, one after the other.
@@ -157,53 +178,14 @@ class CallbackProgress(Progress):
         """As `Progress.of`."""
 
         def show(done: int) -> None:
-            self.pace.look(self.before + done)
-            seconds, left = self.pace.seconds, self.steps - self.before - done
-            remaining = None if seconds is None else seconds * left
-            self.tell(Step(self.before + done, self.steps, _mean(losses, done), remaining))
+            all_done = self.before + done
+            self.pace.look(all_done)
+            left = None if self.pace.seconds is None else self.pace.seconds * (self.steps - all_done)
+            self.tell(Step(all_done, self.steps, _mean_loss(losses, done), left))
 
         yield show
 
 
-class _Lines:
-    """A line in a log for every tenth that is done."""
-
-    def __init__(self, description: str, total: int):
-        self.description, self.total, self.pace, self.tenths = description, total, Pace(), 0
-
-    def __call__(self, done: float) -> None:
-        self.pace.look(int(done))
-        tenths = int(10 * done / self.total)
-        if tenths > self.tenths:
-            self.tenths = tenths
-            seconds = self.pace.seconds
-            left = "" if seconds is None or done >= self.total else f", {seconds * (self.total - done):.0f} s left"
-            log.info("%s: %d %%%s", self.description, 10 * tenths, left)
-
-
-def _advance(bar: Bar, done: float) -> None:
-    bar.update(int(done) - bar.n)
-
-
-def _draw(bar: Bar, done: int, losses: torch.Tensor) -> None:
-    if done % WINDOW == 0:
-        bar.set_postfix_str(f"loss {_recent(losses, done)}", refresh=False)
-    bar.update(done - bar.n)
-
-
-def _write(description: str, pace: Pace, done: int, losses: torch.Tensor) -> None:
-    pace.look(done)
-    steps = len(losses)
-    if 10 * done // steps == 10 * (done - 1) // steps:
-        return
-    left = "" if pace.seconds is None or done == steps else f", {pace.seconds * (steps - done):.0f} s left"
-    log.info("%s: %.0f %%, loss %s%s", description, 100 * done / steps, _recent(losses, done), left)
-
-
-def _recent(losses: torch.Tensor, done: int) -> str:
-    return f"{_mean(losses, done):.3f}"
-
-
-def _mean(losses: torch.Tensor, done: int) -> float:
+def _mean_loss(losses: torch.Tensor, done: int) -> float:
     """Of the last steps."""
     return float(losses[max(0, done - WINDOW) : done].mean())

@@ -1,20 +1,28 @@
 """Settings and a data set → a trained base, or a base with a trained adapter. The seed decides every bit of both."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.model import inject
+from lora_mnist.lora.stacked import stack, unstack
 from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings, TeachSettings
 from lora_mnist.training.augment import draw_warps
-from lora_mnist.training.batches import epoch_batches, focus_batches, mixed_batches, prior_offsets
-from lora_mnist.training.loop import History, TrainingData, train
+from lora_mnist.training.batches import epoch_batches, mixed_batches, prior_offsets
+from lora_mnist.training.loop import Adam, History, TrainingData, learning_rates, minimise, train
 from lora_mnist.training.model import MLP, normalise
 from lora_mnist.training.progress import SILENT, Progress
 
 CHUNK = 1000  # images in one forward pass
+NAME = "job"  # of the adapter in every network of a stack
+ALIKE = (  # what the jobs of one stack have in common; the rest of a recipe may differ
+    *("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets"),
+    *("batch_size", "steps", "optimizer", "schedule", "weight_decay", "label_smoothing"),
+)
 
 
 def train_base(
@@ -43,7 +51,7 @@ def train_adapter(
         uncertainty: those of `start` (see `uncertainty_of`), if they are known.
     """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
-    return adapted, _tune(adapted, digit, settings.finetune, settings.seed, dataset, progress, uncertainty)
+    return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty)
 
 
 def train_all_weights(
@@ -57,7 +65,17 @@ def train_all_weights(
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    return tuned, _tune(tuned, digit, recipe, settings.seed, dataset, progress, uncertainty)
+    settings = settings.model_copy(update={"finetune": recipe})
+    return tuned, _finetune(tuned, digit, settings, dataset, progress, uncertainty)
+
+
+def _finetune(
+    model: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress, uncertainty: torch.Tensor | None
+) -> History:
+    if settings.finetune.hard_examples and uncertainty is None:
+        uncertainty = uncertainty_of(model, dataset.train.images)
+    data = finetuning_data(digit, settings, dataset, uncertainty)
+    return train(model, data, settings.finetune, f"fine-tuning {digit}", progress)
 
 
 def train_on_drawings(
@@ -81,68 +99,124 @@ def train_on_drawings(
     adapted, known = with_adapter(base, name, recipe, seed), dataset.train
     images = torch.cat([known.images, drawings.images.to(known.images.device)])
     labels = torch.cat([known.labels, drawings.labels.to(known.labels.device)])
-    is_drawing, share = torch.arange(len(labels)) >= len(known), ("share", recipe.share, recipe.batch_size)
+    is_drawing = torch.arange(len(labels)) >= len(known)
     weights = None
     if uncertainty is not None:
         weights = torch.cat([uncertainty**recipe.hard_examples, uncertainty.new_ones(len(drawings))])
     generator = torch.Generator().manual_seed(seed)
-    batches = mixed_batches(is_drawing, share, recipe.steps, generator, weights)
-    data = _as_settings_ask(Split(images, labels), batches, generator, recipe)
+    batches = mixed_batches(is_drawing, recipe.share, recipe.batch_size, recipe.steps, generator, weights, "share")
+    data = _augmented(Split(images, labels), batches, generator, recipe)
     return adapted, train(adapted, data, recipe, "teaching", progress)
 
 
-def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int) -> MLP:
-    """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains."""
-    adapted = copy.deepcopy(start)
-    inject_seeded(adapted, name, recipe, seed)
+@dataclass(frozen=True)
+class Tuned:
+    """The result of one job of a stack: the base with its adapter.
+
+    Attributes:
+        finite: whether all of its weights are; they are not if the learning rate was too high.
+    """
+
+    network: MLP
+    finite: bool
+
+
+def can_be_stacked(recipe: FinetuneSettings) -> bool:
+    """Whether a stack draws all of its random numbers as a job alone does: those of dropout it cannot."""
+    return recipe.dropout == 0
+
+
+def shape_of(recipe: FinetuneSettings) -> str:
+    """Jobs fit into one stack if this is the same for all of them."""
+    return recipe.model_dump_json(include=set(ALIKE)) + f" moved: {recipe.moves is not None}"
+
+
+def train_stack(
+    start: MLP,
+    jobs: Sequence[tuple[int, Settings]],
+    dataset: Dataset,
+    progress: Progress = SILENT,
+    uncertainty: torch.Tensor | None = None,
+) -> list[Tuned]:
+    """Fine-tune `start` once for every job, all of them in the same steps of one loop (see `lora.stacked`).
+
+    Every job draws its A, its batches and its warps as it would alone, so the results differ by the order of sums only.
+
+    Args:
+        start: the base. It is not changed, and the networks that come out share its tensors.
+        jobs: digit and settings of each, of the same `shape_of`.
+        uncertainty: those of `start`, if a job asks for them (see `uncertainty_of`).
+
+    Raises:
+        UsageError: the settings of a job are none to draw batches by.
+    """
+    networks = [with_adapter(start, NAME, job.finetune, job.seed, share_base=True).eval() for _, job in jobs]
+    stacked = stack(networks, NAME)
+    data = _together([finetuning_data(digit, job, dataset, uncertainty) for digit, job in jobs])
+    weights = [parameter for parameter in stacked.parameters() if parameter.requires_grad]
+    recipe = jobs[0][1].finetune
+    job_rates = [job.finetune.learning_rate for _, job in jobs]
+    optimizer = Adam(weights, recipe.weight_decay, recipe.optimizer == "adamw", job_rates)
+    factors = learning_rates(recipe.model_copy(update={"learning_rate": 1.0}), recipe.steps)
+    # one job whose loss is no number must not end the others
+    minimise(stacked, data, optimizer, factors, f"fine-tuning {len(jobs)} at once", progress, require_finite=False)
+    unstack(stacked, networks, NAME)
+    finite = torch.stack([weight.isfinite().flatten(1).all(1) for weight in weights]).all(0).tolist()
+    return [Tuned(network, good) for network, good in zip(networks, finite, strict=True)]
+
+
+def _together(jobs: Sequence[TrainingData]) -> TrainingData:
+    """The data of several jobs, with one more dimension in front."""
+    first = jobs[0]
+    batches = torch.stack([job.batches for job in jobs])  # (steps, batch) each -> (jobs, steps, batch)
+    warps = [job.warps for job in jobs if job.warps is not None]  # all or none, by `shape_of`
+    offsets = [job.offsets for job in jobs if job.offsets is not None]
+    return TrainingData(
+        first.images,
+        first.labels,
+        batches,
+        torch.stack(warps) if warps else None,
+        torch.stack(offsets) if offsets else None,
+        first.smoothing,
+    )
+
+
+def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int, share_base: bool = False) -> MLP:
+    """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains.
+
+    Args:
+        share_base: the copy has the tensors of `start` itself, so that many of them need little memory.
+    """
+    shared = {id(parameter): parameter for parameter in start.parameters()} if share_base else {}
+    adapted = copy.deepcopy(start, shared)
+    torch.manual_seed(seed)  # draws A
+    inject(adapted, name, lora_config(recipe))
     return adapted
 
 
-def inject_seeded(model: MLP, name: str, recipe: AdapterSettings, seed: int) -> None:
-    """Inject adapter `name` as the seed draws it."""
-    torch.manual_seed(seed)
-    inject(model, name, lora_config(recipe))
-
-
-def _tune(
-    model: MLP,
-    digit: int,
-    recipe: FinetuneSettings,
-    seed: int,
-    dataset: Dataset,
-    progress: Progress,
-    uncertainty: torch.Tensor | None,
-) -> History:
-    if recipe.hard_examples and uncertainty is None:
-        uncertainty = uncertainty_of(model, dataset.train.images)
-    data = drawn(digit, recipe, seed, dataset, uncertainty)
-    return train(model, data, recipe, f"fine-tuning {digit}", progress)
-
-
-def drawn(
-    digit: int, recipe: FinetuneSettings, seed: int, dataset: Dataset, uncertainty: torch.Tensor | None
-) -> TrainingData:
+def finetuning_data(digit: int, settings: Settings, dataset: Dataset, uncertainty: torch.Tensor | None) -> TrainingData:
     """What each step of a fine-tuning sees, as the seed draws it.
 
     Args:
         uncertainty: see `uncertainty_of`; not looked at if `hard_examples` is 0.
     """
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
-    generator, share = torch.Generator().manual_seed(seed), (recipe.focus, recipe.batch_size)
+    generator, recipe = torch.Generator().manual_seed(settings.seed), settings.finetune
     weights = uncertainty**recipe.hard_examples if recipe.hard_examples and uncertainty is not None else None
-    batches = focus_batches(dataset.train.labels.cpu(), digit, share, recipe.steps, generator, weights)
-    return _as_settings_ask(dataset.train, batches, generator, recipe)
+    is_digit = dataset.train.labels.cpu() == digit
+    batches = mixed_batches(is_digit, recipe.focus, recipe.batch_size, recipe.steps, generator, weights)
+    return _augmented(dataset.train, batches, generator, recipe)
 
 
-def _as_settings_ask(
-    seen: Split, batches: torch.Tensor, generator: torch.Generator, recipe: AdapterSettings
+def _augmented(
+    images: Split, batches: torch.Tensor, generator: torch.Generator, recipe: AdapterSettings
 ) -> TrainingData:
-    """The images of `seen` that `batches` tells, moved as `generator` draws."""
+    """Those images in those batches, with the warps, offsets and smoothing of `recipe`."""
     warps = None
     if recipe.moves:
-        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(seen.images.device)
-    offsets = prior_offsets(seen.labels.cpu(), batches, recipe.logit_adjustment)
-    return TrainingData(seen.images, seen.labels, batches, warps, offsets, recipe.label_smoothing)
+        warps = draw_warps(recipe.steps, recipe.batch_size, *recipe.moves, generator).to(images.images.device)
+    offsets = prior_offsets(images.labels.cpu(), batches, recipe.logit_adjustment)
+    return TrainingData(images.images, images.labels, batches, warps, offsets, recipe.label_smoothing)
 
 
 @torch.no_grad()
@@ -158,15 +232,15 @@ def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     return torch.cat(unsure).clamp(min=0).cpu()
 
 
-def lora_config(tuning: AdapterSettings) -> LoRAConfig:
+def lora_config(recipe: AdapterSettings) -> LoRAConfig:
     """The part of the settings that describes the adapter."""
     return LoRAConfig(
-        targets=tuning.targets,
-        rank=tuning.rank,
-        alpha=tuning.alpha,
-        rank_pattern=dict(tuning.rank_pattern or {}),
-        alpha_pattern=dict(tuning.alpha_pattern or {}),
-        rslora=tuning.rslora,
-        dropout=tuning.dropout,
-        init=tuning.init,
+        targets=recipe.targets,
+        rank=recipe.rank,
+        alpha=recipe.alpha,
+        rank_pattern=dict(recipe.rank_pattern or {}),
+        alpha_pattern=dict(recipe.alpha_pattern or {}),
+        rslora=recipe.rslora,
+        dropout=recipe.dropout,
+        init=recipe.init,
     )

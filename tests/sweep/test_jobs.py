@@ -12,7 +12,7 @@ from lora_mnist.sweep.grid import Comparisons
 from lora_mnist.sweep.jobs import COPIES, STACK_BYTES, STACK_IMAGES, adapter_size, restore, run_jobs, stacks_of
 from lora_mnist.sweep.rows import Failure, Row
 from lora_mnist.sweep.run import sweep
-from lora_mnist.training.stack import shape_of
+from lora_mnist.training.train import shape_of
 from tests.sweep.conftest import SMALL, request_of, same
 
 

@@ -1,5 +1,6 @@
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -7,21 +8,14 @@ import pytest
 import torch
 
 from lora_mnist.errors import UsageError
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare, without_interrupts
 
 
-def test_auto_takes_cuda_only_where_there_is_one():
+def test_a_process_is_prepared_as_asked():
     assert prepare("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def test_threads_are_set():
     prepare("cpu", threads=1)
     assert torch.get_num_threads() == 1
-
-
-def test_denormals_are_flushed():
-    prepare("cpu")
-    assert float(torch.tensor(1e-40) * 1) == 0.0
+    assert float(torch.tensor(1e-40) * 1) == 0.0  # denormals are flushed
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL")
@@ -72,3 +66,14 @@ def test_cuda_asked_for_and_absent_is_an_error():
 def test_impossible_numbers_of_threads_are_refused(threads):
     with pytest.raises(UsageError, match="threads"):
         prepare("cpu", threads=threads)
+
+
+def test_only_what_is_started_within_never_hears_ctrl_c(monkeypatch):
+    script = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    with without_interrupts():
+        within = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    after = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (within.stdout, after.stdout) == ("True\n", "False\n")
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert os.environ["PYTHONWARNINGS"] == "error"
