@@ -21,8 +21,7 @@ from lora_mnist.evaluation.results import (
     StrengthPoint,
 )
 from lora_mnist.lora.lowrank import factorise_product
-from lora_mnist.lora.model import updates_of
-from lora_mnist.lora.targets import adapted_layers
+from lora_mnist.lora.model import adapted_layers, updates_of
 from lora_mnist.training.model import MLP
 
 PICTURES = 8  # directions of the first layer that the report shows

@@ -24,6 +24,7 @@ from lora_mnist.lora.model import (
     copies_of,
     disabled,
     inject,
+    linear_layers,
     parameter_table,
     remove,
     scale_alpha,
@@ -34,50 +35,14 @@ from lora_mnist.lora.model import (
     updates_of,
 )
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
-from lora_mnist.lora.targets import linear_layers
 
-__all__ = [
-    "AdapterError",
-    "Approximation",
-    "DamagedError",
-    "DiskError",
-    "Fingerprint",
-    "LayerParameters",
-    "LoRAConfig",
-    "LoRAError",
-    "LoRALinear",
-    "LoRAUpdate",
-    "ParameterTable",
-    "adapt",
-    "adapter_names",
-    "base_tensors",
-    "changed_bytes",
-    "combine_cat",
-    "combine_svd",
-    "compute_fingerprint",
-    "copies_of",
-    "differences",
-    "disabled",
-    "extract",
-    "factorise",
-    "fingerprint_model",
-    "first_difference",
-    "inject",
-    "is_merged",
-    "left_out",
-    "linear_layers",
-    "load_adapter",
-    "load_fingerprint",
-    "merge",
-    "merged_copy",
-    "parameter_table",
-    "remove",
-    "save_adapter",
-    "scale_alpha",
-    "set_strength",
-    "strengths",
-    "switch",
-    "train_only",
-    "unmerge",
-    "updates_of",
-]
+__all__ = ["LoRAConfig", "LoRALinear", "LoRAUpdate", "adapt", "inject", "remove"]
+__all__ += ["adapter_names", "base_tensors", "copies_of", "linear_layers", "updates_of"]
+__all__ += ["LayerParameters", "ParameterTable", "parameter_table"]
+__all__ += ["disabled", "scale_alpha", "set_strength", "strengths", "switch", "train_only"]
+__all__ += ["is_merged", "merge", "merged_copy", "unmerge"]
+__all__ += ["Approximation", "combine_cat", "combine_svd", "extract", "factorise", "left_out"]
+__all__ += ["load_adapter", "load_fingerprint", "save_adapter"]
+__all__ += ["Fingerprint", "changed_bytes", "compute_fingerprint", "differences", "fingerprint_model"]
+__all__ += ["first_difference"]
+__all__ += ["AdapterError", "DamagedError", "DiskError", "LoRAError"]

@@ -53,33 +53,24 @@ class LoRAConfig:
 
     def __new__(cls, *_: Any, **settings: Any) -> "LoRAConfig":
         known = [one.name for one in fields(cls)]
-        if unknown := settings.keys() - known:
+        if unknown := settings.keys() - known:  # as somebody writes who comes from PEFT
             raise LoRAError(f"LoRAConfig has no `{sorted(unknown)[0]}`.", f"Its settings are {', '.join(known)}.")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        if isinstance(self.targets, str):  # one pattern
-            object.__setattr__(self, "targets", (self.targets,))
-        dropout = _is_number(self.dropout) and 0 <= self.dropout < 1
-        patterns = isinstance(self.targets, Sequence) and not isinstance(self.targets, str) and bool(self.targets)
-        if patterns:
-            object.__setattr__(self, "targets", tuple(self.targets))  # equal whatever sequence they came in
-        rules = [
-            ("targets", self.targets, patterns, "a list of at least one pattern"),
-            ("dropout", self.dropout, dropout, "a number from 0 to below 1"),
-            ("init", self.init, self.init in ("kaiming", "gaussian"), "kaiming or gaussian"),
-            ("dtype", self.dtype, self.dtype is None or self.dtype in DTYPES, "None, or a float dtype of torch"),
-            ("rank_pattern", self.rank_pattern, isinstance(self.rank_pattern, Mapping), "a rank by pattern"),
-            ("alpha_pattern", self.alpha_pattern, isinstance(self.alpha_pattern, Mapping), "an alpha by pattern"),
-        ]
-        _require(rules)
+        targets = (self.targets,) if isinstance(self.targets, str) else self.targets  # one pattern
+        _require("targets", targets, isinstance(targets, Sequence) and bool(targets), "a list of at least one pattern")
+        object.__setattr__(self, "targets", tuple(targets))  # equal whatever sequence they came in
+        _require("dropout", self.dropout, _is_number(self.dropout) and 0 <= self.dropout < 1, "from 0 to below 1")
+        _require("init", self.init, self.init in ("kaiming", "gaussian"), "kaiming or gaussian")
+        _require("dtype", self.dtype, self.dtype is None or self.dtype in DTYPES, "None, or a float dtype of torch")
+        for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            _require(name, patterns, isinstance(patterns, Mapping), "a value by pattern")
         for rank in (self.rank, *self.rank_pattern.values()):
-            holds = isinstance(rank, Integral) and not isinstance(rank, bool) and 1 <= rank <= LARGEST
-            rules.append(("rank", rank, holds, f"a whole number from 1 to {LARGEST:,}"))
+            whole = isinstance(rank, Integral) and not isinstance(rank, bool)
+            _require("rank", rank, whole and 1 <= rank <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
         for alpha in (self.alpha, *self.alpha_pattern.values()):
-            holds = _is_number(alpha) and 0 < alpha <= 1e30
-            rules.append(("alpha", alpha, holds, "a finite number above 0"))
-        _require(rules)
+            _require("alpha", alpha, _is_number(alpha) and 0 < alpha <= 1e30, "a finite number above 0")
 
     @property
     def scaling(self) -> float:
@@ -98,21 +89,19 @@ class LoRAConfig:
         """
         layers = list(layers)
         found = find(self.targets, layers)
-        targets = [layer for layer in layers if layer in found]
-        ranks, alphas = _by_layer(self.rank_pattern, targets), _by_layer(self.alpha_pattern, targets)
         plain = replace(self, rank_pattern={}, alpha_pattern={})
-        return {
-            layer: replace(
-                plain, targets=(layer,), rank=ranks.get(layer, self.rank), alpha=alphas.get(layer, self.alpha)
-            )
-            for layer in targets
-        }
+        own = {layer: replace(plain, targets=(layer,)) for layer in layers if layer in found}
+        for setting, patterns in (("rank", self.rank_pattern), ("alpha", self.alpha_pattern)):
+            for pattern in reversed(list(patterns)):  # so that the first one has the last word
+                value: dict[str, Any] = {setting: patterns[pattern]}
+                for layer in find([pattern], list(own), "target layer"):
+                    own[layer] = replace(own[layer], **value)
+        return own
 
 
-def _require(rules: Iterable[tuple[str, Any, bool, str]]) -> None:
-    for name, value, holds, rule in rules:
-        if not holds:
-            raise LoRAError(f"`{name}` (={shown(value)}) must be {rule}.", "Correct that value.")
+def _require(name: str, value: Any, holds: bool, rule: str) -> None:
+    if not holds:
+        raise LoRAError(f"`{name}` (={shown(value)}) must be {rule}.", "Correct that value.")
 
 
 def _is_number(value: Any) -> bool:
@@ -125,7 +114,13 @@ def find(patterns: Iterable[str], names: Sequence[str], kind: str = "linear laye
     Raises:
         LoRAError: a pattern finds none, or is not a valid expression.
     """
-    return set().union(*(_find(pattern, names, kind) for pattern in patterns))
+    found = set()
+    for pattern in patterns:
+        if not (hits := matching(pattern, names)):
+            there = f"The {kind}s are {', '.join(names)}." if names else "There is none to adapt."
+            raise LoRAError(f"Target {pattern!r} matches no {kind}.", there)
+        found |= hits
+    return found
 
 
 def matching(pattern: str, names: Sequence[str]) -> set[str]:
@@ -136,16 +131,3 @@ def matching(pattern: str, names: Sequence[str]) -> set[str]:
         return {name for name in names if re.fullmatch(pattern, name)}
     except re.error as error:
         raise LoRAError(f"Target {pattern!r} is not a regular expression: {error}.", "Correct it.") from error
-
-
-def _find(pattern: str, names: Sequence[str], kind: str) -> set[str]:
-    found = matching(pattern, names)
-    if not found:
-        there = f"The {kind}s are {', '.join(names)}." if names else "There is none to adapt."
-        raise LoRAError(f"Target {pattern!r} matches no {kind}.", there)
-    return found
-
-
-def _by_layer(values: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
-    found = [(_find(pattern, layers, "target layer"), value) for pattern, value in values.items()]
-    return {layer: value for hits, value in reversed(found) for layer in hits}  # the first pattern has the last word

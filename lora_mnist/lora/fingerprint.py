@@ -15,17 +15,14 @@ from lora_mnist.lora.model import base_tensors
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """SHA-256 of every tensor (over name, dtype, shape and raw bytes), and one over all of them.
+    """SHA-256 of every tensor (over name, dtype, shape and raw bytes), by name, and one over all of them.
 
-    Attributes:
-        tensors: the digests by name.
-        casts: those of the floating tensors cast to other dtypes, by dtype; empty if nobody asked for them.
-        buffers: names of the tensors that are no parameters, as running statistics are; likewise.
+    The last two are empty unless `fingerprint_model` made it.
     """
 
     tensors: dict[str, str]
-    casts: dict[str, dict[str, str]] = field(default_factory=dict)
-    buffers: tuple[str, ...] = ()
+    casts: dict[str, dict[str, str]] = field(default_factory=dict)  # of the floating tensors in other dtypes, by dtype
+    buffers: tuple[str, ...] = ()  # names of the tensors that are no parameters, as running statistics are
 
     @property
     def sha256(self) -> str:
@@ -47,9 +44,8 @@ class Fingerprint:
             document = json.loads(text)
             more = {"casts": document.get("casts", {}), "buffers": document.get("buffers", [])}
             fingerprint = cls(dict(document["tensors"]), dict(more["casts"]), tuple(more["buffers"]))
-            whole = fingerprint.sha256 == document["sha256"] and document.get("more_sha256", _sha256(more)) == _sha256(
-                more
-            )
+            digest = _sha256(more)
+            whole = fingerprint.sha256 == document["sha256"] and document.get("more_sha256", digest) == digest
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             whole = False
         if not whole:
@@ -67,24 +63,23 @@ def fingerprint_model(model: nn.Module) -> Fingerprint:
 
     It hashes every tensor once for each of four float dtypes.
     """
-    tensors, fingerprint = base_tensors(model), compute_fingerprint(base_tensors(model))
-    everything = model.state_dict(keep_vars=True)
-    buffers = tuple(name for name in fingerprint.tensors if not isinstance(everything[name], nn.Parameter))
+    tensors = dict(sorted(base_tensors(model).items()))
+    everything = model.state_dict(keep_vars=True)  # with parameters as such, not only their data
+    buffers = tuple(name for name in tensors if not isinstance(everything[name], nn.Parameter))
     casts = {
         str(dtype).removeprefix("torch."): {
             name: _digest(name, tensor.to(dtype))
-            for name, tensor in sorted(tensors.items())
+            for name, tensor in tensors.items()
             if tensor.is_floating_point() and tensor.dtype != dtype
         }
         for dtype in DTYPES
     }
-    return Fingerprint(fingerprint.tensors, casts, buffers)
+    return Fingerprint(compute_fingerprint(tensors).tensors, casts, buffers)
 
 
 def differences(fingerprint: Fingerprint, found: Fingerprint) -> dict[str, str]:
-    """What is not the same in `found`, by name: `cast to bfloat16` and the like, `buffer`, or `other`.
-
-    The first two are told apart where `fingerprint` was made by `fingerprint_model`.
+    """What is not the same in `found`, by name: `other`, or, where `fingerprint_model` made `fingerprint`, `buffer` or
+    `cast to bfloat16` and the like.
     """
     different = {}
     for name in sorted(fingerprint.tensors.keys() | found.tensors.keys()):

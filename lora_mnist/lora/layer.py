@@ -5,7 +5,7 @@ W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, 
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +22,7 @@ class LoRAUpdate(nn.Module):
     Attributes:
         lora_A: (rank, in), in the dtype that `config.dtype_beside` gives and on the device of the layer's weight.
         lora_B: (out, rank), likewise; 0 at first.
-        config: of this layer.
-        scaling: `config.scaling`.
+        config: of this layer; `scaling` is its scaling.
         strength: 1 as stored, 0 off; `set_strength` sets it for all layers of an adapter.
         on: whether it is computed at all: its strength is not 0.
     """
@@ -48,7 +47,6 @@ class LoRAUpdate(nn.Module):
 
     @property
     def strength(self) -> float:
-        """See above."""
         return self._strength
 
     @strength.setter
@@ -92,15 +90,12 @@ class LoRALinear(nn.Linear):
     """An `nn.Linear` that has the updates of any number of adapters, by adapter name; `adapt` makes one of a layer.
 
     It keeps the layer's own parameters and their names, `weight` and `bias`, so every file and every tool that knows
-    the base still fits. `updates.NAME.lora_A` and `….lora_B` come beside them. The factored form never makes a matrix
-    of the size of W, nor a gradient of that size. With all adapters off, the layer computes what it did before, bit for
-    bit.
-
-    Merged, it computes with one matrix that is kept beside W: W cannot drift.
+    the base still fits; `updates.NAME.lora_A` and `….lora_B` come beside them. It never makes a matrix, nor a gradient,
+    of the size of W unless it is merged. With all adapters off, it computes what it did before, bit for bit.
 
     Attributes:
         updates: nn.ModuleDict of `LoRAUpdate`.
-        merged: (out, in) while `merge` is in force.
+        merged: (out, in) while `merge` is in force, kept beside W, which thus cannot drift.
         off: while True the layer is its base, whatever is on or merged; `disabled` sets it.
     """
 
@@ -118,20 +113,16 @@ class LoRALinear(nn.Linear):
                 raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`.")
             return F.linear(x, self.merged, self.bias)
         y = super().forward(x) if self.plain_forward is None else self.plain_forward(x)
-        if not self.off:
-            for update in self.updates.values():
-                if update.on:
-                    y = update(x, y)
+        for update in self.updates.values():
+            if update.on and not self.off:
+                y = update(x, y)
         return y
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
         """Add the update of adapter `name`. The patterns in `config` mean nothing here; `inject` resolves them.
 
-        Args:
-            generator: draws `lora_A` (rank, in); None takes torch's global one.
-
-        Raises:
-            LoRAError: there is one of that name, torch cannot store one under it, or the layer is merged.
+        `generator` draws `lora_A` (rank, in); None takes torch's global one. Raises LoRAError if there is one of that
+        name, torch cannot store one under it, or the layer is merged.
         """
         self.require_unmerged("add an adapter")
         check_name(name, self.updates)
@@ -143,33 +134,21 @@ class LoRALinear(nn.Linear):
 
         Computed when asked for, with gradients; summed in the widest of their dtypes and rounded to that of W once.
         """
-        W = weight = self.weight
-        if not self.off:
-            for update in self.updates.values():
-                if update.on:
-                    weight = weight + update.weight()
-        return weight.to(W.dtype)
+        weight: torch.Tensor = self.weight
+        for update in self.updates.values():
+            if update.on and not self.off:
+                weight = weight + update.weight()
+        return weight.to(self.weight.dtype)
 
     def require_unmerged(self, action: str) -> None:
         """Raises LoRAError if the layer is merged: what `action` changes would not show in the merged matrix."""
         if self.merged is not None:
             raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
 
-    def require_mergeable(self, path: str) -> None:
-        """Raises LoRAError if the layer, called `path`, computes something else than x Wᵀ + b."""
-        if self.plain_forward is not None or self.plain_class.forward is not nn.Linear.forward:
-            kind = self.plain_class.__name__
-            raise LoRAError(f"{path} ({kind}) has a forward of its own, so it cannot be merged.", "Use it factored.")
-
     def extra_repr(self) -> str:
         """What `print(model)` says of it."""
         state = ", off" if self.off else ", merged" if self.merged is not None else ""
         return super().extra_repr() + state
-
-
-def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether `module` can be adapted: an `nn.Linear`, or a subclass, whose forward is then called as it is."""
-    return isinstance(module, nn.Linear)
 
 
 def adapt(linear: nn.Linear) -> LoRALinear:
@@ -189,7 +168,7 @@ def adapt(linear: nn.Linear) -> LoRALinear:
     # a subclass keeps what it does, such as the product of a quantised weight: ours comes first, and calls it
     kind = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
     linear.__class__ = kind
-    assert isinstance(linear, LoRALinear)
+    assert isinstance(linear, LoRALinear)  # for the type checker
     linear.plain_class, linear.plain_forward = plain, vars(linear).pop("forward", None)
     linear.updates, linear.off = nn.ModuleDict().train(linear.training), False
     linear.register_buffer("merged", None, persistent=False)

@@ -5,9 +5,8 @@ approximation of one matrix by another of lower rank"). With D = U S Vᵀ: B = U
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import torch
 from torch import nn
@@ -15,21 +14,17 @@ from torch import nn
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.layer import LoRAUpdate
-from lora_mnist.lora.model import adapter_names, attach, base_tensors, copies_of, switch, updates_of
-from lora_mnist.lora.targets import linear_layers
+from lora_mnist.lora.model import adapter_names, attach, base_tensors, copies_of, linear_layers, switch, updates_of
+
+Factors = tuple[torch.Tensor, torch.Tensor, torch.dtype]  # A (rank, in), B (out, rank), both fp64; their dtype at last
 
 
 @dataclass(frozen=True)
 class Approximation:
-    """What a layer's matrix became.
+    """What a layer's matrix became."""
 
-    Attributes:
-        singular_values: all of the matrix, largest first.
-        rank: how many were kept.
-    """
-
-    singular_values: tuple[float, ...]
-    rank: int
+    singular_values: tuple[float, ...]  # all of the matrix, largest first
+    rank: int  # how many were kept
 
     @property
     def energy(self) -> float:
@@ -53,8 +48,9 @@ def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tens
     Raises:
         LoRAError: `matrix` has NaN or infinity in it, or `rank` is not a whole number from 1.
     """
-    _check_rank(rank)
-    if not bool(matrix.isfinite().all()):
+    if type(rank) is not int or rank < 1:
+        raise LoRAError(f"`rank` (={rank!r}) must be a whole number from 1.", "Correct that value.")
+    if not matrix.isfinite().all():
         raise LoRAError("A matrix with NaN or infinity in it has no singular values.", "Check the weights.")
     u, s, vh = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
     kept = min(rank, len(s))
@@ -73,8 +69,8 @@ def factorise_product(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torc
 def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[str, Approximation]:
     """Turn the difference between two networks into adapter `name` of `model`: what full fine-tuning did, at low rank.
 
-    Only the weights of linear layers are in it. Whatever else differs, biases above all, is for the caller to
-    weigh: `left_out` measures it. The new adapter is on alone; others stay, switched off.
+    Only the weights of linear layers are in it; `left_out` measures what else differs. The new adapter is on alone;
+    others stay, switched off.
 
     Args:
         model: the base; gets the adapter.
@@ -87,23 +83,19 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
         LoRAError: the two are not of one architecture, a weight is not finite, or as `inject` does.
     """
     _require_same_shapes(model, tuned)
-    before = {path: layer.weight.detach() for path, layer in linear_layers(model).items()}
-    after = {path: layer.weight.detach() for path, layer in linear_layers(tuned).items()}
+    after = linear_layers(tuned)
     factors, kept = {}, {}
-    for path, weight in before.items():
-        a, b, kept[path] = factorise(after[path].double() - weight.double(), rank)
-        dtype = LoRAConfig().dtype_beside(weight.dtype)
-        factors[path] = (a.to(dtype), b.to(dtype))
+    for path, layer in linear_layers(model).items():
+        a, b, kept[path] = factorise(after[path].weight.double() - layer.weight.double(), rank)
+        factors[path] = (a, b, LoRAConfig().dtype_beside(layer.weight.dtype))
     _install(model, name, factors)
     return kept
 
 
 def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
-    """How far each tensor moved that `extract` leaves out: ‖after − before‖ / ‖before‖, inf where that norm is 0.
+    """How far each tensor moved that `extract` leaves out, from `model` to `tuned`: ‖after − before‖ / ‖before‖.
 
-    Args:
-        model: before.
-        tuned: after; the same architecture.
+    It is inf where that is no number: from 0, or from or to NaN or infinity.
 
     Raises:
         LoRAError: the two are not of one architecture.
@@ -112,11 +104,12 @@ def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
     before, after = base_tensors(model), base_tensors(tuned)
     inside = {f"{path}.weight" for path in linear_layers(tuned, every_name=True)}
     moved = {}
-    for name in after.keys() - inside:
+    for name in sorted(after.keys() - inside):
         norm = float(before[name].double().norm())
         way = float((after[name].double() - before[name].double()).norm())
-        moved[name] = way / norm if norm else math.inf if way else 0.0
-    return dict(sorted(moved.items()))
+        share = way / norm if norm else 0.0 if way == 0 else math.inf
+        moved[name] = share if math.isfinite(share) else math.inf  # a caller's `max` would skip NaN
+    return moved
 
 
 def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> dict[str, LoRAUpdate]:
@@ -125,7 +118,7 @@ def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> di
     The new adapter is on alone; those it was made of are off, and stay.
 
     Args:
-        weights: factor of every adapter that takes part, on top of nothing: strengths they have now do not count.
+        weights: factor of every adapter that takes part; the strengths they have now do not count.
 
     Returns:
         The new updates, by layer.
@@ -134,22 +127,13 @@ def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> di
         LoRAError: no adapter is given, one does not exist or trains a module whole, a weight is not finite, or as
             `inject` does.
     """
-    factors = {}
-    for path, parts in _parts(model, weights).items():
-        a = torch.cat([update.lora_A.detach() for update, _ in parts])  # (rank1 + rank2 + …, in)
-        b = torch.cat([update.lora_B.detach() * (w * update.scaling) for update, w in parts], dim=1)
-        factors[path] = (a, b)
-    return _install(model, name, factors)
+    return _install(model, name, _side_by_side(model, weights))
 
 
 def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank: int) -> dict[str, Approximation]:
     """Weighted sum of adapters as one adapter `name` of a chosen rank, the best there is.
 
-    The new adapter is on alone; those it was made of are off, and stay.
-
-    Args:
-        weights: as in `combine_cat`.
-        rank: of every layer; where its smaller side is smaller, that.
+    As `combine_cat`, but for `rank`: of every layer; where its smaller side is smaller, that.
 
     Returns:
         What was kept of each layer's sum, by the layer's name; `error` is the price.
@@ -157,44 +141,45 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
     Raises:
         LoRAError: `rank` is not a whole number from 1, or as `combine_cat` does.
     """
-    _check_rank(rank)
     factors, kept = {}, {}
-    for path, parts in _parts(model, weights).items():
-        a = torch.cat([update.lora_A.detach().double() for update, _ in parts])
-        b = torch.cat([update.lora_B.detach().double() * (w * update.scaling) for update, w in parts], dim=1)
+    for path, (a, b, dtype) in _side_by_side(model, weights).items():
         a, b, kept[path] = factorise_product(b, a, rank)
-        dtype = reduce(torch.promote_types, (update.lora_A.dtype for update, _ in parts))
-        factors[path] = (a.to(dtype), b.to(dtype))
+        factors[path] = (a, b, dtype)
     _install(model, name, factors)
     return kept
 
 
-def _parts(model: nn.Module, weights: Mapping[str, float]) -> dict[str, list[tuple[LoRAUpdate, float]]]:
+def _side_by_side(model: nn.Module, weights: Mapping[str, float]) -> dict[str, Factors]:
+    """For each layer, the A of all its adapters one below the other, and their B, weighted and scaled, side by side."""
     if not weights:
         raise LoRAError("There is nothing to combine.", f"The adapters are {', '.join(adapter_names(model))}.")
-    parts: dict[str, list[tuple[LoRAUpdate, float]]] = {}
+    factors: dict[str, Factors] = {}
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise LoRAError(f"The weight of {name!r} (={weight}) must be a finite number.", "Correct that value.")
         if whole := copies_of(model, name):
             raise LoRAError(f"{name!r} trains {next(iter(whole))} whole, which has no sum.", "Combine other adapters.")
         for path, update in updates_of(model, name).items():
-            parts.setdefault(path, []).append((update, weight))
-    return parts
+            a = update.lora_A.detach().double()
+            b = update.lora_B.detach().double() * (weight * update.scaling)
+            before_a, before_b, dtype = factors.get(path, (a[:0], b[:, :0], update.lora_A.dtype))
+            dtype = torch.promote_types(dtype, update.lora_A.dtype)
+            factors[path] = (torch.cat([before_a, a]), torch.cat([before_b, b], dim=1), dtype)  # rank1 + rank2 + …
+    return factors
 
 
-def _install(model: nn.Module, name: str, factors: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, LoRAUpdate]:
-    """Add adapter `name` with the given A and B of each layer, in their dtype, and a scaling of 1."""
+@torch.no_grad()
+def _install(model: nn.Module, name: str, factors: Mapping[str, Factors]) -> dict[str, LoRAUpdate]:
+    """Add adapter `name` with the given factors of each layer, cast to their dtype, and a scaling of 1; on alone."""
     configs = {}
-    for path, (a, b) in factors.items():
-        if not bool(a.isfinite().all() and b.isfinite().all()):
-            raise LoRAError(f"The update of {path} is too large for {a.dtype}.", "Choose smaller weights.")
-        configs[path] = LoRAConfig((path,), rank=len(a), alpha=float(len(a)), dtype=a.dtype)
+    for path, (a, b, dtype) in factors.items():
+        if not (a.to(dtype).isfinite().all() and b.to(dtype).isfinite().all()):
+            raise LoRAError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
+        configs[path] = LoRAConfig((path,), rank=len(a), alpha=float(len(a)), dtype=dtype)
     updates = attach(model, name, configs, torch.Generator())  # a generator of its own: what it draws is overwritten
-    with torch.no_grad():
-        for path, (a, b) in factors.items():
-            updates[path].lora_A.copy_(a)
-            updates[path].lora_B.copy_(b)
+    for path, (a, b, _) in factors.items():
+        updates[path].lora_A.copy_(a)
+        updates[path].lora_B.copy_(b)
     switch(model, {name: 1.0})
     return updates
 
@@ -203,8 +188,3 @@ def _require_same_shapes(model: nn.Module, tuned: nn.Module) -> None:
     one, other = ({name: t.shape for name, t in base_tensors(network).items()} for network in (model, tuned))
     if one != other:
         raise LoRAError("The two networks have different tensors.", "Take a network tuned from this base.")
-
-
-def _check_rank(rank: int) -> None:
-    if type(rank) is not int or rank < 1:
-        raise LoRAError(f"`rank` (={rank!r}) must be a whole number from 1.", "Correct that value.")

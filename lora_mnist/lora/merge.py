@@ -11,17 +11,15 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.layer import LoRALinear, restore
-from lora_mnist.lora.model import exchange
-from lora_mnist.lora.targets import adapted_layers, whole_modules
+from lora_mnist.lora.layer import restore
+from lora_mnist.lora.model import adapted_layers, exchange, whole_modules
 
 
 def merge(model: nn.Module) -> None:
     """Let every adapted layer compute with W + strength · scaling · B A over its adapters, as one matrix.
 
-    Merging again takes the weights as they are then, from W anew: twice is the same as once. Until `unmerge`, adapters
-    can neither train, nor be added, removed or switched. The merged matrix is kept beside W and takes its memory once
-    more; to serve a model take `merged_copy`, which holds one.
+    Merging again starts from W anew: twice is the same as once. Until `unmerge`, adapters can neither train, nor be
+    added, removed or switched. The merged matrix takes the memory of W once more; to serve a model take `merged_copy`.
 
     Raises:
         LoRAError: there is no adapter, a merged weight would not be finite, or a layer has a forward of its own, as
@@ -32,13 +30,15 @@ def merge(model: nn.Module) -> None:
         raise LoRAError("There is nothing to merge: the model has no adapter.", "Add one with `inject`.")
     weights = {}
     for path, layer in layers.items():
-        layer.require_mergeable(path)
-        W = layer.weight
+        if layer.plain_forward is not None or layer.plain_class.forward is not nn.Linear.forward:
+            kind = layer.plain_class.__name__
+            raise LoRAError(f"{path} ({kind}) has a forward of its own, so it cannot be merged.", "Use it factored.")
+        W = layer.weight  # (out, in)
         # in the precision of the weights, whatever mode the caller is in
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(W.device.type, enabled=False):
             merged = layer.merged_weight()
-            weights[path] = merged.clone() if merged is W else merged
-        if not bool(weights[path].isfinite().all()):
+            weights[path] = merged.clone() if merged is W else merged  # W itself where all adapters are off
+        if not weights[path].isfinite().all():
             raise LoRAError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
     for path, layer in layers.items():
         layer.merged = weights[path]
@@ -56,7 +56,7 @@ def is_merged(model: nn.Module) -> bool:
 
 
 def merged_copy(model: nn.Module) -> nn.Module:
-    """A copy without any adapter: the layers it was before, with the merged weights in them, which shares nothing.
+    """A copy without adapters that shares nothing: the layers it was before, with the merged weights in them.
 
     Its parameters do not require gradients. Raises LoRAError as `merge` does.
     """
@@ -64,22 +64,16 @@ def merged_copy(model: nn.Module) -> nn.Module:
     unmerge(plain)
     merge(plain)
     for layer in adapted_layers(plain).values():
-        _put_in(layer)
+        merged = layer.merged
+        base = restore(layer)
+        parametrized = getattr(base, "parametrizations", nn.ModuleDict())
+        values = {name: getattr(base, name).detach().clone() for name in parametrized} | {"weight": merged}
+        if len(parametrized):
+            # not `remove_parametrizations`: it takes the properties off a class that the copy shares with the model
+            base.__class__ = parametrize.type_before_parametrizations(base)
+            del base.parametrizations
+        for name, value in values.items():
+            setattr(base, name, nn.Parameter(value, requires_grad=False))
     for whole in whole_modules(plain).values():
         exchange(plain, whole, whole.module().requires_grad_(False))
     return plain
-
-
-def _put_in(layer: LoRALinear) -> None:
-    """Make the layer the plain one it was, with the merged weight in place of W and nothing parametrized."""
-    weight = layer.merged
-    assert weight is not None, "`merged_copy` has merged it"
-    base = restore(layer)
-    parametrized = getattr(base, "parametrizations", nn.ModuleDict())
-    values = {name: getattr(base, name).detach().clone() for name in parametrized} | {"weight": weight}
-    if len(parametrized):
-        # not `remove_parametrizations`: it takes the properties off a class that the copy has in common with the model
-        base.__class__ = parametrize.type_before_parametrizations(base)
-        del base.parametrizations
-    for name, value in values.items():
-        setattr(base, name, nn.Parameter(value, requires_grad=False))

@@ -1,4 +1,4 @@
-"""The adapters of a model: put them in, take them out, switch them, and tell what they cost.
+"""The adapters of a model: find its layers, put adapters in, take them out, switch them, and count what they cost.
 
 A model stays what it is. Its target layers become `LoRALinear` in place; modules that an adapter trains whole are
 replaced by `TrainedWhole`.
@@ -6,6 +6,7 @@ replaced by `TrainedWhole`.
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,20 +16,178 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.config import LoRAConfig, find
+from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
 from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt, check_name, restore
 from lora_mnist.lora.modules_to_save import TrainedWhole
-from lora_mnist.lora.targets import (
-    adapted_layers,
-    base_of,
-    configs_of,
-    is_in,
-    linear_layers,
-    own_modules,
-    warn_of_what_is_left_out,
-    whole_modules,
-    wrappers,
-)
+
+HEADS = ("score", "classifier")  # what transformers calls a classifier's output layer; PEFT knows the same two
+# nobody takes their matrices for linear layers
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NOT_LINEAR = (nn.Embedding, nn.EmbeddingBag, TrainedWhole, *CONVOLUTIONS)
+
+# What a model has -----------------------------------------------------------------------------------------------------
+
+
+def wrappers(model: nn.Module, every_name: bool = False) -> dict[str, LoRALinear | TrainedWhole]:
+    """Everything that carries a part of an adapter, by name; what occurs twice under both if `every_name`."""
+    modules = model.named_modules(remove_duplicate=not every_name)
+    return {path: module for path, module in modules if isinstance(module, LoRALinear | TrainedWhole)}
+
+
+def adapted_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The layers that carry low-rank updates, by name."""
+    return {path: module for path, module in wrappers(model).items() if isinstance(module, LoRALinear)}
+
+
+def whole_modules(model: nn.Module) -> dict[str, TrainedWhole]:
+    """The modules that adapters train whole, by name."""
+    return {path: module for path, module in wrappers(model).items() if isinstance(module, TrainedWhole)}
+
+
+def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Module]:
+    """The modules that the model has without adapters, by name; a wrapped one is its wrapper."""
+    inside = {id(part) for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
+    modules = model.named_modules(remove_duplicate=not every_name)
+    return {path: module for path, module in modules if id(module) not in inside}
+
+
+def without_copies(module: nn.Module) -> nn.Module:
+    """The module of the base behind an entry of `own_modules`."""
+    return module.base if isinstance(module, TrainedWhole) else module
+
+
+def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear]:
+    """The `nn.Linear` layers of a model, adapted or not, by name.
+
+    A layer that occurs twice goes by its first name, or by both if `every_name`; adapted, it is so at both places.
+    The output projection of nn.MultiheadAttention is left out: torch reads its weight instead of calling it.
+    """
+    modules = own_modules(model, every_name)
+    read = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
+    return {
+        path: module for path, module in modules.items() if isinstance(module, nn.Linear) and id(module) not in read
+    }
+
+
+def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors without its adapters, under the names they have in the base. Not copies."""
+    parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
+    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
+
+
+def is_in(path: str, modules: Iterable[str]) -> bool:
+    """Whether `path` is one of `modules`, or lies in one; everything lies in "", the model itself."""
+    return any(module in ("", path) or path.startswith(f"{module}.") for module in modules)
+
+
+# Which of them an adapter means ---------------------------------------------------------------------------------------
+
+
+def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> dict[str, LoRAConfig]:
+    """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target.
+
+    Warns of what the patterns seem to mean and cannot have.
+
+    Raises:
+        LoRAError: nothing is found, or a pattern finds nothing.
+    """
+    layers = [path for path in linear_layers(model) if not is_in(path, whole)]
+    outputs, others = _output_layers(model), _other_matrices(model)
+    targets: set[str] = set()
+    left_out: dict[str, str] = {}
+    for pattern in config.targets:
+        if pattern == ALL_LINEAR:
+            targets |= {path for path in layers if not is_in(path, outputs)}
+            left_out |= others
+            continue
+        unfit = {name: kind for name, kind in others.items() if matching(pattern, [name.rpartition(".")[0]])}
+        if unfit and not matching(pattern, layers):
+            cause = f"Target {pattern!r} finds no nn.Linear, but {_listed(unfit)}."
+            raise LoRAError(cause, "Only nn.Linear is adapted.")
+        targets |= find([pattern], layers)
+        left_out |= unfit
+    if not targets:
+        rest = f"; left out are {_listed(others)}" if others else ""
+        raise LoRAError(f"There is none to adapt: no linear layer but the output's{rest}.", "Name a target.")
+    if left_out:
+        text = f"Only nn.Linear is adapted, so these matrices are left out: {_listed(left_out)}."
+        warnings.warn(text, stacklevel=3)
+    heads = [path for path in outputs if path in HEADS and not is_in(path, whole)]
+    if ALL_LINEAR in config.targets and heads:
+        advice = f"To train it whole, pass also_train=({heads[0]!r},)."
+        warnings.warn(f"The output layer {heads[0]} stays as it is. {advice}", stacklevel=3)
+    found = [path for path in layers if path in targets]
+    return replace(config, targets=found).of_layers(found)
+
+
+def _output_layers(model: nn.Module) -> list[str]:
+    """The names of what a model of transformers ends in; none for other models, which have no such method."""
+    if not callable(ask := getattr(model, "get_output_embeddings", None)):
+        return []
+    output = ask()
+    if output is None:
+        return [name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)]
+    return [path for path, module in own_modules(model).items() if module is output]
+
+
+def _other_matrices(model: nn.Module) -> dict[str, str]:
+    """Parameters of other than linear layers that are matrices, or stacks of them, by name: their module's class."""
+    linear = linear_layers(model)
+    return {
+        f"{path}.{name}".lstrip("."): type(module).__name__
+        for path, module in own_modules(model).items()
+        if not (isinstance(module, NOT_LINEAR) or is_in(path, linear))
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() >= 2 and 1 not in parameter.shape
+    }
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    """The first name of every class, and how many more there are."""
+    classes: dict[str, list[str]] = {}
+    for name, kind in found.items():
+        classes.setdefault(kind, []).append(name)
+    return ", ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({kind})" for kind, names in classes.items()
+    )
+
+
+def _warn_of_shared_weights(model: nn.Module, paths: Iterable[str]) -> None:
+    """Name the modules among `paths` that share a parameter with another: that one keeps W, adapted or not."""
+    modules = {path: without_copies(module) for path, module in own_modules(model).items()}
+    owners: dict[int, list[str]] = {}
+    for path, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(path)
+    for path in paths:
+        sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
+        if others := [owner for owner in sharing if not is_in(owner, [path])]:
+            warnings.warn(f"{path} shares its weight with {others[0]}, which stays as it is.", stacklevel=3)
+
+
+def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
+    """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
+
+    Raises:
+        LoRAError: a pattern finds none, or one that is a container, carries adapters, or is trained by one that is on.
+    """
+    modules = own_modules(model)
+    names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
+    found = find([patterns] if isinstance(patterns, str) else patterns, names, "module")
+    whole = [path for path in names if path in found and not is_in(path, found - {path})]
+    for path in whole:
+        module = modules[path]
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):  # a copy would stand where nobody calls it
+            kind = type(module).__name__
+            raise LoRAError(f"{path}, a {kind}, is not called, so no copy of it can be used.", "Name its parts.")
+        if isinstance(module, TrainedWhole):
+            if module.active is not None:
+                raise LoRAError(f"{path} is trained whole by {module.active!r}, which is on.", "Switch that one off.")
+        elif any(isinstance(part, LoRALinear | TrainedWhole) for part in module.modules()):
+            raise LoRAError(f"{path} has adapters, so it cannot be trained whole.", "Remove them before.")
+    return whole
+
 
 # Put in and take out --------------------------------------------------------------------------------------------------
 
@@ -66,9 +225,16 @@ def inject(
     """
     check_name(name, adapter_names(model))
     whole = modules_to_train(model, also_train)
-    configs = configs_of(model, config, whole)
-    _require_rank(configs, linear_layers(model))
-    warn_of_what_is_left_out(model, config, configs, whole)
+    configs = _resolve_targets(model, config, whole)
+    layers = linear_layers(model)
+    sides = {path: min(layers[path].in_features, layers[path].out_features) for path in configs}  # 0: a lazy layer
+    if all(own.rank > sides[path] > 0 for path, own in configs.items()):
+        largest = max(own.rank for own in configs.values())
+        raise LoRAError(
+            f"`rank` (={largest}) is above the smaller side of every target layer.",
+            f"Choose a rank of at most {max(sides.values())}.",
+        )
+    _warn_of_shared_weights(model, [*configs, *whole])
     return attach(model, name, configs, generator, whole)
 
 
@@ -79,28 +245,27 @@ def attach(
     generator: torch.Generator | None = None,
     whole: Iterable[str] = (),
 ) -> dict[str, LoRAUpdate]:
-    """`inject`, with a config for each layer by name, and the names of the modules to train whole."""
+    """`inject`, with a config for each layer by name, and the names that `modules_to_train` returned."""
     check_name(name, adapter_names(model))
-    modules = own_modules(model)
-    layers = {path: layer for path, layer in linear_layers(model).items() if path in configs}
-    for path, layer in layers.items():
-        if isinstance(layer.weight, nn.UninitializedParameter):
+    modules, layers = own_modules(model), linear_layers(model)
+    for path in configs:
+        if isinstance(layers[path].weight, nn.UninitializedParameter):
             raise LoRAError(f"{path} is lazy and has no shape to adapt yet.", "Run the model once before.")
     for adapted in adapted_layers(model).values():
         adapted.require_unmerged("add an adapter")
+    to_copy = {path: modules[path] for path in whole}
     with torch.inference_mode(False):  # what is made in that mode can never train
-        wrapped = {path: TrainedWhole(modules[path]) for path in whole if not isinstance(modules[path], TrainedWhole)}
-        copies = {path: copy.deepcopy(base_of(modules[path])) for path in whole}
+        # all that takes memory comes first, so that running out of it leaves the model as it was
         updates = {path: LoRAUpdate(layers[path], own, generator) for path, own in configs.items()}
-    for path, update in updates.items():  # nothing can fail from here on
+        copies = {path: copy.deepcopy(without_copies(module)) for path, module in to_copy.items()}
+    for path, update in updates.items():
         layer = adapt(layers[path])
         layer.updates[name] = update.train(layer.training)
-    for path, part in copies.items():
-        if path in wrapped:
-            exchange(model, modules[path], wrapped[path])
-        wrapper = wrapped.get(path, modules[path])
-        assert isinstance(wrapper, TrainedWhole)
-        wrapper.updates[name], wrapper.active = part.train(wrapper.training), name
+    for path, module in to_copy.items():
+        wrapper = module if isinstance(module, TrainedWhole) else TrainedWhole(module)
+        if wrapper is not module:
+            exchange(model, module, wrapper)
+        wrapper.updates[name], wrapper.active = copies[path].train(wrapper.training), name
     train_only(model, name)
     return updates
 
@@ -111,7 +276,7 @@ def remove(model: nn.Module, name: str) -> None:
     Raises:
         LoRAError: there is no such adapter, or the model is merged.
     """
-    require_adapter(model, name)
+    _require_adapter(model, name)
     for layer in adapted_layers(model).values():
         layer.require_unmerged("remove an adapter")
     for wrapper in wrappers(model).values():
@@ -124,40 +289,6 @@ def remove(model: nn.Module, name: str) -> None:
                 exchange(model, wrapper, wrapper.base)
         elif not wrapper.updates:
             restore(wrapper)
-
-
-def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
-    """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
-
-    Raises:
-        LoRAError: a pattern finds none, or one that carries adapters, or is trained by an adapter that is on.
-    """
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    modules = own_modules(model)
-    names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
-    found = find(patterns, names, "module")
-    whole = [path for path in names if path in found and not is_in(path, found - {path})]
-    for path in whole:
-        module = modules[path]
-        if isinstance(module, TrainedWhole):
-            if module.active is not None:
-                raise LoRAError(f"{path} is trained whole by {module.active!r}, which is on.", "Switch that one off.")
-        elif any(isinstance(part, LoRALinear | TrainedWhole) for part in module.modules()):
-            raise LoRAError(f"{path} has adapters, so it cannot be trained whole.", "Remove them before.")
-    return whole
-
-
-def _require_rank(configs: Mapping[str, LoRAConfig], layers: Mapping[str, nn.Linear]) -> None:
-    sides = [(own.rank, _smaller_side(layers[path])) for path, own in configs.items()]
-    if all(rank > side > 0 for rank, side in sides):
-        raise LoRAError(
-            f"`rank` (={max(rank for rank, _ in sides)}) is above the smaller side of every target layer.",
-            f"Choose a rank of at most {max(side for _, side in sides)}.",
-        )
-
-
-def _smaller_side(layer: nn.Linear) -> int:
-    return min(layer.in_features, layer.out_features)
 
 
 def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -178,27 +309,23 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
     """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
-    require_adapter(model, name)
+    _require_adapter(model, name)
     return {path: layer.updates[name] for path, layer in adapted_layers(model).items() if name in layer.updates}
 
 
 def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
     """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
-    require_adapter(model, name)
+    _require_adapter(model, name)
     return {path: module.updates[name] for path, module in whole_modules(model).items() if name in module.updates}
 
 
 def parts_of(model: nn.Module, name: str) -> list[nn.Module]:
     """All that belongs to adapter `name`: its updates and copies. Raises LoRAError if there is no such adapter."""
-    require_adapter(model, name)
-    return [wrapper.updates[name] for wrapper in wrappers(model).values() if name in wrapper.updates]
+    return [*updates_of(model, name).values(), *copies_of(model, name).values()]
 
 
 def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
-    """Let one adapter, or several, require gradients with all that belongs to them, and nothing else in `model`.
-
-    Args:
-        names: of them; a string is one.
+    """Let the adapters `names`, or one, require gradients with all that belongs to them, and nothing else in `model`.
 
     Raises:
         LoRAError: there is no such adapter.
@@ -210,19 +337,9 @@ def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
         part.requires_grad_(True)
 
 
-def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors without its adapters, under the names they have in the base. Not copies."""
-    parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
-
-
-def require_adapter(model: nn.Module, name: str) -> None:
-    """Raises LoRAError if `model` has no adapter `name`."""
-    if name not in adapter_names(model):
-        raise LoRAError(
-            f"The model has no adapter {name!r}.", f"It has {', '.join(adapter_names(model)) or 'no adapters'}."
-        )
+def _require_adapter(model: nn.Module, name: str) -> None:
+    if name not in (names := adapter_names(model)):
+        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
 
 
 # Switch ---------------------------------------------------------------------------------------------------------------
@@ -257,9 +374,15 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
             raise LoRAError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
         if any(abs(strength * one.scaling) > torch.finfo(one.lora_B.dtype).max for one in updates):
             raise LoRAError(f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one.")
+    active: dict[str, str | None] = {}
+    for path, module in whole_modules(model).items():
+        on = [name for name in module.updates if wanted.get(name)]
+        if len(on) > 1:
+            cause = f"{path} is trained whole by {' and '.join(on)}: it can be but one."
+            raise LoRAError(cause, "Switch on one of them.")
+        active[path] = on[0] if on else None
     for layer in adapted_layers(model).values():
         layer.require_unmerged("switch adapters")
-    active = {path: _one_of(path, module, wanted) for path, module in whole_modules(model).items()}
     for layer in adapted_layers(model).values():
         for name, update in layer.updates.items():
             update.strength = float(wanted.get(name, 0.0))
@@ -270,17 +393,18 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
 def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
     """Multiply the alpha of every layer of adapter `name` by `factor`, for good: `save_adapter` stores it.
 
-    A and B stay as they are, and so does the strength.
+    A and B stay as they are, and so does the strength. If it raises, every alpha is as it was.
 
     Raises:
-        LoRAError: there is no such adapter, or the model is merged.
+        LoRAError: there is no such adapter, the model is merged, or an alpha would not be a finite number above 0.
     """
     for layer in adapted_layers(model).values():
         layer.require_unmerged("change alpha")
-    for update in updates_of(model, name).values():
-        update.config = replace(update.config, alpha=update.config.alpha * factor)
-        update.scaling = update.config.scaling
-        update.strength = update.strength  # which has a factor made of both
+    updates = updates_of(model, name).values()
+    configs = [replace(update.config, alpha=update.config.alpha * factor) for update in updates]
+    for update, config in zip(updates, configs, strict=True):
+        update.config, update.scaling = config, config.scaling
+        update.strength = update.strength  # what a compiled graph reads is made of both
 
 
 @contextmanager
@@ -296,72 +420,42 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             wrapper.off = off
 
 
-def _one_of(path: str, module: TrainedWhole, wanted: Mapping[str, float]) -> str | None:
-    """Which adapter's copy is used if those in `wanted` are on."""
-    on = [name for name in module.updates if wanted.get(name)]
-    if len(on) > 1:
-        raise LoRAError(f"{path} is trained whole by {' and '.join(on)}: it can be but one.", "Switch on one of them.")
-    return on[0] if on else None
-
-
 # Count ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LayerParameters:
-    """The shapes of one linear layer.
+    """The shapes of one linear layer; the last three are None where the adapter has no part in it."""
 
-    Attributes:
-        layer: its name.
-        weight: (out, in).
-        bias: (out,), or None where there is none.
-        lora_A, lora_B: (rank, in) and (out, rank), or None where the adapter has no part in this layer.
-        scaling: likewise.
-    """
-
-    layer: str
-    weight: tuple[int, ...]
-    bias: tuple[int, ...] | None
-    lora_A: tuple[int, ...] | None
-    lora_B: tuple[int, ...] | None
+    layer: str  # its name
+    weight: tuple[int, ...]  # (out, in)
+    bias: tuple[int, ...] | None  # (out,), or None where there is none
+    lora_A: tuple[int, ...] | None  # (rank, in)
+    lora_B: tuple[int, ...] | None  # (out, rank)
     scaling: float | None
 
 
 @dataclass(frozen=True)
 class ParameterTable:
-    """What an adapter costs.
+    """What an adapter costs, in numbers."""
 
-    Attributes:
-        layers: all linear layers of the model, in its order.
-        base: parameters of the model without any adapter.
-        added: parameters of the adapter, and of the modules that it trains whole.
-        total: base + added.
-        share: added / base.
-    """
-
-    layers: tuple[LayerParameters, ...]
-    base: int
-    added: int
-    total: int
-    share: float
+    layers: tuple[LayerParameters, ...]  # all linear layers of the model, in its order
+    base: int  # parameters of the model without any adapter
+    added: int  # parameters of the adapter, and of the modules that it trains whole
+    total: int  # base + added
+    share: float  # added / base
 
 
 def parameter_table(model: nn.Module, name: str) -> ParameterTable:
     """Shapes layer by layer, and how many numbers adapter `name` adds. Raises LoRAError if there is none."""
-    updates = updates_of(model, name)
-    rows = []
+    updates, rows = updates_of(model, name), []
     for path, layer in linear_layers(model).items():
-        update = updates.get(path)
-        rows.append(
-            LayerParameters(
-                layer=path,
-                weight=tuple(layer.weight.shape),
-                bias=None if layer.bias is None else tuple(layer.bias.shape),
-                lora_A=None if update is None else tuple(update.lora_A.shape),
-                lora_B=None if update is None else tuple(update.lora_B.shape),
-                scaling=None if update is None else update.scaling,
-            )
-        )
+        weight, bias = tuple(layer.weight.shape), None if layer.bias is None else tuple(layer.bias.shape)
+        if update := updates.get(path):
+            A, B = tuple(update.lora_A.shape), tuple(update.lora_B.shape)
+            rows.append(LayerParameters(path, weight, bias, A, B, update.scaling))
+        else:
+            rows.append(LayerParameters(path, weight, bias, None, None, None))
     added = sum(parameter.numel() for part in parts_of(model, name) for parameter in part.parameters())
     of_adapters = {id(p) for wrapper in wrappers(model).values() for p in wrapper.updates.parameters()}
     base = sum(p.numel() for p in model.parameters() if id(p) not in of_adapters)

@@ -4,8 +4,6 @@ from typing import Any
 
 from torch import nn
 
-from lora_mnist.errors import LoRAError
-
 
 class TrainedWhole(nn.Module):
     """A module (`base`), frozen, and a copy of it for every adapter that trains it whole.
@@ -14,20 +12,13 @@ class TrainedWhole(nn.Module):
     the tensors of `base` have the names they had without the wrapper, so that the file of a base loads into it.
 
     Attributes:
+        base: a module that is called, not a container; frozen from now on.
         updates: nn.ModuleDict of the copies, by adapter name.
         active: the adapter whose copy is used; None is the base.
         off: while True the module is its base, whatever is on; `disabled` sets it.
-
-    Args:
-        base: any module that is called, not a container; frozen from now on.
-
-    Raises:
-        LoRAError: it is a container, whose parts are called and not it.
     """
 
     def __init__(self, base: nn.Module):
-        if isinstance(base, nn.ModuleList | nn.ModuleDict):
-            raise LoRAError(f"A {type(base).__name__} is not called, so no copy of it can be used.", "Name its parts.")
         super().__init__()
         self.base = base.requires_grad_(False)
         self.updates: Any = nn.ModuleDict()
@@ -61,7 +52,7 @@ class TrainedWhole(nn.Module):
 
 def _name_as_in_the_base(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     """`head.base.weight` → `head.weight`."""
-    for key in [key for key in state if key.startswith(prefix)]:  # all of them, so that they keep their order
+    for key in [key for key in state if key.startswith(prefix)]:  # all of them, to keep their order
         state[prefix + key.removeprefix(prefix).removeprefix("base.")] = state.pop(key)
 
 

@@ -8,33 +8,41 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
 from lora_mnist.errors import AdapterError, DiskError, LoRAError
-from lora_mnist.lora.config import DTYPES, LoRAConfig
+from lora_mnist.lora.config import DTYPES
 from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, differences, fingerprint_model
 from lora_mnist.lora.layer import LoRAUpdate
-from lora_mnist.lora.model import attach, base_tensors, copies_of, modules_to_train, remove, updates_of
-from lora_mnist.lora.peft_config import config_of, document_of, is_saved_whole, read_bytes, read_document
-from lora_mnist.lora.targets import is_in, linear_layers, own_modules
+from lora_mnist.lora.model import (
+    attach,
+    base_tensors,
+    copies_of,
+    is_in,
+    linear_layers,
+    modules_to_train,
+    own_modules,
+    updates_of,
+    without_copies,
+)
+from lora_mnist.lora.peft_config import document_of, is_saved_whole, layer_configs, read_bytes, read_document
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every key in the weights file
 
 
 def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerprint: Fingerprint | None = None) -> None:
     """Write adapter `name` of `model` so that PEFT, and `load_adapter`, read it onto the same base.
 
     A and B are stored in fp32, or in fp64 if they are; modules that it trains whole as they are. A strength is not
-    stored: it belongs to the use of an adapter. Where PEFT goes past its own adapters, it goes past this one: at the
-    second place of a layer that occurs twice, and where torch reads a layer's weight instead of calling it (see
-    `LoRALinear`).
+    stored: it belongs to the use of an adapter. PEFT adapts a layer that occurs twice at its first place only, and none
+    where torch reads a layer's weight instead of calling it.
 
     Args:
         base_fingerprint: of the base; None makes it now, by `fingerprint_model`.
@@ -45,60 +53,31 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerpri
     """
     model = _unwrapped(model)
     folder, updates, copies = Path(folder), updates_of(model, name), copies_of(model, name)
-    document = stored_config(model, name)
+    document = document_of(updates, list(copies), list(own_modules(model, every_name=True)))
     tensors = {
-        key: part.detach().to(torch.promote_types(part.dtype, torch.float32)).cpu().contiguous()
-        for key, part in factors_of(updates).items()
-    } | {key: part.detach().cpu().contiguous().clone() for key, part in tensors_of_copies(copies).items()}
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        key: part.to(torch.promote_types(part.dtype, torch.float32)) for key, part in _factors_by_key(updates).items()
+    }
+    tensors |= _copies_by_key(copies)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise LoRAError(f"Adapter {name!r} has NaN or infinity in it.", "Train it with a lower learning rate.")
-    base_fingerprint = base_fingerprint or fingerprint_model(model)
-    weights = _with_metadata(save(tensors), base_fingerprint)
+    # copies, because safetensors refuses two tensors that share their memory
+    stored = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+    weights = _with_metadata(save(stored), base_fingerprint or fingerprint_model(model))
     contents = {CONFIG: (json.dumps(document, indent=1) + "\n").encode(), WEIGHTS: weights}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as fresh:
-            for name, content in contents.items():  # all are written before the first is replaced
-                with open(Path(fresh, name), "xb") as file:
+            for file_name, content in contents.items():  # all are written before the first is replaced
+                with open(Path(fresh, file_name), "xb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
             (folder / WEIGHTS).unlink(missing_ok=True)  # or old weights might be read beside a new config
-            for name in contents:
-                Path(fresh, name).replace(folder / name)
+            for file_name in contents:
+                Path(fresh, file_name).replace(folder / file_name)
     except OSError as error:
         cause = f"Cannot write {folder}: {error.strerror or error}."
         raise DiskError(cause, "Free space or choose another folder; what was in this one is kept.") from error
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside a handle of DataParallel, DDP or torch.compile, whose prefix is not part of its names."""
-    while True:
-        children = dict(model.named_children())
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = children["module"]
-        elif list(children) == ["_orig_mod"]:
-            model = children["_orig_mod"]
-        else:
-            return model
-
-
-def _with_metadata(content: bytes, base_fingerprint: Fingerprint) -> bytes:
-    """A safetensors file with `format`, which accelerate asks for, and the fingerprint of the base in its metadata.
-
-    safetensors itself writes several entries in random order, and equal adapters are to be equal files.
-    """
-    length = int.from_bytes(content[:8], "little")
-    metadata = {"base_fingerprint": base_fingerprint.to_text(), "format": "pt"}
-    header = json.dumps({"__metadata__": metadata, **json.loads(content[8 : 8 + length])}).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
-
-
-def stored_config(model: nn.Module, name: str) -> dict[str, Any]:
-    """What `save_adapter` writes to adapter_config.json. Raises LoRAError as it does."""
-    modules = list(own_modules(model, every_name=True))
-    return document_of(updates_of(model, name), list(copies_of(model, name)), modules)
 
 
 def load_adapter(
@@ -111,8 +90,9 @@ def load_adapter(
 ) -> dict[str, LoRAUpdate]:
     """Add the adapter in `folder` to `model` as `name`, at strength 1. If it raises, the model is as it was.
 
-    The base may be in another dtype than it was trained in. If only its buffers differ, as running statistics do after
-    training, a UserWarning says so. What the adapter trained whole need not be the same.
+    The weights file says which layers it adapts, and of what rank; the config says alpha. The base may be in another
+    dtype than it was trained in. If only its buffers differ, as running statistics do after training, a UserWarning
+    says so. What the adapter trained whole need not be the same.
 
     Args:
         base_fingerprint: of `model`'s base; None makes it now.
@@ -127,55 +107,42 @@ def load_adapter(
             another base; the first tensor that differs is named.
         LoRAError: as `inject` does for the name, and for what is trained whole.
     """
-    folder, model = Path(folder), _unwrapped(model)
-    stored, document = load_fingerprint(folder), read_document(folder / CONFIG)
-    whole = modules_to_train(model, [path for path in own_modules(model) if is_saved_whole(document, path)])
+    model, folder = _unwrapped(model), Path(folder)
+    (stored, tensors), document = _read_weights(folder / WEIGHTS), read_document(folder / CONFIG)
+    modules = own_modules(model)
+    whole = modules_to_train(model, [module for module in modules if is_saved_whole(document, module)])
     if base == "any":
         warnings.warn(f"Whether {folder} was trained on this base is not checked.", UserWarning, stacklevel=2)
     elif stored is not None:
         _require_base(folder, stored, base_fingerprint or compute_fingerprint(base_tensors(model)), whole)
     elif not allow_unverified:
-        _refuse_unverified(folder)
-    layers = [path for path in linear_layers(model) if not is_in(path, whole)]
-    tensors = read_tensors(folder / WEIGHTS)
-    config = replace(config_of(folder / CONFIG, document, layers), dtype=dtype_of(tensors))
+        cause = f"{folder / WEIGHTS} does not say which base it was trained on."
+        raise AdapterError(cause, "Pass allow_unverified=True if you know that it was this one.")
+    layers = {path: layer for path, layer in linear_layers(model).items() if not is_in(path, whole)}
+    factors = {path: tensors[key] for path in layers if (key := _key(path, "lora_A")) in tensors}
+    ranks = {path: len(a) for path, a in factors.items() if a.dim() == 2}  # (rank, in)
+    # fp64 if one is stored so, or else LoRAConfig's default
+    dtype = torch.float64 if any(a.dtype == torch.float64 for a in factors.values()) else None
+    configs = layer_configs(folder / CONFIG, document, ranks, whole, layers, dtype)
     if stored is None:
-        _refuse_what_peft_adapts_once(folder, model, config)
-    configs = config.of_layers([path for path in layers if path in config.targets])
-    require_ranks(folder / WEIGHTS, tensors, configs)
-    take_out_the_base(folder / WEIGHTS, tensors, model, whole, any_base=base == "any")
-    return _attach_filled(folder / WEIGHTS, tensors, model, name, configs, whole)
+        _refuse_what_peft_adapts_once(folder, model, configs)
+    _take_out_the_base(folder / WEIGHTS, tensors, model, whole, any_base=base == "any")
 
+    # Before memory is taken or anything in the model changes: every tensor has a place, and fits there
+    wanted: dict[str, torch.Tensor] = {}
+    for path, config in configs.items():
+        layer, dtype = layers[path], config.dtype_beside(layers[path].weight.dtype)
+        wanted[_key(path, "lora_A")] = torch.empty(config.rank, layer.in_features, dtype=dtype, device="meta")
+        wanted[_key(path, "lora_B")] = torch.empty(layer.out_features, config.rank, dtype=dtype, device="meta")
+    wanted |= _copies_by_key({path: without_copies(modules[path]) for path in whole})
+    _require_fit(folder / WEIGHTS, tensors, wanted)
 
-def _attach_filled(
-    path: Path,
-    tensors: Mapping[str, torch.Tensor],
-    model: nn.Module,
-    name: str,
-    configs: Mapping[str, LoRAConfig],
-    whole: Iterable[str],
-) -> dict[str, LoRAUpdate]:
-    """`attach`, and copy in the tensors that were read from `path`. If it raises, the model is as it was."""
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    # its own generator: what it draws is overwritten
+    # a generator of its own: what it draws is overwritten
     updates = attach(model, name, configs, torch.Generator(), whole)
-    try:
-        copy_in(path, tensors, factors_of(updates) | tensors_of_copies(copies_of(model, name)))
-    except BaseException:
-        remove(model, name)
-        for parameter, flag in required:
-            parameter.requires_grad_(flag)
-        raise
+    with torch.no_grad():
+        for key, place in (_factors_by_key(updates) | _copies_by_key(copies_of(model, name))).items():
+            place.copy_(tensors[key])
     return updates
-
-
-def load_config(folder: Path, layers: Iterable[str]) -> LoRAConfig:
-    """Read adapter_config.json, with PEFT's patterns resolved to the names in `layers`, those of the linear layers.
-
-    Raises:
-        AdapterError: it is missing, damaged, finds no layer, or uses an option of PEFT's that is not implemented here.
-    """
-    return config_of(folder / CONFIG, read_document(folder / CONFIG), layers)
 
 
 def load_fingerprint(folder: Path | str) -> Fingerprint | None:
@@ -184,105 +151,85 @@ def load_fingerprint(folder: Path | str) -> Fingerprint | None:
     Raises:
         AdapterError: the file is missing or damaged.
     """
-    text = read_metadata(Path(folder) / WEIGHTS).get("base_fingerprint")
-    return None if text is None else Fingerprint.from_text(text)
+    return _read_weights(Path(folder) / WEIGHTS)[0]
 
 
-def _refuse_unverified(folder: Path) -> None:
-    raise AdapterError(
-        f"{folder / WEIGHTS} does not say which base it was trained on.",
-        "Pass allow_unverified=True if you know that it was this one.",
-    )
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside a handle of DataParallel, DDP or torch.compile, whose prefix is not part of its names."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, parallel) or [name for name, _ in model.named_children()] == ["_orig_mod"]:
+        model = next(model.children())
+    return model
 
 
-def _require_base(folder: Path, stored: Fingerprint, found: Fingerprint, whole: Iterable[str]) -> None:
-    """Other tensors of the base must be those that it was trained on than those it brings along, in `whole`."""
-    different = {name: kind for name, kind in differences(stored, found).items() if not is_in(name, whole)}
-    for name, kind in different.items():
-        if kind == "other":
-            raise AdapterError(
-                f"The adapter in {folder} was trained on another base: tensor {name} differs.",
-                "Use it with the base it came from, or train it again on this one.",
-            )
-    if buffers := [name for name, kind in different.items() if kind == "buffer"]:
-        warnings.warn(
-            f"The adapter in {folder} was trained on these weights, but other buffers: {buffers[0]} differs.",
-            UserWarning,
-            stacklevel=3,
-        )
+# The weights file -----------------------------------------------------------------------------------------------------
 
 
-def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, config: LoRAConfig) -> None:
-    """PEFT adapts a layer that occurs twice at the first place only; here it is one layer."""
-    layers = linear_layers(model)
-    everywhere = [id(layer) for layer in linear_layers(model, every_name=True).values()]
-    for target in config.targets:
-        if everywhere.count(id(layers[target])) > 1:
-            raise AdapterError(
-                f"{folder}: {target} occurs twice in the model, and PEFT adapts only its first place.",
-                "Give the model two layers there.",
-            )
+def _with_metadata(content: bytes, base_fingerprint: Fingerprint) -> bytes:
+    """A safetensors file with `format`, which accelerate asks for, and the fingerprint of the base in its metadata.
+
+    safetensors itself writes several entries in random order, and equal adapters are to be equal files.
+    """
+    length = int.from_bytes(content[:8], "little")  # of the header, which is JSON
+    metadata = {"base_fingerprint": base_fingerprint.to_text(), "format": "pt"}
+    header = json.dumps({"__metadata__": metadata, **json.loads(content[8 : 8 + length])}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
-# The tensors, by PEFT's keys ------------------------------------------------------------------------------------------
-
-PREFIX = "base_model.model."
-PARTS = (".lora_A.weight", ".lora_B.weight")
-
-
-def factors_of(updates: Mapping[str, LoRAUpdate]) -> dict[str, torch.Tensor]:
-    """A and B of every layer, by their keys. Not copies."""
-    return {
-        f"{PREFIX}{path}.{part}.weight": getattr(update, part)
-        for path, update in updates.items()
-        for part in ("lora_A", "lora_B")
-    }
+def _read_weights(path: Path) -> tuple[Fingerprint | None, dict[str, torch.Tensor]]:
+    """The fingerprint of the base, if there is one, and the tensors of a safetensors file. Raises AdapterError."""
+    content = read_bytes(path)
+    try:
+        tensors = dict(sorted(load(content).items()))  # it gives them in random order
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
+        raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    text = header.get("__metadata__", {}).get("base_fingerprint")
+    return None if text is None else Fingerprint.from_text(text), tensors
 
 
-def tensors_of_copies(copies: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """The tensors of modules that are trained whole, by their keys. Not copies of them."""
+def _key(path: str, part: str) -> str:
+    """PEFT's key of `lora_A` or `lora_B` of a layer."""
+    return f"{PREFIX}{path}.{part}.weight"
+
+
+def _factors_by_key(updates: Mapping[str, LoRAUpdate]) -> dict[str, torch.Tensor]:
+    """A (rank, in) and B (out, rank) of every layer. Not copies."""
+    return {_key(path, part): getattr(one, part) for path, one in updates.items() for part in ("lora_A", "lora_B")}
+
+
+def _copies_by_key(copies: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """The tensors of modules that are trained whole. Not copies of them."""
     return {f"{PREFIX}{path}.{key}": part for path, copy in copies.items() for key, part in copy.state_dict().items()}
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All of a safetensors file, by key. Raises AdapterError."""
-    try:
-        return dict(sorted(load(read_bytes(path)).items()))  # it gives them in random order
-    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not know
-        raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+# What must hold before an adapter is loaded ---------------------------------------------------------------------------
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Of a safetensors file. Raises AdapterError."""
-    try:
-        if path.exists() and not path.is_file():  # safetensors would wait for a pipe
-            raise AdapterError(f"{path} is not a regular file.", "Restore the adapter.")
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}.", "Restore the adapter.") from error
+def _require_base(folder: Path, stored: Fingerprint, found: Fingerprint, whole: Iterable[str]) -> None:
+    """The model's tensors are those it was trained on, but for those that it brings along, in `whole`."""
+    different = {name: kind for name, kind in differences(stored, found).items() if not is_in(name, whole)}
+    for name, kind in different.items():
+        if kind == "other":
+            cause = f"The adapter in {folder} was trained on another base: tensor {name} differs."
+            raise AdapterError(cause, "Use it with the base it came from, or train it again on this one.")
+    if buffers := [name for name, kind in different.items() if kind == "buffer"]:
+        text = f"The adapter in {folder} was trained on these weights, but other buffers: {buffers[0]} differs."
+        warnings.warn(text, UserWarning, stacklevel=3)
 
 
-def dtype_of(tensors: Mapping[str, torch.Tensor]) -> torch.dtype | None:
-    """In which A and B are to be kept: fp64 if one of them is stored so, or else LoRAConfig's default."""
-    wide = any(tensor.dtype == torch.float64 for key, tensor in tensors.items() if key.endswith(PARTS))
-    return torch.float64 if wide else None
+def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, targets: Iterable[str]) -> None:
+    """PEFT adapts a layer that occurs twice at the first place only; here it is one layer."""
+    layers = linear_layers(model)
+    everywhere = [id(layer) for layer in linear_layers(model, every_name=True).values()]
+    for target in targets:
+        if everywhere.count(id(layers[target])) > 1:
+            cause = f"{folder}: {target} occurs twice in the model, and PEFT adapts only its first place."
+            raise AdapterError(cause, "Give the model two layers there.")
 
 
-def require_ranks(path: Path, tensors: Mapping[str, torch.Tensor], configs: Mapping[str, LoRAConfig]) -> None:
-    """Before memory is taken: the tensors are there and have the ranks that the config says. Raises AdapterError."""
-    for layer, config in configs.items():
-        for part in PARTS:
-            if (key := f"{PREFIX}{layer}{part}") not in tensors:
-                raise AdapterError(f"{path} lacks {key}.", "Restore the adapter.")
-        key = f"{PREFIX}{layer}{PARTS[0]}"
-        if tensors[key].shape[:1] != (config.rank,):  # (rank, in)
-            raise AdapterError(
-                f"{path}: {key} is {tuple(tensors[key].shape)}, not of rank {config.rank}.", "Restore it."
-            )
-
-
-def take_out_the_base(
+def _take_out_the_base(
     path: Path, tensors: dict[str, torch.Tensor], model: nn.Module, whole: Iterable[str], any_base: bool
 ) -> None:
     """PEFT stores an output layer that it adapts, and embeddings, with the adapter: they must be the base's."""
@@ -297,14 +244,12 @@ def take_out_the_base(
                 raise AdapterError(f"{path} has {name}, which is not the base's.", "Use it with its own base.")
 
 
-def copy_in(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    """Copy the stored tensors to `wanted`, strictly: every one must be there, fit and be finite, and no other."""
-    for trouble, keys in (
-        ("lacks", wanted.keys() - tensors.keys()),
-        ("should not have", tensors.keys() - wanted.keys()),
-    ):
-        if keys:
-            raise AdapterError(f"{path} {trouble} {', '.join(sorted(keys))}.", "Restore the adapter.")
+def _require_fit(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    """Every tensor that is wanted is there, in its shape and finite in its dtype, and no other is."""
+    if lost := wanted.keys() - tensors.keys():
+        raise AdapterError(f"{path} lacks {', '.join(sorted(lost))}.", "Restore the adapter.")
+    if extra := tensors.keys() - wanted.keys():
+        raise AdapterError(f"{path} should not have {', '.join(sorted(extra))}.", "Restore the adapter.")
     for key, place in wanted.items():
         stored = tensors[key]
         known = stored.dtype in DTYPES if place.is_floating_point() else stored.dtype == place.dtype
@@ -313,5 +258,3 @@ def copy_in(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str
             raise AdapterError(f"{path}: {key} is {found}, not {tuple(place.shape)} floats.", "Restore the adapter.")
         if not stored.to(place.dtype).isfinite().all():
             raise AdapterError(f"{path}: {key} is not finite in {place.dtype}.", "Restore the adapter.")
-        with torch.no_grad():
-            place.copy_(stored)

@@ -6,27 +6,30 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lora_mnist.errors import AdapterError, DamagedError, LoRAError, shown
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.layer import LoRAUpdate
 
-INITS = {"kaiming": True, "gaussian": "gaussian"}  # ours → PEFT's init_lora_weights; only for the record once trained
-# Those of PEFT's that leave the base as it is; others (pissa, olora, …) keep a part of W in the adapter.
-HARMLESS_INITS = ("gaussian",)  # and True and False, the usual one and a random B
+# Ours → PEFT's `init_lora_weights`; only for the record once trained. Others (pissa, olora, …) keep a part of W in the
+# adapter, so they are refused; True, False and None all leave W as it is.
+INITS = {"kaiming": True, "gaussian": "gaussian"}
 # Written out although they are PEFT's defaults: without `r` or `lora_alpha` PEFT silently takes 8.
 FIXED = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False}
-OURS = {
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern"),
-    *("use_rslora", "lora_dropout", "init_lora_weights", "target_modules"),
-    *("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+# What may stand where; LoRAConfig checks numbers.
+KINDS: dict[str, Any] = {
+    "use_rslora": bool,
+    "init_lora_weights": bool | str,
+    "rank_pattern": dict,
+    "alpha_pattern": dict,
 }
-# each, or each of a list
-KINDS = {"modules_to_save": str, "exclude_modules": str, "layers_to_transform": int, "layers_pattern": str}
-# Change nothing in what an adapter computes once it is trained. A task that brings layers of its own along does so in
-# `modules_to_save`.
+KINDS |= dict.fromkeys(("r", "lora_alpha", "lora_dropout"), object)
+# These change nothing in what a trained adapter computes. The weights file says which layers were chosen, and a task
+# that brings layers of its own along names them in `modules_to_save`.
 IGNORED = {
     *("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "inference_mode", "task_type"),
-    *("megatron_core", "qalora_group_size"),
+    *("megatron_core", "qalora_group_size", "exclude_modules", "layers_to_transform", "layers_pattern"),
 }
 
 
@@ -41,7 +44,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: list[str]) -> dict[str, Any]:
-    """The config that makes PEFT adapt exactly the layers of `updates` and train exactly `whole`, of all `modules`."""
+    """The config that makes PEFT adapt exactly the layers of `updates` and train exactly `whole`, of all `modules`.
+
+    Raises:
+        LoRAError: a name in `whole` means more than that to PEFT.
+    """
     own = {path: update.config for path, update in updates.items()}
     typical = max(own.values(), key=lambda config: config.rank)
     document = {
@@ -55,99 +62,115 @@ def document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: li
         "use_rslora": typical.rslora,
         "lora_dropout": typical.dropout,
         "init_lora_weights": INITS[typical.init],
-        "target_modules": targets_for(list(updates), modules),
+        "target_modules": list(own),
     }
+    if any(finds(list(own), module) for module in modules if module not in own):
+        # PEFT would also take other modules that end so; an expression is for the whole name
+        document["target_modules"] = "|".join(map(re.escape, own))
     if whole:
         document["modules_to_save"] = whole
         more = [path for path in modules if is_saved_whole(document, path) and path not in whole]
-        lost = [path for path in updates if not is_target(document, path)]
+        # for PEFT these are expressions, and what lies in such a module is no target
+        lost = [path for path in own if any(re.match(rf"(^|.*\.){name}($|\..*)", path) for name in whole)]
         if more or lost:
-            raise LoRAError(
-                f"PEFT would take {(more + lost)[0]} for a part of {', '.join(whole)}, by its name.",
-                "Rename one of them.",
-            )
+            cause = f"PEFT would take {(more + lost)[0]} for a part of {', '.join(whole)}, by its name."
+            raise LoRAError(cause, "Rename one of them.")
     return document
 
 
-def config_of(path: Path, document: Mapping[str, Any], layers: Iterable[str]) -> LoRAConfig:
-    """What `document`, read from `path`, means for the linear layers called `layers`. Raises AdapterError."""
-    start = document.get("init_lora_weights", True)
-    ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
-    try:
-        targets = [layer for layer in layers if is_target(document, layer)]
-        if not targets:
-            raise AdapterError(f"{path}: target_modules finds no linear layer of this model.", "Use its own base.")
-        return LoRAConfig(
-            targets=tuple(targets),
-            rank=document["r"],
-            alpha=document["lora_alpha"],
-            rank_pattern={exactly(layer): rank for layer in targets if (rank := first(ranks, layer)) is not None},
-            alpha_pattern={exactly(layer): alpha for layer in targets if (alpha := first(alphas, layer)) is not None},
-            rslora=bool(document.get("use_rslora", False)),
-            dropout=document.get("lora_dropout", 0.0),
-            init="gaussian" if start == "gaussian" else "kaiming",
-        )
-    except AdapterError:
-        raise
-    except LoRAError as error:
-        raise AdapterError(f"{path}: {error.cause}", "Restore it.") from error
-    except (TypeError, AttributeError, re.error) as error:
-        raise AdapterError(f"{path} is not an adapter's config: {error}.", "Restore it.") from error
-
-
 def read_document(path: Path) -> dict[str, Any]:
-    """Its document, with every option known and nothing missing for which PEFT would take a default in silence."""
+    """The config in `path`: every option is known, and none is missing for which PEFT silently takes a default.
+
+    Raises:
+        AdapterError: that is not so, or the file cannot be read; DamagedError if it is not JSON.
+    """
     way_out = "Restore it, or save the adapter again."
+    content = read_bytes(path)
     try:
-        document = json.loads(read_bytes(path))
-    except AdapterError:
-        raise
+        document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not JSON: {error}.", way_out) from error
     if not isinstance(document, dict):
         raise AdapterError(f"{path} is not an adapter's config.", way_out)
-    _refuse_what_is_not_implemented(path, document)
-    for name, kind in KINDS.items():
-        value = document.get(name)
-        if not all(isinstance(one, kind) for one in (value if isinstance(value, list) else [value or kind()])):
-            raise AdapterError(f"{path} is not an adapter's config: {name!r} is {value!r}.", way_out)
+    for name, value in document.items():
+        if name in FIXED:
+            known = value == FIXED[name]
+        elif value is None or name in IGNORED:
+            known = True
+        elif name in ("target_modules", "modules_to_save"):
+            known = all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
+        elif name in KINDS:
+            known = isinstance(value, KINDS[name]) and (name != "init_lora_weights" or value in INITS.values())
+        else:  # another option of PEFT's does no harm while it is off
+            known = value is False or value in ({}, [])
+        if not known:
+            cause = f"{path}: option {name!r} (={shown(value)}) is not implemented."
+            raise AdapterError(cause, "Save the adapter without it.")
     if missing := [key for key in ("r", "lora_alpha", "target_modules") if document.get(key) is None]:
         raise AdapterError(f"{path} has no {missing[0]!r}.", way_out)
     return document
 
 
-def _refuse_what_is_not_implemented(path: Path, document: Mapping[str, Any]) -> None:
-    for name, value in document.items():
-        if name in FIXED:
-            known = value == FIXED[name]
-        elif name == "init_lora_weights":
-            known = value is None or value is True or value is False or value in HARMLESS_INITS
-        elif name == "use_rslora":
-            known = value is None or isinstance(value, bool)
-        else:
-            known = name in OURS | IGNORED or value is None or value is False or value in ({}, [])
-        if not known:
-            raise AdapterError(
-                f"{path}: option {name!r} (={shown(value)}) is not implemented.", "Save the adapter without it."
+def layer_configs(
+    path: Path,
+    document: Mapping[str, Any],
+    ranks: Mapping[str, int],
+    whole: Iterable[str],
+    layers: Iterable[str],
+    dtype: torch.dtype | None,
+) -> dict[str, LoRAConfig]:
+    """What `document`, read from `path`, means for the layers in `ranks`, which have these ranks in the weights file.
+
+    Args:
+        whole: modules in that file that the adapter trains whole; PEFT lets a target name these too.
+        layers: all linear layers of the model that are not in `whole`.
+        dtype: of A and B, as in LoRAConfig.
+
+    Raises:
+        AdapterError: target_modules names other layers than the file has, or the config another rank, or a value that
+            is out of its range.
+    """
+    configs = {}
+    try:
+        _require_targets(path, document, list(ranks), whole, layers)
+        for layer, rank in ranks.items():
+            if (expected := first(document.get("rank_pattern"), layer, document["r"])) != rank:
+                cause = f"{path}: {layer} is not of rank {shown(expected)}, but {rank} in adapter_model.safetensors."
+                raise AdapterError(cause, "Restore the adapter.")
+            configs[layer] = LoRAConfig(
+                targets=(layer,),
+                rank=rank,
+                alpha=first(document.get("alpha_pattern"), layer, document["lora_alpha"]),
+                rslora=bool(document.get("use_rslora", False)),
+                dropout=document.get("lora_dropout", 0.0),
+                init="gaussian" if document.get("init_lora_weights") == "gaussian" else "kaiming",
+                dtype=dtype,
             )
+    except AdapterError:
+        raise
+    except (LoRAError, re.error) as error:
+        raise AdapterError(f"{path} is not an adapter's config: {error}.", "Restore it.") from error
+    return configs
+
+
+def _require_targets(
+    path: Path, document: Mapping[str, Any], stored: list[str], whole: Iterable[str], layers: Iterable[str]
+) -> None:
+    """Or a weights file that lost some of its layers would load as an adapter of fewer."""
+    targets = document["target_modules"]
+    if isinstance(targets, list):  # of names or their ends: each finds something
+        lost = [name for name in targets if not any(finds([name], module) for module in (*stored, *whole))]
+    else:  # an expression: all that it finds is there, unless PEFT went by `exclude_modules` too
+        excluded = bool(document.get("exclude_modules"))
+        lost = [layer for layer in layers if finds(targets, layer) and layer not in stored and not excluded]
+    stray = [layer for layer in stored if not finds(targets, layer)]
+    if lost or stray or not stored:
+        named = ", ".join(lost or stray) or "any linear layer of this model"
+        cause = f"{path}: target_modules and adapter_model.safetensors do not both have {named}."
+        raise AdapterError(cause, "Restore the adapter, or use its own base.")
 
 
 # PEFT's rules of which modules a name or an expression in its config means --------------------------------------------
-
-
-def is_target(document: Mapping[str, Any], layer: str) -> bool:
-    """Whether a config adapts `layer`: `check_target_module_exists` in peft/tuners/tuners_utils.py.
-
-    A string is an expression for the whole name, a list holds whole names or their ends. `layers_to_transform` chooses
-    among those that were found by their ends.
-    """
-    targets, excluded = document["target_modules"], document.get("exclude_modules")
-    if excluded and _finds(excluded, layer):
-        return False
-    if any(re.match(rf"(^|.*\.){name}($|\..*)", layer) for name in document.get("modules_to_save") or ()):
-        return False
-    by_its_end = not isinstance(targets, str) and layer not in targets
-    return _finds(targets, layer) and (not by_its_end or _is_in_chosen_block(document, layer))
 
 
 def is_saved_whole(document: Mapping[str, Any], module: str) -> bool:
@@ -156,9 +179,10 @@ def is_saved_whole(document: Mapping[str, Any], module: str) -> bool:
     return module.endswith(names if isinstance(names, str) else tuple(names))
 
 
-def first(patterns: Mapping[str, Any], layer: str) -> Any:
-    """The value of the first key whose expression fits the end of the name, from a dot on; None if none does."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), None)
+def first(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
+    """The value of the first key whose expression fits the end of the name, from a dot on; else `default`."""
+    found = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
+    return next(found, default)
 
 
 def exactly(layer: str) -> str:
@@ -166,27 +190,8 @@ def exactly(layer: str) -> str:
     return f"^{re.escape(layer)}$"
 
 
-def targets_for(targets: list[str], modules: Iterable[str]) -> list[str] | str:
-    """The names, or, where PEFT would also take other modules that end so, an expression for exactly those."""
-    if any(_finds(targets, module) for module in modules if module not in targets):
-        return "|".join(map(re.escape, targets))
-    return targets
-
-
-def _finds(names: Any, module: str) -> bool:
+def finds(names: str | Iterable[str], module: str) -> bool:
+    """Whether `target_modules` finds `module`: a string is an expression for its name, a list has names or ends."""
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
     return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def _is_in_chosen_block(document: Mapping[str, Any], layer: str) -> bool:
-    """By the first number in the name after `layers_pattern`, or after anything."""
-    chosen, patterns = document.get("layers_to_transform"), document.get("layers_pattern")
-    if chosen is None or chosen == []:
-        return True
-    expressions = [
-        rf"(?:^|.*?\.){name}\.(\d+)\." for name in ([patterns] if isinstance(patterns, str) else patterns or ())
-    ]
-    found = (re.match(expression, layer) for expression in expressions or [r".*?\.[^.]*\.(\d+)\."])
-    block = next((int(match[1]) for match in found if match), None)
-    return block in ([chosen] if isinstance(chosen, int) else chosen)

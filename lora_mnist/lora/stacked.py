@@ -1,7 +1,7 @@
 """Many adapters of one base trained at once: a network whose input holds the batch of every adapter, one after another.
 
 The frozen products run over all rows together, each A and B over the rows of its own adapter: for adapter j,
-y_j = x_j Wᵀ + b + scaling · (x_j A_jᵀ) B_jᵀ. No row sees another adapter's numbers, so that every gradient is what the
+y_j = x_j Wᵀ + b + scaling · (x_j A_jᵀ) B_jᵀ. No row sees another adapter's numbers, so every gradient is what the
 adapter would have by itself, but for the order of sums.
 """
 
@@ -15,9 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, restore
-from lora_mnist.lora.model import adapter_names, exchange, updates_of
-from lora_mnist.lora.targets import adapted_layers, whole_modules
+from lora_mnist.lora.layer import LoRAUpdate, restore
+from lora_mnist.lora.model import adapted_layers, adapter_names, exchange, updates_of, whole_modules
 
 
 class StackedLinear(nn.Module):
@@ -69,7 +68,7 @@ class _Stacked(torch.autograd.Function):
         of_low = torch.bmm(rows, B) * ctx.scaling  # (adapters, batch, rank)
         of_A = torch.bmm(of_low.transpose(1, 2), x)  # (adapters, rank, in)
         of_x = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0]:  # not in the first layer
             of_x = gradient @ W  # (adapters · batch, out) @ (out, in)
             of_x.view(x.shape).baddbmm_(of_low, A)
         return of_x, of_A, of_B, None, None, None
@@ -88,12 +87,26 @@ def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
     Raises:
         LoRAError: the models differ in more than that, or have dropout, whose random numbers a stack cannot draw alike.
     """
+
+    def signature(model: nn.Module) -> dict[str, tuple[object, ...]]:
+        bases = {path: id(layer.weight) for path, layer in adapted_layers(model).items()}
+        return {
+            path: (bases[path], update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength)
+            for path, update in updates_of(model, name).items()
+        }
+
     first = models[0]
     for model in models:
-        _require_like(first, model, name)
+        if adapter_names(model) != [name] or whole_modules(model):
+            cause = f"A stack takes models with the one adapter {name!r}, not {adapter_names(model)}."
+            raise LoRAError(cause, "Remove the others.")
+        if signature(model) != signature(first):
+            raise LoRAError("Adapters of one stack have the same layers, rank, scaling and base.", "Stack them apart.")
+        if any(update.dropout.p for update in updates_of(model, name).values()):
+            raise LoRAError("Adapters with dropout draw random numbers as they train.", "Train them one by one.")
     own = {id(factor) for update in updates_of(first, name).values() for factor in update.parameters()}
     shared = {id(parameter): parameter for parameter in first.parameters() if id(parameter) not in own}
-    stacked = copy.deepcopy(first, shared).requires_grad_(False)
+    stacked = copy.deepcopy(first, shared).requires_grad_(False)  # what is in the memo, `shared`, is not copied
     for path, layer in adapted_layers(stacked).items():
         updates = [updates_of(model, name)[path] for model in models]
         exchange(stacked, layer, StackedLinear(restore(layer), updates))
@@ -108,21 +121,3 @@ def unstack(stacked: nn.Module, models: Sequence[nn.Module], name: str) -> None:
         for path, update in updates_of(model, name).items():
             update.lora_A.copy_(layers[path].lora_A[number])
             update.lora_B.copy_(layers[path].lora_B[number])
-
-
-def _require_like(first: nn.Module, model: nn.Module, name: str) -> None:
-    """Raises LoRAError if the two cannot be in one stack."""
-    if adapter_names(model) != [name] or whole_modules(model):
-        raise LoRAError(
-            f"A stack takes models with the one adapter {name!r}, not {adapter_names(model)}.", "Remove the others."
-        )
-    one, other = adapted_layers(first), adapted_layers(model)
-    if one.keys() != other.keys() or any(_shape(one[path], name) != _shape(other[path], name) for path in one):
-        raise LoRAError("Adapters of one stack have the same layers, rank, scaling and base.", "Stack them apart.")
-    if any(update.dropout.p for update in updates_of(model, name).values()):
-        raise LoRAError("Adapters with dropout draw random numbers as they train.", "Train them one by one.")
-
-
-def _shape(layer: LoRALinear, name: str) -> tuple[object, ...]:
-    update = layer.updates[name]
-    return id(layer.weight), update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength
