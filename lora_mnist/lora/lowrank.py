@@ -136,7 +136,7 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
     As `combine_cat`, but for `rank`: of every layer; where its smaller side is smaller, that.
 
     Returns:
-        What was kept of each layer's sum, by the layer's name; `error` is the price.
+        What was kept of each layer's sum, by the layer's name; `error` is what was left out.
 
     Raises:
         LoRAError: `rank` is not a whole number from 1, or as `combine_cat` does.
