@@ -108,29 +108,16 @@ def mnist() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads():
-    """--threads holds for the process, and the number of threads decides the last bits of a sum."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _same_log():
-    """A command says for the process how much is logged, and where."""
+def _same_process():
+    """A command sets for the process how many threads there are, what is logged where, and what a signal does."""
     log = logging.getLogger("lora_mnist")
-    before = log.level, log.propagate, log.handlers[:]
+    threads, logged = torch.get_num_threads(), (log.level, log.propagate, log.handlers[:])
+    handlers = {number: signal.getsignal(number) for number in LINES}
     yield
-    log.setLevel(before[0])
-    log.propagate, log.handlers[:] = before[1:]
-
-
-@pytest.fixture(autouse=True)
-def _same_signals():
-    """Commands and tests that listen to signals do so for the process; a suite that is to end must not fail a test."""
-    before = {number: signal.getsignal(number) for number in LINES}
-    yield
-    for number, handler in before.items():
+    torch.set_num_threads(threads)
+    log.setLevel(logged[0])
+    log.propagate, log.handlers[:] = logged[1:]
+    for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
@@ -142,15 +129,15 @@ def is_cause_and_way_out(cause: str, way_out: str) -> bool:
 @pytest.fixture(autouse=True)
 def _every_error_is_a_cause_and_a_way_out(monkeypatch):
     """As errors.py promises, of every error that any test meets."""
-    provenance, honest = [], LoraMnistError.__init__
+    raised, honest = [], LoraMnistError.__init__
 
     def init(self: LoraMnistError, cause: str, way_out: str) -> None:
         honest(self, cause, way_out)
-        provenance.append((cause, way_out))
+        raised.append((cause, way_out))
 
     monkeypatch.setattr(LoraMnistError, "__init__", init)
     yield
-    assert [one for one in provenance if not is_cause_and_way_out(*one)] == []
+    assert [one for one in raised if not is_cause_and_way_out(*one)] == []
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Whole commands: what they print, what they return, and what they leave alone when they fail."""
 
 import json
-import os
 import re
 import resource
 import signal
@@ -69,25 +68,17 @@ def test_finetune_takes_16_lines_and_shows_all_of_before_when_asked_to(cli, run_
     assert code == 0, err
     assert long.startswith(out[: out.index("saved")])
     document = json.loads((run_copy / "adapters" / "long" / "analysis.json").read_text())
-    for heading in (
-        "Parameters",
-        "Digit 3 before and after",
-        "beside what else could be done",
-        "Wrong test images per digit",
-    ):
+    for heading in ("Parameters", "Digit 3 before and after", "beside what else", "Wrong test images per digit"):
         assert heading in long
     test = document["splits"]["test"]
     rows = [re.findall(r"\d+", line) for line in long.splitlines() if re.fullmatch(ROW, line.strip())]
     assert [(int(row[2]), int(row[3])) for row in rows] == list(zip(test["fixed"], test["broken"], strict=True))
 
 
-def test_verbose_adds_every_table_to_run_and_pretrain(cli, tmp_path, monkeypatch):
+def test_verbose_adds_every_table_to_run(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    run = ("--run", tmp_path / "r")
-    code, out, err = cli("pretrain", "--config", "smoke", "--dataset", "digits", "--verbose", *run)
-    assert code == 0, err
-    assert "Confusion on test" in out
-    code, out, err = cli("run", "--rounds", "2", "--verbose", *run)
+    options = ("--config", "smoke", "--dataset", "digits", "--rounds", "2", "--verbose")
+    code, out, err = cli("run", *options, "--run", tmp_path / "r")
     assert code == 0, err
     for heading in ("Confusion on test", "Parameters", "Wrong test images per digit", "Digit after digit, on test"):
         assert heading in out
@@ -108,33 +99,17 @@ def test_quiet_prints_the_path_of_what_was_made_and_nothing_else(cli, tmp_path):
         assert cli(command, *quiet) == (0, "", "")
 
 
-def test_the_three_commands_the_project_exists_for(cli, tmp_path):
-    run = ("--run", tmp_path / "r")
-    assert cli("pretrain", "--config", "smoke", "--dataset", "digits", *run)[0] == 0
-    code, out, _ = cli("finetune", "--digit", "9", "--rank", "1", *run)
-    assert code == 0
-    assert "missed: 9s" in out
-    code, out, _ = cli("report", *run)
-    assert (code, out) == (0, f"{tmp_path / 'r' / 'report' / 'index.html'}\n")
-    assert (tmp_path / "r" / "adapters" / "digit9-r1").is_dir()
-
-
 def test_the_report_is_opened_when_asked_to(cli, run_copy, monkeypatch):
-    opened = []
+    opened, page = [], run_copy / "report" / "index.html"
     monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
     assert cli("report", "--run", run_copy)[0] == 0
     assert opened == []
     assert cli("report", "--run", run_copy, "--open")[::2] == (0, "")
-    assert opened == [(run_copy / "report" / "index.html").as_uri()]
     assert cli("run", "--run", run_copy, "--open")[0] == 0
-    assert opened == 2 * [(run_copy / "report" / "index.html").as_uri()]
-
-
-def test_without_a_browser_the_report_is_written_and_says_so(cli, run_copy, monkeypatch):
+    assert opened == 2 * [page.as_uri()]
     monkeypatch.setattr("webbrowser.open", lambda url: False)
     code, out, err = cli("report", "--run", run_copy, "--open", "--normalise")
-    assert (code, out) == (0, f"{run_copy / 'report' / 'index.html'}\n")
-    assert "no browser" in err
+    assert (code, out, "no browser" in err) == (0, f"{page}\n", True)
 
 
 def test_json_is_one_object_and_the_stored_one(cli, finished_run, adapter):
@@ -149,48 +124,27 @@ def test_json_is_one_object_and_the_stored_one(cli, finished_run, adapter):
 
 def test_every_flag_of_a_setting_reaches_it(cli, tmp_path):
     run = ("--run", tmp_path / "r", "--json")
-    flags = "--epochs 2 --batch-size 40 --learning-rate 0.02 --optimizer adamw --schedule constant --weight-decay 0.1"
-    flags += " --hidden 20,14 --val-share 0.2 --seed 3 --dataset digits --config smoke --threads 1 --device cpu --quiet"
-    code, out, err = cli("pretrain", *flags.split(), *run)
+    training = "--learning-rate 0.02 --optimizer adamw --schedule constant --weight-decay 0.1 --batch-size 11"
+    asked = {"learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant", "weight_decay": 0.1, "batch_size": 11}
+    flags = f"{training} --epochs 2 --hidden 20,14 --val-share 0.2 --seed 3 --dataset digits --config smoke --threads 1"
+    code, _, err = cli("pretrain", *flags.split(), "--device", "cpu", "--quiet", *run)
     assert (code, err) == (0, "")
-    record = json.loads((tmp_path / "r" / "run.json").read_text())
+    settings = json.loads((tmp_path / "r" / "run.json").read_text())["settings"]
     assert json.loads((tmp_path / "r" / "base" / "provenance.json").read_text())["threads"] == 1
-    settings = record["settings"]
     assert (settings["seed"], settings["model"]["hidden"], settings["data"]["val_share"]) == (3, [20, 14], 0.2)
-    training = {"batch_size": 40, "learning_rate": 0.02, "optimizer": "adamw", "schedule": "constant"}
-    assert settings["pretrain"] == {**training, "weight_decay": 0.1, "epochs": 2}
-    flags = "--digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1 --init gaussian"
-    flags += " --shift 2 --rotate 3 --zoom 0.25 --guard none --hard-examples 0.3 --logit-adjustment 0.4"
-    flags += " --label-smoothing 0.05"
-    flags += " --rank-pattern linear2=2 --alpha-pattern linear2=7"
-    flags += " --steps 7 --batch-size 11 --focus 0.5 --learning-rate 0.003 --optimizer adamw --schedule constant"
-    code, out, err = cli("finetune", *flags.split(), "--weight-decay", "0.2", "--name", "mine", *run)
+    assert settings["pretrain"] == {**asked, "epochs": 2}
+    flags = f"{training} --digit 4 --rank 3 --alpha 5 --rslora --targets linear1 --targets linear[2] --dropout 0.1"
+    flags += " --init gaussian --shift 2 --rotate 3 --zoom 0.25 --guard none --hard-examples 0.3 --logit-adjustment 0.4"
+    flags += " --label-smoothing 0.05 --rank-pattern linear2=2 --alpha-pattern linear2=7 --steps 7 --focus 0.5"
+    code, out, err = cli("finetune", *flags.split(), "--name", "mine", *run)
     assert code == 0, err
     document = json.loads(out)
-    training = {"batch_size": 11, "learning_rate": 0.003, "optimizer": "adamw", "schedule": "constant"}
     assert document["settings"] == {
-        **training,
-        "weight_decay": 0.2,
-        "digit": 4,
-        "rank": 3,
-        "alpha": 5.0,
-        "rank_pattern": {"linear2": 2},
-        "alpha_pattern": {"linear2": 7.0},
-        "full_learning_rate": 0.001,
-        "rslora": True,
-        "init": "gaussian",
-        "dropout": 0.1,
-        "targets": ["linear1", "linear[2]"],
-        "steps": 7,
-        "focus": 0.5,
-        "hard_examples": 0.3,
-        "logit_adjustment": 0.4,
-        "label_smoothing": 0.05,
-        "shift": 2.0,
-        "rotate": 3.0,
-        "zoom": 0.25,
-        "guard": "none",
-        "name": "mine",
+        **asked,
+        **{"digit": 4, "rank": 3, "alpha": 5.0, "rank_pattern": {"linear2": 2}, "alpha_pattern": {"linear2": 7.0}},
+        **{"rslora": True, "init": "gaussian", "dropout": 0.1, "targets": ["linear1", "linear[2]"], "steps": 7},
+        **{"focus": 0.5, "hard_examples": 0.3, "logit_adjustment": 0.4, "label_smoothing": 0.05, "name": "mine"},
+        **{"shift": 2.0, "rotate": 3.0, "zoom": 0.25, "guard": "none", "full_learning_rate": 0.001},
     }
     assert [row["scaling"] for row in document["parameters"]["layers"]] == pytest.approx([5 / 3**0.5, 7 / 2**0.5, None])
 
@@ -199,12 +153,13 @@ def test_a_strength_for_each_adapter(cli, run_copy, adapter):
     run = ("--run", run_copy, "--json")
     assert cli("finetune", "--digit", "3", "--name", "second", *run)[0] == 0
     names = ("--adapter", adapter.name, "--adapter", "second")
-    code, out, err = cli("evaluate", *names, "--strength", "0.5", "--strength", "-1", *run)
-    assert code == 0, err
-    used = [{"name": adapter.name, "strength": 0.5}, {"name": "second", "strength": -1.0}]
-    assert json.loads(out)["adapters"] == used
-    both = json.loads(cli("evaluate", *names, "--strength", "0.5", *run)[1])["adapters"]
-    assert [one["strength"] for one in both] == [0.5, 0.5]
+    for given, used in ((("0.5", "-1"), [0.5, -1.0]), (("0.5",), [0.5, 0.5])):
+        strengths = [part for strength in given for part in ("--strength", strength)]
+        code, out, err = cli("evaluate", *names, *strengths, *run)
+        assert code == 0, err
+        assert [one["strength"] for one in json.loads(out)["adapters"]] == used
+    at_zero = json.loads(cli("evaluate", "--adapter", adapter.name, "--strength", "0", *run)[1])
+    assert at_zero["splits"] == json.loads(cli("evaluate", *run)[1])["splits"]
 
 
 def test_rounds_control_and_on_top_of(cli, tmp_path):
@@ -274,14 +229,6 @@ def test_params_of_any_layer(cli, tmp_path):
     assert "30,000" in cli("params", "--shape", "1000x5000", "--rank", "5", *run)[1]
 
 
-def test_strength_is_applied(cli, finished_run):
-    name = next((finished_run / "adapters").iterdir()).name
-    at_zero = json.loads(cli("evaluate", "--run", finished_run, "--adapter", name, "--strength", "0", "--json")[1])
-    base = json.loads(cli("evaluate", "--run", finished_run, "--json")[1])
-    assert at_zero["splits"] == base["splits"]
-    assert at_zero["adapters"] == [{"name": name, "strength": 0.0}]
-
-
 # What goes wrong ------------------------------------------------------------------------------------------------------
 
 
@@ -289,13 +236,8 @@ def test_strength_is_applied(cli, finished_run):
     ("arguments", "code", "words"),
     [
         ("finetune --digit 10", 2, "digit"),
-        ("finetune --digit -1", 2, "digit"),
-        ("finetune --rank 0", 2, "rank"),
         ("finetune --digit 3 --rank 5000", 2, "rank"),
-        ("finetune --learning-rate -1", 2, "learning_rate"),
-        ("finetune --learning-rate 0", 2, "learning_rate"),
         ("finetune --learning-rate inf", 2, "learning_rate"),
-        ("finetune --learning-rate nan", 2, "learning_rate"),
         ("finetune --digit 3 --learning-rate 1e30", 2, "loss became"),
         ("finetune --digit 3 --targets linear9", 2, "linear9"),
         ("finetune --digit 3 --targets (", 2, "regular expression"),
@@ -308,8 +250,6 @@ def test_strength_is_applied(cli, finished_run):
         ("finetune", 4, "--force"),
         ("pretrain", 4, "--force"),
         ("pretrain --force --hidden 5,x", 2, "hidden"),
-        ("pretrain --force --hidden 0", 2, "hidden"),
-        ("pretrain --force --epochs 0", 2, "epochs"),
         ("pretrain --force --batch-size 99999 --dataset digits", 2, "batch_size"),
         ("pretrain --force --dataset cifar", 2, "dataset"),
         ("evaluate --device gpu", 2, "device"),
@@ -320,23 +260,17 @@ def test_strength_is_applied(cli, finished_run):
         ("evaluate --adapter ADAPTER --strength 1 --strength 2", 2, "2 strengths"),
         ("evaluate --adapter ADAPTER --checkpoint x", 2, "--checkpoint"),
         ("evaluate --adapter ./nowhere", 4, "nowhere"),
-        ("evaluate --checkpoint nine", 4, "nine"),
-        ("evaluate --checkpoint=", 4, "--checkpoint is empty"),
         ("finetune --digit 3 --name training", 2, "training"),
         ("finetune --digit 3 --targets linear1 --rank-pattern linear3=2", 2, "no target layer"),
         ("evaluate --checkpoint ./nine.safetensors", 4, "nine.safetensors"),
         ("finetune --full --rank 3", 2, "--rank"),
-        ("finetune --full --targets linear1", 2, "--targets"),
         ("finetune --full --digit 3 --learning-rate 1e30", 2, "loss became"),
-        ("finetune --digit 3 --rank-pattern linear3", 2, "linear3=2"),
         ("finetune --digit 3 --rank-pattern linear3=x", 2, "linear3=2"),
         ("finetune --digit 3 --rank-pattern linear3=0", 2, "rank_pattern"),
         ("finetune --digit 3 --alpha-pattern nowhere=2", 2, "nowhere"),
         ("merge", 2, "--adapter"),
         ("merge --adapter nine", 4, "nine"),
-        ("merge --adapter ADAPTER --strength inf", 2, "strength"),
         ("merge --adapter ADAPTER --strength 1e39", 2, "strength"),
-        ("merge --adapter ADAPTER --name ../up", 2, "name"),
         ("extract", 4, "finetune --full"),
         ("extract --checkpoint nine", 4, "nine"),
         ("extract --rank 0 --checkpoint BASE", 2, "rank"),
@@ -344,9 +278,6 @@ def test_strength_is_applied(cli, finished_run):
         ("params --rank 0", 2, "rank"),
         ("params --rank 1,x", 2, "rank"),
         ("params --shape 10", 2, "shape"),
-        ("finetune --digit 3 --name train", 2, "train"),
-        ("verify --adapter nine", 4, "nine"),
-        ("evaluate --strength nan --adapter ADAPTER", 2, "strength"),
         ("evaluate --strength 1e38 --adapter ADAPTER", 2, "strength"),
         ("finetune --config= --digit 3", 2, "config"),
         ("frobnicate", 2, "frobnicate"),
@@ -401,15 +332,7 @@ def test_damaged_checkpoints_are_refused_by_name(cli, run_copy, adapter, part, d
     assert snapshot(run_copy) == before
 
 
-def test_an_unknown_config_key_is_named(cli, tmp_path):
-    (tmp_path / "my.toml").write_text("[finetune]\nstepz = 3\n")
-    code, _, err = cli("run", "--config", tmp_path / "my.toml", "--run", tmp_path / "r")
-    assert code == 2
-    assert "finetune.stepz" in err
-    assert not (tmp_path / "r").exists()
-
-
-def test_a_run_that_cannot_be_written_is_an_error_before_training(cli, tmp_path, monkeypatch):
+def test_a_run_that_cannot_be_written_is_refused_before_training(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "train", None)  # calling it would be a bug with exit code 1
     (tmp_path / "file").write_text("")
     code, _, err = cli("pretrain", "--config", "smoke", "--dataset", "digits", "--run", tmp_path / "file" / "run")
@@ -476,24 +399,15 @@ def test_a_stream_that_the_caller_closed_is_no_error(finished_run, stream):
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_pipe_is_no_error(finished_run):
-    command = f"{sys.executable} -m lora_mnist evaluate --run {finished_run} | head -n 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("command", ["--help", "finetune --help"])
-def test_help_that_is_not_read_to_its_end_is_no_error(command):
+@pytest.mark.parametrize("command", ["--help", "finetune --help", "evaluate --run FINISHED", "run --run NEW"])
+def test_a_pipe_that_is_closed_early_is_no_error_and_cuts_no_work_short(finished_run, tmp_path, command):
+    command = command.replace("FINISHED", str(finished_run)).replace("NEW", f"{tmp_path / 'r'} --config smoke")
+    command += " --dataset digits" if command.startswith("run") else ""
     line = f"{sys.executable} -m lora_mnist {command} | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_closed_pipe_does_not_cut_the_work_short(tmp_path):
-    command = f"{sys.executable} -m lora_mnist run --config smoke --dataset digits --run {tmp_path / 'r'} | head -n 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert (tmp_path / "r" / "report" / "index.html").is_file()
+    assert done.stderr == "" or command.startswith("run")  # which logs its progress
+    assert (tmp_path / "r" / "report" / "index.html").is_file() == command.startswith("run")
 
 
 def test_an_error_of_the_system_is_json_too(cli, tmp_path):
@@ -518,32 +432,29 @@ def test_piped_output_has_no_escapes_and_no_bars(finished_run, run_copy):
     assert "\r" not in done.stderr
 
 
-def test_a_narrow_encoding_is_no_error(finished_run):
-    done = lora_mnist("verify", "--run", finished_run, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert (done.returncode, done.stderr) == (0, "")
+# Help -----------------------------------------------------------------------------------------------------------------
 
 
-# Starting up ----------------------------------------------------------------------------------------------------------
+HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "numpy")
 
 
-@pytest.mark.parametrize("command", ["adapters", "params"])
-def test_commands_that_read_json_start_without_torch(finished_run, command):
+@pytest.mark.parametrize(
+    ("command", "without"),
+    [
+        ("--help", HEAVY),
+        ("adapters --run RUN", HEAVY),
+        ("params --run RUN", HEAVY),
+        ("evaluate --run RUN", ("torchvision", "matplotlib")),
+    ],
+)
+def test_a_command_imports_none_of_the_heavy_libraries_that_it_does_not_need(finished_run, command, without):
     program = (
         "import sys\nfrom lora_mnist.cli.main import main\n"
-        f"code = main([{command!r}, '--run', {str(finished_run)!r}])\n"
-        "sys.exit(code or {'torch', 'numpy', 'matplotlib'} & set(sys.modules) or 0)"
+        f"code = main({command.replace('RUN', str(finished_run)).split()!r})\n"
+        f"sys.exit(code or ' '.join({set(without)!r} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-def test_no_command_imports_torchvision(finished_run):
-    program = (
-        "import sys\nfrom lora_mnist.cli.main import main\n"
-        f"code = main(['evaluate', '--run', {str(finished_run)!r}])\n"
-        "sys.exit(code or 'torchvision' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 0
 
 
 def test_version(cli):

@@ -23,10 +23,10 @@ def test_the_python_runs(page, tmp_path, monkeypatch):
         exec(compile("\n" * line + block[1], str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *PAGES], ids=lambda page: page.name)
 def test_every_file_it_links_to_is_there(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-        assert (DOCS / target).is_file(), target
+        assert (page.parent / target).is_file(), target
 
 
 def test_the_manual_names_what_the_library_exports():

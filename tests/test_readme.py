@@ -67,8 +67,3 @@ def test_every_option_in_a_command_exists():
     for page in (README, COMMANDS):
         rows = re.findall(r"^\| (`[\w`, -]+`) \|", page.read_text(), re.MULTILINE)
         assert set(re.findall(r"[\w-]+", " ".join(rows))) >= set(commands), page.name
-
-
-def test_every_file_it_links_to_is_there():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text()):
-        assert (ROOT / target).is_file(), target

@@ -97,13 +97,17 @@ def test_a_digit_that_pays_is_found_by_a_test_of_its_own(judged):
     assert found.scale is None or not next(t for t in found.tried if t.scale == found.scale).worse
 
 
-def test_nothing_is_kept_if_every_strength_is_worse(judged):
+def test_nothing_is_kept_if_every_strength_is_worse_unless_there_is_no_rule(judged):
     network, val, before = judged
-    lift(network, 7, 1e4)
+    update = lift(network, 7, 1e4)
+    whole = update.lora_B.detach().clone()
     found = select_scale(network, "a", Guard("errors"), before, val, DIGIT)
     assert found.scale is None
     assert [one.scale for one in found.tried] == list(SCALES)
     assert all(one.errors > found.before.errors for one in found.tried)
+    found = select_scale(network, "a", Guard("none"), before, val, DIGIT)
+    assert found == GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
+    assert torch.equal(update.lora_B, whole)
     assert strengths(network) == {"a": 1.0}
 
 
@@ -126,26 +130,13 @@ def test_a_gain_can_be_demanded(judged):
     assert select_scale(network, "a", Guard("errors", gain=1), before, val, DIGIT).scale is None
 
 
-def test_without_a_rule_it_is_kept_as_trained(judged):
+def test_logits_that_are_not_finite_and_a_rule_without_images_are_errors(judged):
     network, val, before = judged
-    update = lift(network, 7, 1e4)
-    whole = update.lora_B.detach().clone()
-    found = select_scale(network, "a", Guard("none"), before, val, DIGIT)
-    assert found == GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
-    assert torch.equal(update.lora_B, whole)
-
-
-def test_logits_that_are_not_finite_are_an_error(judged):
-    network, val, before = judged
+    with pytest.raises(UsageError, match="--guard none"):
+        select_scale(network, "a", Guard("errors"), None, Split(val.images[:0], val.labels[:0]), DIGIT)
     lift(network, DIGIT, math.inf)
     with pytest.raises(UsageError, match="finite"):
         select_scale(network, "a", Guard("errors"), before, val, DIGIT)
-
-
-def test_a_rule_needs_images_to_judge_by(judged):
-    network, val, _ = judged
-    with pytest.raises(UsageError, match="--guard none"):
-        select_scale(network, "a", Guard("errors"), None, Split(val.images[:0], val.labels[:0]), DIGIT)
 
 
 # The strength curve ---------------------------------------------------------------------------------------------------
@@ -170,23 +161,17 @@ def by_hand(base, adapted, strength, split):
     return StrengthPoint(strength=strength, **dict(found))
 
 
-def start(base, held_out):
-    return {name: [by_hand(base, base_with_nothing(base), 0.0, split)] for name, split in held_out.items()}
-
-
-def base_with_nothing(base):
-    model = copy.deepcopy(base)
-    inject(model, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))
-    return model
-
-
-def turned_strength_curve(adapted, held_out, known):
+def curve_of(base, adapted, held_out):
+    """Measured from what is known without a forward pass: the counts at strength 0."""
+    with_adapter = copy.deepcopy(base)
+    inject(with_adapter, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))
+    known = {name: [by_hand(base, with_adapter, 0.0, split)] for name, split in held_out.items()}
     return strength_curve(adapted, "a", held_out, DIGIT, known)
 
 
 def test_every_strength_is_what_the_merged_network_does(turned):
     base, adapted, held_out = turned
-    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    curve = curve_of(base, adapted, held_out)
     assert curve.measured_on == "val"
     assert curve.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS)
     wanted = sorted({*STRENGTHS, curve.recommended})
@@ -195,33 +180,20 @@ def test_every_strength_is_what_the_merged_network_does(turned):
 
 def test_the_recommended_strength_is_the_best_of_those_without_more_errors(turned):
     base, adapted, held_out = turned
-    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    curve = curve_of(base, adapted, held_out)
     points = {one.strength: one for one in curve.splits["val"]}
     fewest = min(one.errors for one in points.values())
     assert curve.recommended == max(s for s, one in points.items() if one.errors == fewest)
-
-
-def test_without_val_it_is_measured_on_test_and_says_so(turned):
-    base, adapted, held_out = turned
     del held_out["val"]
-    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    curve = curve_of(base, adapted, held_out)
     assert (curve.measured_on, list(curve.splits)) == ("test", ["test"])
     assert [one.strength for one in curve.splits["test"]] == list(STRENGTHS)
-
-
-def test_what_is_known_is_not_measured_again(turned):
-    base, adapted, held_out = turned
-    known = start(base, held_out)
-    known["val"] += [StrengthPoint(strength=s, missed=1, false_alarms=2, errors=3) for s in (0.5, 0.6)]
-    points = turned_strength_curve(adapted, held_out, known).splits["val"]
-    assert [one.strength for one in points] == [0.0, 0.25, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5]
-    assert list(points[2:4]) == known["val"][1:]
 
 
 def test_it_ends_where_logits_are_no_longer_finite(turned):
     base, adapted, held_out = turned
     updates_of(adapted, "a")["linear2"].lora_B.data.fill_(3e38)
-    curve = turned_strength_curve(adapted, held_out, start(base, held_out))
+    curve = curve_of(base, adapted, held_out)
     measured = [one.strength for one in curve.splits["val"]]
     assert measured == list(STRENGTHS[: len(measured)])
     assert len(measured) < len(STRENGTHS)

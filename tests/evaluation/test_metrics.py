@@ -43,7 +43,7 @@ def test_the_summary_counts_what_it_says():
     assert summary.images == LABELS.bincount().tolist()
 
 
-def test_missed_claimed_and_errors():
+def test_missed_false_alarms_and_errors():
     predicted = random_logits(0).argmax(1)
     counts = counts_in(confusion_matrix(random_logits(0), LABELS).tolist(), 4)
     assert counts == Counts(
@@ -56,14 +56,11 @@ def test_missed_claimed_and_errors():
     assert tuple(map(counts.of, COUNTS)) == counts.numbers
 
 
-def test_the_weakest_digit_is_a_rate_not_a_count():
+def test_the_weakest_digit_has_the_highest_rate_and_of_equals_the_higher_loss():
     labels = torch.tensor([1] * 10 + [2] * 2)
     logits = torch.nn.functional.one_hot(labels, 10).float() * 5
     logits[0] = logits[1] = logits[10] = 0  # argmax 0: 2 of 10 ones wrong, 1 of 2 twos
     assert weakest_digit(logits, labels) == 2
-
-
-def test_ties_go_to_the_higher_loss():
     labels = torch.tensor([3, 3, 4, 4])
     logits = torch.nn.functional.one_hot(labels, 10).float() * 5
     logits[0, 7], logits[2, 7] = 6.0, 9.0
@@ -79,9 +76,9 @@ def test_compare_counts_the_same_images():
     assert result.after.errors - result.before.errors == sum(result.broken) - sum(result.fixed)
     assert (result.pairs.errors.fixed, result.pairs.errors.broken) == (sum(result.fixed), sum(result.broken))
     assert (result.pairs.missed.fixed, result.pairs.missed.broken) == (result.fixed[4], result.broken[4])
-    claims = [(logits["test"].argmax(1) == 4) & (LABELS != 4) for logits in (before, after)]
-    assert result.pairs.false_alarms.fixed == int((claims[0] & ~claims[1]).sum())
-    assert result.pairs.false_alarms.broken == int((claims[1] & ~claims[0]).sum())
+    alarms = [(logits["test"].argmax(1) == 4) & (LABELS != 4) for logits in (before, after)]
+    assert result.pairs.false_alarms.fixed == int((alarms[0] & ~alarms[1]).sum())
+    assert result.pairs.false_alarms.broken == int((alarms[1] & ~alarms[0]).sum())
 
 
 @pytest.fixture

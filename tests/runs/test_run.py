@@ -180,7 +180,7 @@ def test_a_place_with_remains_of_anything_is_not_vacant(tmp_path, name):
         Run(tmp_path).require_vacant()
 
 
-def test_what_is_missing_is_told_with_what_is_there(run_copy, adapter):
+def test_what_is_missing_is_named_with_what_is_there(run_copy, adapter):
     shutil.copytree(adapter, adapter.with_name("second"))
     with pytest.raises(RunError, match=rf"no adapter 'third' .* It has {adapter.name}, second\."):
         Run(run_copy).require_adapter("third")

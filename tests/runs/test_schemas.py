@@ -164,7 +164,7 @@ def test_a_field_that_is_not_ours_is_named_with_its_file(run_copy, file, key, va
         ("splits.test", [], "(=[]) must be a table"),
     ],
 )
-def test_the_rule_is_told_in_words(run_copy, key, value, rule):
+def test_the_rule_is_said_in_words(run_copy, key, value, rule):
     path = run_copy / "base" / "evaluation.json"
     document = json.loads(path.read_text())
     put(document, key, value)
