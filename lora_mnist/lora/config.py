@@ -84,8 +84,7 @@ class LoRAConfig:
     def of_layers(self, layers: Iterable[str]) -> dict[str, "LoRAConfig"]:
         """What it comes to for each of its target layers among `layers`, in their order; without patterns.
 
-        Raises:
-            LoRAError: a pattern finds no layer. Those of rank and alpha look among the target layers only.
+        Raises LoRAError if a pattern finds no layer; those of rank and alpha look among the target layers only.
         """
         layers = list(layers)
         found = find(self.targets, layers)
@@ -111,8 +110,7 @@ def _is_number(value: Any) -> bool:
 def find(patterns: Iterable[str], names: Sequence[str], kind: str = "linear layer") -> set[str]:
     """The names among `names`, of what is called `kind` in an error, that at least one of `patterns` finds.
 
-    Raises:
-        LoRAError: a pattern finds none, or is not a valid expression.
+    Raises LoRAError if a pattern finds none, or is not a valid expression.
     """
     found = set()
     for pattern in patterns:

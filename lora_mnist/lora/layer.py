@@ -37,12 +37,10 @@ class LoRAUpdate(nn.Module):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
         else:
             nn.init.normal_(a, generator=generator)
-        weight = linear.weight
-        self.lora_A = nn.Parameter(a.to(weight.device, config.dtype_beside(weight.dtype)))
+        self.lora_A = nn.Parameter(a.to(linear.weight.device, config.dtype_beside(linear.weight.dtype)))
         self.lora_B = nn.Parameter(self.lora_A.new_zeros(linear.out_features, config.rank))
         self.dropout = nn.Dropout(config.dropout)
-        self.config = config
-        self.scaling = config.scaling
+        self.config, self.scaling = config, config.scaling
         self.strength = 1.0
 
     @property
@@ -113,9 +111,10 @@ class LoRALinear(nn.Linear):
                 raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`.")
             return F.linear(x, self.merged, self.bias)
         y = super().forward(x) if self.plain_forward is None else self.plain_forward(x)
-        for update in self.updates.values():
-            if update.on and not self.off:
-                y = update(x, y)
+        if not self.off:
+            for update in self.updates.values():
+                if update.on:
+                    y = update(x, y)
         return y
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
@@ -154,8 +153,7 @@ class LoRALinear(nn.Linear):
 def adapt(linear: nn.Linear) -> LoRALinear:
     """Turn `linear` into a `LoRALinear` without adapters, in place, and return it. Its parameters are frozen.
 
-    Raises:
-        LoRAError: it is not an `nn.Linear`, or a lazy one that has no shape yet.
+    Raises LoRAError if it is not an `nn.Linear`, or a lazy one that has no shape yet.
     """
     if not isinstance(linear, nn.Linear):
         raise LoRAError(f"Only an nn.Linear can be adapted, not a {type(linear).__name__}.", "Adapt its layers.")

@@ -42,11 +42,8 @@ class Approximation:
 def factorise(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor, Approximation]:
     """The best approximation B A of `matrix` (out, in) of at most `rank`, computed in fp64.
 
-    Returns:
-        A (rank, in) and B (out, rank), both fp64, with a rank of at most the smaller side; and what was kept.
-
-    Raises:
-        LoRAError: `matrix` has NaN or infinity in it, or `rank` is not a whole number from 1.
+    Returns A (rank, in) and B (out, rank), both fp64, with a rank of at most the smaller side; and what was kept.
+    Raises LoRAError if `matrix` has NaN or infinity in it, or `rank` is not a whole number from 1.
     """
     if type(rank) is not int or rank < 1:
         raise LoRAError(f"`rank` (={rank!r}) must be a whole number from 1.", "Correct that value.")
@@ -72,15 +69,8 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     Only the weights of linear layers are in it; `left_out` measures what else differs. The new adapter is on alone;
     others stay, switched off.
 
-    Args:
-        model: the base; gets the adapter.
-        tuned: the same architecture with other weights.
-
-    Returns:
-        What each layer's difference became, by the layer's name.
-
-    Raises:
-        LoRAError: the two are not of one architecture, a weight is not finite, or as `inject` does.
+    Returns what each layer's difference, `tuned` less the base of `model`, became, by the layer's name. Raises
+    LoRAError if the two are not of one architecture or a weight is not finite, and as `inject` does.
     """
     _require_same_shapes(model, tuned)
     after = linear_layers(tuned)
@@ -95,10 +85,8 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
 def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
     """How far each tensor moved that `extract` leaves out, from `model` to `tuned`: ‖after − before‖ / ‖before‖.
 
-    It is inf where that is no number: from 0, or from or to NaN or infinity.
-
-    Raises:
-        LoRAError: the two are not of one architecture.
+    It is inf where that is no number: from 0, or from or to NaN or infinity. Raises LoRAError if the two are not of one
+    architecture.
     """
     _require_same_shapes(model, tuned)
     before, after = base_tensors(model), base_tensors(tuned)
@@ -113,15 +101,12 @@ def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
 
 
 def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> dict[str, LoRAUpdate]:
-    """Weighted sum of adapters as one adapter `name`, exactly: A and B side by side, ranks add up.
+    """Weighted sum of adapters as one adapter `name`, exactly: A and B side by side, ranks add up. Returns its updates.
 
     The new adapter is on alone; those it was made of are off, and stay.
 
     Args:
         weights: factor of every adapter that takes part; the strengths they have now do not count.
-
-    Returns:
-        The new updates, by layer.
 
     Raises:
         LoRAError: no adapter is given, one does not exist or trains a module whole, a weight is not finite, or as
@@ -133,13 +118,9 @@ def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> di
 def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank: int) -> dict[str, Approximation]:
     """Weighted sum of adapters as one adapter `name` of a chosen rank, the best there is.
 
-    As `combine_cat`, but for `rank`: of every layer; where its smaller side is smaller, that.
-
-    Returns:
-        What was kept of each layer's sum, by the layer's name; `error` is what was left out.
-
-    Raises:
-        LoRAError: `rank` is not a whole number from 1, or as `combine_cat` does.
+    As `combine_cat`, but for `rank`: of every layer; where its smaller side is smaller, that. Returns what was kept of
+    each layer's sum, by the layer's name; `error` is what was left out. Raises LoRAError also if `rank` is not a whole number
+    from 1.
     """
     factors, kept = {}, {}
     for path, (a, b, dtype) in _side_by_side(model, weights).items():

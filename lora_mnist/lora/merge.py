@@ -20,10 +20,8 @@ def merge(model: nn.Module) -> None:
 
     Merging again starts from W anew: twice is the same as once. Until `unmerge`, adapters can neither train, nor be
     added, removed or switched. The merged matrix takes the memory of W once more; to serve a model take `merged_copy`.
-
-    Raises:
-        LoRAError: there is no adapter, a merged weight would not be finite, or a layer has a forward of its own, as
-            quantised layers do; nothing is merged then.
+    Raises LoRAError, and nothing is merged, if there is no adapter, a merged weight would not be finite, or a layer has
+    a forward of its own, as quantised layers do.
     """
     layers = adapted_layers(model)
     if not layers:

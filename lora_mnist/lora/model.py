@@ -1,7 +1,6 @@
 """The adapters of a model: find its layers, put adapters in, take them out, switch them, and count what they cost.
 
-A model stays what it is. Its target layers become `LoRALinear` in place; modules that an adapter trains whole are
-replaced by `TrainedWhole`.
+Target layers become `LoRALinear` in place; modules that an adapter trains whole are replaced by `TrainedWhole`.
 """
 
 import copy
@@ -64,9 +63,8 @@ def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Li
     """
     modules = own_modules(model, every_name)
     read = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
-    return {
-        path: module for path, module in modules.items() if isinstance(module, nn.Linear) and id(module) not in read
-    }
+    linear = {path: module for path, module in modules.items() if isinstance(module, nn.Linear)}
+    return {path: layer for path, layer in linear.items() if id(layer) not in read}
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -87,10 +85,7 @@ def is_in(path: str, modules: Iterable[str]) -> bool:
 def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> dict[str, LoRAConfig]:
     """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target.
 
-    Warns of what the patterns seem to mean and cannot have.
-
-    Raises:
-        LoRAError: nothing is found, or a pattern finds nothing.
+    Warns of what the patterns seem to mean and cannot have. Raises LoRAError if one of them finds nothing.
     """
     layers = [path for path in linear_layers(model) if not is_in(path, whole)]
     outputs, others = _output_layers(model), _other_matrices(model)
@@ -169,8 +164,7 @@ def _warn_of_shared_weights(model: nn.Module, paths: Iterable[str]) -> None:
 def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
 
-    Raises:
-        LoRAError: a pattern finds none, or one that is a container, carries adapters, or is trained by one that is on.
+    Raises LoRAError if a pattern finds none, or one that is a container, has adapters, or is trained by one that is on.
     """
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
@@ -201,27 +195,23 @@ def inject(
 ) -> dict[str, LoRAUpdate]:
     """Freeze all of `model` and add adapter `name`, the only thing in it that trains.
 
-    Adapters that are there already stay on, frozen too. If it raises, the model is as it was.
-
-    A UserWarning names what a target seems to mean and cannot have (`Conv1D`, fused experts, quantised layers), and
-    weights that a target shares with another module, which then keeps W.
-
-    What a forward pass itself changes is not frozen by this: the running statistics of nn.BatchNorm move in training
-    mode, and with them the base. Keep such layers in eval mode.
+    Adapters that are there already stay on, frozen too. If it raises, the model is as it was. A UserWarning names what
+    a target seems to mean and cannot have (`Conv1D`, fused experts, quantised layers), and weights that a target shares
+    with another module, which then keeps W. The running statistics of nn.BatchNorm, which are part of the base, still
+    move in training mode: keep such layers in eval mode.
 
     Args:
-        model: any module; its target layers are replaced by `LoRALinear` in place, wherever they occur in it.
+        model: any module; its target layers become `LoRALinear` in place, wherever they occur in it.
         generator: draws `lora_A`; None takes torch's global one.
-        also_train: modules of any kind that the adapter trains whole, as a new classifier has to be: patterns as those
-            of targets. It trains a copy that belongs to the adapter; the base keeps its own.
+        also_train: patterns, as those of targets, of modules of any kind that the adapter trains whole, as a new
+            classifier has to be. It trains a copy that belongs to the adapter; the base keeps its own.
 
     Returns:
         The new update of every adapted layer, by the layer's name.
 
     Raises:
         LoRAError: a pattern matches nothing, the rank is above the smaller side of every target, a module to train
-            whole has adapters or is trained by one that is on, the model is merged, or it has an adapter of that name,
-            or torch cannot store one under it.
+            whole has adapters or is trained by one that is on, the model is merged, or the name is taken or unfit.
     """
     check_name(name, adapter_names(model))
     whole = modules_to_train(model, also_train)
@@ -229,11 +219,10 @@ def inject(
     layers = linear_layers(model)
     sides = {path: min(layers[path].in_features, layers[path].out_features) for path in configs}  # 0: a lazy layer
     if all(own.rank > sides[path] > 0 for path, own in configs.items()):
-        largest = max(own.rank for own in configs.values())
-        raise LoRAError(
-            f"`rank` (={largest}) is above the smaller side of every target layer.",
-            f"Choose a rank of at most {max(sides.values())}.",
+        cause = (
+            f"`rank` (={max(own.rank for own in configs.values())}) is above the smaller side of every target layer."
         )
+        raise LoRAError(cause, f"Choose a rank of at most {max(sides.values())}.")
     _warn_of_shared_weights(model, [*configs, *whole])
     return attach(model, name, configs, generator, whole)
 
@@ -273,8 +262,7 @@ def attach(
 def remove(model: nn.Module, name: str) -> None:
     """Take adapter `name` out; a layer without adapters is the `nn.Linear` it was. The base stays frozen.
 
-    Raises:
-        LoRAError: there is no such adapter, or the model is merged.
+    Raises LoRAError if there is no such adapter, or the model is merged.
     """
     _require_adapter(model, name)
     for layer in adapted_layers(model).values():
@@ -327,8 +315,7 @@ def parts_of(model: nn.Module, name: str) -> list[nn.Module]:
 def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
     """Let the adapters `names`, or one, require gradients with all that belongs to them, and nothing else in `model`.
 
-    Raises:
-        LoRAError: there is no such adapter.
+    Raises LoRAError if there is no such adapter.
     """
     names = [names] if isinstance(names, str) else list(names)
     chosen = [part for name in names for part in parts_of(model, name)]
@@ -351,20 +338,15 @@ def strengths(model: nn.Module) -> dict[str, float]:
 
 
 def set_strength(model: nn.Module, name: str, strength: float) -> None:
-    """Apply adapter `name` with `strength` as a factor: 1 as trained, 0 off.
-
-    Raises:
-        LoRAError: it is not finite or too large, there is no such adapter, or the model is merged.
-    """
+    """Apply adapter `name` with `strength` as a factor: 1 as trained, 0 off. Raises LoRAError as `switch` does."""
     switch(model, {**strengths(model), name: strength})
 
 
 def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
-    """Apply the adapters in `wanted`, each with its strength, and no other. If it raises, nothing is switched.
+    """Apply the adapters in `wanted`, each with its strength, and no other.
 
-    Raises:
-        LoRAError: a strength is not finite or too large, there is no such adapter, two of them train the same module
-            whole, or the model is merged.
+    Raises LoRAError, and nothing is switched, if a strength is not finite or too large, there is no such adapter, two
+    of them train the same module whole, or the model is merged.
     """
     if not isinstance(wanted, Mapping):
         raise LoRAError(f"`switch` takes strengths by adapter name, not {wanted!r}.", "Write {'name': 1.0}.")
@@ -393,10 +375,8 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
 def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
     """Multiply the alpha of every layer of adapter `name` by `factor`, for good: `save_adapter` stores it.
 
-    A and B stay as they are, and so does the strength. If it raises, every alpha is as it was.
-
-    Raises:
-        LoRAError: there is no such adapter, the model is merged, or an alpha would not be a finite number above 0.
+    A and B stay as they are, and so does the strength. Raises LoRAError, and every alpha is as it was, if there is no
+    such adapter, the model is merged, or an alpha would not be a finite number above 0.
     """
     for layer in adapted_layers(model).values():
         layer.require_unmerged("change alpha")

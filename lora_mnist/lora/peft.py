@@ -34,7 +34,7 @@ from lora_mnist.lora.model import (
 from lora_mnist.lora.peft_config import document_of, is_saved_whole, layer_configs, read_bytes, read_document
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of every key in the weights file
+PREFIX, FACTORS = "base_model.model.", (".lora_A.weight", ".lora_B.weight")  # of the keys in the weights file
 
 
 def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerprint: Fingerprint | None = None) -> None:
@@ -88,19 +88,16 @@ def load_adapter(
     allow_unverified: bool = False,
     base: Literal["same", "any"] = "same",
 ) -> dict[str, LoRAUpdate]:
-    """Add the adapter in `folder` to `model` as `name`, at strength 1. If it raises, the model is as it was.
+    """Add the adapter in `folder` to `model` as `name`, at strength 1, and return its updates by layer.
 
     The weights file says which layers it adapts, and of what rank; the config says alpha. The base may be in another
     dtype than it was trained in. If only its buffers differ, as running statistics do after training, a UserWarning
-    says so. What the adapter trained whole need not be the same.
+    says so. What the adapter trained whole need not be the same. If it raises, the model is as it was.
 
     Args:
         base_fingerprint: of `model`'s base; None makes it now.
         allow_unverified: take an adapter that does not say what base it was trained on, as PEFT's own do not.
         base: `any` takes the adapter whatever base it was trained on, with a UserWarning.
-
-    Returns:
-        The updates by layer.
 
     Raises:
         AdapterError: a file is missing or damaged, does not fit, uses an option that is not implemented, or was made on
@@ -121,11 +118,14 @@ def load_adapter(
     layers = {path: layer for path, layer in linear_layers(model).items() if not is_in(path, whole)}
     factors = {path: tensors[key] for path in layers if (key := _key(path, "lora_A")) in tensors}
     ranks = {path: len(a) for path, a in factors.items() if a.dim() == 2}  # (rank, in)
-    # fp64 if one is stored so, or else LoRAConfig's default
-    dtype = torch.float64 if any(a.dtype == torch.float64 for a in factors.values()) else None
+    wide = any(tensor.dtype == torch.float64 for key, tensor in tensors.items() if key.endswith(FACTORS))
+    dtype = torch.float64 if wide else None  # None: LoRAConfig's default
     configs = layer_configs(folder / CONFIG, document, ranks, whole, layers, dtype)
-    if stored is None:
-        _refuse_what_peft_adapts_once(folder, model, configs)
+    if stored is None:  # from PEFT, which adapts a layer that occurs twice at its first place only
+        places = [id(layer) for layer in linear_layers(model, every_name=True).values()]
+        if twice := [path for path in configs if places.count(id(layers[path])) > 1]:
+            cause = f"{folder}: {twice[0]} occurs twice in the model, and PEFT adapts only its first place."
+            raise AdapterError(cause, "Give the model two layers there.")
     _take_out_the_base(folder / WEIGHTS, tensors, model, whole, any_base=base == "any")
 
     # Before memory is taken or anything in the model changes: every tensor has a place, and fits there
@@ -148,8 +148,7 @@ def load_adapter(
 def load_fingerprint(folder: Path | str) -> Fingerprint | None:
     """The fingerprint of the base that the adapter was trained on, if it carries one.
 
-    Raises:
-        AdapterError: the file is missing or damaged.
+    Raises AdapterError if the weights file is missing or damaged.
     """
     return _read_weights(Path(folder) / WEIGHTS)[0]
 
@@ -217,16 +216,6 @@ def _require_base(folder: Path, stored: Fingerprint, found: Fingerprint, whole: 
     if buffers := [name for name, kind in different.items() if kind == "buffer"]:
         text = f"The adapter in {folder} was trained on these weights, but other buffers: {buffers[0]} differs."
         warnings.warn(text, UserWarning, stacklevel=3)
-
-
-def _refuse_what_peft_adapts_once(folder: Path, model: nn.Module, targets: Iterable[str]) -> None:
-    """PEFT adapts a layer that occurs twice at the first place only; here it is one layer."""
-    layers = linear_layers(model)
-    everywhere = [id(layer) for layer in linear_layers(model, every_name=True).values()]
-    for target in targets:
-        if everywhere.count(id(layers[target])) > 1:
-            cause = f"{folder}: {target} occurs twice in the model, and PEFT adapts only its first place."
-            raise AdapterError(cause, "Give the model two layers there.")
 
 
 def _take_out_the_base(

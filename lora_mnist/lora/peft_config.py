@@ -17,14 +17,7 @@ from lora_mnist.lora.layer import LoRAUpdate
 INITS = {"kaiming": True, "gaussian": "gaussian"}
 # Written out although they are PEFT's defaults: without `r` or `lora_alpha` PEFT silently takes 8.
 FIXED = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False}
-# What may stand where; LoRAConfig checks numbers.
-KINDS: dict[str, Any] = {
-    "use_rslora": bool,
-    "init_lora_weights": bool | str,
-    "rank_pattern": dict,
-    "alpha_pattern": dict,
-}
-KINDS |= dict.fromkeys(("r", "lora_alpha", "lora_dropout"), object)
+NUMBERS = {"r", "lora_alpha", "lora_dropout"}  # LoRAConfig checks them
 # These change nothing in what a trained adapter computes. The weights file says which layers were chosen, and a task
 # that brings layers of its own along names them in `modules_to_save`.
 IGNORED = {
@@ -46,8 +39,7 @@ def read_bytes(path: Path) -> bytes:
 def document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: list[str]) -> dict[str, Any]:
     """The config that makes PEFT adapt exactly the layers of `updates` and train exactly `whole`, of all `modules`.
 
-    Raises:
-        LoRAError: a name in `whole` means more than that to PEFT.
+    Raises LoRAError if a name in `whole` means more than that to PEFT.
     """
     own = {path: update.config for path, update in updates.items()}
     typical = max(own.values(), key=lambda config: config.rank)
@@ -81,8 +73,7 @@ def document_of(updates: Mapping[str, LoRAUpdate], whole: list[str], modules: li
 def read_document(path: Path) -> dict[str, Any]:
     """The config in `path`: every option is known, and none is missing for which PEFT silently takes a default.
 
-    Raises:
-        AdapterError: that is not so, or the file cannot be read; DamagedError if it is not JSON.
+    Raises AdapterError if that is not so, or the file cannot be read; DamagedError if it is not JSON.
     """
     way_out = "Restore it, or save the adapter again."
     content = read_bytes(path)
@@ -95,12 +86,14 @@ def read_document(path: Path) -> dict[str, Any]:
     for name, value in document.items():
         if name in FIXED:
             known = value == FIXED[name]
-        elif value is None or name in IGNORED:
+        elif value is None or name in NUMBERS | IGNORED:
             known = True
         elif name in ("target_modules", "modules_to_save"):
             known = all(isinstance(one, str) for one in (value if isinstance(value, list) else [value]))
-        elif name in KINDS:
-            known = isinstance(value, KINDS[name]) and (name != "init_lora_weights" or value in INITS.values())
+        elif name in ("rank_pattern", "alpha_pattern"):
+            known = isinstance(value, dict)
+        elif name in ("use_rslora", "init_lora_weights"):
+            known = isinstance(value, bool) or (name == "init_lora_weights" and value == INITS["gaussian"])
         else:  # another option of PEFT's does no harm while it is off
             known = value is False or value in ({}, [])
         if not known:
@@ -121,14 +114,9 @@ def layer_configs(
 ) -> dict[str, LoRAConfig]:
     """What `document`, read from `path`, means for the layers in `ranks`, which have these ranks in the weights file.
 
-    Args:
-        whole: modules in that file that the adapter trains whole; PEFT lets a target name these too.
-        layers: all linear layers of the model that are not in `whole`.
-        dtype: of A and B, as in LoRAConfig.
-
-    Raises:
-        AdapterError: target_modules names other layers than the file has, or the config another rank, or a value that
-            is out of its range.
+    PEFT lets a target also name modules that the adapter trains `whole`; `layers` are all linear layers of the model
+    outside of these, `dtype` is that of A and B. Raises AdapterError if target_modules names other layers than the file
+    has, or the config another rank, or a value that is out of its range.
     """
     configs = {}
     try:

@@ -20,15 +20,9 @@ from lora_mnist.lora.model import adapted_layers, adapter_names, exchange, updat
 
 
 class StackedLinear(nn.Module):
-    """A frozen linear layer, and one update of it for each of several adapters.
+    """A frozen linear layer `base`, and one update of it for each of several adapters, all of one rank and scaling.
 
-    Attributes:
-        lora_A: (adapters, rank, in).
-        lora_B: (adapters, out, rank).
-
-    Args:
-        base: (in) → (out), frozen.
-        updates: of `base`, all of one rank and scaling.
+    `lora_A` is (adapters, rank, in), `lora_B` (adapters, out, rank).
     """
 
     def __init__(self, base: nn.Linear, updates: Sequence[LoRAUpdate]):
@@ -46,7 +40,7 @@ class StackedLinear(nn.Module):
 
 
 class _Stacked(torch.autograd.Function):
-    """By hand, because autograd would keep, copy and add matrices of the size of the output that nobody needs."""
+    """By hand: autograd adds matrices of the size of the input, and was 5 to 10 % slower on 1 and 4 threads."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, *layer: Any) -> torch.Tensor:
