@@ -3,7 +3,7 @@
 python benchmarks/play.py [--run DIR] [--data DIR] [--strokes 200] [--rounds 3] [--threads 1] [--out build/bench]
 
 Every question is a drawing that has grown by a point, as the page sends it, answered for the base and one adapter. A
-lesson is 30 test images turned by 30 degrees, from Teach to the verdict; its process is ready, as it is when a person has
+lesson is 30 test images turned by 30 degrees, from Teach to verdict; its process is ready, as it is when a person has
 drawn. Without --run, a base and an adapter of 100 steps are trained first.
 """
 

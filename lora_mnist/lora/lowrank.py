@@ -119,7 +119,7 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
     """Weighted sum of adapters as one adapter `name` of a chosen rank, the best there is.
 
     As `combine_cat`, but for `rank`: of every layer; where its smaller side is smaller, that. Returns what was kept of
-    each layer's sum, by the layer's name; `error` is what was left out. Raises LoRAError also if `rank` is not a whole number
+    each layer's sum, by the layer's name; `error` is the rest. Raises LoRAError also if `rank` is not a whole number
     from 1.
     """
     factors, kept = {}, {}
