@@ -18,15 +18,12 @@ def options(
     rounds: int | None = None,
     device: bool = False,
     data: bool = False,
-    plain: bool = False,
     out: bool = True,
 ) -> Namespace:
     """The command line of a benchmark: `--threads`, and those of the others that it has; `rounds` is the default."""
     parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
     if device:
         parser.add_argument("--device", default="cpu")
-    if plain:
-        parser.add_argument("--plain", action="store_true")
     if data:
         parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
     if rounds:
