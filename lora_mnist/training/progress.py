@@ -1,14 +1,11 @@
 """How far a training is: a bar on a terminal, a line every tenth in a log."""
 
 import logging
-import statistics
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,52 +13,7 @@ from tqdm import tqdm
 log = logging.getLogger("lora_mnist")
 
 WINDOW = 50  # steps between two looks at the loss, so that a GPU is not waited for in every step
-LOOKS, SECONDS_APART = 20, 0.25  # the time left is judged by the last five seconds
-WAIT = 4  # a look that took so many times the usual is a wait (Ctrl-Z, a laptop asleep) and counts for nothing
-
-
-class Pace:
-    """Seconds that a step takes: the mean of the last looks, but for waits.
-
-    tqdm's own is an exponential mean (`smoothing`), in which one wait stays for all of the window.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
-        self._steps, self._seconds = 0.0, clock()
-        self._looks: deque[tuple[float, float]] = deque(maxlen=LOOKS)
-
-    def look(self, steps: float) -> None:
-        """So many are done."""
-        now = self._clock()
-        if steps > self._steps and now - self._seconds >= SECONDS_APART:
-            self._looks.append((steps - self._steps, now - self._seconds))
-            self._steps, self._seconds = steps, now
-
-    @property
-    def seconds(self) -> float | None:
-        """None as long as nothing is known."""
-        if not self._looks:
-            return None
-        usual = statistics.median(seconds / steps for steps, seconds in self._looks)
-        kept = [(steps, seconds) for steps, seconds in self._looks if seconds / steps <= WAIT * usual]
-        return sum(seconds for _, seconds in kept) / sum(steps for steps, _ in kept)
-
-
-class Bar(tqdm):
-    """tqdm's, as wide as the terminal, with the time left by `Pace`."""
-
-    def __init__(self, description: str, total: int):
-        self.pace = Pace()
-        form = "{desc} {percentage:3.0f} % {bar} {remaining} left{postfix}"
-        super().__init__(total=total, desc=description, bar_format=form, leave=False, dynamic_ncols=True)
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        """tqdm's, with another rate."""
-        self.pace.look(self.n)
-        seconds = self.pace.seconds
-        return super().format_dict | {"rate": 1 / seconds if seconds else None}
+BAR = "{desc} {percentage:3.0f} % {bar} {remaining} left{postfix}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +54,7 @@ class Progress:
         if self.quiet or not total:
             yield lambda done: None
         elif sys.stderr.isatty():
-            with Bar(description, total) as bar:
+            with tqdm(total=total, desc=description, bar_format=BAR, leave=False, dynamic_ncols=True) as bar:
 
                 def draw(done: float) -> None:
                     if loss and done % WINDOW == 0:
@@ -112,16 +64,15 @@ class Progress:
                 yield draw
         else:
             log.info("%s%s", description, heading)
-            pace, tenths = Pace(), 0
+            started, tenths = time.monotonic(), 0
 
             def write(done: float) -> None:
                 nonlocal tenths
-                pace.look(done)
                 if int(10 * done / total) == tenths:
                     return
                 tenths = int(10 * done / total)
                 shown = f", loss {loss(done):.3f}" if loss else ""
-                left = "" if pace.seconds is None or done >= total else f", {pace.seconds * (total - done):.0f} s left"
+                left = f", {_seconds_left(started, done, total):.0f} s left" if done < total else ""
                 log.info("%s: %.0f %%%s%s", description, 100 * done / total, shown, left)
 
             yield write
@@ -150,13 +101,12 @@ class Step:
     Attributes:
         step, steps: so many are done, of so many.
         loss: the mean of the last `WINDOW` steps.
-        seconds_left: None as long as nothing is known.
     """
 
     step: int
     steps: int
     loss: float
-    seconds_left: float | None
+    seconds_left: float
 
 
 @dataclass(frozen=True)
@@ -166,12 +116,13 @@ class CallbackProgress(Progress):
     Attributes:
         tell: called with how far all trainings are that belong together, one after the other.
         steps: of all of them; `before`: of those before this one.
+        started: when the first began, by `time.monotonic`.
     """
 
     tell: Callable[[Step], None] = lambda step: None
     steps: int = 0
     before: int = 0
-    pace: Pace = field(default_factory=Pace)
+    started: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def of(self, description: str, losses: torch.Tensor) -> Iterator[Callable[[int], None]]:
@@ -179,11 +130,15 @@ class CallbackProgress(Progress):
 
         def show(done: int) -> None:
             all_done = self.before + done
-            self.pace.look(all_done)
-            left = None if self.pace.seconds is None else self.pace.seconds * (self.steps - all_done)
+            left = _seconds_left(self.started, all_done, self.steps)
             self.tell(Step(all_done, self.steps, _mean_loss(losses, done), left))
 
         yield show
+
+
+def _seconds_left(started: float, done: float, total: int) -> float:
+    """If all that is to come takes as long as what is done."""
+    return (time.monotonic() - started) / done * (total - done)
 
 
 def _mean_loss(losses: torch.Tensor, done: int) -> float:

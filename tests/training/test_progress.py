@@ -7,15 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lora_mnist.training.progress import SILENT, Bar, CallbackProgress, Pace, Progress
-
-
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+from lora_mnist.training.progress import SILENT, CallbackProgress, Progress
 
 
 class Terminal(io.StringIO):
@@ -23,40 +15,11 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 def terminal_in(monkeypatch):
     """In place of standard error; called by the test itself, since pytest sets its own after the fixtures."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     return terminal
-
-
-def go(pace, clock, steps, seconds_a_step):
-    for step in steps:
-        clock.now += seconds_a_step
-        pace.look(step)
-
-
-def test_the_pace_is_that_of_the_last_seconds(clock):
-    pace = Pace(clock)
-    pace.look(0)
-    assert pace.seconds is None  # nothing is known yet
-    go(pace, clock, range(1, 100), 1.0)
-    assert pace.seconds == pytest.approx(1.0)
-    go(pace, clock, range(100, 200), 0.5)  # it got faster, and nothing of the old pace is left
-    assert pace.seconds == pytest.approx(0.5)
-
-
-def test_a_wait_does_not_count(clock):
-    pace = Pace(clock)
-    go(pace, clock, range(1, 30), 0.3)
-    clock.now += 3600
-    go(pace, clock, range(30, 35), 0.3)
-    assert pace.seconds == pytest.approx(0.3)
 
 
 def test_a_log_has_a_line_every_tenth_with_the_loss(caplog):
@@ -114,19 +77,6 @@ def test_a_terminal_has_a_bar_that_vanishes(monkeypatch, caplog):
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("width", [50, 80, 200])
-def test_the_bar_uses_the_width(width, monkeypatch):
-    terminal_in(monkeypatch)
-    with Bar("2/4 fine-tuning 9", 100) as bar:
-        bar.dynamic_ncols, bar.ncols = None, width
-        bar.set_postfix_str("loss 0.123", refresh=False)
-        bar.update(50)
-        line = str(bar)
-    assert len(line) == width
-    assert " 50 % " in line
-    assert line.endswith("left, loss 0.123")
-
-
 def test_what_is_waited_for_is_named_as_long_as_it_lasts(monkeypatch):
     terminal = terminal_in(monkeypatch)
     with Progress(quiet=False, stage="3/4 ").waiting("verifying"):
@@ -134,13 +84,15 @@ def test_what_is_waited_for_is_named_as_long_as_it_lasts(monkeypatch):
     assert terminal.getvalue().endswith("\r")
 
 
-def test_several_trainings_are_reported_as_one(clock):
+def test_several_trainings_are_reported_as_one(monkeypatch):
+    now = 5.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
     steps, losses = [], torch.tensor([4.0, 2.0, 3.0])
-    first = CallbackProgress(tell=steps.append, steps=6, pace=Pace(clock))
+    first = CallbackProgress(tell=steps.append, steps=6, started=now)
     for progress in (first, replace(first, before=3)):
         with progress.of("teaching", losses) as show:
             for done in (1, 2, 3):
-                clock.now += 2.0
+                now += 2.0
                 show(done)
     assert [(one.step, one.steps) for one in steps] == [(i, 6) for i in range(1, 7)]
     assert [one.loss for one in steps[:3]] == [4.0, 3.0, 3.0]  # the mean of those so far
