@@ -113,7 +113,7 @@ def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> d
         "hand": hand, "base": base, "draw": draw, "split": arguments.split, "images": int(others.sum()),
         "refused": len(split) - len(prepared), "before": errors[0], "after": errors[1],
         "mnist": mnist if arguments.split == "test" else None,
-        "seconds": taught.record.seconds, "lesson": taught.lesson.model_dump(mode="json"),
+        "seconds": taught.provenance.seconds, "lesson": taught.lesson.model_dump(mode="json"),
     }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """What a repair did, compared with what needs no repair, and what the adapter learnt: the document of analysis.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,15 +10,7 @@ from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.evaluation.baselines import Control, compare_control, shifted_threshold
 from lora_mnist.evaluation.guard import strength_curve
 from lora_mnist.evaluation.metrics import compare, logits_of
-from lora_mnist.evaluation.results import (
-    Analysis,
-    Comparison,
-    Example,
-    Guess,
-    LayerEffect,
-    StrengthCurve,
-    StrengthPoint,
-)
+from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect, StrengthPoint
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.model import adapted_layers, updates_of
 from lora_mnist.training.model import MLP
@@ -29,15 +20,6 @@ MOST = 24  # examples of either kind
 MOST_WRONG = 2000  # images that the report can show one by one: 1.6 MB on disk
 
 
-@dataclass(frozen=True)
-class Learnt:
-    """What an adapter does at other strengths, layer by layer, and in the first layer (see `first_directions`)."""
-
-    strength_curve: StrengthCurve
-    layers: dict[str, LayerEffect]
-    directions: torch.Tensor
-
-
 def analyse(
     before: Mapping[str, torch.Tensor],
     after: Mapping[str, torch.Tensor],
@@ -45,7 +27,7 @@ def analyse(
     digit: int,
     control: Control | None = None,
 ) -> Analysis:
-    """What changed on the same images, which of them, and what a shifted threshold, or the control, would have done.
+    """What follows from logits alone: the comparison, the shifted threshold, examples, and the control if there is one.
 
     Args:
         before, after: logits (N, 10) by split.
@@ -61,29 +43,23 @@ def analyse(
     )
 
 
-def inspect(
-    adapted: MLP,
-    name: str,
-    digit: int,
-    dataset: Dataset,
-    splits: Mapping[str, Comparison],
-) -> Learnt:
-    """What adapter `name` does at other strengths and layer by layer.
+def add_adapter(analysis: Analysis, adapted: MLP, name: str, digit: int, dataset: Dataset) -> Analysis:
+    """`analysis` with what takes forward passes: adapter `name` at every strength, and layer by layer.
 
     Args:
-        adapted: a base with the adapter at strength 1, and those it was trained on top of.
-        splits: what it did at strength 1, from `analyse`.
+        adapted: the network analysed, with the adapter at strength 1 on top of those it was trained on.
     """
     known = {
         split: [
             StrengthPoint(strength=0.0, **dict(comparison.before)),
             StrengthPoint(strength=1.0, **dict(comparison.after)),
         ]
-        for split, comparison in splits.items()
+        for split, comparison in analysis.splits.items()
     }
     curve = strength_curve(adapted, name, dataset.held_out, digit, known)
     of_digit = dataset.test.images[dataset.test.labels == digit]
-    return Learnt(curve, layer_effects(adapted, name, of_digit, digit), first_directions(adapted, name))
+    layers = layer_effects(adapted, name, of_digit, digit)
+    return analysis.model_copy(update={"strength_curve": curve, "layers": layers})
 
 
 def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:
@@ -96,52 +72,44 @@ def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tens
     index = torch.arange(len(labels))
     predictions = [logits.argmax(1) for logits in (before, after)]
     probabilities = [logits.double().softmax(1)[index, labels] for logits in (before, after)]
-    right_before, right_after = (prediction == labels for prediction in predictions)
-    swing = probabilities[1] - probabilities[0]
+    was_right, is_right = (prediction == labels for prediction in predictions)
+    swing = (probabilities[1] - probabilities[0]).abs()
 
     def guess(when: int, i: int) -> Guess:
         return Guess(prediction=int(predictions[when][i]), probability=float(probabilities[when][i]))
 
-    kinds: dict[Literal["fixed", "broken"], torch.Tensor] = {
-        "fixed": ~right_before & right_after,
-        "broken": right_before & ~right_after,
-    }
     rows = []
+    kinds: dict[Literal["fixed", "broken"], torch.Tensor] = {
+        "fixed": ~was_right & is_right,
+        "broken": was_right & ~is_right,
+    }
     for kind, chosen in kinds.items():
-        places = index[chosen]
-        for i in places[swing[chosen].abs().sort(descending=True, stable=True).indices][:MOST].tolist():
+        for i in index[chosen][swing[chosen].sort(descending=True, stable=True).indices][:MOST].tolist():
             rows.append(Example(index=i, kind=kind, label=int(labels[i]), before=guess(0, i), after=guess(1, i)))
     return tuple(rows)
 
 
 def wrong_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Which images are wrong before or after, in ascending order; `MOST_WRONG` at the most.
+    """int64 (n,): which images are wrong before or after, ascending; `MOST_WRONG` at the most.
 
-    Of more, those are left out that go the most trodden ways (true digit, what it was taken for, what it is taken for),
-    so that no way is left without an image.
+    If there are more, it drops images from the largest groups of (true digit, prediction before, prediction after), so
+    that every group keeps some.
 
     Args:
         before, after: logits (N, 10).
         labels: int64 (N,).
-
-    Returns:
-        int64 (n,).
     """
     taken = before.argmax(1), after.argmax(1)
     wrong = ((taken[0] != labels) | (taken[1] != labels)).nonzero()[:, 0]
-    way, order = (labels * 100 + taken[0] * 10 + taken[1])[wrong].sort(stable=True)
-    lengths = way.unique_consecutive(return_counts=True)[1]
-    first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    place = torch.arange(len(way)) - first  # in the queue of its way
-    return wrong[order[place.sort(stable=True).indices[:MOST_WRONG]]].sort().values
+    group, order = (labels * 100 + taken[0] * 10 + taken[1])[wrong].sort(stable=True)
+    sizes = group.unique_consecutive(return_counts=True)[1]
+    first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    rank = torch.arange(len(group)) - first  # the first image of every group, then the second of every group, …
+    return wrong[order[rank.sort(stable=True).indices[:MOST_WRONG]]].sort().values
 
 
 def pictures(analysis: Analysis, wrong: torch.Tensor, dataset: Dataset) -> dict[str, torch.Tensor]:
-    """Test images for the report, uint8 (n, 28, 28): those of `examples`, and the wrong ones with index and label.
-
-    Args:
-        wrong: int64 (n,), from `wrong_images`.
-    """
+    """Test images for the report, uint8 (n, 28, 28): the examples, and the `wrong` ones with index and label."""
     images, labels = dataset.test.images.cpu(), dataset.test.labels.cpu()
     examples = images[[example.index for example in analysis.examples]]
     return {"examples": examples, "wrong": images[wrong], "wrong_index": wrong, "wrong_label": labels[wrong]}
@@ -173,8 +141,7 @@ def layer_effects(adapted: MLP, name: str, images: torch.Tensor, digit: int) -> 
 def first_directions(adapted: MLP, name: str) -> torch.Tensor:
     """What the first layer's update looks for in an image: the right singular vectors of its B A, strongest first.
 
-    At rank 1 that is `lora_A` itself but for length and sign, which mean nothing; the pixel that counts most is
-    positive.
+    At rank 1 that is `lora_A` itself but for length and sign, which mean nothing; the largest pixel is made positive.
 
     Returns:
         float32 (up to `PICTURES`, 28, 28); (0, 28, 28) if the first layer is not adapted.

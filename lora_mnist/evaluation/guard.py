@@ -1,29 +1,24 @@
-"""The guard: at which scale an adapter is kept, if at all, judged on `val`. And what it does at every strength.
+"""The guard: at which scale an adapter is kept, if at all, judged on `val`; and what it does at every strength.
 
-Trained weights are at the end of a line that starts at the base, and the fewest errors are often made before that end.
-So the guard keeps the adapter at the scale that is best on `val` (the idea of WiSE-FT, arXiv 2109.01903, section 3),
-and not at all if every scale makes something worse.
-
-One preference decides everywhere: of the scales that are allowed, the one with the fewest errors of all digits; of
-equals, the largest.
+Training moves the weights along a line from the base, and the fewest errors are often made before its end. So the guard
+keeps the adapter at the scale that is best on `val` (the idea of WiSE-FT, arXiv 2109.01903, section 3), and not at all
+if every scale makes something worse. Best is the fewest errors of all digits; of equals, the largest scale or strength.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.metrics import compare, counts_of, logits_of, require_finite
-from lora_mnist.evaluation.results import Counts, GuardDecision, StrengthCurve, StrengthPoint, TriedScale
+from lora_mnist.evaluation.results import GuardDecision, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
 from lora_mnist.lora import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP
-
-C = TypeVar("C", bound=Counts)
 
 COUNTED: dict[str, Literal["errors", "missed"]] = {  # by rule: the count that must not rise
     "every-digit": "errors",
@@ -38,24 +33,14 @@ STRENGTHS = tuple(step / 4 for step in range(7))  # of the strength curve; each 
 class Guard:
     """What an adapter has to meet on `val` to be kept.
 
-    Attributes:
-        rule: `every-digit`: all errors not up, and those of no digit up by more than chance allows (McNemar's exact
-            test, p of no more than `LEVEL`; not corrected for ten digits, so in doubt a digit counts as worse);
-            `errors`: all errors not up; `digit`: the digit's missed images not up; `none`: kept as trained.
-        gain: by how many images, at the least, what the rule counts has to fall.
-        strongest: keep the largest scale that is allowed, in place of the one with the fewest errors, where `val` is
-            not what the adapter was made for.
+    The rule `every-digit` allows no more errors in all, and of no digit more than chance allows (McNemar's exact test,
+    p of no more than `LEVEL`; not corrected for ten digits, so in doubt a digit counts as worse); `errors` allows no
+    more errors in all, `digit` no more missed images of the digit; `none` keeps the adapter as trained.
     """
 
     rule: GuardRule
-    gain: int = 0
-    strongest: bool = False
-
-    def allows(self, tried: TriedScale, before: int) -> bool:
-        """Whether the adapter may be kept at that scale; `before` is what the rule counts without the adapter."""
-        if self.rule == "every-digit" and tried.worse:
-            return False
-        return tried.of(COUNTED[self.rule]) <= before - self.gain
+    gain: int = 0  # by how many images, at the least, what the rule counts has to fall
+    strongest: bool = False  # take the largest scale that is allowed: for an adapter made for other images than val's
 
 
 @torch.no_grad()
@@ -65,8 +50,7 @@ def select_scale(
     """Try adapter `name` at scales from 1 downwards on `val`, and select one that meets `guard`. It is left at 1.
 
     Args:
-        before: logits (N, 10) on `val` without the adapter.
-        val: its images and labels; neither is looked at if the rule is `none`.
+        before: logits (N, 10) on `val` without the adapter. The rule `none` looks at neither.
 
     Raises:
         UsageError: there is a rule, but no images to judge by; or a logit is not finite.
@@ -86,7 +70,7 @@ def decide(
 
     Args:
         before: logits (N, 10) on `val` without the adapter.
-        labels: int64 (N,) of `val`; neither is looked at if the rule is `none`.
+        labels: int64 (N,) of `val`.
         logits_of_scale: logits (N, 10) on `val` at a scale of the trained update.
     """
     if guard.rule == "none":
@@ -99,20 +83,21 @@ def decide(
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
         found = compare({"val": before}, {"val": logits_of_scale(scale)}, {"val": labels}, digit)["val"]
-        pairs = enumerate(zip(found.fixed, found.broken, strict=True))
-        worse = tuple(d for d, (fixed, broken) in pairs if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
+        changes = enumerate(zip(found.fixed, found.broken, strict=True))
+        worse = tuple(d for d, (fixed, broken) in changes if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
-        if guard.allows(tried[-1], start.of(counted)):
+        hurts = guard.rule == "every-digit" and worse
+        if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
             allowed.append(tried[-1])
-    selected = preferred(allowed, lambda one: one.scale).scale if allowed else None
+    best = min(allowed, key=lambda one: one.errors, default=None)  # the first of equals, which is the largest
     return GuardDecision(
-        rule=guard.rule, counted=counted, gain=guard.gain, before=start, tried=tuple(tried), scale=selected
+        rule=guard.rule,
+        counted=counted,
+        gain=guard.gain,
+        before=start,
+        tried=tuple(tried),
+        scale=best.scale if best else None,
     )
-
-
-def preferred(points: Sequence[C], factor: Callable[[C], float]) -> C:
-    """The point with the fewest errors of all digits; of equals, the one with the largest factor."""
-    return min(points, key=lambda one: (one.errors, -factor(one)))
 
 
 def require_val(rule: str, val: Split) -> None:
@@ -123,11 +108,7 @@ def require_val(rule: str, val: Split) -> None:
 
 @torch.no_grad()
 def logits_at(adapted: MLP, name: str, strength: float, images: torch.Tensor) -> torch.Tensor:
-    """(N, 10) with adapter `name` at `strength`; it is at 1 again afterwards.
-
-    Raises:
-        UsageError: a logit is not finite.
-    """
+    """(N, 10) with adapter `name` at `strength`; then it is at 1 again. Raises UsageError if one is not finite."""
     set_strength(adapted, name, strength)
     try:
         logits = logits_of(adapted, images)
@@ -144,32 +125,31 @@ def strength_curve(
     digit: int,
     known: Mapping[str, Sequence[StrengthPoint]],
 ) -> StrengthCurve:
-    """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the strength that `val` recommends.
+    """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the strength that is best on `val`.
 
-    Recommended is the strength with the fewest errors; of equals, the largest. It ends where logits are no longer
-    finite.
+    It ends where logits are no longer finite.
 
     Args:
         adapted: a base with adapter `name` at strength 1.
-        known: by split, points that need no forward pass; 0 and 1 are among them.
+        known: by split, points that need no forward pass; 0 is among them.
     """
 
     def measure(split: str, strengths: Sequence[float]) -> tuple[StrengthPoint, ...]:
-        there = {one.strength: one for one in known[split]}
-        images, labels = held_out[split].images, held_out[split].labels
-        points = []
-        for strength in sorted({*strengths, *there}):
-            try:
-                counts = there.get(strength) or counts_of(logits_at(adapted, name, strength, images), labels, digit)
-            except (UsageError, LoRAError):  # too large to apply, or for finite logits
-                break
-            points.append(StrengthPoint(strength=strength, **counts.model_dump(exclude={"strength"})))
-        return tuple(points)
+        points, part = {one.strength: one for one in known[split]}, held_out[split]
+        measured = []
+        for strength in sorted({*strengths, *points}):
+            if strength not in points:
+                try:
+                    counts = counts_of(logits_at(adapted, name, strength, part.images), part.labels, digit)
+                except (UsageError, LoRAError):  # too large to apply, or for finite logits
+                    break
+                points[strength] = StrengthPoint(strength=strength, **dict(counts))
+            measured.append(points[strength])
+        return tuple(measured)
 
     measured_on: Literal["val", "test"] = "val" if "val" in held_out else "test"
-    points = measure(measured_on, STRENGTHS)
-    recommended = preferred(points, lambda one: one.strength).strength
-    splits = {str(measured_on): points}
+    splits = {str(measured_on): measure(measured_on, STRENGTHS)}
+    recommended = min(reversed(splits[measured_on]), key=lambda one: one.errors).strength
     if measured_on != "test":
         splits["test"] = measure("test", (*STRENGTHS, recommended))
     return StrengthCurve(measured_on=measured_on, recommended=recommended, splits=splits)

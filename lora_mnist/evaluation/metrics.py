@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult, WeakestDigit
-from lora_mnist.evaluation.significance import wilson
+from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult
 from lora_mnist.training.model import normalise
 
 BATCH = 1000  # images per forward pass: 8 MB of activations in the widest layer
@@ -47,34 +46,26 @@ def summarise(logits: torch.Tensor, labels: torch.Tensor) -> SplitResult:
         count=len(labels),
         accuracy=int(right.sum()) / len(labels),
         wrong=tuple((confusion.sum(1) - right).tolist()),
-        confusion=_matrix(logits, labels),
+        confusion=_rows(confusion),
     )
 
 
 def weakest_digit(logits: torch.Tensor, labels: torch.Tensor) -> int:
     """The digit with the highest error rate; ties go to the higher mean loss. Digits without images do not count."""
-    losses = F.cross_entropy(logits, labels.cpu(), reduction="none")
-    wrong = (logits.argmax(1) != labels.cpu()).float()
+    labels = labels.cpu()
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    wrong = (logits.argmax(1) != labels).float()
     digits: list[int] = labels.unique().tolist()
-    of_digit = {digit: labels.cpu() == digit for digit in digits}
-    return max(
-        of_digit, key=lambda digit: (float(wrong[of_digit[digit]].mean()), float(losses[of_digit[digit]].mean()))
-    )
-
-
-def describe_weakest(digit: int, val: SplitResult) -> WeakestDigit:
-    """How many images of `digit`, the weakest on `val`, are wrong there, with Wilson's interval of that share."""
-    low, high = wilson(val.wrong[digit], val.images[digit])
-    return WeakestDigit(digit=digit, wrong=val.wrong[digit], images=val.images[digit], low=low, high=high)
+    return max(digits, key=lambda digit: (float(wrong[labels == digit].mean()), float(losses[labels == digit].mean())))
 
 
 def counts_in(confusion: Sequence[Sequence[int]], digit: int) -> Counts:
     """What a confusion matrix (10, 10), rows true digit, says of `digit`."""
-    right = sum(confusion[d][d] for d in range(10))
+    hits = confusion[digit][digit]
     return Counts(
-        missed=sum(confusion[digit]) - confusion[digit][digit],
-        false_alarms=sum(row[digit] for row in confusion) - confusion[digit][digit],
-        errors=sum(map(sum, confusion)) - right,
+        missed=sum(confusion[digit]) - hits,
+        false_alarms=sum(row[digit] for row in confusion) - hits,
+        errors=sum(map(sum, confusion)) - sum(confusion[d][d] for d in range(10)),
     )
 
 
@@ -89,43 +80,35 @@ def compare(
     labels: Mapping[str, torch.Tensor],
     digit: int,
 ) -> dict[str, Comparison]:
-    """What an adapter did, split by split, on the same images.
-
-    Args:
-        before, after: logits (N, 10) of each split.
-        labels: int64 (N,) of each split.
-        digit: the target digit.
-    """
+    """What changed for the target `digit`, and for all, between logits (N, 10) on the same labels (N,), by split."""
     return {split: _compare(before[split], after[split], truth.cpu(), digit) for split, truth in labels.items()}
 
 
 def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, digit: int) -> Comparison:
-    right_before, right_after = before.argmax(1) == truth, after.argmax(1) == truth
-    other, moved = truth != digit, before.argmax(1) != after.argmax(1)
-    free_before, free_after = (logits.argmax(1) != digit for logits in (before, after))
+    was, now = before.argmax(1), after.argmax(1)
+    was_right, is_right, other, moved = was == truth, now == truth, truth != digit, was != now
     return Comparison(
         before=counts_of(before, truth, digit),
         after=counts_of(after, truth, digit),
-        fixed=_by_digit(truth[~right_before & right_after]),
-        broken=_by_digit(truth[right_before & ~right_after]),
+        fixed=_by_digit(truth[~was_right & is_right]),
+        broken=_by_digit(truth[was_right & ~is_right]),
         pairs=Pairs(
-            missed=_paired(right_before[~other], right_after[~other]),
-            false_alarms=_paired(free_before[other], free_after[other]),
-            errors=_paired(right_before, right_after),
+            missed=_pair(was_right[~other], is_right[~other]),
+            false_alarms=_pair(was[other] != digit, now[other] != digit),
+            errors=_pair(was_right, is_right),
         ),
-        came=_matrix(after[moved], truth[moved]),
-        went=_matrix(before[moved], truth[moved]),
+        came=_rows(confusion_matrix(after[moved], truth[moved])),
+        went=_rows(confusion_matrix(before[moved], truth[moved])),
     )
 
 
-def _matrix(logits: torch.Tensor, labels: torch.Tensor) -> tuple[tuple[int, ...], ...]:
-    return tuple(map(tuple, confusion_matrix(logits, labels).tolist()))
+def _rows(matrix: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, matrix.tolist()))
 
 
 def _by_digit(labels: torch.Tensor) -> tuple[int, ...]:
     return tuple(torch.bincount(labels, minlength=10).tolist())
 
 
-def _paired(good_before: torch.Tensor, good_after: torch.Tensor) -> Pair:
-    fixed, broken = (~good_before & good_after).sum(), (good_before & ~good_after).sum()
-    return Pair(fixed=int(fixed), broken=int(broken))
+def _pair(good_before: torch.Tensor, good_after: torch.Tensor) -> Pair:
+    return Pair(fixed=int((~good_before & good_after).sum()), broken=int((good_before & ~good_after).sum()))

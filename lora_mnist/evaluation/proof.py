@@ -17,13 +17,12 @@ from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference
 from lora_mnist.lora.model import adapted_layers, adapter_names, base_tensors, disabled, updates_of
 
-TOLERANCE = (
-    1e-5  # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
-)
+# of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
+TOLERANCE = 1e-5
 
 
 class Plain:
-    """A base and its logits (N, 10) by split, which are asked of it only where those that are stored do not settle it.
+    """A base and its logits (N, 10) by split. It is run only if the stored logits do not settle the question.
 
     Another processor or number of threads sums in another order, so stored logits may differ in their last bits.
 
@@ -46,42 +45,48 @@ class Plain:
 
     def images_that_differ(self, logits: Mapping[str, torch.Tensor]) -> int:
         """How many have other `logits` (N, 10) by split than the base gives them."""
-        if self._known is None and self._are_stored(logits):
+        fits = all(split in self.stored and self.stored[split].shape == logits[split].shape for split in logits)
+        if self._known is None and fits and not _images_that_differ(self.stored, logits):
             self._known = logits
         return _images_that_differ(self.logits, logits)
-
-    def _are_stored(self, logits: Mapping[str, torch.Tensor]) -> bool:
-        fits = all(split in self.stored and self.stored[split].shape == logits[split].shape for split in logits)
-        return fits and not _images_that_differ(self.stored, logits)
 
 
 def prove(plain: Plain, fingerprint: Fingerprint, adapted: nn.Module) -> tuple[Proof, dict[str, torch.Tensor]]:
     """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
 
     Args:
-        plain: the base, and what it says.
-        fingerprint: the fingerprint in its file, so that a base changed together with `adapted` is noticed too.
-        adapted: the same network with the adapters, at strength 1.
+        fingerprint: of the base's file, so that a base changed together with `adapted` is noticed too.
+        adapted: the base with the adapters, at strength 1.
 
     Returns:
         What was found; and the adapted model's logits (N, 10) by split.
     """
-    base, images = plain.base, plain.images
+    images = plain.images
     with disabled(adapted):
         off = {split: logits_of(adapted, batch) for split, batch in images.items()}
     unequal = plain.images_that_differ(off)
+    is_off = Off(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
+
     on = {split: logits_of(adapted, batch) for split, batch in images.items()}
-    merged, wrong_layers = _by_formula(base, adapted)
+    merged, wrong_layers = _by_formula(plain.base, adapted)
     difference = largest_of(on[split] - logits_of(merged, batch) for split, batch in images.items())
     largest = largest_of(on.values())
-
-    frozen = _frozen(base, fingerprint, adapted)
-    is_off = Off(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
     is_on = On(
-        passed=not wrong_layers and difference <= TOLERANCE * largest,
+        passed=not wrong_layers and difference <= TOLERANCE * largest,  # nor if it is NaN
         layers_off_the_formula=tuple(wrong_layers),
         largest_difference=difference,
         largest_logit=largest,
+    )
+
+    before, after = dict(plain.base.state_dict()), base_tensors(adapted)
+    changed, now = changed_bytes(before, after), compute_fingerprint(after)
+    frozen = Frozen(
+        passed=not changed and now == fingerprint,
+        tensors=len(before),
+        bytes=sum(tensor.nbytes for tensor in before.values()),
+        changed_bytes=changed,
+        first_difference=first_difference(fingerprint, now),
+        fingerprint=fingerprint.sha256,
     )
     passed = frozen.passed and is_off.passed and is_on.passed
     return Proof(passed=passed, frozen=frozen, off=is_off, on=is_on), on
@@ -90,19 +95,6 @@ def prove(plain: Plain, fingerprint: Fingerprint, adapted: nn.Module) -> tuple[P
 def largest_of(parts: Iterable[torch.Tensor]) -> float:
     """The largest size of a number in any of them; NaN if there is one, which Python's `max` would pass over."""
     return float(torch.stack([part.abs().max() for part in parts]).max())
-
-
-def _frozen(base: nn.Module, fingerprint: Fingerprint, adapted: nn.Module) -> Frozen:
-    before, after = dict(base.state_dict()), base_tensors(adapted)
-    changed, now = changed_bytes(before, after), compute_fingerprint(after)
-    return Frozen(
-        passed=not changed and now == fingerprint,
-        tensors=len(before),
-        bytes=sum(tensor.nbytes for tensor in before.values()),
-        changed_bytes=changed,
-        first_difference=first_difference(fingerprint, now),
-        fingerprint=fingerprint.sha256,
-    )
 
 
 def failures(proof: Proof) -> list[str]:
@@ -125,19 +117,16 @@ def failures(proof: Proof) -> list[str]:
 @torch.no_grad()
 def _by_formula(base: nn.Module, adapted: nn.Module) -> tuple[nn.Module, list[str]]:
     """A plain copy of `base` with W + scaling · B A written out; and the layers whose merged weight is not that."""
-    merged = copy.deepcopy(base)
     weights: dict[str, torch.Tensor] = {}
     for name in adapter_names(adapted):
         for path, update in updates_of(adapted, name).items():
             weight = weights.get(path, base.get_parameter(f"{path}.weight"))
             product = update.lora_B @ update.lora_A  # (out, rank) @ (rank, in) -> (out, in)
             weights[path] = weight + update.config.scaling * product
-    wrong, layers = [], adapted_layers(adapted)
-    for path, by_hand in weights.items():
-        if not torch.equal(by_hand, layers[path].merged_weight()):
-            wrong.append(path)
-        merged.get_parameter(f"{path}.weight").copy_(by_hand)
-    return merged, wrong
+    merged, layers = copy.deepcopy(base), adapted_layers(adapted)
+    for path, weight in weights.items():
+        merged.get_parameter(f"{path}.weight").copy_(weight)
+    return merged, [path for path, weight in weights.items() if not torch.equal(weight, layers[path].merged_weight())]
 
 
 def _images_that_differ(logits: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> int:

@@ -28,16 +28,11 @@ Matrix = Annotated[tuple[PerDigit, ...], Strict(False), Field(min_length=10, max
 
 
 class SplitResult(Document):
-    """What a network does with one split.
-
-    Attributes:
-        wrong: by true digit.
-        confusion: (10, 10), row true digit, column predicted digit.
-    """
+    """What a network does with one split."""
 
     count: ImageCount
     accuracy: float
-    wrong: PerDigit
+    wrong: PerDigit  # by true digit
     confusion: Matrix
 
     @model_validator(mode="after")
@@ -60,36 +55,25 @@ class SplitResult(Document):
 
 
 class WeakestDigit(Document):
-    """The digit with the highest error rate on `val`.
-
-    Attributes:
-        wrong, images: how many of its images are wrong.
-        low, high: Wilson's 95 % interval of their share.
-    """
+    """The digit with the highest error rate on `val`."""
 
     digit: Digit
     wrong: ImageCount
     images: ImageCount
-    low: float
+    low: float  # Wilson's 95 % interval of wrong / images
     high: float
 
 
 class Counts(Document):
-    """What a repair of one digit is judged by.
+    """What a repair of one digit is judged by."""
 
-    Attributes:
-        missed: images of the digit taken for another.
-        false_alarms: images of others taken for it.
-        errors: all wrong images of all digits.
-    """
-
-    missed: ImageCount
-    false_alarms: ImageCount
-    errors: ImageCount
+    missed: ImageCount  # images of the digit taken for another
+    false_alarms: ImageCount  # images of others taken for it
+    errors: ImageCount  # all wrong images of all digits
 
     def of(self, key: str) -> int:
         """The count of that name, one of `COUNTS`."""
-        return {"missed": self.missed, "false_alarms": self.false_alarms, "errors": self.errors}[key]
+        return dict(zip(COUNTS, self.numbers, strict=True))[key]
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -105,7 +89,7 @@ class Pair(Document):
 
 
 class Pairs(Document):
-    """Of the images that each of the three counts looks at."""
+    """The images that each of the three counts looks at."""
 
     missed: Pair
     false_alarms: Pair
@@ -117,21 +101,15 @@ class Pairs(Document):
 
 
 class Comparison(Document):
-    """What changed from one network to another on the same images.
-
-    Attributes:
-        fixed: by true digit, images that were wrong before and are right after.
-        broken: the reverse.
-        came, went: images taken for a digit that they were not taken for before, and no longer taken for one.
-    """
+    """What changed from one network to another on the same images."""
 
     before: Counts
     after: Counts
-    fixed: PerDigit
-    broken: PerDigit
+    fixed: PerDigit  # by true digit: wrong before, right after
+    broken: PerDigit  # the reverse
     pairs: Pairs
-    came: Matrix
-    went: Matrix
+    came: Matrix  # images by the digit that they are taken for only after
+    went: Matrix  # and by the digit that they are taken for only before
 
     @property
     def by_digit(self) -> list[Pair]:
@@ -139,86 +117,69 @@ class Comparison(Document):
         return [Pair(fixed=fixed, broken=broken) for fixed, broken in zip(self.fixed, self.broken, strict=True)]
 
 
+# pydantic writes the fields of the last base first: where a point is before its counts
 class _AtStrength(Document):
     strength: float
-
-
-class StrengthPoint(Counts, _AtStrength):  # in this order, `strength` is written first
-    """What an adapter does at one strength."""
-
-
-class StrengthCurve(Document):
-    """What an adapter does at several strengths.
-
-    Attributes:
-        measured_on: the split that recommends, `test` where there is no `val`.
-        splits: points by rising strength.
-    """
-
-    measured_on: Literal["val", "test"]
-    recommended: float
-    splits: BySplit[Many[StrengthPoint]]
 
 
 class _AtScale(Document):
     scale: float
 
 
-class TriedScale(Counts, _AtScale):  # in this order, `scale` is written first
-    """Counts at one scale of the trained update; `worse`: the digits with more errors than chance allows."""
-
-    worse: Many[Digit] = ()
-
-
-class GuardDecision(Document):
-    """At which scale an adapter is kept, and why.
-
-    Attributes:
-        counted: the count on `val` that may not rise; None if there is no rule.
-        gain: by how many images it had to fall, at the least.
-        before: counts on `val` without the adapter.
-        tried: what the trained update does on `val`, by scale from 1 downwards.
-        scale: the factor by which the trained alpha was multiplied; None if none met the rule.
-    """
-
-    rule: GuardRule
-    counted: Literal["errors", "missed"] | None
-    gain: Count
-    before: Counts | None
-    tried: Many[TriedScale]
-    scale: float | None
-
-
-class _ByShift(Document):
+class _AtShift(Document):
     shift: float
 
 
-class ShiftPoint(Counts, _ByShift):
+class StrengthPoint(Counts, _AtStrength):
+    """What an adapter does at one strength."""
+
+
+class TriedScale(Counts, _AtScale):
+    """What the trained update does at one scale."""
+
+    worse: Many[Digit] = ()  # digits with more errors than chance allows
+
+
+class ShiftPoint(Counts, _AtShift):
     """What the base does with a number added to the digit's logit."""
 
 
-class ShiftedLogit(Document):
-    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one.
+class StrengthCurve(Document):
+    """What an adapter does at several strengths, from the lowest upwards."""
 
-    Attributes:
-        pairs: by split, images that only the repaired network gets right (`fixed`), and only the shifted one
-            (`broken`).
-    """
+    measured_on: Literal["val", "test"]  # the split that recommends: test where there is no val
+    recommended: float
+    splits: BySplit[Many[StrengthPoint]]
+
+
+class GuardDecision(Document):
+    """At which scale an adapter is kept, and why."""
+
+    rule: GuardRule
+    counted: Literal["errors", "missed"] | None  # what may not rise on val; None without a rule
+    gain: Count  # by how many images it had to fall, at the least
+    before: Counts | None  # on val without the adapter
+    tried: Many[TriedScale]  # on val, from scale 1 downwards
+    scale: float | None  # factor of the trained alpha; None if none met the rule
+
+
+class ShiftedLogit(Document):
+    """The smallest shift of the digit's logit with which a network misses no more images than the repaired one."""
 
     shift: float
     chosen_on: Literal["val", "test"]
     splits: BySplit[Counts]
-    pairs: BySplit[Pair]
+    pairs: BySplit[Pair]  # fixed: only the repaired network gets them right; broken: only the shifted one
 
 
 class Threshold(ShiftedLogit):
-    """That of the network before the repair; `curve` is on `test`, from no shift to a quarter beyond this one."""
+    """The one of the network before the repair."""
 
-    curve: Many[ShiftPoint]
+    curve: Many[ShiftPoint]  # on test, from no shift to a quarter beyond this one
 
 
 class PairedControl(Document):
-    """Of the same images, how many only one of the two gets right, and McNemar's p of that."""
+    """How many of the same images only one of the two gets right, and McNemar's p of that."""
 
     only_adapter_right: ImageCount
     only_control_right: ImageCount
@@ -233,16 +194,11 @@ class ControlCounts(Counts):
 
 
 class ControlResult(Document):
-    """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling.
+    """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling."""
 
-    Attributes:
-        scale: that its guard selected; None if it selected none.
-        threshold: the control with a shifted threshold, so that it misses no more images than the adapter.
-    """
-
-    scale: float | None
+    scale: float | None  # None if its guard selected none
     splits: BySplit[ControlCounts]
-    threshold: ShiftedLogit
+    threshold: ShiftedLogit  # the control shifted so that it misses no more images than the adapter
 
 
 class Guess(Document):
@@ -263,17 +219,11 @@ class Example(Document):
 
 
 class LayerEffect(Document):
-    """One layer's update ΔW = scaling · B A.
+    """One layer's update ΔW = scaling · B A."""
 
-    Attributes:
-        relative_norm: ‖ΔW‖ / ‖W‖ (Frobenius) with W of the base.
-        singular_values: of ΔW, largest first.
-        missed_without: images of the digit on `test` that are missed with this layer's update off and all others on.
-    """
-
-    relative_norm: float
-    singular_values: Many[float]
-    missed_without: Count
+    relative_norm: float  # ‖ΔW‖ / ‖W‖ (Frobenius), W of the base
+    singular_values: Many[float]  # of ΔW, largest first
+    missed_without: Count  # images of the digit on test, with only this layer's update off
 
 
 class Analysis(Document):

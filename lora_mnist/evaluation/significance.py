@@ -19,6 +19,11 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, float(2 * tail / 2**changed))
 
 
+def format_p(p: float) -> str:
+    """For a sentence."""
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
 def wilson(count: int, total: int) -> tuple[float, float]:
     """95 % interval of a share that was seen as `count` of `total` (E. B. Wilson 1927, "Probable inference, the law of
     succession, and statistical inference"). It stays within 0 and 1, and has a width even at 0 of `total`."""

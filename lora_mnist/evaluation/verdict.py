@@ -11,9 +11,10 @@ from typing import Literal
 from pydantic import model_validator
 
 from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Pair, PairedControl, PerDigit, ShiftedLogit
-from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, mcnemar
+from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, mcnemar
 from lora_mnist.settings.document import Count, Digit, Document, Many
 
+Outcome = Literal["good", "bad", "open"]
 Kind = Literal[
     "repair",
     "side effect",
@@ -57,14 +58,10 @@ class Tested(Pair):
 
 
 class Baseline(Document):
-    """A network with one number added to its logit of the digit, which misses about as few images.
-
-    Attributes:
-        pair: all errors: `fixed` only the adapter gets right, `broken` only the other.
-    """
+    """A network with one number added to its logit of the digit, which misses about as few images."""
 
     counts: Counts
-    pair: Tested
+    pair: Tested  # of all images; fixed: only the adapter gets them right, broken: only this network
 
     def is_worse_than(self, after: Counts) -> bool:
         """Whether it makes more errors, by more than chance."""
@@ -72,24 +69,18 @@ class Baseline(Document):
 
 
 class Facts(Document):
-    """What a verdict rests on.
-
-    Attributes:
-        both: missed and false alarms together.
-        digits: all ten.
-        threshold: the network before with a shifted threshold; `control`: the control with one, if it was trained.
-    """
+    """What a verdict rests on."""
 
     digit: Digit
     before: Counts
     after: Counts
     missed: Tested
     false_alarms: Tested
-    both: Tested
+    both: Tested  # missed and false alarms together
     errors: Tested
-    digits: Many[Tested]
-    threshold: Baseline
-    control: Baseline | None
+    digits: Many[Tested]  # all ten
+    threshold: Baseline  # the network before, shifted
+    control: Baseline | None  # the control, shifted
 
     @property
     def others(self) -> list[int]:
@@ -132,7 +123,12 @@ class Verdict(Document):
     @property
     def headline(self) -> str:
         """The first sentence of `words`: the kind and the three counts."""
-        return _headline(self.kind, self.facts)
+        facts = self.facts
+        chance = f" ({format_p(facts.missed.p)}: may be chance)" if self.kind == "too few images" else ""
+        missed = _more(facts.missed.change, f"missed {facts.digit}") + chance
+        begin = f"{self.title}. {missed.capitalize()}" if ":" in self.title else f"{self.title}: {missed}"
+        alarms, errors = _more(facts.false_alarms.change, "false alarm"), _more(facts.errors.change, "error")
+        return f"{begin}, {alarms}, {errors} in all."
 
     @property
     def side_effects(self) -> str:
@@ -142,10 +138,16 @@ class Verdict(Document):
     @property
     def compared(self) -> str:
         """The rest: what a shifted threshold, and the control with one, would have done instead."""
-        return _compared(self.facts)
+        facts = self.facts
+        if facts.missed.change >= 0:
+            return ""
+        sentence = _than(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
+        if not facts.control:
+            return sentence
+        return f"{sentence} {_than(facts.after, facts.control, 'The control with a shifted threshold')}"
 
     @property
-    def outcome(self) -> Literal["good", "bad", "open"]:
+    def outcome(self) -> Outcome:
         """Whether that is good news, bad news, or neither."""
         if self.kind == "repair":
             return "good"
@@ -171,9 +173,9 @@ def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "
         threshold=baseline(analysis.threshold),
         control=baseline(control) if control else None,
     )
-    kind = _kind(facts)
-    sentences = [_headline(kind, facts), _side_effects(facts.digits, facts.others), _compared(facts)]
-    return Verdict(kind=kind, words=" ".join(filter(None, sentences)), facts=facts)
+    verdict = Verdict(kind=_kind(facts), words="", facts=facts)
+    sentences = [verdict.headline, verdict.side_effects, verdict.compared]
+    return verdict.model_copy(update={"words": " ".join(filter(None, sentences))})
 
 
 def tested(*pairs: Pair) -> Tested:
@@ -210,61 +212,37 @@ def _kind(facts: Facts) -> Kind:
 # Sentences ------------------------------------------------------------------------------------------------------------
 
 
-def _headline(kind: Kind, facts: Facts) -> str:
-    chance = f" ({p_in_words(facts.missed.p)}: may be chance)" if kind == "too few images" else ""
-    missed = _more(facts.missed.change, f"missed {facts.digit}") + chance
-    alarms, errors = _more(facts.false_alarms.change, "false alarm"), _more(facts.errors.change, "error")
-    title = TITLES[kind].format(digit=facts.digit)
-    # a title with a colon of its own is a sentence
-    return f"{title}{'.' if ':' in title else ':'} {_capital(missed, ':' in title)}, {alarms}, {errors} in all."
-
-
-def side_effects(comparison: Comparison) -> str:
+def side_effects(compared: "Comparison | OnVal") -> str:
     """One sentence on how the errors of any of the ten digits changed, as after several repairs."""
-    return side_effects_of(comparison.by_digit)
-
-
-def side_effects_of(by_digit: Sequence[Pair]) -> str:
-    """`side_effects` of the images fixed and broken of each of the ten digits."""
-    return _side_effects(tuple(map(tested, by_digit)), range(10))
+    return _side_effects(tuple(map(tested, compared.by_digit)), range(10))
 
 
 def _side_effects(digits: Sequence[Tested], among: Sequence[int]) -> str:
-    every = "Every other digit" if len(among) < 10 else "Every digit"
+    other = "other " if len(among) < 10 else ""
     if worse := worse_digits(digits, among):
-        p = p_in_words(max(digits[one].p for one in worse))
+        p = format_p(max(digits[one].p for one in worse))
         if len(worse) == 1:
             return f"Digit {worse[0]} has {_more(digits[worse[0]].change, 'error')}, significant ({p})."
         return f"Digits {listed([f'{one} (+{digits[one].change:,})' for one in worse])} have more errors ({p})."
     largest = max(among, key=lambda digit: digits[digit].change)
-    change = digits[largest].change
+    change, p = digits[largest].change, format_p(digits[largest].p)
     if change < 0:
-        return f"{every} has fewer errors, too."
+        return f"Every {other}digit has fewer errors, too."
     if change == 0:
-        return "No other digit has more errors." if len(among) < 10 else "No digit has more errors."
-    plural, chance = "" if change == 1 else "s", p_in_words(digits[largest].p)
-    return f"Largest side effect: digit {largest}, +{change:,} error{plural}, not significant ({chance})."
+        return f"No {other}digit has more errors."
+    return (
+        f"Largest side effect: digit {largest}, +{change:,} error{'' if change == 1 else 's'}, not significant ({p})."
+    )
 
 
-def _compared(facts: Facts) -> str:
-    """With a shifted threshold, and with the control with one where there is a control."""
-    if facts.missed.change >= 0:
-        return ""
-    without = f"Without any training, raising the {facts.digit}'s logit"
-    sentence = _than(facts, facts.threshold, without)
-    if not facts.control:
-        return sentence
-    return f"{sentence} {_than(facts, facts.control, 'The control with a shifted threshold')}"
-
-
-def _than(facts: Facts, other: Baseline, name: str) -> str:
-    ours, theirs = facts.after.errors, other.counts.errors
-    same = "as many" if other.counts.missed == facts.after.missed else f"{other.counts.missed:,}"
+def _than(after: Counts, other: Baseline, name: str) -> str:
+    ours, theirs = after.errors, other.counts.errors
+    same = "as many" if other.counts.missed == after.missed else f"{other.counts.missed:,}"
     if ours == theirs:
         return f"{name} misses {same}, with just as many errors."
     share = f"{100 * abs(ours / theirs - 1):.0f} %" if theirs else f"{ours:,}"
     change = f"{share} {'fewer' if ours < theirs else 'more'}"
-    return f"{name} misses {same}; the adapter makes {change} errors ({p_in_words(other.pair.p)})."
+    return f"{name} misses {same}; the adapter makes {change} errors ({format_p(other.pair.p)})."
 
 
 def listed(names: Sequence[object]) -> str:
@@ -279,20 +257,11 @@ def _more(change: int, noun: str) -> str:
     return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else 's'}"
 
 
-def _capital(text: str, wanted: bool = True) -> str:
-    return text[:1].upper() + text[1:] if wanted else text
-
-
-def p_in_words(p: float) -> str:
-    """For a sentence."""
-    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
-
-
 def paired(pair: PairedControl, images: str) -> str:
     """One sentence on an adapter and its control: who alone is right about how many of the same images."""
     return (
         f"Of {images}, {pair.only_adapter_right} are right with the adapter only, {pair.only_control_right}"
-        f" with the control only (McNemar, exact: {p_in_words(pair.p)})."
+        f" with the control only (McNemar, exact: {format_p(pair.p)})."
     )
 
 
@@ -311,19 +280,13 @@ LESSON_TITLES: dict[LessonKind, str] = {
 
 
 class Unseen(Pair):
-    """Drawings that are right before and after; each after with an adapter that has not seen it (cross-validation).
-
-    Attributes:
-        images: how many were tested.
-        folds: the number of parts, each tested with an adapter that was trained on all the others.
-        steps: that each of those was trained for.
-    """
+    """Drawings that are right before and after; each after with an adapter that has not seen it (cross-validation)."""
 
     images: Count
     before: Count
     after: Count
-    folds: Count
-    steps: Count
+    folds: Count  # parts, each tested with an adapter that was trained on all the others
+    steps: Count  # of the training of each of those
 
 
 class OnVal(Document):
@@ -343,12 +306,7 @@ class OnVal(Document):
     @property
     def change(self) -> list[int]:
         """How many more images of every digit are wrong."""
-        return [broken - fixed for fixed, broken in zip(self.fixed, self.broken, strict=True)]
-
-    @property
-    def worse(self) -> list[int]:
-        """The digits with more errors than chance allows."""
-        return sorted(worse_digits([tested(pair) for pair in self.by_digit], range(10)))
+        return [pair.broken - pair.fixed for pair in self.by_digit]
 
 
 class LessonVerdict(Document):
@@ -358,18 +316,15 @@ class LessonVerdict(Document):
         kind: `learnt`: more of the drawings are right, by more than chance. `side effect`: but a digit of `val` is
             worse. `too few drawings`: that may be chance, or so few are wrong before that nothing can be told. `known
             already`: the base has all of them right. `not learnt`: no more are right. `no scale`: none met the guard.
-        words: one sentence.
-        side_effects: another, on the digits of `val`; empty without `val`.
-        worse: the digits with more errors than chance allows.
     """
 
     kind: LessonKind
-    words: str
-    side_effects: str
+    words: str  # one sentence
+    side_effects: str  # another, on the digits of val; empty without val
     worse: Many[Digit]
 
     @property
-    def outcome(self) -> Literal["good", "bad", "open"]:
+    def outcome(self) -> Outcome:
         """Whether that is good news, bad news, or neither."""
         if self.kind == "learnt":
             return "good"
@@ -377,30 +332,22 @@ class LessonVerdict(Document):
 
 
 class LessonResult(Document):
-    """What teaching a network some drawings did.
-
-    Attributes:
-        drawings: how many of each digit.
-        before, after: how many of all drawings are right with the base, and with the adapter, which has seen them.
-        unseen: with adapters that have not; None where there are too few drawings to set some aside.
-        val: None in a run without.
-        scale: that the guard selected; None if it allows none, and then all numbers are of the adapter as trained.
-    """
+    """What teaching a network some drawings did."""
 
     drawings: PerDigit
-    before: Count
-    after: Count
-    unseen: Unseen | None
+    before: Count  # drawings that are right with the base
+    after: Count  # and with the adapter, which has seen them
+    unseen: Unseen | None  # None if there are too few drawings to set some aside
     val: OnVal | None
-    scale: float | None
+    scale: float | None  # None if the guard allows none; then all numbers are of the adapter as trained
 
     @model_validator(mode="after")
     def _adds_up(self) -> "LessonResult":
         if not max(self.before, self.after) <= self.count or not self.count:
             raise ValueError("must count no more right drawings than there are, and at least one drawing")
         one = self.unseen
-        gain = one.fixed - one.broken if one else 0
-        if one and (one.images != self.count or one.before != self.before or one.after - one.before != gain):
+        counted = one and (one.images, one.before, one.after)
+        if one and counted != (self.count, self.before, self.before + one.fixed - one.broken):
             raise ValueError("must test every drawing once")
         return self
 
@@ -412,22 +359,22 @@ class LessonResult(Document):
     @property
     def verdict(self) -> LessonVerdict:
         """Whether it learnt them, and at what side effects."""
-        worse = self.val.worse if self.val else []
-        kind, one = self._kind(worse), self.unseen
-        title = LESSON_TITLES[kind]
+        digits = [tested(pair) for pair in self.val.by_digit] if self.val else []
+        worse = sorted(worse_digits(digits, range(len(digits))))
+        kind, one = self._kind(bool(worse)), self.unseen
         if one is None:
             counted = f"{self.before} → {self.after} of {self.count} drawings right, all seen in training"
         else:
-            p = "" if one.fixed == one.broken == 0 else f" ({p_in_words(mcnemar(one.fixed, one.broken))})"
+            p = f" ({format_p(tested(one).p)})" if one.fixed or one.broken else ""
             counted = f"{one.before} → {one.after} of {one.images} drawings right, each tested unseen{p}"
         return LessonVerdict(
             kind=kind,
-            words=f"{title}: {counted}.",
-            side_effects=side_effects_of(self.val.by_digit) if self.val else "",
+            words=f"{LESSON_TITLES[kind]}: {counted}.",
+            side_effects=side_effects(self.val) if self.val else "",
             worse=tuple(worse),
         )
 
-    def _kind(self, worse: list[int]) -> LessonKind:
+    def _kind(self, has_side_effect: bool) -> LessonKind:
         one = self.unseen
         if self.scale is None:
             return "no scale"
@@ -435,8 +382,9 @@ class LessonResult(Document):
             return "known already"
         if one is None:
             return "too few drawings"
-        gain = one.fixed - one.broken
-        if mcnemar(one.fixed, one.broken) <= LEVEL:
-            return ("side effect" if worse else "learnt") if gain > 0 else "not learnt"
+        found = tested(one)
+        if found.is_down(LEVEL):
+            return "side effect" if has_side_effect else "learnt"
         could_be_told = mcnemar(one.images - one.before, 0) <= LEVEL  # had every wrong one become right
-        return "not learnt" if could_be_told and gain <= 0 else "too few drawings"
+        not_learnt = found.is_up(LEVEL) or (could_be_told and found.change >= 0)
+        return "not learnt" if not_learnt else "too few drawings"

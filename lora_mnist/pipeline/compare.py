@@ -23,22 +23,15 @@ from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
 
 
 class Network(Document):
-    """A base, or what became of it.
+    """A base, or what became of it."""
 
-    Attributes:
-        number: from 1, in the order of the runs and, in each, from the base on.
-        name: of the adapter or checkpoint; `base`.
-        images, errors: of `test`, and how many of them are wrong.
-        adapter: what was trained and what it did; a base has none.
-    """
-
-    number: Count
+    number: Count  # from 1, in the order of the runs and, in each, from the base on
     run: str
-    name: str
+    name: str  # of the adapter or checkpoint; `base`
     dataset: DatasetName
-    images: Count
+    images: Count  # of `test`
     errors: Count
-    adapter: Maybe[AdapterLine] = None
+    adapter: Maybe[AdapterLine] = None  # what was trained and what it did; a base has none
 
     @property
     def digit(self) -> int | None:
@@ -47,21 +40,13 @@ class Network(Document):
 
 
 class PairOfNetworks(Document):
-    """Two networks on the same test images: `fixed` are those that only the second gets right, `broken` those that
-    only the first does, and `p` is McNemar's.
+    """Two networks on the same test images; `fixed`: only the second gets them right, `broken`: only the first."""
 
-    Attributes:
-        first, second: their numbers.
-        errors: of all images.
-        digit: the one that both repair, or that one repairs and the other, a base, might have; with `missed`, of its
-            images.
-    """
-
-    first: Count
+    first: Count  # its number
     second: Count
-    errors: Tested
-    digit: Maybe[Digit] = None
-    missed: Maybe[Tested] = None
+    errors: Tested  # of all images
+    digit: Maybe[Digit] = None  # that both repair, or that one repairs and the other, a base, might have
+    missed: Maybe[Tested] = None  # of the images of that digit
 
 
 class SideBySide(Document):
@@ -81,17 +66,12 @@ class SideBySide(Document):
 
 @dataclass(frozen=True)
 class _Stored:
-    """A network in its run.
-
-    Attributes:
-        logits: fp32 (N, 10) of `test`, if there are any; read with its documents, as they may be replaced.
-        line: what an adapter or checkpoint did.
-    """
+    """A network in its run. Its logits (N, 10) of `test` are read with its documents, as they may be replaced."""
 
     run: Run
     saved: Artifact
     logits: torch.Tensor | None
-    line: AdapterLine | None = None
+    line: AdapterLine | None
 
 
 def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Path("data")) -> SideBySide:
@@ -104,7 +84,11 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
         RunError: a run has no base, a file is missing or damaged, or no run has an adapter of that name.
         DataError: the labels are wanted and cannot be read.
     """
-    there = [one for path in dict.fromkeys(runs) for one in _stored(Run(path))]
+    there = []
+    for run in map(Run, dict.fromkeys(runs)):
+        base, lines = run.require_base(), adapter_lines(run)
+        made = zip((*run.adapters(), *run.full_checkpoints()), lines, strict=True)
+        there += [_Stored(run, saved, saved.logits().get("test"), line) for saved, line in ((base, None), *made)]
     names = {one.saved.name: one for one in there if one.line}
     if missing := [name for name in adapters if name not in names]:
         raise RunError(
@@ -112,67 +96,48 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
             f"There is {', '.join(names) or 'none yet'}.",
         )
     chosen = [one for one in there if not adapters or (one.line and one.saved.name in adapters)]
-    networks = tuple(_network(number, one) for number, one in enumerate(chosen, 1))
+    networks = {}
+    for number, one in enumerate(chosen, 1):
+        evaluation = one.saved.evaluation
+        test = evaluation.splits["test"]
+        network = Network(
+            number=number,
+            run=str(one.run.path),
+            name=one.saved.name,
+            dataset=evaluation.dataset,
+            images=test.count,
+            errors=test.errors,
+            adapter=one.line,
+        )
+        networks[network] = one
     pairs = []
-    for sha256 in dict.fromkeys(one.dataset.sha256 for one in networks):
-        same = {one: chosen[one.number - 1] for one in networks if one.dataset.sha256 == sha256}
-        pairs += _pairs(same, data)
-    return SideBySide(networks=networks, pairs=tuple(pairs))
-
-
-def _stored(run: Run) -> list[_Stored]:
-    """The base, adapters, and checkpoints with all weights trained."""
-    base, lines = run.require_base(), adapter_lines(run)
-    provenance = (*run.adapters(), *run.full_checkpoints())
-    there = [(base, None), *zip(provenance, lines, strict=True)]
-    return [_Stored(run, saved, saved.logits().get("test"), line) for saved, line in there]
-
-
-def _network(number: int, one: _Stored) -> Network:
-    test = one.saved.evaluation.splits["test"]
-    return Network(
-        number=number,
-        run=str(one.run.path),
-        name=one.saved.name,
-        dataset=one.saved.evaluation.dataset,
-        images=test.count,
-        errors=test.errors,
-        adapter=one.line,
-    )
+    for sha256 in dict.fromkeys(network.dataset.sha256 for network in networks):
+        pairs += _pairs({network: one for network, one in networks.items() if network.dataset.sha256 == sha256}, data)
+    return SideBySide(networks=tuple(networks), pairs=tuple(pairs))
 
 
 def _pairs(networks: Mapping[Network, _Stored], data: Path) -> list[PairOfNetworks]:
     """Of networks with the same test images."""
     if len(networks) < 2:
         return []
-    labels = _labels(next(iter(networks)), data)
-    logits = {network.number: _logits(one, labels) for network, one in networks.items()}
-    return [_pair(first, second, logits, labels) for first, second in itertools.combinations(networks, 2)]
-
-
-def _pair(first: Network, second: Network, logits: Mapping[int, torch.Tensor], labels: torch.Tensor) -> PairOfNetworks:
-    digits = {network.digit for network in (first, second) if network.adapter}
-    digit = next(iter(digits)) if len(digits) == 1 else None
-    before, after = ({"test": logits[network.number]} for network in (first, second))
-    pairs = metrics.compare(before, after, {"test": labels}, digit or 0)["test"].pairs
-    return PairOfNetworks(
-        first=first.number,
-        second=second.number,
-        errors=tested(pairs.errors),
-        digit=digit,
-        missed=None if digit is None else tested(pairs.missed),
-    )
-
-
-def _labels(network: Network, data: Path) -> torch.Tensor:
-    """int64 (N,) of `test`, which is the same however the training images are split."""
-    dataset = load(network.dataset.name, data, val_share=0, split_seed=0)
-    if dataset.sha256 != network.dataset.sha256:
-        raise RunError(f"{network.run} was trained on other images of the same name.", "Leave it out.")
-    return dataset.test.labels
-
-
-def _logits(one: _Stored, labels: torch.Tensor) -> torch.Tensor:
-    if one.logits is None or one.logits.shape != (len(labels), 10):
-        raise RunError(f"{one.saved.folder} has no logits for each of the {len(labels)} test images.", RESTORE)
-    return one.logits
+    one = next(iter(networks))
+    dataset = load(one.dataset.name, data, val_share=0, split_seed=0)  # `test` is the same however `train` is split
+    if dataset.sha256 != one.dataset.sha256:
+        raise RunError(f"{one.run} was trained on other images of the same name.", "Leave it out.")
+    labels, logits = dataset.test.labels, {}
+    for network, stored in networks.items():
+        if stored.logits is None or stored.logits.shape != (len(labels), 10):
+            raise RunError(f"{stored.saved.folder} has no logits for each of the {len(labels)} test images.", RESTORE)
+        logits[network] = {"test": stored.logits}
+    pairs = []
+    for first, second in itertools.combinations(networks, 2):
+        digits = {network.digit for network in (first, second) if network.adapter}
+        digit = digits.pop() if len(digits) == 1 else None
+        found = metrics.compare(logits[first], logits[second], {"test": labels}, digit or 0)["test"].pairs
+        missed = None if digit is None else tested(found.missed)
+        pairs.append(
+            PairOfNetworks(
+                first=first.number, second=second.number, errors=tested(found.errors), digit=digit, missed=missed
+            )
+        )
+    return pairs

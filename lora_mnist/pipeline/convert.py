@@ -12,9 +12,9 @@ from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.lora.lowrank import Approximation, left_out
 from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.merge import merged_copy
-from lora_mnist.pipeline.finetune import FinetuneResult, keep, parameters_of
+from lora_mnist.pipeline.finetune import FinetuneResult, parameters_of, prove_and_save
 from lora_mnist.pipeline.workspace import Workspace, name_from
-from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS, Artifact
+from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS
 from lora_mnist.runs.atomic import sha256_of
 from lora_mnist.runs.schemas import (
     CheckpointCounts,
@@ -54,29 +54,26 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool =
         place = work.run.checkpoint(name)
         work.claim(place)
         started = time.perf_counter()
-        plain = merged_copy(model)
-        assert isinstance(plain, MLP)
-        before, logits = held_out_logits(model, work.dataset), held_out_logits(plain, work.dataset)
+        merged = merged_copy(model)
+        assert isinstance(merged, MLP)
+        before, logits = held_out_logits(model, work.dataset), held_out_logits(merged, work.dataset)
         require_finite(logits, "Choose a smaller --strength.")
         evaluation = work.evaluation(logits, checkpoint=name)
+        files = [work.locate(adapter.reference)[0] / ADAPTER_WEIGHTS for adapter in adapters]
         record = MergeRecord(
             schema_version=SCHEMA,
             name=name,
             merged=used,
-            weights={
-                applied.name: sha256_of(work.locate(one.reference)[0] / ADAPTER_WEIGHTS)
-                for one, applied in zip(adapters, used, strict=True)
-            },
+            weights={adapter.name: sha256_of(file) for adapter, file in zip(used, files, strict=True)},
             largest_difference=largest_of(before[split] - logits[split] for split in logits),
             largest_logit=largest_of(logits.values()),
         )
         provenance = record_provenance(work.device, started)
-        with work.run.new(place) as draft:
-            draft.network(plain)
-            draft.document(MERGE, record)
-            draft.document(PROVENANCE, provenance)
-            draft.history(None)
-            draft.results(evaluation, logits)
+        with work.run.new(place) as writer:
+            writer.network(merged)
+            writer.documents({MERGE: record, PROVENANCE: provenance})
+            writer.history(None)
+            writer.results(evaluation, logits)
         return Merging(**dict(record), **dict(provenance), file=str(place.folder / WEIGHTS), evaluation=evaluation)
 
 
@@ -95,7 +92,10 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
         made_from = name_from(source.name)
         name = work.settings.finetune.name or f"{made_from}-r{rank}"
         work.claim(work.run.adapter(name))
-        digit, weakest = _digit_of(work, source)
+        if source.is_finetuned and "digit" not in work.request.options.get("finetune", {}):
+            digit, weakest = source.finetune.digit, source.finetune.weakest_on_val  # the one it was tuned on
+        else:
+            digit, weakest = work.target_digit(), work.settings.finetune.digit == "weakest"
         started = time.perf_counter()
         adapted = copy.deepcopy(work.base)
         kept = extract_update(adapted, name, tuned, rank)
@@ -113,36 +113,19 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
             proof=None,
             weakest_on_val=weakest,
             seed=None,
-            extraction=extraction_of(work, made_from, tuned, kept, digit),
+            extraction=_extraction(work, made_from, tuned, kept, digit),
         )
-        return keep(work, adapted, record, provenance)
+        return prove_and_save(work, adapted, record, provenance)
 
 
-def extraction_of(
-    work: Workspace, made_from: str, tuned: MLP, kept: dict[str, Approximation], digit: int
-) -> Extraction:
-    """What was kept of checkpoint `made_from`, which is `tuned`."""
+def _extraction(work: Workspace, name: str, tuned: MLP, kept: dict[str, Approximation], digit: int) -> Extraction:
+    """What was kept of checkpoint `name`, which is `tuned`."""
     theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
+    fields = LayerApproximation.model_fields
     return Extraction(
-        checkpoint=made_from,
+        checkpoint=name,
         fingerprint=compute_fingerprint(tuned.state_dict()).sha256,
-        layers={path: _layer(approximation) for path, approximation in kept.items()},
+        layers={path: LayerApproximation(**{key: getattr(one, key) for key in fields}) for path, one in kept.items()},
         left_out=left_out(work.base, tuned),
         of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),
-    )
-
-
-def _digit_of(work: Workspace, source: Artifact) -> tuple[int, bool]:
-    """The digit to compare by, as asked for or else the one that the checkpoint was tuned on; is it the weakest?"""
-    if "digit" not in work.request.options.get("finetune", {}) and source.is_finetuned:
-        return source.finetune.digit, source.finetune.weakest_on_val
-    return work.target_digit(), work.settings.finetune.digit == "weakest"
-
-
-def _layer(approximation: Approximation) -> LayerApproximation:
-    return LayerApproximation(
-        rank=approximation.rank,
-        energy=approximation.energy,
-        error=approximation.error,
-        singular_values=approximation.singular_values,
     )

@@ -28,18 +28,12 @@ ROOM = 500_000_000  # bytes: the data, and some runs
 
 
 class Check(Document):
-    """One thing that was looked at.
-
-    Attributes:
-        finding: what is there, in a clause.
-        way_out: what to do where it is not good.
-        exit_code: that of an error of the kind; 0 if it is good.
-    """
+    """One thing that was looked at."""
 
     name: str
-    finding: str
-    way_out: Maybe[str] = None
-    exit_code: int = 0
+    finding: str  # what is there, in a clause
+    way_out: Maybe[str] = None  # what to do where it is not good
+    exit_code: int = 0  # of an error of the kind; 0 if it is good
 
     @property
     def passed(self) -> bool:
@@ -85,21 +79,21 @@ def _check(name: str, look: Callable[[], str]) -> Check:
         return Check(name=name, finding=error.cause.rstrip("."), way_out=error.way_out, exit_code=error.exit_code)
 
 
-# The machine ----------------------------------------------------------------------------------------------------------
-
-
 def _packages() -> str:
     """Raises UsageError if torchvision was made for another torch."""
-    vision = _version("torchvision")
+    vision, numpy = map(_version, ("torchvision", "numpy"))
     found = f"lora-mnist {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
-    found += f", torchvision {vision or 'not installed'}, numpy {_version('numpy')}"
-    wanted = _torch_of_torchvision() if vision else None
-    if wanted and wanted != torch.__version__.partition("+")[0]:
-        raise UsageError(
-            f"torchvision {vision} was made for torch {wanted}, and torch {torch.__version__} is here.",
-            f"Install them together: pip install torch=={wanted} torchvision=={vision}.",
-        )
-    if vision and _is_for_cuda(vision) and torch.version.cuda is None:
+    found += f", torchvision {vision or 'not installed'}, numpy {numpy}"
+    if vision is None:
+        return found
+    for requirement in metadata.requires("torchvision") or ():
+        match = re.match(r"torch\s*\(?==\s*([\d.]+)", requirement)  # the only version that it says it works with
+        if match and match[1] != torch.__version__.partition("+")[0]:
+            raise UsageError(
+                f"torchvision {vision} was made for torch {match[1]}, and torch {torch.__version__} is here.",
+                f"Install them together: pip install torch=={match[1]} torchvision=={vision}.",
+            )
+    if sys.platform == "linux" and not vision.endswith("+cpu") and torch.version.cuda is None:  # as PyPI's wheels are
         found += " (torchvision is built for CUDA and torch for the CPU: no matter here, where it only has the mirrors)"
     return found
 
@@ -111,19 +105,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _torch_of_torchvision() -> str | None:
-    """The only version of torch that it says it works with."""
-    for requirement in metadata.requires("torchvision") or ():
-        if match := re.match(r"torch\s*\(?==\s*([\d.]+)", requirement):
-            return match[1]
-    return None
-
-
-def _is_for_cuda(vision: str) -> bool:
-    """PyPI's wheels for Linux are; those for the CPU have it in their version."""
-    return sys.platform == "linux" and not vision.endswith("+cpu")
-
-
 def _device(device: str, threads: int | None) -> str:
     found = prepare(device, threads)
     return torch.cuda.get_device_name(found) if found.type == "cuda" else f"CPU, {platform.machine()}"
@@ -131,7 +112,8 @@ def _device(device: str, threads: int | None) -> str:
 
 def _threads() -> str:
     """Raises UsageError if threads would wait for each other: more than cores, or than cores that are free."""
-    threads, cores, load = torch.get_num_threads(), _cores(), _load()
+    threads, cores = torch.get_num_threads(), _cores()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # processes that wanted to compute, last minute
     found = f"{threads} for {cores} cores, load {load:.1f}"
     if threads > cores:
         raise UsageError(f"{found}: more threads than cores wait for each other.", f"Use --threads {cores}.")
@@ -149,11 +131,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load() -> float:
-    """How many processes wanted to compute in the last minute."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-
 def _disk(folder: Path) -> str:
     """Raises DiskError if there is too little room."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
@@ -166,15 +143,13 @@ def _disk(folder: Path) -> str:
 
 def _data(data: Path) -> str:
     """Raises DataError if there are other files than the published ones."""
-    if not is_there(data):
-        if some := sorted(path.name for path in raw_folder(data).glob("*-ubyte*")):
-            raise DataError(f"{raw_folder(data)} has only {', '.join(some)}.", "Run a command: it fetches the others.")
-        return f"MNIST is not in {raw_folder(data)}: it is downloaded when it is needed"
-    read_mnist(data)
-    return f"MNIST in {raw_folder(data)}, all four files as published"
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
+    folder = raw_folder(data)
+    if is_there(data):
+        read_mnist(data)
+        return f"MNIST in {folder}, all four files as published"
+    if some := sorted(path.name for path in folder.glob("*-ubyte*")):
+        raise DataError(f"{folder} has only {', '.join(some)}.", "Run a command: it fetches the others.")
+    return f"MNIST is not in {folder}: it is downloaded when it is needed"
 
 
 def _run(run: Run) -> str:
@@ -183,14 +158,15 @@ def _run(run: Run) -> str:
     if unfinished := run.unfinished():
         raise AlteredError(f"{unfinished[0]} has no manifest.", "Restore it from a copy, or delete it.")
     _, fingerprint = load_network(base.file(WEIGHTS))
-    for name in run.adapter_names():
+    adapters, checkpoints = run.adapter_names(), run.checkpoints()
+    for name in adapters:
         saved = run.require_adapter(name)
         theirs = load_fingerprint(saved.file(""))
         if theirs is None or (different := first_difference(theirs, fingerprint)):
             what = f"tensor {different} differs" if theirs else "it has no fingerprint"
             raise RunError(f"{saved.folder} is not for this base: {what}.", "Remove it, or train it again.")
-    for checkpoint in run.checkpoints():
+    for checkpoint in checkpoints:
         load_network(run.require_checkpoint(checkpoint.name).file(WEIGHTS))
     lock = f"being written by {writer}" if (writer := writer_of(run.path)) else "nobody writes"
-    count = len(run.adapters()) + len(run.checkpoints())
+    count = len(adapters) + len(checkpoints)
     return f"manifests and fingerprints are right, of the base and {count} made from it; {lock}"

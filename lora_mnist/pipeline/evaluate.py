@@ -12,11 +12,7 @@ from lora_mnist.settings.request import Applied
 def evaluate(
     work: Workspace, adapters: Sequence[Applied] = (), checkpoint: str | None = None, allow_unverified: bool = False
 ) -> Evaluation:
-    """Confusion matrix and errors per digit.
-
-    Args:
-        adapters: to be on, none for the base.
-        checkpoint: a network made from the base, by name or file, instead.
+    """Confusion matrix and errors per digit, of the base with `adapters`, or of a `checkpoint` by name or file.
 
     Raises:
         UsageError: both are given, or the logits are not finite.

@@ -2,8 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,8 +28,6 @@ OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), whi
 IMAGES, LOGITS = "images", "logits"  # the names of input and output
 ABOUT = "lora_mnist"  # under which the provenance stands in the file
 TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
-
-Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Provenance(Document):
@@ -62,12 +60,8 @@ class PlainNetwork(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
-        plain: list[nn.Module] = []
-        for layer in layers:
-            own = nn.Linear(layer.in_features, layer.out_features)
-            own.load_state_dict(layer.state_dict())
-            plain += [own, nn.ReLU()]
-        self.layers = nn.Sequential(*plain[:-1])
+        *hidden, last = layers
+        self.layers = nn.Sequential(*(module for layer in hidden for module in (layer, nn.ReLU())), last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised inside."""
@@ -94,34 +88,37 @@ def export(
         ProofError: the exported network's logits are not ours; nothing is written.
         DiskError: the disk refuses.
     """
-    _require_format(format)
+    if format not in SUFFIXES:
+        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
+    if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
+        raise UsageError(
+            f"ONNX needs {' and '.join(missing)}, not installed here.",
+            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
+        )
     with work.writing() if out is None else nullcontext():
-        return _export(work, adapters, format, out, allow_unverified)
-
-
-def _export(
-    work: Workspace, adapters: Sequence[Applied], format: str, out: Path | None, allow_unverified: bool
-) -> Export:
-    model, used = work.adapted(adapters, allow_unverified)
-    name = "-".join(one.name for one in used) or "base"
-    file = out or work.run.exports / f"{name}{SUFFIXES[format]}"
-    require_unused(file, work.request.force)
-    ours = held_out_logits(model, work.dataset)
-    require_finite(ours, "Choose a smaller --strength.")
-    merged = merged_copy(model) if used else model
-    plain = PlainNetwork([layer for layer in merged.children() if isinstance(layer, nn.Linear)])
-    about = Provenance(
-        lora_mnist=__version__,
-        run=work.run.path.resolve().name,
-        dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),
-        base_fingerprint=work.fingerprint.sha256,
-        adapters=used,
-    )
-    with _silence():
-        content = _CONTENT[format](plain.cpu().eval().requires_grad_(False), about.model_dump_json())
-        theirs = _logits_of(_LOADED[format](content), work.images)
-    largest, difference = _require_same(ours, theirs, file)
-    write_file(file, content)
+        model, used = work.adapted(adapters, allow_unverified)
+        name = "-".join(one.name for one in used) or "base"
+        file = out or work.run.exports / f"{name}{SUFFIXES[format]}"
+        require_unused(file, work.request.force)
+        ours = held_out_logits(model, work.dataset)
+        require_finite(ours, "Choose a smaller --strength.")
+        about = Provenance(
+            lora_mnist=__version__,
+            run=work.run.path.resolve().name,
+            dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),
+            base_fingerprint=work.fingerprint.sha256,
+            adapters=used,
+        )
+        content, theirs = _exported(work, merged_copy(model) if used else model, format, about)
+        largest = largest_of(ours.values())
+        difference = largest_of(part - theirs[split] for split, part in ours.items())
+        if not difference <= TOLERANCE * largest:  # nor if it is NaN
+            raise ProofError(
+                f"The exported network's logits differ from ours by {difference:.1e}, and the largest is"
+                f" {largest:.3g}.",
+                f"{file} was not written. Report that, with the versions that `lora-mnist doctor` prints.",
+            )
+        write_file(file, content)
     return Export(
         file=str(file),
         format=format,
@@ -134,23 +131,20 @@ def _export(
     )
 
 
-def _require_format(format: str) -> None:
-    if format not in SUFFIXES:
-        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
-    missing = [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"ONNX needs {' and '.join(missing)}, not installed here.",
-            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
-        )
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Exporters print what they are at, and warn of what they themselves still call by its old name."""
+def _exported(
+    work: Workspace, merged: nn.Module, format: str, about: Provenance
+) -> tuple[bytes, dict[str, torch.Tensor]]:
+    """The file's content, and the logits (N, 10) by split of the network that is read back from it."""
+    plain = PlainNetwork([layer for layer in merged.children() if isinstance(layer, nn.Linear)])
+    write, read = (_onnx_content, _onnx_network) if format == "onnx" else (_torch_content, _torch_network)
+    # exporters print what they are at, and warn of what they themselves still call by its old name
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        content = write(plain.cpu().eval().requires_grad_(False), about.model_dump_json())
+        network = read(content)
+        with torch.inference_mode():
+            batches = {split: images.cpu().split(BATCH) for split, images in work.images.items()}
+            return content, {split: torch.cat([network(one) for one in parts]) for split, parts in batches.items()}
 
 
 def _program(network: PlainNetwork) -> torch.export.ExportedProgram:
@@ -170,11 +164,11 @@ def _torch_content(network: PlainNetwork, about: str) -> bytes:
 def _onnx_content(network: PlainNetwork, about: str) -> bytes:
     import onnx
 
-    provenance = torch.onnx.export(
+    exported = torch.onnx.export(
         _program(network), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
     )
-    assert provenance is not None  # it is not written by torch
-    model = provenance.model_proto
+    assert exported is not None  # as it is without a file to write
+    model = exported.model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         del part.metadata_props[:]  # which torch operation each came from
@@ -188,38 +182,14 @@ def _onnx_content(network: PlainNetwork, about: str) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def _torch_network(content: bytes) -> Network:
+def _torch_network(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     return torch.export.load(io.BytesIO(content)).module()
 
 
-def _onnx_network(content: bytes) -> Network:
+def _onnx_network(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])
-
-
-_CONTENT: dict[str, Callable[[PlainNetwork, str], bytes]] = {"onnx": _onnx_content, "torch": _torch_content}
-_LOADED: dict[str, Callable[[bytes], Network]] = {"onnx": _onnx_network, "torch": _torch_network}
-
-
-@torch.inference_mode()
-def _logits_of(network: Network, images: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """(N, 10) by split, of uint8 (N, 28, 28)."""
-    return {split: torch.cat([network(part) for part in own.cpu().split(BATCH)]) for split, own in images.items()}
-
-
-def _require_same(
-    ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor], file: Path
-) -> tuple[float, float]:
-    """The largest logit and the largest difference. Raises ProofError."""
-    largest = largest_of(ours.values())
-    difference = largest_of(part - theirs[split] for split, part in ours.items())
-    if not difference <= TOLERANCE * largest:  # nor if it is NaN
-        raise ProofError(
-            f"The exported network's logits differ from ours by {difference:.1e}, and the largest is {largest:.3g}.",
-            f"{file} was not written. Report that, with the versions that `lora-mnist doctor` prints.",
-        )
-    return largest, difference

@@ -10,7 +10,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.evaluation.analysis import analyse, inspect, pictures, wrong_images
+from lora_mnist.evaluation.analysis import add_adapter, analyse, first_directions, pictures, wrong_images
 from lora_mnist.evaluation.baselines import Control
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
@@ -18,7 +18,7 @@ from lora_mnist.evaluation.proof import Plain, failures, prove
 from lora_mnist.evaluation.results import Analysis, GuardDecision
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
 from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
-from lora_mnist.pipeline.workspace import Workspace
+from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS
 from lora_mnist.runs.schemas import (
     AdapterParameters,
@@ -30,7 +30,7 @@ from lora_mnist.runs.schemas import (
     Provenance,
     record_provenance,
 )
-from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, TeachSettings
+from lora_mnist.settings.config import FinetuneSettings
 from lora_mnist.settings.document import Document
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.loop import History
@@ -43,18 +43,14 @@ log = logging.getLogger("lora_mnist")
 class FinetuneResult(Document):
     """What a fine-tuning, or an extraction, did.
 
-    Attributes:
-        analysis, evaluation: None if nothing was kept, because no scale met the guard.
-        file: of a checkpoint.
-
     As JSON it is one flat table: record, provenance, analysis, `comparison` by split, `verdict`, `evaluation`.
     """
 
     record: FinetuneRecord
     provenance: Provenance
-    analysis: Analysis | None = None
+    analysis: Analysis | None = None  # like the evaluation, None if no scale met the guard
     evaluation: Evaluation | None = None
-    file: str | None = None
+    file: str | None = None  # of a checkpoint
 
     @property
     def kept(self) -> bool:
@@ -129,9 +125,8 @@ def finetune(
         provenance = record_provenance(work.device, started)
         if guard.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
-        return keep(
-            work, adapted, record, provenance, history, _train_control(work, name, digit, stack) if control else None
-        )
+        beside = _train_control(work, name, digit, stack) if control else None
+        return prove_and_save(work, adapted, record, provenance, history, beside)
 
 
 def finetune_full(work: Workspace) -> FinetuneResult:
@@ -170,21 +165,14 @@ def finetune_full(work: Workspace) -> FinetuneResult:
         analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
         with work.run.new(checkpoint) as writer:
             writer.network(tuned)
-            writer.document(FINETUNE, record)
-            writer.document(PROVENANCE, provenance)
-            writer.document(ANALYSIS, analysis)
+            writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
             writer.history(history)
             writer.results(evaluation, logits)
-    return FinetuneResult(
-        record=record,
-        provenance=provenance,
-        analysis=analysis,
-        evaluation=evaluation,
-        file=str(checkpoint.folder / WEIGHTS),
-    )
+    file = str(checkpoint.folder / WEIGHTS)
+    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation, file=file)
 
 
-def keep(
+def prove_and_save(
     work: Workspace,
     adapted: MLP,
     record: FinetuneRecord,
@@ -214,18 +202,16 @@ def keep(
     before = work.logits_of_stack(stack)
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
     analysis = analyse(before, logits, work.labels, digit, control)
-    learnt = inspect(adapted, name, digit, work.dataset, analysis.splits)
-    analysis = analysis.model_copy(update={"strength_curve": learnt.strength_curve, "layers": learnt.layers})
+    analysis = add_adapter(analysis, adapted, name, digit, work.dataset)
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
+    shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
 
     with work.run.new(work.run.adapter(name)) as writer:
         save_adapter(writer.folder, adapted, name, work.fingerprint)
-        writer.document(FINETUNE, record)
-        writer.document(PROVENANCE, provenance)
-        writer.document(ANALYSIS, analysis)
+        writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
         writer.history(history)
         writer.results(evaluation, logits, control.logits if control else None)
-        writer.tensors(PICTURES, {**pictures(analysis, wrong, work.dataset), "directions": learnt.directions})
+        writer.tensors(PICTURES, shown)
         if drawings is not None:
             writer.drawings(drawings)
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
@@ -236,14 +222,6 @@ def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
     return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
 
 
-def guard_of(recipe: AdapterSettings, stack: Sequence[str]) -> Guard:
-    """What an adapter on top of `stack` must meet: one more adapter has to save at least one image.
-
-    Of what is allowed, an adapter taught drawings takes the largest scale: what it is for is not in `val`.
-    """
-    return Guard(recipe.guard, gain=1 if stack else 0, strongest=isinstance(recipe, TeachSettings))
-
-
 def _train(
     work: Workspace, name: str, digit: int, stack: tuple[str, ...], recipe: FinetuneSettings, stage: str = ""
 ) -> tuple[MLP, History, GuardDecision]:
@@ -252,10 +230,11 @@ def _train(
     settings = work.settings.model_copy(update={"finetune": recipe})
     progress = replace(work.progress, stage=f"{work.progress.stage}{stage}")
     adapted, history = train_adapter(start, name, digit, settings, work.dataset, progress)
+    guard = Guard(recipe.guard, gain=1 if stack else 0)  # one more adapter has to save at least one image
     before, val = work.logits_of_stack(stack).get("val"), work.dataset.val
-    guard = select_scale(adapted, name, guard_of(recipe, stack), before, val, digit)
-    scale_alpha(adapted, name, guard.scale or 1.0)
-    return adapted, history, guard
+    decision = select_scale(adapted, name, guard, before, val, digit)
+    scale_alpha(adapted, name, decision.scale or 1.0)
+    return adapted, history, decision
 
 
 def _train_control(work: Workspace, name: str, digit: int, stack: tuple[str, ...]) -> Control:
@@ -269,23 +248,20 @@ def _train_control(work: Workspace, name: str, digit: int, stack: tuple[str, ...
 
 
 def _name_of_round(work: Workspace, name: str, digit: int, stack: tuple[str, ...]) -> str:
-    """`name`, or on top of others, where a digit may be repaired twice, `name-2`, …: the first that is free or is
-    this very round of an earlier run."""
-    there = work.run.adapter_names() if stack else []
-    for number in range(1, len(there) + 2):
-        one = name if number == 1 else f"{name}-{number}"
-        if one not in there:
-            break
-        record = work.run.adapter(one).finetune
-        if (record.on_top_of, record.digit) == (stack, digit):
-            break
-    return one if there else name
+    """`name`; or on top of others, where a digit may be repaired twice, the first that no other round has."""
+
+    def is_this_round(other: str) -> bool:
+        record = work.run.adapter(other).finetune
+        return (record.on_top_of, record.digit) == (stack, digit)
+
+    named = [other for other in work.run.adapter_names() if stack and other.startswith(name)]
+    return free_name(name, [other for other in named if not is_this_round(other)])
 
 
 def _finished(work: Workspace, name: str, digit: int, stack: tuple[str, ...], control: bool) -> FinetuneResult:
     """The adapter of an earlier run. Raises UsageError if it is not what is asked for."""
-    artifact = work.run.require_adapter(name)
-    record, folder = artifact.finetune, artifact.folder
+    saved = work.run.require_adapter(name)
+    record, folder, analysis = saved.finetune, saved.folder, saved.analysis
     if record.digit != digit:
         raise UsageError(f"{folder} repairs {record.digit}, not {digit}.", "Give another --name, or use --force.")
     if record.on_top_of != stack:
@@ -293,8 +269,7 @@ def _finished(work: Workspace, name: str, digit: int, stack: tuple[str, ...], co
         raise UsageError(f"{folder} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": record.seed, "finetune": record.settings.model_dump(mode="json")}
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
-    if control and artifact.analysis.control is None:
+    if control and analysis.control is None:
         raise UsageError(f"{folder} was trained without a control.", "Give another --name, or use --force.")
-    return FinetuneResult(
-        record=record, provenance=artifact.provenance, analysis=artifact.analysis, evaluation=artifact.evaluation
-    )
+    provenance, evaluation = saved.provenance, saved.evaluation
+    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)

@@ -1,7 +1,7 @@
 """What a picture is taken for: by the base, and with each adapter on it."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,18 +31,12 @@ class Picture:
 
 
 class Guess(Document):
-    """What one network takes a picture for.
+    """What one network takes a picture for."""
 
-    Attributes:
-        adapter: the one that is on; None for the base. `on_top_of` are on with it, since it was trained so.
-        digit: the likeliest.
-        probabilities: of 0 to 9.
-    """
-
-    adapter: AppliedAdapter | None
-    on_top_of: Many[str]
-    digit: Digit
-    probabilities: Many[float]
+    adapter: AppliedAdapter | None  # None for the base
+    on_top_of: Many[str]  # on with it, since it was trained so
+    digit: Digit  # the likeliest
+    probabilities: Many[float]  # of 0 to 9
 
 
 class Prediction(Document):
@@ -116,34 +110,23 @@ def predict(
         RunError: an adapter, or one that it was trained on top of, is missing, damaged, or made on another base.
     """
     images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
-    networks = [
-        _guesses(model, images, adapter, below) for model, adapter, below in _networks(work, adapters, allow_unverified)
+    guesses = [_guesses(work.base, images, None, ())]
+    for adapter in adapters:
+        below = work.run.on_top_of(adapter.reference)
+        model, used = work.adapted([*map(Applied, below), adapter], allow_unverified)
+        guesses.append(_guesses(model, images, used[-1], below))
+    predictions = [
+        Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=of_networks)
+        for picture, of_networks in zip(pictures, zip(*guesses, strict=True), strict=True)
     ]
-    return Predictions(
-        dataset=work.dataset.name,
-        predictions=tuple(
-            Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=guesses)
-            for picture, guesses in zip(pictures, zip(*networks, strict=True), strict=True)
-        ),
-    )
-
-
-def _networks(
-    work: Workspace, adapters: Sequence[Applied], allow_unverified: bool
-) -> Iterator[tuple[MLP, AppliedAdapter | None, tuple[str, ...]]]:
-    """The base, then it with each adapter: the network, the adapter, and what is on below that."""
-    yield work.base, None, ()
-    for one in adapters:
-        below = work.run.on_top_of(one.reference)
-        model, used = work.adapted([*map(Applied, below), one], allow_unverified)
-        yield model, used[-1], below
+    return Predictions(dataset=work.dataset.name, predictions=tuple(predictions))
 
 
 def _guesses(model: MLP, images: torch.Tensor, adapter: AppliedAdapter | None, below: tuple[str, ...]) -> list[Guess]:
     """One for each of `images`, uint8 (N, 28, 28)."""
     logits = logits_of(model, images)  # (N, 10)
     require_finite({"": logits}, "Choose a smaller --strength.")
-    rows = logits.double().softmax(1).tolist()
     return [
-        Guess(adapter=adapter, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row)) for row in rows
+        Guess(adapter=adapter, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row))
+        for row in logits.double().softmax(1).tolist()
     ]

@@ -8,13 +8,14 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import RunError
-from lora_mnist.evaluation.metrics import describe_weakest, held_out_logits, require_finite, weakest_digit
+from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
+from lora_mnist.evaluation.significance import wilson
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import Evaluation, RunRecord, evaluation_of, facts_of, record_provenance
+from lora_mnist.runs.schemas import DatasetFacts, Evaluation, RunRecord, evaluation_of, record_provenance
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
@@ -49,23 +50,26 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         if not run.base.is_finished or request.force:
             work = _train(request, run)
         elif resume:
-            work = _finished(request, run)
+            run.require_base()
+            run.tidy()
+            sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
+            stored = run.record.settings.model_dump(mode="json")
+            request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
+            work = open_workspace(request, run)
         else:
             run.tidy()  # whoever made it may have been killed before it came to that
             raise RunError(
                 f"{run.base.folder} is finished already.",
                 "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
             )
-    evaluation = work.run.base.evaluation
-    seconds = work.run.base.provenance.seconds
-    return work, PretrainResult(**dict(evaluation), run=str(request.run), seconds=seconds, weakest=_weakest(work))
-
-
-def _weakest(work: Workspace) -> WeakestDigit | None:
-    if not len(work.dataset.val):
-        return None
-    digit = weakest_digit(work.run.base.logits()["val"], work.dataset.val.labels)
-    return describe_weakest(digit, work.run.base.evaluation.splits["val"])
+    base, weakest = work.run.base, None
+    if len(work.dataset.val):
+        digit = weakest_digit(base.logits()["val"], work.dataset.val.labels)
+        val = base.evaluation.splits["val"]
+        low, high = wilson(val.wrong[digit], val.images[digit])
+        weakest = WeakestDigit(digit=digit, wrong=val.wrong[digit], images=val.images[digit], low=low, high=high)
+    seconds = base.provenance.seconds
+    return work, PretrainResult(**dict(base.evaluation), run=str(request.run), seconds=seconds, weakest=weakest)
 
 
 def _train(request: Request, run: Run) -> Workspace:
@@ -85,9 +89,12 @@ def _train(request: Request, run: Run) -> Workspace:
 
 
 def _stored_settings(request: Request, run: Run) -> Settings | None:
-    """Of the base that is to be replaced. One whose settings are lost is not made of others without being told so."""
+    """Of the base that is to be replaced. If they are lost, only a --config may stand in for them."""
+    if not run.base.is_finished:
+        return None
     try:
-        return run.stored_settings()
+        run.base.require_saved(RECORD)
+        return run.record.settings
     except RunError as error:
         if request.config is None:
             cause = f"{error.cause} So it is not known with what settings to train again."
@@ -102,37 +109,24 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
     provenance = record_provenance(device, started)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
+    try:
+        replaced = run.base.evaluation.base_fingerprint if run.base.is_finished else None
+    except RunError:
+        replaced = None  # damaged, which may be why it is trained again
     fingerprint = compute_fingerprint(model.state_dict())
+    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
     record = RunRecord(
         schema_version=SCHEMA,
         settings=settings,
-        dataset=facts_of(dataset),
+        dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
         base_fingerprint=fingerprint.sha256,
-        replaced_fingerprint=_fingerprint_of(run),
+        replaced_fingerprint=replaced,
     )
     removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]
-    with run.new_base() as draft:
-        draft.network(model)
-        draft.document(RECORD, record)
-        draft.document(PROVENANCE, provenance)
-        draft.history(history)
-        draft.results(evaluation_of(dataset, fingerprint, (), logits), logits)
+    with run.new_base() as writer:
+        writer.network(model)
+        writer.documents({RECORD: record, PROVENANCE: provenance})
+        writer.history(history)
+        writer.results(evaluation_of(dataset, fingerprint, logits), logits)
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
-
-
-def _fingerprint_of(run: Run) -> str | None:
-    """Of the base that is about to be replaced, if it can be read."""
-    try:
-        return run.base.evaluation.base_fingerprint if run.base.is_finished else None
-    except RunError:
-        return None
-
-
-def _finished(request: Request, run: Run) -> Workspace:
-    run.require_base()
-    run.tidy()
-    sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
-    stored = run.record.settings.model_dump(mode="json")
-    request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
-    return open_workspace(request, run)

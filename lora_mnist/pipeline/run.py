@@ -21,12 +21,7 @@ MOST_ROUNDS = 100  # far beyond use; without a guard each round is kept, and eac
 
 @dataclass(frozen=True)
 class Done:
-    """A stage that is over, or one round of `finetune`.
-
-    Attributes:
-        seconds: that it took.
-        skipped: whether it was finished before.
-    """
+    """A stage, or one round of `finetune`, and how long it took; `skipped` if it was finished before."""
 
     result: PretrainResult | FinetuneResult | VerifyResult
     seconds: float
@@ -34,16 +29,11 @@ class Done:
 
 
 class RunResult(Document):
-    """What every stage came to.
-
-    Attributes:
-        rounds: a tuning each.
-        overall: from the base to all adapters that were kept, together.
-    """
+    """What every stage came to."""
 
     pretraining: PretrainResult
     rounds: Many[FinetuneResult]
-    overall: BySplit[Comparison]
+    overall: BySplit[Comparison]  # from the base to all adapters that were kept, together
     verification: VerifyResult
 
 
@@ -56,43 +46,42 @@ def run(
         rounds: repair the weakest digit, look again with that adapter on, repair the next on top; at most so many
             times. It ends early when a round is not kept.
         control: train a control of every adapter (see `finetune`).
-        show: called with what each stage and each round came to, as soon as it is known.
+        show: called with every stage and round as soon as it is over.
 
     Raises:
         BusyError: another command writes to the run.
         UsageError: there are several rounds, but one digit or one name is asked for; or as the stages do.
     """
     opened = Run(request.run)
-    _require_rounds(request, opened, rounds)
+    _refuse_rounds_of_one_digit(request, opened, rounds)
     with opened.writing():  # from the first stage to the last
         there, started = opened.base.is_finished and not request.force, time.perf_counter()
         work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
         show(Done(pretraining, time.perf_counter() - started, there))
-        tunings = repair(work, rounds, control, show)
+        repairs = repair(work, rounds, control, show)
         started = time.perf_counter()
         with replace(work.progress, stage=_stage(3)).waiting("verifying"):
             verification = verify_workspace(work)
         show(Done(verification, time.perf_counter() - started))
-    kept = [tuning.record.name for tuning in tunings if tuning.kept]
-    overall = compare(work.logits_of_stack(()), work.logits_of_stack(kept), work.labels, tunings[0].record.digit)
-    return work, RunResult(pretraining=pretraining, rounds=tunings, overall=overall, verification=verification)
+    kept = [one.record.name for one in repairs if one.kept]
+    overall = compare(work.logits_of_stack(()), work.logits_of_stack(kept), work.labels, repairs[0].record.digit)
+    return work, RunResult(pretraining=pretraining, rounds=repairs, overall=overall, verification=verification)
 
 
 def repair(
     work: Workspace, rounds: int, control: bool = False, show: Callable[[Done], None] = lambda done: None
 ) -> tuple[FinetuneResult, ...]:
     """The rounds of `run`; those whose adapter is there already are not done again."""
-    tunings: list[FinetuneResult] = []
+    repairs: list[FinetuneResult] = []
     there = [] if work.request.force else work.run.adapter_names()
-    while len(tunings) < rounds and all(tuning.kept for tuning in tunings):
-        started, stack = time.perf_counter(), [tuning.record.name for tuning in tunings]
-        stage = _stage(2) + (f"round {len(tunings) + 1}: " if rounds > 1 else "")
+    while len(repairs) < rounds and all(one.kept for one in repairs):
+        started, stack = time.perf_counter(), [one.record.name for one in repairs]
+        stage = _stage(2) + (f"round {len(repairs) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
-        tunings.append(finetune(staged, stack, control, resume=True))
-        last = tunings[-1]
-        skipped = last.kept and last.record.name in there
-        show(Done(last, time.perf_counter() - started, skipped))
-    return tuple(tunings)
+        last = finetune(staged, stack, control, resume=True)
+        repairs.append(last)
+        show(Done(last, time.perf_counter() - started, last.kept and last.record.name in there))
+    return tuple(repairs)
 
 
 def _stage(number: int) -> str:
@@ -107,15 +96,15 @@ def require_rounds(rounds: int) -> None:
         )
 
 
-def _require_rounds(request: Request, opened: Run, rounds: int) -> None:
+def _refuse_rounds_of_one_digit(request: Request, opened: Run, rounds: int) -> None:
     """Before anything is trained."""
     require_rounds(rounds)
     try:
         stored = opened.record.settings
     except RunError:
         stored = None
-    settings = request.settings(stored, stored.data.dataset if stored else "mnist")
-    if rounds > 1 and (settings.finetune.digit != "weakest" or settings.finetune.name):
+    recipe = request.settings(stored, stored.data.dataset if stored else "mnist").finetune
+    if rounds > 1 and (recipe.digit != "weakest" or recipe.name):
         raise UsageError(
             f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
             "Use --digit weakest and no --name.",

@@ -1,7 +1,7 @@
 """Teach a network drawings of one's own: train an adapter on them, test it, and keep it if that is wanted."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +10,11 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.guard import require_val, select_scale
+from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare, logits_of
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
-from lora_mnist.pipeline.finetune import guard_of, parameters_of
-from lora_mnist.pipeline.finetune import keep as keep_adapter
+from lora_mnist.pipeline.finetune import parameters_of, prove_and_save
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenance
 from lora_mnist.settings.config import TeachSettings, require_name
@@ -30,18 +29,12 @@ NAME = "taught"
 
 @dataclass(frozen=True)
 class TaughtAdapter:
-    """An adapter that was trained on drawings and is not saved yet. It can be pickled.
+    """An adapter that was trained on drawings and is not saved yet. It can be pickled."""
 
-    Attributes:
-        record: without a proof, which is made when it is kept.
-        weights: lora_A (rank, in) and lora_B (out, rank) of every target layer, by the layer's name.
-        base_fingerprint: of the base it was trained on.
-    """
-
-    record: FinetuneRecord
+    record: FinetuneRecord  # without a proof, which is made when it is kept
     provenance: Provenance
     drawings: Drawings
-    weights: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    weights: dict[str, tuple[torch.Tensor, torch.Tensor]]  # lora_A (rank, in), lora_B (out, rank) by layer
     history: History
     base_fingerprint: str
 
@@ -57,18 +50,14 @@ class TaughtAdapter:
         assert isinstance(self.record.settings, TeachSettings)
         return self.record.settings
 
-    @property
-    def is_allowed(self) -> bool:
-        """Whether the guard lets it be kept."""
-        return self.lesson.scale is not None
-
     def on(self, base: MLP, name: str = NAME) -> MLP:
         """A copy of `base` with the adapter on, under that name, at the scale its guard selected."""
         adapted = with_adapter(base, name, self.settings, seed=0)
         with torch.no_grad():
             for path, update in updates_of(adapted, name).items():
-                for factor, value in zip((update.lora_A, update.lora_B), self.weights[path], strict=True):
-                    factor.copy_(value)
+                lora_A, lora_B = self.weights[path]
+                update.lora_A.copy_(lora_A)
+                update.lora_B.copy_(lora_B)
         scale_alpha(adapted, name, self.lesson.scale or 1.0)
         return adapted.eval()
 
@@ -86,9 +75,8 @@ class TeachResult(Document):
 def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | None = None) -> TaughtAdapter:
     """Train an adapter on `drawings` beside training images, and test it. Nothing is written.
 
-    The settings are those of `work`, `[teach]`. Of the scales that the guard allows, it takes the largest. Where there
-    are enough drawings, adapters that have not seen them judge them (cross-validation): the drawings are split into
-    parts, and one adapter for each part is trained on the others.
+    The settings are those of `work`, `[teach]`. Where there are enough drawings, adapters that have not seen them judge
+    them (see `_test_unseen`).
 
     Args:
         report: called after every step; what it raises ends the training. None shows a bar where the workspace does.
@@ -96,8 +84,8 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     Raises:
         UsageError: there is a guard, but no `val` to judge by; or the loss is not a number any more.
     """
-    recipe, drawings = work.settings.teach, drawings.by_digit()  # in whatever order they were drawn
-    require_val(recipe.guard, work.dataset.val)
+    recipe, drawings, val = work.settings.teach, drawings.by_digit(), work.dataset.val
+    require_val(recipe.guard, val)
     parts = parts_of(drawings, recipe.folds)
     # half as long, since somebody is waiting: on handwriting made of val, 45 % fewer errors in place of 52 %
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
@@ -109,38 +97,30 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
         return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, uncertainty, progress)
 
     adapted, history = train(drawings, recipe, told or work.progress)
-    before = is_right(work.base, drawings)
-    digit = most_wrong(drawings, before)
-    base_on_val = work.logits_of_stack(()).get("val")
-    guard = select_scale(adapted, NAME, guard_of(recipe, ()), base_on_val, work.dataset.val, digit)
-    scale_alpha(adapted, NAME, guard.scale or 1.0)
+    was_right = is_right(work.base, drawings)
+    digit = most_wrong(drawings, was_right)
+    guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
+    decision = select_scale(adapted, NAME, guard, work.logits_of_stack(()).get("val"), val, digit)
+    scale_alpha(adapted, NAME, decision.scale or 1.0)
+
+    def train_without(number: int) -> MLP:
+        others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])
+        done = recipe.steps + number * brief.steps
+        tester, _ = train(others, brief, replace(told, before=done) if told else SILENT)
+        scale_alpha(tester, NAME, decision.scale or 1.0)
+        return tester
 
     unseen = None
     if parts:
-        after = torch.zeros_like(before)
         with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
-            for number, part in enumerate(parts):
-                others = Drawings(drawings.images[~part], drawings.labels[~part])
-                done = recipe.steps + number * brief.steps
-                fellow, _ = train(others, brief, replace(told, before=done) if told else SILENT)
-                scale_alpha(fellow, NAME, guard.scale or 1.0)
-                after[part] = is_right(fellow, drawings)[part]
-        unseen = Unseen(
-            images=len(before),
-            before=int(before.sum()),
-            after=int(after.sum()),
-            fixed=int((~before & after).sum()),
-            broken=int((before & ~after).sum()),
-            folds=len(parts),
-            steps=brief.steps,
-        )
+            unseen = _test_unseen(drawings, was_right, parts, train_without, brief.steps)
     lesson = LessonResult(
         drawings=drawings.counts,
-        before=int(before.sum()),
+        before=int(was_right.sum()),
         after=int(is_right(adapted, drawings).sum()),
         unseen=unseen,
-        val=_on_val(work, adapted, digit),
-        scale=guard.scale,
+        val=_on_val(work, adapted, digit) if len(val) else None,
+        scale=decision.scale,
     )
     record = FinetuneRecord(
         schema_version=SCHEMA,
@@ -152,7 +132,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
         proof=None,
         weakest_on_val=False,
         seed=work.settings.seed,
-        guard=guard,
+        guard=decision,
         lesson=lesson,
     )
     provenance = record_provenance(work.device, started)
@@ -162,7 +142,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
 
 
 def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Path:
-    """Make `lesson` an adapter of the run: proved, evaluated, its drawings beside it. Returns its folder.
+    """Make `taught` an adapter of the run: proved, evaluated, its drawings beside it. Returns its folder.
 
     Args:
         name: None takes `taught`, or the first of `taught-2`, `taught-3`, … that is free.
@@ -173,17 +153,16 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         RunError: there is one of that name, or it was trained on another base.
         DiskError: the disk refuses; the run is as before.
     """
-    if not taught.is_allowed:
-        raise UsageError(f"{taught.lesson.verdict.words}", "--guard none keeps it as trained.")
+    if taught.lesson.scale is None:
+        raise UsageError(taught.lesson.verdict.words, "--guard none keeps it as trained.")
     with work.writing():
         if taught.base_fingerprint != work.fingerprint.sha256:
             raise RunError("The adapter was trained on another base than the run has now.", "Teach it again.")
-        name = _name(work, name)
-        work.claim(work.run.adapter(name))
+        name = _claim_name(work, name)
         settings = taught.settings.model_copy(update={"name": name})
         record = taught.record.model_copy(update={"name": name, "settings": settings})
         adapted = taught.on(work.base, name)
-        keep_adapter(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
+        prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
         return work.run.adapter(name).folder
 
 
@@ -198,9 +177,9 @@ def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -
         taught = teach(work, drawings)
     else:
         with work.writing():
-            work.claim(work.run.adapter(_name(work, name)))
+            _claim_name(work, name)
             taught = teach(work, drawings)
-            folder = keep(work, taught, name) if taught.is_allowed else None
+            folder = keep(work, taught, name) if taught.lesson.scale is not None else None
     return TeachResult(
         kept=folder is not None,
         lesson=taught.lesson,
@@ -228,36 +207,50 @@ def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     return [which % folds == part for part in range(folds)]
 
 
-def most_wrong(drawings: Drawings, before: torch.Tensor) -> int:
+def most_wrong(drawings: Drawings, was_right: torch.Tensor) -> int:
     """The digit with the most wrong drawings; of equals, the one with the most drawings, then the smallest.
 
     Args:
-        before: bool (K,), which are right with the base.
+        was_right: bool (K,), which are right with the base.
     """
-    wrong, labels = torch.bincount(drawings.labels.cpu()[~before], minlength=10).tolist(), drawings.counts
+    wrong, labels = torch.bincount(drawings.labels.cpu()[~was_right], minlength=10).tolist(), drawings.counts
     return max(range(10), key=lambda digit: (wrong[digit], labels[digit], -digit))
 
 
-def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal | None:
-    """What `adapted` changes on `val`; None where there is none."""
+def _test_unseen(
+    drawings: Drawings,
+    was_right: torch.Tensor,
+    parts: Sequence[torch.Tensor],
+    train_without: Callable[[int], MLP],
+    steps: int,
+) -> Unseen:
+    """Cross-validation: test every part of the drawings with an adapter that was trained on the others."""
+    now_right = torch.zeros_like(was_right)
+    for number, part in enumerate(parts):
+        now_right[part] = is_right(train_without(number), drawings)[part]
+    return Unseen(
+        images=len(was_right),
+        before=int(was_right.sum()),
+        after=int(now_right.sum()),
+        fixed=int((~was_right & now_right).sum()),
+        broken=int((was_right & ~now_right).sum()),
+        folds=len(parts),
+        steps=steps,
+    )
+
+
+def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:
+    """What `adapted` changes on `val`."""
     val = work.dataset.val
-    if not len(val):
-        return None
     before, after = work.logits_of_stack(())["val"], logits_of(adapted, val.images)
     found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
-    return OnVal(
-        images=len(val),
-        before=found.before.errors,
-        after=found.after.errors,
-        fixed=found.fixed,
-        broken=found.broken,
-    )
+    errors = {"before": found.before.errors, "after": found.after.errors}
+    return OnVal(images=len(val), **errors, fixed=found.fixed, broken=found.broken)
 
 
-def _name(work: Workspace, name: str | None) -> str:
-    """`name`, or else one that no adapter has, unless what is finished may be replaced."""
-    return (
-        require_name(name)
-        if name is not None
-        else free_name(NAME, [] if work.request.force else work.run.adapter_names())
-    )
+def _claim_name(work: Workspace, name: str | None) -> str:
+    """`name`, or else one that no adapter has; it can be saved there."""
+    if name is None:
+        name = free_name(NAME, [] if work.request.force else work.run.adapter_names())
+    work.claim(work.run.adapter(require_name(name)))
+    return name

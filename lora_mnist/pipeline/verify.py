@@ -17,7 +17,7 @@ from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Ar
 from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import AppliedAdapter
+from lora_mnist.runs.schemas import AppliedAdapter, Evaluation
 from lora_mnist.settings.document import Document, Many, Maybe
 from lora_mnist.settings.request import Applied, Request
 
@@ -62,23 +62,17 @@ class CheckpointCheck(Document):
 
 
 class VerifyResult(Document):
-    """What `verify` found.
-
-    Attributes:
-        notes: what could not be checked and is not a failure.
-        digest: of the run; like `dataset` it is known unless the base could not be read.
-        report: whether the report is whole and of this run; None if there is none, or it is of an older state.
-    """
+    """What `verify` found."""
 
     passed: bool
     failures: Many[str]
-    notes: Many[str] = ()
-    digest: Maybe[str] = None
+    notes: Many[str] = ()  # what could not be checked and is not a failure
+    digest: Maybe[str] = None  # of the run; like `dataset` it is known unless the base could not be read
     dataset: Maybe[str] = None
     base: BaseCheck
     adapters: Many[AdapterCheck]
     checkpoints: Many[CheckpointCheck]
-    report: Maybe[bool] = None
+    report: Maybe[bool] = None  # is it whole and of this run? None if there is none, or of an older state
 
 
 def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = None) -> VerifyResult:
@@ -111,18 +105,18 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str 
         RunError: as `verify` does.
     """
     run = work.run
-    names = list(dict.fromkeys(adapters)) or run.adapter_names()
     plain = Plain(work.base, work.images, run.base.logits())
-    base_failures = _check_base(work, plain)
-    entries = tuple(_check_adapter(work, name, plain, not base_failures) for name in names)
+    base_failures = _unlike_stored(run.base, plain.logits)
+    if not base_failures:
+        base_failures = _unlike_evaluation(run.base, work.evaluation(run.base.logits()))
+    names = list(dict.fromkeys(adapters)) or run.adapter_names()
+    adapter_checks = [_check_adapter(work, name, plain, not base_failures) for name in names]
+    checkpoint_checks = [] if adapters else [_check_checkpoint(work, one.name) for one in run.checkpoints()]
     failed = [f"base: {clause}" for clause in base_failures]
-    failed += [f"{entry.name}: {clause}" for entry in entries for clause in entry.failures]
-    notes: list[str] = []
-    networks: tuple[CheckpointCheck, ...] = ()
-    report: bool | None = None
+    failed += [f"{one.name}: {clause}" for one in adapter_checks for clause in one.failures]
+    failed += [f"{one.name}: {clause}" for one in checkpoint_checks for clause in one.failures]
+    report, notes = None, list[str]()
     if not adapters:
-        networks = tuple(_check_checkpoint(work, one.name) for one in run.checkpoints())
-        failed += [f"{network.name}: {clause}" for network in networks for clause in network.failures]
         failed += [f"{folder} has no manifest" for folder in run.unfinished()]
         report, clauses, notes = _check_report(run)
         failed += clauses
@@ -131,27 +125,18 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str 
     found = run.digest()
     if digest is not None and not found.startswith(digest):
         failed.append(f"the run digest is {found}, not {digest}")
+    fingerprint = work.fingerprint
     return VerifyResult(
         passed=not failed,
         failures=tuple(failed),
         notes=tuple(notes),
         digest=found,
         dataset=work.dataset.name,
-        base=BaseCheck(
-            passed=not base_failures, fingerprint=work.fingerprint.sha256, tensors=len(work.fingerprint.tensors)
-        ),
-        adapters=entries,
-        checkpoints=networks,
+        base=BaseCheck(passed=not base_failures, fingerprint=fingerprint.sha256, tensors=len(fingerprint.tensors)),
+        adapters=tuple(adapter_checks),
+        checkpoints=tuple(checkpoint_checks),
         report=report,
     )
-
-
-def _check_base(work: Workspace, plain: Plain) -> list[str]:
-    base = work.run.base
-    clauses = _unlike_stored(base, plain.logits)
-    if not clauses and not same(base.evaluation, work.evaluation(base.logits())):
-        clauses.append(f"{EVALUATION} does not follow from its logits")
-    return clauses
 
 
 def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool) -> AdapterCheck:
@@ -161,17 +146,16 @@ def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool
         if missing := [one for one in record.on_top_of if one not in work.run.adapter_names()]:
             clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
             return AdapterCheck(name=name, passed=False, failures=(clause,))
-        adapted, _ = work.adapted([Applied(one) for one in (*record.on_top_of, name)])
+        stack = (*record.on_top_of, name)
+        adapted, _ = work.adapted([Applied(one) for one in stack])
         proof, logits = prove(plain, work.fingerprint, adapted)
         clauses = failures(proof) + _unlike_stored(artifact, logits)
         if (record.name, record.proof and record.proof.passed) != (name, True):
             clauses.append(f"{FINETUNE} is not of a proved adapter of this name")
         if base_is_right and not clauses:  # else there is nothing to compare with
-            stored = artifact.logits()
-            applied = [AppliedAdapter(name=one, strength=1.0) for one in (*record.on_top_of, name)]
-            if not same(artifact.evaluation, work.evaluation(stored, applied)):
-                clauses.append(f"{EVALUATION} does not follow from its logits")
-            kept = artifact.analysis.control
+            stored, kept = artifact.logits(), artifact.analysis.control
+            applied = [AppliedAdapter(name=one, strength=1.0) for one in stack]
+            clauses += _unlike_evaluation(artifact, work.evaluation(stored, applied))
             control = Control(kept.scale, artifact.control_logits()) if kept else None
             found = analyse(work.logits_of_stack(record.on_top_of), stored, work.labels, record.digit, control)
             if not same(artifact.analysis, found, NOT_RECOMPUTED):
@@ -191,8 +175,7 @@ def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
         clauses = _unlike_stored(artifact, held_out_logits(model, work.dataset))
         if not clauses:
             stored = artifact.logits()
-            if not same(artifact.evaluation, work.evaluation(stored, checkpoint=name)):
-                clauses.append(f"{EVALUATION} does not follow from its logits")
+            clauses = _unlike_evaluation(artifact, work.evaluation(stored, checkpoint=name))
             if artifact.is_finetuned:
                 found = analyse(work.logits_of_stack(()), stored, work.labels, artifact.finetune.digit)
                 clauses += [] if same(artifact.analysis, found) else [f"{ANALYSIS} does not follow from its logits"]
@@ -217,18 +200,22 @@ def _check_report(run: Run) -> tuple[bool | None, list[str], list[str]]:
 
 
 def _unlike_stored(artifact: Artifact, logits: Mapping[str, torch.Tensor]) -> list[str]:
-    """The splits whose stored logits do not follow from the weights, a clause each."""
-    stored = artifact.logits()
-    wrong = [split for split in logits if not _are_close(stored.get(split), logits[split])]
+    """The splits whose stored logits do not follow from the weights, a clause each.
+
+    Equal is up to rounding, as they may come from another machine; no NaN is close to anything.
+    """
+    stored, wrong = artifact.logits(), []
+    for split, found in logits.items():
+        one = stored.get(split)
+        limit = 10 * TOLERANCE * float(found.abs().max())
+        if one is None or one.shape != found.shape or not bool(((one - found).abs() <= limit).all()):
+            wrong.append(split)
     wrong = wrong or sorted(stored.keys() - logits.keys())
     return [f"the stored logits of {split} are not those of its weights" for split in wrong]
 
 
-def _are_close(stored: torch.Tensor | None, logits: torch.Tensor) -> bool:
-    """Up to rounding, as they may come from another machine; no NaN is close to anything."""
-    if stored is None or stored.shape != logits.shape:
-        return False
-    return bool(((stored - logits).abs() <= 10 * TOLERANCE * float(logits.abs().max())).all())
+def _unlike_evaluation(artifact: Artifact, found: Evaluation) -> list[str]:
+    return [] if same(artifact.evaluation, found) else [f"{EVALUATION} does not follow from its logits"]
 
 
 def same(stored: Document, found: Document, exclude: set[str] | None = None) -> bool:

@@ -1,6 +1,7 @@
 """An opened run: what every stage after pretraining starts from."""
 
 import copy
+import itertools
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -31,19 +32,14 @@ log = logging.getLogger("lora_mnist")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A run with its base loaded, its images at hand and the device chosen.
-
-    Attributes:
-        request: what was asked for, and `settings` what that comes to.
-        base: as it lies in the run; stages work on copies.
-    """
+    """A run with its base loaded, its images at hand and the device chosen."""
 
     request: Request
     run: Run
-    settings: Settings
+    settings: Settings  # what the request comes to for this run
     device: torch.device
     dataset: Dataset
-    base: MLP
+    base: MLP  # as it lies in the run; stages work on copies
     fingerprint: Fingerprint
 
     @property
@@ -64,16 +60,14 @@ class Workspace:
     def evaluation(
         self, logits: Mapping[str, torch.Tensor], adapters: Sequence[AppliedAdapter] = (), checkpoint: str | None = None
     ) -> Evaluation:
-        """What logits (N, 10) by split come to; of the base with `adapters`, or of a network made from it."""
-        evaluation = evaluation_of(self.dataset, self.fingerprint, adapters, logits)
-        return evaluation.model_copy(update={"checkpoint": checkpoint})
+        """What logits (N, 10) by split mean; of the base with `adapters`, or of a network made from it."""
+        return evaluation_of(self.dataset, self.fingerprint, logits, adapters, checkpoint)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Be the only one that writes to the run (see `Run.writing`).
 
-        Raises:
-            RunError: another base has taken the place of this one since it was opened.
+        Raises RunError if another base has taken the place of this one since it was opened.
         """
         with self.run.writing():
             if self.run.base.evaluation.base_fingerprint != self.fingerprint.sha256:
@@ -104,8 +98,7 @@ class Workspace:
     def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base.
 
-        Raises:
-            AlteredError: there are others than one row for each image.
+        Raises AlteredError if there are others than one row for each image.
         """
         saved = self.run.adapter(names[-1]) if names else self.run.base
         stored = saved.logits()
@@ -119,8 +112,7 @@ class Workspace:
     def target_digit(self, on_top_of: Sequence[str] = ()) -> int:
         """The digit to repair: the one in the settings, or the weakest on `val` with the adapters that are there.
 
-        Raises:
-            UsageError: the weakest is wanted and there is no `val`.
+        Raises UsageError if the weakest is wanted and there is no `val`.
         """
         digit = self.settings.finetune.digit
         if digit != "weakest":
@@ -131,16 +123,10 @@ class Workspace:
 
     def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
         """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
-        if not len(self.dataset.val):
-            return
-        truth = self.dataset.val.labels.cpu()
-        right = self.logits_of_stack(on_top_of)["val"].argmax(1) == truth
-        if bool(right[truth == digit].all()):
-            log.info(
-                "Note: all %d images of %d on val are right already, so val has nothing to repair.",
-                int((truth == digit).sum()),
-                digit,
-            )
+        of_digit = self.dataset.val.labels.cpu() == digit
+        if len(of_digit) and bool((self.logits_of_stack(on_top_of)["val"].argmax(1)[of_digit] == digit).all()):
+            count = int(of_digit.sum())
+            log.info("Note: all %d images of %d on val are right already, so val has nothing to repair.", count, digit)
 
     def adapted(
         self, adapters: Sequence[Applied], allow_unverified: bool = False
@@ -175,8 +161,7 @@ class Workspace:
     def checkpoint(self, reference: str | None) -> tuple[MLP, Artifact]:
         """A network made from the base, and where it is saved; None is the latest that `finetune --full` made.
 
-        Raises:
-            RunError: it is missing or damaged, or was made from another base.
+        Raises RunError if it is missing or damaged, or was made from another base.
         """
         if reference is None:
             full = self.run.full_checkpoints()
@@ -186,17 +171,17 @@ class Workspace:
                     f"Run `lora-mnist finetune --full --run {self.run.path}` first.",
                 )
             reference = full[-1].name
+        if not reference:
+            raise RunError("--checkpoint is empty.", "Name a checkpoint.")
         if _is_path(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()
             saved = Artifact(path.parent)
-            self.require_same_base(saved)
-            return load_network(path, self.device)[0], saved
-        if not reference:
-            raise RunError("--checkpoint is empty.", "Name a checkpoint.")
-        saved = self.run.require_checkpoint(reference)
+        else:
+            saved = self.run.require_checkpoint(reference)
+            path = saved.file(WEIGHTS)
         self.require_same_base(saved)
-        return load_network(saved.file(WEIGHTS), self.device)[0], saved
+        return load_network(path, self.device)[0], saved
 
     def require_same_base(self, saved: Artifact) -> None:
         """Raises RunError if what lies beside a checkpoint says that it was made from another base."""
@@ -206,8 +191,7 @@ class Workspace:
     def locate(self, reference: str) -> tuple[Path, str]:
         """The folder of an adapter, which is a name in the run or a path, and a name for it.
 
-        Raises:
-            RunError: there is none, or it is not the one that was saved.
+        Raises RunError if there is none, or it is not the one that was saved.
         """
         if not reference:
             raise RunError("--adapter is empty.", "Name an adapter.")
@@ -240,7 +224,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
     for split in ("train", "val", "test"):
         recorded, found = getattr(facts, split), len(getattr(dataset, split))
-        if recorded != found:
+        if recorded != found:  # a `val_share` changed by hand would put other images into each split
             raise AlteredError(
                 f"{base.folder / RECORD} says {recorded} {split} images, but its settings give {found}.", RESTORE
             )
@@ -260,8 +244,8 @@ def _is_path(reference: str) -> bool:
 
 def free_name(name: str, taken: Collection[str]) -> str:
     """`name`, or the first of `name-2`, `name-3`, … that is not in `taken`."""
-    numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
-    return next(free for free in (name, *numbered) if free not in taken)
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 def name_from(folder: str) -> str:

@@ -88,6 +88,8 @@ class Artifact:
         """The path of a file of it now."""
         return where_is(self.folder) / name
 
+    # What must be so --------------------------------------------------------------------------------------------------
+
     def require_whole(self) -> None:
         """Compare every file with the manifest, once.
 
@@ -98,26 +100,34 @@ class Artifact:
         if self._is_whole:
             return
         try:
-            for name, expected in self.hashes.items():
-                if name.endswith(".json"):  # kept, so that each is read once
-                    require_same(self.folder / name, hashlib.sha256(self.content(name)).hexdigest(), expected)
-                else:
-                    require_same(self.folder / name, sha256_of(self.file(name)), expected)
+            for name in self.hashes:
+                self.require_saved(name)
             for name in OURS:  # what the manifest leaves out was compared with nothing
                 if name not in self.hashes and self.file(name).exists():
                     raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
-        except (RunError, OSError) as error:
+        except RunError:
             self.require_unchanged()
-            if isinstance(error, OSError):
-                raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
             raise
         self.require_unchanged()
         self._is_whole = True
 
     def require_saved(self, name: str) -> None:
-        """Raises RunError if a document cannot be read, AlteredError if it is not the saved one."""
-        found = hashlib.sha256(self.content(name)).hexdigest()
+        """Raises RunError if a file cannot be read, AlteredError if it is not the saved one."""
+        if name.endswith(".json"):  # kept, so that each is read once
+            found = hashlib.sha256(self.content(name)).hexdigest()
+        else:
+            try:
+                found = sha256_of(self.file(name))
+            except OSError as error:
+                raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         require_same(self.folder / name, found, self.hashes.get(name))
+
+    def require_unchanged(self) -> None:
+        """Raises RunError if another command has replaced or removed the folder since this was made."""
+        if version_of(self.folder) != self._version:
+            raise RunError(f"{self.folder} changed while it was read.", "Run it again.")
+
+    # What is in it ----------------------------------------------------------------------------------------------------
 
     @cached_property
     def hashes(self) -> Mapping[str, str]:
@@ -184,16 +194,14 @@ class Artifact:
         return {name.removeprefix(CONTROL): one for name, one in self._logits().items() if name.startswith(CONTROL)}
 
     def _logits(self) -> dict[str, torch.Tensor]:
-        try:
-            return load_tensors(self.file(LOGITS))
-        except RunError:
-            self.require_unchanged()
-            raise
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
-    def require_unchanged(self) -> None:
-        """Raises RunError if another command has replaced or removed the folder since this was made."""
-        if version_of(self.folder) != self._version:
-            raise RunError(f"{self.folder} changed while it was read.", "Run it again.")
+        content = self.content(LOGITS)
+        try:
+            return dict(sorted(load(content).items()))  # it gives them in random order
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise RunError(f"{self.file(LOGITS)} cannot be read: {error}.", RESTORE) from error
 
     def pictures(self) -> dict[str, numpy.ndarray]:
         """Pictures for the report: `examples` and `wrong` uint8 (n, 28, 28), `wrong_index` and `wrong_label`
@@ -229,13 +237,12 @@ class Artifact:
             raise AlteredError(f"{self.folder} holds no drawings that it was taught.", RESTORE)
         drawings = []
         for _, label, name in found:
+            content = self.content(name)
             try:
-                with Image.open(io.BytesIO(self.content(name)), formats=("PNG",)) as image:
+                with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                     if (image.mode, image.size) != ("L", (28, 28)):
                         raise ValueError(f"it is {image.mode} of {image.size}")
                     drawings.append((label, np.array(image)))
-            except RunError:
-                raise
             except Exception as error:  # damaged files make Pillow raise errors of many kinds
                 raise AlteredError(f"{self.folder / name} is not a drawing of ours: {error}.", RESTORE) from error
         return drawings
@@ -261,19 +268,25 @@ class ArtifactWriter:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def document(self, name: str, document: Document) -> None:
-        write_file(self.folder / name, to_json(document.model_dump(mode="json")))
+    def documents(self, documents: Mapping[str, Document]) -> None:
+        """Each as JSON, by its file's name."""
+        for name, document in documents.items():
+            write_file(self.folder / name, to_json(document.model_dump(mode="json")))
+
+    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor], about: dict[str, str] | None = None) -> None:
+        """A file of tensors, with `about` as its metadata."""
+        from safetensors.torch import save
+
+        write_file(self.folder / name, save(dict(tensors), about))
 
     def network(self, model: MLP) -> None:
         """Its weights, fp32, with its architecture and fingerprint in the file's metadata."""
-        from safetensors.torch import save
-
         from lora_mnist.lora.fingerprint import compute_fingerprint
 
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         architecture = {"class": "MLP", "hidden": model.hidden}
         about = {"architecture": architecture, "fingerprint": compute_fingerprint(tensors).to_text()}
-        write_file(self.folder / WEIGHTS, save(tensors, {ABOUT: json.dumps(about)}))
+        self.tensors(WEIGHTS, tensors, {ABOUT: json.dumps(about)})
 
     def results(
         self,
@@ -282,7 +295,7 @@ class ArtifactWriter:
         control: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         """What it does on `val` and `test`; logits (N, 10) fp32 by split, and those of its control."""
-        self.document(EVALUATION, evaluation)
+        self.documents({EVALUATION: evaluation})
         self.tensors(LOGITS, {**logits, **{f"{CONTROL}{split}": one for split, one in (control or {}).items()}})
 
     def history(self, history: History | None) -> None:
@@ -304,14 +317,6 @@ class ArtifactWriter:
             Image.fromarray(image.numpy()).save(file, "PNG")
             write_file(self.folder / DRAWINGS / str(label) / f"{number:04}.png", file.getvalue())
 
-    def tensors(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        from safetensors.torch import save
-
-        write_file(self.folder / name, save(dict(tensors)))
-
-
-# Tensors on disk ------------------------------------------------------------------------------------------------------
-
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Fingerprint]:
     """The network in `path`, rebuilt from that file alone, and its fingerprint.
@@ -321,11 +326,19 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, F
         AlteredError: its tensors do not have the fingerprint that it carries.
     """
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, first_difference
     from lora_mnist.training.model import MLP
 
-    tensors, metadata = _read_tensors(path)
+    try:
+        content = read_regular(path, LARGEST_WEIGHTS)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own format
+        metadata = header.get("__metadata__") or {}
+        tensors = dict(sorted(load(content).items()))  # it gives them in random order
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error
     try:
         about = json.loads(metadata[ABOUT])
         hidden, text = about["architecture"]["hidden"], about["fingerprint"]
@@ -345,21 +358,3 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, F
         reason = str(error).partition("\n")[0].rstrip(".:")  # torch's goes on with frames of C++
         raise RunError(f"{path} holds no network of ours: {reason}.", RESTORE) from error
     return model.to(device), stored
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name. Raises RunError if the file is missing or damaged."""
-    return _read_tensors(path)[0]
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        content = read_regular(path, LARGEST_WEIGHTS)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own format
-        metadata = header.get("__metadata__") or {}
-        return dict(sorted(load(content).items())), metadata  # it gives them in random order
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error

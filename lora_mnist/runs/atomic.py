@@ -57,7 +57,7 @@ def write_file(path: Path, content: bytes) -> None:
     """Replace `path` by `content` in one step. Raises DiskError."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}{TEMPORARY}{os.urandom(4).hex()}")
+        fresh = _temporary(path)
         try:
             with fresh.open("xb") as file:  # not tempfile's, which are private: the umask decides who may read it
                 file.write(content)
@@ -138,7 +138,7 @@ def new_folder(place: Path) -> Iterator[Path]:
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         _put_back(place)
-        fresh = place.with_name(f".{place.name}{TEMPORARY}{os.urandom(4).hex()}")
+        fresh = _temporary(place)
         fresh.mkdir()
     try:
         yield fresh
@@ -184,8 +184,8 @@ def version_of(place: Path) -> tuple[int, int] | None:
 
 def finished_folders(parent: Path) -> list[Path]:
     """The places in `parent` whose folders were saved whole, oldest first."""
-    versions = {place: version_of(place) for place in _places(parent)}
-    return sorted((place for place, one in versions.items() if one), key=lambda place: (versions[place][1], place.name))  # type: ignore[index]
+    found = [(version[1], place.name, place) for place in _places(parent) if (version := version_of(place))]
+    return [place for _, _, place in sorted(found)]
 
 
 def unfinished_folders(parent: Path) -> list[Path]:
@@ -194,21 +194,15 @@ def unfinished_folders(parent: Path) -> list[Path]:
 
 
 def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
-    """SHA-256 of every other file of a finished folder, by its name.
+    """SHA-256 of every other file of a finished folder, by its name; `content` is its manifest, if it was read already.
 
-    Args:
-        content: of the manifest, if it was read already.
-
-    Raises:
-        RunError: it cannot be read.
-        AlteredError: it is not the saved one.
+    Raises RunError if it cannot be read, AlteredError if it is not the saved one.
     """
     path = where_is(place) / MANIFEST
-    if content is None:
-        try:
-            content = read_regular(path)
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}.", RESTORE) from error
+    try:
+        content = read_regular(path) if content is None else content
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}.", RESTORE) from error
     manifest = parse_json(path, content)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     # a space more is damage too, since the run digest covers these bytes
@@ -232,8 +226,7 @@ def require_same(file: Path, found: str, expected: str | None) -> None:
 def recover(parent: Path) -> None:
     """Put back folders whose replacement was killed half-way, and remove other leftovers. For the only writer.
 
-    Raises:
-        DiskError: the disk refuses.
+    Raises DiskError if the disk refuses.
     """
     with disk_errors(parent):
         for old in parent.glob(".*.old"):
@@ -250,7 +243,7 @@ def remove_folder(place: Path) -> None:
     with disk_errors(place):
         for folder in (_old(place), place):  # the old one first, or readers would take it for `place`
             if folder.exists():
-                gone = place.with_name(f".{place.name}{TEMPORARY}{os.urandom(4).hex()}")
+                gone = _temporary(place)
                 folder.rename(gone)
                 shutil.rmtree(gone)
 
@@ -267,6 +260,10 @@ def _is_entry(entry: tuple[str, object]) -> bool:
     file, digest = entry
     parts = file.split("/")
     return isinstance(digest, str) and file.isprintable() and not any(part in ("", ".", "..") for part in parts)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}{TEMPORARY}{os.urandom(4).hex()}")
 
 
 def _old(place: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,27 +19,19 @@ from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
 
 
 class AdapterLine(Document):
-    """One adapter, or checkpoint with all weights trained, in short.
-
-    Attributes:
-        rank: None where all weights were trained, and `proof` likewise: there is none to be made.
-        parameters: how many numbers were trained.
-        before, after: on `test`.
-        bytes: of the file that holds its weights.
-        drawings: how many it was taught; None if it was taught none.
-    """
+    """One adapter, or checkpoint with all weights trained, in short."""
 
     name: str
     method: Method
     digit: Digit
-    rank: int | None
-    parameters: Count
+    rank: int | None  # None where all weights were trained
+    parameters: Count  # how many numbers were trained
     on_top_of: Many[str]
-    before: Counts
+    before: Counts  # on `test`
     after: Counts
-    proof: bool | None
-    bytes: Count
-    drawings: Count | None = None
+    proof: bool | None  # None where all weights were trained: there is nothing to prove
+    bytes: Count  # of the file that holds its weights
+    drawings: Count | None = None  # how many it was taught, if any
 
 
 class Listing(Document):
@@ -55,8 +47,7 @@ class Listing(Document):
 def list_adapters(run: Run) -> Listing:
     """What each adapter did on `test`.
 
-    Raises:
-        RunError: there is no base, or an adapter, a checkpoint or a file is missing or damaged.
+    Raises RunError if there is no base, or an adapter, a checkpoint or a file is missing or damaged.
     """
     base = run.require_base().evaluation
     return Listing(
@@ -71,26 +62,25 @@ def list_adapters(run: Run) -> Listing:
 def adapter_lines(run: Run) -> list[AdapterLine]:
     """The lines of `list_adapters`. Raises RunError as it does."""
     adapters = [run.require_adapter(name) for name in run.adapter_names()]
-    return [
-        _adapter_line(one) for one in (*adapters, *(run.require_checkpoint(s.name) for s in run.full_checkpoints()))
-    ]
-
-
-def _adapter_line(artifact: Artifact) -> AdapterLine:
-    record, test = artifact.finetune, artifact.analysis.splits["test"]
-    return AdapterLine(
-        name=artifact.name,
-        method=record.method,
-        digit=record.digit,
-        rank=record.rank,
-        parameters=record.trained,
-        on_top_of=record.on_top_of,
-        before=test.before,
-        after=test.after,
-        proof=None if record.proof is None else record.proof.passed,
-        bytes=artifact.file(artifact.weights).stat().st_size,
-        drawings=record.lesson.count if record.lesson else None,
-    )
+    checkpoints = [run.require_checkpoint(saved.name) for saved in run.full_checkpoints()]
+    lines = []
+    for saved in (*adapters, *checkpoints):
+        record, test = saved.finetune, saved.analysis.splits["test"]
+        line = AdapterLine(
+            name=saved.name,
+            method=record.method,
+            digit=record.digit,
+            rank=record.rank,
+            parameters=record.trained,
+            on_top_of=record.on_top_of,
+            before=test.before,
+            after=test.after,
+            proof=None if record.proof is None else record.proof.passed,
+            bytes=saved.file(saved.weights).stat().st_size,
+            drawings=record.lesson.count if record.lesson else None,
+        )
+        lines.append(line)
+    return lines
 
 
 def documents_of(run: Run) -> RunDocuments:
@@ -128,25 +118,16 @@ def _finetuned_documents(artifact: Artifact) -> FinetunedDocuments:
 
 
 class RunLine(Document):
-    """One run in short.
-
-    Attributes:
-        fault: why it cannot be read; then there is nothing else.
-        images, errors: of `test`, and how many of them the base has wrong.
-        adapters: how many there are, with the checkpoints that have all weights trained.
-        best: the one of them with the fewest errors in all.
-        bytes: of all its files.
-        digest: see `Run.digest`.
-    """
+    """One run in short; if there is a `fault`, it cannot be read and nothing else is known but its size."""
 
     run: str
-    bytes: Count
+    bytes: Count  # of all its files
     fault: Maybe[str] = None
     dataset: Maybe[KnownDataset] = None
-    images: Maybe[Count] = None
-    errors: Maybe[Count] = None
-    adapters: Maybe[Count] = None
-    best: Maybe[AdapterLine] = None
+    images: Maybe[Count] = None  # of `test`
+    errors: Maybe[Count] = None  # of the base on them
+    adapters: Maybe[Count] = None  # with the checkpoints that have all weights trained
+    best: Maybe[AdapterLine] = None  # the one of them with the fewest errors in all
     digest: Maybe[str] = None
 
     @property
@@ -171,16 +152,14 @@ def list_runs(folder: Path) -> Overview:
 
 def find_runs(folder: Path) -> list[Path]:
     """Every run in `folder` or below it, finished or not, by its path; links are not followed."""
-    return sorted(_find(folder))
-
-
-def _find(folder: Path) -> Iterator[Path]:
+    found = []
     for place, below, files in os.walk(folder):
         path = Path(place)
         if is_run(path) or ("base" in below and ("adapters" in below or "run.json" in files)):
-            yield path
+            found.append(path)
             below.clear()  # a run has no runs in it
         below[:] = [name for name in below if not name.startswith(".")]
+    return sorted(found)
 
 
 def _run_line(run: Run) -> RunLine:
@@ -188,13 +167,12 @@ def _run_line(run: Run) -> RunLine:
     size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
     try:
         base, lines = run.require_base().evaluation, adapter_lines(run)
-        test = base.splits["test"]
         return RunLine(
             run=str(run.path),
             bytes=size,
             dataset=base.dataset.name,
-            images=test.count,
-            errors=test.errors,
+            images=base.splits["test"].count,
+            errors=base.splits["test"].errors,
             adapters=len(lines),
             best=min(lines, key=lambda line: line.after.errors, default=None),
             digest=run.digest(),
@@ -215,16 +193,10 @@ class Size(Document):
 
 
 class SizeTable(Document):
-    """What full fine-tuning and LoRA train.
+    """What full fine-tuning and LoRA train."""
 
-    Attributes:
-        layers: (out, in) of every adapted layer, by name.
-        biases: whether full fine-tuning has a bias (out) in each of them too.
-        full: numbers in W and, if there are any, biases.
-    """
-
-    layers: dict[str, tuple[int, int]]
-    biases: bool
+    layers: dict[str, tuple[int, int]]  # (out, in) of every adapted layer
+    biases: bool  # whether full fine-tuning has a bias (out) in each of them too
     full: Count
     ranks: Many[Size]
 
@@ -240,9 +212,13 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
     """
     if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6})*", ranks):
         raise UsageError(f"`rank` (={ranks!r}) is not a list of whole numbers from 1.", "Write it as 1,2,4,8.")
-    if shapes:
-        layers = {f"{i}": _parse_shape(shape) for i, shape in enumerate(shapes)}
-    else:
+    layers = {}
+    for i, shape in enumerate(shapes or ()):
+        match = re.fullmatch(r"0*([1-9]\d{0,8})[x×]0*([1-9]\d{0,8})", shape)
+        if not match:
+            raise UsageError(f"`shape` (={shape!r}) is not the shape of a matrix.", "Write it as 4096x4096.")
+        layers[f"{i}"] = int(match[1]), int(match[2])
+    if not shapes:
         run.require_base()
         sizes = (28 * 28, *run.record.settings.model.hidden, 10)
         layers = {f"linear{i}": (fan_out, fan_in) for i, (fan_in, fan_out) in enumerate(pairwise(sizes), 1)}
@@ -252,11 +228,3 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
     counts = [int(rank) for rank in ranks.split(",")]
     table = tuple(Size(rank=rank, lora=rank * sides, share=rank * sides / full) for rank in counts)
     return SizeTable(layers=layers, biases=biases, full=full, ranks=table)
-
-
-def _parse_shape(text: str) -> tuple[int, int]:
-    """`4096x1024` as (4096, 1024)."""
-    match = re.fullmatch(r"0*([1-9]\d{0,8})[x×]0*([1-9]\d{0,8})", text)
-    if not match:
-        raise UsageError(f"`shape` (={text!r}) is not the shape of a matrix.", "Write it as 4096x4096.")
-    return int(match[1]), int(match[2])

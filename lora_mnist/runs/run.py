@@ -30,7 +30,6 @@ from lora_mnist.runs.atomic import (
     write_file,
 )
 from lora_mnist.runs.schemas import RunRecord
-from lora_mnist.settings.config import Settings
 from lora_mnist.settings.document import Document
 
 log = logging.getLogger("lora_mnist")
@@ -59,6 +58,11 @@ class Run:
         """Checkpoint `name`, which need not exist."""
         return self._at(self.path / "checkpoints" / name)
 
+    @property
+    def stored_report(self) -> Artifact:
+        """The report, which need not exist."""
+        return self._at(self.report)
+
     def adapters(self) -> list[Artifact]:
         """Finished adapters, oldest first; without those that a killed `new_base` was about to remove."""
         return self._finished("adapters")
@@ -78,21 +82,18 @@ class Run:
         """Folders under adapters/ and checkpoints/ without a manifest, which do not count."""
         return [folder for kind in KINDS for folder in unfinished_folders(self.path / kind)]
 
-    @property
-    def stored_report(self) -> Artifact:
-        """The report, which need not exist."""
-        return self._at(self.report)
+    def dependents(self) -> list[Artifact]:
+        """Everything that was made from a base, this one or the one that it replaced."""
+        return [self._at(folder) for kind in KINDS for folder in finished_folders(self.path / kind)]
 
     def digest(self) -> str:
         """SHA-256 over the manifests of base, adapters and checkpoints: one number that covers all of their files.
 
-        Raises:
-            RunError: a manifest cannot be read.
+        Raises RunError if a manifest cannot be read.
         """
-        artifacts = [self.base, *self.adapters(), *self.checkpoints()]
         hashes = {
             one.folder.relative_to(self.path).as_posix(): hashlib.sha256(one.content(MANIFEST)).hexdigest()
-            for one in artifacts
+            for one in (self.base, *self.adapters(), *self.checkpoints())
         }
         return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
@@ -100,6 +101,18 @@ class Run:
         """The adapters that were on, frozen, while this one was trained; none if it is not in the run."""
         one = self.adapter(adapter)
         return one.finetune.on_top_of if one.is_finetuned else ()
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """How the base was made. Raises RunError if there is no base, or it was made by another version."""
+        self._require_finished_base()
+        found = self.base.document(RECORD, _AnyVersion).schema_version
+        if found != SCHEMA:
+            raise RunError(
+                f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
+                "Use that version, choose another --run, or train it again with `pretrain --force --config …`.",
+            )
+        return self.base.document(RECORD, RunRecord)
 
     # What must be there -----------------------------------------------------------------------------------------------
 
@@ -117,17 +130,18 @@ class Run:
 
     def require_adapter(self, name: str) -> Artifact:
         """Adapter `name`. Raises RunError if there is none, AlteredError if a file of it is not the saved one."""
-        return self._require("adapter", name, self.adapter(name), self.adapter_names())
+        return self._require("adapter", name, self.adapter(name))
 
     def require_checkpoint(self, name: str) -> Artifact:
         """Checkpoint `name`. Raises RunError if there is none, AlteredError if a file of it is not the saved one."""
-        return self._require("checkpoint", name, self.checkpoint(name), [one.name for one in self.checkpoints()])
+        return self._require("checkpoint", name, self.checkpoint(name))
 
-    def _require(self, kind: str, name: str, artifact: Artifact, there: list[str]) -> Artifact:
+    def _require(self, kind: str, name: str, artifact: Artifact) -> Artifact:
         if name != artifact.name or not artifact.is_finished or self._is_obsolete(artifact):  # a path is not a name
             if artifact.folder in self.unfinished():
                 raise AlteredError(f"{artifact.folder} has no manifest.", RESTORE)
-            raise RunError(f"There is no {kind} {name!r} in {self.path}.", f"It has {', '.join(there) or 'none yet'}.")
+            there = ", ".join(one.name for one in self._finished(f"{kind}s")) or "none yet"
+            raise RunError(f"There is no {kind} {name!r} in {self.path}.", f"It has {there}.")
         artifact.require_whole()
         return artifact
 
@@ -168,44 +182,17 @@ class Run:
         require_writable(self.path)
         require_writable(self.path / "adapters")
 
-    @cached_property
-    def record(self) -> RunRecord:
-        """How the base was made. Raises RunError if there is no base, or it was made by another version."""
-        self._require_finished_base()
-        found = self.base.document(RECORD, _AnyVersion).schema_version
-        if found != SCHEMA:
-            raise RunError(
-                f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
-                "Use that version, choose another --run, or train it again with `pretrain --force --config …`.",
-            )
-        return self.base.document(RECORD, RunRecord)
-
-    def stored_settings(self) -> Settings | None:
-        """The settings in the record; None if there is no base.
-
-        Raises:
-            RunError: they cannot be read.
-            AlteredError: they are not the saved ones.
-        """
-        if not self.base.is_finished:
-            return None
-        self.base.require_saved(RECORD)
-        return self.record.settings
-
     # Writing ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Be the only one that writes here, and see what others finished before. Readers do not wait.
 
-        Raises:
-            BusyError: another command writes here.
-            DiskError: the disk refuses.
+        Raises BusyError if another command writes here, DiskError if the disk refuses.
         """
         with one_writer(self.path) as first:
             if first:
-                for folder in (self.path, *(self.path / kind for kind in KINDS)):
-                    recover(folder)
+                self._recover()
                 self._forget()
             yield
 
@@ -217,10 +204,8 @@ class Run:
             with new_folder(self.base.folder) as folder:
                 yield ArtifactWriter(folder)
             self._forget()
-            for artifact in obsolete:
-                remove_folder(artifact.folder)
-            for made in (self.report, self.exports):
-                remove_folder(made)
+            for place in (*(artifact.folder for artifact in obsolete), self.report, self.exports):
+                remove_folder(place)
             self.tidy()
 
     @contextmanager
@@ -238,15 +223,10 @@ class Run:
                 write_file(folder / name, content)
         return self.report / "index.html"
 
-    def dependents(self) -> list[Artifact]:
-        """Everything that was made from a base, this one or the one that it replaced."""
-        return [self._at(folder) for kind in KINDS for folder in finished_folders(self.path / kind)]
-
     def tidy(self) -> None:
         """Finish what a killed command left: folders beside their places, what was made from a replaced base, and the
         copy of run.json."""
-        for folder in (self.path, *(self.path / kind for kind in KINDS)):
-            recover(folder)
+        self._recover()
         for artifact in self.dependents():
             if self._is_obsolete(artifact):
                 remove_folder(artifact.folder)
@@ -254,6 +234,10 @@ class Run:
         content, copy = self.base.content(RECORD), self.path / RECORD
         if not (copy.is_file() and read_regular(copy) == content):
             write_file(copy, content)
+
+    def _recover(self) -> None:
+        for folder in (self.path, *(self.path / kind for kind in KINDS)):
+            recover(folder)
 
     def _forget(self) -> None:
         """Read everything again when it is asked for."""
@@ -271,10 +255,10 @@ class Run:
     def _is_obsolete(self, artifact: Artifact) -> bool:
         """Whether it was made from the base that the present one replaced."""
         try:
-            record = self.record
-            if record.replaced_fingerprint in (None, record.base_fingerprint):
+            replaced = self.record.replaced_fingerprint
+            if replaced in (None, self.record.base_fingerprint):
                 return False
-            return artifact.evaluation.base_fingerprint == record.replaced_fingerprint
+            return artifact.evaluation.base_fingerprint == replaced
         except RunError:
             return False  # damaged, which `require_…` will say
 

@@ -47,43 +47,34 @@ class AppliedAdapter(Document):
 
 
 class Evaluation(Document):
-    """What a network does on `val` and `test`: evaluation.json.
-
-    Attributes:
-        base_fingerprint: of the base that it is, or was made from.
-        adapters: those that were on.
-        checkpoint: its name, where it is no base but a network made from one.
-    """
+    """What a network does on `val` and `test`: evaluation.json."""
 
     schema_version: int
     dataset: DatasetName
-    base_fingerprint: str
-    adapters: Many[AppliedAdapter]
+    base_fingerprint: str  # of the base that it is, or was made from
+    adapters: Many[AppliedAdapter]  # those that were on
     splits: BySplit[SplitResult]
-    checkpoint: Maybe[str] = None
+    checkpoint: Maybe[str] = None  # its name, where it is no base but a network made from one
 
 
 class Provenance(Document):
-    """Where a folder of a run was made, with what, how long that took, and when (UTC, ISO 8601): provenance.json.
-
-    It is apart, since all other documents are the same bytes when they are made again.
-    """
+    """Where, with what and when a folder of a run was made: the one document that differs between equal runs."""
 
     seconds: float
     device: str
     threads: Count
     versions: dict[str, str]
-    date: str
+    date: str  # UTC, ISO 8601
 
 
 class RunRecord(Document):
-    """How the base was made: run.json. `replaced_fingerprint` is that of the base whose place it took."""
+    """How the base was made: run.json."""
 
     schema_version: int
     settings: Settings
     dataset: DatasetFacts
     base_fingerprint: str
-    replaced_fingerprint: Maybe[str] = None
+    replaced_fingerprint: Maybe[str] = None  # of the base whose place it took
 
 
 class LayerParameters(Document):
@@ -159,38 +150,28 @@ class CheckpointCounts(Counts):
 
 
 class Extraction(Document):
-    """What an adapter kept of the checkpoint it was made from.
-
-    Attributes:
-        fingerprint: of the checkpoint.
-        left_out: how far each tensor moved that an adapter cannot hold, relative to its norm.
-        of_checkpoint: the checkpoint itself.
-    """
+    """What an adapter kept of the checkpoint it was made from."""
 
     checkpoint: str
     fingerprint: str
     layers: dict[str, LayerApproximation]
-    left_out: dict[str, float]
+    left_out: dict[str, float]  # how far each tensor moved that an adapter cannot hold, relative to its norm
     of_checkpoint: CheckpointCounts
-
-
-def _kind_of_settings(settings: object) -> str:
-    """By their fields, so that what is wrong with them is told of the kind that is meant."""
-    fields = _fields_of(settings)
-    if "checkpoint" in fields:
-        return "<svd>"
-    if "share" in fields:
-        return "<taught>"
-    return "<lora>" if "rank" in fields else "<full>"
-
-
-def _kind_of_parameters(parameters: object) -> str:
-    return "<full>" if "trained" in _fields_of(parameters) else "<adapter>"
 
 
 def _fields_of(value: object) -> Collection[str]:
     """Of a table that is read, or of a document that is made."""
     return value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
+
+
+def _kind_of_settings(settings: object) -> str:
+    """By a field that only this kind has, so that an error names what is wrong with the kind that is meant."""
+    fields, only = _fields_of(settings), {"checkpoint": "<svd>", "share": "<taught>", "rank": "<lora>"}
+    return next((kind for field, kind in only.items() if field in fields), "<full>")
+
+
+def _kind_of_parameters(parameters: object) -> str:
+    return "<full>" if "trained" in _fields_of(parameters) else "<adapter>"
 
 
 MadeWith = Annotated[
@@ -204,42 +185,29 @@ Parameters = Annotated[
     Annotated[AdapterParameters, Tag("<adapter>")] | Annotated[FullParameters, Tag("<full>")],
     Discriminator(_kind_of_parameters),
 ]
-
-
+# a trained adapter, all weights trained, an adapter made of a checkpoint, an adapter trained on drawings
 Method = Literal["lora", "full", "svd", "taught"]
 
 
 class FinetuneRecord(Document):
-    """How an adapter, or a checkpoint with all weights trained, was made: finetune.json.
-
-    Attributes:
-        method: `lora` (a trained adapter), `full` (all weights trained), `svd` (an adapter made of a checkpoint) or
-            `taught` (an adapter trained on drawings).
-        digit: that it is judged by; of a taught one, the digit that the base has most drawings of wrong.
-        proof: None where no adapter is involved, or none was kept.
-        weakest_on_val: whether the digit was found rather than given.
-        guard: of a trained adapter.
-        extraction: of an adapter made of a checkpoint.
-        on_top_of: the adapters that were on, frozen, while this one was trained.
-        price: of a taught adapter.
-    """
+    """How an adapter, or a checkpoint with all weights trained, was made: finetune.json."""
 
     schema_version: int
     method: Method
     name: str
-    digit: Digit
+    digit: Digit  # that it is judged by; of a taught one, the digit that the base has most drawings of wrong
     settings: MadeWith
     parameters: Parameters
-    proof: Proof | None
-    weakest_on_val: bool
+    proof: Proof | None  # None where no adapter is involved, or none was kept
+    weakest_on_val: bool  # whether the digit was found rather than given
     seed: int | None
-    guard: Maybe[GuardDecision] = None
-    extraction: Maybe[Extraction] = None
-    on_top_of: Many[str] = ()
-    lesson: Maybe[LessonResult] = None
+    guard: Maybe[GuardDecision] = None  # of a trained adapter
+    extraction: Maybe[Extraction] = None  # of an adapter made of a checkpoint
+    on_top_of: Many[str] = ()  # the adapters that were on, frozen, while this one was trained
+    lesson: Maybe[LessonResult] = None  # of a taught adapter
 
     @model_validator(mode="after")
-    def _has_its_price(self) -> FinetuneRecord:
+    def _has_its_lesson(self) -> FinetuneRecord:
         if (self.method == "taught") != (self.lesson is not None):
             raise ValueError("must have a lesson where it was taught, and nowhere else")
         return self
@@ -257,16 +225,12 @@ class FinetuneRecord(Document):
 
 
 class MergeRecord(Document):
-    """Which adapters a checkpoint holds merged, and how far its logits are from theirs: merge.json.
-
-    Attributes:
-        weights: SHA-256 of the file with each adapter's weights, by the adapter's name.
-    """
+    """Which adapters a checkpoint holds merged, and how far its logits are from theirs: merge.json."""
 
     schema_version: int
     name: str
     merged: Many[AppliedAdapter]
-    weights: dict[str, str]
+    weights: dict[str, str]  # SHA-256 of each adapter's file of weights, by its name
     largest_difference: float
     largest_logit: float
 
@@ -306,9 +270,13 @@ class RunDocuments(Document):
 
 
 def evaluation_of(
-    dataset: Dataset, fingerprint: Fingerprint, adapters: Sequence[AppliedAdapter], logits: Mapping[str, torch.Tensor]
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    logits: Mapping[str, torch.Tensor],
+    adapters: Sequence[AppliedAdapter] = (),
+    checkpoint: str | None = None,
 ) -> Evaluation:
-    """What logits (N, 10) by split come to."""
+    """What logits (N, 10) by split mean."""
     from lora_mnist.evaluation.metrics import summarise
 
     return Evaluation(
@@ -317,17 +285,12 @@ def evaluation_of(
         base_fingerprint=fingerprint.sha256,
         adapters=tuple(adapters),
         splits={split: summarise(logits[split], part.labels) for split, part in dataset.held_out.items()},
+        checkpoint=checkpoint,
     )
 
 
-def facts_of(dataset: Dataset) -> DatasetFacts:
-    """Which images those are."""
-    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
-    return DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes)
-
-
 def record_provenance(device: torch.device, started: float) -> Provenance:
-    """Of what is done now, and was begun when `time.perf_counter()` was `started`."""
+    """Of work that ends now and began when `time.perf_counter()` was `started`."""
     import numpy
     import torch
 
