@@ -116,8 +116,13 @@ def load_adapter(
         cause = f"{folder / WEIGHTS} does not say which base it was trained on."
         raise AdapterError(cause, "Pass allow_unverified=True if you know that it was this one.")
     layers = {path: layer for path, layer in linear_layers(model).items() if not is_in(path, whole)}
-    factors = {path: tensors[key] for path in layers if (key := _key(path, "lora_A")) in tensors}
-    ranks = {path: len(a) for path, a in factors.items() if a.dim() == 2}  # (rank, in)
+    ranks = {}
+    for path in layers:
+        a, b = _key(path, "lora_A"), _key(path, "lora_B")
+        if (a in tensors) != (b in tensors):
+            raise AdapterError(f"{folder / WEIGHTS} lacks {b if a in tensors else a}.", "Restore the adapter.")
+        if a in tensors and tensors[a].dim() == 2:  # (rank, in)
+            ranks[path] = len(tensors[a])
     wide = any(tensor.dtype == torch.float64 for key, tensor in tensors.items() if key.endswith(FACTORS))
     dtype = torch.float64 if wide else None  # None: LoRAConfig's default
     configs = layer_configs(folder / CONFIG, document, ranks, whole, layers, dtype)
