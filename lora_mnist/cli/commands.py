@@ -1,143 +1,133 @@
 """The commands: parse, call one stage, print."""
 
+import importlib
 import time
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_mnist.cli import completion
 from lora_mnist.cli import options as o
+from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
 from lora_mnist.errors import ProofError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from lora_mnist import pipeline
+    from lora_mnist.cli import results, tables
+    from lora_mnist.report import page
+    from lora_mnist.runs import listing
+    from lora_mnist.runs import run as stored
+else:
 
-    from lora_mnist.pipeline import FinetuneResult, VerifyResult
-    from lora_mnist.runs.run import Run
+    class _Lazy:
+        """A module that is imported when a command uses it: --help is not to wait for torch and pydantic."""
+
+        def __init__(self, name: str):
+            self._name = name
+
+        def __getattr__(self, attribute: str) -> object:
+            return getattr(importlib.import_module(f"lora_mnist.{self._name}"), attribute)
+
+    pipeline, results, tables = map(_Lazy, ("pipeline", "cli.results", "cli.tables"))
+    listing, page, stored = map(_Lazy, ("runs.listing", "report.page", "runs.run"))
 
 
 def run(
     *,
     place: o.Place,
     common: o.Recipe,
-    network: o.Network,
-    epochs: o.Epochs = None,
+    base: o.Base,
     repair: o.Repair,
-    rounds: o.Rounds = 1,
-    control: o.Control = False,
-    images: o.DataChoice,
-    machine: o.Machine,
-    open: o.Open = False,
-    verbose: o.Verbose = False,
-    output: o.Output,
+    rounds: int = in_repair(
+        "Repair the weakest digit, then the next one on top of that, so many times at most.", "N", 1
+    ),
+    control: bool = o.CONTROL,
+    session: o.Session,
+    open: bool = o.OPEN,
+    verbose: bool = o.VERBOSE,
 ) -> None:
     """The whole job: pretrain, finetune, verify and report in turn. What is finished is not done again.
 
     Example: lora-mnist run --dataset digits --run runs/digits
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results, tables
-    from lora_mnist.report.page import write_report
-    from lora_mnist.runs.run import Run
-
-    pretraining = o.given("pretrain", epochs=epochs)
-    settings = (images.settings("data"), network.settings("model"), pretraining, repair.settings())
-    request = o.request_of(place, machine, output, common, *settings)
-    silent, stages = output.json or output.quiet, results.Stages(rounds)
-    with Run(place.run).writing():  # from the first stage to the last, not only during each of them
+    request = o.request_of(place, session, common, base.settings(), repair.settings())
+    silent, stages = session.json or session.quiet, results.Stages(rounds)
+    with stored.Run(place.run).writing():  # from the first stage to the last, not only during each of them
         work, whole = pipeline.run(
             request, rounds, control, lambda done: None if silent else print_all(stages.after(done))
         )
         _raise_failures(whole.verification)
         started = time.perf_counter()
         with replace(work.progress, stage="4/4 ").waiting("writing the report"):
-            page = write_report(work.run)
-    if output.json:
-        tunings = [tuning.model_dump(mode="json") for tuning in whole.rounds]
-        base = whole.pretraining.model_dump(mode="json")
-        print_json({"pretrain": base, "finetune": tunings[0], "rounds": tunings, "report": str(page)})
-    elif output.quiet:
-        write(f"{page}\n")
+            file = page.write_report(work.run)
+    if session.json:
+        pretraining, *tunings = (one.model_dump(mode="json") for one in (whole.pretraining, *whole.rounds))
+        print_json({"pretrain": pretraining, "finetune": tunings[0], "rounds": tunings, "report": str(file)})
+    elif session.quiet:
+        write(f"{file}\n")
     elif stages.finished:
-        print_all(results.finished(whole, page))
+        print_all(results.finished(whole, file))
     else:
-        print_all(results.report_line(page, time.perf_counter() - started))
-        print_all(results.whole(whole, place.run, verbose))
+        report_line = results.report_line(file, time.perf_counter() - started)
+        print_all(report_line, results.whole(whole, place.run, verbose))
     if verbose and not silent:
-        print_all(
-            tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds), tables.path(whole.rounds)
-        )
+        each = map(tables.finetuning, whole.rounds)
+        print_all(tables.evaluation(whole.pretraining), *each, tables.path(whole.rounds))
     if open:
-        open_in_browser(page.resolve().as_uri())
+        open_in_browser(file.resolve().as_uri())
 
 
 def pretrain(
     *,
     place: o.Place,
     common: o.Recipe,
-    network: o.Network,
-    epochs: o.Epochs = None,
+    base: o.Base,
     loop: o.Loop,
-    images: o.DataChoice,
-    machine: o.Machine,
-    verbose: o.Verbose = False,
-    output: o.Output,
+    session: o.Session,
+    verbose: bool = o.VERBOSE,
 ) -> None:
     """Train the base network, fingerprint its weights, and print its errors per digit.
 
     Example: lora-mnist pretrain --epochs 3 --run runs/mine
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results, tables
-
-    training = (o.given("pretrain", epochs=epochs), loop.settings("pretrain"))
-    request = o.request_of(
-        place, machine, output, common, images.settings("data"), network.settings("model"), *training
-    )
+    request = o.request_of(place, session, common, base.settings(), loop.settings("pretrain"))
     work, pretraining = pipeline.pretrain(request)
-    views = [results.pretraining, *([tables.evaluation] if verbose else [])]
-    print_result(pretraining, views, output, work.run.base.folder)
+    more = verbose and tables.evaluation
+    print_result(pretraining, session, results.pretraining, more, file=work.run.base.folder)
 
 
 def evaluate(
     *,
     place: o.Place,
-    checkpoint: o.Checkpoint = None,
+    checkpoint: str | None = o.checkpoints(
+        "Look at a whole network that `merge` or `finetune --full` made, by its name or file."
+    ),
     adapters: o.Adapters,
-    machine: o.Machine,
-    output: o.Output,
+    session: o.Session,
 ) -> None:
     """Errors per digit and the confusion matrix of the base; with adapters, before and after.
 
     Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import tables
-
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe()))
-    base = work.run.base.evaluation
+    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe()))
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
-    changed = evaluation.adapters or evaluation.checkpoint
-    view = partial(tables.before_and_after, base) if changed else tables.evaluation
-    print_result(evaluation, [view], output)
+    base = work.run.base.evaluation if evaluation.adapters or evaluation.checkpoint else None
+    print_result(evaluation, session, lambda one: tables.evaluation(one, base))
 
 
 def finetune(
     *,
     place: o.Place,
     common: o.Recipe,
-    full: o.Full = False,
+    full: bool = in_repair("Train all weights of a copy instead of an adapter, to compare."),
     repair: o.Repair,
-    shape: o.AdapterShape,
-    control: o.Control = False,
-    on_top_of: o.OnTopOf = None,
+    control: bool = o.CONTROL,
+    on_top_of: list[str] | None = o.adapters("Adapter that is on, frozen, while this one is trained. May be repeated."),
     loop: o.Loop,
-    loss: o.Loss,
-    machine: o.Machine,
-    augmentation: o.Augmentation,
-    verbose: o.Verbose = False,
-    output: o.Output,
+    session: o.Session,
+    other: o.Finetuning,
+    verbose: bool = o.VERBOSE,
 ) -> None:
     """Train an adapter on the weakest digit or another, prove that the base is untouched, and say what it did.
 
@@ -145,28 +135,27 @@ def finetune(
 
     Example: lora-mnist finetune --digit 9 --rank 1
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results, tables
-
     if full:
-        o.refuse_with_full(repair, shape, control, on_top_of)
-    settings = [group.settings() for group in (repair, shape, augmentation, loss, loop)]
+        o.refuse_with_full(repair, other, control, on_top_of)
+    settings = [group.settings() for group in (repair, other, loop)]
     if full:  # the rate of all weights is a setting of its own
         settings[-1] = replace(loop, learning_rate=None).settings()
         settings.append(o.given("finetune", full_learning_rate=loop.learning_rate))
-    work = pipeline.open_workspace(o.request_of(place, machine, output, common, *settings))
+    work = pipeline.open_workspace(o.request_of(place, session, common, *settings))
     tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), control)
-    views = [lambda one: results.finetuning(one, place.run), *([tables.finetuning] if verbose else [])]
-    print_result(tuning, views, output, _made(tuning, work.run))
+    _print_tuning(tuning, place.run, verbose, session)
 
 
 def verify(
     *,
     place: o.Place,
-    adapter: o.Verified = None,
-    digest: o.Digest = None,
-    machine: o.Machine,
-    output: o.Output,
+    adapter: list[str] | None = o.adapters(
+        "Adapter to check. May be repeated.", show_default="all, and all checkpoints"
+    ),
+    digest: str | None = in_output(
+        "Run digest that was noted elsewhere, or its first 16 characters: compare with it.", "HEX"
+    ),
+    session: o.Session,
 ) -> None:
     """Prove a run from its files: fingerprint, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
 
@@ -174,64 +163,54 @@ def verify(
 
     Example: lora-mnist verify --run runs/default
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import tables
-
-    findings = pipeline.verify(o.request_of(place, machine, output, o.Recipe()), adapter or (), digest)
-    if output.json:
-        _raise_failures(findings)
-    print_result(findings, [tables.verification], output)
+    findings = pipeline.verify(o.request_of(place, session, o.Recipe()), adapter or (), digest)
+    if findings.passed or not session.json:  # which is one object, the error's
+        print_result(findings, session, tables.verification)
     _raise_failures(findings)
 
 
 def merge(
     *,
     place: o.Place,
-    force: o.Force = False,
+    force: bool = o.FORCE,
     adapters: o.Adapters,
-    name: o.MergedName = None,
-    machine: o.Machine,
-    verbose: o.Verbose = False,
-    output: o.Output,
+    name: str | None = o.a_name(show_default="the adapters' and -merged"),
+    session: o.Session,
+    verbose: bool = o.VERBOSE,
 ) -> None:
     """Write the base with adapters merged into its weights as a checkpoint of its own.
 
     Example: lora-mnist merge --adapter digit9-r1 --name repaired
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results, tables
-
-    request = o.request_of(place, machine, output, o.Recipe(force=force), o.given("finetune", name=name))
-    work = pipeline.open_workspace(request)
+    settings = o.given("finetune", name=name)
+    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe(force=force), settings))
     merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
-    rest = [lambda one: tables.before_and_after(base, one.evaluation)] if verbose else []
-    print_result(merged, [lambda one: results.merged(one, base, place.run), *rest], output, merged.file)
+    more = verbose and (lambda one: tables.evaluation(one.evaluation, base))
+    print_result(merged, session, lambda one: results.merged(one, base, place.run), more, file=merged.file)
 
 
 def extract(
     *,
     place: o.Place,
-    checkpoint: o.Source = None,
-    force: o.Force = False,
-    digit: o.OfDigit = None,
-    rank: o.Rank = 8,
-    name: o.Name = None,
-    machine: o.Machine,
-    verbose: o.Verbose = False,
-    output: o.Output,
+    checkpoint: str | None = o.checkpoints(
+        "The network that was fine-tuned whole, by its name or file.", show_default="the latest in the run"
+    ),
+    force: bool = o.FORCE,
+    digit: str | None = in_repair(
+        "Digit that the adapter is judged by.", "0-9|weakest", show_default="the one it was fine-tuned on"
+    ),
+    rank: int = o.a_rank(default=8),
+    name: str | None = o.NAME,
+    session: o.Session,
+    verbose: bool = o.VERBOSE,
 ) -> None:
     """Make the best adapter of a rank from a network that was fine-tuned whole.
 
     Example: lora-mnist extract --rank 4
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results, tables
-
     settings = o.given("finetune", digit=digit, name=name)
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force), settings))
-    tuning = pipeline.extract(work, rank, checkpoint)
-    views = [lambda one: results.extracted(one, place.run), *([tables.extraction] if verbose else [])]
-    print_result(tuning, views, output, _made(tuning, work.run))
+    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe(force=force), settings))
+    _print_tuning(pipeline.extract(work, rank, checkpoint), place.run, verbose, session)
 
 
 def adapters(*, place: o.Place, output: o.Output) -> None:
@@ -239,19 +218,21 @@ def adapters(*, place: o.Place, output: o.Output) -> None:
 
     Example: lora-mnist adapters --run runs/mine
     """
-    from lora_mnist.cli import tables
-    from lora_mnist.runs.listing import list_adapters
-    from lora_mnist.runs.run import Run
-
-    print_result(list_adapters(Run(place.run)), [tables.adapters], output)
+    print_result(listing.list_adapters(stored.Run(place.run)), output, tables.adapters)
 
 
 def compare(
     *,
-    runs: o.Runs = None,
-    adapter: o.Compared = None,
-    data: o.Data = o.DATA,
-    verbose: o.Verbose = False,
+    runs: list[Path] | None = argument(
+        *("Run", "Folders of the runs to compare, one or several.", "RUN"),
+        autocompletion=completion.runs,
+        show_default=str(completion.DEFAULT_RUN),
+    ),
+    adapter: list[str] | None = o.adapters(
+        "Adapter or checkpoint to compare. May be repeated.", show_default="all, and the bases"
+    ),
+    data: Path = o.DATA,
+    verbose: bool = o.VERBOSE,
     output: o.Output,
 ) -> None:
     """Bases and adapters of one run or several side by side, and two by two on the same test images.
@@ -260,151 +241,146 @@ def compare(
 
     Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import tables
-
     compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
-    print_result(compared, [partial(tables.side_by_side, every_pair=verbose)], output)
+    print_result(compared, output, lambda one: tables.side_by_side(one, verbose))
 
 
-def runs(*, folder: o.Folder = o.RUNS, output: o.Output) -> None:
+def runs(*, folder: Path = o.BELOW, output: o.Output) -> None:
     """List the runs below a folder: data, accuracy of the base, adapters, what the best one did, size, digest.
 
     Example: lora-mnist runs runs
     """
-    from lora_mnist.cli import tables
-    from lora_mnist.runs.listing import list_runs
-
-    print_result(list_runs(folder), [tables.runs], output)
+    print_result(listing.list_runs(folder), output, tables.runs)
 
 
-def doctor(*, folder: o.Folder = o.RUNS, machine: o.Here, output: o.Output) -> int:
+def doctor(*, folder: Path = o.BELOW, machine: o.Here, output: o.Output) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import tables
-
     diagnosis = pipeline.doctor(folder, machine.data, machine.device, machine.threads)
-    print_result(diagnosis, [tables.diagnosis], output)
+    print_result(diagnosis, output, tables.diagnosis)
     return diagnosis.exit_code
 
 
-def params(*, place: o.Place, rank: o.Ranks = "1,2,4,8,16,32,64", shape: o.Shapes = None, output: o.Output) -> None:
+def params(
+    *,
+    place: o.Place,
+    rank: str = in_lora("Ranks to count for, with commas between them.", "N,N,N", "1,2,4,8,16,32,64"),
+    shape: list[str] | None = in_lora(
+        "Count for a layer of this shape instead of the run's network. May be repeated.", "OUTxIN"
+    ),
+    output: o.Output,
+) -> None:
     """Count what full fine-tuning and LoRA train, for the run's network or any layer.
 
     Example: lora-mnist params --shape 4096x4096 --rank 4,8,16
     """
-    from lora_mnist.cli import tables
-    from lora_mnist.runs.listing import count_parameters
-    from lora_mnist.runs.run import Run
-
-    print_result(count_parameters(Run(place.run), rank, shape), [tables.sizes], output)
+    print_result(listing.count_parameters(stored.Run(place.run), rank, shape), output, tables.sizes)
 
 
-def report(*, place: o.Place, normalise: o.Normalise = False, open: o.Open = False, output: o.Output) -> None:
+def report(
+    *,
+    place: o.Place,
+    normalise: bool = in_output("Confusion in per cent of each true digit instead of counts."),
+    open: bool = o.OPEN,
+    output: o.Output,
+) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
 
     Example: lora-mnist report --open
     """
-    from lora_mnist.report.page import write_report
-    from lora_mnist.runs.run import Run
-
-    page = write_report(Run(place.run), normalise)
+    file = page.write_report(stored.Run(place.run), normalise)
     if output.json:
-        print_json({"report": str(page), "files": sorted(file.name for file in page.parent.iterdir())})
+        print_json({"report": str(file), "files": sorted(one.name for one in file.parent.iterdir())})
     else:
-        write(f"{page}\n")
+        write(f"{file}\n")
     if open:
-        open_in_browser(page.resolve().as_uri())
+        open_in_browser(file.resolve().as_uri())
 
 
 def predict(
     *,
     place: o.Place,
-    images: o.Images = None,
-    index: o.Index = None,
+    images: list[Path] | None = argument(
+        "Data", "PNG, JPEG, WebP or .npy of one digit, of any size, dark on light or light on dark.", "IMAGE"
+    ),
+    index: list[int] | None = in_data("Test image to take instead of a file; the first is 0. May be repeated.", "N"),
     adapters: o.Adapters,
-    show: o.Show = None,
-    force: o.Replace = False,
-    machine: o.Machine,
-    output: o.Output,
+    show: Path | None = in_output("Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
+    force: bool = in_output("Let --show replace a file that is there."),
+    session: o.Session,
 ) -> None:
     """Say what the base takes a picture for, and what each adapter does, or those that are named.
 
     Example: lora-mnist predict three.png
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import tables
-
     if bool(images) == bool(index):
         cause = "Both files and test images are given." if images else "There is no picture to look at."
         raise UsageError(cause, "Name files, or choose test images by --index.")
     if show:
         pipeline.require_one_picture(len(images or index or ()), show, force)
-
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe()))
+    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe()))
     pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
     result = pipeline.predict(work, pictures, chosen, adapters.allow_unverified)
     if show:
         pipeline.write_picture(pictures[0], show)
-    print_result(result, [tables.predictions], output, show)
+    print_result(result, session, tables.predictions, file=show)
 
 
 def export(
     *,
     place: o.Place,
-    force: o.Force = False,
+    force: bool = o.FORCE,
     adapters: o.Adapters,
-    format: o.FileFormat = "onnx",
-    out: o.Out = None,
-    machine: o.Machine,
-    output: o.Output,
+    format: str = in_output("ONNX, which needs the extra onnx, or what torch.export.load reads.", "onnx|torch", "onnx"),
+    out: Path | None = in_output(
+        "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"
+    ),
+    session: o.Session,
 ) -> None:
     """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run.
 
     Example: lora-mnist export --adapter digit9-r1
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results
-
-    work = pipeline.open_workspace(o.request_of(place, machine, output, o.Recipe(force=force)))
+    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe(force=force)))
     exported = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
-    print_result(exported, [results.exported], output, exported.file)
+    print_result(exported, session, results.exported, file=exported.file)
 
 
 def teach(
     *,
-    folder: o.Drawings,
+    folder: Path = argument(
+        "Data", "Folder with the drawings, each below its digit: 0/*.png to 9/*.png.", "FOLDER", ...
+    ),
     place: o.Place,
     common: o.Recipe,
-    rank: Annotated[int | None, o.RANK] = None,
-    steps: o.Steps = None,
-    share: o.Share = None,
-    guard: o.Guard = None,
-    name: o.TaughtName = None,
-    dry_run: o.DryRun = False,
-    machine: o.Machine,
-    output: o.Output,
+    rank: int | None = o.a_rank(),
+    steps: int | None = o.STEPS,
+    share: float | None = in_data("Share of every batch that is drawings.", "SHARE"),
+    guard: str | None = o.GUARD,
+    name: str | None = o.a_name(show_default="taught"),
+    dry_run: bool = in_output("Test what it would learn, and keep nothing."),
+    session: o.Session,
 ) -> None:
     """Train an adapter on drawings of your own, test it on drawings it has not seen, and show the side effects.
 
     Example: lora-mnist teach drawings --run runs/mine
     """
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results
-
-    recipe = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
-    work = pipeline.open_workspace(o.request_of(place, machine, output, common, recipe))
-    drawings = pipeline.read_drawings(folder, work.dataset.name)
-    taught = pipeline.teach_and_keep(work, drawings, dry_run)
-    print_result(taught, [lambda one: results.taught(one, place.run, work.dataset.name)], output, taught.folder)
+    settings = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
+    work = pipeline.open_workspace(o.request_of(place, session, common, settings))
+    dataset = work.dataset.name
+    taught = pipeline.teach_and_keep(work, pipeline.read_drawings(folder, dataset), dry_run)
+    print_result(taught, session, lambda one: results.taught(one, place.run, dataset), file=taught.folder)
 
 
 def play(
-    *, place: o.Place, machine: o.PlayMachine, port: o.Port = 8017, open: o.Open = False, output: o.Output
+    *,
+    place: o.Place,
+    session: o.PlaySession,
+    port: int = in_output("Port of the page on this machine; 0 takes a free one.", "N", 8017),
+    open: bool = o.OPEN,
 ) -> None:
     """Draw digits on a local page, compare the base with its adapters, and teach it your own hand.
 
@@ -418,28 +394,27 @@ def play(
         missing = (error.name or "").partition(".")[0]
         if missing not in ("starlette", "uvicorn"):
             raise
-        raise UsageError(
-            f"The playground needs {missing}, which is not installed.",
-            "Install the extra `play`, in a checkout by pip install -e '.[play]'.",
-        ) from error
+        way_out = "Install the extra `play`, in a checkout by pip install -e '.[play]'."
+        raise UsageError(f"The playground needs {missing}, which is not installed.", way_out) from error
 
     def announce(address: str) -> None:
-        if output.json:
+        if session.json:
             print_json({"address": address, "run": str(place.run)})
         else:
-            write(f"{address}\n" if output.quiet else f"Playing with {place.run} at {address} (Ctrl-C ends it)\n")
+            write(f"{address}\n" if session.quiet else f"Playing with {place.run} at {address} (Ctrl-C ends it)\n")
         if open:
             open_in_browser(address)
 
-    serve(o.request_of(place, machine, output, o.Recipe()), port, announce)
+    serve(o.request_of(place, session, o.Recipe()), port, announce)
 
 
-def _raise_failures(findings: "VerifyResult") -> None:
+def _print_tuning(tuning: "pipeline.FinetuneResult", run: Path, verbose: bool, output: o.Output) -> None:
+    place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
+    more = verbose and tables.finetuning
+    print_result(tuning, output, lambda one: results.finetuning(one, run), more, file=place)
+
+
+def _raise_failures(findings: "pipeline.VerifyResult") -> None:
     if not findings.passed:
         failures = "; ".join(failure.rstrip(".") for failure in findings.failures)
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")
-
-
-def _made(tuning: "FinetuneResult", run: "Run") -> "Path | str | None":
-    """Where it lies, if it was kept."""
-    return tuning.file or (run.adapter(tuning.record.name).folder if tuning.kept else None)

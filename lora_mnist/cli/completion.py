@@ -1,13 +1,12 @@
 """What the shell offers after TAB: runs, their adapters and checkpoints, configs, and the words an option takes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import typer
 
 from lora_mnist.runs.atomic import finished_folders, is_finished
-from lora_mnist.settings.layers import config_names
 
 DEFAULT_RUN = Path("runs/default")
 
@@ -31,23 +30,19 @@ def join_options() -> None:
 def runs(incomplete: str) -> list[str]:
     """Runs beside the default one, and those whose path begins with what is typed."""
     typed = Path(os.path.dirname(incomplete))  # of "there/" that is there, where Path(…).parent is not
-    places = [place for folder in dict.fromkeys([DEFAULT_RUN.parent, typed]) for place in sorted(_folders(folder))]
+    folders = dict.fromkeys([DEFAULT_RUN.parent, typed])
+    places = [place for folder in folders for place in sorted(_found(Path.iterdir, folder))]
     return [str(place) for place in places if is_finished(place / "base")]
 
 
 def adapters(ctx: typer.Context) -> list[str]:
     """Adapters of the runs on the line."""
-    return [name for run in _runs_of(ctx) for name in _finished(run / "adapters")]
+    return [place.name for run in _runs_of(ctx) for place in _found(finished_folders, run / "adapters")]
 
 
 def checkpoints(ctx: typer.Context) -> list[str]:
     """Checkpoints of the run on the line."""
-    return [name for run in _runs_of(ctx) for name in _finished(run / "checkpoints")]
-
-
-def configs() -> list[str]:
-    """Configs that come with the package."""
-    return config_names()
+    return [place.name for run in _runs_of(ctx) for place in _found(finished_folders, run / "checkpoints")]
 
 
 def words_of(metavar: str) -> Callable[[], list[str]]:
@@ -63,15 +58,8 @@ def _runs_of(ctx: typer.Context) -> list[Path]:
     return [Path(run) for run in ctx.params.get("runs") or ctx.args] or [DEFAULT_RUN]
 
 
-def _finished(folder: Path) -> list[str]:
+def _found(search: Callable[[Path], Iterable[Path]], folder: Path) -> list[Path]:
     try:
-        return [place.name for place in finished_folders(folder)]
-    except OSError:
-        return []
-
-
-def _folders(parent: Path) -> list[Path]:
-    try:
-        return [place for place in parent.iterdir() if place.is_dir()]
+        return list(search(folder))
     except OSError:  # not there, or not to be read: nothing to offer
         return []

@@ -159,11 +159,12 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 def _cause(error: Any) -> str:
     """What Typer says as a sentence; of an unknown option also which commands have it, or which one was meant."""
-    message = error.message if hasattr(error, "possibilities") else error.format_message()
-    sentence = message if message.endswith((".", "?")) else f"{message}."
-    if not hasattr(error, "possibilities"):
-        return str(sentence)
+    unknown = hasattr(error, "possibilities")
+    message = str(error.message if unknown else error.format_message())
+    message += "" if message.endswith((".", "?")) else "."
+    if not unknown:
+        return message
     commands = error.ctx.find_root().command.commands.values()
     if others := [one.name for one in commands if any(error.option_name in option.opts for option in one.params)]:
-        return f"{sentence} It belongs to {' and '.join(others)}."
-    return f"{sentence} Did you mean {error.possibilities[0]}?" if error.possibilities else str(sentence)
+        return f"{message} It belongs to {' and '.join(others)}."
+    return f"{message} Did you mean {error.possibilities[0]}?" if error.possibilities else message

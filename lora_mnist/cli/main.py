@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
@@ -14,21 +15,18 @@ import typer
 import typer.core
 
 from lora_mnist import __version__
-from lora_mnist.cli import commands, completion, errors, sweep_commands
+from lora_mnist.cli import commands as c
+from lora_mnist.cli import completion, errors
 from lora_mnist.cli.errors import handle_signals, report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.options import PANELS
+from lora_mnist.cli.sweep_commands import sweep
 from lora_mnist.settings.layers import merge, read_config
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
-    "Main job": (
-        *(commands.run, commands.pretrain, commands.evaluate, commands.finetune, commands.verify, commands.report),
-    ),
-    "Look": (
-        *(commands.adapters, commands.compare, commands.runs, commands.params, commands.predict, commands.play),
-        commands.doctor,
-    ),
-    "Take along": (commands.merge, commands.extract, commands.export),
-    "More": (commands.teach, sweep_commands.sweep),
+    "Main job": (c.run, c.pretrain, c.evaluate, c.finetune, c.verify, c.report),
+    "Look": (c.adapters, c.compare, c.runs, c.params, c.predict, c.play, c.doctor),
+    "Take along": (c.merge, c.extract, c.export),
+    "More": (c.teach, sweep),
 }
 # where the settings of a command stand in a config; both trainings have a batch size, but no command has both
 TABLES = {
@@ -78,19 +76,19 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """
     parameters = inspect.signature(function).parameters.values()
     groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
-    options = [one for one in parameters if one.name not in groups]
-    for group in groups.values():
-        options += [
-            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-            for f in fields(group)
-        ]
+    told = [(one.name, one.annotation, one.default) for one in parameters if one.name not in groups]
+    told += [(one.name, one.type, one) for group in groups.values() for one in fields(group)]
+    options = []
+    for name, kind, one in told:
+        keyword, read = inspect.Parameter.KEYWORD_ONLY, Annotated[kind, one.metadata["typer"](name)]
+        options.append(inspect.Parameter(name, keyword, default=one.default, annotation=read))
     # Typer shows the panels in the order in which it meets them
     options.sort(key=lambda option: PANELS.index(option.annotation.__metadata__[0].rich_help_panel))
 
     @functools.wraps(function)
     def command(**values: Any) -> int | None:
         built = {
-            name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
+            name: group(**{one.name: values.pop(one.name) for one in fields(group) if one.name in values})
             for name, group in groups.items()
         }
         return function(**built, **values)
@@ -117,12 +115,10 @@ def default_in_config(command: str | None, setting: str) -> str | None:
     values = []
     for dataset in ("mnist", "digits"):
         config = _default_config(dataset)
-        for table in TABLES.get(command or "", ()):
-            found = config.get(table, {}) if table else config
-            if setting in found:
-                whole = found.get(f"full_{setting}")  # the other value of the one option --learning-rate
-                values.append(_written(found[setting]) + ("" if whole is None else f"; {_written(whole)} with --full"))
-                break
+        found = ChainMap(*(config.get(table, {}) if table else config for table in TABLES.get(command or "", ())))
+        if setting in found:
+            whole = found.get(f"full_{setting}")  # the other value of the one option --learning-rate
+            values.append(_written(found[setting]) + ("" if whole is None else f"; {_written(whole)} with --full"))
     if len(set(values)) < 2:
         return values[0] if values else None
     return f"{values[0]}; {values[1]} on digits"

@@ -6,11 +6,11 @@ import sys
 import textwrap
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import typer
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -42,15 +42,9 @@ class Line:
         self.text, self.label, self.style, self.label_style = text, label, style, label_style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        lines = textwrap.wrap(
-            self.text,
-            options.max_width,
-            initial_indent=self.label,
-            subsequent_indent=" " * len(self.label),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for i, line in enumerate(lines):
+        wrapper = textwrap.TextWrapper(options.max_width, self.label, " " * len(self.label))
+        wrapper.break_long_words = wrapper.break_on_hyphens = False
+        for i, line in enumerate(wrapper.wrap(self.text)):
             until = len(self.label) if i == 0 else 0
             parts = ((line[:until], self.label_style), (line[until:], self.style))
             yield Text.assemble(*parts, no_wrap=True, overflow="ignore")
@@ -83,17 +77,25 @@ def table(*headings: str, words: Sequence[str] = ()) -> Table:
     return made
 
 
+def plain_table(heading: str, *columns: str, apart: int = 2) -> Table:
+    """An empty table without lines: words on the left, below the heading, and columns of figures."""
+    made = Table(heading, box=None, pad_edge=False, padding=(0, apart, 0, 0))
+    for column in columns:
+        made.add_column(column, justify="right", no_wrap=True)
+    return made
+
+
 def print_result(
     document: D,
-    views: Sequence[Callable[[D], RenderableType]],
     output: "Output",
+    *views: Callable[[D], RenderableType] | Literal[False],
     file: "Path | str | None" = None,
 ) -> None:
     """Print a result as it was asked for: as JSON, or no more than the `file` where it lies, or its `views`."""
     if output.json:
         print_json(document.model_dump(mode="json"))
     elif not output.quiet:
-        print_all(*(view(document) for view in views))
+        print_all(*(view(document) for view in views if view))
     elif file:
         write(f"{file}\n")
 
@@ -103,8 +105,8 @@ def print_all(*renderables: RenderableType) -> None:
     console = Console(highlight=False, markup=False, emoji=False)  # brackets in the name of a folder mean themselves
     console.width = max(console.width, NARROWEST)
     with console.capture() as text:  # written by us, because rich ends the process when the pipe is closed
-        for renderable in renderables:
-            console.print(renderable, crop=False)  # a path is longer than the line, rather than cut
+        # a path is longer than the line, rather than cut; in a group, or rich joins texts and forgets their no_wrap
+        console.print(Group(*renderables), crop=False)
     # what would move a cursor, as from a folder's name, is spelled out
     pattern = NO_COLOUR + CONTROL if console.color_system is not None else CONTROL
     write(re.sub(pattern, lambda found: found[0].encode("unicode_escape").decode(), text.get()))

@@ -9,11 +9,9 @@ from rich.text import Text
 
 from lora_mnist.cli.output import Line, table
 from lora_mnist.cli.tables import DATASETS
-from lora_mnist.sweep.rows import Failure
 from lora_mnist.sweep.summary import CONTROLS as CONTROL_NAMES
 from lora_mnist.sweep.summary import (
     METRIC_NAMES,
-    Cell,
     RoundsSummary,
     Summary,
     capital,
@@ -41,17 +39,23 @@ def planned(document: Plan) -> RenderableType:
 
 def answered(document: SweepReport) -> RenderableType:
     """What the jobs come to together, and what failed."""
-    sweep = document.sweep
+    sweep, answer = document.sweep, document.answer
     parts: list[RenderableType] = []
-    if document.answer is not None:
-        parts += [_errors(document.answer), _digits(document.answer), *_enough(document.answer)]
-        parts += [] if document.answer.rounds is None else [_rounds(document.answer.rounds)]
+    if answer is not None:
+        parts += [_errors(answer), _digits(answer), *map(Line, sentences(answer))]
+        parts += [Line(how, style="dim")] if (how := rule(answer)) else []
+        parts += [] if answer.rounds is None else [_rounds(answer.rounds)]
     there = len(sweep.rows) - sweep.trained
     before = f", {there:,} were there before" if there else ""
-    done = f"{sweep.trained:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"
-    page = [] if document.page is None else [Line(f"page: {document.page}")]
-    kept = [] if document.kept is None else [_kept(document.kept)]
-    return Group(*parts, Line(done), *page, *kept, *_failures(sweep.failures))
+    parts.append(Line(f"{sweep.trained:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"))
+    parts += [] if document.page is None else [Line(f"page: {document.page}")]
+    parts += [] if document.kept is None else [_kept(document.kept)]
+    for one in sweep.failures[:MOST_FAILURES]:
+        what = f"digit {one.digit}, rank {one.rank or '-'}, seed {one.seed}"
+        parts.append(Line(f"failed: {what}: {one.cause}", style="red"))
+    if (more := len(sweep.failures) - MOST_FAILURES) > 0:
+        parts.append(Line(f"and {more:,} more failed.", style="red"))
+    return Group(*parts)
 
 
 def _errors(answer: Summary) -> RenderableType:
@@ -71,20 +75,20 @@ def _errors(answer: Summary) -> RenderableType:
 
 
 def _digits(answer: Summary) -> RenderableType:
-    """A line a digit, a column a variant: the mean over seeds, the best in bold."""
+    """A line a digit, a column a variant: the mean over seeds and the change from the base, the best in bold."""
     what = f"{capital(METRIC_NAMES[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
     rows = table("digit", *(one.name for one in answer.variants))
     for digit in answer.digits:
         cells = {one.variant: one for one in answer.cells if one.digit == digit}
         best = min(one.value for one in cells.values())
-        rows.add_row(str(digit), *(_cell(cells.get(one.name), best) for one in answer.variants))
+        texts = {
+            name: Text(
+                f"{one.value:.1f} {one.change:+.1f}".replace("-", "−"), style="bold" if one.value == best else ""
+            )
+            for name, one in cells.items()
+        }
+        rows.add_row(str(digit), *(texts.get(one.name, "-") for one in answer.variants))
     return Group(Line(what, style="bold"), rows)
-
-
-def _enough(answer: Summary) -> list[RenderableType]:
-    """One sentence for each digit, and one for all."""
-    how = rule(answer)
-    return [*map(Line, sentences(answer)), *([Line(how, style="dim")] if how else [])]
 
 
 def _rounds(found: RoundsSummary) -> RenderableType:
@@ -96,28 +100,10 @@ def _rounds(found: RoundsSummary) -> RenderableType:
     return Line(f"In rounds, all errors {path}; kept in {kept}{of}; {estimate(found.errors)} at the end.")
 
 
-def _failures(failed: tuple[Failure, ...]) -> list[RenderableType]:
-    """Why jobs failed."""
-    lines = [
-        f"failed: digit {one.digit}, rank {one.rank or '-'}, seed {one.seed}: {one.cause}"
-        for one in failed[:MOST_FAILURES]
-    ]
-    if len(failed) > MOST_FAILURES:
-        lines.append(f"and {len(failed) - MOST_FAILURES:,} more failed.")
-    return [Line(line, style="red") for line in lines]
-
-
 def _kept(kept: KeptAdapter) -> RenderableType:
     counts = "missed {}, false alarms {}, {} errors in all".format(*kept.found.numbers)
     same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
     return Line(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")
-
-
-def _cell(cell: Cell | None, best: float) -> Text:
-    if cell is None:
-        return Text("-")
-    text = f"{cell.value:.1f} {cell.change:+.1f}".replace("-", "−")
-    return Text(text, style="bold" if cell.value == best else "")
 
 
 def _duration(seconds: float) -> str:

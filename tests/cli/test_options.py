@@ -7,29 +7,35 @@ from lora_mnist.errors import UsageError
 from lora_mnist.settings.request import Applied
 
 
-@pytest.mark.parametrize("group", [o.DataChoice, o.Network, o.Loop, o.Repair, o.AdapterShape, o.Augmentation, o.Loss])
+@pytest.mark.parametrize("group", [o.Loop, o.Repair, o.Finetuning])
 def test_an_option_that_was_left_out_is_no_setting(group):
     assert group().settings("table") == {"table": {}}
-    assert o.Recipe().settings() == {}
+    assert o.request_of(o.Place(), o.Session(), o.Recipe()).options == {}
 
 
 @pytest.mark.parametrize(
     ("group", "settings"),
     [
-        (o.DataChoice(dataset="digits"), {"dataset": "digits"}),
-        (o.Network(hidden="20,10"), {"hidden": [20, 10]}),
         (o.Loop(batch_size=8, learning_rate=0.1), {"batch_size": 8, "learning_rate": 0.1}),
         (o.Repair(digit="9", alpha=0.0), {"digit": 9, "alpha": 0.0}),
         (o.Repair(digit="weakest"), {"digit": "weakest"}),
-        (o.Augmentation(zoom=0.1), {"zoom": 0.1}),
+        (o.Finetuning(zoom=0.1), {"zoom": 0.1}),
         (
-            o.AdapterShape(rank_pattern=["linear3=2"], alpha_pattern=["a=b=0.5"], rslora=False),
+            o.Finetuning(rank_pattern=["linear3=2"], alpha_pattern=["a=b=0.5"], rslora=False),
             {"rank_pattern": {"linear3": 2}, "alpha_pattern": {"a=b": 0.5}, "rslora": False},
         ),
     ],
 )
 def test_an_option_that_was_given_is_a_setting(group, settings):
     assert group.settings("table") == {"table": settings}
+
+
+def test_the_settings_of_a_base_stand_in_three_tables():
+    assert o.Base().settings() == {"data": {}, "model": {}, "pretrain": {}}
+    given = o.Base(dataset="digits", hidden="20,10", epochs=3).settings()
+    assert given == {"data": {"dataset": "digits"}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
+    joined = o.request_of(o.Place(), o.Session(), o.Recipe(), given, o.Loop(batch_size=8).settings("pretrain"))
+    assert joined.options["pretrain"] == {"epochs": 3, "batch_size": 8}
 
 
 @pytest.mark.parametrize(
@@ -46,19 +52,19 @@ def test_one_strength_is_for_all_adapters(adapters, applied):
 
 
 @pytest.mark.parametrize(
-    ("repair", "shape", "control", "flag"),
+    ("repair", "other", "control", "flag"),
     [
-        (o.Repair(rank=1), o.AdapterShape(), False, "--rank"),
-        (o.Repair(guard="none"), o.AdapterShape(), False, "--guard"),
-        (o.Repair(), o.AdapterShape(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
-        (o.Repair(), o.AdapterShape(), True, "--control"),
+        (o.Repair(rank=1), o.Finetuning(), False, "--rank"),
+        (o.Repair(guard="none"), o.Finetuning(), False, "--guard"),
+        (o.Repair(), o.Finetuning(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
+        (o.Repair(), o.Finetuning(), True, "--control"),
     ],
 )
-def test_full_refuses_what_only_an_adapter_has(repair, shape, control, flag):
+def test_full_refuses_what_only_an_adapter_has(repair, other, control, flag):
     with pytest.raises(UsageError, match=f"^{flag} means nothing"):
-        o.refuse_with_full(repair, shape, control, None)
+        o.refuse_with_full(repair, other, control, None)
 
 
 def test_full_takes_what_every_training_has():
     repair = o.Repair(digit="9", steps=3, focus=0.1, name="x")
-    o.refuse_with_full(repair, o.AdapterShape(rslora=False, targets=[]), False, None)
+    o.refuse_with_full(repair, o.Finetuning(rslora=False, targets=[]), False, None)

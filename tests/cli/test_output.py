@@ -24,10 +24,11 @@ def test_a_path_is_longer_than_the_line_rather_than_cut():
 
 
 @pytest.mark.parametrize("columns", [1, 40, 80])
-def test_a_command_to_copy_is_one_line_that_a_shell_reads_as_the_same_words(capsys, monkeypatch, columns):
+@pytest.mark.parametrize("group", [Group, lambda alone: alone])
+def test_a_command_to_copy_is_one_line_that_a_shell_reads_as_the_same_words(capsys, monkeypatch, columns, group):
     monkeypatch.setenv("COLUMNS", str(columns))
     run = Path("Zoë's runs", *10 * ["a long name"], "$HOME")
-    print_all(Group(next_step("report", run, "--open")))
+    print_all(group(next_step("report", run, "--open")))
     (line,) = capsys.readouterr().out.splitlines()
     assert line[:LABEL].strip() == "next"
     assert shlex.split(line[LABEL:]) == ["lora-mnist", "report", "--run", str(run), "--open"]

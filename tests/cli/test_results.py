@@ -220,7 +220,7 @@ def extracted(converted) -> FinetuneResult:
 
 
 def test_an_extracted_adapter_takes_16_lines_at_most(extracted):
-    lines = printed(results.extracted(extracted, HERE))
+    lines = printed(results.finetuning(extracted, HERE))
     assert len(lines) <= 16
     assert max(map(len, lines)) <= 80
     facts, test = extracted.record.extraction, extracted.analysis.splits["test"]

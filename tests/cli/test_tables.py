@@ -71,7 +71,7 @@ def test_before_is_what_the_base_has_stored(cli, finished_run, tuned, base):
 
 def test_evaluations_fit_80_columns(largest_evaluation):
     assert fits(tables.evaluation(largest_evaluation))
-    assert fits(tables.before_and_after(largest_evaluation, largest_evaluation))
+    assert fits(tables.evaluation(largest_evaluation, largest_evaluation))
 
 
 # finetune and verify --------------------------------------------------------------------------------------------------
