@@ -128,7 +128,8 @@ def plot_by_setting(summary: Summary) -> Plot:
     ordered = [one.by for variants in series.values() for one in variants]
     places = {by: place for place, by in enumerate(dict.fromkeys(ordered))}
     whole = [one for one in summary.variants if one.by is None]
-    figure, axes = framed(2 * len(series) + len(whole) + 1)
+    shown = f"{METRIC_NAMES[metric]} ({images(summary)})"
+    figure, axes = framed(words.spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
     marks: list[Mark] = []
     axes.axhline(summary.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
     for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
@@ -144,7 +145,6 @@ def plot_by_setting(summary: Summary) -> Plot:
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
     axes.set_xticks(list(places.values()), [str(by) for by in places])
-    axes.set(xlabel=words.spelled(summary.by), ylabel=f"{METRIC_NAMES[metric]} ({images(summary)})")
     legend_above(axes)
     values = "; ".join(f"{one.name}: {estimate(one.after[metric])}" for one in summary.variants)
     alt = f"{METRIC_NAMES[metric]} by {summary.by}, base {estimate(summary.base[metric])}; {values}."
@@ -153,7 +153,9 @@ def plot_by_setting(summary: Summary) -> Plot:
 
 def plot_trade(summary: Summary) -> Plot:
     """Missed images against all errors: a threshold buys the one with the other."""
-    figure, axes = framed(len(summary.variants) + 2)
+    counted = images(summary)
+    labels = f"missed images of the repaired digit ({counted})", f"all errors ({counted})"
+    figure, axes = framed(*labels, len(summary.variants) + 2)
     before = summary.base["missed"].mean, summary.base["errors"].mean
     axes.plot(*before, "o", color=GREY, markersize=8, linestyle="none", label="base")
     thresholds = [(one.threshold["missed"].mean, one.threshold["errors"].mean) for one in summary.variants]
@@ -165,8 +167,6 @@ def plot_trade(summary: Summary) -> Plot:
         ink = INK if one.by is None else colour
         axes.plot(missed, errors, marker, color=ink, markersize=8, linestyle="none", label=one.name)
         marks.append(Mark(missed, errors, f"{one.name}: {missed:.1f} missed, {errors:.1f} errors"))
-    counted = images(summary)
-    axes.set(xlabel=f"missed images of the repaired digit ({counted})", ylabel=f"all errors ({counted})")
     legend_above(axes)
     alt = f"Missed images against all errors. {'; '.join(mark.words for mark in marks)}."
     return Plot("trade", figure, alt, TABLE, tuple(marks))
