@@ -6,6 +6,7 @@ sends, recognised by its Origin or Sec-Fetch-Site.
 """
 
 import asyncio
+import errno
 import logging
 import mimetypes
 import os
@@ -249,10 +250,11 @@ def serve(request: RunRequest, port: int, announce: Callable[[str], None]) -> No
 def listening(port: int) -> socket.socket:
     """A socket that accepts connections of this machine. Raises UsageError if the port is not free."""
     try:
+        if not 0 <= port < 2**16:  # which `create_server` leaves a socket open for
+            raise OSError(errno.EINVAL, "")
         listener = socket.create_server((ADDRESS, port))
-    except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        cause = f"`port` (={port}) cannot be used: {reason}."
+    except OSError as error:
+        cause = f"`port` (={port}) cannot be used: {os.strerror(error.errno or 0)}."
         raise UsageError(cause, "Use --port 0, which takes a free one.") from error
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or Nagle's delay adds 40 ms to an answer
     return listener
