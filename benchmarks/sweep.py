@@ -38,8 +38,8 @@ from lora_mnist.lora.stacked import stack
 from lora_mnist.pipeline import Request, pretrain
 from lora_mnist.runs.artifact import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
-from lora_mnist.sweep.baselines import split_counts
 from lora_mnist.sweep.engines import cores
+from lora_mnist.sweep.jobs import split_counts
 from lora_mnist.training.device import prepare
 from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP

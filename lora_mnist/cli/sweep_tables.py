@@ -10,17 +10,7 @@ from rich.text import Text
 from lora_mnist.cli.output import Line, table
 from lora_mnist.cli.tables import DATASETS
 from lora_mnist.sweep.summary import CONTROLS as CONTROL_NAMES
-from lora_mnist.sweep.summary import (
-    METRIC_NAMES,
-    RoundsSummary,
-    Summary,
-    capital,
-    estimate,
-    images,
-    rule,
-    scope,
-    sentences,
-)
+from lora_mnist.sweep.summary import METRIC_NAMES, RoundsSummary, Summary, capital
 
 if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.run import KeptAdapter, Plan, SweepReport
@@ -42,8 +32,8 @@ def answered(document: SweepReport) -> RenderableType:
     sweep, answer = document.sweep, document.answer
     parts: list[RenderableType] = []
     if answer is not None:
-        parts += [_errors(answer), _digits(answer), *map(Line, sentences(answer))]
-        parts += [Line(how, style="dim")] if (how := rule(answer)) else []
+        parts += [_errors(answer), _digits(answer), *map(Line, answer.sentences)]
+        parts += [Line(answer.rule, style="dim")] if answer.rule else []
         parts += [] if answer.rounds is None else [_rounds(answer.rounds)]
     there = len(sweep.rows) - sweep.trained
     before = f", {there:,} were there before" if there else ""
@@ -60,23 +50,23 @@ def answered(document: SweepReport) -> RenderableType:
 
 def _errors(answer: Summary) -> RenderableType:
     """A line a variant: its counts with 95 % intervals over seeds, beside the base and the shifted threshold."""
-    title = f"{DATASETS[answer.dataset]}, {scope(answer)}, ± 95 % over seeds"
+    title = f"{DATASETS[answer.dataset]}, {answer.scope}, ± 95 % over seeds"
     rows = table("", "numbers", "missed", "false alarms", "all errors", "kept")
-    rows.add_row("base", "", *map(estimate, answer.base.values()), "")
+    rows.add_row("base", "", *map(str, answer.base.values()), "")
     for one in answer.variants:
-        counts = map(estimate, one.after.values())
+        counts = map(str, one.after.values())
         rows.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
-        rows.add_row("threshold", "", *map(estimate, one.threshold.values()), "", style="dim")
+        rows.add_row("threshold", "", *map(str, one.threshold.values()), "", style="dim")
         for of in one.references:
             if of.name in CONTROLS:
-                rows.add_row(of.name.replace("`", ""), "", *map(estimate, of.counts.values()), "", style="dim")
+                rows.add_row(of.name.replace("`", ""), "", *map(str, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Line(title, style="bold"), rows, Line(note, style="dim"))
 
 
 def _digits(answer: Summary) -> RenderableType:
     """A line a digit, a column a variant: the mean over seeds and the change from the base, the best in bold."""
-    what = f"{capital(METRIC_NAMES[answer.metric])} on {images(answer)} by repaired digit, and the change from the base"
+    what = f"{capital(METRIC_NAMES[answer.metric])} on {answer.images} by repaired digit, and the change from the base"
     rows = table("digit", *(one.name for one in answer.variants))
     for digit in answer.digits:
         cells = {one.variant: one for one in answer.cells if one.digit == digit}
@@ -97,7 +87,7 @@ def _rounds(found: RoundsSummary) -> RenderableType:
     path = " → ".join(f"{one:.1f}" for one in errors)
     kept = ", ".join(str(one.kept) for one in found.rounds)
     of = f" of {found.rounds[0].jobs}" if found.rounds else ""
-    return Line(f"In rounds, all errors {path}; kept in {kept}{of}; {estimate(found.errors)} at the end.")
+    return Line(f"In rounds, all errors {path}; kept in {kept}{of}; {found.errors} at the end.")
 
 
 def _kept(kept: KeptAdapter) -> RenderableType:

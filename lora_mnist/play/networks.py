@@ -1,7 +1,6 @@
 """The base and all adapters of a run, in memory, and their predictions at any strength."""
 
 import copy
-import dataclasses
 
 import torch
 
@@ -35,15 +34,34 @@ class Networks:
         self._versions: dict[str, tuple[int, int] | None] = {}  # of the adapter folders that were loaded
         self._adapters: tuple[AdapterInfo, ...] = ()
         self._model = copy.deepcopy(work.base)
-        test = work.dataset.test
-        self.test_count = len(test)
-        self._base_wrong = work.logits_of_stack(())["test"].argmax(1) != test.labels.cpu()  # bool (N,)
+        self._base_wrong = work.logits_of_stack(())["test"].argmax(1) != work.dataset.test.labels.cpu()  # bool (N,)
+        self.test_count = len(self._base_wrong)
 
     def info(self) -> RunInfo:
-        """The run as it is on disk now. Raises RunError if its base was replaced."""
-        self._reload_adapters()
+        """The run as it is on disk now: its adapters are loaded again if another command saved or deleted one.
+
+        A damaged one is listed, not loaded. Raises RunError if the base was replaced.
+        """
+        run = Run(self.work.run.path)
+        if run.base.evaluation.base_fingerprint != self.work.fingerprint.sha256:
+            raise RunError(f"{run.base.folder} was replaced by another command.", "Start the playground again.")
+        versions = {saved.name: version_of(saved.folder) for saved in run.adapters()}
+        if versions != self._versions:
+            adapters, model = [], copy.deepcopy(self.work.base)  # a new one: an error half way leaves the old as it was
+            for saved in map(run.adapter, versions):
+                try:
+                    run.require_adapter(saved.name)
+                    load_adapter(saved.file(""), model, saved.name, self.work.fingerprint)
+                    record = saved.finetune
+                    content = f"{record.lesson.count} drawings" if record.lesson else f"digit {record.digit}"
+                    summary = f"{content}, rank {record.rank}"
+                    adapters.append(AdapterInfo(name=saved.name, summary=summary, on_top_of=record.on_top_of))
+                except RunError as error:
+                    problem = error.cause if isinstance(error, AlteredError) else str(error)
+                    adapters.append(AdapterInfo(name=saved.name, problem=problem))
+            self._model, self._adapters, self._versions = model, tuple(adapters), versions
         return RunInfo(
-            run=str(self.work.run.path),
+            run=str(run.path),
             dataset=self.work.dataset.name,
             test=self.test_count,
             base_errors=int(self._base_wrong.sum()),
@@ -58,12 +76,11 @@ class Networks:
             UsageError: there is no such test image, or the logits are not finite.
             LoRAError: there is no such adapter.
         """
-        label = None
-        if request.index is not None:
-            test = self.work.dataset.test
-            if request.index >= self.test_count:
-                raise UsageError(f"There is no test image {request.index}.", f"They go from 0 to {len(test) - 1}.")
-            image, label = test.images[request.index], int(test.labels[request.index])
+        test, index, label = self.work.dataset.test, request.index, None
+        if index is not None:
+            if index >= self.test_count:
+                raise UsageError(f"There is no test image {index}.", f"They go from 0 to {self.test_count - 1}.")
+            image, label = test.images[index], int(test.labels[index])
         else:
             try:
                 pixels = prepare(rasterize(request.strokes or ()), self.work.dataset.name)
@@ -79,7 +96,7 @@ class Networks:
 
         return PredictResponse(
             pixels=image.cpu().numpy().tobytes(),
-            index=request.index,
+            index=index,
             label=label,
             base=predicted(AdapterSelection()),
             adapted=predicted(request) if request.adapters else None,
@@ -91,10 +108,8 @@ class Networks:
         indices = (torch.arange(start, stop) + request.after + 1) % self.test_count
         matches = self._base_wrong[indices]
         if request.which == "adapters-break":
-            test = self.work.dataset.test
-            chosen = indices.to(self.work.device)
-            adapted = self._logits(test.images[chosen], request).argmax(1)
-            matches = ~matches & (adapted != test.labels[chosen].cpu())
+            test, chosen = self.work.dataset.test, indices.to(self.work.device)
+            matches = ~matches & (self._logits(test.images[chosen], request).argmax(1) != test.labels[chosen].cpu())
         found = indices[matches]
         return int(found[0]) if len(found) else None
 
@@ -104,27 +119,3 @@ class Networks:
         logits = logits_of(self._model, images)
         require_finite({"it": logits}, "Choose a smaller strength.")
         return logits
-
-    def _reload_adapters(self) -> None:
-        """Load the adapters again if another command saved or deleted one. A damaged one is listed, not loaded."""
-        run = Run(self.work.run.path)
-        if run.base.evaluation.base_fingerprint != self.work.fingerprint.sha256:
-            raise RunError(f"{run.base.folder} was replaced by another command.", "Start the playground again.")
-        versions = {saved.name: version_of(saved.folder) for saved in run.adapters()}
-        if versions == self._versions:
-            return
-        work, adapters = dataclasses.replace(self.work, run=run), []
-        model = copy.deepcopy(work.base)  # a new one, so that an error half way leaves the old one as it was
-        for saved in map(run.adapter, versions):
-            try:
-                run.require_adapter(saved.name)
-                load_adapter(saved.file(""), model, saved.name, work.fingerprint)
-                record = saved.finetune
-            except RunError as error:
-                problem = error.cause if isinstance(error, AlteredError) else str(error)
-                adapters.append(AdapterInfo(name=saved.name, problem=problem))
-                continue
-            content = f"{record.lesson.count} drawings" if record.lesson else f"digit {record.digit}"
-            summary = f"{content}, rank {record.rank}"
-            adapters.append(AdapterInfo(name=saved.name, summary=summary, on_top_of=record.on_top_of))
-        self.work, self._model, self._adapters, self._versions = work, model, tuple(adapters), versions

@@ -92,20 +92,14 @@ class Prediction(Message):
 
 
 class PredictResponse(Message):
-    """What the networks predict for one picture.
+    """What the networks predict for one picture."""
 
-    Attributes:
-        pixels: the networks' input; None if the drawing is no digit, and `problem` says why.
-        index, label: of a test image.
-        adapted: None if no adapter is on.
-    """
-
-    pixels: Pixels | None = None
+    pixels: Pixels | None = None  # the networks' input; None if the drawing is no digit, and `problem` says why
     problem: str | None = None
-    index: Count | None = None
+    index: Count | None = None  # of a test image, and so is its label
     label: Digit | None = None
     base: Prediction | None = None
-    adapted: Prediction | None = None
+    adapted: Prediction | None = None  # None if no adapter is on
 
 
 class AdapterInfo(Message):
@@ -118,44 +112,32 @@ class AdapterInfo(Message):
 
 
 class RunInfo(Message):
-    """What the page shows before anything is drawn.
-
-    Attributes:
-        test: number of test images.
-        taught: a free name for the next taught adapter.
-    """
+    """What the page shows before anything is drawn."""
 
     run: str
     dataset: str
-    test: Count
+    test: Count  # number of test images
     base_errors: Count
     adapters: Many[AdapterInfo]
-    taught: str
+    taught: str  # a free name for the next taught adapter
 
 
 Phase = Literal["idle", "starting", "training", "taught", "keeping", "kept", "discarded", "cancelled", "failed"]
 
 
 class LessonState(Message):
-    """How far a lesson is.
-
-    Attributes:
-        seconds_left: None until it can be estimated.
-        lesson, verdict: from the end of the training.
-        name: under which it is saved.
-        problem: why it failed, or could not be saved.
-    """
+    """How far a lesson is."""
 
     phase: Phase = "idle"
     drawings: Count = 0
     step: Count = 0
     steps: Count = 0
     loss: float | None = None
-    seconds_left: float | None = None
-    lesson: LessonResult | None = None
+    seconds_left: float | None = None  # None until it can be estimated
+    lesson: LessonResult | None = None  # from the end of the training, and so is its verdict
     verdict: LessonVerdict | None = None
-    name: str | None = None
-    problem: str | None = None
+    name: str | None = None  # under which it is saved
+    problem: str | None = None  # why it failed, or could not be saved
 
 
 def rasterize(strokes: Sequence[Sequence[tuple[int, int]]]) -> np.ndarray:

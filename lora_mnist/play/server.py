@@ -6,12 +6,14 @@ sends, recognised by its Origin or Sec-Fetch-Site.
 """
 
 import asyncio
+import errno
 import logging
+import mimetypes
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +24,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lora_mnist.errors import BusyError, LoraMnistError, UsageError, shown
@@ -43,9 +46,10 @@ ADDRESS = "127.0.0.1"  # this machine alone
 HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?")  # any port, since a tunnel may lead here from another
 MAX_BODY_BYTES = 1 << 20  # 500 drawings are 0.8 MB
 BODY_TIMEOUT = 10.0  # seconds
+CLOSE = {"Connection": "close"}  # of a request of which nobody reads the rest
 STATUS_BY_EXIT_CODE = {3: 422, 4: 404, 6: 507}  # of an error; others are 400
 STATIC = Path(__file__).parent / "static"
-MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+mimetypes.add_type("text/javascript", ".js")  # Windows may have another for it, and a browser then runs none of it
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -60,24 +64,19 @@ SECURITY_HEADERS = {
 }
 
 
-class OriginGuard:
-    """ASGI middleware: refuses requests of other pages, and adds `SECURITY_HEADERS` to every response."""
+def guarded(app: ASGIApp) -> ASGIApp:
+    """`app` without the requests of other pages, which are refused, and with `SECURITY_HEADERS` on every response."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-
+    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         problem = refusal_reason(scope["method"], scope["path"], Headers(scope=scope))
-        app = error_response(403, problem) if problem else self._app
-        await app(scope, receive, send_with_headers)
+        await (error_response(403, problem) if problem else app)(scope, receive, send_with_headers)
+
+    return guard
 
 
 def refusal_reason(method: str, path: str, headers: Mapping[str, str]) -> str | None:
@@ -104,11 +103,9 @@ async def read_body(request: Request, kind: type[D]) -> D:
             async for part in request.stream():  # counted as it comes, since Content-Length may be missing
                 body += part
                 if len(body) > MAX_BODY_BYTES:
-                    raise HTTPException(
-                        413, f"A request has {MAX_BODY_BYTES:,} bytes at most.", {"Connection": "close"}
-                    )
+                    raise HTTPException(413, f"A request has {MAX_BODY_BYTES:,} bytes at most.", CLOSE)
     except TimeoutError as error:
-        raise HTTPException(408, "The request did not arrive in time.", {"Connection": "close"}) from error
+        raise HTTPException(408, "The request did not arrive in time.", CLOSE) from error
     return kind.model_validate_json(bytes(body))
 
 
@@ -139,16 +136,6 @@ async def handle_error(request: Request, error: Exception) -> Response:
     return error_response(500, f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Please report it.")
 
 
-def static_files() -> dict[str, tuple[bytes, str]]:
-    """Content and media type of every file of the page, by URL path. No other file is ever served."""
-    files = {
-        f"/{file.name}": (file.read_bytes(), MEDIA_TYPES[file.suffix])
-        for file in STATIC.iterdir()
-        if file.suffix in MEDIA_TYPES
-    }
-    return {"/": files.pop("/index.html"), **files}
-
-
 class Playground:
     """The routes. The networks compute in one thread of their own, so that the server goes on listening."""
 
@@ -159,22 +146,18 @@ class Playground:
         # some of what `prepare` sets holds for one thread only
         self._thread = ThreadPoolExecutor(1, initializer=lambda: prepare(request.device, request.threads) and None)
 
-    def app(self) -> OriginGuard:
+    def app(self) -> ASGIApp:
         """The ASGI application."""
-
-        async def static(content: bytes, media_type: str, request: Request) -> Response:
-            return Response(content, media_type=media_type)
-
-        routes = [
-            *(Route(path, partial(static, *file)) for path, file in static_files().items()),
-            Route("/api/run", self.run),
-            Route("/api/predict", self.predict, methods=["POST"]),
-            Route("/api/search", self.search, methods=["POST"]),
-            Route("/api/teaching", self.lesson_states),
-            Route("/api/teaching/{action}", self.teach, methods=["POST"]),
+        api = [
+            Route("/run", self.run),
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/search", self.search, methods=["POST"]),
+            Route("/teaching", self.lesson_states),
+            Route("/teaching/{action}", self.teach, methods=["POST"]),
         ]
+        routes = [Mount("/api", routes=api), Mount("/", StaticFiles(directory=STATIC, html=True))]
         errors = (HTTPException, ValidationError, LoraMnistError, ClientDisconnect, Exception)
-        return OriginGuard(Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, handle_error)))
+        return guarded(Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, handle_error)))
 
     async def run(self, request: Request) -> Response:
         """The run and its adapters."""
@@ -207,7 +190,7 @@ class Playground:
             case "ready":  # the first drawing was put aside, so there will be a lesson
                 self.teacher.warm_up()
             case "start":
-                self.teacher.start(list((await read_body(request, TeachRequest)).drawings))
+                self.teacher.start((await read_body(request, TeachRequest)).drawings)
             case "cancel":
                 self.teacher.cancel()
             case "keep":
@@ -239,7 +222,6 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 proxy_headers=False,
                 server_header=False,
-                access_log=False,
                 log_config=None,
                 log_level="critical",
                 timeout_graceful_shutdown=1,
@@ -267,15 +249,12 @@ def serve(request: RunRequest, port: int, announce: Callable[[str], None]) -> No
 
 def listening(port: int) -> socket.socket:
     """A socket that accepts connections of this machine. Raises UsageError if the port is not free."""
-    # named as TCP, or asyncio leaves Nagle's delay on, which adds 40 ms to an answer
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
-        listener.bind((ADDRESS, port))
-        listener.listen()
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
-        cause = f"`port` (={port}) cannot be used: {reason}."
+        if not 0 <= port < 2**16:  # which `create_server` leaves a socket open for
+            raise OSError(errno.EINVAL, "")
+        listener = socket.create_server((ADDRESS, port))
+    except OSError as error:
+        cause = f"`port` (={port}) cannot be used: {os.strerror(error.errno or 0)}."
         raise UsageError(cause, "Use --port 0, which takes a free one.") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or Nagle's delay adds 40 ms to an answer
     return listener

@@ -10,8 +10,8 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -33,22 +33,15 @@ RUNNING: tuple[Phase, ...] = ("starting", "training", "keeping")
 UNCHANGED = "The run is as it was before."
 
 
-@dataclass(frozen=True)
-class Exited:
-    """The process has ended by itself, or somebody killed it."""
-
-    code: int
-
-
-# In this order: "ready" for drawings, steps, the result, "saved"; an error whenever a request cannot be met.
-WorkerEvent = Literal["ready", "saved"] | Step | LessonResult | LoraMnistError | Exited
+# In this order: steps, the result, "saved"; an error whenever a request cannot be met; at last the exit code.
+WorkerEvent = Literal["saved"] | Step | LessonResult | LoraMnistError | int
 
 
 class Worker:
     """The training process, as the server sees it.
 
     Args:
-        on_event: called in a thread of its own with everything that the process sends, and at last with `Exited`.
+        on_event: called in a thread of its own with everything that the process sends, and at last with its exit code.
     """
 
     def __init__(self, request: Request, on_event: Callable[[WorkerEvent], None]):
@@ -60,10 +53,17 @@ class Worker:
         theirs.close()  # so that the pipe ends with the process
         threading.Thread(target=self._listen, args=(on_event,), daemon=True).start()
 
-    def send(self, message: list[LabelledDrawing] | str) -> None:
-        """Drawings to train on, or the name to save the adapter under."""
-        with contextlib.suppress(OSError):  # it has ended, which `Exited` reports
-            self._pipe.send(message)
+    def send(self, message: Sequence[LabelledDrawing] | str) -> None:
+        """Drawings to train on, or the name to save the adapter under.
+
+        A pipe holds less than a lesson, and the process may not read yet, so a thread waits for it.
+        """
+
+        def send() -> None:
+            with contextlib.suppress(OSError):  # it has ended, which its exit code reports
+                self._pipe.send(message)
+
+        threading.Thread(target=send, daemon=True).start()
 
     def kill(self) -> None:
         """End it at once, whatever it is doing."""
@@ -75,7 +75,7 @@ class Worker:
                 on_event(self._pipe.recv())
         except (EOFError, OSError):
             self.process.join()
-            on_event(Exited(self.process.exitcode or 0))
+            on_event(self.process.exitcode or 0)
 
 
 def run_worker(request: Request, pipe: Connection) -> None:
@@ -94,8 +94,7 @@ def run_worker(request: Request, pipe: Connection) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):  # the server has ended
         try:
             work = open_workspace(request)
-            pipe.send("ready")
-            lesson: list[LabelledDrawing] = pipe.recv()
+            lesson: Sequence[LabelledDrawing] = pipe.recv()
             pixels = torch.frombuffer(bytearray(b"".join(one.pixels for one in lesson)), dtype=torch.uint8)
             images = pixels.view(len(lesson), SIDE, SIDE)  # (K * 784) -> (K, 28, 28)
             labels = torch.tensor([one.label for one in lesson])
@@ -115,10 +114,9 @@ def run_worker(request: Request, pipe: Connection) -> None:
 
 
 class Teacher:
-    """The current lesson and its process. Used from the event loop alone, to which the process's events come too.
+    """The current lesson and its process, which `start_worker` starts.
 
-    Args:
-        start_worker: starts the process.
+    Used from the event loop alone, to which the process's events come too.
     """
 
     def __init__(self, request: Request, start_worker: Callable[..., Worker] = Worker):
@@ -126,8 +124,6 @@ class Teacher:
         self._request = replace(request, quiet=True)
         self._start_worker = start_worker
         self.worker: Worker | None = None
-        self._worker_is_ready = False
-        self._drawings: list[LabelledDrawing] = []  # not sent yet
         self._changed = asyncio.Event()
         self._is_closed = False
 
@@ -145,16 +141,16 @@ class Teacher:
 
         worker = self.worker = self._start_worker(self._request, on_event)
 
-    def start(self, drawings: list[LabelledDrawing]) -> None:
+    def start(self, drawings: Sequence[LabelledDrawing]) -> None:
         """Train. Raises BusyError if a lesson is running, or is over and neither kept nor discarded."""
         if self.state.phase in RUNNING:
             raise BusyError("A lesson is running already.", "Wait until it is done, or cancel it.")
         if self.state.phase == "taught":
             raise BusyError("The last lesson is waiting for a decision.", "Keep it or discard it first.")
         self._set(LessonState(phase="starting", drawings=len(drawings)))
-        self._drawings = drawings
         self.warm_up()
-        self._send_drawings()
+        if self.worker:  # the server may be about to end
+            self.worker.send(drawings)
 
     def cancel(self) -> None:
         """End the training. Raises RunError if there is none."""
@@ -195,9 +191,6 @@ class Teacher:
     def _handle(self, event: WorkerEvent) -> None:
         phase = self.state.phase
         match event:
-            case "ready":
-                self._worker_is_ready = True
-                self._send_drawings()
             case Step():
                 self._update(phase="training", **asdict(event))
             case LessonResult():
@@ -208,19 +201,13 @@ class Teacher:
                 self._update(phase="taught", name=None, problem=f"It was not kept. {event}")
             case LoraMnistError() if phase in RUNNING:
                 self._finish("failed", problem=f"{event} {UNCHANGED}")
-            case Exited(code) if phase in (*RUNNING, "taught"):
+            case int(code) if phase in (*RUNNING, "taught"):
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 doing = {"keeping": "while the adapter was being saved", "taught": "before the adapter was saved"}
                 when = doing.get(phase, "in the middle of the training")
                 self._finish("failed", problem=f"The training process {how} {when}. {UNCHANGED}")
-            case Exited():
+            case int():
                 self._kill_worker()
-
-    def _send_drawings(self) -> None:
-        """Only to a worker that is reading: a pipe holds less than a lesson, and waiting would block the event loop."""
-        if self.worker and self._worker_is_ready and self.state.phase == "starting":
-            self.worker.send(self._drawings)
-            self._drawings = []
 
     def _finish(self, phase: Phase, **fields: Any) -> None:
         """End the lesson, and its process with it."""
@@ -228,9 +215,9 @@ class Teacher:
         self._set(LessonState(phase=phase, drawings=self.state.drawings, **fields))
 
     def _kill_worker(self) -> None:
-        worker, self.worker, self._worker_is_ready = self.worker, None, False
-        if worker:
-            worker.kill()
+        if self.worker:
+            self.worker.kill()
+        self.worker = None
 
     def _update(self, **fields: Any) -> None:
         self._set(self.state.model_copy(update=fields))

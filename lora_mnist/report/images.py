@@ -31,17 +31,13 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageResult:
-    """A test image before and after.
-
-    Attributes:
-        agreed: of five people, how many saw what the label says, where that is in doubt.
-    """
+    """A test image before and after."""
 
     index: int
     label: int
     before: Prediction
     after: Prediction
-    agreed: int | None
+    agreed: int | None  # of five people, how many saw what the label says, where that is in doubt
 
     @property
     def kind(self) -> Literal["fixed", "broken", "wrong"]:
@@ -53,17 +49,11 @@ class ImageResult:
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one adapter.
+    """The images of one adapter."""
 
-    Attributes:
-        examples: those that changed, in the order of the analysis: those first whose probability changed most.
-        wrong: those wrong before or after, up to 2,000, in the order of the data set.
-        pictures: see `Artifact.pictures`; they are in the same order.
-    """
-
-    examples: tuple[ImageResult, ...]
-    wrong: tuple[ImageResult, ...]
-    pictures: Mapping[str, np.ndarray]
+    examples: tuple[ImageResult, ...]  # those that changed; those first whose probability changed most
+    wrong: tuple[ImageResult, ...]  # those wrong before or after, up to 2,000, in the order of the data set
+    pictures: Mapping[str, np.ndarray]  # see `Artifact.pictures`; they are in the same order
 
 
 def read_images(run: Run, adapter: Artifact) -> Images:

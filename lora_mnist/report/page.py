@@ -101,8 +101,8 @@ def _page(
         drawings={name: [(label, picture_source(image)) for label, image in all] for name, all in drawings.items()},
         sheet=sheet and png_source(sheet.png),
         data=_data_for_script(adapters, sheet),
-        script=_source("report.js"),
-        style=_source("report.css"),
+        script=source("report.js"),
+        style=source("report.css"),
         commands=commands(documents),
     )
     return text.encode()
@@ -120,14 +120,13 @@ def environment() -> Environment:
     )
     made.filters |= {"percent": percent, "signed": signed, "p": p_value, "sure": rounded_probability}
     made.filters |= {"unbroken": unbroken, "policy_hash": policy_hash, "date": date, "setting_rows": setting_rows}
-    made.globals |= {"interval": interval, "matrix_cells": matrix_cells, "paired": paired, "settings_of": settings_of}
-    made.globals |= {"base_settings": base_settings, "base_digit_rows": base_digit_rows, "digit_rows": digit_rows}
-    made.globals |= {"strength_rows": strength_rows, "confusion_changes": confusion_changes}
+    rows = (base_digit_rows, digit_rows, strength_rows, confusion_changes, matrix_cells)
+    made.globals |= {one.__name__: one for one in (*rows, interval, paired, settings_of, base_settings)}
     made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL}
     return made
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
     """A file beside the templates, which is none itself."""
     loader = environment().loader
     assert loader is not None

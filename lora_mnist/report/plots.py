@@ -6,7 +6,7 @@ Only matplotlib's objects are used, nothing global, and the same numbers give th
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
 from lora_mnist.errors import AlteredError
@@ -57,19 +56,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what belongs to it.
-
-    Attributes:
-        alt: its text alternative.
-        table: the CSV file with its numbers.
-        marks: in the coordinates of its first axes.
-    """
+    """A figure with what belongs to it."""
 
     name: str
     figure: Figure = field(repr=False)
-    alt: str
-    table: str
-    marks: tuple[Mark, ...] = ()
+    alt: str  # its text alternative
+    table: str  # the CSV file with its numbers
+    marks: tuple[Mark, ...] = ()  # in the coordinates of its first axes
 
     @property
     def svg(self) -> bytes:
@@ -164,31 +157,35 @@ def confusion(matrix: Matrix, title: str, darkest: int | None = None, normalised
         normalised: print every count as a share of its row, in per cent.
     """
     counts = np.asarray(matrix)
-    errors = counts * ~np.eye(10, dtype=bool)
-    scale = Normalize(0, max(1, errors.max() if darkest is None else darkest), clip=True)
-    figure, axes = _matrix_axes(title)
-    image = axes.imshow(np.ma.masked_array(errors, np.eye(10, dtype=bool)), cmap="Blues", norm=scale)
+    largest = (counts * ~np.eye(10, dtype=bool)).max()
+    scale = Normalize(0, max(1, largest if darkest is None else darkest), clip=True)
     shown = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True)) if normalised else counts
-    _print_counts(axes, shown, ".1f" if normalised else "d", lambda at: scale(counts[at]) > 0.55)
-    _colour_bar(figure, image, "wrong images", "max" if errors.max() > scale.vmax else "neither")
-    return figure
+    text, extend = ".1f" if normalised else "d", "max" if largest > scale.vmax else "neither"
+    return _matrix(title, counts, shown, text, "Blues", scale, scale(counts) > 0.55, "wrong images", extend)
 
 
 def confusion_change(before: Matrix, after: Matrix, title: str, normalised: bool = False) -> Figure:
     """after − before (10, 10). Errors that came are orange, errors that went are purple, around white at zero."""
     change = np.asarray(after) - np.asarray(before)
-    off_diagonal = change * ~np.eye(10, dtype=bool)
-    reach = max(1, np.abs(off_diagonal).max())
-    figure, axes = _matrix_axes(title)
-    masked = np.ma.masked_array(off_diagonal, np.eye(10, dtype=bool))
-    image = axes.imshow(masked, cmap="PuOr_r", norm=Normalize(-reach, reach))
+    reach = max(1, np.abs(change * ~np.eye(10, dtype=bool)).max())
     shown = 100 * change / np.maximum(1, np.asarray(before).sum(1, keepdims=True)) if normalised else change
-    _print_counts(axes, shown, "+.1f" if normalised else "+d", lambda at: abs(change[at]) / reach > 0.6)
-    _colour_bar(figure, image, "more (orange) or fewer (purple) wrong images")
-    return figure
+    text, label = "+.1f" if normalised else "+d", "more (orange) or fewer (purple) wrong images"
+    return _matrix(title, change, shown, text, "PuOr_r", Normalize(-reach, reach), abs(change) / reach > 0.6, label)
 
 
-def _matrix_axes(title: str) -> tuple[Figure, Axes]:
+def _matrix(
+    title: str,
+    counts: np.ndarray,
+    shown: np.ndarray,
+    text: str,
+    colours: str,
+    scale: Normalize,
+    is_dark: np.ndarray,
+    label: str,
+    extend: str = "neither",
+) -> Figure:
+    """Cells (10, 10), rows true digit, with the colour of `counts`, and printed on them in the format `text` what is
+    `shown` and not zero."""
     figure = Figure(figsize=(WIDTH, 4.5))
     axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
     axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
@@ -197,24 +194,17 @@ def _matrix_axes(title: str) -> tuple[Figure, Axes]:
     axes.vlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.tick_params(length=0)
-    return figure, axes
-
-
-def _colour_bar(figure: Figure, image: AxesImage, label: str, extend: str = "neither") -> None:
+    image = axes.imshow(np.ma.masked_array(counts, np.eye(10, dtype=bool)), cmap=colours, norm=scale)
+    for (row, column), value in np.ndenumerate(shown):
+        if value:
+            colour = GREY if row == column else "white" if is_dark[row, column] else INK  # can be read on its cell
+            printed = f"{value:{text}}".replace("-", "−")
+            axes.text(column, row, printed, ha="center", va="center", fontsize=8, color=colour)
     place = (0.85, 0.2, 0.03, 0.62)  # a fixed place takes half the time of a fitted layout
     bar = figure.colorbar(image, cax=figure.add_axes(place), extend=extend)
     bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
     bar.set_label(label, fontsize=8, labelpad=2)
-
-
-def _print_counts(axes: Axes, values: np.ndarray, style: str, is_dark: Callable[[tuple[int, ...]], bool]) -> None:
-    """Every value that is not zero, in a colour that can be read on its cell."""
-    for place, value in np.ndenumerate(values):
-        if value:
-            row, column = place
-            colour = GREY if row == column else "white" if is_dark(place) else INK
-            text = f"{value:{style}}".replace("-", "−")
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    return figure
 
 
 # Counts ---------------------------------------------------------------------------------------------------------------
@@ -222,11 +212,10 @@ def _print_counts(axes: Axes, values: np.ndarray, style: str, is_dark: Callable[
 
 def errors_per_digit(base: SplitResult) -> Plot:
     """Wrong images of every digit."""
-    figure, axes = framed()
+    figure, axes = framed("digit", "wrong images (test)")
     bars = axes.bar(DIGITS, base.wrong, 0.8, color=GREY)
     axes.bar_label(bars, fontsize=8, color=INK)
     axes.set_xticks(DIGITS, list(map(str, DIGITS)))
-    axes.set(xlabel="digit", ylabel="wrong images (test)")
     axes.margins(y=0.12)
     pairs = enumerate(zip(base.wrong, base.images, strict=True))
     marks = tuple(Mark(digit, wrong, f"{digit}: {wrong} of {images} wrong") for digit, (wrong, images) in pairs)
@@ -242,7 +231,7 @@ def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
     Args:
         rows: see `tables.digit_rows`.
     """
-    figure, axes = framed()
+    figure, axes = framed("change of the error rate on test, in points (left: fewer wrong)")
     marks, chance = [], {row["digit"]: row["p"] > DIGIT_LEVEL for row in rows}
     from_below = sorted(rows, key=lambda row: (row["digit"] == target, -row["digit"]))
     for height, row in enumerate(from_below):
@@ -259,7 +248,6 @@ def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
     counts.set_yticks(DIGITS, [f"{row['before']} → {row['after']}" for row in from_below], fontsize=8)
     counts.tick_params(length=0)
     counts.spines["right"].set_visible(False)
-    axes.set(xlabel="change of the error rate on test, in points (left: fewer wrong)")
     left, bottom, width, height = axes.get_position().bounds
     axes.set_position((left + 0.03, bottom, width - 0.13, height))  # room for the counts
     changes = (
@@ -283,7 +271,7 @@ def trade(
         shifts, strengths: counts along two ways that start at the base.
         points: label and counts of single networks.
     """
-    figure, axes = framed(2 + len(points))
+    figure, axes = framed(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
     curves: tuple[tuple[str, Sequence[Counts], str, str], ...] = (
         (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
         (f"{name} at strengths 0 to 1.5", strengths, BLUE, "-"),
@@ -300,7 +288,6 @@ def trade(
     margin = 0.2 * (highest - lowest) + 4
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
-    axes.set(xlabel=f"missed {digit}s (test)", ylabel="all errors (test)")
     legend_above(axes)
     marks = [
         Mark(one.missed, one.errors, f"{one.shift:+.2f} on the logit of {digit}: {_in_words(one)}".replace("-", "−"))
@@ -321,7 +308,7 @@ def strength_curve(name: str, digit: int, curve: StrengthCurve, rows: Sequence[R
     Args:
         rows: see `tables.strength_rows`.
     """
-    figure, axes = framed(4)
+    figure, axes = framed("strength of the adapter (0: the base, 1: as kept)", f"% of {curve.measured_on}", 4)
     lines = (
         ("accuracy", "accuracy, all digits", INK, "-"),
         ("recall", f"recall of {digit}", BLUE, "-"),
@@ -332,7 +319,6 @@ def strength_curve(name: str, digit: int, curve: StrengthCurve, rows: Sequence[R
         axes.plot(x, y, style, color=colour, marker=".", linewidth=1.8, label=label)
     label = f"recommended: {curve.recommended:g}"
     axes.axvline(curve.recommended, color=GREY, linestyle=":", linewidth=1.5, label=label)
-    axes.set(xlabel="strength of the adapter (0: the base, 1: as kept)", ylabel=f"% of {curve.measured_on}")
     legend_above(axes)
     marks = []
     for row in rows:
@@ -346,7 +332,8 @@ def strength_curve(name: str, digit: int, curve: StrengthCurve, rows: Sequence[R
 
 def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
     """From before to after, for every adapter: wrong images of its digit against wrong images of all others."""
-    figure, axes = framed(len(lines))
+    ours, others = "missed images of the repaired digit (test)", "wrong images of the other digits (test)"
+    figure, axes = framed(ours, others, len(lines))
     marks, words = [], []
     for line, marker, colour in zip(lines, itertools.cycle(MARKERS), itertools.cycle(SERIES), strict=False):
         label = f"{line.name} (all weights)" if line.method == "full" else line.name  # an adapter may have that name
@@ -360,7 +347,6 @@ def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
         words.append(f"{label}: {x[0]} to {x[1]} of its digit, {y[0]} to {y[1]} of the others")
     axes.set_xlim(left=0)
-    axes.set(xlabel="missed images of the repaired digit (test)", ylabel="wrong images of the other digits (test)")
     legend_above(axes)
     alt = f"Wrong test images. {'; '.join(words)}."
     return Plot("side-by-side", figure, alt, "adapters.csv", tuple(marks))
@@ -375,7 +361,7 @@ def _in_words(counts: Counts) -> str:
 
 def loss_curve(name: str, losses: Sequence[float], alt: str) -> Plot:
     """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
-    figure, axes = framed()
+    figure, axes = framed("step", "cross-entropy")
     window = max(1, len(losses) // 50)
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     steps = np.arange(1, len(losses) + 1)
@@ -386,7 +372,6 @@ def loss_curve(name: str, losses: Sequence[float], alt: str) -> Plot:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be set by mathtext, which is slow
         axes.yaxis.set_minor_formatter("")
-    axes.set(xlabel="step", ylabel="cross-entropy")
     axes.legend(frameon=False)
     marked = range(0, len(mean), max(1, len(mean) // 50))
     marks = tuple(Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked)
@@ -415,13 +400,14 @@ def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure
 # What several plots have in common ------------------------------------------------------------------------------------
 
 
-def framed(labels: int = 0) -> tuple[Figure, Axes]:
-    """Axes with room for a legend of so many labels above them, where it cannot hide anything."""
+def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes]:
+    """Named axes with room for a legend of so many labels above them, where it cannot hide anything."""
     legend = 0.18 * -(-labels // 2)  # inches
     height = 3.4 + legend
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.135, 0.53 / height, 0.845, 2.75 / height))
     axes.spines[["top", "right"]].set_visible(False)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
 

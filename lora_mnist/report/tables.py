@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.results import Comparison, Counts, LayerEffect, Matrix, SplitResult, StrengthCurve
+from lora_mnist.evaluation.results import COUNTS, Comparison, Counts, LayerEffect, Matrix, SplitResult, StrengthCurve
 from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval, wilson
 from lora_mnist.evaluation.verdict import LessonVerdict, Verdict, verdict_of
 from lora_mnist.report.images import Images, read_images
@@ -39,22 +39,14 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterResults:
-    """What the run stores of one adapter, and what the page needs of that more than once.
-
-    Attributes:
-        stored: its documents.
-        before: what the network did on `test` without it: the base, or the base with the adapters below.
-        curve, layers: of its analysis; every adapter has both.
-        verdict: on the repair of its digit.
-        alternatives: the first is the shifted threshold.
-    """
+    """What the run stores of one adapter, and what the page needs of that more than once."""
 
     stored: FinetunedDocuments
-    before: SplitResult
-    curve: StrengthCurve
+    before: SplitResult  # on `test` without it: of the base, or of the base with the adapters below
+    curve: StrengthCurve  # of its analysis, as are the layers; every adapter has both
     layers: Mapping[str, LayerEffect]
-    verdict: Verdict
-    alternatives: tuple[Alternative, ...]
+    verdict: Verdict  # on the repair of its digit
+    alternatives: tuple[Alternative, ...]  # the first is the shifted threshold
     images: Images
 
     @property
@@ -229,12 +221,11 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
             f"{one.name}-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)],
             f"{one.name}-strength_curve.csv": strength_rows(one),
             f"{one.name}-trade.csv": [
-                {"way": way, "amount": amount}
-                | {"missed": counts.missed, "false_alarms": counts.false_alarms, "errors": counts.errors}
+                {"way": way, "amount": amount, **dict(zip(COUNTS, counts.numbers, strict=True))}
                 for way, amount, counts in ways
             ],
         }
-    return {name: _csv(rows) for name, rows in files.items() if rows}
+    return {name: to_csv(rows) for name, rows in files.items() if rows}
 
 
 def _line_row(line: AdapterLine) -> Row:
@@ -255,9 +246,10 @@ def _matrix_rows(**matrices: Matrix) -> list[Row]:
     ]
 
 
-def _csv(rows: Sequence[Row]) -> bytes:
+def to_csv(rows: Sequence[Row]) -> bytes:
+    """A line a row; a row may lack some of the columns."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()

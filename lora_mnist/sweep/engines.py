@@ -12,12 +12,12 @@ import signal
 import socket
 import tempfile
 import threading
-import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from importlib.util import find_spec
 from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ RAY_RETRIES = 3  # of a task whose worker or machine died
 RAY_AHEAD = 4  # tasks that wait for each CPU of the cluster: a million of them need not be listed all the time
 RAY_STORE = 256 << 20  # bytes of a local object store beside what is put there; Ray would take a third of the memory
 RAY_WAIT = 5  # seconds for an answer at the address
-_context: tuple[object, SweepContext] | None = None  # of a process that does jobs for another, and what it is of
+_context: SweepContext | None = None  # of a process that does jobs for another, which is of one sweep
 
 
 def engine_of(
@@ -57,19 +57,17 @@ def engine_of(
     if (address is not None or gpus) and name != "ray":
         given = f"`address` (={address!r})" if address is not None else f"`gpus` (={gpus})"
         raise UsageError(f"{given} is for a Ray cluster.", "Use it with --engine ray.")
-    if name == "stacked":
-        return lambda context, jobs, show: _run_stacks(context, jobs, show, processes)
-    if name not in ("local", "ray"):
-        raise UsageError(f"`engine` (={name!r}) is none of stacked, local, ray.", "Choose one of these.")
-    if device not in ("auto", "cpu"):
+    if name in ("local", "ray") and device not in ("auto", "cpu"):
         way_out = "Use --engine stacked." if name == "local" else "Use --gpus for its tasks."
         raise UsageError(f"`device` (={device!r}) is not for --engine {name}.", way_out)
+    if name == "stacked":
+        return lambda context, jobs, show: _run_stacks(context, jobs, show, processes)
     if name == "local":
         return lambda context, jobs, show: _run_pool(context, [[job] for job in jobs], processes)
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise UsageError("--engine ray needs Ray, which is not installed.", "Install lora-mnist[ray].") from error
+    if name != "ray":
+        raise UsageError(f"`engine` (={name!r}) is none of stacked, local, ray.", "Choose one of these.")
+    if find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray, which is not installed.", "Install lora-mnist[ray].")
     if not 0 <= gpus <= 1:
         raise UsageError(f"`gpus` (={gpus}) must be from 0 to 1.", "A task computes on one GPU at most.")
     return lambda context, jobs, show: _run_ray(context, jobs, processes, address, gpus)
@@ -97,8 +95,6 @@ def _run_stacks(context: SweepContext, jobs: Sequence[Job], show: Show, processe
 
 def _run_pool(context: SweepContext, tasks: Sequence[Sequence[Job]], processes: int) -> Outcomes:
     """Tasks, each a job or a stack, in at most so many processes. One that dies is replaced, and its task repeated."""
-    if not tasks:
-        return
     left = dict(enumerate(tasks))
     with tempfile.TemporaryDirectory(prefix="lora-mnist-") as folder:
         file = Path(folder) / "context.pt"
@@ -147,7 +143,7 @@ def _start_process(file: Path) -> None:
     threading.Thread(target=_end_with_parent, args=(file.parent,), daemon=True).start()
     prepare("cpu", 1)
     try:
-        _context = file, restore(torch.load(file, mmap=True, weights_only=True))
+        _context = restore(torch.load(file, mmap=True, weights_only=True))
     except FileNotFoundError:  # a parent that was interrupted while it started this process knows nothing of it
         os._exit(1)
 
@@ -163,40 +159,34 @@ def _end_with_parent(folder: Path) -> None:
 
 def _run_task(task: Sequence[Job]) -> list[Outcome]:
     assert _context is not None
-    return run_jobs(_context[1], task)
+    return run_jobs(_context, task)
 
 
 def _run_ray(context: SweepContext, jobs: Sequence[Job], processes: int, address: str | None, gpus: float) -> Outcomes:
     """Stacks as tasks of the cluster at `address`, or of one on this machine with `processes` workers."""
-    if not jobs:
-        return
     import ray
 
     flat = context.flatten()
     arrays = {name: one.cpu().numpy() if torch.is_tensor(one) else one for name, one in flat.items()}  # Ray maps arrays
-    size = sum(getattr(one, "nbytes", 0) for one in arrays.values())
     stacks = iter(stacks_of(context, jobs, processes, gpus > 0))
-    with _connected(address, processes, size):
+    with _connected(address, processes, sum(getattr(one, "nbytes", 0) for one in arrays.values())):
         settings = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RAY_RETRIES, "name": "lora_mnist_stack"}
         task: Any = ray.remote(_run_ray_task).options(**settings)
-        shared, number = ray.put(arrays), uuid.uuid4().hex
+        shared = ray.put(arrays)
         most = max(1, int(RAY_AHEAD * ray.cluster_resources().get("CPU", 1)))
-        waiting: dict[Any, Sequence[Job]] = {}
-        while True:
-            for stack in itertools.islice(stacks, most - len(waiting)):
-                waiting[task.remote(number, shared, stack, gpus > 0)] = stack
-            if not waiting:
-                return
+        waiting = {task.remote(shared, stack, gpus > 0): stack for stack in itertools.islice(stacks, most)}
+        while waiting:
             (ready, *_), _ = ray.wait(list(waiting))
             done = waiting.pop(ready)
+            waiting |= {task.remote(shared, stack, gpus > 0): stack for stack in itertools.islice(stacks, 1)}
             try:
-                yield ray.get(ready)
-                continue
-            except ray.exceptions.RayTaskError as error:
-                cause = shown(f"{type(error.cause).__name__}: {error.cause}")
+                outcomes = ray.get(ready)
             except ray.exceptions.RayError as error:
                 cause = f"Its task failed {RAY_RETRIES + 1} times: {shown(str(error))}"
-            yield [failure_of(context, job, cause) for job in done]
+                if isinstance(error, ray.exceptions.RayTaskError):  # not the worker's end, but what the task raised
+                    cause = shown(f"{type(error.cause).__name__}: {error.cause}")
+                outcomes = [failure_of(context, job, cause) for job in done]
+            yield outcomes
 
 
 @contextmanager
@@ -227,12 +217,12 @@ def _connected(address: str | None, processes: int, size: int) -> Iterator[None]
         ray.shutdown()
 
 
-def _run_ray_task(number: str, arrays: Mapping[str, Any], jobs: Sequence[Job], on_gpu: bool) -> list[Outcome]:
-    """In a process of Ray's, which keeps the context `number` that it made for its last task."""
+def _run_ray_task(arrays: Mapping[str, Any], jobs: Sequence[Job], on_gpu: bool) -> list[Outcome]:
+    """In a process of Ray's, which works for one sweep and keeps the context that it made for its first task."""
     global _context
-    if _context is None or _context[0] != number:
+    if _context is None:
         device = prepare("cuda" if on_gpu else "cpu", 1)
         with warnings.catch_warnings(action="ignore"):  # the object store is read-only, and nobody writes there
             flat = {name: torch.from_numpy(one) if hasattr(one, "nbytes") else one for name, one in arrays.items()}
-        _context = number, restore(flat, str(device))
-    return run_jobs(_context[1], jobs)
+        _context = restore(flat, str(device))
+    return run_jobs(_context, jobs)

@@ -63,12 +63,9 @@ class Job(Document):
 
     def key(self, base_fingerprint: str, dataset_sha256: str) -> str:
         """The job's identity: 16 hexadecimal digits of SHA-256 over base, data, method and settings."""
-        finetune = self.settings.finetune.model_dump(mode="json", exclude={"name"})
-        settings = {
-            "seed": self.settings.seed,
-            "data": self.settings.data.model_dump(mode="json"),
-            "finetune": finetune,
-        }
+        settings = self.settings.model_dump(
+            mode="json", include={"seed", "data", "finetune"}, exclude={"finetune": {"name"}}
+        )
         identity = {"base": base_fingerprint, "data": dataset_sha256, "method": self.method, "settings": settings}
         if self.method == "rounds":
             identity["rounds"] = str(self.rounds)
@@ -92,7 +89,7 @@ def parse_axes(digits: str, ranks: str, seeds: str, settings: Iterable[str] = ()
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
             cause = f"`set` (={shown(entry)}) is not a setting and its values."
             raise UsageError(cause, "Write --set finetune.focus=0.2,0.35.")
-        if name in axes or name in FORBIDDEN:
+        if name in FORBIDDEN or any(f"{name}.".startswith(f"{other}.") for other in axes):  # seed.x is none, for one
             raise UsageError(f"`set` (={shown(entry)}) names {name}, which is not set there.", "Leave it out.")
         axes[name] = parse_values(name, text)
         if name.startswith("data.") and len(axes[name]) > 1:
@@ -127,7 +124,7 @@ def parse_values(name: str, text: str) -> tuple[Any, ...]:
 def combinations(axes: Axes) -> list[dict[str, Any]]:
     """Every combination of the values, as the tables of a config file.
 
-    Raises UsageError if they are too many, or a name goes below a setting that is no table.
+    Raises UsageError if they are too many.
     """
     count = math.prod(len(values) for values in axes.values())
     if count > MOST_JOBS:
@@ -140,9 +137,6 @@ def combinations(axes: Axes) -> list[dict[str, Any]]:
             *folders, last = name.split(".")
             for folder in folders:
                 table = table.setdefault(folder, {})
-                if not isinstance(table, dict):
-                    cause = f"`{shown(name)}` is no setting: `{folder}` is one value."
-                    raise UsageError(cause, "See configs/default.toml.")
             table[last] = value
         found.append(tables)
     return found
@@ -173,19 +167,18 @@ def make_jobs(
     if rounds and (varied := [name for name, values in axes.items() if name != "seed" and len(values) > 1]):
         cause = f"`rounds` (={rounds}) are of one setting, and {varied[0]} has {len(axes[varied[0]])} values."
         raise UsageError(cause, "Give it one, as --digit weakest --rank 1.")
-    methods: tuple[Method, ...] = ("lora", *CONTROLS) if comparisons.control else ("lora",)
-    methods += ("rounds",) if rounds else ()
-    grids: list[tuple[tuple[Method, ...], Axes]] = [(methods, axes)]
+    methods: list[Method] = ["lora", *(CONTROLS if comparisons.control else ())]
+    grids: list[tuple[Axes, Sequence[Method]]] = [(axes, [*methods, "rounds"] if rounds else methods)]
     if comparisons.full:
-        grids.append((("full",), {name: values for name, values in axes.items() if name != "finetune.rank"}))
+        grids.append(({name: values for name, values in axes.items() if name != "finetune.rank"}, ["full"]))
     jobs = []
-    for methods, own in grids:
+    for own, chosen in grids:
         for tables in combinations(own):
             settings = resolve(tables)
             if rounds and settings.finetune.digit != "weakest":
                 raise UsageError(f"`rounds` (={rounds}) looks for the weakest digit.", "Use --digit weakest.")
             key = base or base_key(settings.seed, settings.data, settings.model, settings.pretrain)
-            for method in methods:
+            for method in chosen:
                 most = rounds if method == "rounds" else 1
                 jobs.append(Job(base=key, method=method, settings=settings, rounds=most))
     return jobs

@@ -4,9 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,20 +13,30 @@ from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.errors import LoraMnistError, UsageError
 from lora_mnist.evaluation.baselines import shifted_logit, shifted_to_miss
-from lora_mnist.evaluation.guard import Guard
-from lora_mnist.evaluation.metrics import compare
+from lora_mnist.evaluation.guard import Guard, require_val, select_scale
+from lora_mnist.evaluation.metrics import compare, counts_of, held_out_logits, require_finite, summarise, weakest_digit
 from lora_mnist.evaluation.results import Analysis, Threshold
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.sweep import baselines
-from lora_mnist.sweep.baselines import Base, Trained, settings_of, split_counts
+from lora_mnist.lora import parameter_table, scale_alpha
+from lora_mnist.settings.config import Settings
 from lora_mnist.sweep.grid import CONTROLS, Job
-from lora_mnist.sweep.rows import Failure, Row
+from lora_mnist.sweep.rows import Failure, Round, Row, SplitCounts
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import CallbackProgress
-from lora_mnist.training.train import NAME, Tuned, can_be_stacked, shape_of, train_adapter, train_stack
+from lora_mnist.training.train import (
+    NAME,
+    Tuned,
+    can_be_stacked,
+    shape_of,
+    train_adapter,
+    train_all_weights,
+    train_stack,
+)
 
 Outcome = Row | Failure
 
+SPLITS = ("train", "val", "test")
+TOO_HIGH = "Choose a lower --learning-rate."
 FAILURES = (LoraMnistError, MemoryError, RuntimeError)  # of torch: too little memory, a product that cannot be
 GUARDED_PASSES = 7  # over `val` by a job with a guard: six scales, and the one that is kept
 
@@ -36,6 +45,26 @@ GPU_STACK_IMAGES = 16_384  # on a GPU, which is no longer idle between products 
 STACK_BYTES = 512 << 20  # of A and B, their gradients and Adam's moments in one stack
 COPIES = 6  # of A and B that a stack holds: two of each weight, its gradient, two moments, and one in passing
 FEW = 50  # jobs: they are done sooner than another process has started, and in smaller stacks a job takes longer
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base that jobs start from."""
+
+    fingerprint: str
+    network: MLP
+    logits: Mapping[str, torch.Tensor]  # (N, 10) fp32 on the CPU of `val`, where there is one, and `test`
+    uncertainty: torch.Tensor | None  # float64 (N,) of the training images (see `uncertainty_of`), if a job asks
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training of a job came to."""
+
+    logits: Mapping[str, torch.Tensor]  # (N, 10) fp32 on the CPU, by split, of what is kept; the base's if nothing is
+    scale: float | None  # that the guard selected; None: none, and nothing is kept
+    parameters: int  # how many numbers were trained
+    rounds: tuple[Round, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,23 +78,20 @@ class SweepContext:
     def flatten(self) -> dict[str, Any]:
         """The same as tensors, numbers and text by name, which other processes can map without a copy."""
         flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             part: Split = getattr(self.dataset, split)
             flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
         for key, base in self.bases.items():
-            flat |= {f"base/{key}": (base.fingerprint, base.network.hidden, [*base.logits])}
+            flat[f"base/{key}"] = (base.fingerprint, base.network.hidden, [*base.logits])
+            flat[f"{key}/uncertainty"] = base.uncertainty
             flat |= {f"{key}/weights/{name}": weight for name, weight in base.network.state_dict().items()}
             flat |= {f"{key}/logits/{split}": logits for split, logits in base.logits.items()}
-            flat |= {f"{key}/uncertainty": base.uncertainty}
         return flat
 
 
 def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
     """The context that was flattened, made of these very tensors if they are on `device` already."""
-    splits = [
-        Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device))
-        for split in ("train", "val", "test")
-    ]
+    splits = [Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device)) for split in SPLITS]
     bases = {}
     for key in [name.removeprefix("base/") for name in flat if name.startswith("base/")]:
         fingerprint, hidden, known = flat[f"base/{key}"]
@@ -91,7 +117,7 @@ def run_jobs(
     """
     base, dataset, first = context.bases[jobs[0].base], context.dataset, jobs[0].settings.finetune
     if len(jobs) == 1:
-        return [_run_alone(context, jobs[0])]
+        return [_run(context, jobs[0])]
 
     # the share of training in a job's work, by images that pass through the network; a step costs three passes
     in_training = 3 * first.steps * first.batch_size
@@ -104,36 +130,14 @@ def run_jobs(
         given = [(job.digit, settings_of(job, dataset)) for job in jobs]
         networks = train_stack(base.network, given, dataset, progress, base.uncertainty)
     except FAILURES:
-        return [_run_alone(context, job) for job in jobs]
+        return [_run(context, job) for job in jobs]
     seconds = (time.perf_counter() - started) / len(jobs)
 
     outcomes: list[Outcome] = []
     for job, tuned in zip(jobs, networks, strict=True):
-        outcomes.append(_evaluate(context, job, partial(_select_scale, context, job, tuned), "stacked", seconds))
+        outcomes.append(_run(context, job, tuned, seconds))
         show(share * len(jobs) + (1 - share) * len(outcomes))
     return outcomes
-
-
-def _run_alone(context: SweepContext, job: Job) -> Outcome:
-    def trained() -> Trained:
-        base, dataset = context.bases[job.base], context.dataset
-        if job.method == "full":
-            return baselines.train_full(job, base, dataset)
-        if job.method == "rounds":
-            return baselines.train_rounds(job, base, dataset)
-        settings, doubts = settings_of(job, dataset), base.uncertainty
-        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, uncertainty=doubts)
-        return _select_scale(context, job, Tuned(network, finite=True))
-
-    return _evaluate(context, job, trained, "alone")
-
-
-def _select_scale(context: SweepContext, job: Job, tuned: Tuned) -> Trained:
-    """Raises UsageError if a weight or a logit is not finite."""
-    if not tuned.finite:
-        raise UsageError("A weight became NaN or infinite.", baselines.TOO_HIGH)
-    guard, before = Guard(job.settings.finetune.guard), context.bases[job.base].logits
-    return baselines.select_and_evaluate(tuned.network, NAME, guard, before, context.dataset, job.digit)
 
 
 def failure_of(context: SweepContext, job: Job, cause: str) -> Failure:
@@ -142,20 +146,18 @@ def failure_of(context: SweepContext, job: Job, cause: str) -> Failure:
     return Failure(key=key, digit=job.digit, rank=job.rank, seed=job.settings.seed, cause=cause)
 
 
-def _evaluate(
-    context: SweepContext,
-    job: Job,
-    train: Callable[[], Trained],
-    engine: Literal["alone", "stacked"],
-    seconds: float = 0.0,
-) -> Outcome:
-    """What the logits of a job say: counts before and after, the base with a shifted threshold, the verdict."""
+def _run(context: SweepContext, job: Job, tuned: Tuned | None = None, seconds: float = 0.0) -> Outcome:
+    """What the logits of a job say: counts before and after, the base with a shifted threshold, the verdict.
+
+    Args:
+        tuned: what a stack has made of the job, in `seconds`; None trains it here.
+    """
     started = time.perf_counter()
+    base, dataset, settings, digit = context.bases[job.base], context.dataset, job.settings, job.digit
     try:
-        trained = train()
+        trained = _train(job, base, dataset, tuned)
     except FAILURES as error:
         return failure_of(context, job, str(error) or type(error).__name__)
-    base, dataset, settings, digit = context.bases[job.base], context.dataset, job.settings, job.digit
     labels = {split: part.labels.cpu() for split, part in dataset.held_out.items()}
     logits, test = trained.logits, {"test": labels["test"]}
     shifted = shifted_logit(base.logits, logits, labels, digit)
@@ -186,8 +188,88 @@ def _evaluate(
         rounds=trained.rounds,
         verdict=None if trained.scale is None else verdict_of(analysis, digit).kind,
         seconds=round(seconds + time.perf_counter() - started, 4),
-        engine=engine,
+        engine="alone" if tuned is None else "stacked",
     )
+
+
+def settings_of(job: Job, dataset: Dataset) -> Settings:
+    """What an adapter or a control is trained with: a control sees the digit as often as it is among the images."""
+    if job.method not in CONTROLS:
+        return job.settings
+    control: dict[str, float] = {"focus": float((dataset.train.labels == job.digit).float().mean())}
+    if job.method == "control":
+        control["hard_examples"] = 0.0
+    return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=control)})
+
+
+def _train(job: Job, base: Base, dataset: Dataset, tuned: Tuned | None = None) -> Trained:
+    """Train what a job asks for, unless a stack has done that, and select its scale on `val`, just as `finetune` does.
+
+    Args:
+        tuned: of an adapter or a control that was trained in a stack.
+
+    Raises UsageError if a weight or a logit is not finite, or there is a guard but no `val`.
+    """
+    if job.method == "rounds":
+        return _train_rounds(job, base, dataset)
+    if job.method == "full":  # on the batches that an adapter would see, without a guard: what one could reach
+        network, _ = train_all_weights(base.network, job.digit, job.settings, dataset, uncertainty=base.uncertainty)
+        return Trained(_logits_of(network, dataset), 1.0, sum(weight.numel() for weight in network.parameters()))
+    if tuned is None:
+        settings = settings_of(job, dataset)
+        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, uncertainty=base.uncertainty)
+        tuned = Tuned(network, finite=True)
+    if not tuned.finite:
+        raise UsageError("A weight became NaN or infinite.", TOO_HIGH)
+    return _select(tuned.network, NAME, Guard(job.settings.finetune.guard), base.logits, dataset, job.digit)
+
+
+def _train_rounds(job: Job, base: Base, dataset: Dataset) -> Trained:
+    """Repair the digit that is weakest, then on top the one that is weakest then, and so on, as `run --rounds` does."""
+    require_val("errors", dataset.val)  # the weakest digit is found there, whatever the guard
+    network, logits, rounds = base.network, base.logits, list[Round]()
+    scale, parameters = None, 0
+    for number in range(job.rounds):
+        digit, name = weakest_digit(logits["val"], dataset.val.labels), f"round{number + 1}"
+        network, _ = train_adapter(network, name, digit, job.settings, dataset)
+        # one more adapter has to save at least one image
+        guard = Guard(job.settings.finetune.guard, gain=1 if number else 0)
+        found = _select(network, name, guard, logits, dataset, digit)
+        before, after = (counts_of(one["test"], dataset.test.labels, digit) for one in (logits, found.logits))
+        rounds.append(Round(digit=digit, strength=found.scale, before=before, after=after))
+        if found.scale is None:
+            break
+        logits, scale, parameters = found.logits, found.scale, parameters + found.parameters
+    return Trained(logits, scale, parameters, tuple(rounds))
+
+
+def _select(
+    network: MLP, name: str, guard: Guard, before: Mapping[str, torch.Tensor], dataset: Dataset, digit: int
+) -> Trained:
+    """Adapter `name` of `network` at the scale that its guard selects; `before` are the logits without it."""
+    scale = select_scale(network, name, guard, before.get("val"), dataset.val, digit).scale
+    parameters = parameter_table(network, name).added
+    if scale is None:
+        return Trained(before, None, parameters)
+    scale_alpha(network, name, scale)
+    return Trained(_logits_of(network, dataset), scale, parameters)
+
+
+def _logits_of(network: MLP, dataset: Dataset) -> Mapping[str, torch.Tensor]:
+    logits = held_out_logits(network, dataset)
+    require_finite(logits, TOO_HIGH)
+    return logits
+
+
+def split_counts(
+    logits: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor], digit: int
+) -> dict[str, SplitCounts]:
+    """What a network does, by split, from its logits (N, 10) and the labels (N,)."""
+    found = {}
+    for split, truth in labels.items():
+        result, counts = summarise(logits[split], truth), counts_of(logits[split], truth, digit)
+        found[split] = SplitCounts(**dict(counts), wrong=result.wrong, images=tuple(result.images))
+    return found
 
 
 def adapter_size(context: SweepContext, job: Job) -> int:

@@ -1,25 +1,22 @@
 """A summary → one self-contained HTML page with its plots, and the same as Markdown, JSON and CSV beside it."""
 
-import base64
-import csv
-import hashlib
-import io
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lora_mnist.report.page import LEVELS
+from lora_mnist.report.page import LEVELS, environment, source
 from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, Mark, Plot, framed, inline, legend_above
+from lora_mnist.report.tables import to_csv
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
-from lora_mnist.sweep import summary as words
 from lora_mnist.sweep.rows import Row
-from lora_mnist.sweep.summary import METRIC_NAMES, ON_VAL, Cell, Summary, Variant, capital, estimate, images
+from lora_mnist.sweep.summary import METRIC_NAMES, ON_VAL, Cell, Estimate, Summary, Variant, capital, spelled
 
 TABLE = "variants.csv"
 PAGE = "report"  # folder in that of the sweep
@@ -28,15 +25,10 @@ TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MN
 
 def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
     """Write the page of `summary`, which `rows` give, into the folder of its sweep and return it. Raises DiskError."""
-    loader = ChoiceLoader([PackageLoader("lora_mnist.sweep"), PackageLoader("lora_mnist.report")])
-    environment = Environment(
-        loader=loader,
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
+    # the report's environment and filters, but templates of our own
+    templates = environment().overlay(
+        loader=PackageLoader("lora_mnist.sweep"), autoescape=select_autoescape(("html.j2",), default=False)
     )
-    environment.filters |= {"estimate": estimate, "points": words.points, "digest": _digest, "percent": _percent}
     plots = {plot.name: plot for plot in (plot_by_setting(summary), plot_trade(summary), plot_by_digit(summary))}
     reach = max(abs(cell.change) for cell in summary.cells)
     adapters = [one.name for one in summary.variants if one.by is not None]
@@ -47,24 +39,21 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
         "cells": {(cell.digit, cell.variant): cell for cell in summary.cells},
         "dataset": TITLES[summary.dataset],
         "drawings": {name: Markup(inline(plots[name])) for name in ("by-setting", "trade")},  # the third is a table
-        "images": images(summary),
         "metric": METRIC_NAMES[summary.metric],
         "names": [one.name for one in summary.variants],
         "on_val": ON_VAL,
-        "rule": words.rule(summary),
-        "scope": words.scope(summary),
+        "relative": relative,
         "seed_lines": _seed_lines(rows, summary.split) if len(adapters) == 1 else [],
-        "sentences": words.sentences(summary),
-        "setting": words.spelled(summary.by),
+        "setting": spelled(summary.by),
         "shade": lambda cell: shade(cell, reach),
-        "style": loader.get_source(environment, "report.css")[0],
+        "style": source("report.css"),
         "table": TABLE,
     }
     files = {
-        "index.html": environment.get_template("sweep.html.j2").render(known).encode(),
-        "tables.md": environment.get_template("tables.md.j2").render(known).rstrip().encode() + b"\n",
+        "index.html": templates.get_template("sweep.html.j2").render(known).encode(),
+        "tables.md": templates.get_template("tables.md.j2").render(known).rstrip().encode() + b"\n",
         "answer.json": to_json(summary.model_dump(mode="json")),
-        TABLE: _csv(summary).encode(),
+        TABLE: to_csv(list(_lines(summary))),
     }
     for name, plot in plots.items():
         files |= {f"{name}.svg": plot.svg, f"{name}.png": plot.png}
@@ -82,26 +71,26 @@ def shade(cell: Cell, reach: float) -> str:
     return f"{'o' if cell.change > 0 else 'p'}{level}"
 
 
-def _percent(value: float, of: float) -> str:
-    return f"{100 * (value / of - 1):+.0f} %".replace("-", "−") if of else "–"
+def relative(value: float, to: float) -> str:
+    """By how many per cent it is more or less, with its sign."""
+    return f"{100 * (value / to - 1):+.0f} %".replace("-", "−") if to else "–"
 
 
-def _digest(text: str) -> Markup:
-    """As a content security policy names the one style that is allowed."""
-    return Markup(f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}")
-
-
-def _csv(summary: Summary) -> str:
-    """A line a variant: its counts and those of the threshold, each with half of its interval."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    counts = [f"{who}{name}{part}" for who in ("", "threshold_") for name in METRIC_NAMES for part in ("", "_half")]
-    writer.writerow(["variant", summary.by, "parameters", "jobs", "kept", *counts, "worst_other", "worst_other_half"])
+def _lines(summary: Summary) -> Iterator[dict[str, Any]]:
+    """A variant each: its counts and those of the threshold, each with half of its interval."""
     for one in summary.variants:
-        estimates = [part[name] for part in (one.after, one.threshold) for name in METRIC_NAMES]
-        numbers = [number for known in (*estimates, one.worst) for number in (known.mean, known.half)]
-        writer.writerow([one.name, one.by, one.parameters, one.jobs, one.kept, *numbers])
-    return text.getvalue()
+        line: dict[str, Any] = {
+            "variant": one.name,
+            summary.by: one.by,
+            "parameters": one.parameters,
+            "jobs": one.jobs,
+            "kept": one.kept,
+        }
+        counts: list[tuple[str, Estimate]] = [(name, one.after[name]) for name in METRIC_NAMES]
+        counts += [(f"threshold_{name}", one.threshold[name]) for name in METRIC_NAMES]
+        for name, known in (*counts, ("worst_other", one.worst)):
+            line |= {name: known.mean, f"{name}_half": known.half}
+        yield line
 
 
 def _seed_lines(rows: Sequence[Row], split: str) -> Iterator[list[str]]:
@@ -128,7 +117,8 @@ def plot_by_setting(summary: Summary) -> Plot:
     ordered = [one.by for variants in series.values() for one in variants]
     places = {by: place for place, by in enumerate(dict.fromkeys(ordered))}
     whole = [one for one in summary.variants if one.by is None]
-    figure, axes = framed(2 * len(series) + len(whole) + 1)
+    shown = f"{METRIC_NAMES[metric]} ({summary.images})"
+    figure, axes = framed(spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
     marks: list[Mark] = []
     axes.axhline(summary.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
     for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
@@ -140,20 +130,20 @@ def plot_by_setting(summary: Summary) -> Plot:
         label = f"threshold{f' ({name})' if name else ''}"
         axes.plot(x, thresholds, "--", color=ORANGE, marker=".", linewidth=1.2, label=label)
         for at, one in zip(x, variants, strict=True):
-            marks.append(Mark(at, one.after[metric].mean, f"{one.name}: {estimate(one.after[metric])}"))
+            marks.append(Mark(at, one.after[metric].mean, f"{one.name}: {one.after[metric]}"))
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
     axes.set_xticks(list(places.values()), [str(by) for by in places])
-    axes.set(xlabel=words.spelled(summary.by), ylabel=f"{METRIC_NAMES[metric]} ({images(summary)})")
     legend_above(axes)
-    values = "; ".join(f"{one.name}: {estimate(one.after[metric])}" for one in summary.variants)
-    alt = f"{METRIC_NAMES[metric]} by {summary.by}, base {estimate(summary.base[metric])}; {values}."
+    values = "; ".join(f"{one.name}: {one.after[metric]}" for one in summary.variants)
+    alt = f"{METRIC_NAMES[metric]} by {summary.by}, base {summary.base[metric]}; {values}."
     return Plot("by-setting", figure, alt, TABLE, tuple(marks))
 
 
 def plot_trade(summary: Summary) -> Plot:
     """Missed images against all errors: a threshold buys the one with the other."""
-    figure, axes = framed(len(summary.variants) + 2)
+    missed, errors = f"missed images of the repaired digit ({summary.images})", f"all errors ({summary.images})"
+    figure, axes = framed(missed, errors, len(summary.variants) + 2)
     before = summary.base["missed"].mean, summary.base["errors"].mean
     axes.plot(*before, "o", color=GREY, markersize=8, linestyle="none", label="base")
     thresholds = [(one.threshold["missed"].mean, one.threshold["errors"].mean) for one in summary.variants]
@@ -161,12 +151,10 @@ def plot_trade(summary: Summary) -> Plot:
     axes.plot(x, y, "--", color=ORANGE, marker=".", linewidth=1.5, label="threshold at as many missed")
     marks = []
     for one, colour, marker in zip(summary.variants, itertools.cycle(SERIES), itertools.cycle(MARKERS)):
-        missed, errors = one.after["missed"].mean, one.after["errors"].mean
+        at = one.after["missed"].mean, one.after["errors"].mean
         ink = INK if one.by is None else colour
-        axes.plot(missed, errors, marker, color=ink, markersize=8, linestyle="none", label=one.name)
-        marks.append(Mark(missed, errors, f"{one.name}: {missed:.1f} missed, {errors:.1f} errors"))
-    counted = images(summary)
-    axes.set(xlabel=f"missed images of the repaired digit ({counted})", ylabel=f"all errors ({counted})")
+        axes.plot(*at, marker, color=ink, markersize=8, linestyle="none", label=one.name)
+        marks.append(Mark(*at, f"{one.name}: {at[0]:.1f} missed, {at[1]:.1f} errors"))
     legend_above(axes)
     alt = f"Missed images against all errors. {'; '.join(mark.words for mark in marks)}."
     return Plot("trade", figure, alt, TABLE, tuple(marks))
@@ -188,7 +176,7 @@ def plot_by_digit(summary: Summary) -> Plot:
         axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(names)), names, fontsize=9)
     axes.set_yticks(range(len(summary.digits)), [str(digit) for digit in summary.digits])
-    axes.set(ylabel="repaired digit", title=f"{capital(METRIC_NAMES[summary.metric])} ({images(summary)})")
+    axes.set(ylabel="repaired digit", title=f"{capital(METRIC_NAMES[summary.metric])} ({summary.images})")
     axes.tick_params(length=0)
     figure.colorbar(picture, label="change from the base")
     values_in_words = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in summary.cells)

@@ -5,9 +5,7 @@ When a sweep ends, they are merged into results.json and results.csv, and the pa
 stands in both, which its key makes harmless; of the two, results.csv follows from results.json.
 """
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +18,7 @@ from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.evaluation.results import COUNTS, BySplit, Counts, PerDigit
 from lora_mnist.evaluation.verdict import Kind
 from lora_mnist.files import read_regular
+from lora_mnist.report import tables
 from lora_mnist.runs import atomic
 from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset, ModelSettings, PretrainSettings
 from lora_mnist.settings.document import Count, Digit, Document, Many, first_fault
@@ -130,7 +129,15 @@ class Store:
             try:
                 yield
             finally:
-                self._merge_parts()
+                if parts := list((self.folder / PARTS).glob("*.json")):
+                    rows = [self.rows[key] for key in sorted(self.rows)]
+                    atomic.write_file(self.folder / JSON, _document_of(rows))
+                    atomic.write_file(self.folder / CSV, to_csv(rows))
+                with atomic.disk_errors(self.folder):
+                    for part in parts:
+                        part.unlink()
+                    if not any((self.folder / PARTS).iterdir()):  # something of somebody else's is left alone
+                        (self.folder / PARTS).rmdir()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep rows that were finished together. Raises DiskError."""
@@ -140,25 +147,12 @@ class Store:
         atomic.write_file(self.folder / PARTS / f"{name}.json", _document_of(rows))
         self.rows |= {row.key: row for row in rows}
 
-    def _merge_parts(self) -> None:
-        parts = list((self.folder / PARTS).glob("*.json"))
-        if parts:
-            rows = [self.rows[key] for key in sorted(self.rows)]
-            atomic.write_file(self.folder / JSON, _document_of(rows))
-            atomic.write_file(self.folder / CSV, to_csv(rows).encode())
-        with atomic.disk_errors(self.folder):
-            for part in parts:
-                part.unlink()
-            if not any((self.folder / PARTS).iterdir()):  # something of somebody else's is left alone
-                (self.folder / PARTS).rmdir()
 
-
-def to_csv(rows: Iterable[Row]) -> str:
+def to_csv(rows: Iterable[Row]) -> bytes:
     """A line a row: what it was, every setting, and the counts by split, `test_wrong_3` being wrong threes on test."""
-    plain = ("key", "base", "dataset", "held_out", "method", "digit", "rank", "seed", "strength", "parameters")
     lines = []
     for row in rows:
-        line: dict[str, object] = {name: getattr(row, name) for name in (*plain, "verdict", "seconds", "engine")}
+        line = {name: value for name, value in row.model_dump().items() if not isinstance(value, dict | tuple)}
         for when, splits in (("", row.after), ("base_", row.before), ("threshold_", row.threshold)):
             for split, counts in splits.items():
                 line |= {f"{when}{split}_{name}": counts.of(name) for name in COUNTS}
@@ -166,11 +160,7 @@ def to_csv(rows: Iterable[Row]) -> str:
             line |= {f"{split}_wrong_{digit}": wrong for digit, wrong in enumerate(after.wrong)}
         settings = {name: v for name, v in row.all_settings.items() if name not in ("digit", "rank", "name")}
         lines.append(line | {name: json.dumps(v) if isinstance(v, dict | list) else v for name, v in settings.items()})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return tables.to_csv(lines)
 
 
 def _read_all(folder: Path) -> dict[str, Row]:

@@ -22,10 +22,9 @@ from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.settings.document import Count, Document, Many, Maybe
 from lora_mnist.settings.layers import merge
 from lora_mnist.settings.request import NAMELESS, Request
-from lora_mnist.sweep.baselines import Base
 from lora_mnist.sweep.engines import Engine
 from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
-from lora_mnist.sweep.jobs import SweepContext
+from lora_mnist.sweep.jobs import Base, SweepContext
 from lora_mnist.sweep.rows import Failure, Row, Store
 from lora_mnist.sweep.summary import VARIANTS, Metric, SplitName, Summary, summarise
 from lora_mnist.training.progress import Progress
@@ -76,8 +75,7 @@ class SweepRequest:
         def resolved(tables: Mapping[str, Any]) -> Settings:
             own = merge([given, tables], name)
             if stored is not None:
-                of_job = replace(request, config=None, options=own)
-                of_job.refuse_contradictions(stored, OF_BASE, name, folder)
+                replace(request, config=None, options=own).refuse_contradictions(stored, OF_BASE, name, folder)
             return resolve([*layers, own, {"data": {"dataset": name}}], name)
 
         jobs = make_jobs(self.axes, resolved, "run" if self.base else None, self.comparisons)
@@ -143,22 +141,20 @@ def plan(request: SweepRequest) -> Plan:
     """
     jobs, rows = request.jobs(), Store(request.out).rows
     runs = {job.base: Run(request.run_of(job.base)) for job in jobs}
+    there = {key: run for key, run in runs.items() if run.base.is_finished}
     finished = 0
-    for job in jobs:
-        run, digit = runs[job.base], job.settings.finetune.digit
-        if not run.base.is_finished:
-            continue
-        evaluation = run.base.evaluation
-        digits = [digit] if digit != "weakest" else []
-        if digit == "weakest" and "val" in evaluation.splits and not request.hold_out:
+    for job in (job for job in jobs if job.base in there):
+        run, digit = there[job.base], job.settings.finetune.digit
+        digits = [] if digit == "weakest" else [digit]
+        val = None if request.hold_out else run.base.evaluation.splits.get("val")
+        if digit == "weakest" and val is not None:
             # where several digits have the highest error rate, the loss decides, which counts do not tell
-            val = evaluation.splits["val"]
             rates = [wrong / max(1, images) for wrong, images in zip(val.wrong, val.images, strict=True)]
             digits = [one for one, rate in enumerate(rates) if rate == max(rates)]
-        sha256 = run.record.dataset.sha256 + (HELD_OUT if request.hold_out else "")
-        finished += any(job.with_digit(one).key(evaluation.base_fingerprint, sha256) in rows for one in digits)
-    missing = sum(not run.base.is_finished for run in runs.values())
-    return Plan(folder=str(request.out), jobs=len(jobs), finished=finished, bases=missing)
+        images = run.record.dataset.sha256 + (HELD_OUT if request.hold_out else "")
+        identity = run.base.evaluation.base_fingerprint, images
+        finished += any(job.with_digit(one).key(*identity) in rows for one in digits)
+    return Plan(folder=str(request.out), jobs=len(jobs), finished=finished, bases=len(runs) - len(there))
 
 
 def sweep(request: SweepRequest, engine: Engine) -> SweepResult:
@@ -183,7 +179,7 @@ def sweep(request: SweepRequest, engine: Engine) -> SweepResult:
         started, done = time.perf_counter(), 0
         progress = Progress(request.request.quiet).counting(f"{len(left):,} jobs", len(left))
         with progress as show, closing(engine(context, left, show)) as finished:
-            for outcomes in finished:
+            for outcomes in finished if left else ():  # an engine starts processes when it is asked for the first
                 store.add([one for one in outcomes if isinstance(one, Row)])
                 failures += [one for one in outcomes if isinstance(one, Failure)]
                 done += len(outcomes)
@@ -200,42 +196,37 @@ def sweep(request: SweepRequest, engine: Engine) -> SweepResult:
 
 
 def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepContext, list[Job]]:
-    """Every base that `jobs` start from, trained where it is missing, and the jobs with their digit, none twice.
+    """Every base that `jobs` start from, trained where it is missing, and the jobs with their digit.
 
     Raises:
         UsageError: the weakest digit is wanted, and there is no `val`; or as `pretrain` does.
         RunError: a base cannot be read.
     """
-    first = {job.base: job.settings for job in reversed(jobs)}
+    settings = {job.base: job.settings for job in jobs}  # which are alike in what a base is made by
     hard = {job.base for job in jobs if job.settings.finetune.hard_examples}
     bases: dict[str, Base] = {}
     dataset: Dataset | None = None
-    for number, key in enumerate(dict.fromkeys(job.base for job in jobs), 1):
+    for number, (key, one) in enumerate(settings.items(), 1):
         opened = replace(request.request, run=request.run_of(key), config=None, options={}, force=False)
         if request.base is not None:
             work = open_workspace(opened)
         else:
-            settings = first[key].model_dump(mode="json", exclude_none=True)
-            made_by = {name: settings[name] for name in ("seed", *OF_BASE)}
-            work, _ = pretrain(replace(opened, options=made_by, stage=f"base {number}/{len(first)} "), resume=True)
+            made_by = one.model_dump(mode="json", exclude_none=True, include={"seed", *OF_BASE})
+            work, _ = pretrain(replace(opened, options=made_by, stage=f"base {number}/{len(settings)} "), resume=True)
         if dataset is None:  # the same for all, of which one is enough
-            split_seed = jobs[0].settings.data.split_seed
-            dataset = halve_val(work.dataset, split_seed) if request.hold_out else work.dataset
+            dataset = halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset
         network = work.base.requires_grad_(False).eval()
         uncertainty = uncertainty_of(network, dataset.train.images) if key in hard else None
         logits = held_out_logits(network, dataset) if request.hold_out else work.logits_of_stack(())
         bases[key] = Base(work.fingerprint.sha256, network, logits, uncertainty)
     assert dataset is not None  # there is a job
-    found: dict[str, Job] = {}
-    for job in jobs:
-        base = bases[job.base]
-        if job.settings.finetune.digit == "weakest":
-            if not len(dataset.val):
-                cause = "The weakest digit is found on `val`, and there is none."
-                raise UsageError(cause, "Name the digits with --digit.")
-            job = job.with_digit(weakest_digit(base.logits["val"], dataset.val.labels))
-        found[job.key(base.fingerprint, dataset.sha256)] = job
-    return SweepContext(dataset, bases, request.hold_out), list(found.values())
+    weakest = {}
+    for key in {job.base for job in jobs if job.settings.finetune.digit == "weakest"}:
+        if not len(dataset.val):
+            raise UsageError("The weakest digit is found on `val`, and there is none.", "Name the digits with --digit.")
+        weakest[key] = weakest_digit(bases[key].logits["val"], dataset.val.labels)
+    settled = [job.with_digit(weakest[job.base]) if job.settings.finetune.digit == "weakest" else job for job in jobs]
+    return SweepContext(dataset, bases, request.hold_out), settled
 
 
 def halve_val(dataset: Dataset, seed: int) -> Dataset:
@@ -253,21 +244,20 @@ def choose_row(wanted: str, rows: Sequence[Row], store: Store) -> Row:
 
     Raises UsageError if there is none, or no `val` to choose by.
     """
-    if wanted != "best":
-        found = [row for key, row in store.rows.items() if wanted and key.startswith(wanted)]
-        if len(found) != 1:
-            cause = f"`keep` (={shown(wanted)}) is the key of {len(found)} rows of {store.folder}."
-            raise UsageError(cause, "Give best, or a key of results.csv.")
-    else:
-        if not rows:
-            raise UsageError("No job of this sweep is done, so there is no best.", "See why they failed.")
+    if wanted == "best":
         found = [row for row in rows if row.strength is not None and row.method == "lora"]
         if not found:
-            raise UsageError("No adapter of this sweep met its guard, so there is no best.", "Give a row's key.")
+            raise UsageError(
+                "No adapter of this sweep is done and met its guard, so there is no best.", "Give a row's key."
+            )
         if "val" not in found[0].after:
             raise UsageError("The best is chosen on `val`, and there is none.", "Give a row's key.")
-        found.sort(key=lambda row: (row.after["val"].errors, row.parameters))
-    row = found[0]
+        return min(found, key=lambda row: (row.after["val"].errors, row.parameters))
+    found = [row for key, row in store.rows.items() if wanted and key.startswith(wanted)]
+    if len(found) != 1:
+        cause = f"`keep` (={shown(wanted)}) is the key of {len(found)} rows of {store.folder}."
+        raise UsageError(cause, "Give best, or a key of results.csv.")
+    (row,) = found
     if row.held_out:
         raise UsageError(f"Row {row.key} was counted on other images than `test`.", "Give one made without --hold-out.")
     if row.method != "lora" or row.strength is None:
@@ -283,12 +273,11 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
         ProofError: the proof failed, before it was saved or after.
     """
     made = request.out / BASES / base_key(row.seed, row.data, row.model, row.pretrain)
-    for run in (made, request.base):
-        base = Run(run).base if run else None
-        if run and base and base.is_finished and base.evaluation.base_fingerprint == row.base:
-            break
-    else:
+    bases = [Run(folder).base for folder in (made, request.base) if folder]
+    there = [base for base in bases if base.is_finished and base.evaluation.base_fingerprint == row.base]
+    if not there:
         raise RunError(f"The base of row {row.key} is not in {request.out} any more.", "Run the sweep again.")
+    run = there[0].folder.parent
     name = f"digit{row.digit}-r{row.rank}-{row.key[:6]}"
     tuning = row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}
     options = {"seed": row.seed, "finetune": tuning}
@@ -299,6 +288,5 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
     verified = verify(alone, [name])
     if not verified.passed:
         raise ProofError(f"The adapter in {run} is not what was saved: {verified.failures[0]}.", "Train it again.")
-    told = Counts(**{count: row.after["test"].of(count) for count in COUNTS})
-    found = Counts(**dict(result.analysis.splits["test"].after))
-    return KeptAdapter(key=row.key, name=name, run=str(run), told=told, found=found)
+    told = Counts(**row.after["test"].model_dump(include=set(COUNTS)))
+    return KeptAdapter(key=row.key, name=name, run=str(run), told=told, found=result.analysis.splits["test"].after)

@@ -4,6 +4,7 @@ A *case* is a base and a digit to repair; a *variant* is a setting that one choo
 varied. Every mean is over cases, and its interval comes from the seeds alone: digits of one base are not independent.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -40,6 +41,15 @@ class Estimate(Document):
     mean: float
     half: float | None
     seeds: Count
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.half is None else f" ± {self.half:.1f}")
+
+    @property
+    def points(self) -> str:
+        """As a change of an error rate, with its sign."""
+        text = f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
+        return text.replace("-", "−")
 
 
 class BaselineMean(Document):
@@ -112,6 +122,25 @@ class Recommendation(Document):
     worse: float | None  # by so much than the best
     p: float | None  # of that
 
+    def __str__(self) -> str:
+        """One sentence."""
+        whom = "all digits together" if self.digit is None else f"the {self.digit}"
+        if self.among == 1:
+            if self.helps is None:
+                return f"There are too few seeds to say whether {self.best} is better than the base for {whom}."
+            better = "better" if self.helps else "not better"
+            return f"{capital(self.best)} is {better} than the base for {whom} by more than chance."
+        if self.enough is None:
+            return f"For {whom}, {self.best} is best; there are too few seeds to say what is enough."
+        if self.helps is False:
+            return f"None is better than the base for {whom} by more than chance; {self.best} comes nearest."
+        if self.next_smaller is None or self.p is None:
+            best = "" if self.enough == self.best else f"; {self.best} is best, by what may be chance"
+            smallest = ", the smallest," if self.smallest else ""
+            return f"{capital(self.enough)}{smallest} is enough for {whom}{best}."
+        p = f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
+        return f"{capital(self.enough)} is enough for {whom}; {self.next_smaller} is not: {self.worse:.1f} more ({p})."
+
 
 class Summary(Document):
     """What a sweep says of one count on one split."""
@@ -130,14 +159,41 @@ class Summary(Document):
     enough: Many[Recommendation]  # for every digit, then for all together
     rounds: Maybe[RoundsSummary] = None
 
+    @property
+    def images(self) -> str:
+        """On which it is counted."""
+        return f"{self.split}, held out of the training images" if self.held_out else self.split
+
+    @property
+    def scope(self) -> str:
+        """Of what the means are."""
+        digits, seeds = len(self.digits), len(self.seeds)
+        return f"{self.images}: means over {digits} digit{'s'[: digits > 1]} and {seeds} seed{'s'[: seeds > 1]}"
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is enough, of every digit and then of all together."""
+        if all(one.enough is None and one.helps is None for one in self.enough):
+            return ["One seed does not say which is enough: how sure it is comes from several."]
+        return [str(one) for one in self.enough]
+
+    @property
+    def rule(self) -> str:
+        """How it was found out, if something was."""
+        if all(one.enough is None for one in self.enough):
+            return ""
+        return "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
+
 
 def check_view(by: str, metric: str, split: str, axes: Axes) -> tuple[str, Metric, SplitName]:
-    """What is to be shown, typed, before anything is trained for it.
+    """What is to be shown, typed, before anything is trained for it; `by` as the rows name it.
 
-    Raises UsageError if one of the three is none.
+    Raises UsageError if one of the three is none. `rank` is always a setting to order by.
     """
     names = [name.removeprefix("finetune.") for name, values in axes.items() if len(values) > 1]
-    by = _require_varied(by, [name for name in names if name not in OF_A_CASE | {"seed"}])
+    varied, by = [name for name in names if name not in OF_A_CASE | {"seed"}], by.removeprefix("finetune.")
+    if by not in {*varied, "rank"}:
+        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied: {', '.join(varied) or 'none'}.")
     for name, value, known in (("metric", metric, METRIC_NAMES), ("split", split, ("test", "val"))):
         if value not in known:
             raise UsageError(f"`{name}` (={shown(value)}) is none of {', '.join(known)}.", "Choose one of these.")
@@ -150,10 +206,10 @@ def summarise(
     """What `rows`, of one data set, say.
 
     Args:
-        by: a setting of [finetune] that was varied; `rank` always may be.
+        by: the setting to order by (see `check_view`).
         label: what to call the adapters if nothing is varied.
 
-    Raises UsageError if there is no row, or `by` or the split is not to be had.
+    Raises UsageError if there is no row, or the split is not to be had.
     """
     own = [row for row in rows if row.method in VARIANTS]
     if not own:
@@ -163,7 +219,6 @@ def summarise(
     settings = [row.all_settings for row in rows if row.method == "lora"]
     names = [name for name in settings[0] if name not in OF_A_CASE] if settings else []
     varied = [name for name in names if len({_text(one[name]) for one in settings}) > 1]
-    by = _require_varied(by, varied)
 
     def place(row: Row) -> tuple[bool, float, str, int]:  # numbers by their size; all weights last
         value = row.all_settings.get(by)
@@ -200,14 +255,6 @@ def summarise(
     )
 
 
-def _require_varied(by: str, varied: Sequence[str]) -> str:
-    """The setting to order by, as the rows name it. Raises UsageError."""
-    by = by.removeprefix("finetune.")
-    if by not in {*varied, "rank"}:
-        raise UsageError(f"`by` (={shown(by)}) was not varied.", f"Varied: {', '.join(varied) or 'none'}.")
-    return by
-
-
 def _name_parts(row: Row, names: Iterable[str]) -> list[str]:
     """What tells its variant from others, each setting once; none if nothing does."""
     own = [name for name in dict.fromkeys(names) if row.method == "lora" or name != "rank"]
@@ -234,11 +281,11 @@ def _variant(name: str, rows: Sequence[Row], settings: Sequence[str], split: str
         after=_means(rows, [row.after[split] for row in rows]),
         threshold=_means(rows, [row.threshold[split] for row in rows]),
         worst=estimate_of((row.seed, max(_point_changes(row, split, but=row.digit))) for row in rows),
-        references=tuple(_baselines(rows, others, split)) if is_adapter else (),
+        references=tuple(_references(rows, others, split)) if is_adapter else (),
     )
 
 
-def _baselines(adapters: Sequence[Row], others: Sequence[Row], split: str) -> Iterator[BaselineMean]:
+def _references(adapters: Sequence[Row], others: Sequence[Row], split: str) -> Iterator[BaselineMean]:
     """Those of the adapters of one variant. `others` are all rows, among them those that belong to these adapters."""
     found: dict[str, Sequence[Counts]] = {}
     if split == "test":
@@ -246,29 +293,28 @@ def _baselines(adapters: Sequence[Row], others: Sequence[Row], split: str) -> It
     if "val" in adapters[0].after:
         found[ON_VAL] = [row.threshold[split] for row in adapters]
     for method, (name, shifted_name) in CONTROLS.items():
-        controls = _partners(adapters, [row for row in others if row.method == method])
-        if controls:
-            found[name] = [control.after[split] for control in controls]
-        if controls and split == "test" and controls[0].shifted:
-            # with the threshold with which it misses no more images on `val` than the adapter
-            pairs = zip(adapters, controls, strict=True)
+        controls = _partners(adapters, others, method)
+        found[name] = [control.after[split] for control in controls]
+        if split == "test":  # with the threshold with which it misses no more images on `val` than the adapter
             found[shifted_name] = [
-                two.shifted[min(one.after["val"].missed, len(two.shifted) - 1)] for one, two in pairs
+                control.shifted[min(row.after["val"].missed, len(control.shifted) - 1)]
+                for row, control in zip(adapters, controls, strict=False)
+                if control.shifted
             ]
-    if whole := _partners(adapters, [row for row in others if row.method == "full"], {"rank"}):
-        found[FULL] = [row.after[split] for row in whole]
+    found[FULL] = [row.after[split] for row in _partners(adapters, others, "full", {"rank"})]
     for name, counts in found.items():
-        more = [(row.seed, one.errors - row.after[split].errors) for row, one in zip(adapters, counts, strict=True)]
-        yield BaselineMean(name=name, jobs=len(adapters), counts=_means(adapters, counts), more=estimate_of(more))
+        if counts:
+            more = [(row.seed, one.errors - row.after[split].errors) for row, one in zip(adapters, counts, strict=True)]
+            yield BaselineMean(name=name, jobs=len(adapters), counts=_means(adapters, counts), more=estimate_of(more))
 
 
-def _partners(adapters: Sequence[Row], others: Sequence[Row], but: Set[str] = frozenset()) -> list[Row]:
-    """For each adapter the other row of the same base, seed and settings (`but` for some); none if one is missing."""
+def _partners(adapters: Sequence[Row], others: Sequence[Row], method: str, but: Set[str] = frozenset()) -> list[Row]:
+    """For each adapter the row by `method` of its base, seed and settings (`but` for some); none if one is missing."""
 
     def case(row: Row) -> tuple[str, int, str]:
         return row.base, row.seed, row.settings.model_dump_json(exclude={"name", *but})
 
-    there = {case(row): row for row in others}
+    there = {case(row): row for row in others if row.method == method}
     found = [there[case(row)] for row in adapters if case(row) in there]
     return found if len(found) == len(adapters) else []
 
@@ -278,17 +324,21 @@ def _rounds(rows: Sequence[Row], split: str) -> RoundsSummary | None:
     if not rows:
         return None
     rounds = []
-    for number in range(max(len(row.rounds) for row in rows)):
-        there = [(row.seed, row.rounds[number]) for row in rows if len(row.rounds) > number]
-        kept = [(seed, one) for seed, one in there if one.strength is not None]
+    for there in itertools.zip_longest(*(row.rounds for row in rows)):
+        began = [(row.seed, one) for row, one in zip(rows, there, strict=True) if one is not None]
+        kept = [(seed, one) for seed, one in began if one.strength is not None]
         if not kept:
             break
-        before, after = [one.before for _, one in kept], [one.after for _, one in kept]
-        missed = tuple(statistics.mean(one.missed for one in when) for when in (before, after))
-        errors = tuple(statistics.mean(one.errors for one in when) for when in (before, after))
-        change = [(seed, one.after.errors - one.before.errors) for seed, one in kept]
-        found = {"missed": missed, "errors": errors, "fell": sum(fewer < 0 for _, fewer in change)}
-        found |= {"jobs": len(there), "kept": len(kept), "change": estimate_of(change)}
+        counts = [(one.before, one.after) for _, one in kept]
+        missed, errors = ([[one.of(count) for one in pair] for pair in counts] for count in ("missed", "errors"))
+        found = {
+            "jobs": len(began),
+            "kept": len(kept),
+            "missed": tuple(map(statistics.mean, zip(*missed, strict=True))),
+            "errors": tuple(map(statistics.mean, zip(*errors, strict=True))),
+            "change": estimate_of((seed, one.after.errors - one.before.errors) for seed, one in kept),
+            "fell": sum(after < before for before, after in errors),
+        }
         rounds.append(RoundMean.model_validate(found))
     worst = [(row.seed, max(_point_changes(row, split))) for row in rows]
     return RoundsSummary(
@@ -308,31 +358,29 @@ def _point_changes(row: Row, split: str, but: int | None = None) -> list[float]:
 
 def _recommend(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> Recommendation:
     rows = {name: [row for row in group if digit in (None, row.digit)] for name, group in groups.items()}
-    rows = {name: group for name, group in rows.items() if group}
-    seeds = {name: _by_seed((row.seed, row.after[split].of(metric)) for row in group) for name, group in rows.items()}
+    seeds = {
+        name: _by_seed((row.seed, row.after[split].of(metric)) for row in own) for name, own in rows.items() if own
+    }
     mean = {name: statistics.mean(values.values()) for name, values in seeds.items()}
-    parameters = {name: groups[name][0].parameters for name in rows}
-
+    parameters = {name: groups[name][0].parameters for name in seeds}
     best = min(mean, key=lambda name: mean[name])
-    tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in rows if name != best}
-    order = sorted(rows, key=lambda name: (parameters[name], mean[name]))  # of as many parameters, the better
-    enough = next_smaller = worse = p = None
-    if any(test[1] is not None for test in tests.values()):
-        as_good = {best} | {name for name, test in tests.items() if test[1] is not None and test[1] > LEVEL}
-        enough = next(name for name in order if name in as_good)
-        if order.index(enough) > 0:
-            next_smaller = order[order.index(enough) - 1]
-            worse, p = tests[next_smaller]
-    base = _by_seed((row.seed, row.before[split].of(metric)) for row in rows[best])
-    _, p_of_base = _paired_t_test(base, seeds[best])
+    _, p_of_base = _paired_t_test(_by_seed((row.seed, row.before[split].of(metric)) for row in rows[best]), seeds[best])
+
+    order = sorted(seeds, key=lambda name: (parameters[name], mean[name]))  # of as many parameters, the better
+    tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in order}  # p of the best itself is 1
+    enough = None
+    if any(p is not None for name, (_, p) in tests.items() if name != best):
+        enough = next(name for name, (_, p) in tests.items() if p is not None and p > LEVEL)
+    smaller = order[: order.index(enough)] if enough else []
+    worse, p = tests[smaller[-1]] if smaller else (None, None)
     return Recommendation(
         digit=digit,
-        among=len(rows),
+        among=len(seeds),
         best=best,
         enough=enough,
-        smallest=all(parameters[name] > parameters[enough or best] for name in rows if name != (enough or best)),
+        smallest=all(parameters[name] > parameters[enough or best] for name in seeds if name != (enough or best)),
         helps=None if p_of_base is None else p_of_base <= LEVEL,
-        next_smaller=next_smaller,
+        next_smaller=smaller[-1] if smaller else None,
         worse=worse,
         p=p,
     )
@@ -343,7 +391,7 @@ def estimate_of(values: Iterable[tuple[int, float]]) -> Estimate:
     means = list(_by_seed(values).values())
     half = None
     if len(means) > 1:
-        from scipy.special import stdtrit  # takes a while to import
+        from scipy.special import stdtrit  # takes a while to import, and scipy.stats much longer
 
         half = float(stdtrit(len(means) - 1, 0.975)) * statistics.stdev(means) / math.sqrt(len(means))
     return Estimate(mean=statistics.mean(means), half=half, seeds=len(means))
@@ -371,44 +419,10 @@ def _paired_t_test(one: Mapping[int, float], best: Mapping[int, float]) -> tuple
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
     if not deviation:
         return mean, 0.0 if mean > 0 else 1.0
-    from scipy.special import stdtr  # takes a while to import
+    from scipy.special import stdtr
 
     t = mean / (deviation / math.sqrt(len(differences)))
     return mean, float(stdtr(len(differences) - 1, -t))
-
-
-def sentences(summary: Summary) -> list[str]:
-    """What is enough, of every digit and then of all together."""
-    if all(one.enough is None and one.helps is None for one in summary.enough):
-        return ["One seed does not say which is enough: how sure it is comes from several."]
-    return [sentence(one) for one in summary.enough]
-
-
-def rule(summary: Summary) -> str:
-    """How it was found out, if something was."""
-    if all(one.enough is None for one in summary.enough):
-        return ""
-    return "Enough is the smallest that is not worse than the best by more than chance (paired t-test over seeds)."
-
-
-def sentence(one: Recommendation) -> str:
-    """What is enough for one digit, or for all."""
-    whom = "all digits together" if one.digit is None else f"the {one.digit}"
-    if one.among == 1:
-        if one.helps is None:
-            return f"There are too few seeds to say whether {one.best} is better than the base for {whom}."
-        better = "better" if one.helps else "not better"
-        return f"{capital(one.best)} is {better} than the base for {whom} by more than chance."
-    if one.enough is None:
-        return f"For {whom}, {one.best} is best; there are too few seeds to say what is enough."
-    if one.helps is False:
-        return f"None is better than the base for {whom} by more than chance; {one.best} comes nearest."
-    if one.next_smaller is None or one.p is None or one.worse is None:
-        best = "" if one.enough == one.best else f"; {one.best} is best, by what may be chance"
-        smallest = ", the smallest," if one.smallest else ""
-        return f"{capital(one.enough)}{smallest} is enough for {whom}{best}."
-    p = f"p = {one.p:.2g}" if one.p >= 1e-4 else "p < 0.0001"
-    return f"{capital(one.enough)} is enough for {whom}; {one.next_smaller} is not: {one.worse:.1f} more ({p})."
 
 
 def capital(text: str) -> str:
@@ -419,25 +433,3 @@ def capital(text: str) -> str:
 def spelled(setting: str) -> str:
     """Its name as words: `pretrain epochs`."""
     return setting.replace("_", " ").replace(".", " ")
-
-
-def scope(summary: Summary) -> str:
-    """Of what the means are."""
-    digits, seeds = len(summary.digits), len(summary.seeds)
-    return f"{images(summary)}: means over {digits} digit{'s'[: digits > 1]} and {seeds} seed{'s'[: seeds > 1]}"
-
-
-def images(summary: Summary) -> str:
-    """On which it is counted."""
-    return f"{summary.split}, held out of the training images" if summary.held_out else summary.split
-
-
-def estimate(one: Estimate) -> str:
-    """Mean and half its interval."""
-    return f"{one.mean:.1f}" + ("" if one.half is None else f" ± {one.half:.1f}")
-
-
-def points(one: Estimate) -> str:
-    """A change of an error rate, with its sign."""
-    text = f"{one.mean:+.2f}" + ("" if one.half is None else f" ± {one.half:.2f}")
-    return text.replace("-", "−")

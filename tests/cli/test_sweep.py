@@ -96,7 +96,7 @@ def test_a_failed_job_is_said_and_is_no_success(cli, out):
     code, printed, err = cli("sweep", *GRID, *SETTINGS, *wild, "--keep", "best")  # whose error hides nothing
     assert code == 2
     assert "failed: digit 3, rank 1, seed 0" in printed
-    assert "No job of this sweep is done, so there is no best." in " ".join(err.split())
+    assert "No adapter of this sweep is done and met its guard, so there is no best." in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_a_failed_job_is_said_and_is_no_success(cli, out):
         (("--set", "finetune.focus=0.3", "--by", "focus"), "`by` (='focus') was not varied"),
         (("--plan", "--engine", "quick"), "none of stacked, local, ray"),
         (("--plan", "--threads", "-1"), "`threads` (=-1)"),
-        (("--set", "seed.x=3"), "`seed` is one value"),
-        (("--set", "finetune.rank.x=1"), "`rank` is one value"),
+        (("--set", "seed.x=3"), "names seed.x"),
+        (("--set", "finetune.rank.x=1"), "names finetune.rank.x"),
         (("--set", "finetune.focus=" + 900 * "["), "`finetune.focus`"),
         (("--set", f"finetune.focus={10**5000:x}"), "more than 1,000 characters"),
         (("--rounds", "2"), "are of one setting, and finetune.digit has 2 values"),

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import UsageError
-from lora_mnist.play.server import MAX_BODY_BYTES, STATIC, listening, refusal_reason, static_files
+from lora_mnist.play.server import MAX_BODY_BYTES, STATIC, listening, refusal_reason
 
 from ..conftest import snapshot
 from .conftest import NINE, Client
@@ -97,14 +97,14 @@ def test_the_page_and_its_files_are_served_and_nothing_else(client):
     for file in STATIC.iterdir():
         if file.name != "index.html":
             assert client.ask(f"/{file.name}")[2] == file.read_bytes()
-    for path in ("/index.html", "/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/run.json", "/static/style.css"):
+    for path in ("/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/run.json", "/static/style.css"):
         status, _, answer = client.ask(path)
         assert (status, answer["error"]["status"]) == (404, 404)
 
 
 def test_the_page_names_only_its_own_files_and_writes_no_markup():
     page = (STATIC / "index.html").read_text()
-    assert {f"/{name}" for name in re.findall(r'(?:src|href)="([^"]+)"', page)} <= set(static_files())
+    assert all((STATIC / name).is_file() for name in re.findall(r'(?:src|href)="([^"]+)"', page))
     assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=", page)
     for file in STATIC.glob("*.js"):
         text = file.read_text()
@@ -294,6 +294,6 @@ def test_it_listens_to_this_machine_only_and_sends_small_answers_at_once():
         assert listener.getsockname()[0] == "127.0.0.1"
         accepted, _ = listener.accept()
         with accepted:
-            assert accepted.proto == socket.IPPROTO_TCP  # by which asyncio knows where to set TCP_NODELAY
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     with pytest.raises(UsageError, match=r"`port` \(=70000\) cannot be used"):
         listening(70000)

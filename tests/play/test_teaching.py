@@ -12,7 +12,7 @@ from lora_mnist.errors import BusyError, DiskError, RunError, UsageError
 from lora_mnist.evaluation.verdict import LessonResult, OnVal, Unseen
 from lora_mnist.pipeline import Request
 from lora_mnist.play.protocol import LabelledDrawing
-from lora_mnist.play.teaching import Exited, Teacher, run_worker
+from lora_mnist.play.teaching import Teacher, run_worker
 from lora_mnist.training.progress import Step
 
 DRAWING = LabelledDrawing(pixels=bytes(784), label=7)
@@ -25,7 +25,7 @@ RESULT = LessonResult(
     val=OnVal(images=500, before=20, after=23, fixed=(0,) * 10, broken=(3, *(0,) * 9)),
     scale=0.8,
 )
-KILLED = Exited(-9)
+KILLED = -9  # by SIGKILL
 
 
 class FakeWorker:
@@ -86,13 +86,9 @@ async def test_from_drawings_to_an_adapter(lesson, teacher, is_warm):
     if is_warm:
         teacher.warm_up()
         teacher.warm_up()
-        await lesson.after("ready")
     teacher.start([DRAWING])
     assert teacher.state.phase == "starting"
     (worker,) = lesson.workers
-    if not is_warm:
-        assert worker.received == []
-        await lesson.after("ready")
     assert worker.received == [[DRAWING]]
     state = await lesson.after(STEP)
     assert (state.phase, state.step, state.steps, state.loss) == ("training", STEP.step, STEP.steps, STEP.loss)
@@ -105,7 +101,7 @@ async def test_from_drawings_to_an_adapter(lesson, teacher, is_warm):
     assert (worker.received, worker.is_killed) == ([[DRAWING], "mine"], True)
 
 
-@pytest.mark.parametrize("events", [[], ["ready"], ["ready", STEP], ["ready", STEP, RESULT]])
+@pytest.mark.parametrize("events", [[], [STEP], [STEP, RESULT]])
 @in_loop
 async def test_a_second_lesson_has_to_wait_for_the_end_of_the_first(lesson, teacher, events):
     teacher.start([DRAWING])
@@ -128,8 +124,8 @@ async def test_a_second_lesson_has_to_wait_for_the_end_of_the_first(lesson, teac
     ("events", "problem"),
     [
         ([KILLED], "The training process was killed by signal 9 in the middle of the training."),
-        (["ready", STEP, RESULT, KILLED], "The training process was killed by signal 9 before the adapter was saved."),
-        (["ready", UsageError("Two drawings are too few.", "Draw more.")], "Two drawings are too few. Draw more."),
+        ([STEP, RESULT, KILLED], "The training process was killed by signal 9 before the adapter was saved."),
+        ([UsageError("Two drawings are too few.", "Draw more.")], "Two drawings are too few. Draw more."),
     ],
 )
 @in_loop
@@ -144,7 +140,7 @@ async def test_a_failure_is_reported_and_another_lesson_may_begin(lesson, teache
 @in_loop
 async def test_a_worker_killed_before_the_lesson_is_replaced(lesson, teacher):
     teacher.warm_up()
-    assert (await lesson.after("ready", KILLED)).phase == "idle"
+    assert (await lesson.after(KILLED)).phase == "idle"
     teacher.start([DRAWING])
     assert len(lesson.workers) == 2
 
@@ -152,7 +148,7 @@ async def test_a_worker_killed_before_the_lesson_is_replaced(lesson, teacher):
 @in_loop
 async def test_an_adapter_that_cannot_be_saved_can_be_saved_under_another_name(lesson, teacher):
     teacher.start([DRAWING])
-    await lesson.after("ready", RESULT)
+    await lesson.after(RESULT)
     teacher.keep("mine")
     state = await lesson.after(DiskError("Cannot write.", "Make room."))
     assert (state.phase, state.lesson, state.name) == ("taught", RESULT, None)
@@ -173,7 +169,7 @@ async def test_a_reader_gets_the_current_state_and_every_change_until_the_end(le
     await asyncio.sleep(0)
     teacher.start([DRAWING])
     await asyncio.sleep(0)
-    await lesson.after("ready", STEP)
+    await lesson.after(STEP)
     await asyncio.sleep(0)
     teacher.close()
     await asyncio.wait_for(reader, 5)
@@ -205,7 +201,6 @@ def worker(monkeypatch):
 
 def test_the_process_reports_its_steps_and_saves_at_the_second_try(worker, run_copy, adapter):
     pipe = worker(Request(run=run_copy))
-    assert pipe.recv() == "ready"
     pipe.send([LabelledDrawing(pixels=bytes([40 * i] * 784), label=i) for i in range(6)])
     steps = []
     while isinstance(event := pipe.recv(), Step):
@@ -228,6 +223,5 @@ def test_the_process_reports_a_run_that_it_cannot_open(worker, tmp_path):
 
 def test_the_process_ends_when_the_server_has_ended(worker, run_copy):
     pipe = worker(Request(run=run_copy))
-    assert pipe.recv() == "ready"
     pipe.send([DRAWING, DRAWING])
     pipe.close()  # and the fixture waits for its end

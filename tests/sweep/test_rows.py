@@ -120,7 +120,7 @@ def test_what_is_no_result_is_refused(tmp_path, content):
 
 
 def test_the_csv_has_a_line_a_row_with_settings_and_counts(rows):
-    found = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    found = list(csv.DictReader(io.StringIO(to_csv(rows).decode())))
     for line, row in zip(found, rows, strict=True):
         assert line["key"] == row.key
         assert int(line["test_errors"]) == row.after["test"].errors == sum(row.after["test"].wrong)

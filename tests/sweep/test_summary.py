@@ -14,7 +14,7 @@ from lora_mnist.evaluation.results import Counts
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.page import PAGE, plot_by_setting, write_page
 from lora_mnist.sweep.rows import Round, Row, SplitCounts
-from lora_mnist.sweep.summary import FULL, ON_TEST, ON_VAL, Summary, rule, sentences, summarise
+from lora_mnist.sweep.summary import FULL, ON_TEST, ON_VAL, Summary, summarise
 from tests.conftest import snapshot
 
 IMAGES = (100,) * 10
@@ -107,7 +107,7 @@ def test_one_seed_does_not_say_what_is_enough():
 def test_nothing_is_enough_that_is_no_better_than_the_base():
     rows = [row(3, rank, seed, 101 + (-1) ** seed) for rank in (1, 2) for seed in (0, 1)]
     assert not summarise(rows).enough[-1].helps
-    assert "None is better than the base" in sentences(summarise(rows))[-1]
+    assert "None is better than the base" in summarise(rows).sentences[-1]
 
 
 def test_what_is_varied_besides_makes_variants_and_orders_them():
@@ -116,13 +116,12 @@ def test_what_is_varied_besides_makes_variants_and_orders_them():
         f"focus {focus}, rank {rank}" for focus in (0.1, 0.2) for rank in (1, 2)
     ]
     assert [one.by for one in summarise(rows).variants] == ["1", "1", "2", "2"]
-    assert summarise(rows, by="finetune.focus").by == "focus"
     assert len(plot_by_setting(summarise(rows)).figure.axes[0].containers) == 2  # a line for each focus
 
 
 @pytest.mark.parametrize(
     ("rows", "view", "said"),
-    [([], {}, "No job"), (ROWS, {"by": "focus"}, "was not varied"), (ROWS, {"split": "val"}, "`split`")],
+    [([], {}, "No job"), (ROWS, {"split": "val"}, "`split`")],
 )
 def test_what_cannot_be_answered(rows, view, said):
     with pytest.raises(UsageError, match=said):
@@ -133,16 +132,16 @@ def test_of_a_single_variant_it_is_said_whether_it_helps():
     rows = [row(3, 4, seed, errors) for seed, errors in enumerate((62, 60, 63))]
     found = summarise(rows, label="mine")
     assert [one.name for one in found.variants] == ["mine"]
-    assert sentences(found)[-1] == "Mine is better than the base for all digits together by more than chance."
-    assert sentences(summarise(rows[:1], label="mine")) == [
+    assert found.sentences[-1] == "Mine is better than the base for all digits together by more than chance."
+    assert summarise(rows[:1], label="mine").sentences == [
         "One seed does not say which is enough: how sure it is comes from several."
     ]
-    assert rule(found) == ""
-    assert rule(summarise(ROWS)) != ""
+    assert found.rule == ""
+    assert summarise(ROWS).rule != ""
 
 
 def test_each_digit_has_its_sentence_and_all_have_the_last():
-    first, second, last = sentences(summarise(ROWS))
+    first, second, last = summarise(ROWS).sentences
     assert first == "Rank 4 is enough for the 3; rank 1 is not: 21.3 more (p = 0.00085)."
     assert "for the 8" in second
     assert "all digits together" in last
