@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lora_mnist.cli.options import Output
-    from lora_mnist.settings.document import Document
+    from lora_mnist.settings.config import Document
 
 LABEL = 10  # columns of what stands before the lines of an answer
 NARROWEST = 40  # columns; a narrower terminal breaks the lines itself

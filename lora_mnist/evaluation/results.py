@@ -7,8 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, Strict, model_validator
 
-from lora_mnist.settings.config import GuardRule
-from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Digit, Document, GuardRule, Many, Maybe
 
 T = TypeVar("T")
 

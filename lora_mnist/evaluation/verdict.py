@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Pair, PairedControl, PerDigit, ShiftedLogit
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, mcnemar
-from lora_mnist.settings.document import Count, Digit, Document, Many
+from lora_mnist.settings.config import Count, Digit, Document, Many
 
 Outcome = Literal["good", "bad", "open"]
 Kind = Literal[

@@ -19,7 +19,7 @@ from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine, adapter_lines
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import DatasetName
-from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Digit, Document, Many, Maybe
 
 
 class Network(Document):

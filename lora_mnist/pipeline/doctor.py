@@ -21,7 +21,7 @@ from lora_mnist.runs.artifact import WEIGHTS, load_network
 from lora_mnist.runs.atomic import writer_of
 from lora_mnist.runs.listing import find_runs
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.document import Document, Many, Maybe
+from lora_mnist.settings.config import Document, Many, Maybe
 from lora_mnist.training.device import prepare
 
 ROOM = 500_000_000  # bytes: the data, and some runs

@@ -18,7 +18,7 @@ from lora_mnist.lora.merge import merged_copy
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
-from lora_mnist.settings.document import Count, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import normalise
 

@@ -30,8 +30,7 @@ from lora_mnist.runs.schemas import (
     Provenance,
     record_provenance,
 )
-from lora_mnist.settings.config import FinetuneSettings
-from lora_mnist.settings.document import Document
+from lora_mnist.settings.config import Document, FinetuneSettings
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP

@@ -12,7 +12,7 @@ from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
 from lora_mnist.pipeline.verify import VerifyResult, verify_workspace
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.document import Document, Many
+from lora_mnist.settings.config import Document, Many
 from lora_mnist.settings.request import Request
 
 STAGES = ("pretrain", "finetune", "verify", "report")  # the last is for the caller, who knows what it looks like

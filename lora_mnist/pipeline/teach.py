@@ -17,8 +17,7 @@ from lora_mnist.lora import scale_alpha, updates_of
 from lora_mnist.pipeline.finetune import parameters_of, prove_and_save
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenance
-from lora_mnist.settings.config import TeachSettings, require_name
-from lora_mnist.settings.document import Document
+from lora_mnist.settings.config import Document, TeachSettings, require_name
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import SILENT, CallbackProgress, Progress, Step

@@ -18,7 +18,7 @@ from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter, Evaluation
-from lora_mnist.settings.document import Document, Many, Maybe
+from lora_mnist.settings.config import Document, Many, Maybe
 from lora_mnist.settings.request import Applied, Request
 
 ROUNDING = 1e-6  # relative: another machine adds in another order

@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 from pydantic import ConfigDict, Field, model_validator
 
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict
-from lora_mnist.settings.config import Name
-from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Digit, Document, Many, Maybe, Name
 
 # The page has the same limits; tests/play/test_protocol.py compares them.
 SIDE = 28

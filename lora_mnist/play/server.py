@@ -33,7 +33,7 @@ from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.play.networks import SEARCH_BATCH, Networks
 from lora_mnist.play.protocol import KeepRequest, PredictRequest, SearchRequest, TeachRequest
 from lora_mnist.play.teaching import Teacher
-from lora_mnist.settings.document import Document, first_fault
+from lora_mnist.settings.config import Document, first_fault
 from lora_mnist.settings.request import Request as RunRequest
 from lora_mnist.training.device import prepare
 

@@ -34,7 +34,7 @@ from lora_mnist.runs.atomic import (
     write_file,
 )
 from lora_mnist.runs.schemas import Evaluation, FinetuneRecord, Provenance
-from lora_mnist.settings.document import Document, first_fault
+from lora_mnist.settings.config import Document, first_fault
 
 if TYPE_CHECKING:
     import numpy

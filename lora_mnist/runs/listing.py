@@ -12,8 +12,7 @@ from lora_mnist.evaluation.results import Counts
 from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.run import Run, is_run
 from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RunDocuments
-from lora_mnist.settings.config import KnownDataset
-from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 
 # The adapters of a run ------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from lora_mnist.runs.atomic import (
     write_file,
 )
 from lora_mnist.runs.schemas import RunRecord
-from lora_mnist.settings.document import Document
+from lora_mnist.settings.config import Document
 
 log = logging.getLogger("lora_mnist")
 

@@ -13,8 +13,18 @@ from pydantic import Discriminator, Tag, model_validator
 from lora_mnist import SCHEMA, __version__
 from lora_mnist.evaluation.results import Analysis, BySplit, Counts, GuardDecision, Proof, SplitResult
 from lora_mnist.evaluation.verdict import LessonResult
-from lora_mnist.settings.config import FinetuneSettings, KnownDataset, Settings, TeachSettings, TrainingSettings
-from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import (
+    Count,
+    Digit,
+    Document,
+    FinetuneSettings,
+    KnownDataset,
+    Many,
+    Maybe,
+    Settings,
+    TeachSettings,
+    TrainingSettings,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_mnist.errors import UsageError, shown
-from lora_mnist.settings.config import DataSettings, ModelSettings, PretrainSettings, Settings
-from lora_mnist.settings.document import Document
+from lora_mnist.settings.config import DataSettings, Document, ModelSettings, PretrainSettings, Settings
 
 MOST_JOBS = 200_000  # of one folder, whose rows are in memory at once
 LONGEST = 1_000  # characters of one value

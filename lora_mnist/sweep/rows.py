@@ -20,8 +20,18 @@ from lora_mnist.evaluation.verdict import Kind
 from lora_mnist.files import read_regular
 from lora_mnist.report import tables
 from lora_mnist.runs import atomic
-from lora_mnist.settings.config import DataSettings, FinetuneSettings, KnownDataset, ModelSettings, PretrainSettings
-from lora_mnist.settings.document import Count, Digit, Document, Many, first_fault
+from lora_mnist.settings.config import (
+    Count,
+    DataSettings,
+    Digit,
+    Document,
+    FinetuneSettings,
+    KnownDataset,
+    Many,
+    ModelSettings,
+    PretrainSettings,
+    first_fault,
+)
 from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"

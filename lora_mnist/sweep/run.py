@@ -18,8 +18,7 @@ from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.verify import verify
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.config import Settings, load_config, resolve
-from lora_mnist.settings.document import Count, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, load_config, resolve
 from lora_mnist.settings.layers import merge
 from lora_mnist.settings.request import NAMELESS, Request
 from lora_mnist.sweep.engines import Engine

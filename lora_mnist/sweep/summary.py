@@ -14,8 +14,7 @@ from typing import Literal, cast
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.evaluation.results import Counts
 from lora_mnist.evaluation.significance import LEVEL
-from lora_mnist.settings.config import KnownDataset
-from lora_mnist.settings.document import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 from lora_mnist.sweep.grid import Axes
 from lora_mnist.sweep.rows import Row
 
