@@ -36,7 +36,7 @@ else:
 def run(
     *,
     place: o.Place,
-    common: o.Recipe,
+    common: o.ConfigOptions,
     base: o.Base,
     repair: o.Repair,
     rounds: int = in_repair(
@@ -81,7 +81,7 @@ def run(
 def pretrain(
     *,
     place: o.Place,
-    common: o.Recipe,
+    common: o.ConfigOptions,
     base: o.Base,
     loop: o.Loop,
     session: o.Session,
@@ -110,7 +110,7 @@ def evaluate(
 
     Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
     """
-    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe()))
+    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions()))
     evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
     base = work.run.base.evaluation if evaluation.adapters or evaluation.checkpoint else None
     print_result(evaluation, session, lambda one: tables.evaluation(one, base))
@@ -119,7 +119,7 @@ def evaluate(
 def finetune(
     *,
     place: o.Place,
-    common: o.Recipe,
+    common: o.ConfigOptions,
     full: bool = in_repair("Train all weights of a copy instead of an adapter, to compare."),
     repair: o.Repair,
     control: bool = o.CONTROL,
@@ -163,7 +163,7 @@ def verify(
 
     Example: lora-mnist verify --run runs/default
     """
-    findings = pipeline.verify(o.request_of(place, session, o.Recipe()), adapter or (), digest)
+    findings = pipeline.verify(o.request_of(place, session, o.ConfigOptions()), adapter or (), digest)
     if findings.passed or not session.json:  # which is one object, the error's
         print_result(findings, session, tables.verification)
     _raise_failures(findings)
@@ -183,7 +183,7 @@ def merge(
     Example: lora-mnist merge --adapter digit9-r1 --name repaired
     """
     settings = o.given("finetune", name=name)
-    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe(force=force), settings))
+    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force), settings))
     merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
     more = verbose and (lambda one: tables.evaluation(one.evaluation, base))
     print_result(merged, session, lambda one: results.merged(one, base, place.run), more, file=merged.file)
@@ -209,7 +209,7 @@ def extract(
     Example: lora-mnist extract --rank 4
     """
     settings = o.given("finetune", digit=digit, name=name)
-    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe(force=force), settings))
+    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force), settings))
     _print_tuning(pipeline.extract(work, rank, checkpoint), place.run, verbose, session)
 
 
@@ -320,7 +320,7 @@ def predict(
         raise UsageError(cause, "Name files, or choose test images by --index.")
     if show:
         pipeline.require_one_picture(len(images or index or ()), show, force)
-    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe()))
+    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions()))
     pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
     result = pipeline.predict(work, pictures, chosen, adapters.allow_unverified)
@@ -344,7 +344,7 @@ def export(
 
     Example: lora-mnist export --adapter digit9-r1
     """
-    work = pipeline.open_workspace(o.request_of(place, session, o.Recipe(force=force)))
+    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force)))
     exported = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
     print_result(exported, session, results.exported, file=exported.file)
 
@@ -355,7 +355,7 @@ def teach(
         "Data", "Folder with the drawings, each below its digit: 0/*.png to 9/*.png.", "FOLDER", ...
     ),
     place: o.Place,
-    common: o.Recipe,
+    common: o.ConfigOptions,
     rank: int | None = o.a_rank(),
     steps: int | None = o.STEPS,
     share: float | None = in_data("Share of every batch that is drawings.", "SHARE"),
@@ -405,7 +405,7 @@ def play(
         if open:
             open_in_browser(address)
 
-    serve(o.request_of(place, session, o.Recipe()), port, announce)
+    serve(o.request_of(place, session, o.ConfigOptions()), port, announce)
 
 
 def _print_tuning(tuning: "pipeline.FinetuneResult", run: Path, verbose: bool, output: o.Output) -> None:

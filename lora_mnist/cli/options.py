@@ -13,7 +13,7 @@ from lora_mnist.errors import UsageError
 from lora_mnist.settings.layers import config_names
 
 if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
-    from lora_mnist.settings.layers import Layer
+    from lora_mnist.settings.layers import ConfigTables
     from lora_mnist.settings.request import Applied, Request
 
 PANELS = ("Run", "Repair", "LoRA", "Training", "Data", "Output")  # of --help, in this order
@@ -130,7 +130,7 @@ class PlaySession(Session):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ConfigOptions:
     """How a command that trains goes about it."""
 
     config: str | None = config_file(f"Settings to begin with: {', '.join(config_names())}, or a TOML file of yours.")
@@ -176,7 +176,7 @@ class Adapters:
 class Settings:
     """A group of options that are settings, in one table of a config file."""
 
-    def settings(self, table: str = "finetune") -> "Layer":
+    def settings(self, table: str = "finetune") -> "ConfigTables":
         """What was given, as that table."""
         return given(table, **vars(self))
 
@@ -195,7 +195,7 @@ class Base:
     epochs: int | None = in_training("How often pretraining goes through all the training images.", "N")
     hidden: str | None = in_training("Sizes of the hidden layers.", "N,N")
 
-    def settings(self) -> "Layer":
+    def settings(self) -> "ConfigTables":
         """What was given, in the tables of a config file."""
         data = given("data", dataset=self.dataset, val_share=self.val_share)
         return {**data, **given("model", hidden=self.hidden), **given("pretrain", epochs=self.epochs)}
@@ -271,7 +271,7 @@ class Finetuning(Settings):
 # Options → request ----------------------------------------------------------------------------------------------------
 
 
-def request_of(place: Place, session: Session, recipe: Recipe, *settings: "Layer") -> "Request":
+def request_of(place: Place, session: Session, recipe: ConfigOptions, *settings: "ConfigTables") -> "Request":
     """The `Request` of a command. Of `settings`, which are tables as in a config file, those of one name are joined."""
     from lora_mnist.settings.request import Request
 
@@ -302,7 +302,7 @@ def refuse_with_full(repair: Repair, other: Finetuning, control: bool, on_top_of
         raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")
 
 
-def given(table: str, **options: Any) -> "Layer":
+def given(table: str, **options: Any) -> "ConfigTables":
     """The `table` of a config file with the options that were not left out. Raises UsageError for what is malformed."""
     parsers: dict[str, Any] = {"digit": _digit, "hidden": _sizes, "rank_pattern": _pattern, "alpha_pattern": _pattern}
     there = {name: value for name, value in options.items() if value not in (None, [])}

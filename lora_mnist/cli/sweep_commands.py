@@ -93,7 +93,7 @@ def sweep(
     if view.keep is not None and grid.hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
     images = o.given("data", dataset=grid.dataset)
-    request = o.request_of(o.Place(), session, o.Recipe(config=grid.config), images)
+    request = o.request_of(o.Place(), session, o.ConfigOptions(config=grid.config), images)
     axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
     if grid.rounds:
         require_rounds(grid.rounds)

@@ -91,23 +91,23 @@ def finetune(
     """
     with work.writing():
         # which digit, on top of what, under what name
-        stack, recipe = tuple(dict.fromkeys(on_top_of)), work.settings.finetune
-        work.require_stack(stack)
-        digit = work.target_digit(stack)
-        name = recipe.name or _name_of_round(work, f"digit{digit}-r{recipe.rank}", digit, stack)
+        below, recipe = tuple(dict.fromkeys(on_top_of)), work.settings.finetune
+        work.require_below(below)
+        digit = work.target_digit(below)
+        name = recipe.name or _name_of_round(work, f"digit{digit}-r{recipe.rank}", digit, below)
         if resume and work.run.adapter(name).is_finished and not work.request.force:
-            return _finished(work, name, digit, stack, control)
+            return _finished(work, name, digit, below, control)
 
         # refuse what cannot end well before any time is spent
         work.claim(work.run.adapter(name))
         require_val(recipe.guard, work.dataset.val)
-        others = [other for other in work.run.adapter_names() if other not in (name, *stack)]
+        others = [other for other in work.run.adapter_names() if other not in (name, *below)]
         if resume and others:  # a second `run` with another rank or digit
             log.info("Note: %s is added to this run, beside %s.", name, ", ".join(others))
-        work.warn_of_no_miss(digit, stack)
+        work.warn_of_no_miss(digit, below)
 
         started = time.perf_counter()
-        adapted, history, guard = _train(work, name, digit, stack, recipe)
+        adapted, history, guard = _train(work, name, digit, below, recipe)
         record = FinetuneRecord(
             schema_version=SCHEMA,
             method="lora",
@@ -119,12 +119,12 @@ def finetune(
             weakest_on_val=recipe.digit == "weakest",
             seed=work.settings.seed,
             guard=guard,
-            on_top_of=stack,
+            on_top_of=below,
         )
         provenance = record_provenance(work.device, started)
         if guard.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
-        beside = _train_control(work, name, digit, stack) if control else None
+        beside = _train_control(work, name, digit, below) if control else None
         return prove_and_save(work, adapted, record, provenance, history, beside)
 
 
@@ -161,7 +161,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
             seed=work.settings.seed,
         )
         evaluation = work.evaluation(logits, checkpoint=name)
-        analysis = analyse(work.logits_of_stack(()), logits, work.labels, digit)
+        analysis = analyse(work.logits_with(()), logits, work.labels, digit)
         with work.run.new(checkpoint) as writer:
             writer.network(tuned)
             writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
@@ -191,15 +191,15 @@ def prove_and_save(
         ProofError: the proof failed; nothing is saved.
         UsageError: the logits are not finite; nothing is saved.
     """
-    name, digit, stack = record.name, record.digit, record.on_top_of
-    proof, logits = prove(Plain(work.base, work.images, work.logits_of_stack(())), work.fingerprint, adapted)
+    name, digit, below = record.name, record.digit, record.on_top_of
+    proof, logits = prove(Plain(work.base, work.images, work.logits_with(())), work.fingerprint, adapted)
     require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
     if not proof.passed:
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
     record = record.model_copy(update={"proof": proof})
 
-    before = work.logits_of_stack(stack)
-    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*stack, name)])
+    before = work.logits_with(below)
+    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*below, name)])
     analysis = analyse(before, logits, work.labels, digit, control)
     analysis = add_adapter(analysis, adapted, name, digit, work.dataset)
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
@@ -222,49 +222,49 @@ def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
 
 
 def _train(
-    work: Workspace, name: str, digit: int, stack: tuple[str, ...], recipe: FinetuneSettings, stage: str = ""
+    work: Workspace, name: str, digit: int, below: tuple[str, ...], recipe: FinetuneSettings, stage: str = ""
 ) -> tuple[MLP, History, GuardDecision]:
-    """The base with `stack` and the new adapter, whose alpha has the scale that the guard selected."""
-    start, _ = work.adapted([Applied(one) for one in stack])
+    """The base with `below` and the new adapter, whose alpha has the scale that the guard selected."""
+    start, _ = work.adapted([Applied(one) for one in below])
     settings = work.settings.model_copy(update={"finetune": recipe})
     progress = replace(work.progress, stage=f"{work.progress.stage}{stage}")
     adapted, history = train_adapter(start, name, digit, settings, work.dataset, progress)
-    guard = Guard(recipe.guard, gain=1 if stack else 0)  # one more adapter has to save at least one image
-    before, val = work.logits_of_stack(stack).get("val"), work.dataset.val
+    guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
+    before, val = work.logits_with(below).get("val"), work.dataset.val
     decision = select_scale(adapted, name, guard, before, val, digit)
     scale_alpha(adapted, name, decision.scale or 1.0)
     return adapted, history, decision
 
 
-def _train_control(work: Workspace, name: str, digit: int, stack: tuple[str, ...]) -> Control:
+def _train_control(work: Workspace, name: str, digit: int, below: tuple[str, ...]) -> Control:
     """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling."""
     share = float((work.dataset.train.labels == digit).float().mean())
     recipe = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
-    control, _, guard = _train(work, name, digit, stack, recipe, "control: ")
-    logits = held_out_logits(control, work.dataset) if guard.scale else work.logits_of_stack(stack)
+    control, _, guard = _train(work, name, digit, below, recipe, "control: ")
+    logits = held_out_logits(control, work.dataset) if guard.scale else work.logits_with(below)
     require_finite(logits, "Choose a lower --learning-rate.")
     return Control(guard.scale, logits)
 
 
-def _name_of_round(work: Workspace, name: str, digit: int, stack: tuple[str, ...]) -> str:
+def _name_of_round(work: Workspace, name: str, digit: int, below: tuple[str, ...]) -> str:
     """`name`; or on top of others, where a digit may be repaired twice, the first that no other round has."""
 
     def is_this_round(other: str) -> bool:
         record = work.run.adapter(other).finetune
-        return (record.on_top_of, record.digit) == (stack, digit)
+        return (record.on_top_of, record.digit) == (below, digit)
 
-    named = [other for other in work.run.adapter_names() if stack and other.startswith(name)]
+    named = [other for other in work.run.adapter_names() if below and other.startswith(name)]
     return free_name(name, [other for other in named if not is_this_round(other)])
 
 
-def _finished(work: Workspace, name: str, digit: int, stack: tuple[str, ...], control: bool) -> FinetuneResult:
+def _finished(work: Workspace, name: str, digit: int, below: tuple[str, ...], control: bool) -> FinetuneResult:
     """The adapter of an earlier run. Raises UsageError if it is not what is asked for."""
     saved = work.run.require_adapter(name)
     record, folder, analysis = saved.finetune, saved.folder, saved.analysis
     if record.digit != digit:
         raise UsageError(f"{folder} repairs {record.digit}, not {digit}.", "Give another --name, or use --force.")
-    if record.on_top_of != stack:
-        found, wanted = (", ".join(names) or "the base" for names in (record.on_top_of, stack))
+    if record.on_top_of != below:
+        found, wanted = (", ".join(names) or "the base" for names in (record.on_top_of, below))
         raise UsageError(f"{folder} was trained on top of {found}, not of {wanted}.", "Choose another --run.")
     stored = {"seed": record.seed, "finetune": record.settings.model_dump(mode="json")}
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)

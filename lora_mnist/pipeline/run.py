@@ -64,7 +64,7 @@ def run(
             verification = verify_workspace(work)
         show(Done(verification, time.perf_counter() - started))
     kept = [one.record.name for one in repairs if one.kept]
-    overall = compare(work.logits_of_stack(()), work.logits_of_stack(kept), work.labels, repairs[0].record.digit)
+    overall = compare(work.logits_with(()), work.logits_with(kept), work.labels, repairs[0].record.digit)
     return work, RunResult(pretraining=pretraining, rounds=repairs, overall=overall, verification=verification)
 
 
@@ -75,10 +75,10 @@ def repair(
     repairs: list[FinetuneResult] = []
     there = [] if work.request.force else work.run.adapter_names()
     while len(repairs) < rounds and all(one.kept for one in repairs):
-        started, stack = time.perf_counter(), [one.record.name for one in repairs]
+        started, below = time.perf_counter(), [one.record.name for one in repairs]
         stage = _stage(2) + (f"round {len(repairs) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
-        last = finetune(staged, stack, control, resume=True)
+        last = finetune(staged, below, control, resume=True)
         repairs.append(last)
         show(Done(last, time.perf_counter() - started, last.kept and last.record.name in there))
     return tuple(repairs)

@@ -99,7 +99,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     was_right = is_right(work.base, drawings)
     digit = most_wrong(drawings, was_right)
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
-    decision = select_scale(adapted, NAME, guard, work.logits_of_stack(()).get("val"), val, digit)
+    decision = select_scale(adapted, NAME, guard, work.logits_with(()).get("val"), val, digit)
     scale_alpha(adapted, NAME, decision.scale or 1.0)
 
     def train_without(number: int) -> MLP:
@@ -241,7 +241,7 @@ def _test_unseen(
 def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:
     """What `adapted` changes on `val`."""
     val = work.dataset.val
-    before, after = work.logits_of_stack(())["val"], logits_of(adapted, val.images)
+    before, after = work.logits_with(())["val"], logits_of(adapted, val.images)
     found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
     errors = {"before": found.before.errors, "after": found.after.errors}
     return OnVal(images=len(val), **errors, fixed=found.fixed, broken=found.broken)

@@ -146,18 +146,18 @@ def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool
         if missing := [one for one in record.on_top_of if one not in work.run.adapter_names()]:
             clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
             return AdapterCheck(name=name, passed=False, failures=(clause,))
-        stack = (*record.on_top_of, name)
-        adapted, _ = work.adapted([Applied(one) for one in stack])
+        below = (*record.on_top_of, name)
+        adapted, _ = work.adapted([Applied(one) for one in below])
         proof, logits = prove(plain, work.fingerprint, adapted)
         clauses = failures(proof) + _unlike_stored(artifact, logits)
         if (record.name, record.proof and record.proof.passed) != (name, True):
             clauses.append(f"{FINETUNE} is not of a proved adapter of this name")
         if base_is_right and not clauses:  # else there is nothing to compare with
             stored, kept = artifact.logits(), artifact.analysis.control
-            applied = [AppliedAdapter(name=one, strength=1.0) for one in stack]
+            applied = [AppliedAdapter(name=one, strength=1.0) for one in below]
             clauses += _unlike_evaluation(artifact, work.evaluation(stored, applied))
             control = Control(kept.scale, artifact.control_logits()) if kept else None
-            found = analyse(work.logits_of_stack(record.on_top_of), stored, work.labels, record.digit, control)
+            found = analyse(work.logits_with(record.on_top_of), stored, work.labels, record.digit, control)
             if not same(artifact.analysis, found, NOT_RECOMPUTED):
                 clauses.append(f"{ANALYSIS} does not follow from its logits")
     except AlteredError as error:
@@ -177,7 +177,7 @@ def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
             stored = artifact.logits()
             clauses = _unlike_evaluation(artifact, work.evaluation(stored, checkpoint=name))
             if artifact.is_finetuned:
-                found = analyse(work.logits_of_stack(()), stored, work.labels, artifact.finetune.digit)
+                found = analyse(work.logits_with(()), stored, work.labels, artifact.finetune.digit)
                 clauses += [] if same(artifact.analysis, found) else [f"{ANALYSIS} does not follow from its logits"]
     except AlteredError as error:
         return CheckpointCheck(name=name, passed=False, failures=(error.cause,))

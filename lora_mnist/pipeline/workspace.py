@@ -85,7 +85,7 @@ class Workspace:
         self.run.require_unused(saved, self.request.force)
         self.run.require_writable()
 
-    def require_stack(self, names: Sequence[str]) -> None:
+    def require_below(self, names: Sequence[str]) -> None:
         """Raises RunError unless each of `names` is an adapter of the run, trained on top of those before it."""
         for i, name in enumerate(names):
             below = self.run.require_adapter(name).finetune.on_top_of
@@ -95,7 +95,7 @@ class Workspace:
                     "Name the adapters of one `run --rounds`, in their order.",
                 )
 
-    def logits_of_stack(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    def logits_with(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """(N, 10) fp32 by split, as stored, of the base with adapters trained on top of each other; or of the base.
 
         Raises AlteredError if there are others than one row for each image.
@@ -119,12 +119,12 @@ class Workspace:
             return digit
         if not len(self.dataset.val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        return weakest_digit(self.logits_of_stack(on_top_of)["val"], self.dataset.val.labels)
+        return weakest_digit(self.logits_with(on_top_of)["val"], self.dataset.val.labels)
 
     def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
         """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
         of_digit = self.dataset.val.labels.cpu() == digit
-        if len(of_digit) and bool((self.logits_of_stack(on_top_of)["val"].argmax(1)[of_digit] == digit).all()):
+        if len(of_digit) and bool((self.logits_with(on_top_of)["val"].argmax(1)[of_digit] == digit).all()):
             count = int(of_digit.sum())
             log.info("Note: all %d images of %d on val are right already, so val has nothing to repair.", count, digit)
 

@@ -34,7 +34,7 @@ class Networks:
         self._versions: dict[str, tuple[int, int] | None] = {}  # of the adapter folders that were loaded
         self._adapters: tuple[AdapterInfo, ...] = ()
         self._model = copy.deepcopy(work.base)
-        self._base_wrong = work.logits_of_stack(())["test"].argmax(1) != work.dataset.test.labels.cpu()  # bool (N,)
+        self._base_wrong = work.logits_with(())["test"].argmax(1) != work.dataset.test.labels.cpu()  # bool (N,)
         self.test_count = len(self._base_wrong)
 
     def info(self) -> RunInfo:

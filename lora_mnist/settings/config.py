@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from lora_mnist.errors import UsageError, shown
-from lora_mnist.settings.layers import Layer, config_path, merge, read_config
+from lora_mnist.settings.layers import ConfigTables, config_path, merge, read_config
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ class Settings(Document):
     teach: TeachSettings
 
 
-def load_config(name_or_path: str) -> Layer:
+def load_config(name_or_path: str) -> ConfigTables:
     """Read a shipped config by its name or any TOML file by its path.
 
     Raises:
@@ -191,7 +191,7 @@ def load_config(name_or_path: str) -> Layer:
     return layer
 
 
-def resolve(layers: Sequence[Layer], dataset: str, origin: str = "the command line") -> Settings:
+def resolve(layers: Sequence[ConfigTables], dataset: str, origin: str = "the command line") -> Settings:
     """Lay `layers` over each other, lowest first, for `dataset`, and check the result.
 
     Raises:

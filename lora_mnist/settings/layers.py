@@ -13,7 +13,7 @@ from lora_mnist.files import read_regular
 
 LARGEST = 1 << 20  # bytes of a config
 
-Layer = Mapping[str, Any]  # nested tables, as TOML gives them
+ConfigTables = Mapping[str, Any]  # nested tables, as TOML gives them
 
 
 def config_names() -> list[str]:
@@ -26,7 +26,7 @@ def config_path(name_or_path: str) -> Path:
     return _folder() / f"{name_or_path}.toml" if name_or_path in config_names() else Path(name_or_path)
 
 
-def read_config(name_or_path: str) -> Layer:
+def read_config(name_or_path: str) -> ConfigTables:
     """Its tables as they stand there, whatever keys they have.
 
     Raises:
@@ -44,7 +44,7 @@ def read_config(name_or_path: str) -> Layer:
         raise UsageError(f"{path} is not TOML: {error}.", "Correct it there.") from error
 
 
-def merge(layers: Sequence[Layer], dataset: str) -> dict[str, Any]:
+def merge(layers: Sequence[ConfigTables], dataset: str) -> dict[str, Any]:
     """The nested tables of `layers` laid over each other; later ones win, `digits` tables count on that data set."""
     merged: dict[str, Any] = {}
     for layer in layers:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import Settings, load_config, resolve
-from lora_mnist.settings.layers import Layer, merge
+from lora_mnist.settings.layers import ConfigTables, merge
 
 NAMELESS = {"name": None}  # a name belongs to one adapter, and is not inherited
 
@@ -39,7 +39,7 @@ class Request:
     data: Path = Path("data")
     offline: bool = False
     config: str | None = None
-    options: Layer = field(default_factory=dict)
+    options: ConfigTables = field(default_factory=dict)
     device: str = "auto"
     threads: int | None = None
     force: bool = False
@@ -64,7 +64,7 @@ class Request:
         """
         return resolve([load_config("default"), _layer(stored), *self._asked()], "mnist").data.dataset
 
-    def refuse_contradictions(self, stored: Layer, sections: Sequence[str], dataset: str, what: Path) -> None:
+    def refuse_contradictions(self, stored: ConfigTables, sections: Sequence[str], dataset: str, what: Path) -> None:
         """Raises UsageError if a setting asked for within `sections` is not the one that `what` was made with."""
         asked = merge(self._asked(), dataset)
         for key, wanted in _flat({name: asked[name] for name in sections if name in asked}):
@@ -75,15 +75,15 @@ class Request:
                     "Leave it out, choose another --run, or make it again with --force.",
                 )
 
-    def _asked(self) -> list[Layer]:
+    def _asked(self) -> list[ConfigTables]:
         return [*([] if self.config is None else [load_config(self.config)]), self.options]
 
 
-def _layer(settings: Settings | None) -> Layer:
+def _layer(settings: Settings | None) -> ConfigTables:
     return settings.model_dump(mode="json") if settings else {}
 
 
-def _flat(tables: Layer, prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(tables: ConfigTables, prefix: str = "") -> list[tuple[str, Any]]:
     rows = []
     for name, value in tables.items():
         if isinstance(value, Mapping):

@@ -216,7 +216,7 @@ def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepConte
             dataset = halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset
         network = work.base.requires_grad_(False).eval()
         uncertainty = uncertainty_of(network, dataset.train.images) if key in hard else None
-        logits = held_out_logits(network, dataset) if request.hold_out else work.logits_of_stack(())
+        logits = held_out_logits(network, dataset) if request.hold_out else work.logits_with(())
         bases[key] = Base(work.fingerprint.sha256, network, logits, uncertainty)
     assert dataset is not None  # there is a job
     weakest = {}

@@ -10,7 +10,7 @@ from lora_mnist.settings.request import Applied
 @pytest.mark.parametrize("group", [o.Loop, o.Repair, o.Finetuning])
 def test_an_option_that_was_left_out_is_no_setting(group):
     assert group().settings("table") == {"table": {}}
-    assert o.request_of(o.Place(), o.Session(), o.Recipe()).options == {}
+    assert o.request_of(o.Place(), o.Session(), o.ConfigOptions()).options == {}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_settings_of_a_base_stand_in_three_tables():
     assert o.Base().settings() == {"data": {}, "model": {}, "pretrain": {}}
     given = o.Base(dataset="digits", hidden="20,10", epochs=3).settings()
     assert given == {"data": {"dataset": "digits"}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
-    joined = o.request_of(o.Place(), o.Session(), o.Recipe(), given, o.Loop(batch_size=8).settings("pretrain"))
+    joined = o.request_of(o.Place(), o.Session(), o.ConfigOptions(), given, o.Loop(batch_size=8).settings("pretrain"))
     assert joined.options["pretrain"] == {"epochs": 3, "batch_size": 8}
 
 
