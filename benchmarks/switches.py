@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from lora_mnist.datasets import dataset as data
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.training import device, linear
+from lora_mnist.training import device
 from lora_mnist.training.batches import epoch_batches
 from lora_mnist.training.device import prepare
 from lora_mnist.training.loop import Adam, TrainingData, train
@@ -27,7 +27,6 @@ from lora_mnist.training.model import MLP
 STEPS = 2000
 GIVEN_BACK = "freed memory given back"
 UNSETTLED = "MKL's schedule left open"
-MKL = "large products left to MKL"
 FORMED = "W + B A formed"
 
 
@@ -74,8 +73,6 @@ def tuning(threads: int | None, steps: int, kind: str) -> float:
 
 
 def _before(kind: str) -> None:
-    if kind == MKL:
-        linear.ONEDNN = False
     if kind == GIVEN_BACK:
         device.keep_freed_memory = lambda: None
     if kind == UNSETTLED:
@@ -90,9 +87,9 @@ def main() -> None:
         "pretraining": (
             pretraining,
             (arguments.data,),
-            ("as it is", "denormals kept", "fed by a DataLoader", GIVEN_BACK, UNSETTLED, MKL),
+            ("as it is", "denormals kept", "fed by a DataLoader", GIVEN_BACK, UNSETTLED),
         ),
-        "fine-tuning": (tuning, (), ("as it is", FORMED, UNSETTLED, MKL)),
+        "fine-tuning": (tuning, (), ("as it is", FORMED, UNSETTLED)),
     }
     rows = []
     for stage, (work, given, kinds) in works.items():
