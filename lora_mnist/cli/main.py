@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     handle_signals()
+    os.environ.pop("MPLBACKEND", None)  # Jupyter sets its own for every !command; our plots open no window
     os.environ["PYTHONSAFEPATH"] = "1"  # no process of ours imports a types.py that lies in the working folder
     try:
         codecs.register_error("plain", _plain)

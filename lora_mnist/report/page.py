@@ -55,9 +55,9 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         BusyError: another command writes to the run.
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
-    from lora_mnist.report.plots import plots_of  # imports matplotlib, which takes its time
+    from lora_mnist.report.plots import default_style, plots_of  # imports matplotlib, which takes its time
 
-    with run.writing():
+    with run.writing(), default_style():
         documents, lines = documents_of(run), adapter_lines(run)
         adapters = [read_adapter(run, one, documents.checkpoints) for one in documents.adapters]
         run.require_writable()

@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -84,6 +85,14 @@ class Plot:
         with matplotlib.rc_context({"svg.hashsalt": self.name}):  # else its ids are random
             self.figure.savefig(file, format=kind, **options)
         return file.getvalue()
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """Draw and save as matplotlib does by default, whatever the user's matplotlibrc or theme says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def plots_of(

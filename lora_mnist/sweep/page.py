@@ -12,7 +12,20 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lora_mnist.report.page import LEVELS, environment, source
-from lora_mnist.report.plots import GREY, INK, MARKERS, ORANGE, SERIES, WIDTH, Mark, Plot, framed, inline, legend_above
+from lora_mnist.report.plots import (
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    SERIES,
+    WIDTH,
+    Mark,
+    Plot,
+    default_style,
+    framed,
+    inline,
+    legend_above,
+)
 from lora_mnist.report.tables import to_csv
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
 from lora_mnist.sweep.rows import Row
@@ -23,6 +36,7 @@ PAGE = "report"  # folder in that of the sweep
 TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 
 
+@default_style()
 def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
     """Write the page of `summary`, which `rows` give, into the folder of its sweep and return it. Raises DiskError."""
     # the report's environment and filters, but templates of our own

@@ -22,6 +22,20 @@ def test_an_encoding_without_arrows_has_likenesses_of_them(finished_run):
     assert "?" not in done.stdout
 
 
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "Foo"])
+def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_path, backend):
+    """As Jupyter sets one for every command; and a matplotlibrc for other plots, with LaTeX that is not there."""
+    pictures = []
+    rc = "text.usetex: True\nfont.size: 30\nimage.origin: lower\nsavefig.bbox: tight\n"
+    for content in ("", rc):
+        (tmp_path / "matplotlibrc").write_text(content)
+        done = lora_mnist("report", "--run", run_copy, MPLBACKEND=backend, MPLCONFIGDIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        pictures.append({file.name: file.read_bytes() for file in (run_copy / "report").glob("*.[ps][nv]g")})
+    assert pictures[0] == pictures[1]
+    assert pictures[0]
+
+
 def test_help_has_its_text_without_docstrings():
     plain, stripped = (lora_mnist("finetune", "--help", python=flags, COLUMNS="80") for flags in ([], ["-OO"]))
     assert stripped.returncode == 0
