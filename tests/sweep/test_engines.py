@@ -122,7 +122,9 @@ def test_a_command_that_ends_early_leaves_no_process_and_goes_on_where_it_was(tm
     more = ["--engine", engine, "--config", str(tmp_path / "small.toml"), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "lora_mnist", "sweep", *options, *more]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as driver:
+    # a suite that runs in the background has interrupts ignored, and so would have what it starts
+    plain = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=plain, **pipes) as driver:
         next(line for line in driver.stderr if "jobs: 10 %" in line)  # two are kept by then
         if number == signal.SIGKILL:
             driver.kill()
