@@ -77,10 +77,10 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """
     parameters = inspect.signature(function).parameters.values()
     groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
-    told = [(one.name, one.annotation, one.default) for one in parameters if one.name not in groups]
-    told += [(one.name, one.type, one) for group in groups.values() for one in fields(group)]
+    declared = [(one.name, one.annotation, one.default) for one in parameters if one.name not in groups]
+    declared += [(one.name, one.type, one) for group in groups.values() for one in fields(group)]
     options = []
-    for name, kind, one in told:
+    for name, kind, one in declared:
         keyword, read = inspect.Parameter.KEYWORD_ONLY, Annotated[kind, one.metadata["typer"](name)]
         options.append(inspect.Parameter(name, keyword, default=one.default, annotation=read))
     # Typer shows the panels in the order in which it meets them

@@ -231,8 +231,8 @@ def whole(document: RunResult, run: Path, verbose: bool = False) -> RenderableTy
             labelled("saved", f"{run / 'adapters'}: {', '.join(names)}"),
         ]
     if kept:
-        stack = " ".join(f"--adapter {name}" for name in names)
-        lines.append(to_copy("to use it", f"{command_line('merge', run)} {stack}"))
+        options = " ".join(f"--adapter {name}" for name in names)
+        lines.append(to_copy("to use it", f"{command_line('merge', run)} {options}"))
     if not verbose:
         lines.append(labelled("more", f"every table: {command_line('run', run)} --verbose"))
     return Group("", *lines)

@@ -92,7 +92,9 @@ def _rounds(found: RoundsSummary) -> RenderableType:
 
 def _kept(kept: KeptAdapter) -> RenderableType:
     counts = "missed {}, false alarms {}, {} errors in all".format(*kept.found.numbers)
-    same = "as in the sweep" if kept.found == kept.told else "in the sweep {}, {}, {}".format(*kept.told.numbers)
+    same = (
+        "as in the sweep" if kept.found == kept.in_sweep else "in the sweep {}, {}, {}".format(*kept.in_sweep.numbers)
+    )
     return Line(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")
 
 

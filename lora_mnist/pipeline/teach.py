@@ -88,14 +88,14 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     parts = parts_of(drawings, recipe.folds)
     # half as long, since somebody is waiting: on handwriting made of val, 45 % fewer errors in place of 52 %
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
-    told = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
+    reported = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
     started = time.perf_counter()
     uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
     def train(on: Drawings, how: TeachSettings, progress: Progress) -> tuple[MLP, History]:
         return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, uncertainty, progress)
 
-    adapted, history = train(drawings, recipe, told or work.progress)
+    adapted, history = train(drawings, recipe, reported or work.progress)
     was_right = is_right(work.base, drawings)
     digit = most_wrong(drawings, was_right)
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
@@ -105,7 +105,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     def train_without(number: int) -> MLP:
         others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])
         done = recipe.steps + number * brief.steps
-        tester, _ = train(others, brief, replace(told, before=done) if told else SILENT)
+        tester, _ = train(others, brief, replace(reported, before=done) if reported else SILENT)
         scale_alpha(tester, NAME, decision.scale or 1.0)
         return tester
 

@@ -114,13 +114,13 @@ class SweepResult(Document):
 
 
 class KeptAdapter(Document):
-    """A row whose adapter was kept: its name and run, and its counts on `test`, as the row has them (`told`), and as
+    """A row whose adapter was kept: its name and run, and its counts on `test`, as the row has them (`in_sweep`) and as
     the adapter that was trained again has them (`found`)."""
 
     key: str
     name: str
     run: str
-    told: Counts
+    in_sweep: Counts
     found: Counts
 
 
@@ -287,5 +287,7 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
     verified = verify(alone, [name])
     if not verified.passed:
         raise ProofError(f"The adapter in {run} is not what was saved: {verified.failures[0]}.", "Train it again.")
-    told = Counts(**row.after["test"].model_dump(include=set(COUNTS)))
-    return KeptAdapter(key=row.key, name=name, run=str(run), told=told, found=result.analysis.splits["test"].after)
+    in_sweep = Counts(**row.after["test"].model_dump(include=set(COUNTS)))
+    return KeptAdapter(
+        key=row.key, name=name, run=str(run), in_sweep=in_sweep, found=result.analysis.splits["test"].after
+    )

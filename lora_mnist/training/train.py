@@ -48,7 +48,7 @@ def train_adapter(
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
 
     Args:
-        uncertainty: those of `start` (see `uncertainty_of`), if they are known.
+        uncertainty: (N,), how unsure `start` is of each training image (see `uncertainty_of`); None computes it.
     """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
     return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty)
@@ -91,7 +91,7 @@ def train_on_drawings(
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
     Args:
-        uncertainty: those of `base` (see `uncertainty_of`); None draws all training images alike, as the drawings are.
+        uncertainty: (N,), how unsure `base` is of each training image (see `uncertainty_of`); None draws them alike.
 
     Raises:
         UsageError: the share of a batch rounds to no drawing at all.
@@ -122,7 +122,7 @@ class Tuned:
 
 
 def can_be_stacked(recipe: FinetuneSettings) -> bool:
-    """Whether a stack draws all of its random numbers as a job alone does: those of dropout it cannot."""
+    """Whether a stack can draw its random numbers as each job alone would; it cannot with dropout."""
     return recipe.dropout == 0
 
 
@@ -145,7 +145,7 @@ def train_stack(
     Args:
         start: the base. It is not changed, and the networks that come out share its tensors.
         jobs: digit and settings of each, of the same `shape_of`.
-        uncertainty: those of `start`, if a job asks for them (see `uncertainty_of`).
+        uncertainty: (N,), how unsure `start` is of each training image (see `uncertainty_of`), if a job asks.
 
     Raises:
         UsageError: the settings of a job are none to draw batches by.

@@ -145,7 +145,7 @@ def test_the_best_on_val_becomes_an_adapter_of_its_run(swept):
     row = choose_row("best", found.rows, store)
     assert row.after["val"].errors == min(one.after["val"].errors for one in found.rows)
     kept = keep(wanted, row)
-    assert kept.found == kept.told
+    assert kept.found == kept.in_sweep
     work = open_workspace(Request(run=wanted.out / "bases" / kept.run.split("/")[-1]))
     saved = work.run.require_adapter(kept.name).finetune
     assert (saved.digit, saved.settings.rank, saved.seed) == (row.digit, row.rank, row.seed)
