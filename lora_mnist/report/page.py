@@ -7,11 +7,12 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,6 +21,7 @@ from lora_mnist.evaluation.results import Matrix
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, wilson
 from lora_mnist.evaluation.verdict import paired
 from lora_mnist.report.images import COLUMNS, Sheet, picture_source, png_source, sheet_of
+from lora_mnist.report.plots import BLUE, GREY, INK, ORANGE, SERIES, Plot, default_style, plots_of
 from lora_mnist.report.tables import (
     AdapterResults,
     base_digit_rows,
@@ -38,11 +40,18 @@ from lora_mnist.runs.listing import AdapterLine, adapter_lines, documents_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import RunDocuments
 
-if TYPE_CHECKING:
-    from lora_mnist.report.plots import Plot
-
 LEVELS = 6  # shades of a colour in the page's style
 NBSP = "\N{NO-BREAK SPACE}"
+PAGE_COLOURS = {  # what the page's style has in place of a colour, so that plots follow light and dark
+    "#000000": "currentColor",
+    INK: "currentColor",
+    GREY: "var(--quiet)",
+    "#ffffff": "var(--paper)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES) if colour not in (BLUE, ORANGE)},
+}
+MARK_RADIUS = 7  # points: how near the pointer has to be
 
 
 def write_report(run: Run, normalised: bool = False) -> Path:
@@ -55,8 +64,6 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         BusyError: another command writes to the run.
         RunError: there is no base, or a file is damaged or belongs to another base.
     """
-    from lora_mnist.report.plots import default_style, plots_of  # imports matplotlib, which takes its time
-
     with run.writing(), default_style():
         documents, lines = documents_of(run), adapter_lines(run)
         adapters = [read_adapter(run, one, documents.checkpoints) for one in documents.adapters]
@@ -75,11 +82,9 @@ def _page(
     documents: RunDocuments,
     adapters: Sequence[AdapterResults],
     lines: Sequence[AdapterLine],
-    plots: Mapping[str, "Plot"],
+    plots: Mapping[str, Plot],
     normalised: bool,
 ) -> bytes:
-    from lora_mnist.report.plots import inline
-
     everything = [documents.base, *documents.checkpoints, *documents.adapters]
     with_section = [line for line in reversed(lines) if line.method != "full"]  # the newest first, as sections are
     matrices = ("-confusion", "-before", "-after", "-change")  # tables in the page, which can be read out
@@ -248,3 +253,53 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         nested = {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
         rows += [(key, ", ".join(map(str, one)) if isinstance(one, list) else str(one)) for key, one in nested.items()]
     return rows
+
+
+# Plots inside the page ------------------------------------------------------------------------------------------------
+
+
+def inline(plot: Plot) -> str:
+    """The <svg> element of `plot` in the page's colours, with its marks.
+
+    The drawing is matplotlib's; what a page has no use for goes. Styles become attributes, so that the page's content
+    security policy can forbid all styles that are not its own.
+    """
+    drawing = plot.svg_with_text.decode()
+    drawing = drawing[drawing.index("<svg") : drawing.rindex("</svg>")]
+    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawing)
+    drawing = re.sub(r' xmlns(:xlink)?="[^"]*"| version="[^"]*"', "", drawing)
+    drawing = drawing.replace("xlink:href", "href")
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # the same in every plot; what is referred to is no group
+    drawing = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), drawing)
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
+    drawing = re.sub(r"-?\d+\.\d{3,}(?![\w%])", lambda found: f"{float(found[0]):.2f}", drawing)
+    drawing = re.sub(r"\s*\n\s*", "\n", drawing)
+    head = f'<svg class="plot" role="img" aria-label="{escape(plot.alt)}" fill="currentColor" stroke-linejoin="round"'
+    return drawing.replace("<svg", head, 1) + "".join(_circles(plot)) + "</svg>"
+
+
+def _attributes(style: str) -> str:
+    """`a: b; c: d` as attributes; fonts are the page's own."""
+    entries = (entry.partition(":") for entry in style.split(";") if entry.strip())
+    named: Mapping[str, str] = {name.strip(): value.strip() for name, _, value in entries}
+    return "".join(f' {name}="{PAGE_COLOURS.get(one, one)}"' for name, one in named.items() if name != "font-family")
+
+
+def _circles(plot: Plot) -> Iterator[str]:
+    """For every mark an unseen circle that has a title."""
+    if not plot.marks:
+        return
+    axes = plot.figure.axes[0]
+    axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
+    left, bottom, width, height = axes.get_position().bounds
+    paper_width, paper_height = (72 * inches for inches in plot.figure.get_size_inches())  # in points, as SVG has them
+    for mark in plot.marks:
+        x, y = axes.transAxes.inverted().transform(axes.transData.transform((mark.x, mark.y)))  # 0 to 1 in the axes
+        if not (0 <= x <= 1 and 0 <= y <= 1) and mark.strength is None:
+            continue  # but for a strength, which the slider needs, and which stays at the edge of the axes
+        across = paper_width * (left + min(max(x, 0), 1) * width)
+        down = paper_height * (1 - bottom - min(max(y, 0), 1) * height)
+        strength = "" if mark.strength is None else f' data-strength="{mark.strength:g}"'
+        circle = f'<circle class="mark"{strength} cx="{across:.2f}" cy="{down:.2f}" r="{MARK_RADIUS}">'
+        yield f"{circle}<title>{escape(mark.words)}</title></circle>"

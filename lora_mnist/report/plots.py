@@ -1,15 +1,13 @@
-"""The plots of a report: which there are, their drawings, their text alternatives, and their SVG inside the page.
+"""The plots of a report: which there are, their drawings and their text alternatives.
 
 Only matplotlib's objects are used, nothing global, and the same numbers give the same bytes.
 """
 
 import io
 import itertools
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import matplotlib
@@ -33,16 +31,6 @@ WIDTH = 5.6  # inches: text is then 12 to 16 pixels high where the page gives a 
 BLUE, ORANGE, GREY, INK = "#0072b2", "#b34a00", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
 SERIES = (BLUE, ORANGE, "#00664b", "#7a3fa0", "#8a6d00", "#b0306a", "#3d5a80", "#5c4033")  # of several adapters
 MARKERS = "os^DvPX*"
-PAGE_COLOURS = {  # what the page's style has in place of a colour, so that plots follow light and dark
-    "#000000": "currentColor",
-    INK: "currentColor",
-    GREY: "var(--quiet)",
-    "#ffffff": "var(--paper)",
-    BLUE: "var(--blue)",
-    ORANGE: "var(--orange)",
-    **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES) if colour not in (BLUE, ORANGE)},
-}
-MARK_RADIUS = 7  # points: how near the pointer has to be
 
 
 @dataclass(frozen=True)
@@ -423,53 +411,3 @@ def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes
 def legend_above(axes: Axes) -> None:
     """A legend in the room that `framed` left for it."""
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, labelspacing=0.2)
-
-
-# Inside the page ------------------------------------------------------------------------------------------------------
-
-
-def inline(plot: Plot) -> str:
-    """The <svg> element of `plot` in the page's colours, with its marks.
-
-    The drawing is matplotlib's; what a page has no use for goes. Styles become attributes, so that the page's content
-    security policy can forbid all styles that are not its own.
-    """
-    drawing = plot.svg_with_text.decode()
-    drawing = drawing[drawing.index("<svg") : drawing.rindex("</svg>")]
-    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawing)
-    drawing = re.sub(r' xmlns(:xlink)?="[^"]*"| version="[^"]*"', "", drawing)
-    drawing = drawing.replace("xlink:href", "href")
-    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # the same in every plot; what is referred to is no group
-    drawing = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), drawing)
-    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
-    drawing = re.sub(r"-?\d+\.\d{3,}(?![\w%])", lambda found: f"{float(found[0]):.2f}", drawing)
-    drawing = re.sub(r"\s*\n\s*", "\n", drawing)
-    head = f'<svg class="plot" role="img" aria-label="{escape(plot.alt)}" fill="currentColor" stroke-linejoin="round"'
-    return drawing.replace("<svg", head, 1) + "".join(_circles(plot)) + "</svg>"
-
-
-def _attributes(style: str) -> str:
-    """`a: b; c: d` as attributes; fonts are the page's own."""
-    entries = (entry.partition(":") for entry in style.split(";") if entry.strip())
-    named: Mapping[str, str] = {name.strip(): value.strip() for name, _, value in entries}
-    return "".join(f' {name}="{PAGE_COLOURS.get(one, one)}"' for name, one in named.items() if name != "font-family")
-
-
-def _circles(plot: Plot) -> Iterator[str]:
-    """For every mark an unseen circle that has a title."""
-    if not plot.marks:
-        return
-    axes = plot.figure.axes[0]
-    axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
-    left, bottom, width, height = axes.get_position().bounds
-    paper_width, paper_height = (72 * inches for inches in plot.figure.get_size_inches())  # in points, as SVG has them
-    for mark in plot.marks:
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform((mark.x, mark.y)))  # 0 to 1 in the axes
-        if not (0 <= x <= 1 and 0 <= y <= 1) and mark.strength is None:
-            continue  # but for a strength, which the slider needs, and which stays at the edge of the axes
-        across = paper_width * (left + min(max(x, 0), 1) * width)
-        down = paper_height * (1 - bottom - min(max(y, 0), 1) * height)
-        strength = "" if mark.strength is None else f' data-strength="{mark.strength:g}"'
-        circle = f'<circle class="mark"{strength} cx="{across:.2f}" cy="{down:.2f}" r="{MARK_RADIUS}">'
-        yield f"{circle}<title>{escape(mark.words)}</title></circle>"

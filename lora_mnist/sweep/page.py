@@ -11,7 +11,7 @@ from jinja2 import PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lora_mnist.report.page import LEVELS, environment, source
+from lora_mnist.report.page import LEVELS, environment, inline, source
 from lora_mnist.report.plots import (
     GREY,
     INK,
@@ -23,7 +23,6 @@ from lora_mnist.report.plots import (
     Plot,
     default_style,
     framed,
-    inline,
     legend_above,
 )
 from lora_mnist.report.tables import to_csv

@@ -4,7 +4,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from lora_mnist.evaluation.results import Counts, ShiftPoint, StrengthPoint
-from lora_mnist.report import plots
+from lora_mnist.report import page, plots
 
 BEFORE = np.diag([900] * 10)
 BEFORE[4, 9], BEFORE[9, 4], BEFORE[7, 2] = 31, 12, 1
@@ -98,10 +98,10 @@ def test_the_trade_shows_every_curve_and_every_point():
 def test_a_loss_curve_of_any_length_is_in_the_page_with_its_words_escaped(losses):
     plot = plots.loss_curve('<b>"&', losses, 'A "loss" of <b> & more.')
     assert plot.figure.axes[0].lines[0].get_ydata().tolist() == losses
-    drawing = plots.inline(plot)
+    drawing = page.inline(plot)
     assert 'aria-label="A &quot;loss&quot; of &lt;b&gt; &amp; more."' in drawing
     assert drawing.count('<circle class="mark"') == len(plot.marks) <= len(losses)
-    assert plots.inline(plot) == drawing  # the same numbers, the same bytes
+    assert page.inline(plot) == drawing  # the same numbers, the same bytes
 
 
 @pytest.mark.parametrize("count", [1, 5])
