@@ -93,7 +93,8 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
     def train(on: Drawings, how: TeachSettings, progress: Progress) -> tuple[MLP, History]:
-        return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, uncertainty, progress)
+        settings = work.settings.model_copy(update={"teach": how})
+        return train_on_drawings(work.base, NAME, on, settings, work.dataset, progress, uncertainty)
 
     adapted, history = train(drawings, recipe, reported or work.progress)
     was_right = is_right(work.base, drawings)
