@@ -111,14 +111,10 @@ def train_on_drawings(
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of one job of a stack: the base with its adapter.
-
-    Attributes:
-        finite: whether all of its weights are; they are not if the learning rate was too high.
-    """
+    """The result of one job of a stack: the base with its adapter."""
 
     network: MLP
-    finite: bool
+    finite: bool  # whether all of its weights are; they are not if the learning rate was too high
 
 
 def can_be_stacked(recipe: FinetuneSettings) -> bool:
