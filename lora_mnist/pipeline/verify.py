@@ -186,7 +186,7 @@ def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
 
 def _check_report(run: Run) -> tuple[bool | None, list[str], list[str]]:
     """Whether the report's files are the saved ones and hold the run's documents as they are now; failures; notes."""
-    report = run.stored_report
+    report = Artifact(run.report)
     if not report.is_finished:
         return None, [], []
     try:

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.errors import AlteredError, BusyError, DiskError, RunError, UsageError
+from lora_mnist.errors import AlteredError, BusyError, DiskError, UsageError
 from lora_mnist.files import open_regular, read_regular
 
 MANIFEST, LOCK, HOLDER = "manifest.json", ".lock", ".writer"
@@ -65,8 +65,7 @@ def write_file(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             fresh.replace(path)
         except BaseException:
-            with suppress(OSError):
-                fresh.unlink()
+            _discard(fresh)
             raise
         if TEMPORARY not in path.parent.name:  # a folder that is being built is synced once, when it is whole
             sync_folder(path.parent)
@@ -193,16 +192,11 @@ def unfinished_folders(parent: Path) -> list[Path]:
     return [place for place in _places(parent) if place.is_dir() and not is_finished(place)]
 
 
-def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
-    """SHA-256 of every other file of a finished folder, by its name; `content` is its manifest, if it was read already.
+def parse_manifest(path: Path, content: bytes) -> dict[str, str]:
+    """SHA-256 of every other file of the folder, by its name, from the manifest that was read from `path`.
 
-    Raises RunError if it cannot be read, AlteredError if it is not the saved one.
+    Raises AlteredError if it is not the saved one.
     """
-    path = where_is(place) / MANIFEST
-    try:
-        content = read_regular(path) if content is None else content
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}.", RESTORE) from error
     manifest = parse_json(path, content)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     # a space more is damage too, since the run digest covers these bytes

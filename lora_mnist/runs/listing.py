@@ -9,8 +9,8 @@ from pathlib import Path
 from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
-from lora_mnist.runs.artifact import Artifact
-from lora_mnist.runs.run import Run, is_run
+from lora_mnist.runs.atomic import is_finished
+from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RunDocuments
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 
@@ -89,27 +89,26 @@ def documents_of(run: Run) -> RunDocuments:
         RunError: there is no base, or a document cannot be read or belongs to another base.
     """
     base, adapters, checkpoints = run.require_base(), run.adapters(), run.full_checkpoints()
+    made = []
     for one in (*adapters, *checkpoints):
         if one.evaluation.base_fingerprint != base.evaluation.base_fingerprint:
             raise RunError(f"{one.name!r} was trained on another base.", f"Remove {one.folder}, or train it again.")
+        documents = FinetunedDocuments(
+            name=one.name,
+            sha256=one.hashes[one.weights],
+            finetune=one.finetune,
+            evaluation=one.evaluation,
+            analysis=one.analysis,
+            provenance=one.provenance,
+        )
+        made.append(documents)
     return RunDocuments(
         schema_version=SCHEMA,
         run_digest=run.digest(),
         run=run.record,
         base=BaseDocuments(sha256=base.hashes[base.weights], evaluation=base.evaluation, provenance=base.provenance),
-        adapters=tuple(_finetuned_documents(one) for one in reversed(adapters)),
-        checkpoints=tuple(_finetuned_documents(one) for one in checkpoints),
-    )
-
-
-def _finetuned_documents(artifact: Artifact) -> FinetunedDocuments:
-    return FinetunedDocuments(
-        name=artifact.name,
-        sha256=artifact.hashes[artifact.weights],
-        finetune=artifact.finetune,
-        evaluation=artifact.evaluation,
-        analysis=artifact.analysis,
-        provenance=artifact.provenance,
+        adapters=tuple(reversed(made[: len(adapters)])),
+        checkpoints=tuple(made[len(adapters) :]),
     )
 
 
@@ -154,7 +153,7 @@ def find_runs(folder: Path) -> list[Path]:
     found = []
     for place, below, files in os.walk(folder):
         path = Path(place)
-        if is_run(path) or ("base" in below and ("adapters" in below or "run.json" in files)):
+        if is_finished(path / "base") or ("base" in below and ("adapters" in below or "run.json" in files)):
             found.append(path)
             below.clear()  # a run has no runs in it
         below[:] = [name for name in below if not name.startswith(".")]
