@@ -295,14 +295,16 @@ def one_writer(folder: Path) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     lock_file, holder = folder / LOCK, folder / HOLDER
+    # a marker file in place of a lock would outlive a kill, so there is no soft lock to fall back on
+    lock = FileLock(os.path.realpath(lock_file), timeout=0, is_singleton=True, fallback_to_soft=False)
+    if lock.is_locked:  # by this thread
+        with lock:
+            yield False
+        return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         if lock_file.is_symlink():  # the file it links to would be written over
             raise DiskError(f"{lock_file} is a link to another file.", "Remove it.")
-        # a marker file in place of a lock would outlive a kill, so there is no soft lock to fall back on
-        lock = FileLock(os.path.realpath(lock_file), timeout=0, is_singleton=True, fallback_to_soft=False)
-        nested = lock.is_locked
         for attempt in (1, 2, 3):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -320,22 +322,19 @@ def one_writer(folder: Path) -> Iterator[bool]:
                 if attempt == 3 or not isinstance(error, FileNotFoundError):  # another command removed its empty folder
                     raise
     try:
-        if not nested:
-            with suppress(OSError):  # on a full disk the command's own files matter, not its name
-                command = shlex.join(["lora-mnist", *sys.argv[1:]])[:500]
-                since = datetime.now().astimezone().isoformat(" ", "seconds")
-                holder.write_bytes(f"process {os.getpid()} (`{command}`), since {since}".encode())
-        yield not nested
+        with suppress(OSError):  # on a full disk the command's own files matter, not its name
+            command = shlex.join(["lora-mnist", *sys.argv[1:]])[:500]
+            since = datetime.now().astimezone().isoformat(" ", "seconds")
+            holder.write_bytes(f"process {os.getpid()} (`{command}`), since {since}".encode())
+        yield True
     finally:
-        if not nested:
-            for path in (holder, lock_file):  # while the lock is held: filelock takes none on a file without a name
-                with suppress(OSError):
-                    path.unlink()
+        for path in (holder, lock_file):  # while the lock is held: filelock takes none on a file without a name
+            with suppress(OSError):
+                path.unlink()
         lock.release()
-        if not nested:
-            with suppress(OSError):  # something is in it
-                for path in made:
-                    path.rmdir()
+        with suppress(OSError):  # something is in it
+            for path in made:
+                path.rmdir()
 
 
 def writer_of(folder: Path) -> str | None:

@@ -244,10 +244,8 @@ class Run:
     def _is_obsolete(self, artifact: Artifact) -> bool:
         """Whether it was made from the base that the present one replaced."""
         try:
-            replaced = self.record.replaced_fingerprint
-            if replaced in (None, self.record.base_fingerprint):
-                return False
-            return artifact.evaluation.base_fingerprint == replaced
+            replaced, present = self.record.replaced_fingerprint, self.record.base_fingerprint
+            return replaced not in (None, present) and artifact.evaluation.base_fingerprint == replaced
         except RunError:
             return False  # damaged, which `require_…` will say
 

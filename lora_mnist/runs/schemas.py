@@ -289,16 +289,15 @@ def record_provenance(device: torch.device, started: float) -> Provenance:
     import numpy
     import torch
 
-    versions = {
-        "lora-mnist": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-    }
     return Provenance(
         seconds=round(time.perf_counter() - started, 2),
         device=str(device),
         threads=torch.get_num_threads(),
-        versions=versions,
+        versions={
+            "lora-mnist": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": numpy.__version__,
+        },
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
