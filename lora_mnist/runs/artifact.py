@@ -63,21 +63,14 @@ def _stored(name: str, kind: type[D]) -> cached_property[D]:
 
 
 class Artifact:
-    """A finished folder of a run, as it was saved. Each of its documents is read once.
-
-    Attributes:
-        folder: its place. If a writer was killed in the middle, its files may still be beside it.
-    """
+    """A finished folder of a run, as it was saved. Each of its documents is read once."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = folder  # its place; if a writer was killed in the middle, its files may still be beside it
+        self.name = folder.name
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
         self._version = version_of(folder)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def is_finished(self) -> bool:
@@ -274,8 +267,8 @@ class ArtifactWriter:
         from lora_mnist.lora.fingerprint import compute_fingerprint
 
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-        architecture = {"class": "MLP", "hidden": model.hidden}
-        about = {"architecture": architecture, "fingerprint": compute_fingerprint(tensors).to_text()}
+        fingerprint = compute_fingerprint(tensors).to_text()
+        about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "fingerprint": fingerprint}
         self.tensors(WEIGHTS, tensors, {ABOUT: json.dumps(about)})
 
     def results(
