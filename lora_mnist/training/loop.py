@@ -143,10 +143,11 @@ class Adam:
     def step(self, learning_rate: float) -> None:
         """Move every weight once, and forget the gradients."""
         function = adamw_step if self.decoupled else adam_step
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         for group in self.groups:
             function(
                 group.weights,
-                [weight.grad[group.part] for weight in self.weights if weight.grad is not None],
+                gradients if group.part is ... else [gradient[group.part] for gradient in gradients],
                 group.means,
                 group.squares,
                 [],  # amsgrad's
