@@ -79,7 +79,6 @@ class LoRAUpdate(nn.Module):
         return (self.scaling * self.strength) * (self.lora_B @ self.lora_A)
 
     def extra_repr(self) -> str:
-        """What `print(model)` says of it."""
         state = f"strength={self.strength:g}" if self.strength else "off"
         return f"rank={self.config.rank}, alpha={self.config.alpha:g}, {state}, dtype={self.lora_A.dtype}"
 
@@ -123,7 +122,7 @@ class LoRALinear(nn.Linear):
         `generator` draws `lora_A` (rank, in); None takes torch's global one. Raises LoRAError if there is one of that
         name, torch cannot store one under it, or the layer is merged.
         """
-        self.require_unmerged("add an adapter")
+        require_unmerged(self, "add an adapter")
         check_name(name, self.updates)
         self.updates[name] = LoRAUpdate(self, config, generator).train(self.training)
         return self.updates[name]  # type: ignore[no-any-return]
@@ -139,13 +138,7 @@ class LoRALinear(nn.Linear):
                 weight = weight + update.weight()
         return weight.to(self.weight.dtype)
 
-    def require_unmerged(self, action: str) -> None:
-        """Raises LoRAError if the layer is merged: what `action` changes would not show in the merged matrix."""
-        if self.merged is not None:
-            raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
-
     def extra_repr(self) -> str:
-        """What `print(model)` says of it."""
         state = ", off" if self.off else ", merged" if self.merged is not None else ""
         return super().extra_repr() + state
 
@@ -191,6 +184,12 @@ def restore(layer: LoRALinear) -> nn.Linear:
     return linear
 
 
+def require_unmerged(model: nn.Module, action: str) -> None:
+    """Raises LoRAError if a layer of it is merged: what `action` changes would not show in the merged matrix."""
+    if any(isinstance(layer, LoRALinear) and layer.merged is not None for layer in model.modules()):
+        raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
+
+
 def check_name(name: str, taken: Iterable[str]) -> None:
     """Raises LoRAError if a new adapter cannot be called `name`."""
     if not isinstance(name, str):
@@ -208,7 +207,7 @@ def _is_called(module: nn.Module, inputs: Any) -> None:
 def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """A plain base's state dict loads as it is, with `strict=True` too: what it has no adapters for stays."""
     assert isinstance(module, LoRALinear)
-    module.require_unmerged("load weights")
+    require_unmerged(module, "load weights")
     own = module.updates.state_dict(prefix=f"{prefix}updates.", keep_vars=True)
     if not any(key in state for key in own):
         state.update(own)

@@ -6,6 +6,7 @@ Target layers become `LoRALinear` in place; modules that an adapter trains whole
 import copy
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
-from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt, check_name, restore
+from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt, check_name, require_unmerged, restore
 from lora_mnist.lora.modules_to_save import TrainedWhole
 
 HEADS = ("score", "classifier")  # what transformers calls a classifier's output layer; PEFT knows the same two
@@ -100,7 +101,7 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
         if unfit and not matching(pattern, layers):
             cause = f"Target {pattern!r} finds no nn.Linear, but {_listed(unfit)}."
             raise LoRAError(cause, "Only nn.Linear is adapted.")
-        targets |= find([pattern], layers)
+        targets |= find(pattern, layers)
         left_out |= unfit
     if not targets:
         rest = f"; left out are {_listed(others)}" if others else ""
@@ -138,14 +139,11 @@ def _other_matrices(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _listed(found: Mapping[str, str]) -> str:
+def _listed(found: dict[str, str]) -> str:
     """The first name of every class, and how many more there are."""
-    classes: dict[str, list[str]] = {}
-    for name, kind in found.items():
-        classes.setdefault(kind, []).append(name)
-    return ", ".join(
-        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({kind})" for kind, names in classes.items()
-    )
+    first = {kind: name for name, kind in reversed(found.items())}
+    counts = Counter(found.values()).items()
+    return ", ".join(f"{first[kind]}{f' and {n - 1} more' if n > 1 else ''} ({kind})" for kind, n in counts)
 
 
 def _warn_of_shared_weights(model: nn.Module, paths: Iterable[str]) -> None:
@@ -168,7 +166,8 @@ def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[st
     """
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
-    found = find([patterns] if isinstance(patterns, str) else patterns, names, "module")
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    found = {path for pattern in patterns for path in find(pattern, names, "module")}
     whole = [path for path in names if path in found and not is_in(path, found - {path})]
     for path in whole:
         module = modules[path]
@@ -178,7 +177,7 @@ def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[st
         if isinstance(module, TrainedWhole):
             if module.active is not None:
                 raise LoRAError(f"{path} is trained whole by {module.active!r}, which is on.", "Switch that one off.")
-        elif any(isinstance(part, LoRALinear | TrainedWhole) for part in module.modules()):
+        elif wrappers(module):
             raise LoRAError(f"{path} has adapters, so it cannot be trained whole.", "Remove them before.")
     return whole
 
@@ -219,9 +218,8 @@ def inject(
     layers = linear_layers(model)
     sides = {path: min(layers[path].in_features, layers[path].out_features) for path in configs}  # 0: a lazy layer
     if all(own.rank > sides[path] > 0 for path, own in configs.items()):
-        cause = (
-            f"`rank` (={max(own.rank for own in configs.values())}) is above the smaller side of every target layer."
-        )
+        rank = max(own.rank for own in configs.values())
+        cause = f"`rank` (={rank}) is above the smaller side of every target layer."
         raise LoRAError(cause, f"Choose a rank of at most {max(sides.values())}.")
     _warn_of_shared_weights(model, [*configs, *whole])
     return attach(model, name, configs, generator, whole)
@@ -240,21 +238,19 @@ def attach(
     for path in configs:
         if isinstance(layers[path].weight, nn.UninitializedParameter):
             raise LoRAError(f"{path} is lazy and has no shape to adapt yet.", "Run the model once before.")
-    for adapted in adapted_layers(model).values():
-        adapted.require_unmerged("add an adapter")
-    to_copy = {path: modules[path] for path in whole}
+    require_unmerged(model, "add an adapter")
     with torch.inference_mode(False):  # what is made in that mode can never train
         # all that takes memory comes first, so that running out of it leaves the model as it was
         updates = {path: LoRAUpdate(layers[path], own, generator) for path, own in configs.items()}
-        copies = {path: copy.deepcopy(without_copies(module)) for path, module in to_copy.items()}
+        copies = {path: copy.deepcopy(without_copies(modules[path])) for path in whole}
     for path, update in updates.items():
         layer = adapt(layers[path])
         layer.updates[name] = update.train(layer.training)
-    for path, module in to_copy.items():
+    for path, part in copies.items():
+        module = modules[path]
         wrapper = module if isinstance(module, TrainedWhole) else TrainedWhole(module)
-        if wrapper is not module:
-            exchange(model, module, wrapper)
-        wrapper.updates[name], wrapper.active = copies[path].train(wrapper.training), name
+        exchange(model, module, wrapper)
+        wrapper.updates[name], wrapper.active = part.train(wrapper.training), name
     train_only(model, name)
     return updates
 
@@ -264,12 +260,9 @@ def remove(model: nn.Module, name: str) -> None:
 
     Raises LoRAError if there is no such adapter, or the model is merged.
     """
-    _require_adapter(model, name)
-    for layer in adapted_layers(model).values():
-        layer.require_unmerged("remove an adapter")
-    for wrapper in wrappers(model).values():
-        if name not in wrapper.updates:
-            continue
+    parts, carriers = parts_of(model, name), wrappers(model)
+    require_unmerged(model, "remove an adapter")
+    for wrapper in (carriers[path] for path in parts):
         del wrapper.updates[name]
         if isinstance(wrapper, TrainedWhole):
             wrapper.active = None if wrapper.active == name else wrapper.active
@@ -295,21 +288,21 @@ def adapter_names(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.updates))
 
 
+def parts_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """All that belongs to adapter `name`: what `updates_of` and `copies_of` give, and they raise as this does."""
+    if name not in (names := adapter_names(model)):
+        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
+    return {path: wrapper.updates[name] for path, wrapper in wrappers(model).items() if name in wrapper.updates}
+
+
 def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
     """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
-    _require_adapter(model, name)
-    return {path: layer.updates[name] for path, layer in adapted_layers(model).items() if name in layer.updates}
+    return {path: part for path, part in parts_of(model, name).items() if isinstance(part, LoRAUpdate)}
 
 
 def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
     """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
-    _require_adapter(model, name)
-    return {path: module.updates[name] for path, module in whole_modules(model).items() if name in module.updates}
-
-
-def parts_of(model: nn.Module, name: str) -> list[nn.Module]:
-    """All that belongs to adapter `name`: its updates and copies. Raises LoRAError if there is no such adapter."""
-    return [*updates_of(model, name).values(), *copies_of(model, name).values()]
+    return {path: part for path, part in parts_of(model, name).items() if not isinstance(part, LoRAUpdate)}
 
 
 def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
@@ -317,16 +310,11 @@ def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
 
     Raises LoRAError if there is no such adapter.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    chosen = [part for name in names for part in parts_of(model, name)]
+    names = [names] if isinstance(names, str) else names
+    chosen = [part for name in names for part in parts_of(model, name).values()]
     model.requires_grad_(False)
     for part in chosen:
         part.requires_grad_(True)
-
-
-def _require_adapter(model: nn.Module, name: str) -> None:
-    if name not in (names := adapter_names(model)):
-        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
 
 
 # Switch ---------------------------------------------------------------------------------------------------------------
@@ -356,20 +344,16 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
             raise LoRAError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
         if any(abs(strength * one.scaling) > torch.finfo(one.lora_B.dtype).max for one in updates):
             raise LoRAError(f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one.")
-    active: dict[str, str | None] = {}
     for path, module in whole_modules(model).items():
-        on = [name for name in module.updates if wanted.get(name)]
-        if len(on) > 1:
+        if len(on := [name for name in module.updates if wanted.get(name)]) > 1:
             cause = f"{path} is trained whole by {' and '.join(on)}: it can be but one."
             raise LoRAError(cause, "Switch on one of them.")
-        active[path] = on[0] if on else None
-    for layer in adapted_layers(model).values():
-        layer.require_unmerged("switch adapters")
+    require_unmerged(model, "switch adapters")
     for layer in adapted_layers(model).values():
         for name, update in layer.updates.items():
             update.strength = float(wanted.get(name, 0.0))
-    for path, module in whole_modules(model).items():
-        module.active = active[path]
+    for module in whole_modules(model).values():
+        module.active = next((name for name in module.updates if wanted.get(name)), None)
 
 
 def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
@@ -378,8 +362,7 @@ def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
     A and B stay as they are, and so does the strength. Raises LoRAError, and every alpha is as it was, if there is no
     such adapter, the model is merged, or an alpha would not be a finite number above 0.
     """
-    for layer in adapted_layers(model).values():
-        layer.require_unmerged("change alpha")
+    require_unmerged(model, "change alpha")
     updates = updates_of(model, name).values()
     configs = [replace(update.config, alpha=update.config.alpha * factor) for update in updates]
     for update, config in zip(updates, configs, strict=True):
@@ -430,13 +413,11 @@ def parameter_table(model: nn.Module, name: str) -> ParameterTable:
     """Shapes layer by layer, and how many numbers adapter `name` adds. Raises LoRAError if there is none."""
     updates, rows = updates_of(model, name), []
     for path, layer in linear_layers(model).items():
-        weight, bias = tuple(layer.weight.shape), None if layer.bias is None else tuple(layer.bias.shape)
+        W, bias, A, B, scaling = layer.weight, layer.bias, None, None, None
         if update := updates.get(path):
-            A, B = tuple(update.lora_A.shape), tuple(update.lora_B.shape)
-            rows.append(LayerParameters(path, weight, bias, A, B, update.scaling))
-        else:
-            rows.append(LayerParameters(path, weight, bias, None, None, None))
-    added = sum(parameter.numel() for part in parts_of(model, name) for parameter in part.parameters())
+            A, B, scaling = tuple(update.lora_A.shape), tuple(update.lora_B.shape), update.scaling
+        rows.append(LayerParameters(path, tuple(W.shape), None if bias is None else tuple(bias.shape), A, B, scaling))
+    added = sum(parameter.numel() for part in parts_of(model, name).values() for parameter in part.parameters())
     of_adapters = {id(p) for wrapper in wrappers(model).values() for p in wrapper.updates.parameters()}
     base = sum(p.numel() for p in model.parameters() if id(p) not in of_adapters)
     return ParameterTable(tuple(rows), base, added, base + added, added / base)

@@ -82,12 +82,12 @@ def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
         LoRAError: the models differ in more than that, or have dropout, whose random numbers a stack cannot draw alike.
     """
 
-    def signature(model: nn.Module) -> dict[str, tuple[object, ...]]:
-        bases = {path: id(layer.weight) for path, layer in adapted_layers(model).items()}
-        return {
-            path: (bases[path], update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength)
-            for path, update in updates_of(model, name).items()
-        }
+    def signature(model: nn.Module) -> list[tuple[object, ...]]:
+        return [
+            (path, id(layer.weight), update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength)
+            for path, layer in adapted_layers(model).items()
+            for update in layer.updates.values()
+        ]
 
     first = models[0]
     for model in models:

@@ -22,7 +22,6 @@ from lora_mnist.lora import (
 )
 from lora_mnist.lora.fingerprint import compute_fingerprint, fingerprint_model
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
-from lora_mnist.lora.peft_config import is_saved_whole
 from lora_mnist.training.model import MLP
 
 from ..conftest import relative
@@ -372,9 +371,6 @@ def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(tmp_path):
     assert torch.equal(base(IMAGES), model(IMAGES))
 
 
-LAYERS = ["h.0.q_proj", "q_proj", "classifier.dense", "classifier", "lm_head"]
-
-
 @pytest.mark.parametrize("targets", [["linear1", "linear2"], r"linear.", ["linear1"]], ids=str)
 def test_a_config_that_names_other_layers_than_the_file_has_is_refused(saved, targets):
     base, _, folder = saved  # with linear1 and linear3
@@ -401,9 +397,3 @@ def test_a_pattern_that_is_no_expression_is_refused(saved):
         change(folder, **options)
         with pytest.raises(AdapterError, match=r"adapter_config\.json"):
             load_adapter(folder, base, "a")
-
-
-def test_ends_of_names_need_no_dot_where_modules_are_trained_whole():
-    document = {"modules_to_save": ["head"]}
-    assert [layer for layer in LAYERS if is_saved_whole(document, layer)] == ["lm_head"]
-    assert not is_saved_whole({"modules_to_save": None}, "lm_head")
