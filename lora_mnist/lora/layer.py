@@ -1,4 +1,4 @@
-"""One adapted linear layer: a frozen `nn.Linear`, and the low-rank updates of any number of adapters.
+"""What an adapted model has in place of its modules: `LoRALinear`, and `TrainedWhole` (PEFT's `modules_to_save`).
 
 W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
 """
@@ -184,6 +184,51 @@ def restore(layer: LoRALinear) -> nn.Linear:
     return linear
 
 
+class TrainedWhole(nn.Module):
+    """A module (`base`), frozen, and a copy of it for every adapter that trains it whole.
+
+    A copy has no strength: it is used while its adapter's strength is not 0, and `base` while none is. In a state dict
+    the tensors of `base` have the names they had without the wrapper, so that the file of a base loads into it.
+
+    Attributes:
+        base: a module that is called, not a container; frozen from now on.
+        updates: nn.ModuleDict of the copies, by adapter name.
+        active: the adapter whose copy is used; None is the base.
+        off: while True the module is its base, whatever is on; `disabled` sets it.
+    """
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.updates: Any = nn.ModuleDict()
+        self.active: str | None = None
+        self.off = False
+        self.train(base.training)
+        self.register_state_dict_post_hook(_name_as_in_the_base)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_name_as_here)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_keep_adapters)  # type: ignore[no-untyped-call]
+
+    def module(self) -> nn.Module:
+        """The one in use."""
+        return self.base if self.off or self.active is None else self.updates[self.active]
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        """As that of the module in use."""
+        return self.module()(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        """Models also ask their layers for what torch's have: `weight`, `in_features`, a `config`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base", "updates", "off", "active"):  # not made yet, or being copied
+                raise
+            return getattr(self.module(), name)
+
+    def extra_repr(self) -> str:
+        return f"active={None if self.off else self.active!r}"
+
+
 def require_unmerged(model: nn.Module, action: str) -> None:
     """Raises LoRAError if a layer of it is merged: what `action` changes would not show in the merged matrix."""
     if any(isinstance(layer, LoRALinear) and layer.merged is not None for layer in model.modules()):
@@ -206,8 +251,24 @@ def _is_called(module: nn.Module, inputs: Any) -> None:
 
 def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """A plain base's state dict loads as it is, with `strict=True` too: what it has no adapters for stays."""
-    assert isinstance(module, LoRALinear)
+    assert isinstance(module, LoRALinear | TrainedWhole)
     require_unmerged(module, "load weights")
     own = module.updates.state_dict(prefix=f"{prefix}updates.", keep_vars=True)
     if not any(key in state for key in own):
         state.update(own)
+
+
+def _name_as_in_the_base(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """`head.base.weight` → `head.weight`."""
+    for key in [key for key in state if key.startswith(prefix)]:  # all of them, to keep their order
+        state[prefix + key.removeprefix(prefix).removeprefix("base.")] = state.pop(key)
+
+
+def _name_as_here(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """`head.weight` → `head.base.weight`."""
+    assert isinstance(module, TrainedWhole)
+    own = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
+    bases = module.base.state_dict()
+    for key, value in own.items():
+        name = key.removeprefix(prefix)
+        state[f"{prefix}base.{name}" if name in bases else key] = value

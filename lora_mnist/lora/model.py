@@ -17,8 +17,7 @@ from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
-from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt, check_name, require_unmerged, restore
-from lora_mnist.lora.modules_to_save import TrainedWhole
+from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, TrainedWhole, adapt, check_name, require_unmerged, restore
 
 HEADS = ("score", "classifier")  # what transformers calls a classifier's output layer; PEFT knows the same two
 # nobody takes their matrices for linear layers
@@ -46,9 +45,9 @@ def whole_modules(model: nn.Module) -> dict[str, TrainedWhole]:
 
 def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Module]:
     """The modules that the model has without adapters, by name; a wrapped one is its wrapper."""
-    inside = {id(part) for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
+    inside = {part for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
     modules = model.named_modules(remove_duplicate=not every_name)
-    return {path: module for path, module in modules if id(module) not in inside}
+    return {path: module for path, module in modules if module not in inside}
 
 
 def without_copies(module: nn.Module) -> nn.Module:
@@ -63,9 +62,8 @@ def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Li
     The output projection of nn.MultiheadAttention is left out: torch reads its weight instead of calling it.
     """
     modules = own_modules(model, every_name)
-    read = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
-    linear = {path: module for path, module in modules.items() if isinstance(module, nn.Linear)}
-    return {path: layer for path, layer in linear.items() if id(layer) not in read}
+    read = {module.out_proj for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
+    return {path: layer for path, layer in modules.items() if isinstance(layer, nn.Linear) and layer not in read}
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -84,10 +82,7 @@ def is_in(path: str, modules: Iterable[str]) -> bool:
 
 
 def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> dict[str, LoRAConfig]:
-    """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target.
-
-    Warns of what the patterns seem to mean and cannot have. Raises LoRAError if one of them finds nothing.
-    """
+    """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target."""
     layers = [path for path in linear_layers(model) if not is_in(path, whole)]
     outputs, others = _output_layers(model), _other_matrices(model)
     targets: set[str] = set()
@@ -160,10 +155,7 @@ def _warn_of_shared_weights(model: nn.Module, paths: Iterable[str]) -> None:
 
 
 def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
-    """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
-
-    Raises LoRAError if a pattern finds none, or one that is a container, has adapters, or is trained by one that is on.
-    """
+    """The names of the modules that `patterns`, or one, find, without those that lie in another of them."""
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
     patterns = [patterns] if isinstance(patterns, str) else patterns

@@ -174,14 +174,15 @@ def _document_of(parts: Mapping[str, nn.Module], modules: list[str]) -> dict[str
     """The config that makes PEFT adapt and train whole exactly what `parts` has of all `modules`."""
     own = {path: part.config for path, part in parts.items() if isinstance(part, LoRAUpdate)}
     typical = max(own.values(), key=lambda config: config.rank)
+    exactly = {path: f"^{re.escape(path)}$" for path in own}  # without ^ also every layer whose name ends so
     document = {
         **FIXED,
         "task_type": None,
         "inference_mode": True,
         "r": typical.rank,
         "lora_alpha": typical.alpha,
-        "rank_pattern": {_exactly(path): c.rank for path, c in own.items() if c.rank != typical.rank},
-        "alpha_pattern": {_exactly(path): c.alpha for path, c in own.items() if c.alpha != typical.alpha},
+        "rank_pattern": {exactly[path]: c.rank for path, c in own.items() if c.rank != typical.rank},
+        "alpha_pattern": {exactly[path]: c.alpha for path, c in own.items() if c.alpha != typical.alpha},
         "use_rslora": typical.rslora,
         "lora_dropout": typical.dropout,
         "init_lora_weights": INITS[typical.init],
@@ -295,11 +296,6 @@ def _first(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
     """The value of the first key whose expression fits the end of the name, from a dot on; else `default`."""
     found = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
     return next(found, default)
-
-
-def _exactly(layer: str) -> str:
-    """As a key of PEFT's patterns, which otherwise also mean every layer whose name ends so."""
-    return f"^{re.escape(layer)}$"
 
 
 def _finds(names: str | Iterable[str], module: str) -> bool:

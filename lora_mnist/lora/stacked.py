@@ -69,17 +69,11 @@ class _Stacked(torch.autograd.Function):
 
 
 def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
-    """One network that is all of `models` at once; only their adapters `name` train in it.
+    """One network for the rows of `models[0]`, then as many of `models[1]`, and so on; only their adapters train in it.
 
-    Args:
-        models: the same base, its very tensors, each with one adapter, `name`, which differ in their A and B alone.
-
-    Returns:
-        A network for the rows of `models[0]`, then as many of `models[1]`, and so on. It has copies of A and B, which
-        `unstack` brings back, and shares the base.
-
-    Raises:
-        LoRAError: the models differ in more than that, or have dropout, whose random numbers a stack cannot draw alike.
+    The models share the very tensors of one base and have one adapter each, `name`; these differ in A and B alone. The
+    stack shares the base too, and has copies of A and B, which `unstack` brings back. Raises LoRAError if the models
+    differ in more than that, or have dropout, whose random numbers a stack cannot draw alike.
     """
 
     def signature(model: nn.Module) -> list[tuple[object, ...]]:
