@@ -1,7 +1,4 @@
-"""What an adapted model has in place of its modules: `LoRALinear`, and `TrainedWhole` (PEFT's `modules_to_save`).
-
-W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
-"""
+"""What an adapted model has in place of its modules: `LoRALinear`, and `TrainedWhole` (PEFT's `modules_to_save`)."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -157,7 +157,7 @@ def _install(model: nn.Module, name: str, factors: Mapping[str, Factors]) -> dic
         if not (a.to(dtype).isfinite().all() and b.to(dtype).isfinite().all()):
             raise LoRAError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
         configs[path] = LoRAConfig((path,), rank=len(a), alpha=float(len(a)), dtype=dtype)
-    updates = attach(model, name, configs, torch.Generator())  # a generator of its own: what it draws is overwritten
+    updates = attach(model, name, configs, torch.Generator(), [])  # of its own: what it draws is overwritten
     for path, (a, b, _) in factors.items():
         updates[path].lora_A.copy_(a)
         updates[path].lora_B.copy_(b)

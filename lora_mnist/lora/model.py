@@ -83,8 +83,15 @@ def is_in(path: str, modules: Iterable[str]) -> bool:
 
 def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> dict[str, LoRAConfig]:
     """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target."""
-    layers = [path for path in linear_layers(model) if not is_in(path, whole)]
-    outputs, others = _output_layers(model), _other_matrices(model)
+    outputs, linear = _output_layers(model), linear_layers(model)
+    layers = [path for path in linear if not is_in(path, whole)]
+    others = {  # matrices, or stacks of them, that are no linear layer's, by name: their module's class
+        f"{path}.{name}".lstrip("."): type(module).__name__
+        for path, module in own_modules(model).items()
+        if not (isinstance(module, NOT_LINEAR) or is_in(path, linear))
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() >= 2 and 1 not in parameter.shape
+    }
     targets: set[str] = set()
     left_out: dict[str, str] = {}
     for pattern in config.targets:
@@ -122,36 +129,11 @@ def _output_layers(model: nn.Module) -> list[str]:
     return [path for path, module in own_modules(model).items() if module is output]
 
 
-def _other_matrices(model: nn.Module) -> dict[str, str]:
-    """Parameters of other than linear layers that are matrices, or stacks of them, by name: their module's class."""
-    linear = linear_layers(model)
-    return {
-        f"{path}.{name}".lstrip("."): type(module).__name__
-        for path, module in own_modules(model).items()
-        if not (isinstance(module, NOT_LINEAR) or is_in(path, linear))
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() >= 2 and 1 not in parameter.shape
-    }
-
-
 def _listed(found: dict[str, str]) -> str:
     """The first name of every class, and how many more there are."""
     first = {kind: name for name, kind in reversed(found.items())}
     counts = Counter(found.values()).items()
     return ", ".join(f"{first[kind]}{f' and {n - 1} more' if n > 1 else ''} ({kind})" for kind, n in counts)
-
-
-def _warn_of_shared_weights(model: nn.Module, paths: Iterable[str]) -> None:
-    """Name the modules among `paths` that share a parameter with another: that one keeps W, adapted or not."""
-    modules = {path: without_copies(module) for path, module in own_modules(model).items()}
-    owners: dict[int, list[str]] = {}
-    for path, module in modules.items():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(path)
-    for path in paths:
-        sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
-        if others := [owner for owner in sharing if not is_in(owner, [path])]:
-            warnings.warn(f"{path} shares its weight with {others[0]}, which stays as it is.", stacklevel=3)
 
 
 def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
@@ -213,16 +195,20 @@ def inject(
         rank = max(own.rank for own in configs.values())
         cause = f"`rank` (={rank}) is above the smaller side of every target layer."
         raise LoRAError(cause, f"Choose a rank of at most {max(sides.values())}.")
-    _warn_of_shared_weights(model, [*configs, *whole])
+    modules = {path: without_copies(module) for path, module in own_modules(model).items()}
+    owners: dict[int, list[str]] = {}
+    for path, module in modules.items():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(path)
+    for path in (*configs, *whole):
+        sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
+        if others := [owner for owner in sharing if not is_in(owner, [path])]:  # that one keeps W
+            warnings.warn(f"{path} shares its weight with {others[0]}, which stays as it is.", stacklevel=2)
     return attach(model, name, configs, generator, whole)
 
 
 def attach(
-    model: nn.Module,
-    name: str,
-    configs: Mapping[str, LoRAConfig],
-    generator: torch.Generator | None = None,
-    whole: Iterable[str] = (),
+    model: nn.Module, name: str, configs: Mapping[str, LoRAConfig], generator: torch.Generator | None, whole: list[str]
 ) -> dict[str, LoRAUpdate]:
     """`inject`, with a config for each layer by name, and the names that `modules_to_train` returned."""
     check_name(name, adapter_names(model))
@@ -303,10 +289,9 @@ def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
     Raises LoRAError if there is no such adapter.
     """
     names = [names] if isinstance(names, str) else names
-    chosen = [part for name in names for part in parts_of(model, name).values()]
+    chosen = nn.ModuleList(part for name in names for part in parts_of(model, name).values())
     model.requires_grad_(False)
-    for part in chosen:
-        part.requires_grad_(True)
+    chosen.requires_grad_(True)
 
 
 # Switch ---------------------------------------------------------------------------------------------------------------

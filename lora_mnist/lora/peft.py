@@ -21,16 +21,7 @@ from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError, 
 from lora_mnist.lora.config import DTYPES, LoRAConfig
 from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, differences, fingerprint_model
 from lora_mnist.lora.layer import LoRAUpdate
-from lora_mnist.lora.model import (
-    attach,
-    base_tensors,
-    is_in,
-    linear_layers,
-    modules_to_train,
-    own_modules,
-    parts_of,
-    without_copies,
-)
+from lora_mnist.lora.model import attach, base_tensors, is_in, linear_layers, modules_to_train, own_modules, parts_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, FACTORS = "base_model.model.", (".lora_A.weight", ".lora_B.weight")  # of the keys in the weights file
@@ -116,12 +107,12 @@ def load_adapter(
     """
     model, folder = _unwrapped(model), Path(folder)
     (stored, tensors), document = _read_weights(folder / WEIGHTS), _read_document(folder / CONFIG)
-    modules = own_modules(model)
-    whole = modules_to_train(model, [module for module in modules if _is_saved_whole(document, module)])
+    own = base_tensors(model)
+    whole = modules_to_train(model, [module for module in own_modules(model) if _is_saved_whole(document, module)])
     if base == "any":
         warnings.warn(f"Whether {folder} was trained on this base is not checked.", UserWarning, stacklevel=2)
     elif stored is not None:
-        _require_base(folder, stored, base_fingerprint or compute_fingerprint(base_tensors(model)), whole)
+        _require_base(folder, stored, base_fingerprint or compute_fingerprint(own), whole)
     elif not allow_unverified:
         cause = f"{folder / WEIGHTS} does not say which base it was trained on."
         raise AdapterError(cause, "Pass allow_unverified=True if you know that it was this one.")
@@ -132,16 +123,15 @@ def load_adapter(
         if twice := [path for path in configs if places.count(id(layers[path])) > 1]:
             cause = f"{folder}: {twice[0]} occurs twice in the model, and PEFT adapts only its first place."
             raise AdapterError(cause, "Give the model two layers there.")
-    _take_out_the_base(folder / WEIGHTS, tensors, model, whole, any_base=base == "any")
+    _take_out_the_base(folder / WEIGHTS, tensors, own, whole, any_base=base == "any")
 
     # Before memory is taken or anything in the model changes: every tensor has a place, and fits there
-    wanted: dict[str, torch.Tensor] = {}
+    wanted = {f"{PREFIX}{name}": tensor for name, tensor in own.items() if is_in(name, whole)}
     for path, config in configs.items():
         layer, dtype = layers[path], config.dtype_beside(layers[path].weight.dtype)
         a, b = _factor_keys(path)
         wanted[a] = torch.empty(config.rank, layer.in_features, dtype=dtype, device="meta")
         wanted[b] = torch.empty(layer.out_features, config.rank, dtype=dtype, device="meta")
-    wanted |= _by_key({path: without_copies(modules[path]) for path in whole})
     _require_fit(folder / WEIGHTS, tensors, wanted)
 
     # a generator of its own: what it draws is overwritten
@@ -234,11 +224,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _layer_configs(
-    folder: Path,
-    document: Mapping[str, Any],
-    tensors: Mapping[str, torch.Tensor],
-    layers: Iterable[str],
-    whole: Iterable[str],
+    folder: Path, document: dict[str, Any], tensors: dict[str, torch.Tensor], layers: Iterable[str], whole: list[str]
 ) -> dict[str, LoRAConfig]:
     """What `document` means for each of `layers` of which the weights file has A and B. The two must agree."""
     path, ranks = folder / CONFIG, {}
@@ -321,7 +307,6 @@ def _with_metadata(content: bytes, base_fingerprint: Fingerprint) -> bytes:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """The content of a file of an adapter. Raises AdapterError if it cannot be read, or is a pipe or a device."""
     try:
         if path.exists() and not path.is_file():  # a pipe might never end
             raise AdapterError(f"{path} is not a regular file.", "Restore the adapter.")
@@ -372,17 +357,16 @@ def _require_base(folder: Path, stored: Fingerprint, found: Fingerprint, whole: 
 
 
 def _take_out_the_base(
-    path: Path, tensors: dict[str, torch.Tensor], model: nn.Module, whole: Iterable[str], any_base: bool
+    path: Path, tensors: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor], whole: Iterable[str], any_base: bool
 ) -> None:
     """PEFT stores an output layer that it adapts, and embeddings, with the adapter: they must be the base's."""
-    base = base_tensors(model)
     for key in list(tensors):
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-        if key.startswith(PREFIX) and name in base and not is_in(name, whole):
-            stored, own = tensors.pop(key), base[name]
+        if key.startswith(PREFIX) and name in own and not is_in(name, whole):
+            stored, ours = tensors.pop(key), own[name]
             if any_base and ".base_layer." in key:  # PEFT's copy of a layer that it adapts, of another base
                 continue
-            if not (stored.shape == own.shape and torch.equal(stored.to(own.dtype), own.cpu())):
+            if not (stored.shape == ours.shape and torch.equal(stored.to(ours.dtype), ours.cpu())):
                 raise AdapterError(f"{path} has {name}, which is not the base's.", "Use it with its own base.")
 
 
