@@ -18,7 +18,7 @@ LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack o
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What an adapter is, apart from its weights.
+    """What an adapter is, apart from its weights. Raises LoRAError if a value is out of its range.
 
     A pattern is a layer's name or the end of it (`q_proj` for every `….q_proj`), as in PEFT, or else a regular
     expression for the whole name (`blocks[.][0-3][.].*`).
@@ -36,9 +36,6 @@ class LoRAConfig:
             the model starts as the base (section 4.1).
         dtype: of A and B; None takes fp32 beside weights in fp16 or bf16, in which small steps are lost, and the dtype
             of the weight beside others.
-
-    Raises:
-        LoRAError: a value is out of its range.
     """
 
     targets: Sequence[str] = (ALL_LINEAR,)

@@ -154,8 +154,7 @@ def adapt(linear: nn.Linear) -> LoRALinear:
     plain = type(linear)
     linear.requires_grad_(False)
     # a subclass keeps what it does, such as the product of a quantised weight: ours comes first, and calls it
-    kind = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
-    linear.__class__ = kind
+    linear.__class__ = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
     assert isinstance(linear, LoRALinear)  # for the type checker
     linear.plain_class, linear.plain_forward = plain, vars(linear).pop("forward", None)
     linear.updates, linear.off = nn.ModuleDict().train(linear.training), False
@@ -210,7 +209,6 @@ class TrainedWhole(nn.Module):
         return self.base if self.off or self.active is None else self.updates[self.active]
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """As that of the module in use."""
         return self.module()(*arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
@@ -264,8 +262,6 @@ def _name_as_in_the_base(module: nn.Module, state: dict[str, Any], prefix: str, 
 def _name_as_here(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """`head.weight` → `head.base.weight`."""
     assert isinstance(module, TrainedWhole)
-    own = {key: state.pop(key) for key in list(state) if key.startswith(prefix)}
-    bases = module.base.state_dict()
-    for key, value in own.items():
-        name = key.removeprefix(prefix)
-        state[f"{prefix}base.{name}" if name in bases else key] = value
+    for name in sorted(module.base.state_dict(), key=len, reverse=True):  # a longer one might be in the way
+        if prefix + name in state:
+            state[f"{prefix}base.{name}"] = state.pop(prefix + name)

@@ -103,14 +103,9 @@ def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
 def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> dict[str, LoRAUpdate]:
     """Weighted sum of adapters as one adapter `name`, exactly: A and B side by side, ranks add up. Returns its updates.
 
-    The new adapter is on alone; those it was made of are off, and stay.
-
-    Args:
-        weights: factor of every adapter that takes part; the strengths they have now do not count.
-
-    Raises:
-        LoRAError: no adapter is given, one does not exist or trains a module whole, a weight is not finite, or as
-            `inject` does.
+    `weights` has the factor of every adapter that takes part; the strengths they have now do not count. The new adapter
+    is on alone; those it was made of are off, and stay. Raises LoRAError if no adapter is given, one does not exist or
+    trains a module whole, or a weight is not finite, and as `inject` does.
     """
     return _install(model, name, _side_by_side(model, weights))
 

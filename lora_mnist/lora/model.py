@@ -50,11 +50,6 @@ def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Modu
     return {path: module for path, module in modules if module not in inside}
 
 
-def without_copies(module: nn.Module) -> nn.Module:
-    """The module of the base behind an entry of `own_modules`."""
-    return module.base if isinstance(module, TrainedWhole) else module
-
-
 def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear]:
     """The `nn.Linear` layers of a model, adapted or not, by name.
 
@@ -71,6 +66,28 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Names of the adapters in `model`, in the order they came."""
+    return list(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.updates))
+
+
+def parts_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """All that belongs to adapter `name`: what `updates_of` and `copies_of` give, and they raise as this does."""
+    if name not in (names := adapter_names(model)):
+        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
+    return {path: wrapper.updates[name] for path, wrapper in wrappers(model).items() if name in wrapper.updates}
+
+
+def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
+    """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
+    return {path: part for path, part in parts_of(model, name).items() if isinstance(part, LoRAUpdate)}
+
+
+def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
+    return {path: part for path, part in parts_of(model, name).items() if not isinstance(part, LoRAUpdate)}
 
 
 def is_in(path: str, modules: Iterable[str]) -> bool:
@@ -109,8 +126,7 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
         rest = f"; left out are {_listed(others)}" if others else ""
         raise LoRAError(f"There is none to adapt: no linear layer but the output's{rest}.", "Name a target.")
     if left_out:
-        text = f"Only nn.Linear is adapted, so these matrices are left out: {_listed(left_out)}."
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(f"Only nn.Linear is adapted, so these matrices are left out: {_listed(left_out)}.", stacklevel=3)
     heads = [path for path in outputs if path in HEADS and not is_in(path, whole)]
     if ALL_LINEAR in config.targets and heads:
         advice = f"To train it whole, pass also_train=({heads[0]!r},)."
@@ -171,16 +187,13 @@ def inject(
     Adapters that are there already stay on, frozen too. If it raises, the model is as it was. A UserWarning names what
     a target seems to mean and cannot have (`Conv1D`, fused experts, quantised layers), and weights that a target shares
     with another module, which then keeps W. The running statistics of nn.BatchNorm, which are part of the base, still
-    move in training mode: keep such layers in eval mode.
+    move in training mode: keep such layers in eval mode. Returns the new update of every adapted layer, by its name.
 
     Args:
         model: any module; its target layers become `LoRALinear` in place, wherever they occur in it.
         generator: draws `lora_A`; None takes torch's global one.
         also_train: patterns, as those of targets, of modules of any kind that the adapter trains whole, as a new
             classifier has to be. It trains a copy that belongs to the adapter; the base keeps its own.
-
-    Returns:
-        The new update of every adapted layer, by the layer's name.
 
     Raises:
         LoRAError: a pattern matches nothing, the rank is above the smaller side of every target, a module to train
@@ -189,16 +202,15 @@ def inject(
     check_name(name, adapter_names(model))
     whole = modules_to_train(model, also_train)
     configs = _resolve_targets(model, config, whole)
-    layers = linear_layers(model)
-    sides = {path: min(layers[path].in_features, layers[path].out_features) for path in configs}  # 0: a lazy layer
-    if all(own.rank > sides[path] > 0 for path, own in configs.items()):
+    sides = {path: min(layer.in_features, layer.out_features) for path, layer in linear_layers(model).items()}
+    if all(own.rank > sides[path] > 0 for path, own in configs.items()):  # 0: a lazy layer
         rank = max(own.rank for own in configs.values())
         cause = f"`rank` (={rank}) is above the smaller side of every target layer."
-        raise LoRAError(cause, f"Choose a rank of at most {max(sides.values())}.")
-    modules = {path: without_copies(module) for path, module in own_modules(model).items()}
+        raise LoRAError(cause, f"Choose a rank of at most {max(sides[path] for path in configs)}.")
+    modules = own_modules(model)
     owners: dict[int, list[str]] = {}
     for path, module in modules.items():
-        for parameter in module.parameters(recurse=False):
+        for parameter in module.parameters(recurse=isinstance(module, TrainedWhole)):
             owners.setdefault(id(parameter), []).append(path)
     for path in (*configs, *whole):
         sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
@@ -217,10 +229,11 @@ def attach(
         if isinstance(layers[path].weight, nn.UninitializedParameter):
             raise LoRAError(f"{path} is lazy and has no shape to adapt yet.", "Run the model once before.")
     require_unmerged(model, "add an adapter")
+    bases = {path: module.base if isinstance(module, TrainedWhole) else module for path, module in modules.items()}
     with torch.inference_mode(False):  # what is made in that mode can never train
         # all that takes memory comes first, so that running out of it leaves the model as it was
         updates = {path: LoRAUpdate(layers[path], own, generator) for path, own in configs.items()}
-        copies = {path: copy.deepcopy(without_copies(modules[path])) for path in whole}
+        copies = {path: copy.deepcopy(bases[path]) for path in whole}
     for path, update in updates.items():
         layer = adapt(layers[path])
         layer.updates[name] = update.train(layer.training)
@@ -258,29 +271,7 @@ def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 setattr(parent, name, new)
 
 
-# By name --------------------------------------------------------------------------------------------------------------
-
-
-def adapter_names(model: nn.Module) -> list[str]:
-    """Names of the adapters in `model`, in the order they came."""
-    return list(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.updates))
-
-
-def parts_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
-    """All that belongs to adapter `name`: what `updates_of` and `copies_of` give, and they raise as this does."""
-    if name not in (names := adapter_names(model)):
-        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
-    return {path: wrapper.updates[name] for path, wrapper in wrappers(model).items() if name in wrapper.updates}
-
-
-def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
-    """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
-    return {path: part for path, part in parts_of(model, name).items() if isinstance(part, LoRAUpdate)}
-
-
-def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
-    """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
-    return {path: part for path, part in parts_of(model, name).items() if not isinstance(part, LoRAUpdate)}
+# Switch ---------------------------------------------------------------------------------------------------------------
 
 
 def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
@@ -292,9 +283,6 @@ def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
     chosen = nn.ModuleList(part for name in names for part in parts_of(model, name).values())
     model.requires_grad_(False)
     chosen.requires_grad_(True)
-
-
-# Switch ---------------------------------------------------------------------------------------------------------------
 
 
 def strengths(model: nn.Module) -> dict[str, float]:

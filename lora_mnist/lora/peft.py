@@ -44,10 +44,8 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerpri
 
     A and B are stored in fp32, or in fp64 if they are; modules that it trains whole as they are. A strength is not
     stored: it belongs to the use of an adapter. PEFT adapts a layer that occurs twice at its first place only, and none
-    where torch reads a layer's weight instead of calling it.
-
-    Args:
-        base_fingerprint: of the base; None makes it now, by `fingerprint_model`.
+    where torch reads a layer's weight instead of calling it. `base_fingerprint` is that of the base; None makes it now,
+    by `fingerprint_model`.
 
     Raises:
         LoRAError: there is no such adapter, it is not finite, or a name of what it trains whole means more to PEFT.
@@ -112,7 +110,14 @@ def load_adapter(
     if base == "any":
         warnings.warn(f"Whether {folder} was trained on this base is not checked.", UserWarning, stacklevel=2)
     elif stored is not None:
-        _require_base(folder, stored, base_fingerprint or compute_fingerprint(own), whole)
+        different = differences(stored, base_fingerprint or compute_fingerprint(own))
+        first = {kind: name for name, kind in reversed(different.items()) if not is_in(name, whole)}
+        if changed := first.get("other"):
+            cause = f"The adapter in {folder} was trained on another base: tensor {changed} differs."
+            raise AdapterError(cause, "Use it with the base it came from, or train it again on this one.")
+        if moved := first.get("buffer"):
+            text = f"The adapter in {folder} was trained on these weights, but other buffers: {moved} differs."
+            warnings.warn(text, UserWarning, stacklevel=2)
     elif not allow_unverified:
         cause = f"{folder / WEIGHTS} does not say which base it was trained on."
         raise AdapterError(cause, "Pass allow_unverified=True if you know that it was this one.")
@@ -342,18 +347,6 @@ def _by_key(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
 
 
 # What must hold before an adapter is loaded ---------------------------------------------------------------------------
-
-
-def _require_base(folder: Path, stored: Fingerprint, found: Fingerprint, whole: Iterable[str]) -> None:
-    """The model's tensors are those it was trained on, but for those that it brings along, in `whole`."""
-    different = {name: kind for name, kind in differences(stored, found).items() if not is_in(name, whole)}
-    for name, kind in different.items():
-        if kind == "other":
-            cause = f"The adapter in {folder} was trained on another base: tensor {name} differs."
-            raise AdapterError(cause, "Use it with the base it came from, or train it again on this one.")
-    if buffers := [name for name, kind in different.items() if kind == "buffer"]:
-        text = f"The adapter in {folder} was trained on these weights, but other buffers: {buffers[0]} differs."
-        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def _take_out_the_base(

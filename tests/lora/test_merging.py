@@ -10,18 +10,9 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora import (
-    LoRAConfig,
-    base_tensors,
-    is_merged,
-    merge,
-    merged_copy,
-    set_strength,
-    switch,
-    unmerge,
-    updates_of,
-)
+from lora_mnist.lora import LoRAConfig, is_merged, merge, merged_copy, set_strength, switch, unmerge, updates_of
 from lora_mnist.lora.fingerprint import changed_bytes, compute_fingerprint
+from lora_mnist.lora.model import base_tensors
 
 from ..conftest import relative
 from ..models import LAYERS, Transformer, adapted, adapted_layer, add, config

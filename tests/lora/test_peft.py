@@ -11,15 +11,7 @@ from torch import nn
 
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
-from lora_mnist.lora import (
-    LoRAConfig,
-    adapter_names,
-    base_tensors,
-    combine_cat,
-    remove,
-    set_strength,
-    updates_of,
-)
+from lora_mnist.lora import LoRAConfig, adapter_names, base_tensors, combine_cat, remove, set_strength, updates_of
 from lora_mnist.lora.fingerprint import compute_fingerprint, fingerprint_model
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
 from lora_mnist.training.model import MLP
