@@ -233,7 +233,7 @@ OPTIONS = [
     {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": 0, "layers_pattern": "layers"},
     {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"layers.0.self_attn.q_proj": 2, "q_proj": 5}},
     {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": {r".*layers\.1\..*": 9}},
-    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["head"]},  # the end of lm_head: PEFT wants no dot before it
     {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
     {"target_modules": "all-linear", "modules_to_save": ["norm"]},
 ]
