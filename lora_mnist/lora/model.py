@@ -210,7 +210,7 @@ def inject(
     modules = own_modules(model)
     owners: dict[int, list[str]] = {}
     for path, module in modules.items():
-        for parameter in module.parameters(recurse=isinstance(module, TrainedWhole)):
+        for parameter in module.parameters(recurse=isinstance(module, TrainedWhole)):  # has none of its own
             owners.setdefault(id(parameter), []).append(path)
     for path in (*configs, *whole):
         sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
