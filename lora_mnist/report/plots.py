@@ -97,7 +97,7 @@ def plots_of(
     """
     base = run.base.evaluation.splits["test"]
     alt = f"Confusion matrix of the base: {base.errors} of {base.count} test images are wrong."
-    figure = confusion(base.confusion, "Base: test images", normalised=normalised)
+    figure = confusion(base.confusion, "Base: test images", normalised)
     yield Plot("base-confusion", figure, alt, "base-confusion.csv")
     if not adapters:
         yield errors_per_digit(base)
@@ -130,59 +130,43 @@ def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
     darkest = int((np.array(before) * ~np.eye(10, dtype=bool)).max())  # one scale for both, so that damage shows
     if on_top_of := one.stored.finetune.on_top_of:
         alt = f"Confusion matrix before, with {', '.join(on_top_of)}: {one.before.errors} errors."
-        figure = confusion(before, "Before: test images", normalised=normalised)
+        figure = confusion(before, "Before: test images", normalised)
         yield Plot(f"{name}-before", figure, alt, table)
-    figure = confusion(after, f"With {name}: test images", darkest, normalised)
+    figure = confusion(after, f"With {name}: test images", normalised, darkest)
     yield Plot(f"{name}-after", figure, f"Confusion matrix with {name}: {one.after.errors} errors.", table)
     changes = (
         f"{row['true']} taken for {row['predicted']} {row['change']:+,}".replace("-", "−")
         for row in confusion_changes(one.comparison)
     )
     alt = f"Change of the confusion matrix. More than chance: {', '.join(changes) or 'nothing'}."
-    figure = confusion_change(before, after, "Change: after − before", normalised)
+    figure = confusion(after, "Change: after − before", normalised, before=before)
     yield Plot(f"{name}-change", figure, alt, table)
 
 
 # Confusion matrices ---------------------------------------------------------------------------------------------------
 
 
-def confusion(matrix: Matrix, title: str, darkest: int | None = None, normalised: bool = False) -> Figure:
-    """Confusion counts (10, 10), rows true digit. Colour shows errors only, so that the diagonal does not drown them.
+def confusion(
+    matrix: Matrix, title: str, normalised: bool = False, darkest: int | None = None, before: Matrix | None = None
+) -> Figure:
+    """Confusion counts (10, 10), rows true digit, or their change. Colour shows errors only, so that the diagonal does
+    not drown them.
 
     Args:
-        darkest: count with the darkest colour, for larger ones too; None takes the largest.
         normalised: print every count as a share of its row, in per cent.
+        darkest: count with the darkest colour, for larger ones too; None takes the largest.
+        before: draw the change from it: errors that came are orange, errors that went are purple, white is none.
     """
-    counts = np.asarray(matrix)
-    largest = (counts * ~np.eye(10, dtype=bool)).max()
-    scale = Normalize(0, max(1, largest if darkest is None else darkest), clip=True)
-    shown = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True)) if normalised else counts
-    text, extend = ".1f" if normalised else "d", "max" if largest > scale.vmax else "neither"
-    return _matrix(title, counts, shown, text, "Blues", scale, scale(counts) > 0.55, "wrong images", extend)
+    base = np.asarray(matrix if before is None else before)
+    counts, diagonal = np.asarray(matrix) - (0 if before is None else base), np.eye(10, dtype=bool)
+    largest = np.abs(counts * ~diagonal).max()
+    reach = max(1, largest if darkest is None else darkest)
+    scale, colours, readable, sign = Normalize(0, reach, clip=True), "Blues", 0.55, ""  # readable: dark text up to that
+    label = "wrong images"
+    if before is not None:
+        scale, colours, readable, sign = Normalize(-reach, reach), "PuOr_r", 0.6, "+"
+        label = "more (orange) or fewer (purple) wrong images"
 
-
-def confusion_change(before: Matrix, after: Matrix, title: str, normalised: bool = False) -> Figure:
-    """after − before (10, 10). Errors that came are orange, errors that went are purple, around white at zero."""
-    change = np.asarray(after) - np.asarray(before)
-    reach = max(1, np.abs(change * ~np.eye(10, dtype=bool)).max())
-    shown = 100 * change / np.maximum(1, np.asarray(before).sum(1, keepdims=True)) if normalised else change
-    text, label = "+.1f" if normalised else "+d", "more (orange) or fewer (purple) wrong images"
-    return _matrix(title, change, shown, text, "PuOr_r", Normalize(-reach, reach), abs(change) / reach > 0.6, label)
-
-
-def _matrix(
-    title: str,
-    counts: np.ndarray,
-    shown: np.ndarray,
-    text: str,
-    colours: str,
-    scale: Normalize,
-    is_dark: np.ndarray,
-    label: str,
-    extend: str = "neither",
-) -> Figure:
-    """Cells (10, 10), rows true digit, with the colour of `counts`, and printed on them in the format `text` what is
-    `shown` and not zero."""
     figure = Figure(figsize=(WIDTH, 4.5))
     axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
     axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
@@ -191,13 +175,16 @@ def _matrix(
     axes.vlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.tick_params(length=0)
-    image = axes.imshow(np.ma.masked_array(counts, np.eye(10, dtype=bool)), cmap=colours, norm=scale)
-    for (row, column), value in np.ndenumerate(shown):
-        if value:
-            colour = GREY if row == column else "white" if is_dark[row, column] else INK  # can be read on its cell
-            printed = f"{value:{text}}".replace("-", "−")
-            axes.text(column, row, printed, ha="center", va="center", fontsize=8, color=colour)
+    image = axes.imshow(np.ma.masked_array(counts, diagonal), cmap=colours, norm=scale)
+    images = np.maximum(1, base.sum(1))  # (10,) of each true digit
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            dark = "white" if abs(count) / reach > readable else INK
+            colour = GREY if row == column else dark
+            printed = f"{100 * count / images[row]:{sign}.1f}" if normalised else f"{count:{sign}d}"
+            axes.text(column, row, printed.replace("-", "−"), ha="center", va="center", fontsize=8, color=colour)
     place = (0.85, 0.2, 0.03, 0.62)  # a fixed place takes half the time of a fitted layout
+    extend = "max" if largest > reach else "neither"
     bar = figure.colorbar(image, cax=figure.add_axes(place), extend=extend)
     bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
     bar.set_label(label, fontsize=8, labelpad=2)

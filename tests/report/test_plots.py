@@ -32,21 +32,21 @@ def test_every_count_is_printed_and_the_diagonal_does_not_drown_the_errors():
 
 
 def test_the_change_is_centred_on_zero_and_signed():
-    figure = plots.confusion_change(BEFORE, AFTER, "t")
+    figure = plots.confusion(AFTER, "t", before=BEFORE)
     norm = figure.axes[0].images[0].norm
     assert norm.vmin == -norm.vmax == -62
     printed = texts(figure)
     assert (printed[7, 9], printed[4, 9], printed[0, 0]) == ("+62", "−28", "−5")
-    assert texts(plots.confusion_change(BEFORE, AFTER, "t", normalised=True))[4, 9] == f"−{100 * 28 / 931:.1f}"
-    assert texts(plots.confusion_change(BEFORE, BEFORE, "t")) == {}
+    assert texts(plots.confusion(AFTER, "t", normalised=True, before=BEFORE))[4, 9] == f"−{100 * 28 / 931:.1f}"
+    assert texts(plots.confusion(BEFORE, "t", before=BEFORE)) == {}
     shared = plots.confusion(AFTER, "t", darkest=31)
     assert shared.axes[0].images[0].norm(62) == 1  # as dark as 31; the colour bar ends in an arrow
 
 
 def test_text_is_legible_on_every_cell():
     """WCAG contrast of at least 4.5 between each count and the colour under it."""
-    change = plots.confusion_change(BEFORE, AFTER, "t")
-    for figure in (plots.confusion(BEFORE, "t"), plots.confusion(AFTER, "t", 31), change):
+    change = plots.confusion(AFTER, "t", before=BEFORE)
+    for figure in (plots.confusion(BEFORE, "t"), plots.confusion(AFTER, "t", darkest=31), change):
         picture = figure.axes[0].images[0]
         for text in figure.axes[0].texts:
             column, row = map(int, text.get_position())
