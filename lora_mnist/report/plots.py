@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from lora_mnist.errors import AlteredError
-from lora_mnist.evaluation.results import Counts, Matrix, ShiftPoint, SplitResult, StrengthCurve, StrengthPoint
+from lora_mnist.evaluation.results import Counts, Matrix, SplitResult
 from lora_mnist.evaluation.significance import DIGIT_LEVEL
 from lora_mnist.report.tables import AdapterResults, Row, confusion_changes, digit_rows, strength_rows
 from lora_mnist.runs.artifact import HISTORY
@@ -109,13 +109,8 @@ def plots_of(
     for one in adapters:
         yield from _confusions(one, normalised)
         yield change_per_digit(one.name, one.digit, digit_rows(one))
-        test = one.comparison
-        points = [("before", test.before), (one.name, test.after)]
-        points += [(label, counts) for label, _, counts in one.alternatives]
-        if one.curve.recommended not in (0, 1):  # those are before and after
-            points.append((f"recommended strength {one.curve.recommended:g}", one.at_recommended))
-        yield trade(one.name, one.digit, one.stored.analysis.threshold.curve, one.curve.splits["test"], points)
-        yield strength_curve(one.name, one.digit, one.curve, strength_rows(one))
+        yield trade(one)
+        yield strength_curve(one)
         if len(pictures := one.images.pictures["directions"]):
             figure = directions(pictures, next(iter(one.layers.values())).singular_values)
             alt = "Weights of each pixel in what the first layer's update looks for, the strongest direction first."
@@ -242,56 +237,47 @@ def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
     return Plot(f"{name}-errors", figure, alt, f"{name}-digits.csv", tuple(marks))
 
 
-def trade(
-    name: str,
-    digit: int,
-    shifts: Sequence[ShiftPoint],
-    strengths: Sequence[StrengthPoint],
-    points: Sequence[tuple[str, Counts]],
-) -> Plot:
-    """Missed images of the digit against all errors: what each way of missing fewer of them costs.
-
-    Args:
-        shifts, strengths: counts along two ways that start at the base.
-        points: label and counts of single networks.
-    """
+def trade(one: AdapterResults) -> Plot:
+    """Missed images of the digit against all errors: what each way of missing fewer of them costs."""
+    name, digit, recommended = one.name, one.digit, one.curve.recommended
+    points = [("before", one.comparison.before), (name, one.comparison.after)]
+    points += [(label, counts) for label, _, counts in one.alternatives]
+    if recommended not in (0, 1):  # those are before and after
+        points.append((f"recommended strength {recommended:g}", one.at_recommended))
+    shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]  # two ways that start at the base
     figure, axes = framed(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
-    curves: tuple[tuple[str, Sequence[Counts], str, str], ...] = (
+    for label, curve, colour, style in (
         (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
         (f"{name} at strengths 0 to 1.5", strengths, BLUE, "-"),
-    )
-    for label, curve, colour, style in curves:
-        x, y = [one.missed for one in curve], [one.errors for one in curve]
+    ):
+        x, y = [counts.missed for counts in curve], [counts.errors for counts in curve]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
         colour = INK if i else GREY
         axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
     # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
     highest = max(counts.errors for _, counts in points)
-    lowest = min(one.errors for one in (*shifts, *strengths, *(counts for _, counts in points)))
+    lowest = min(counts.errors for counts in (*shifts, *strengths, *(counts for _, counts in points)))
     margin = 0.2 * (highest - lowest) + 4
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
     legend_above(axes)
-    marks = [
-        Mark(one.missed, one.errors, f"{one.shift:+.2f} on the logit of {digit}: {_in_words(one)}".replace("-", "−"))
-        for one in shifts
-    ]
+    marks = []
+    for counts in shifts:
+        words = f"{counts.shift:+.2f} on the logit of {digit}: {_in_words(counts)}".replace("-", "−")
+        marks.append(Mark(counts.missed, counts.errors, words))
     marks += [Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}") for label, counts in points]
-    marks += [
-        Mark(one.missed, one.errors, f"strength {one.strength:g}: {_in_words(one)}", one.strength) for one in strengths
-    ]
+    for counts in strengths:
+        words = f"strength {counts.strength:g}: {_in_words(counts)}"
+        marks.append(Mark(counts.missed, counts.errors, words, counts.strength))
     words = "; ".join(f"{label}: {counts.missed} missed, {counts.errors} errors" for label, counts in points)
     alt = f"Missed {digit}s against all errors. {words}."
     return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", tuple(marks))
 
 
-def strength_curve(name: str, digit: int, curve: StrengthCurve, rows: Sequence[Row]) -> Plot:
-    """Accuracy and recalls by strength, in per cent; the recommended strength is marked.
-
-    Args:
-        rows: see `tables.strength_rows`.
-    """
+def strength_curve(one: AdapterResults) -> Plot:
+    """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
+    name, digit, curve, rows = one.name, one.digit, one.curve, strength_rows(one)
     figure, axes = framed("strength of the adapter (0: the base, 1: as kept)", f"% of {curve.measured_on}", 4)
     lines = (
         ("accuracy", "accuracy, all digits", INK, "-"),

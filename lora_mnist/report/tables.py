@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import tomli_w
 
 from lora_mnist.errors import AlteredError, RunError
@@ -48,6 +49,7 @@ class AdapterResults:
     verdict: Verdict  # on the repair of its digit
     alternatives: tuple[Alternative, ...]  # the first is the shifted threshold
     images: Images
+    drawings: Sequence[tuple[int, np.ndarray]]  # that it was taught: the digit, and uint8 (28, 28)
 
     @property
     def name(self) -> str:
@@ -111,6 +113,7 @@ def read_adapter(run: Run, stored: FinetunedDocuments, checkpoints: Sequence[Fin
         verdict=verdict_of(analysis, record.digit),
         alternatives=tuple(_alternatives(stored, checkpoints)),
         images=read_images(run, artifact),
+        drawings=artifact.labelled_drawings() if record.lesson else (),
     )
 
 

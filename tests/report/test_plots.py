@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -5,6 +7,7 @@ from matplotlib.figure import Figure
 
 from lora_mnist.evaluation.results import Counts, ShiftPoint, StrengthPoint
 from lora_mnist.report import page, plots
+from lora_mnist.report.tables import Alternative
 
 BEFORE = np.diag([900] * 10)
 BEFORE[4, 9], BEFORE[9, 4], BEFORE[7, 2] = 31, 12, 1
@@ -82,8 +85,15 @@ def test_the_trade_shows_every_curve_and_every_point():
     none = {"false_alarms": 0}
     shifts = [ShiftPoint(shift=s, missed=m, errors=e, **none) for s, m, e in ((0, 9, 50), (1, 5, 60), (2, 1, 400))]
     strengths = [StrengthPoint(strength=s, missed=m, errors=e, **none) for s, m, e in ((0, 9, 50), (1, 2, 40))]
-    points = [("before", counts(9, 50)), ("after", counts(2, 40)), ("control", counts(6, 30))]
-    plot = plots.trade("a", 9, shifts, strengths, points)
+    adapter = SimpleNamespace(
+        name="a",
+        digit=9,
+        stored=SimpleNamespace(analysis=SimpleNamespace(threshold=SimpleNamespace(curve=shifts))),
+        curve=SimpleNamespace(splits={"test": strengths}, recommended=1),
+        comparison=SimpleNamespace(before=counts(9, 50), after=counts(2, 40)),
+        alternatives=[Alternative("control", "a control", counts(6, 30))],
+    )
+    plot = plots.trade(adapter)
     axes = plot.figure.axes[0]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["a number added to the logit of 9"] == [[9, 50], [5, 60], [1, 400]]
