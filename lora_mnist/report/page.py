@@ -22,21 +22,10 @@ from markupsafe import Markup
 from lora_mnist.evaluation.results import Matrix
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, wilson
 from lora_mnist.evaluation.verdict import paired
+from lora_mnist.report import tables
 from lora_mnist.report.images import COLUMNS, Sheet, picture_source, png_source, sheet_of
 from lora_mnist.report.plots import BLUE, GREY, INK, ORANGE, SERIES, Plot, default_style, plots_of
-from lora_mnist.report.tables import (
-    AdapterResults,
-    base_digit_rows,
-    base_settings,
-    commands,
-    configs,
-    confusion_changes,
-    digit_rows,
-    read_adapter,
-    settings_of,
-    strength_rows,
-    tables_of,
-)
+from lora_mnist.report.tables import AdapterResults, read_adapter
 from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.listing import adapter_lines, documents_of
 from lora_mnist.runs.run import Run
@@ -84,10 +73,10 @@ def write_report(run: Run, normalised: bool = False) -> Path:
             data=_data_for_script(adapters, sheet),
             script=source("report.js"),
             style=source("report.css"),
-            commands=commands(documents),
+            commands=tables.commands(documents),
         )
         files = {"index.html": page.encode(), "report.json": to_json(documents.model_dump(mode="json"))}
-        files |= tables_of(run, adapters, lines) | configs(documents)
+        files |= tables.tables_of(run, adapters, lines) | tables.configs(documents)
         for name, plot in plots.items():
             files |= {f"{name}.svg": plot.svg, f"{name}.png": plot.png}
         return run.save_report(files)
@@ -103,11 +92,11 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {"percent": percent, "signed": signed, "p": format_p, "sure": rounded_probability}
-    filters = (unbroken, policy_hash, date, setting_rows, inline, picture_source)
-    made.filters |= {one.__name__: one for one in filters}
-    rows = (base_digit_rows, digit_rows, strength_rows, confusion_changes, matrix_cells)
-    made.globals |= {one.__name__: one for one in (*rows, interval, paired, settings_of, base_settings)}
+    filters = (percent, signed, unbroken, policy_hash, date, setting_rows, inline, picture_source)
+    made.filters |= {one.__name__: one for one in filters} | {"p": format_p, "sure": rounded_probability}
+    rows = (tables.base_digit_rows, tables.digit_rows, tables.strength_rows, tables.confusion_changes, matrix_cells)
+    others = (interval, paired, tables.settings_of, tables.base_settings)
+    made.globals |= {one.__name__: one for one in (*rows, *others)}
     made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL}
     return made
 
@@ -131,10 +120,8 @@ def _data_for_script(adapters: Sequence[AdapterResults], sheet: Sheet | None) ->
         for image in one.images.wrong:
             if (place := places.get(image.index)) is not None:
                 images[place] = [image.index, image.label, image.agreed]
-                packed = [place]
-                for seen in (image.before, image.after):
-                    packed += [seen.prediction, round(100 * seen.confidence), round(100 * seen.probability)]
-                predictions.append(packed)
+                seen = [(one, round(100 * sure), round(100 * own)) for one, own, sure in (image.before, image.after)]
+                predictions.append([place, *seen[0], *seen[1]])
         strengths = [point.model_dump() for point in one.curve.splits["test"]]
         by_adapter[one.name] = {"strengths": strengths, "predictions": predictions}
     data = {"columns": COLUMNS, "images": [images[place] for place in range(len(images))], "adapters": by_adapter}
@@ -262,8 +249,6 @@ def _attributes(style: str) -> str:
 
 def _circles(plot: Plot) -> Iterator[str]:
     """For every mark an unseen circle that has a title."""
-    if not plot.marks:
-        return
     axes = plot.figure.axes[0]
     axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
     left, bottom, width, height = axes.get_position().bounds

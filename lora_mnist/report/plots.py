@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator
 from lora_mnist.errors import AlteredError
 from lora_mnist.evaluation.results import Counts, Matrix, SplitResult
 from lora_mnist.evaluation.significance import DIGIT_LEVEL
-from lora_mnist.report.tables import AdapterResults, Row, confusion_changes, digit_rows, strength_rows
+from lora_mnist.report.tables import AdapterResults, confusion_changes, digit_rows, strength_rows
 from lora_mnist.runs.artifact import HISTORY
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine
@@ -92,8 +92,7 @@ def plots_of(
         lines: of all adapters and checkpoints.
         normalised: print shares instead of counts in confusion matrices.
 
-    Raises:
-        AlteredError: the base has no losses.
+    Raises AlteredError if the base has no losses.
     """
     base = run.base.evaluation.splits["test"]
     alt = f"Confusion matrix of the base: {base.errors} of {base.count} test images are wrong."
@@ -108,7 +107,7 @@ def plots_of(
         yield side_by_side(lines)
     for one in adapters:
         yield from _confusions(one, normalised)
-        yield change_per_digit(one.name, one.digit, digit_rows(one))
+        yield change_per_digit(one)
         yield trade(one)
         yield strength_curve(one)
         if len(pictures := one.images.pictures["directions"]):
@@ -129,11 +128,9 @@ def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
         yield Plot(f"{name}-before", figure, alt, table)
     figure = confusion(after, f"With {name}: test images", normalised, darkest)
     yield Plot(f"{name}-after", figure, f"Confusion matrix with {name}: {one.after.errors} errors.", table)
-    changes = (
-        f"{row['true']} taken for {row['predicted']} {row['change']:+,}".replace("-", "−")
-        for row in confusion_changes(one.comparison)
-    )
-    alt = f"Change of the confusion matrix. More than chance: {', '.join(changes) or 'nothing'}."
+    rows = confusion_changes(one.comparison)
+    changes = ", ".join(f"{row['true']} taken for {row['predicted']} {row['change']:+,}" for row in rows)
+    alt = f"Change of the confusion matrix. More than chance: {changes.replace('-', '−') or 'nothing'}."
     figure = confusion(after, "Change: after − before", normalised, before=before)
     yield Plot(f"{name}-change", figure, alt, table)
 
@@ -202,14 +199,12 @@ def errors_per_digit(base: SplitResult) -> Plot:
     return Plot("base-errors", figure, alt, "base-digits.csv", marks)
 
 
-def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
+def change_per_digit(one: AdapterResults) -> Plot:
     """By how many points the error rate of every digit rose or fell, with its interval; the target is on top.
 
     A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
-
-    Args:
-        rows: see `tables.digit_rows`.
     """
+    name, target, rows = one.name, one.digit, digit_rows(one)
     figure, axes = framed("change of the error rate on test, in points (left: fewer wrong)")
     marks, chance = [], {row["digit"]: row["p"] > DIGIT_LEVEL for row in rows}
     from_below = sorted(rows, key=lambda row: (row["digit"] == target, -row["digit"]))

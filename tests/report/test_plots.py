@@ -65,13 +65,14 @@ def luminance(colour) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_the_change_of_every_digit_stands_on_its_line_with_the_target_on_top():
+def test_the_change_of_every_digit_stands_on_its_line_with_the_target_on_top(monkeypatch):
     rows = [
         {"digit": d, "images": 1000, "before": 20, "fixed": 9, "broken": d, "after": 11 + d, "net": d - 9}
         | ({"low": -0.01, "high": 0.01, "p": 0.2} if d else {"low": -0.01, "high": -0.001, "p": 0.004})
         for d in range(10)
     ]
-    plot = plots.change_per_digit("a", 4, rows)
+    monkeypatch.setattr(plots, "digit_rows", lambda adapter: rows)
+    plot = plots.change_per_digit(SimpleNamespace(name="a", digit=4))
     axes = plot.figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [*map(str, (9, 8, 7, 6, 5, 3, 2, 1, 0)), "4 (target)"]
