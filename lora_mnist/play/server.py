@@ -12,7 +12,7 @@ import mimetypes
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -177,12 +177,8 @@ class Playground:
 
     async def lesson_states(self, request: Request) -> Response:
         """The state of the lesson, live, as server-sent events."""
-
-        async def events() -> AsyncIterator[str]:
-            async for state in self.teacher.states():
-                yield f"data: {state.model_dump_json()}\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
+        events = (f"data: {state.model_dump_json()}\n\n" async for state in self.teacher.states())
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def teach(self, request: Request) -> Response:
         """Does something with the lesson; responds with its new state."""
