@@ -30,6 +30,7 @@ from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.listing import adapter_lines, documents_of
 from lora_mnist.runs.run import Run
 
+TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 LEVELS = 6  # shades of a colour in the page's style
 NBSP = "\N{NO-BREAK SPACE}"
 PAGE_COLOURS = {  # what the page's style has in place of a colour, so that plots follow light and dark
@@ -97,7 +98,7 @@ def environment() -> Environment:
     rows = (tables.base_digit_rows, tables.digit_rows, tables.strength_rows, tables.confusion_changes, matrix_cells)
     others = (interval, paired, tables.settings_of, tables.base_settings)
     made.globals |= {one.__name__: one for one in (*rows, *others)}
-    made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL}
+    made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL, "TITLES": TITLES}
     return made
 
 

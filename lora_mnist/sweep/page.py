@@ -31,7 +31,6 @@ from lora_mnist.sweep.summary import METRIC_NAMES, ON_VAL, Cell, Summary, Varian
 
 TABLE = "variants.csv"
 PAGE = "report"  # folder in that of the sweep
-TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 
 
 @default_style()
@@ -49,7 +48,6 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
         "adapters": adapters,
         "capital": capital,
         "cells": {(cell.digit, cell.variant): cell for cell in summary.cells},
-        "dataset": TITLES[summary.dataset],
         "metric": METRIC_NAMES[summary.metric],
         "names": [one.name for one in summary.variants],
         "on_val": ON_VAL,

@@ -121,7 +121,6 @@ class Recommendation(Document):
     p: float | None  # of that
 
     def __str__(self) -> str:
-        """One sentence."""
         whom = "all digits together" if self.digit is None else f"the {self.digit}"
         if self.among == 1:
             if self.helps is None:
@@ -230,10 +229,9 @@ def summarise(
     cells = []
     for name, group in groups.items():
         for digit in sorted({row.digit for row in group}):
-            counts = [
-                (row.before[split].of(metric), row.after[split].of(metric)) for row in group if row.digit == digit
-            ]
-            before, value = map(statistics.mean, zip(*counts, strict=True))
+            of_digit = [row for row in group if row.digit == digit]
+            value = statistics.mean(row.after[split].of(metric) for row in of_digit)
+            before = statistics.mean(row.before[split].of(metric) for row in of_digit)
             cells.append(Cell(digit=digit, variant=name, value=value, change=value - before))
     cases = list({(row.base, row.digit): row for row in rows}.values())
     accuracies = [1 - row.before[split].errors / sum(row.before[split].images) for row in rows]
@@ -394,7 +392,6 @@ def estimate_of(values: Iterable[tuple[int, float]]) -> Estimate:
 
 
 def _means(rows: Sequence[Row], counts: Sequence[Counts]) -> dict[Metric, Estimate]:
-    """Of the counts of each row's case."""
     pairs = list(zip(rows, counts, strict=True))
     return {metric: estimate_of((row.seed, one.of(metric)) for row, one in pairs) for metric in METRIC_NAMES}
 
