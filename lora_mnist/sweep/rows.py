@@ -182,7 +182,7 @@ def _read_all(folder: Path) -> dict[str, Row]:
 
 
 def _read(path: Path) -> Sequence[Row]:
-    """No rows where there is no file. Raises RunError if it cannot be read; AlteredError if it is not what was written."""
+    """None without a file. Raises RunError if it cannot be read; AlteredError if it is not what was written."""
     try:
         document = atomic.parse_json(path, read_regular(path, LARGEST))
     except FileNotFoundError:
