@@ -90,9 +90,8 @@ class Networks:
 
         def predicted(selection: AdapterSelection) -> Prediction:
             logits = self._logits(image[None], selection)  # (28, 28) -> (1, 10)
-            shares = logits[0].double().softmax(0)  # (10,)
-            rounded = tuple(round(share, 5) for share in shares.tolist())
-            return Prediction(digit=int(shares.argmax()), probabilities=rounded)
+            shares = logits[0].double().softmax(0).tolist()
+            return Prediction(digit=int(logits.argmax()), probabilities=tuple(round(share, 5) for share in shares))
 
         return PredictResponse(
             pixels=image.cpu().numpy().tobytes(),

@@ -12,7 +12,7 @@ import mimetypes
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -136,8 +136,11 @@ async def handle_error(request: Request, error: Exception) -> Response:
     return error_response(500, f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Please report it.")
 
 
-class Playground:
-    """The routes. The networks compute in one thread of their own, so that the server goes on listening."""
+class Server(uvicorn.Server):
+    """The playground of a run. The networks compute in one thread of their own, so that the server goes on listening.
+
+    Raises RunError if there is no base.
+    """
 
     def __init__(self, request: RunRequest):
         self.teacher = Teacher(request)
@@ -145,11 +148,8 @@ class Playground:
         self._networks.info()  # so that a damaged run is reported now, on the terminal
         # some of what `prepare` sets holds for one thread only
         self._thread = ThreadPoolExecutor(1, initializer=lambda: prepare(request.device, request.threads) and None)
-
-    def app(self) -> ASGIApp:
-        """The ASGI application."""
         api = [
-            Route("/run", self.run),
+            Route("/run", self.run_info),
             Route("/predict", self.predict, methods=["POST"]),
             Route("/search", self.search, methods=["POST"]),
             Route("/teaching", self.lesson_states),
@@ -157,9 +157,27 @@ class Playground:
         ]
         routes = [Mount("/api", routes=api), Mount("/", StaticFiles(directory=STATIC, html=True))]
         errors = (HTTPException, ValidationError, LoraMnistError, ClientDisconnect, Exception)
-        return guarded(Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, handle_error)))
+        super().__init__(
+            uvicorn.Config(
+                guarded(Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, handle_error))),
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                proxy_headers=False,
+                server_header=False,
+                log_config=None,
+                log_level="critical",
+                timeout_graceful_shutdown=1,
+            )
+        )
 
-    async def run(self, request: Request) -> Response:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the lesson, and the streams of its states, before the server stops."""
+        self.teacher.close()
+        await super().shutdown(sockets)
+
+    async def run_info(self, request: Request) -> Response:
         """The run and its adapters."""
         return json_response(await self._compute(self._networks.info))
 
@@ -177,12 +195,8 @@ class Playground:
 
     async def lesson_states(self, request: Request) -> Response:
         """The state of the lesson, live, as server-sent events."""
-
-        async def events() -> AsyncIterator[str]:
-            async for state in self.teacher.states():
-                yield f"data: {state.model_dump_json()}\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
+        events = (f"data: {state.model_dump_json()}\n\n" async for state in self.teacher.states())
+        return StreamingResponse(events, media_type="text/event-stream")
 
     async def teach(self, request: Request) -> Response:
         """Does something with the lesson; responds with its new state."""
@@ -203,35 +217,6 @@ class Playground:
 
     async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-
-class Server(uvicorn.Server):
-    """The server of a run: ends the lesson, and the streams of its states, before it stops.
-
-    Raises RunError if there is no base.
-    """
-
-    def __init__(self, request: RunRequest):
-        playground = Playground(request)
-        super().__init__(
-            uvicorn.Config(
-                playground.app(),
-                loop="asyncio",
-                http="h11",
-                ws="none",
-                lifespan="off",
-                proxy_headers=False,
-                server_header=False,
-                log_config=None,
-                log_level="critical",
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self.teacher = playground.teacher
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.teacher.close()
-        await super().shutdown(sockets)
 
 
 def serve(request: RunRequest, port: int, announce: Callable[[str], None]) -> None:

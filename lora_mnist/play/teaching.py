@@ -179,14 +179,10 @@ class Teacher:
 
     async def states(self) -> AsyncIterator[LessonState]:
         """The current state, then each new one, until `close`. A slow reader misses those in between."""
-        last: LessonState | None = None
         while not self._is_closed:
-            changed = self._changed
-            if self.state is not last:
-                last = self.state
-                yield last
-            else:
-                await changed.wait()
+            changed = self._changed  # taken first: what changes while the reader is busy ends the waiting
+            yield self.state
+            await changed.wait()
 
     def _handle(self, event: WorkerEvent) -> None:
         phase = self.state.phase

@@ -5,12 +5,14 @@ The templates read the documents that the run stores; what they need beside thos
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,28 +20,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lora_mnist.evaluation.results import Matrix
-from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, wilson
+from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, wilson
 from lora_mnist.evaluation.verdict import paired
+from lora_mnist.report import tables
 from lora_mnist.report.images import COLUMNS, Sheet, picture_source, png_source, sheet_of
 from lora_mnist.report.plots import BLUE, GREY, INK, ORANGE, SERIES, Plot, default_style, plots_of
-from lora_mnist.report.tables import (
-    AdapterResults,
-    base_digit_rows,
-    base_settings,
-    commands,
-    configs,
-    confusion_changes,
-    digit_rows,
-    read_adapter,
-    settings_of,
-    strength_rows,
-    tables_of,
-)
+from lora_mnist.report.tables import AdapterResults, read_adapter
 from lora_mnist.runs.atomic import to_json
-from lora_mnist.runs.listing import AdapterLine, adapter_lines, documents_of
+from lora_mnist.runs.listing import adapter_lines, documents_of
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import RunDocuments
 
+TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 LEVELS = 6  # shades of a colour in the page's style
 NBSP = "\N{NO-BREAK SPACE}"
 PAGE_COLOURS = {  # what the page's style has in place of a colour, so that plots follow light and dark
@@ -69,48 +60,27 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         adapters = [read_adapter(run, one, documents.checkpoints) for one in documents.adapters]
         run.require_writable()
         plots = {plot.name: plot for plot in plots_of(run, adapters, lines, normalised)}
-        files = {"index.html": _page(run, documents, adapters, lines, plots, normalised)}
-        files["report.json"] = to_json(documents.model_dump(mode="json"))
-        files |= tables_of(run, adapters, lines) | configs(documents)
+        sheet = sheet_of(one.images for one in adapters)
+        with_section = [line for line in reversed(lines) if line.method != "full"]  # the newest first, as sections are
+        template = environment().get_template("report.html.j2")
+        page = template.render(
+            documents=documents,
+            adapters=adapters,
+            by_name={one.name: one for one in adapters},
+            lines=[*with_section, *(line for line in lines if line.method == "full")],
+            normalised=normalised,
+            plots=plots,
+            sheet=sheet and png_source(sheet.png),
+            data=_data_for_script(adapters, sheet),
+            script=source("report.js"),
+            style=source("report.css"),
+            commands=tables.commands(documents),
+        )
+        files = {"index.html": page.encode(), "report.json": to_json(documents.model_dump(mode="json"))}
+        files |= tables.tables_of(run, adapters, lines) | tables.configs(documents)
         for name, plot in plots.items():
             files |= {f"{name}.svg": plot.svg, f"{name}.png": plot.png}
         return run.save_report(files)
-
-
-def _page(
-    run: Run,
-    documents: RunDocuments,
-    adapters: Sequence[AdapterResults],
-    lines: Sequence[AdapterLine],
-    plots: Mapping[str, Plot],
-    normalised: bool,
-) -> bytes:
-    everything = [documents.base, *documents.checkpoints, *documents.adapters]
-    with_section = [line for line in reversed(lines) if line.method != "full"]  # the newest first, as sections are
-    matrices = ("-confusion", "-before", "-after", "-change")  # tables in the page, which can be read out
-    sheet = sheet_of(one.images for one in adapters)
-    examples = {one.name: one.images.pictures["examples"] for one in adapters}
-    taught = [one.name for one in adapters if one.stored.finetune.lesson]
-    drawings = {name: run.adapter(name).labelled_drawings() for name in taught}
-    page = environment().get_template("report.html.j2")
-    text = page.render(
-        documents=documents,
-        adapters=adapters,
-        by_name={one.name: one for one in adapters},
-        lines=[*with_section, *(line for line in lines if line.method == "full")],
-        latest=max(one.provenance.date for one in everything),
-        normalised=normalised,
-        tables={name: plot.table for name, plot in plots.items()},
-        plots={name: Markup(inline(plot)) for name, plot in plots.items() if not name.endswith(matrices)},
-        pictures={name: list(map(picture_source, images)) for name, images in examples.items()},
-        drawings={name: [(label, picture_source(image)) for label, image in all] for name, all in drawings.items()},
-        sheet=sheet and png_source(sheet.png),
-        data=_data_for_script(adapters, sheet),
-        script=source("report.js"),
-        style=source("report.css"),
-        commands=commands(documents),
-    )
-    return text.encode()
 
 
 @cache
@@ -123,19 +93,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {"percent": percent, "signed": signed, "p": p_value, "sure": rounded_probability}
-    made.filters |= {"unbroken": unbroken, "policy_hash": policy_hash, "date": date, "setting_rows": setting_rows}
-    rows = (base_digit_rows, digit_rows, strength_rows, confusion_changes, matrix_cells)
-    made.globals |= {one.__name__: one for one in (*rows, interval, paired, settings_of, base_settings)}
-    made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL}
+    filters = (percent, signed, unbroken, policy_hash, date, setting_rows, inline, picture_source)
+    made.filters |= {one.__name__: one for one in filters} | {"p": format_p, "sure": rounded_probability}
+    rows = (tables.base_digit_rows, tables.digit_rows, tables.strength_rows, tables.confusion_changes, matrix_cells)
+    others = (interval, paired, tables.settings_of, tables.base_settings)
+    made.globals |= {one.__name__: one for one in (*rows, *others)}
+    made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL, "TITLES": TITLES}
     return made
 
 
 def source(name: str) -> str:
     """A file beside the templates, which is none itself."""
-    loader = environment().loader
-    assert loader is not None
-    return loader.get_source(environment(), name)[0]
+    return resources.files(__package__).joinpath("templates", name).read_text("utf-8")
 
 
 def _data_for_script(adapters: Sequence[AdapterResults], sheet: Sheet | None) -> str:
@@ -152,10 +121,8 @@ def _data_for_script(adapters: Sequence[AdapterResults], sheet: Sheet | None) ->
         for image in one.images.wrong:
             if (place := places.get(image.index)) is not None:
                 images[place] = [image.index, image.label, image.agreed]
-                packed = [place]
-                for seen in (image.before, image.after):
-                    packed += [seen.prediction, round(100 * seen.confidence), round(100 * seen.probability)]
-                predictions.append(packed)
+                seen = [(one, round(100 * sure), round(100 * own)) for one, own, sure in (image.before, image.after)]
+                predictions.append([place, *seen[0], *seen[1]])
         strengths = [point.model_dump() for point in one.curve.splits["test"]]
         by_adapter[one.name] = {"strengths": strengths, "predictions": predictions}
     data = {"columns": COLUMNS, "images": [images[place] for place in range(len(images))], "adapters": by_adapter}
@@ -185,7 +152,7 @@ def matrix_cells(
     change = [[b - a for a, b in zip(*rows, strict=True)] for rows in zip(before, after, strict=True)]
     values = {"before": before, "after": after, "change": change}[which]
     scale = change if which == "change" else before
-    darkest = max(1, *(abs(scale[row][column]) for row in range(10) for column in range(10) if row != column))
+    darkest = max(1, *(abs(scale[row][column]) for row, column in itertools.permutations(range(10), 2)))
     style = {"before": ".1f", "after": ".1f", "change": "+.1f"} if normalised else {"change": "+,d"}
     matrix = []
     for row, counts in enumerate(values):
@@ -217,11 +184,6 @@ def interval(count: int, images: int) -> str:
 def signed(change: int) -> str:
     """With a sign, and a minus that is one."""
     return f"{change:+,}".replace("-", "−") if change else "0"
-
-
-def p_value(p: float) -> str:
-    """What stands after the letter p."""
-    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def rounded_probability(probability: float) -> str:
@@ -258,7 +220,7 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 # Plots inside the page ------------------------------------------------------------------------------------------------
 
 
-def inline(plot: Plot) -> str:
+def inline(plot: Plot) -> Markup:
     """The <svg> element of `plot` in the page's colours, with its marks.
 
     The drawing is matplotlib's; what a page has no use for goes. Styles become attributes, so that the page's content
@@ -276,7 +238,7 @@ def inline(plot: Plot) -> str:
     drawing = re.sub(r"-?\d+\.\d{3,}(?![\w%])", lambda found: f"{float(found[0]):.2f}", drawing)
     drawing = re.sub(r"\s*\n\s*", "\n", drawing)
     head = f'<svg class="plot" role="img" aria-label="{escape(plot.alt)}" fill="currentColor" stroke-linejoin="round"'
-    return drawing.replace("<svg", head, 1) + "".join(_circles(plot)) + "</svg>"
+    return Markup(drawing.replace("<svg", head, 1) + "".join(_circles(plot)) + "</svg>")
 
 
 def _attributes(style: str) -> str:
@@ -288,8 +250,6 @@ def _attributes(style: str) -> str:
 
 def _circles(plot: Plot) -> Iterator[str]:
     """For every mark an unseen circle that has a title."""
-    if not plot.marks:
-        return
     axes = plot.figure.axes[0]
     axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
     left, bottom, width, height = axes.get_position().bounds

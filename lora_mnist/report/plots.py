@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from lora_mnist.errors import AlteredError
-from lora_mnist.evaluation.results import Counts, Matrix, ShiftPoint, SplitResult, StrengthCurve, StrengthPoint
+from lora_mnist.evaluation.results import Counts, Matrix, SplitResult
 from lora_mnist.evaluation.significance import DIGIT_LEVEL
-from lora_mnist.report.tables import AdapterResults, Row, confusion_changes, digit_rows, strength_rows
+from lora_mnist.report.tables import AdapterResults, confusion_changes, digit_rows, strength_rows
 from lora_mnist.runs.artifact import HISTORY
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine
@@ -92,12 +92,11 @@ def plots_of(
         lines: of all adapters and checkpoints.
         normalised: print shares instead of counts in confusion matrices.
 
-    Raises:
-        AlteredError: the base has no losses.
+    Raises AlteredError if the base has no losses.
     """
     base = run.base.evaluation.splits["test"]
     alt = f"Confusion matrix of the base: {base.errors} of {base.count} test images are wrong."
-    figure = confusion(base.confusion, "Base: test images", normalised=normalised)
+    figure = confusion(base.confusion, "Base: test images", normalised)
     yield Plot("base-confusion", figure, alt, "base-confusion.csv")
     if not adapters:
         yield errors_per_digit(base)
@@ -108,14 +107,9 @@ def plots_of(
         yield side_by_side(lines)
     for one in adapters:
         yield from _confusions(one, normalised)
-        yield change_per_digit(one.name, one.digit, digit_rows(one))
-        test = one.comparison
-        points = [("before", test.before), (one.name, test.after)]
-        points += [(label, counts) for label, _, counts in one.alternatives]
-        if one.curve.recommended not in (0, 1):  # those are before and after
-            points.append((f"recommended strength {one.curve.recommended:g}", one.at_recommended))
-        yield trade(one.name, one.digit, one.stored.analysis.threshold.curve, one.curve.splits["test"], points)
-        yield strength_curve(one.name, one.digit, one.curve, strength_rows(one))
+        yield change_per_digit(one)
+        yield trade(one)
+        yield strength_curve(one)
         if len(pictures := one.images.pictures["directions"]):
             figure = directions(pictures, next(iter(one.layers.values())).singular_values)
             alt = "Weights of each pixel in what the first layer's update looks for, the strongest direction first."
@@ -130,59 +124,41 @@ def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
     darkest = int((np.array(before) * ~np.eye(10, dtype=bool)).max())  # one scale for both, so that damage shows
     if on_top_of := one.stored.finetune.on_top_of:
         alt = f"Confusion matrix before, with {', '.join(on_top_of)}: {one.before.errors} errors."
-        figure = confusion(before, "Before: test images", normalised=normalised)
+        figure = confusion(before, "Before: test images", normalised)
         yield Plot(f"{name}-before", figure, alt, table)
-    figure = confusion(after, f"With {name}: test images", darkest, normalised)
+    figure = confusion(after, f"With {name}: test images", normalised, darkest)
     yield Plot(f"{name}-after", figure, f"Confusion matrix with {name}: {one.after.errors} errors.", table)
-    changes = (
-        f"{row['true']} taken for {row['predicted']} {row['change']:+,}".replace("-", "−")
-        for row in confusion_changes(one.comparison)
-    )
-    alt = f"Change of the confusion matrix. More than chance: {', '.join(changes) or 'nothing'}."
-    figure = confusion_change(before, after, "Change: after − before", normalised)
+    rows = confusion_changes(one.comparison)
+    changes = ", ".join(f"{row['true']} taken for {row['predicted']} {row['change']:+,}" for row in rows)
+    alt = f"Change of the confusion matrix. More than chance: {changes.replace('-', '−') or 'nothing'}."
+    figure = confusion(after, "Change: after − before", normalised, before=before)
     yield Plot(f"{name}-change", figure, alt, table)
 
 
 # Confusion matrices ---------------------------------------------------------------------------------------------------
 
 
-def confusion(matrix: Matrix, title: str, darkest: int | None = None, normalised: bool = False) -> Figure:
-    """Confusion counts (10, 10), rows true digit. Colour shows errors only, so that the diagonal does not drown them.
+def confusion(
+    matrix: Matrix, title: str, normalised: bool = False, darkest: int | None = None, before: Matrix | None = None
+) -> Figure:
+    """Confusion counts (10, 10), rows true digit, or their change. Colour shows errors only, so that the diagonal does
+    not drown them.
 
     Args:
-        darkest: count with the darkest colour, for larger ones too; None takes the largest.
         normalised: print every count as a share of its row, in per cent.
+        darkest: count with the darkest colour, for larger ones too; None takes the largest.
+        before: draw the change from it: errors that came are orange, errors that went are purple, white is none.
     """
-    counts = np.asarray(matrix)
-    largest = (counts * ~np.eye(10, dtype=bool)).max()
-    scale = Normalize(0, max(1, largest if darkest is None else darkest), clip=True)
-    shown = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True)) if normalised else counts
-    text, extend = ".1f" if normalised else "d", "max" if largest > scale.vmax else "neither"
-    return _matrix(title, counts, shown, text, "Blues", scale, scale(counts) > 0.55, "wrong images", extend)
+    base = np.asarray(matrix if before is None else before)
+    counts, diagonal = np.asarray(matrix) - (0 if before is None else base), np.eye(10, dtype=bool)
+    largest = np.abs(counts * ~diagonal).max()
+    reach = max(1, largest if darkest is None else darkest)
+    scale, colours, readable, sign = Normalize(0, reach, clip=True), "Blues", 0.55, ""  # readable: dark text up to that
+    label = "wrong images"
+    if before is not None:
+        scale, colours, readable, sign = Normalize(-reach, reach), "PuOr_r", 0.6, "+"
+        label = "more (orange) or fewer (purple) wrong images"
 
-
-def confusion_change(before: Matrix, after: Matrix, title: str, normalised: bool = False) -> Figure:
-    """after − before (10, 10). Errors that came are orange, errors that went are purple, around white at zero."""
-    change = np.asarray(after) - np.asarray(before)
-    reach = max(1, np.abs(change * ~np.eye(10, dtype=bool)).max())
-    shown = 100 * change / np.maximum(1, np.asarray(before).sum(1, keepdims=True)) if normalised else change
-    text, label = "+.1f" if normalised else "+d", "more (orange) or fewer (purple) wrong images"
-    return _matrix(title, change, shown, text, "PuOr_r", Normalize(-reach, reach), abs(change) / reach > 0.6, label)
-
-
-def _matrix(
-    title: str,
-    counts: np.ndarray,
-    shown: np.ndarray,
-    text: str,
-    colours: str,
-    scale: Normalize,
-    is_dark: np.ndarray,
-    label: str,
-    extend: str = "neither",
-) -> Figure:
-    """Cells (10, 10), rows true digit, with the colour of `counts`, and printed on them in the format `text` what is
-    `shown` and not zero."""
     figure = Figure(figsize=(WIDTH, 4.5))
     axes = figure.add_axes((0.085, 0.1, 0.74, 0.83))
     axes.set(xlabel="predicted digit", ylabel="true digit", xticks=DIGITS, yticks=DIGITS)
@@ -191,13 +167,16 @@ def _matrix(
     axes.vlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.hlines(borders, -0.5, 9.5, color="#e4e4e4", linewidth=0.6)
     axes.tick_params(length=0)
-    image = axes.imshow(np.ma.masked_array(counts, np.eye(10, dtype=bool)), cmap=colours, norm=scale)
-    for (row, column), value in np.ndenumerate(shown):
-        if value:
-            colour = GREY if row == column else "white" if is_dark[row, column] else INK  # can be read on its cell
-            printed = f"{value:{text}}".replace("-", "−")
-            axes.text(column, row, printed, ha="center", va="center", fontsize=8, color=colour)
+    image = axes.imshow(np.ma.masked_array(counts, diagonal), cmap=colours, norm=scale)
+    images = np.maximum(1, base.sum(1))  # (10,) of each true digit
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            dark = "white" if abs(count) / reach > readable else INK
+            colour = GREY if row == column else dark
+            printed = f"{100 * count / images[row]:{sign}.1f}" if normalised else f"{count:{sign}d}"
+            axes.text(column, row, printed.replace("-", "−"), ha="center", va="center", fontsize=8, color=colour)
     place = (0.85, 0.2, 0.03, 0.62)  # a fixed place takes half the time of a fitted layout
+    extend = "max" if largest > reach else "neither"
     bar = figure.colorbar(image, cax=figure.add_axes(place), extend=extend)
     bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
     bar.set_label(label, fontsize=8, labelpad=2)
@@ -220,14 +199,12 @@ def errors_per_digit(base: SplitResult) -> Plot:
     return Plot("base-errors", figure, alt, "base-digits.csv", marks)
 
 
-def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
+def change_per_digit(one: AdapterResults) -> Plot:
     """By how many points the error rate of every digit rose or fell, with its interval; the target is on top.
 
     A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
-
-    Args:
-        rows: see `tables.digit_rows`.
     """
+    name, target, rows = one.name, one.digit, digit_rows(one)
     figure, axes = framed("change of the error rate on test, in points (left: fewer wrong)")
     marks, chance = [], {row["digit"]: row["p"] > DIGIT_LEVEL for row in rows}
     from_below = sorted(rows, key=lambda row: (row["digit"] == target, -row["digit"]))
@@ -255,56 +232,47 @@ def change_per_digit(name: str, target: int, rows: Sequence[Row]) -> Plot:
     return Plot(f"{name}-errors", figure, alt, f"{name}-digits.csv", tuple(marks))
 
 
-def trade(
-    name: str,
-    digit: int,
-    shifts: Sequence[ShiftPoint],
-    strengths: Sequence[StrengthPoint],
-    points: Sequence[tuple[str, Counts]],
-) -> Plot:
-    """Missed images of the digit against all errors: what each way of missing fewer of them costs.
-
-    Args:
-        shifts, strengths: counts along two ways that start at the base.
-        points: label and counts of single networks.
-    """
+def trade(one: AdapterResults) -> Plot:
+    """Missed images of the digit against all errors: what each way of missing fewer of them costs."""
+    name, digit, recommended = one.name, one.digit, one.curve.recommended
+    points = [("before", one.comparison.before), (name, one.comparison.after)]
+    points += [(label, counts) for label, _, counts in one.alternatives]
+    if recommended not in (0, 1):  # those are before and after
+        points.append((f"recommended strength {recommended:g}", one.at_recommended))
+    shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]  # two ways that start at the base
     figure, axes = framed(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
-    curves: tuple[tuple[str, Sequence[Counts], str, str], ...] = (
+    for label, curve, colour, style in (
         (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
         (f"{name} at strengths 0 to 1.5", strengths, BLUE, "-"),
-    )
-    for label, curve, colour, style in curves:
-        x, y = [one.missed for one in curve], [one.errors for one in curve]
+    ):
+        x, y = [counts.missed for counts in curve], [counts.errors for counts in curve]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
         colour = INK if i else GREY
         axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
     # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
     highest = max(counts.errors for _, counts in points)
-    lowest = min(one.errors for one in (*shifts, *strengths, *(counts for _, counts in points)))
+    lowest = min(counts.errors for counts in (*shifts, *strengths, *(counts for _, counts in points)))
     margin = 0.2 * (highest - lowest) + 4
     axes.set_ylim(max(0, lowest - margin), highest + margin)
     axes.set_xlim(left=0)
     legend_above(axes)
-    marks = [
-        Mark(one.missed, one.errors, f"{one.shift:+.2f} on the logit of {digit}: {_in_words(one)}".replace("-", "−"))
-        for one in shifts
-    ]
+    marks = []
+    for counts in shifts:
+        words = f"{counts.shift:+.2f} on the logit of {digit}: {_in_words(counts)}".replace("-", "−")
+        marks.append(Mark(counts.missed, counts.errors, words))
     marks += [Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}") for label, counts in points]
-    marks += [
-        Mark(one.missed, one.errors, f"strength {one.strength:g}: {_in_words(one)}", one.strength) for one in strengths
-    ]
+    for counts in strengths:
+        words = f"strength {counts.strength:g}: {_in_words(counts)}"
+        marks.append(Mark(counts.missed, counts.errors, words, counts.strength))
     words = "; ".join(f"{label}: {counts.missed} missed, {counts.errors} errors" for label, counts in points)
     alt = f"Missed {digit}s against all errors. {words}."
     return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", tuple(marks))
 
 
-def strength_curve(name: str, digit: int, curve: StrengthCurve, rows: Sequence[Row]) -> Plot:
-    """Accuracy and recalls by strength, in per cent; the recommended strength is marked.
-
-    Args:
-        rows: see `tables.strength_rows`.
-    """
+def strength_curve(one: AdapterResults) -> Plot:
+    """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
+    name, digit, curve, rows = one.name, one.digit, one.curve, strength_rows(one)
     figure, axes = framed("strength of the adapter (0: the base, 1: as kept)", f"% of {curve.measured_on}", 4)
     lines = (
         ("accuracy", "accuracy, all digits", INK, "-"),

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import tomli_w
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.results import COUNTS, Comparison, Counts, LayerEffect, Matrix, SplitResult, StrengthCurve
+from lora_mnist.evaluation.results import Comparison, Counts, LayerEffect, Matrix, SplitResult, StrengthCurve
 from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval, wilson
 from lora_mnist.evaluation.verdict import LessonVerdict, Verdict, verdict_of
 from lora_mnist.report.images import Images, read_images
@@ -48,6 +49,7 @@ class AdapterResults:
     verdict: Verdict  # on the repair of its digit
     alternatives: tuple[Alternative, ...]  # the first is the shifted threshold
     images: Images
+    drawings: Sequence[tuple[int, np.ndarray]]  # that it was taught: the digit, and uint8 (28, 28)
 
     @property
     def name(self) -> str:
@@ -111,6 +113,7 @@ def read_adapter(run: Run, stored: FinetunedDocuments, checkpoints: Sequence[Fin
         verdict=verdict_of(analysis, record.digit),
         alternatives=tuple(_alternatives(stored, checkpoints)),
         images=read_images(run, artifact),
+        drawings=artifact.labelled_drawings() if record.lesson else (),
     )
 
 
@@ -153,10 +156,10 @@ def digit_rows(adapter: AdapterResults) -> list[Row]:
     for digit, pair in enumerate(adapter.comparison.by_digit):
         images = adapter.before.images[digit]
         low, high = paired_interval(pair.fixed, pair.broken, max(1, images))
-        wrong_before, wrong_after = adapter.before.wrong[digit], adapter.after.wrong[digit]
-        counts = {"before": wrong_before, "fixed": pair.fixed, "broken": pair.broken, "after": wrong_after}
-        tested = {"low": low, "high": high, "p": mcnemar(pair.fixed, pair.broken)}
-        rows.append({"digit": digit, "images": images, **counts, "net": wrong_after - wrong_before, **tested})
+        before, after = adapter.before.wrong[digit], adapter.after.wrong[digit]
+        counts = {"before": before, "fixed": pair.fixed, "broken": pair.broken, "after": after, "net": after - before}
+        p = mcnemar(pair.fixed, pair.broken)
+        rows.append({"digit": digit, "images": images, **counts, "low": low, "high": high, "p": p})
     return rows
 
 
@@ -201,8 +204,10 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
     for one in adapters:
         losses = run.adapter(one.name).losses()
         shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]
-        ways: list[tuple[str, float, Counts]] = [("threshold", point.shift, point) for point in shifts]
-        ways += [("strength", point.strength, point) for point in strengths]
+        trade: list[Row] = []
+        for way, amount, points in (("threshold", "shift", shifts), ("strength", "strength", strengths)):
+            for counts in (point.model_dump() for point in points):
+                trade.append({"way": way, "amount": counts.pop(amount), **counts})
         files |= {
             f"{one.name}-digits.csv": digit_rows(one),
             f"{one.name}-confusion.csv": _matrix_rows(before=one.before.confusion, after=one.after.confusion),
@@ -220,10 +225,7 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
             ],
             f"{one.name}-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)],
             f"{one.name}-strength_curve.csv": strength_rows(one),
-            f"{one.name}-trade.csv": [
-                {"way": way, "amount": amount, **dict(zip(COUNTS, counts.numbers, strict=True))}
-                for way, amount, counts in ways
-            ],
+            f"{one.name}-trade.csv": trade,
         }
     return {name: to_csv(rows) for name, rows in files.items() if rows}
 

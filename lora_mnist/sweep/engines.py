@@ -86,11 +86,8 @@ def _run_stacks(context: SweepContext, jobs: Sequence[Job], show: Show, processe
     if not on_gpu and processes > 1 and len(stacks) > 1 and len(jobs) > FEW:
         yield from _run_pool(context, stacks, processes)
         return
-    done = 0
-    for stack in stacks:
-        before = done  # of this stack, whatever `done` is when it is shown
-        yield run_jobs(context, stack, lambda more, before=before: show(before + more))  # type: ignore[misc]
-        done += len(stack)
+    for done, stack in zip(itertools.accumulate(map(len, stacks), initial=0), stacks, strict=False):
+        yield run_jobs(context, stack, lambda more, done=done: show(done + more))  # type: ignore[misc]
 
 
 def _run_pool(context: SweepContext, tasks: Sequence[Sequence[Job]], processes: int) -> Outcomes:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from jinja2 import PackageLoader, select_autoescape
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lora_mnist.report.page import LEVELS, environment, inline, source
+from lora_mnist.report.page import LEVELS, environment, source
 from lora_mnist.report.plots import (
     GREY,
     INK,
@@ -28,11 +27,10 @@ from lora_mnist.report.plots import (
 from lora_mnist.report.tables import to_csv
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
 from lora_mnist.sweep.rows import Row
-from lora_mnist.sweep.summary import METRIC_NAMES, ON_VAL, Cell, Estimate, Summary, Variant, capital, spelled
+from lora_mnist.sweep.summary import METRIC_NAMES, ON_VAL, Cell, Summary, Variant, capital, spelled
 
 TABLE = "variants.csv"
 PAGE = "report"  # folder in that of the sweep
-TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 
 
 @default_style()
@@ -50,11 +48,10 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
         "adapters": adapters,
         "capital": capital,
         "cells": {(cell.digit, cell.variant): cell for cell in summary.cells},
-        "dataset": TITLES[summary.dataset],
-        "drawings": {name: Markup(inline(plots[name])) for name in ("by-setting", "trade")},  # the third is a table
         "metric": METRIC_NAMES[summary.metric],
         "names": [one.name for one in summary.variants],
         "on_val": ON_VAL,
+        "plots": plots,
         "relative": relative,
         "seed_lines": _seed_lines(rows, summary.split) if len(adapters) == 1 else [],
         "setting": spelled(summary.by),
@@ -92,16 +89,10 @@ def relative(value: float, to: float) -> str:
 def _lines(summary: Summary) -> Iterator[dict[str, Any]]:
     """A variant each: its counts and those of the threshold, each with half of its interval."""
     for one in summary.variants:
-        line: dict[str, Any] = {
-            "variant": one.name,
-            summary.by: one.by,
-            "parameters": one.parameters,
-            "jobs": one.jobs,
-            "kept": one.kept,
-        }
-        counts: list[tuple[str, Estimate]] = [(name, one.after[name]) for name in METRIC_NAMES]
-        counts += [(f"threshold_{name}", one.threshold[name]) for name in METRIC_NAMES]
-        for name, known in (*counts, ("worst_other", one.worst)):
+        line: dict[str, Any] = {"variant": one.name, summary.by: one.by}
+        line |= {"parameters": one.parameters, "jobs": one.jobs, "kept": one.kept}
+        thresholds = {f"threshold_{name}": known for name, known in one.threshold.items()}
+        for name, known in (*one.after.items(), *thresholds.items(), ("worst_other", one.worst)):
             line |= {name: known.mean, f"{name}_half": known.half}
         yield line
 
@@ -124,21 +115,20 @@ def _seed_lines(rows: Sequence[Row], split: str) -> Iterator[list[str]]:
 def plot_by_setting(summary: Summary) -> Plot:
     """The count that was asked for, by the setting it is ordered by, with intervals; all weights are a line."""
     metric, series = summary.metric, dict[str, list[Variant]]()  # by what else was varied
+    whole = [one for one in summary.variants if one.by is None]
+    places: dict[str, int] = {}
     for one in summary.variants:
         if one.by is not None:
             series.setdefault(one.series, []).append(one)
-    ordered = [one.by for variants in series.values() for one in variants]
-    places = {by: place for place, by in enumerate(dict.fromkeys(ordered))}
-    whole = [one for one in summary.variants if one.by is None]
+            places.setdefault(one.by, len(places))
     shown = f"{METRIC_NAMES[metric]} ({summary.images})"
     figure, axes = framed(spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
     marks: list[Mark] = []
     axes.axhline(summary.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
     for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
-        x, found = [places[one.by] for one in variants], [one.after[metric] for one in variants]
+        x, found = [places[str(one.by)] for one in variants], [one.after[metric] for one in variants]
         mean, half = [one.mean for one in found], [one.half or 0.0 for one in found]
-        label = name or "adapter"
-        axes.errorbar(x, mean, half, color=colour, marker=marker, linewidth=1.6, capsize=3, label=label)
+        axes.errorbar(x, mean, half, color=colour, marker=marker, linewidth=1.6, capsize=3, label=name or "adapter")
         thresholds = [one.threshold[metric].mean for one in variants]
         label = f"threshold{f' ({name})' if name else ''}"
         axes.plot(x, thresholds, "--", color=ORANGE, marker=".", linewidth=1.2, label=label)
@@ -146,7 +136,7 @@ def plot_by_setting(summary: Summary) -> Plot:
             marks.append(Mark(at, one.after[metric].mean, f"{one.name}: {one.after[metric]}"))
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
-    axes.set_xticks(list(places.values()), [str(by) for by in places])
+    axes.set_xticks(range(len(places)), list(places))
     legend_above(axes)
     values = "; ".join(f"{one.name}: {one.after[metric]}" for one in summary.variants)
     alt = f"{METRIC_NAMES[metric]} by {summary.by}, base {summary.base[metric]}; {values}."
@@ -192,7 +182,6 @@ def plot_by_digit(summary: Summary) -> Plot:
     axes.set(ylabel="repaired digit", title=f"{capital(METRIC_NAMES[summary.metric])} ({summary.images})")
     axes.tick_params(length=0)
     figure.colorbar(picture, label="change from the base")
-    values_in_words = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in summary.cells)
-    return Plot(
-        "by-digit", figure, f"{METRIC_NAMES[summary.metric]} by repaired digit and variant. {values_in_words}.", TABLE
-    )
+    words = "; ".join(f"{cell.digit}, {cell.variant}: {cell.value:.1f}" for cell in summary.cells)
+    alt = f"{METRIC_NAMES[summary.metric]} by repaired digit and variant. {words}."
+    return Plot("by-digit", figure, alt, TABLE)

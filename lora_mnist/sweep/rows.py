@@ -8,7 +8,7 @@ stands in both, which its key makes harmless; of the two, results.csv follows fr
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -176,20 +176,17 @@ def to_csv(rows: Iterable[Row]) -> bytes:
 def _read_all(folder: Path) -> dict[str, Row]:
     """By key. The parts are read first: if they are merged meanwhile, their rows stand in results.json."""
     rows: dict[str, Row] = {}
-    for part in sorted((folder / PARTS).glob("*.json")):
-        with suppress(FileNotFoundError):
-            rows |= {row.key: row for row in _read(part)}
-    with suppress(FileNotFoundError):
-        rows = {row.key: row for row in _read(folder / JSON)} | rows
+    for file in (*sorted((folder / PARTS).glob("*.json")), folder / JSON):
+        rows = {row.key: row for row in _read(file)} | rows
     return rows
 
 
 def _read(path: Path) -> Sequence[Row]:
-    """Raises FileNotFoundError; RunError if it cannot be read; AlteredError if it is not what was written."""
+    """None without a file. Raises RunError if it cannot be read; AlteredError if it is not what was written."""
     try:
         document = atomic.parse_json(path, read_regular(path, LARGEST))
     except FileNotFoundError:
-        raise
+        return ()
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
     if isinstance(document, dict) and document.get("schema_version") != SCHEMA:

@@ -4,7 +4,6 @@ A *case* is a base and a digit to repair; a *variant* is a setting that one choo
 varied. Every mean is over cases, and its interval comes from the seeds alone: digits of one base are not independent.
 """
 
-import itertools
 import json
 import math
 import statistics
@@ -13,7 +12,7 @@ from typing import Literal, cast
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.evaluation.results import Counts
-from lora_mnist.evaluation.significance import LEVEL
+from lora_mnist.evaluation.significance import LEVEL, format_p
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 from lora_mnist.sweep.grid import Axes
 from lora_mnist.sweep.rows import Row
@@ -122,7 +121,6 @@ class Recommendation(Document):
     p: float | None  # of that
 
     def __str__(self) -> str:
-        """One sentence."""
         whom = "all digits together" if self.digit is None else f"the {self.digit}"
         if self.among == 1:
             if self.helps is None:
@@ -137,8 +135,8 @@ class Recommendation(Document):
             best = "" if self.enough == self.best else f"; {self.best} is best, by what may be chance"
             smallest = ", the smallest," if self.smallest else ""
             return f"{capital(self.enough)}{smallest} is enough for {whom}{best}."
-        p = f"p = {self.p:.2g}" if self.p >= 1e-4 else "p < 0.0001"
-        return f"{capital(self.enough)} is enough for {whom}; {self.next_smaller} is not: {self.worse:.1f} more ({p})."
+        worse = f"{self.next_smaller} is not: {self.worse:.1f} more ({format_p(self.p)})"
+        return f"{capital(self.enough)} is enough for {whom}; {worse}."
 
 
 class Summary(Document):
@@ -323,22 +321,21 @@ def _rounds(rows: Sequence[Row], split: str) -> RoundsSummary | None:
     if not rows:
         return None
     rounds = []
-    for there in itertools.zip_longest(*(row.rounds for row in rows)):
-        began = [(row.seed, one) for row, one in zip(rows, there, strict=True) if one is not None]
-        kept = [(seed, one) for seed, one in began if one.strength is not None]
+    for number in range(max(len(row.rounds) for row in rows)):
+        began = [row for row in rows if number < len(row.rounds)]
+        kept = [(row.seed, row.rounds[number]) for row in began if row.rounds[number].strength is not None]
         if not kept:
             break
-        counts = [(one.before, one.after) for _, one in kept]
-        missed, errors = ([[one.of(count) for one in pair] for pair in counts] for count in ("missed", "errors"))
-        found = {
-            "jobs": len(began),
-            "kept": len(kept),
-            "missed": tuple(map(statistics.mean, zip(*missed, strict=True))),
-            "errors": tuple(map(statistics.mean, zip(*errors, strict=True))),
-            "change": estimate_of((seed, one.after.errors - one.before.errors) for seed, one in kept),
-            "fell": sum(after < before for before, after in errors),
-        }
-        rounds.append(RoundMean.model_validate(found))
+        before, after = [one.before for _, one in kept], [one.after for _, one in kept]
+        mean = RoundMean(
+            jobs=len(began),
+            kept=len(kept),
+            missed=(statistics.mean(one.missed for one in before), statistics.mean(one.missed for one in after)),
+            errors=(statistics.mean(one.errors for one in before), statistics.mean(one.errors for one in after)),
+            change=estimate_of((seed, one.after.errors - one.before.errors) for seed, one in kept),
+            fell=sum(one.after.errors < one.before.errors for _, one in kept),
+        )
+        rounds.append(mean)
     worst = [(row.seed, max(_point_changes(row, split))) for row in rows]
     return RoundsSummary(
         rounds=tuple(rounds),
@@ -357,15 +354,13 @@ def _point_changes(row: Row, split: str, but: int | None = None) -> list[float]:
 
 def _recommend(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> Recommendation:
     rows = {name: [row for row in group if digit in (None, row.digit)] for name, group in groups.items()}
-    seeds = {
-        name: _by_seed((row.seed, row.after[split].of(metric)) for row in own) for name, own in rows.items() if own
-    }
-    mean = {name: statistics.mean(values.values()) for name, values in seeds.items()}
-    parameters = {name: groups[name][0].parameters for name in seeds}
+    seeds = {name: _by_seed((row.seed, row.after[split].of(metric)) for row in own) for name, own in rows.items()}
+    mean = {name: statistics.mean(values.values()) for name, values in seeds.items() if values}
+    parameters = {name: groups[name][0].parameters for name in mean}
     best = min(mean, key=lambda name: mean[name])
     _, p_of_base = _paired_t_test(_by_seed((row.seed, row.before[split].of(metric)) for row in rows[best]), seeds[best])
 
-    order = sorted(seeds, key=lambda name: (parameters[name], mean[name]))  # of as many parameters, the better
+    order = sorted(mean, key=lambda name: (parameters[name], mean[name]))  # of as many parameters, the better
     tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in order}  # p of the best itself is 1
     enough = None
     if any(p is not None for name, (_, p) in tests.items() if name != best):
@@ -374,10 +369,10 @@ def _recommend(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: M
     worse, p = tests[smaller[-1]] if smaller else (None, None)
     return Recommendation(
         digit=digit,
-        among=len(seeds),
+        among=len(mean),
         best=best,
         enough=enough,
-        smallest=all(parameters[name] > parameters[enough or best] for name in seeds if name != (enough or best)),
+        smallest=all(parameters[name] > parameters[enough or best] for name in mean if name != (enough or best)),
         helps=None if p_of_base is None else p_of_base <= LEVEL,
         next_smaller=smaller[-1] if smaller else None,
         worse=worse,
@@ -397,7 +392,6 @@ def estimate_of(values: Iterable[tuple[int, float]]) -> Estimate:
 
 
 def _means(rows: Sequence[Row], counts: Sequence[Counts]) -> dict[Metric, Estimate]:
-    """Of the counts of each row's case."""
     pairs = list(zip(rows, counts, strict=True))
     return {metric: estimate_of((row.seed, one.of(metric)) for row, one in pairs) for metric in METRIC_NAMES}
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -5,6 +7,7 @@ from matplotlib.figure import Figure
 
 from lora_mnist.evaluation.results import Counts, ShiftPoint, StrengthPoint
 from lora_mnist.report import page, plots
+from lora_mnist.report.tables import Alternative
 
 BEFORE = np.diag([900] * 10)
 BEFORE[4, 9], BEFORE[9, 4], BEFORE[7, 2] = 31, 12, 1
@@ -32,21 +35,21 @@ def test_every_count_is_printed_and_the_diagonal_does_not_drown_the_errors():
 
 
 def test_the_change_is_centred_on_zero_and_signed():
-    figure = plots.confusion_change(BEFORE, AFTER, "t")
+    figure = plots.confusion(AFTER, "t", before=BEFORE)
     norm = figure.axes[0].images[0].norm
     assert norm.vmin == -norm.vmax == -62
     printed = texts(figure)
     assert (printed[7, 9], printed[4, 9], printed[0, 0]) == ("+62", "−28", "−5")
-    assert texts(plots.confusion_change(BEFORE, AFTER, "t", normalised=True))[4, 9] == f"−{100 * 28 / 931:.1f}"
-    assert texts(plots.confusion_change(BEFORE, BEFORE, "t")) == {}
+    assert texts(plots.confusion(AFTER, "t", normalised=True, before=BEFORE))[4, 9] == f"−{100 * 28 / 931:.1f}"
+    assert texts(plots.confusion(BEFORE, "t", before=BEFORE)) == {}
     shared = plots.confusion(AFTER, "t", darkest=31)
     assert shared.axes[0].images[0].norm(62) == 1  # as dark as 31; the colour bar ends in an arrow
 
 
 def test_text_is_legible_on_every_cell():
     """WCAG contrast of at least 4.5 between each count and the colour under it."""
-    change = plots.confusion_change(BEFORE, AFTER, "t")
-    for figure in (plots.confusion(BEFORE, "t"), plots.confusion(AFTER, "t", 31), change):
+    change = plots.confusion(AFTER, "t", before=BEFORE)
+    for figure in (plots.confusion(BEFORE, "t"), plots.confusion(AFTER, "t", darkest=31), change):
         picture = figure.axes[0].images[0]
         for text in figure.axes[0].texts:
             column, row = map(int, text.get_position())
@@ -62,13 +65,14 @@ def luminance(colour) -> float:
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def test_the_change_of_every_digit_stands_on_its_line_with_the_target_on_top():
+def test_the_change_of_every_digit_stands_on_its_line_with_the_target_on_top(monkeypatch):
     rows = [
         {"digit": d, "images": 1000, "before": 20, "fixed": 9, "broken": d, "after": 11 + d, "net": d - 9}
         | ({"low": -0.01, "high": 0.01, "p": 0.2} if d else {"low": -0.01, "high": -0.001, "p": 0.004})
         for d in range(10)
     ]
-    plot = plots.change_per_digit("a", 4, rows)
+    monkeypatch.setattr(plots, "digit_rows", lambda adapter: rows)
+    plot = plots.change_per_digit(SimpleNamespace(name="a", digit=4))
     axes = plot.figure.axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [*map(str, (9, 8, 7, 6, 5, 3, 2, 1, 0)), "4 (target)"]
@@ -82,8 +86,15 @@ def test_the_trade_shows_every_curve_and_every_point():
     none = {"false_alarms": 0}
     shifts = [ShiftPoint(shift=s, missed=m, errors=e, **none) for s, m, e in ((0, 9, 50), (1, 5, 60), (2, 1, 400))]
     strengths = [StrengthPoint(strength=s, missed=m, errors=e, **none) for s, m, e in ((0, 9, 50), (1, 2, 40))]
-    points = [("before", counts(9, 50)), ("after", counts(2, 40)), ("control", counts(6, 30))]
-    plot = plots.trade("a", 9, shifts, strengths, points)
+    adapter = SimpleNamespace(
+        name="a",
+        digit=9,
+        stored=SimpleNamespace(analysis=SimpleNamespace(threshold=SimpleNamespace(curve=shifts))),
+        curve=SimpleNamespace(splits={"test": strengths}, recommended=1),
+        comparison=SimpleNamespace(before=counts(9, 50), after=counts(2, 40)),
+        alternatives=[Alternative("control", "a control", counts(6, 30))],
+    )
+    plot = plots.trade(adapter)
     axes = plot.figure.axes[0]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["a number added to the logit of 9"] == [[9, 50], [5, 60], [1, 400]]
