@@ -6,7 +6,8 @@ from scipy.stats import binomtest
 
 from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import DataError, RunError
-from lora_mnist.pipeline import Request, compare, finetune, finetune_full, pretrain
+from lora_mnist.pipeline import Request, finetune, finetune_full, pretrain
+from lora_mnist.pipeline.compare import compare
 from lora_mnist.runs.run import Run
 
 from ..conftest import flip_bit, smoke, snapshot, workspace

@@ -12,7 +12,8 @@ from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import AlteredError, DiskError, ProofError, RunError, UsageError
 from lora_mnist.evaluation.metrics import logits_of
-from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, pretrain, verify
+from lora_mnist.pipeline import Applied, Request, evaluate, finetune, open_workspace, pretrain, verify
+from lora_mnist.pipeline.convert import merge
 from lora_mnist.pipeline.teach import keep, parts_of, teach, teach_and_keep
 from lora_mnist.report.page import write_report
 from lora_mnist.runs import artifact, atomic
