@@ -4,18 +4,18 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import add_adapter, analyse, first_directions, pictures, wrong_images
-from lora_mnist.evaluation.baselines import Control
+from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import Plain, failures, prove
-from lora_mnist.evaluation.results import Analysis, GuardDecision
+from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
 from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
 from lora_mnist.pipeline.workspace import Workspace, free_name
@@ -30,11 +30,14 @@ from lora_mnist.runs.schemas import (
     Provenance,
     record_provenance,
 )
-from lora_mnist.settings.config import Document, FinetuneSettings
+from lora_mnist.settings.config import Document
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import train_adapter, train_all_weights
+
+if TYPE_CHECKING:
+    from lora_mnist.datasets.drawings import Drawings
 
 log = logging.getLogger("lora_mnist")
 
@@ -91,7 +94,7 @@ def finetune(
     """
     with work.writing():
         # which digit, on top of what, under what name
-        below, recipe = tuple(dict.fromkeys(on_top_of)), work.settings.finetune
+        recipe, below = work.settings.finetune, tuple(dict.fromkeys(on_top_of))
         work.require_below(below)
         digit = work.target_digit(below)
         name = recipe.name or _name_of_round(work, f"digit{digit}-r{recipe.rank}", digit, below)
@@ -106,8 +109,13 @@ def finetune(
             log.info("Note: %s is added to this run, beside %s.", name, ", ".join(others))
         work.warn_of_no_miss(digit, below)
 
-        started = time.perf_counter()
-        adapted, history, guard = _train(work, name, digit, below, recipe)
+        # train, and select the scale on `val`
+        started, before = time.perf_counter(), work.logits_with(below)
+        start, _ = work.adapted([Applied(one) for one in below])
+        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress)
+        guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
+        decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
+        scale_alpha(adapted, name, decision.scale or 1.0)
         record = FinetuneRecord(
             schema_version=SCHEMA,
             method="lora",
@@ -118,14 +126,61 @@ def finetune(
             proof=None,
             weakest_on_val=recipe.digit == "weakest",
             seed=work.settings.seed,
-            guard=guard,
+            guard=decision,
             on_top_of=below,
         )
         provenance = record_provenance(work.device, started)
-        if guard.scale is None:
+        if decision.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
-        beside = _train_control(work, name, digit, below) if control else None
+
+        # evaluate, prove, save
+        beside = _train_control(work, start, name, digit, guard, before) if control else None
         return prove_and_save(work, adapted, record, provenance, history, beside)
+
+
+def prove_and_save(
+    work: Workspace,
+    adapted: MLP,
+    record: FinetuneRecord,
+    provenance: Provenance,
+    history: History | None = None,
+    control: Control | None = None,
+    drawings: "Drawings | None" = None,
+) -> FinetuneResult:
+    """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
+
+    Args:
+        record: of the new one, without a proof.
+        history: of its training, if it was trained.
+        drawings: that it was trained on, to be saved with it.
+
+    Raises:
+        ProofError: the proof failed; nothing is saved.
+        UsageError: the logits are not finite; nothing is saved.
+    """
+    name, digit, below = record.name, record.digit, record.on_top_of
+    proof, logits = prove(Plain(work.base, work.images, work.logits_with(())), work.fingerprint, adapted)
+    require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
+    if not proof.passed:
+        raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
+    record = record.model_copy(update={"proof": proof})
+
+    before = work.logits_with(below)
+    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*below, name)])
+    analysis = analyse(before, logits, work.labels, digit, control)
+    analysis = add_adapter(analysis, adapted, name, digit, work.dataset)
+    wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
+    shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
+
+    with work.run.new(work.run.adapter(name)) as writer:
+        save_adapter(writer.folder, adapted, name, work.fingerprint)
+        writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
+        writer.history(history)
+        writer.results(evaluation, logits, control.logits if control else None)
+        writer.tensors(PICTURES, shown)
+        if drawings is not None:
+            writer.drawings(drawings)
+    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 
 
 def finetune_full(work: Workspace) -> FinetuneResult:
@@ -171,90 +226,30 @@ def finetune_full(work: Workspace) -> FinetuneResult:
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation, file=file)
 
 
-def prove_and_save(
-    work: Workspace,
-    adapted: MLP,
-    record: FinetuneRecord,
-    provenance: Provenance,
-    history: History | None = None,
-    control: Control | None = None,
-    drawings: Drawings | None = None,
-) -> FinetuneResult:
-    """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
-
-    Args:
-        record: of the new one, without a proof.
-        history: of its training, if it was trained.
-        drawings: that it was trained on, to be saved with it.
-
-    Raises:
-        ProofError: the proof failed; nothing is saved.
-        UsageError: the logits are not finite; nothing is saved.
-    """
-    name, digit, below = record.name, record.digit, record.on_top_of
-    proof, logits = prove(Plain(work.base, work.images, work.logits_with(())), work.fingerprint, adapted)
-    require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
-    if not proof.passed:
-        raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
-    record = record.model_copy(update={"proof": proof})
-
-    before = work.logits_with(below)
-    evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*below, name)])
-    analysis = analyse(before, logits, work.labels, digit, control)
-    analysis = add_adapter(analysis, adapted, name, digit, work.dataset)
-    wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
-    shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
-
-    with work.run.new(work.run.adapter(name)) as writer:
-        save_adapter(writer.folder, adapted, name, work.fingerprint)
-        writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
-        writer.history(history)
-        writer.results(evaluation, logits, control.logits if control else None)
-        writer.tensors(PICTURES, shown)
-        if drawings is not None:
-            writer.drawings(drawings)
-    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
-
-
 def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
     """What adapter `name` adds to the base."""
     return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
 
 
-def _train(
-    work: Workspace, name: str, digit: int, below: tuple[str, ...], recipe: FinetuneSettings, stage: str = ""
-) -> tuple[MLP, History, GuardDecision]:
-    """The base with `below` and the new adapter, whose alpha has the scale that the guard selected."""
-    start, _ = work.adapted([Applied(one) for one in below])
-    settings = work.settings.model_copy(update={"finetune": recipe})
-    progress = replace(work.progress, stage=f"{work.progress.stage}{stage}")
-    adapted, history = train_adapter(start, name, digit, settings, work.dataset, progress)
-    guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
-    before, val = work.logits_with(below).get("val"), work.dataset.val
-    decision = select_scale(adapted, name, guard, before, val, digit)
-    scale_alpha(adapted, name, decision.scale or 1.0)
-    return adapted, history, decision
-
-
-def _train_control(work: Workspace, name: str, digit: int, below: tuple[str, ...]) -> Control:
+def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Guard, before: Logits) -> Control:
     """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling."""
     share = float((work.dataset.train.labels == digit).float().mean())
     recipe = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
-    control, _, guard = _train(work, name, digit, below, recipe, "control: ")
-    logits = held_out_logits(control, work.dataset) if guard.scale else work.logits_with(below)
+    settings = work.settings.model_copy(update={"finetune": recipe})
+    progress = replace(work.progress, stage=f"{work.progress.stage}control: ")
+    control, _ = train_adapter(start, name, digit, settings, work.dataset, progress)
+    scale = select_scale(control, name, guard, before.get("val"), work.dataset.val, digit).scale
+    scale_alpha(control, name, scale or 1.0)
+    logits = held_out_logits(control, work.dataset) if scale else before
     require_finite(logits, "Choose a lower --learning-rate.")
-    return Control(guard.scale, logits)
+    return Control(scale, logits)
 
 
 def _name_of_round(work: Workspace, name: str, digit: int, below: tuple[str, ...]) -> str:
     """`name`; or on top of others, where a digit may be repaired twice, the first that no other round has."""
-
-    def is_this_round(other: str) -> bool:
-        record = work.run.adapter(other).finetune
-        return (record.on_top_of, record.digit) == (below, digit)
-
-    named = [other for other in work.run.adapter_names() if below and other.startswith(name)]
-    return free_name(name, [other for other in named if not is_this_round(other)])
+    named = [other for other in work.run.adapters() if below and other.name.startswith(name)]
+    taken = [one.name for one in named if (one.finetune.on_top_of, one.finetune.digit) != (below, digit)]
+    return free_name(name, taken)
 
 
 def _finished(work: Workspace, name: str, digit: int, below: tuple[str, ...], control: bool) -> FinetuneResult:
@@ -270,5 +265,4 @@ def _finished(work: Workspace, name: str, digit: int, below: tuple[str, ...], co
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
     if control and analysis.control is None:
         raise UsageError(f"{folder} was trained without a control.", "Give another --name, or use --force.")
-    provenance, evaluation = saved.provenance, saved.evaluation
-    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
+    return FinetuneResult(record=record, provenance=saved.provenance, analysis=analysis, evaluation=saved.evaluation)

@@ -12,6 +12,7 @@ from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare, logits_of
+from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
 from lora_mnist.pipeline.finetune import parameters_of, prove_and_save
@@ -20,7 +21,7 @@ from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenanc
 from lora_mnist.settings.config import Document, TeachSettings, require_name
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
-from lora_mnist.training.progress import SILENT, CallbackProgress, Progress, Step
+from lora_mnist.training.progress import SILENT, CallbackProgress, Step
 from lora_mnist.training.train import train_on_drawings, uncertainty_of, with_adapter
 
 NAME = "taught"
@@ -30,24 +31,16 @@ NAME = "taught"
 class TaughtAdapter:
     """An adapter that was trained on drawings and is not saved yet. It can be pickled."""
 
-    record: FinetuneRecord  # without a proof, which is made when it is kept
+    digit: int  # the one that it is judged by
+    settings: TeachSettings
+    seed: int
+    guard: GuardDecision
+    lesson: LessonResult  # what it learnt, and the side effects
     provenance: Provenance
     drawings: Drawings
     weights: dict[str, tuple[torch.Tensor, torch.Tensor]]  # lora_A (rank, in), lora_B (out, rank) by layer
     history: History
     base_fingerprint: str
-
-    @property
-    def lesson(self) -> LessonResult:
-        """What it learnt, and the side effects."""
-        assert self.record.lesson is not None  # `teach` has made it
-        return self.record.lesson
-
-    @property
-    def settings(self) -> TeachSettings:
-        """What it was trained with."""
-        assert isinstance(self.record.settings, TeachSettings)
-        return self.record.settings
 
     def on(self, base: MLP, name: str = NAME) -> MLP:
         """A copy of `base` with the adapter on, under that name, at the scale its guard selected."""
@@ -57,7 +50,7 @@ class TaughtAdapter:
                 lora_A, lora_B = self.weights[path]
                 update.lora_A.copy_(lora_A)
                 update.lora_B.copy_(lora_B)
-        scale_alpha(adapted, name, self.lesson.scale or 1.0)
+        scale_alpha(adapted, name, self.guard.scale or 1.0)
         return adapted.eval()
 
 
@@ -89,13 +82,14 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     # half as long, since somebody is waiting: on handwriting made of val, 45 % fewer errors in place of 52 %
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
     reported = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
-    started = time.perf_counter()
+    started, seed = time.perf_counter(), work.settings.seed
     uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
-    def train(on: Drawings, how: TeachSettings, progress: Progress) -> tuple[MLP, History]:
-        return train_on_drawings(work.base, NAME, on, how, work.settings.seed, work.dataset, uncertainty, progress)
+    def train(on: Drawings, how: TeachSettings, done: int = 0) -> tuple[MLP, History]:
+        progress = replace(reported, before=done) if reported else SILENT if done else work.progress
+        return train_on_drawings(work.base, NAME, on, how, seed, work.dataset, uncertainty, progress)
 
-    adapted, history = train(drawings, recipe, reported or work.progress)
+    adapted, history = train(drawings, recipe)
     was_right = is_right(work.base, drawings)
     digit = most_wrong(drawings, was_right)
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
@@ -104,40 +98,22 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
 
     def train_without(number: int) -> MLP:
         others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])
-        done = recipe.steps + number * brief.steps
-        tester, _ = train(others, brief, replace(reported, before=done) if reported else SILENT)
+        tester, _ = train(others, brief, recipe.steps + number * brief.steps)
         scale_alpha(tester, NAME, decision.scale or 1.0)
         return tester
 
-    unseen = None
-    if parts:
-        with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
-            unseen = _test_unseen(drawings, was_right, parts, train_without, brief.steps)
     lesson = LessonResult(
         drawings=drawings.counts,
         before=int(was_right.sum()),
         after=int(is_right(adapted, drawings).sum()),
-        unseen=unseen,
+        unseen=_test_unseen(work, drawings, was_right, parts, train_without, brief.steps) if parts else None,
         val=_on_val(work, adapted, digit) if len(val) else None,
         scale=decision.scale,
     )
-    record = FinetuneRecord(
-        schema_version=SCHEMA,
-        method="taught",
-        name=NAME,
-        digit=digit,
-        settings=recipe,
-        parameters=parameters_of(adapted, NAME),
-        proof=None,
-        weakest_on_val=False,
-        seed=work.settings.seed,
-        guard=decision,
-        lesson=lesson,
-    )
-    provenance = record_provenance(work.device, started)
+    provenance, fingerprint = record_provenance(work.device, started), work.fingerprint.sha256
     updates = updates_of(adapted, NAME)
     weights = {path: (one.lora_A.detach().cpu(), one.lora_B.detach().cpu()) for path, one in updates.items()}
-    return TaughtAdapter(record, provenance, drawings, weights, history, work.fingerprint.sha256)
+    return TaughtAdapter(digit, recipe, seed, decision, lesson, provenance, drawings, weights, history, fingerprint)
 
 
 def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Path:
@@ -152,15 +128,26 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         RunError: there is one of that name, or it was trained on another base.
         DiskError: the disk refuses; the run is as before.
     """
-    if taught.lesson.scale is None:
+    if taught.guard.scale is None:
         raise UsageError(taught.lesson.verdict.words, "--guard none keeps it as trained.")
     with work.writing():
         if taught.base_fingerprint != work.fingerprint.sha256:
             raise RunError("The adapter was trained on another base than the run has now.", "Teach it again.")
         name = _claim_name(work, name)
-        settings = taught.settings.model_copy(update={"name": name})
-        record = taught.record.model_copy(update={"name": name, "settings": settings})
         adapted = taught.on(work.base, name)
+        record = FinetuneRecord(
+            schema_version=SCHEMA,
+            method="taught",
+            name=name,
+            digit=taught.digit,
+            settings=taught.settings.model_copy(update={"name": name}),
+            parameters=parameters_of(adapted, name),
+            proof=None,
+            weakest_on_val=False,
+            seed=taught.seed,
+            guard=taught.guard,
+            lesson=taught.lesson,
+        )
         prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
         return work.run.adapter(name).folder
 
@@ -178,7 +165,7 @@ def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -
         with work.writing():
             _claim_name(work, name)
             taught = teach(work, drawings)
-            folder = keep(work, taught, name) if taught.lesson.scale is not None else None
+            folder = keep(work, taught, name) if taught.guard.scale is not None else None
     return TeachResult(
         kept=folder is not None,
         lesson=taught.lesson,
@@ -217,6 +204,7 @@ def most_wrong(drawings: Drawings, was_right: torch.Tensor) -> int:
 
 
 def _test_unseen(
+    work: Workspace,
     drawings: Drawings,
     was_right: torch.Tensor,
     parts: Sequence[torch.Tensor],
@@ -225,8 +213,9 @@ def _test_unseen(
 ) -> Unseen:
     """Cross-validation: test every part of the drawings with an adapter that was trained on the others."""
     now_right = torch.zeros_like(was_right)
-    for number, part in enumerate(parts):
-        now_right[part] = is_right(train_without(number), drawings)[part]
+    with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
+        for number, part in enumerate(parts):
+            now_right[part] = is_right(train_without(number), drawings)[part]
     return Unseen(
         images=len(was_right),
         before=int(was_right.sum()),

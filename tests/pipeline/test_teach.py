@@ -114,7 +114,7 @@ def test_the_digit_it_is_judged_by_is_the_one_with_most_drawings_wrong(run_copy)
     work, drawings = opened(run_copy), turned()
     wrong = logits_of(work.base, drawings.images).argmax(1) != drawings.labels
     most = torch.bincount(drawings.labels[wrong], minlength=10)
-    assert most[teach(work, drawings).record.digit] == most.max()
+    assert most[teach(work, drawings).digit] == most.max()
 
 
 def test_the_order_of_the_drawings_changes_nothing(run_copy):
@@ -158,7 +158,7 @@ def test_a_guard_needs_val(tmp_path):
 def test_the_guard_takes_the_strongest_that_it_allows(run_copy):
     work = opened(run_copy, guard="errors", steps=150)
     taught = teach(work, turned())
-    guard = taught.record.guard
+    guard = taught.guard
     *refused, taken = guard.tried
     assert all(one.errors > guard.before.errors for one in refused)
     assert taken.errors <= guard.before.errors
