@@ -27,6 +27,7 @@ ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")
 OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), which runtimes have had years to learn
 IMAGES, LOGITS = "images", "logits"  # the names of input and output
 ABOUT = "lora_mnist"  # under which the provenance stands in the file
+Network = Callable[[torch.Tensor], torch.Tensor]  # images as below -> logits
 TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
 
 
@@ -136,36 +137,35 @@ def _exported(
 ) -> tuple[bytes, dict[str, torch.Tensor]]:
     """The file's content, and the logits (N, 10) by split of the network that is read back from it."""
     plain = PlainNetwork([layer for layer in merged.children() if isinstance(layer, nn.Linear)])
-    write, read = (_onnx_content, _onnx_network) if format == "onnx" else (_torch_content, _torch_network)
+    through = _through_onnx if format == "onnx" else _through_torch
     # exporters print what they are at, and warn of what they themselves still call by its old name
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        content = write(plain.cpu().eval().requires_grad_(False), about.model_dump_json())
-        network = read(content)
+        example = torch.zeros(2, 28, 28, dtype=torch.uint8)
+        batch = {IMAGES: {0: torch.export.Dim("N")}}
+        program = torch.export.export(plain.cpu().eval().requires_grad_(False), (example,), dynamic_shapes=batch)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # places in source files of this machine
+        content, network = through(program, about.model_dump_json())
         with torch.inference_mode():
             batches = {split: images.cpu().split(BATCH) for split, images in work.images.items()}
             return content, {split: torch.cat([network(one) for one in parts]) for split, parts in batches.items()}
 
 
-def _program(network: PlainNetwork) -> torch.export.ExportedProgram:
-    example = torch.zeros(2, 28, 28, dtype=torch.uint8)
-    program = torch.export.export(network, (example,), dynamic_shapes={IMAGES: {0: torch.export.Dim("N")}})
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # places in source files of this machine
-    return program
-
-
-def _torch_content(network: PlainNetwork, about: str) -> bytes:
+def _through_torch(program: torch.export.ExportedProgram, about: str) -> tuple[bytes, Network]:
+    """A file's content, and the network that is read back from it."""
     content = io.BytesIO()
-    torch.export.save(_program(network), content, extra_files={f"{ABOUT}.json": about})
-    return content.getvalue()
+    torch.export.save(program, content, extra_files={f"{ABOUT}.json": about})
+    return content.getvalue(), torch.export.load(io.BytesIO(content.getvalue())).module()
 
 
-def _onnx_content(network: PlainNetwork, about: str) -> bytes:
+def _through_onnx(program: torch.export.ExportedProgram, about: str) -> tuple[bytes, Network]:
+    """The same for ONNX, read by ONNX Runtime."""
     import onnx
+    import onnxruntime
 
     exported = torch.onnx.export(
-        _program(network), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
+        program, dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
     )
     assert exported is not None  # as it is without a file to write
     model = exported.model_proto
@@ -179,17 +179,9 @@ def _onnx_content(network: PlainNetwork, about: str) -> bytes:
     model.ir_version = IR
     onnx.helper.set_model_props(model, {ABOUT: about})
     onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
-
-
-def _torch_network(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    return torch.export.load(io.BytesIO(content)).module()
-
-
-def _onnx_network(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    import onnxruntime
+    content = model.SerializeToString(deterministic=True)
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])
+    return content, lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])

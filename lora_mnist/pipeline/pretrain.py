@@ -3,10 +3,8 @@
 import logging
 import time
 
-import torch
-
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.dataset import Dataset, choose, load
+from lora_mnist.datasets.dataset import choose, load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
@@ -84,28 +82,9 @@ def _train(request: Request, run: Run) -> Workspace:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)
     dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
-    _save_base(run, settings, dataset, device, Progress(request.quiet, request.stage))
-    return opened(request, run, settings, device, dataset)
 
-
-def _stored_settings(request: Request, run: Run) -> Settings | None:
-    """Of the base that is to be replaced. If they are lost, only a --config may stand in for them."""
-    if not run.base.is_finished:
-        return None
-    try:
-        run.base.require_saved(RECORD)
-        return run.record.settings
-    except RunError as error:
-        if request.config is None:
-            cause = f"{error.cause} So it is not known with what settings to train again."
-            raise type(error)(cause, "Name them with --config, or choose another --run.") from error
-        log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
-        return None
-
-
-def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
     started = time.perf_counter()
-    model, history = train_base(settings, dataset, device, progress)
+    model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
     provenance = record_provenance(device, started)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
@@ -130,3 +109,19 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
         writer.results(evaluation_of(dataset, fingerprint, logits), logits)
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
+    return opened(request, run, settings, device, dataset)
+
+
+def _stored_settings(request: Request, run: Run) -> Settings | None:
+    """Of the base that is to be replaced. If they are lost, only a --config may stand in for them."""
+    if not run.base.is_finished:
+        return None
+    try:
+        run.base.require_saved(RECORD)
+        return run.record.settings
+    except RunError as error:
+        if request.config is None:
+            cause = f"{error.cause} So it is not known with what settings to train again."
+            raise type(error)(cause, "Name them with --config, or choose another --run.") from error
+        log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
+        return None
