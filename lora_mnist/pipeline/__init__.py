@@ -5,14 +5,10 @@
     work, base = pretrain(Request(run=Path("runs/mine")))
     repaired = finetune(work)
 
-Here are the stages of the main job. The others are imported from their own files, as they load what it does not need:
+Here are the stages of the main job. The others load what it does not need, so they are imported from their own files,
+`compare`, `convert` (merge and extract), `doctor`, `export`, `predict` and `teach`:
 
-    from lora_mnist.pipeline.compare import compare
-    from lora_mnist.pipeline.convert import extract, merge
-    from lora_mnist.pipeline.doctor import doctor
-    from lora_mnist.pipeline.export import export
     from lora_mnist.pipeline.predict import pictures_in, predict
-    from lora_mnist.pipeline.teach import teach_and_keep
 """
 
 from lora_mnist.pipeline.evaluate import evaluate

@@ -65,7 +65,6 @@ class PlainNetwork(nn.Module):
         self.layers = nn.Sequential(*(module for layer in hidden for module in (layer, nn.ReLU())), last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised inside."""
         return self.layers(normalise(images).flatten(1))  # (N, 28, 28) -> (N, 784) -> (N, 10)
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
@@ -228,7 +228,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
 
 def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
     """What adapter `name` adds to the base."""
-    return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
+    return AdapterParameters.model_validate(parameter_table(adapted, name), from_attributes=True)
 
 
 def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Guard, before: Logits) -> Control:

@@ -70,6 +70,21 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
     return work, PretrainResult(**dict(base.evaluation), run=str(request.run), seconds=seconds, weakest=weakest)
 
 
+def _stored_settings(request: Request, run: Run) -> Settings | None:
+    """Of the base that is to be replaced. If they are lost, only a --config may stand in for them."""
+    if not run.base.is_finished:
+        return None
+    try:
+        run.base.require_saved(RECORD)
+        return run.record.settings
+    except RunError as error:
+        if request.config is None:
+            cause = f"{error.cause} So it is not known with what settings to train again."
+            raise type(error)(cause, "Name them with --config, or choose another --run.") from error
+        log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
+        return None
+
+
 def _train(request: Request, run: Run) -> Workspace:
     if not request.force:
         run.require_vacant()
@@ -110,18 +125,3 @@ def _train(request: Request, run: Run) -> Workspace:
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
     return opened(request, run, settings, device, dataset)
-
-
-def _stored_settings(request: Request, run: Run) -> Settings | None:
-    """Of the base that is to be replaced. If they are lost, only a --config may stand in for them."""
-    if not run.base.is_finished:
-        return None
-    try:
-        run.base.require_saved(RECORD)
-        return run.record.settings
-    except RunError as error:
-        if request.config is None:
-            cause = f"{error.cause} So it is not known with what settings to train again."
-            raise type(error)(cause, "Name them with --config, or choose another --run.") from error
-        log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
-        return None

@@ -52,8 +52,18 @@ def run(
         BusyError: another command writes to the run.
         UsageError: there are several rounds, but one digit or one name is asked for; or as the stages do.
     """
+    require_rounds(rounds)
     opened = Run(request.run)
-    _refuse_rounds_of_one_digit(request, opened, rounds)
+    try:
+        stored = opened.record.settings
+    except RunError:
+        stored = None
+    recipe = request.settings(stored, stored.data.dataset if stored else "mnist").finetune
+    if rounds > 1 and (recipe.digit != "weakest" or recipe.name):
+        raise UsageError(
+            f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
+            "Use --digit weakest and no --name.",
+        )
     with opened.writing():  # from the first stage to the last
         there, started = opened.base.is_finished and not request.force, time.perf_counter()
         work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
@@ -93,19 +103,4 @@ def require_rounds(rounds: int) -> None:
     if not 1 <= rounds <= MOST_ROUNDS:
         raise UsageError(
             f"`rounds` (={shown(rounds)}) must be a whole number from 1 to {MOST_ROUNDS}.", "Correct that value."
-        )
-
-
-def _refuse_rounds_of_one_digit(request: Request, opened: Run, rounds: int) -> None:
-    """Before anything is trained."""
-    require_rounds(rounds)
-    try:
-        stored = opened.record.settings
-    except RunError:
-        stored = None
-    recipe = request.settings(stored, stored.data.dataset if stored else "mnist").finetune
-    if rounds > 1 and (recipe.digit != "weakest" or recipe.name):
-        raise UsageError(
-            f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
-            "Use --digit weakest and no --name.",
         )

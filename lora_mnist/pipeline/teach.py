@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -159,13 +160,12 @@ def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -
         As both do; what hinders keeping, before anything is trained.
     """
     name, folder = work.settings.teach.name, None
-    if dry_run:
-        taught = teach(work, drawings)
-    else:
-        with work.writing():
+    with nullcontext() if dry_run else work.writing():
+        if not dry_run:
             _claim_name(work, name)
-            taught = teach(work, drawings)
-            folder = keep(work, taught, name) if taught.guard.scale is not None else None
+        taught = teach(work, drawings)
+        if not dry_run and taught.guard.scale is not None:
+            folder = keep(work, taught, name)
     return TeachResult(
         kept=folder is not None,
         lesson=taught.lesson,
@@ -228,7 +228,6 @@ def _test_unseen(
 
 
 def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:
-    """What `adapted` changes on `val`."""
     val = work.dataset.val
     before, after = work.logits_with(())["val"], logits_of(adapted, val.images)
     found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]

@@ -15,7 +15,7 @@ from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Artifact, load_network
-from lora_mnist.runs.atomic import RESTORE, to_json
+from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Document, Many, Maybe
@@ -45,7 +45,6 @@ class AdapterCheck(Document):
 
     @property
     def proof(self) -> Proof | None:
-        """The claims together."""
         if self.frozen is None or self.off is None or self.on is None:
             return None
         passed = self.frozen.passed and self.off.passed and self.on.passed
@@ -142,7 +141,8 @@ def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool
         artifact = work.run.require_adapter(name)
         record = artifact.finetune
         if missing := [one for one in record.on_top_of if one not in work.run.adapter_names()]:
-            raise AlteredError(f"it was trained on top of {', '.join(missing)}, which is not in the run", RESTORE)
+            clause = f"it was trained on top of {', '.join(missing)}, which is not in the run"
+            return AdapterCheck(name=name, passed=False, failures=(clause,))
         below = (*record.on_top_of, name)
         adapted, _ = work.adapted([Applied(one) for one in below])
         proof, logits = prove(plain, work.fingerprint, adapted)

@@ -29,6 +29,8 @@ from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
 
+IS_PATH = re.compile(r"[./\\]")  # names in a run hold neither dots nor separators
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -44,7 +46,6 @@ class Workspace:
 
     @property
     def progress(self) -> Progress:
-        """How a training is shown."""
         return Progress(self.request.quiet, self.request.stage)
 
     @property
@@ -164,8 +165,7 @@ class Workspace:
         Raises RunError if it is missing or damaged, or was made from another base.
         """
         if reference is None:
-            full = self.run.full_checkpoints()
-            if not full:
+            if not (full := self.run.full_checkpoints()):
                 raise RunError(
                     f"{self.run.path} has no fully fine-tuned checkpoint.",
                     f"Run `lora-mnist finetune --full --run {self.run.path}` first.",
@@ -173,7 +173,7 @@ class Workspace:
             reference = full[-1].name
         if not reference:
             raise RunError("--checkpoint is empty.", "Name a checkpoint.")
-        if _is_path(reference):
+        if IS_PATH.search(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()
             saved = Artifact(path.parent)
@@ -195,7 +195,7 @@ class Workspace:
         """
         if not reference:
             raise RunError("--adapter is empty.", "Name an adapter.")
-        if _is_path(reference):
+        if IS_PATH.search(reference):
             return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
             raise RunError(
@@ -235,11 +235,6 @@ def opened(request: Request, run: Run, settings: Settings, device: torch.device,
     """The workspace of a run whose data and settings are known already: its base is read from the file."""
     network, fingerprint = load_network(run.base.file(WEIGHTS), device)
     return Workspace(request, run, settings, device, dataset, network, fingerprint)
-
-
-def _is_path(reference: str) -> bool:
-    """Names in a run hold neither dots nor separators."""
-    return re.search(r"[./\\]", reference) is not None
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
