@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -27,6 +27,8 @@ from lora_mnist.runs.schemas import (
     FinetuneRecord,
     FullParameters,
     FullSettings,
+    MadeWith,
+    Method,
     Provenance,
     record_provenance,
 )
@@ -116,19 +118,9 @@ def finetune(
         guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
         decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
         scale_alpha(adapted, name, decision.scale or 1.0)
-        record = FinetuneRecord(
-            schema_version=SCHEMA,
-            method="lora",
-            name=name,
-            digit=digit,
-            settings=recipe.model_copy(update={"digit": digit, "name": name}),
-            parameters=parameters_of(adapted, name),
-            proof=None,
-            weakest_on_val=recipe.digit == "weakest",
-            seed=work.settings.seed,
-            guard=decision,
-            on_top_of=below,
-        )
+        settings = recipe.model_copy(update={"digit": digit, "name": name})
+        details = {"seed": work.settings.seed, "guard": decision, "on_top_of": below}
+        record = record_adapter("lora", adapted, name, digit, settings, recipe.digit == "weakest", **details)
         provenance = record_provenance(work.device, started)
         if decision.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
@@ -226,9 +218,21 @@ def finetune_full(work: Workspace) -> FinetuneResult:
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation, file=file)
 
 
-def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
-    """What adapter `name` adds to the base."""
-    return AdapterParameters.model_validate(parameter_table(adapted, name), from_attributes=True)
+def record_adapter(
+    method: Method, adapted: MLP, name: str, digit: int, settings: MadeWith, weakest: bool, **details: Any
+) -> FinetuneRecord:
+    """How adapter `name` was made, not proved yet; `details` are the fields that differ from method to method."""
+    return FinetuneRecord(
+        schema_version=SCHEMA,
+        method=method,
+        name=name,
+        digit=digit,
+        settings=settings,
+        parameters=AdapterParameters.model_validate(parameter_table(adapted, name), from_attributes=True),
+        proof=None,
+        weakest_on_val=weakest,
+        **details,
+    )
 
 
 def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Guard, before: Logits) -> Control:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
@@ -16,9 +15,9 @@ from lora_mnist.evaluation.metrics import compare, logits_of
 from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
-from lora_mnist.pipeline.finetune import parameters_of, prove_and_save
+from lora_mnist.pipeline.finetune import prove_and_save, record_adapter
 from lora_mnist.pipeline.workspace import Workspace, free_name
-from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenance
+from lora_mnist.runs.schemas import Provenance, record_provenance
 from lora_mnist.settings.config import Document, TeachSettings, require_name
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
@@ -39,18 +38,15 @@ class TaughtAdapter:
     lesson: LessonResult  # what it learnt, and the side effects
     provenance: Provenance
     drawings: Drawings
-    weights: dict[str, tuple[torch.Tensor, torch.Tensor]]  # lora_A (rank, in), lora_B (out, rank) by layer
+    weights: dict[str, dict[str, torch.Tensor]]  # lora_A (rank, in) and lora_B (out, rank) of every layer
     history: History
     base_fingerprint: str
 
     def on(self, base: MLP, name: str = NAME) -> MLP:
         """A copy of `base` with the adapter on, under that name, at the scale its guard selected."""
         adapted = with_adapter(base, name, self.settings, seed=0)
-        with torch.no_grad():
-            for path, update in updates_of(adapted, name).items():
-                lora_A, lora_B = self.weights[path]
-                update.lora_A.copy_(lora_A)
-                update.lora_B.copy_(lora_B)
+        for path, update in updates_of(adapted, name).items():
+            update.load_state_dict(self.weights[path])
         scale_alpha(adapted, name, self.guard.scale or 1.0)
         return adapted.eval()
 
@@ -112,8 +108,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
         scale=decision.scale,
     )
     provenance, fingerprint = record_provenance(work.device, started), work.fingerprint.sha256
-    updates = updates_of(adapted, NAME)
-    weights = {path: (one.lora_A.detach().cpu(), one.lora_B.detach().cpu()) for path, one in updates.items()}
+    weights = {path: update.state_dict() for path, update in updates_of(adapted, NAME).items()}
     return TaughtAdapter(digit, recipe, seed, decision, lesson, provenance, drawings, weights, history, fingerprint)
 
 
@@ -136,19 +131,9 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
             raise RunError("The adapter was trained on another base than the run has now.", "Teach it again.")
         name = _claim_name(work, name)
         adapted = taught.on(work.base, name)
-        record = FinetuneRecord(
-            schema_version=SCHEMA,
-            method="taught",
-            name=name,
-            digit=taught.digit,
-            settings=taught.settings.model_copy(update={"name": name}),
-            parameters=parameters_of(adapted, name),
-            proof=None,
-            weakest_on_val=False,
-            seed=taught.seed,
-            guard=taught.guard,
-            lesson=taught.lesson,
-        )
+        settings = taught.settings.model_copy(update={"name": name})
+        details = {"seed": taught.seed, "guard": taught.guard, "lesson": taught.lesson}
+        record = record_adapter("taught", adapted, name, taught.digit, settings, weakest=False, **details)
         prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
         return work.run.adapter(name).folder
 
