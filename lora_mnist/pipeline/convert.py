@@ -12,7 +12,7 @@ from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.lora.lowrank import extract as extract_update
 from lora_mnist.lora.lowrank import left_out
 from lora_mnist.lora.merge import merged_copy
-from lora_mnist.pipeline.finetune import FinetuneResult, prove_and_save, record_adapter
+from lora_mnist.pipeline.finetune import FinetuneResult, prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS
 from lora_mnist.runs.atomic import sha256_of
@@ -109,5 +109,5 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
         )
         largest = max(approximation.rank for approximation in kept.values())
         settings = ExtractionSettings(rank=largest, alpha=float(largest), digit=digit, name=name, checkpoint=made_from)
-        record = record_adapter("svd", adapted, name, digit, settings, weakest, seed=None, extraction=extraction)
+        record = record_of("svd", adapted, name, digit, settings, weakest, seed=None, extraction=extraction)
         return prove_and_save(work, adapted, record, provenance)

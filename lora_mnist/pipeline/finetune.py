@@ -120,7 +120,7 @@ def finetune(
         scale_alpha(adapted, name, decision.scale or 1.0)
         settings = recipe.model_copy(update={"digit": digit, "name": name})
         details = {"seed": work.settings.seed, "guard": decision, "on_top_of": below}
-        record = record_adapter("lora", adapted, name, digit, settings, recipe.digit == "weakest", **details)
+        record = record_of("lora", adapted, name, digit, settings, recipe.digit == "weakest", **details)
         provenance = record_provenance(work.device, started)
         if decision.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
@@ -193,20 +193,10 @@ def finetune_full(work: Workspace) -> FinetuneResult:
         logits = held_out_logits(tuned, work.dataset)
         require_finite(logits, "Choose a lower --learning-rate.")
 
-        count = sum(parameter.numel() for parameter in tuned.parameters())
         settings = {field: getattr(recipe, field) for field in FullSettings.model_fields}
         settings |= {"digit": digit, "name": name, "learning_rate": recipe.full_learning_rate}
-        record = FinetuneRecord(
-            schema_version=SCHEMA,
-            method="full",
-            name=name,
-            digit=digit,
-            settings=FullSettings(**settings),
-            parameters=FullParameters(base=count, trained=count),
-            proof=None,
-            weakest_on_val=recipe.digit == "weakest",
-            seed=work.settings.seed,
-        )
+        weakest, seed = recipe.digit == "weakest", work.settings.seed
+        record = record_of("full", tuned, name, digit, FullSettings(**settings), weakest, seed=seed)
         evaluation = work.evaluation(logits, checkpoint=name)
         analysis = analyse(work.logits_with(()), logits, work.labels, digit)
         with work.run.new(checkpoint) as writer:
@@ -218,17 +208,26 @@ def finetune_full(work: Workspace) -> FinetuneResult:
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation, file=file)
 
 
-def record_adapter(
-    method: Method, adapted: MLP, name: str, digit: int, settings: MadeWith, weakest: bool, **details: Any
+def record_of(
+    method: Method, network: MLP, name: str, digit: int, settings: MadeWith, weakest: bool, **details: Any
 ) -> FinetuneRecord:
-    """How adapter `name` was made, not proved yet; `details` are the fields that differ from method to method."""
+    """How adapter `name` of `network`, or all of it, was trained; not proved yet.
+
+    Args:
+        details: the fields that differ from method to method.
+    """
+    if method == "full":
+        count = sum(parameter.numel() for parameter in network.parameters())
+        parameters: AdapterParameters | FullParameters = FullParameters(base=count, trained=count)
+    else:
+        parameters = AdapterParameters.model_validate(parameter_table(network, name), from_attributes=True)
     return FinetuneRecord(
         schema_version=SCHEMA,
         method=method,
         name=name,
         digit=digit,
         settings=settings,
-        parameters=AdapterParameters.model_validate(parameter_table(adapted, name), from_attributes=True),
+        parameters=parameters,
         proof=None,
         weakest_on_val=weakest,
         **details,

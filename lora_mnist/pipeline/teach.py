@@ -15,7 +15,7 @@ from lora_mnist.evaluation.metrics import compare, logits_of
 from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
-from lora_mnist.pipeline.finetune import prove_and_save, record_adapter
+from lora_mnist.pipeline.finetune import prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.schemas import Provenance, record_provenance
 from lora_mnist.settings.config import Document, TeachSettings, require_name
@@ -88,7 +88,9 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
 
     adapted, history = train(drawings, recipe)
     was_right = is_right(work.base, drawings)
-    digit = most_wrong(drawings, was_right)
+    # it is judged by the digit with the most wrong drawings; of equals, the most drawings; of those, the smallest
+    wrong = torch.bincount(drawings.labels.cpu()[~was_right], minlength=10).tolist()
+    digit = max(range(10), key=lambda one: (wrong[one], drawings.counts[one], -one))
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
     decision = select_scale(adapted, NAME, guard, work.logits_with(()).get("val"), val, digit)
     scale_alpha(adapted, NAME, decision.scale or 1.0)
@@ -133,7 +135,7 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         adapted = taught.on(work.base, name)
         settings = taught.settings.model_copy(update={"name": name})
         details = {"seed": taught.seed, "guard": taught.guard, "lesson": taught.lesson}
-        record = record_adapter("taught", adapted, name, taught.digit, settings, weakest=False, **details)
+        record = record_of("taught", adapted, name, taught.digit, settings, weakest=False, **details)
         prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
         return work.run.adapter(name).folder
 
@@ -176,16 +178,6 @@ def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     if len(different) < 2 * folds:
         return []
     return [which % folds == part for part in range(folds)]
-
-
-def most_wrong(drawings: Drawings, was_right: torch.Tensor) -> int:
-    """The digit with the most wrong drawings; of equals, the one with the most drawings, then the smallest.
-
-    Args:
-        was_right: bool (K,), which are right with the base.
-    """
-    wrong, labels = torch.bincount(drawings.labels.cpu()[~was_right], minlength=10).tolist(), drawings.counts
-    return max(range(10), key=lambda digit: (wrong[digit], labels[digit], -digit))
 
 
 def _test_unseen(
