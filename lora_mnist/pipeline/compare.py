@@ -33,11 +33,6 @@ class Network(Document):
     errors: Count
     adapter: Maybe[AdapterLine] = None  # what was trained and what it did; a base has none
 
-    @property
-    def digit(self) -> int | None:
-        """The digit that was repaired."""
-        return self.adapter.digit if self.adapter else None
-
 
 class PairOfNetworks(Document):
     """Two networks on the same test images; `fixed`: only the second gets them right, `broken`: only the first."""
@@ -121,13 +116,10 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> list[PairOfNetwor
         logits[network] = {"test": stored}
     pairs = []
     for first, second in itertools.combinations(networks, 2):
-        digits = {network.digit for network in (first, second) if network.adapter}
+        digits = {network.adapter.digit for network in (first, second) if network.adapter}
         digit = digits.pop() if len(digits) == 1 else None
         found = metrics.compare(logits[first], logits[second], {"test": labels}, digit or 0)["test"].pairs
-        missed = None if digit is None else tested(found.missed)
-        pairs.append(
-            PairOfNetworks(
-                first=first.number, second=second.number, errors=tested(found.errors), digit=digit, missed=missed
-            )
-        )
+        errors, missed = tested(found.errors), None if digit is None else tested(found.missed)
+        pair = PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)
+        pairs.append(pair)
     return pairs

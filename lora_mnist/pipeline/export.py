@@ -59,9 +59,9 @@ class Export(Document):
 class PlainNetwork(nn.Module):
     """uint8 images (N, 28, 28) → logits (N, 10), of torch's own layers only, which exporters know."""
 
-    def __init__(self, layers: Sequence[nn.Linear]):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        *hidden, last = layers
+        *hidden, last = network.children()
         self.layers = nn.Sequential(*(module for layer in hidden for module in (layer, nn.ReLU())), last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -135,14 +135,14 @@ def _exported(
     work: Workspace, merged: nn.Module, format: str, about: Provenance
 ) -> tuple[bytes, dict[str, torch.Tensor]]:
     """The file's content, and the logits (N, 10) by split of the network that is read back from it."""
-    plain = PlainNetwork([layer for layer in merged.children() if isinstance(layer, nn.Linear)])
+    plain = PlainNetwork(merged).cpu().eval().requires_grad_(False)
     through = _through_onnx if format == "onnx" else _through_torch
     # exporters print what they are at, and warn of what they themselves still call by its old name
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         example = torch.zeros(2, 28, 28, dtype=torch.uint8)
         batch = {IMAGES: {0: torch.export.Dim("N")}}
-        program = torch.export.export(plain.cpu().eval().requires_grad_(False), (example,), dynamic_shapes=batch)
+        program = torch.export.export(plain, (example,), dynamic_shapes=batch)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # places in source files of this machine
         content, network = through(program, about.model_dump_json())

@@ -72,9 +72,7 @@ class FinetuneResult(Document):
         flat = {"kept": self.kept, **parts["record"], **parts["provenance"]}
         if self.verdict:
             flat["comparison"] = parts["analysis"].pop("splits")
-            flat |= {key: value for key, value in parts["analysis"].items() if key != "schema_version"}
-            flat["verdict"] = self.verdict.model_dump()
-            flat["evaluation"] = parts["evaluation"]
+            flat |= {**parts["analysis"], "verdict": self.verdict.model_dump(), "evaluation": parts["evaluation"]}
         return flat | ({"file": self.file} if self.file else {})
 
 

@@ -143,8 +143,7 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
 def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -> TeachResult:
     """`teach` and, unless the guard refuses or it is a dry run, `keep`; the name is that of the settings.
 
-    Raises:
-        As both do; what hinders keeping, before anything is trained.
+    Raises as both do; what hinders keeping, before anything is trained.
     """
     name, folder = work.settings.teach.name, None
     with nullcontext() if dry_run else work.writing():

@@ -100,8 +100,7 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
 def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str | None = None) -> VerifyResult:
     """Prove the base and `adapters`; if none is named, all of them, all checkpoints, and the report's files.
 
-    Raises:
-        RunError: as `verify` does.
+    Raises RunError as `verify` does.
     """
     run = work.run
     plain = Plain(work.base, work.images, run.base.logits())
