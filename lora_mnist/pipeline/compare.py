@@ -4,7 +4,7 @@ Everything comes from what the stages stored: counts from their documents, tests
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -95,16 +95,16 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
             f"There is no adapter {missing[0]!r} in {' or '.join(map(str, runs))}.",
             f"There is {', '.join(dict.fromkeys(names)) or 'none yet'}.",
         )
-    pairs = []
+    pairs = list[PairOfNetworks]()
     for sha256 in dict.fromkeys(network.dataset.sha256 for network in networks):
         pairs += _pairs({network: one for network, one in networks.items() if network.dataset.sha256 == sha256}, data)
     return SideBySide(networks=tuple(networks), pairs=tuple(pairs))
 
 
-def _pairs(networks: Mapping[Network, _Stored], data: Path) -> list[PairOfNetworks]:
+def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNetworks]:
     """Of networks with the same test images."""
     if len(networks) < 2:
-        return []
+        return
     one = next(iter(networks))
     dataset = load(one.dataset.name, data, val_share=0, split_seed=0)  # `test` is the same however `train` is split
     if dataset.sha256 != one.dataset.sha256:
@@ -114,12 +114,9 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> list[PairOfNetwor
         if stored is None or stored.shape != (len(labels), 10):
             raise RunError(f"{folder} has no logits for each of the {len(labels)} test images.", RESTORE)
         logits[network] = {"test": stored}
-    pairs = []
     for first, second in itertools.combinations(networks, 2):
         digits = {network.adapter.digit for network in (first, second) if network.adapter}
         digit = digits.pop() if len(digits) == 1 else None
         found = metrics.compare(logits[first], logits[second], {"test": labels}, digit or 0)["test"].pairs
         errors, missed = tested(found.errors), None if digit is None else tested(found.missed)
-        pair = PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)
-        pairs.append(pair)
-    return pairs
+        yield PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)

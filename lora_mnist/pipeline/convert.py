@@ -8,10 +8,8 @@ from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import counts_in, held_out_logits, require_finite, summarise
 from lora_mnist.evaluation.proof import largest_of
-from lora_mnist.lora.fingerprint import compute_fingerprint
-from lora_mnist.lora.lowrank import extract as extract_update
-from lora_mnist.lora.lowrank import left_out
-from lora_mnist.lora.merge import merged_copy
+from lora_mnist.lora import compute_fingerprint, left_out, merged_copy
+from lora_mnist.lora import extract as extract_update
 from lora_mnist.pipeline.finetune import FinetuneResult, prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS

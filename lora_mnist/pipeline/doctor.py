@@ -15,8 +15,7 @@ import torch
 from lora_mnist import __version__
 from lora_mnist.datasets.mnist import is_there, raw_folder, read_mnist
 from lora_mnist.errors import AlteredError, DataError, DiskError, LoraMnistError, RunError, UsageError
-from lora_mnist.lora.fingerprint import first_difference
-from lora_mnist.lora.peft import load_fingerprint
+from lora_mnist.lora import first_difference, load_fingerprint
 from lora_mnist.runs.artifact import WEIGHTS, load_network
 from lora_mnist.runs.atomic import writer_of
 from lora_mnist.runs.listing import find_runs

@@ -14,7 +14,7 @@ from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError, shown
 from lora_mnist.evaluation.metrics import BATCH, held_out_logits, require_finite
 from lora_mnist.evaluation.proof import largest_of
-from lora_mnist.lora.merge import merged_copy
+from lora_mnist.lora import merged_copy
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName

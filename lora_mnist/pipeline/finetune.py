@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
@@ -19,7 +19,7 @@ from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
 from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
 from lora_mnist.pipeline.workspace import Workspace, free_name
-from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS
+from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -37,9 +37,6 @@ from lora_mnist.settings.request import Applied
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import train_adapter, train_all_weights
-
-if TYPE_CHECKING:
-    from lora_mnist.datasets.drawings import Drawings
 
 log = logging.getLogger("lora_mnist")
 
@@ -135,14 +132,14 @@ def prove_and_save(
     provenance: Provenance,
     history: History | None = None,
     control: Control | None = None,
-    drawings: "Drawings | None" = None,
+    write_more: Callable[[ArtifactWriter], None] = lambda writer: None,
 ) -> FinetuneResult:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
         record: of the new one, without a proof.
         history: of its training, if it was trained.
-        drawings: that it was trained on, to be saved with it.
+        write_more: writes what else is saved with it.
 
     Raises:
         ProofError: the proof failed; nothing is saved.
@@ -168,8 +165,7 @@ def prove_and_save(
         writer.history(history)
         writer.results(evaluation, logits, control.logits if control else None)
         writer.tensors(PICTURES, shown)
-        if drawings is not None:
-            writer.drawings(drawings)
+        write_more(writer)
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 
 
@@ -209,11 +205,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
 def record_of(
     method: Method, network: MLP, name: str, digit: int, settings: MadeWith, weakest: bool, **details: Any
 ) -> FinetuneRecord:
-    """How adapter `name` of `network`, or all of it, was trained; not proved yet.
-
-    Args:
-        details: the fields that differ from method to method.
-    """
+    """How adapter `name` of `network`, or all of it, was made, not proved yet; `details` are what some methods have."""
     if method == "full":
         count = sum(parameter.numel() for parameter in network.parameters())
         parameters: AdapterParameters | FullParameters = FullParameters(base=count, trained=count)

@@ -56,8 +56,7 @@ class Predictions(Document):
 def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[Picture]:
     """Drawings or photographs of one digit each, prepared as `dataset` prepared its own.
 
-    Raises:
-        DataError: one cannot be read, is blank or holds several digits; the message names it.
+    Raises DataError, which names it, if one cannot be read, is blank or holds several digits.
     """
     from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
@@ -67,12 +66,11 @@ def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[
 def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
     """Test images, as they are. Raises UsageError if there is none of such an index."""
     test = work.dataset.test
-    for index in indices:
-        if not 0 <= index < len(test):
-            raise UsageError(
-                f"`index` (={index}) must be from 0 to {len(test) - 1}: there are {len(test):,} test images.",
-                "Choose another --index.",
-            )
+    if wrong := [index for index in indices if not 0 <= index < len(test)]:
+        raise UsageError(
+            f"`index` (={wrong[0]}) must be from 0 to {len(test) - 1}: there are {len(test):,} test images.",
+            "Choose another --index.",
+        )
     return [Picture(test.images[i].cpu().numpy(), index=i, label=int(test.labels[i])) for i in indices]
 
 
@@ -111,7 +109,7 @@ def predict(
     guesses: list[list[Guess]] = [[] for _ in pictures]
     for one in (None, *adapters):
         below = work.run.on_top_of(one.reference) if one else ()
-        model, used = work.adapted([*map(Applied, below), *([one] if one else [])], allow_unverified)
+        model, used = work.adapted([*map(Applied, below), one] if one else [], allow_unverified)
         logits = logits_of(model, images)  # (N, 10)
         require_finite({"": logits}, "Choose a smaller --strength.")
         on = used[-1] if one else None

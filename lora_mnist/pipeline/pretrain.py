@@ -9,7 +9,7 @@ from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
 from lora_mnist.evaluation.significance import wilson
-from lora_mnist.lora.fingerprint import compute_fingerprint
+from lora_mnist.lora import compute_fingerprint
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run

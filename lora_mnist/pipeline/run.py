@@ -66,11 +66,11 @@ def run(
         )
     with opened.writing():  # from the first stage to the last
         there, started = opened.base.is_finished and not request.force, time.perf_counter()
-        work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
+        work, pretraining = pretrain(replace(request, stage=f"1/{len(STAGES)} "), resume=True, run=opened)
         show(Done(pretraining, time.perf_counter() - started, there))
         repairs = repair(work, rounds, control, show)
         started = time.perf_counter()
-        with replace(work.progress, stage=_stage(3)).waiting("verifying"):
+        with replace(work.progress, stage=f"3/{len(STAGES)} ").waiting("verifying"):
             verification = verify_workspace(work)
         show(Done(verification, time.perf_counter() - started))
     kept = [one.record.name for one in repairs if one.kept]
@@ -86,16 +86,12 @@ def repair(
     there = [] if work.request.force else work.run.adapter_names()
     while len(repairs) < rounds and all(one.kept for one in repairs):
         started, below = time.perf_counter(), [one.record.name for one in repairs]
-        stage = _stage(2) + (f"round {len(repairs) + 1}: " if rounds > 1 else "")
+        stage = f"2/{len(STAGES)} " + (f"round {len(repairs) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
         last = finetune(staged, below, control, resume=True)
         repairs.append(last)
         show(Done(last, time.perf_counter() - started, last.kept and last.record.name in there))
     return tuple(repairs)
-
-
-def _stage(number: int) -> str:
-    return f"{number}/{len(STAGES)} "
 
 
 def require_rounds(rounds: int) -> None:

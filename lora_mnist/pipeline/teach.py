@@ -70,8 +70,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     Args:
         report: called after every step; what it raises ends the training. None shows a bar where the workspace does.
 
-    Raises:
-        UsageError: there is a guard, but no `val` to judge by; or the loss is not a number any more.
+    Raises UsageError if there is a guard, but no `val` to judge by, or if the loss is not a number any more.
     """
     recipe, drawings, val = work.settings.teach, drawings.by_digit(), work.dataset.val
     require_val(recipe.guard, val)
@@ -136,7 +135,8 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         settings = taught.settings.model_copy(update={"name": name})
         details = {"seed": taught.seed, "guard": taught.guard, "lesson": taught.lesson}
         record = record_of("taught", adapted, name, taught.digit, settings, weakest=False, **details)
-        prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
+        provenance, history, drawings = taught.provenance, taught.history, taught.drawings
+        prove_and_save(work, adapted, record, provenance, history, write_more=lambda writer: writer.drawings(drawings))
         return work.run.adapter(name).folder
 
 
@@ -151,14 +151,9 @@ def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -
             _claim_name(work, name)
         taught = teach(work, drawings)
         if not dry_run and taught.guard.scale is not None:
-            folder = keep(work, taught, name)
-    return TeachResult(
-        kept=folder is not None,
-        lesson=taught.lesson,
-        verdict=taught.lesson.verdict,
-        seconds=taught.provenance.seconds,
-        folder=None if folder is None else str(folder),
-    )
+            folder = str(keep(work, taught, name))
+    lesson, seconds = taught.lesson, taught.provenance.seconds
+    return TeachResult(kept=folder is not None, lesson=lesson, verdict=lesson.verdict, seconds=seconds, folder=folder)
 
 
 def is_right(model: MLP, drawings: Drawings) -> torch.Tensor:

@@ -93,8 +93,8 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
         return verify_workspace(open_workspace(request), adapters, digest)
     except AlteredError as error:  # of the base; damaged adapters and checkpoints are failures already
         clauses = [error.cause] if digest is None else [error.cause, f"the run digest is not known, not {digest}"]
-        base = BaseCheck(passed=False)
-        return VerifyResult(passed=False, failures=tuple(clauses), base=base, adapters=(), checkpoints=())
+        unread = BaseCheck(passed=False)
+        return VerifyResult(passed=False, failures=tuple(clauses), base=unread, adapters=(), checkpoints=())
 
 
 def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str | None = None) -> VerifyResult:

@@ -14,9 +14,8 @@ import torch
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.lora.fingerprint import Fingerprint
-from lora_mnist.lora.model import set_strength
-from lora_mnist.lora.peft import CONFIG, load_adapter, load_fingerprint
+from lora_mnist.lora import Fingerprint, load_adapter, load_fingerprint, set_strength
+from lora_mnist.lora.peft import CONFIG
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
@@ -115,12 +114,10 @@ class Workspace:
 
         Raises UsageError if the weakest is wanted and there is no `val`.
         """
-        digit = self.settings.finetune.digit
-        if digit != "weakest":
-            return digit
-        if not len(self.dataset.val):
+        digit, val = self.settings.finetune.digit, self.dataset.val
+        if digit == "weakest" and not len(val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        return weakest_digit(self.logits_with(on_top_of)["val"], self.dataset.val.labels)
+        return weakest_digit(self.logits_with(on_top_of)["val"], val.labels) if digit == "weakest" else digit
 
     def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
         """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
