@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.evaluation.metrics import logits_of
-from lora_mnist.lora import LoRAConfig, inject
+from lora_mnist.lora import LoRAConfig, adapt, inject
 from lora_mnist.training.model import MLP
 
 DIGIT = 3  # of which `labelled_by_a_network` has many
@@ -37,6 +37,23 @@ def adapted(name="a", hidden=(12, 11), **changes):
     model = copy.deepcopy(base)
     add(model, name, config(**changes))
     return model.eval(), base
+
+
+def by_hand(base, updates, scaling):
+    """A copy of a plain model with W + scaling · B A in the place of every W that has an update."""
+    model = copy.deepcopy(base)
+    for path, update in updates.items():
+        model.get_submodule(path).weight.data += scaling * update.lora_B.detach() @ update.lora_A.detach()
+    return model
+
+
+def adapted_layer(of_weight=torch.float32, **changes):
+    """One layer (6 → 4) with an adapter that does something, and its update."""
+    torch.manual_seed(0)
+    layer = adapt(nn.Linear(6, 4).to(of_weight))
+    update = layer.add("a", config(**changes), generator())
+    nn.init.normal_(update.lora_B.data)
+    return layer, update
 
 
 def labelled_by_a_network(count, of_digit):

@@ -8,14 +8,13 @@ import torch
 
 from lora_mnist.datasets import dataset as data
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import inject
 from lora_mnist.pipeline import FinetuneResult, Request, finetune, pretrain, verify
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training.device import prepare
 from lora_mnist.training.loop import WINDOW, TrainingData, train
 from lora_mnist.training.model import MLP
-from lora_mnist.training.train import lora_config
+from lora_mnist.training.train import with_adapter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here: nothing is shown of one")
 
@@ -78,7 +77,7 @@ def test_images_live_on_the_device_and_no_step_waits_for_it(adapted):
     assert dataset.train.labels.is_cuda
     model = MLP((64, 32)).to(device)
     if adapted:
-        inject(model, "a", lora_config(settings.finetune))
+        model = with_adapter(model, "a", settings.finetune, seed=0)
     recipe = settings.finetune if adapted else settings.pretrain
 
     def waits(steps: int) -> int:

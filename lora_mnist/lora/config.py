@@ -18,7 +18,7 @@ LARGEST = 1_000_000  # rank: far beyond use, and more would only end in a lack o
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What an adapter is, apart from its weights.
+    """What an adapter is, apart from its weights. Raises LoRAError if a value is out of its range.
 
     A pattern is a layer's name or the end of it (`q_proj` for every `….q_proj`), as in PEFT, or else a regular
     expression for the whole name (`blocks[.][0-3][.].*`).
@@ -36,9 +36,6 @@ class LoRAConfig:
             the model starts as the base (section 4.1).
         dtype: of A and B; None takes fp32 beside weights in fp16 or bf16, in which small steps are lost, and the dtype
             of the weight beside others.
-
-    Raises:
-        LoRAError: a value is out of its range.
     """
 
     targets: Sequence[str] = (ALL_LINEAR,)
@@ -87,13 +84,13 @@ class LoRAConfig:
         Raises LoRAError if a pattern finds no layer; those of rank and alpha look among the target layers only.
         """
         layers = list(layers)
-        found = find(self.targets, layers)
+        found = {layer for pattern in self.targets for layer in find(pattern, layers)}
         plain = replace(self, rank_pattern={}, alpha_pattern={})
         own = {layer: replace(plain, targets=(layer,)) for layer in layers if layer in found}
         for setting, patterns in (("rank", self.rank_pattern), ("alpha", self.alpha_pattern)):
             for pattern in reversed(list(patterns)):  # so that the first one has the last word
                 value: dict[str, Any] = {setting: patterns[pattern]}
-                for layer in find([pattern], list(own), "target layer"):
+                for layer in find(pattern, list(own), "target layer"):
                     own[layer] = replace(own[layer], **value)
         return own
 
@@ -107,18 +104,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def find(patterns: Iterable[str], names: Sequence[str], kind: str = "linear layer") -> set[str]:
-    """The names among `names`, of what is called `kind` in an error, that at least one of `patterns` finds.
-
-    Raises LoRAError if a pattern finds none, or is not a valid expression.
-    """
-    found = set()
-    for pattern in patterns:
-        if not (hits := matching(pattern, names)):
-            there = f"The {kind}s are {', '.join(names)}." if names else "There is none to adapt."
-            raise LoRAError(f"Target {pattern!r} matches no {kind}.", there)
-        found |= hits
-    return found
+def find(pattern: str, names: Sequence[str], kind: str = "linear layer") -> set[str]:
+    """As `matching`; LoRAError also if it finds none, with `kind` for what `names` are names of."""
+    if found := matching(pattern, names):
+        return found
+    there = f"The {kind}s are {', '.join(names)}." if names else "There is none to adapt."
+    raise LoRAError(f"Target {pattern!r} matches no {kind}.", there)
 
 
 def matching(pattern: str, names: Sequence[str]) -> set[str]:

@@ -93,8 +93,7 @@ def differences(fingerprint: Fingerprint, found: Fingerprint) -> dict[str, str]:
 
 def first_difference(one: Fingerprint, other: Fingerprint) -> str | None:
     """Name of the first tensor, in alphabetical order, that is not the same in `one` and `other`; None if all are."""
-    names = sorted(one.tensors.keys() | other.tensors.keys())
-    return next((name for name in names if one.tensors.get(name) != other.tensors.get(name)), None)
+    return next(iter(differences(one, other)), None)
 
 
 def changed_bytes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -1,7 +1,4 @@
-"""One adapted linear layer: a frozen `nn.Linear`, and the low-rank updates of any number of adapters.
-
-W' = W + strength · scaling · B A, with A (rank, in) and B (out, rank) (LoRA, arXiv 2106.09685). W is never written.
-"""
+"""What an adapted model has in place of its modules: `LoRALinear`, and `TrainedWhole` (PEFT's `modules_to_save`)."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -79,7 +76,6 @@ class LoRAUpdate(nn.Module):
         return (self.scaling * self.strength) * (self.lora_B @ self.lora_A)
 
     def extra_repr(self) -> str:
-        """What `print(model)` says of it."""
         state = f"strength={self.strength:g}" if self.strength else "off"
         return f"rank={self.config.rank}, alpha={self.config.alpha:g}, {state}, dtype={self.lora_A.dtype}"
 
@@ -123,7 +119,7 @@ class LoRALinear(nn.Linear):
         `generator` draws `lora_A` (rank, in); None takes torch's global one. Raises LoRAError if there is one of that
         name, torch cannot store one under it, or the layer is merged.
         """
-        self.require_unmerged("add an adapter")
+        require_unmerged(self, "add an adapter")
         check_name(name, self.updates)
         self.updates[name] = LoRAUpdate(self, config, generator).train(self.training)
         return self.updates[name]  # type: ignore[no-any-return]
@@ -139,13 +135,7 @@ class LoRALinear(nn.Linear):
                 weight = weight + update.weight()
         return weight.to(self.weight.dtype)
 
-    def require_unmerged(self, action: str) -> None:
-        """Raises LoRAError if the layer is merged: what `action` changes would not show in the merged matrix."""
-        if self.merged is not None:
-            raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
-
     def extra_repr(self) -> str:
-        """What `print(model)` says of it."""
         state = ", off" if self.off else ", merged" if self.merged is not None else ""
         return super().extra_repr() + state
 
@@ -164,8 +154,7 @@ def adapt(linear: nn.Linear) -> LoRALinear:
     plain = type(linear)
     linear.requires_grad_(False)
     # a subclass keeps what it does, such as the product of a quantised weight: ours comes first, and calls it
-    kind = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
-    linear.__class__ = kind
+    linear.__class__ = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
     assert isinstance(linear, LoRALinear)  # for the type checker
     linear.plain_class, linear.plain_forward = plain, vars(linear).pop("forward", None)
     linear.updates, linear.off = nn.ModuleDict().train(linear.training), False
@@ -191,6 +180,56 @@ def restore(layer: LoRALinear) -> nn.Linear:
     return linear
 
 
+class TrainedWhole(nn.Module):
+    """A module (`base`), frozen, and a copy of it for every adapter that trains it whole.
+
+    A copy has no strength: it is used while its adapter's strength is not 0, and `base` while none is. In a state dict
+    the tensors of `base` have the names they had without the wrapper, so that the file of a base loads into it.
+
+    Attributes:
+        base: a module that is called, not a container; frozen from now on.
+        updates: nn.ModuleDict of the copies, by adapter name.
+        active: the adapter whose copy is used; None is the base.
+        off: while True the module is its base, whatever is on; `disabled` sets it.
+    """
+
+    def __init__(self, base: nn.Module):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.updates: Any = nn.ModuleDict()
+        self.active: str | None = None
+        self.off = False
+        self.train(base.training)
+        self.register_state_dict_post_hook(_name_as_in_the_base)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_name_as_here)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_keep_adapters)  # type: ignore[no-untyped-call]
+
+    def module(self) -> nn.Module:
+        """The one in use."""
+        return self.base if self.off or self.active is None else self.updates[self.active]
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        return self.module()(*arguments, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        """Models also ask their layers for what torch's have: `weight`, `in_features`, a `config`."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base", "updates", "off", "active"):  # not made yet, or being copied
+                raise
+            return getattr(self.module(), name)
+
+    def extra_repr(self) -> str:
+        return f"active={None if self.off else self.active!r}"
+
+
+def require_unmerged(model: nn.Module, action: str) -> None:
+    """Raises LoRAError if a layer of it is merged: what `action` changes would not show in the merged matrix."""
+    if any(isinstance(layer, LoRALinear) and layer.merged is not None for layer in model.modules()):
+        raise LoRAError(f"The model is merged, so one cannot {action}.", "Call `unmerge` first.")
+
+
 def check_name(name: str, taken: Iterable[str]) -> None:
     """Raises LoRAError if a new adapter cannot be called `name`."""
     if not isinstance(name, str):
@@ -207,8 +246,22 @@ def _is_called(module: nn.Module, inputs: Any) -> None:
 
 def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """A plain base's state dict loads as it is, with `strict=True` too: what it has no adapters for stays."""
-    assert isinstance(module, LoRALinear)
-    module.require_unmerged("load weights")
+    assert isinstance(module, LoRALinear | TrainedWhole)
+    require_unmerged(module, "load weights")
     own = module.updates.state_dict(prefix=f"{prefix}updates.", keep_vars=True)
     if not any(key in state for key in own):
         state.update(own)
+
+
+def _name_as_in_the_base(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """`head.base.weight` → `head.weight`."""
+    for key in [key for key in state if key.startswith(prefix)]:  # all of them, to keep their order
+        state[prefix + key.removeprefix(prefix).removeprefix("base.")] = state.pop(key)
+
+
+def _name_as_here(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """`head.weight` → `head.base.weight`."""
+    assert isinstance(module, TrainedWhole)
+    for name in sorted(module.base.state_dict(), key=len, reverse=True):  # a longer one might be in the way
+        if prefix + name in state:
+            state[f"{prefix}base.{name}"] = state.pop(prefix + name)

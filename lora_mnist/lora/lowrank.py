@@ -103,14 +103,9 @@ def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
 def combine_cat(model: nn.Module, name: str, weights: Mapping[str, float]) -> dict[str, LoRAUpdate]:
     """Weighted sum of adapters as one adapter `name`, exactly: A and B side by side, ranks add up. Returns its updates.
 
-    The new adapter is on alone; those it was made of are off, and stay.
-
-    Args:
-        weights: factor of every adapter that takes part; the strengths they have now do not count.
-
-    Raises:
-        LoRAError: no adapter is given, one does not exist or trains a module whole, a weight is not finite, or as
-            `inject` does.
+    `weights` has the factor of every adapter that takes part; the strengths they have now do not count. The new adapter
+    is on alone; those it was made of are off, and stay. Raises LoRAError if no adapter is given, one does not exist or
+    trains a module whole, or a weight is not finite, and as `inject` does.
     """
     return _install(model, name, _side_by_side(model, weights))
 
@@ -157,7 +152,7 @@ def _install(model: nn.Module, name: str, factors: Mapping[str, Factors]) -> dic
         if not (a.to(dtype).isfinite().all() and b.to(dtype).isfinite().all()):
             raise LoRAError(f"The update of {path} is too large for {dtype}.", "Choose smaller weights.")
         configs[path] = LoRAConfig((path,), rank=len(a), alpha=float(len(a)), dtype=dtype)
-    updates = attach(model, name, configs, torch.Generator())  # a generator of its own: what it draws is overwritten
+    updates = attach(model, name, configs, torch.Generator(), [])  # of its own: what it draws is overwritten
     for path, (a, b, _) in factors.items():
         updates[path].lora_A.copy_(a)
         updates[path].lora_B.copy_(b)

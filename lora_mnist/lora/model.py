@@ -6,6 +6,7 @@ Target layers become `LoRALinear` in place; modules that an adapter trains whole
 import copy
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +17,7 @@ from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
-from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt, check_name, restore
-from lora_mnist.lora.modules_to_save import TrainedWhole
+from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, TrainedWhole, adapt, check_name, require_unmerged, restore
 
 HEADS = ("score", "classifier")  # what transformers calls a classifier's output layer; PEFT knows the same two
 # nobody takes their matrices for linear layers
@@ -45,14 +45,9 @@ def whole_modules(model: nn.Module) -> dict[str, TrainedWhole]:
 
 def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Module]:
     """The modules that the model has without adapters, by name; a wrapped one is its wrapper."""
-    inside = {id(part) for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
+    inside = {part for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
     modules = model.named_modules(remove_duplicate=not every_name)
-    return {path: module for path, module in modules if id(module) not in inside}
-
-
-def without_copies(module: nn.Module) -> nn.Module:
-    """The module of the base behind an entry of `own_modules`."""
-    return module.base if isinstance(module, TrainedWhole) else module
+    return {path: module for path, module in modules if module not in inside}
 
 
 def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear]:
@@ -62,9 +57,8 @@ def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Li
     The output projection of nn.MultiheadAttention is left out: torch reads its weight instead of calling it.
     """
     modules = own_modules(model, every_name)
-    read = {id(module.out_proj) for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
-    linear = {path: module for path, module in modules.items() if isinstance(module, nn.Linear)}
-    return {path: layer for path, layer in linear.items() if id(layer) not in read}
+    read = {module.out_proj for module in modules.values() if isinstance(module, nn.MultiheadAttention)}
+    return {path: layer for path, layer in modules.items() if isinstance(layer, nn.Linear) and layer not in read}
 
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -72,6 +66,28 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
     return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Names of the adapters in `model`, in the order they came."""
+    return list(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.updates))
+
+
+def parts_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """All that belongs to adapter `name`: what `updates_of` and `copies_of` give, and they raise as this does."""
+    if name not in (names := adapter_names(model)):
+        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
+    return {path: wrapper.updates[name] for path, wrapper in wrappers(model).items() if name in wrapper.updates}
+
+
+def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
+    """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
+    return {path: part for path, part in parts_of(model, name).items() if isinstance(part, LoRAUpdate)}
+
+
+def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
+    return {path: part for path, part in parts_of(model, name).items() if not isinstance(part, LoRAUpdate)}
 
 
 def is_in(path: str, modules: Iterable[str]) -> bool:
@@ -83,12 +99,16 @@ def is_in(path: str, modules: Iterable[str]) -> bool:
 
 
 def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> dict[str, LoRAConfig]:
-    """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target.
-
-    Warns of what the patterns seem to mean and cannot have. Raises LoRAError if one of them finds nothing.
-    """
-    layers = [path for path in linear_layers(model) if not is_in(path, whole)]
-    outputs, others = _output_layers(model), _other_matrices(model)
+    """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target."""
+    outputs, linear = _output_layers(model), linear_layers(model)
+    layers = [path for path in linear if not is_in(path, whole)]
+    others = {  # matrices, or stacks of them, that are no linear layer's, by name: their module's class
+        f"{path}.{name}".lstrip("."): type(module).__name__
+        for path, module in own_modules(model).items()
+        if not (isinstance(module, NOT_LINEAR) or is_in(path, linear))
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() >= 2 and 1 not in parameter.shape
+    }
     targets: set[str] = set()
     left_out: dict[str, str] = {}
     for pattern in config.targets:
@@ -100,14 +120,13 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
         if unfit and not matching(pattern, layers):
             cause = f"Target {pattern!r} finds no nn.Linear, but {_listed(unfit)}."
             raise LoRAError(cause, "Only nn.Linear is adapted.")
-        targets |= find([pattern], layers)
+        targets |= find(pattern, layers)
         left_out |= unfit
     if not targets:
         rest = f"; left out are {_listed(others)}" if others else ""
         raise LoRAError(f"There is none to adapt: no linear layer but the output's{rest}.", "Name a target.")
     if left_out:
-        text = f"Only nn.Linear is adapted, so these matrices are left out: {_listed(left_out)}."
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(f"Only nn.Linear is adapted, so these matrices are left out: {_listed(left_out)}.", stacklevel=3)
     heads = [path for path in outputs if path in HEADS and not is_in(path, whole)]
     if ALL_LINEAR in config.targets and heads:
         advice = f"To train it whole, pass also_train=({heads[0]!r},)."
@@ -126,49 +145,19 @@ def _output_layers(model: nn.Module) -> list[str]:
     return [path for path, module in own_modules(model).items() if module is output]
 
 
-def _other_matrices(model: nn.Module) -> dict[str, str]:
-    """Parameters of other than linear layers that are matrices, or stacks of them, by name: their module's class."""
-    linear = linear_layers(model)
-    return {
-        f"{path}.{name}".lstrip("."): type(module).__name__
-        for path, module in own_modules(model).items()
-        if not (isinstance(module, NOT_LINEAR) or is_in(path, linear))
-        for name, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() >= 2 and 1 not in parameter.shape
-    }
-
-
-def _listed(found: Mapping[str, str]) -> str:
+def _listed(found: dict[str, str]) -> str:
     """The first name of every class, and how many more there are."""
-    classes: dict[str, list[str]] = {}
-    for name, kind in found.items():
-        classes.setdefault(kind, []).append(name)
-    return ", ".join(
-        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} ({kind})" for kind, names in classes.items()
-    )
-
-
-def _warn_of_shared_weights(model: nn.Module, paths: Iterable[str]) -> None:
-    """Name the modules among `paths` that share a parameter with another: that one keeps W, adapted or not."""
-    modules = {path: without_copies(module) for path, module in own_modules(model).items()}
-    owners: dict[int, list[str]] = {}
-    for path, module in modules.items():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append(path)
-    for path in paths:
-        sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
-        if others := [owner for owner in sharing if not is_in(owner, [path])]:
-            warnings.warn(f"{path} shares its weight with {others[0]}, which stays as it is.", stacklevel=3)
+    first = {kind: name for name, kind in reversed(found.items())}
+    counts = Counter(found.values()).items()
+    return ", ".join(f"{first[kind]}{f' and {n - 1} more' if n > 1 else ''} ({kind})" for kind, n in counts)
 
 
 def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
-    """The names of the modules that `patterns`, or one, find, without those that lie in another of them.
-
-    Raises LoRAError if a pattern finds none, or one that is a container, has adapters, or is trained by one that is on.
-    """
+    """The names of the modules that `patterns`, or one, find, without those that lie in another of them."""
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
-    found = find([patterns] if isinstance(patterns, str) else patterns, names, "module")
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    found = {path for pattern in patterns for path in find(pattern, names, "module")}
     whole = [path for path in names if path in found and not is_in(path, found - {path})]
     for path in whole:
         module = modules[path]
@@ -178,7 +167,7 @@ def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[st
         if isinstance(module, TrainedWhole):
             if module.active is not None:
                 raise LoRAError(f"{path} is trained whole by {module.active!r}, which is on.", "Switch that one off.")
-        elif any(isinstance(part, LoRALinear | TrainedWhole) for part in module.modules()):
+        elif wrappers(module):
             raise LoRAError(f"{path} has adapters, so it cannot be trained whole.", "Remove them before.")
     return whole
 
@@ -198,16 +187,13 @@ def inject(
     Adapters that are there already stay on, frozen too. If it raises, the model is as it was. A UserWarning names what
     a target seems to mean and cannot have (`Conv1D`, fused experts, quantised layers), and weights that a target shares
     with another module, which then keeps W. The running statistics of nn.BatchNorm, which are part of the base, still
-    move in training mode: keep such layers in eval mode.
+    move in training mode: keep such layers in eval mode. Returns the new update of every adapted layer, by its name.
 
     Args:
         model: any module; its target layers become `LoRALinear` in place, wherever they occur in it.
         generator: draws `lora_A`; None takes torch's global one.
         also_train: patterns, as those of targets, of modules of any kind that the adapter trains whole, as a new
             classifier has to be. It trains a copy that belongs to the adapter; the base keeps its own.
-
-    Returns:
-        The new update of every adapted layer, by the layer's name.
 
     Raises:
         LoRAError: a pattern matches nothing, the rank is above the smaller side of every target, a module to train
@@ -216,23 +202,25 @@ def inject(
     check_name(name, adapter_names(model))
     whole = modules_to_train(model, also_train)
     configs = _resolve_targets(model, config, whole)
-    layers = linear_layers(model)
-    sides = {path: min(layers[path].in_features, layers[path].out_features) for path in configs}  # 0: a lazy layer
-    if all(own.rank > sides[path] > 0 for path, own in configs.items()):
-        cause = (
-            f"`rank` (={max(own.rank for own in configs.values())}) is above the smaller side of every target layer."
-        )
-        raise LoRAError(cause, f"Choose a rank of at most {max(sides.values())}.")
-    _warn_of_shared_weights(model, [*configs, *whole])
+    sides = {path: min(layer.in_features, layer.out_features) for path, layer in linear_layers(model).items()}
+    if all(own.rank > sides[path] > 0 for path, own in configs.items()):  # 0: a lazy layer
+        rank = max(own.rank for own in configs.values())
+        cause = f"`rank` (={rank}) is above the smaller side of every target layer."
+        raise LoRAError(cause, f"Choose a rank of at most {max(sides[path] for path in configs)}.")
+    modules = own_modules(model)
+    owners: dict[int, list[str]] = {}
+    for path, module in modules.items():
+        for parameter in module.parameters(recurse=isinstance(module, TrainedWhole)):  # has none of its own
+            owners.setdefault(id(parameter), []).append(path)
+    for path in (*configs, *whole):
+        sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
+        if others := [owner for owner in sharing if not is_in(owner, [path])]:  # that one keeps W
+            warnings.warn(f"{path} shares its weight with {others[0]}, which stays as it is.", stacklevel=2)
     return attach(model, name, configs, generator, whole)
 
 
 def attach(
-    model: nn.Module,
-    name: str,
-    configs: Mapping[str, LoRAConfig],
-    generator: torch.Generator | None = None,
-    whole: Iterable[str] = (),
+    model: nn.Module, name: str, configs: Mapping[str, LoRAConfig], generator: torch.Generator | None, whole: list[str]
 ) -> dict[str, LoRAUpdate]:
     """`inject`, with a config for each layer by name, and the names that `modules_to_train` returned."""
     check_name(name, adapter_names(model))
@@ -240,21 +228,20 @@ def attach(
     for path in configs:
         if isinstance(layers[path].weight, nn.UninitializedParameter):
             raise LoRAError(f"{path} is lazy and has no shape to adapt yet.", "Run the model once before.")
-    for adapted in adapted_layers(model).values():
-        adapted.require_unmerged("add an adapter")
-    to_copy = {path: modules[path] for path in whole}
+    require_unmerged(model, "add an adapter")
+    bases = {path: module.base if isinstance(module, TrainedWhole) else module for path, module in modules.items()}
     with torch.inference_mode(False):  # what is made in that mode can never train
         # all that takes memory comes first, so that running out of it leaves the model as it was
         updates = {path: LoRAUpdate(layers[path], own, generator) for path, own in configs.items()}
-        copies = {path: copy.deepcopy(without_copies(module)) for path, module in to_copy.items()}
+        copies = {path: copy.deepcopy(bases[path]) for path in whole}
     for path, update in updates.items():
         layer = adapt(layers[path])
         layer.updates[name] = update.train(layer.training)
-    for path, module in to_copy.items():
+    for path, part in copies.items():
+        module = modules[path]
         wrapper = module if isinstance(module, TrainedWhole) else TrainedWhole(module)
-        if wrapper is not module:
-            exchange(model, module, wrapper)
-        wrapper.updates[name], wrapper.active = copies[path].train(wrapper.training), name
+        exchange(model, module, wrapper)
+        wrapper.updates[name], wrapper.active = part.train(wrapper.training), name
     train_only(model, name)
     return updates
 
@@ -264,12 +251,9 @@ def remove(model: nn.Module, name: str) -> None:
 
     Raises LoRAError if there is no such adapter, or the model is merged.
     """
-    _require_adapter(model, name)
-    for layer in adapted_layers(model).values():
-        layer.require_unmerged("remove an adapter")
-    for wrapper in wrappers(model).values():
-        if name not in wrapper.updates:
-            continue
+    parts, carriers = parts_of(model, name), wrappers(model)
+    require_unmerged(model, "remove an adapter")
+    for wrapper in (carriers[path] for path in parts):
         del wrapper.updates[name]
         if isinstance(wrapper, TrainedWhole):
             wrapper.active = None if wrapper.active == name else wrapper.active
@@ -287,29 +271,7 @@ def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 setattr(parent, name, new)
 
 
-# By name --------------------------------------------------------------------------------------------------------------
-
-
-def adapter_names(model: nn.Module) -> list[str]:
-    """Names of the adapters in `model`, in the order they came."""
-    return list(dict.fromkeys(name for layer in adapted_layers(model).values() for name in layer.updates))
-
-
-def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
-    """The updates of adapter `name`, by the name of their layer. Raises LoRAError if there is no such adapter."""
-    _require_adapter(model, name)
-    return {path: layer.updates[name] for path, layer in adapted_layers(model).items() if name in layer.updates}
-
-
-def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
-    """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
-    _require_adapter(model, name)
-    return {path: module.updates[name] for path, module in whole_modules(model).items() if name in module.updates}
-
-
-def parts_of(model: nn.Module, name: str) -> list[nn.Module]:
-    """All that belongs to adapter `name`: its updates and copies. Raises LoRAError if there is no such adapter."""
-    return [*updates_of(model, name).values(), *copies_of(model, name).values()]
+# Switch ---------------------------------------------------------------------------------------------------------------
 
 
 def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
@@ -317,19 +279,10 @@ def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
 
     Raises LoRAError if there is no such adapter.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    chosen = [part for name in names for part in parts_of(model, name)]
+    names = [names] if isinstance(names, str) else names
+    chosen = nn.ModuleList(part for name in names for part in parts_of(model, name).values())
     model.requires_grad_(False)
-    for part in chosen:
-        part.requires_grad_(True)
-
-
-def _require_adapter(model: nn.Module, name: str) -> None:
-    if name not in (names := adapter_names(model)):
-        raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
-
-
-# Switch ---------------------------------------------------------------------------------------------------------------
+    chosen.requires_grad_(True)
 
 
 def strengths(model: nn.Module) -> dict[str, float]:
@@ -356,20 +309,16 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
             raise LoRAError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
         if any(abs(strength * one.scaling) > torch.finfo(one.lora_B.dtype).max for one in updates):
             raise LoRAError(f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one.")
-    active: dict[str, str | None] = {}
     for path, module in whole_modules(model).items():
-        on = [name for name in module.updates if wanted.get(name)]
-        if len(on) > 1:
+        if len(on := [name for name in module.updates if wanted.get(name)]) > 1:
             cause = f"{path} is trained whole by {' and '.join(on)}: it can be but one."
             raise LoRAError(cause, "Switch on one of them.")
-        active[path] = on[0] if on else None
-    for layer in adapted_layers(model).values():
-        layer.require_unmerged("switch adapters")
+    require_unmerged(model, "switch adapters")
     for layer in adapted_layers(model).values():
         for name, update in layer.updates.items():
             update.strength = float(wanted.get(name, 0.0))
-    for path, module in whole_modules(model).items():
-        module.active = active[path]
+    for module in whole_modules(model).values():
+        module.active = next((name for name in module.updates if wanted.get(name)), None)
 
 
 def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
@@ -378,8 +327,7 @@ def scale_alpha(model: nn.Module, name: str, factor: float) -> None:
     A and B stay as they are, and so does the strength. Raises LoRAError, and every alpha is as it was, if there is no
     such adapter, the model is merged, or an alpha would not be a finite number above 0.
     """
-    for layer in adapted_layers(model).values():
-        layer.require_unmerged("change alpha")
+    require_unmerged(model, "change alpha")
     updates = updates_of(model, name).values()
     configs = [replace(update.config, alpha=update.config.alpha * factor) for update in updates]
     for update, config in zip(updates, configs, strict=True):
@@ -430,13 +378,11 @@ def parameter_table(model: nn.Module, name: str) -> ParameterTable:
     """Shapes layer by layer, and how many numbers adapter `name` adds. Raises LoRAError if there is none."""
     updates, rows = updates_of(model, name), []
     for path, layer in linear_layers(model).items():
-        weight, bias = tuple(layer.weight.shape), None if layer.bias is None else tuple(layer.bias.shape)
+        W, bias, A, B, scaling = layer.weight, layer.bias, None, None, None
         if update := updates.get(path):
-            A, B = tuple(update.lora_A.shape), tuple(update.lora_B.shape)
-            rows.append(LayerParameters(path, weight, bias, A, B, update.scaling))
-        else:
-            rows.append(LayerParameters(path, weight, bias, None, None, None))
-    added = sum(parameter.numel() for part in parts_of(model, name) for parameter in part.parameters())
+            A, B, scaling = tuple(update.lora_A.shape), tuple(update.lora_B.shape), update.scaling
+        rows.append(LayerParameters(path, tuple(W.shape), None if bias is None else tuple(bias.shape), A, B, scaling))
+    added = sum(parameter.numel() for part in parts_of(model, name).values() for parameter in part.parameters())
     of_adapters = {id(p) for wrapper in wrappers(model).values() for p in wrapper.updates.parameters()}
     base = sum(p.numel() for p in model.parameters() if id(p) not in of_adapters)
     return ParameterTable(tuple(rows), base, added, base + added, added / base)

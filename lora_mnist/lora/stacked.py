@@ -69,25 +69,19 @@ class _Stacked(torch.autograd.Function):
 
 
 def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
-    """One network that is all of `models` at once; only their adapters `name` train in it.
+    """One network for the rows of `models[0]`, then as many of `models[1]`, and so on; only their adapters train in it.
 
-    Args:
-        models: the same base, its very tensors, each with one adapter, `name`, which differ in their A and B alone.
-
-    Returns:
-        A network for the rows of `models[0]`, then as many of `models[1]`, and so on. It has copies of A and B, which
-        `unstack` brings back, and shares the base.
-
-    Raises:
-        LoRAError: the models differ in more than that, or have dropout, whose random numbers a stack cannot draw alike.
+    The models share the very tensors of one base and have one adapter each, `name`; these differ in A and B alone. The
+    stack shares the base too, and has copies of A and B, which `unstack` brings back. Raises LoRAError if the models
+    differ in more than that, or have dropout, whose random numbers a stack cannot draw alike.
     """
 
-    def signature(model: nn.Module) -> dict[str, tuple[object, ...]]:
-        bases = {path: id(layer.weight) for path, layer in adapted_layers(model).items()}
-        return {
-            path: (bases[path], update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength)
-            for path, update in updates_of(model, name).items()
-        }
+    def signature(model: nn.Module) -> list[tuple[object, ...]]:
+        return [
+            (path, id(layer.weight), update.lora_A.shape, update.lora_A.dtype, update.scaling, update.strength)
+            for path, layer in adapted_layers(model).items()
+            for update in layer.updates.values()
+        ]
 
     first = models[0]
     for model in models:

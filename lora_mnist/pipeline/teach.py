@@ -82,8 +82,9 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
     def train(on: Drawings, how: TeachSettings, done: int = 0) -> tuple[MLP, History]:
+        settings = work.settings.model_copy(update={"teach": how})
         progress = replace(reported, before=done) if reported else SILENT if done else work.progress
-        return train_on_drawings(work.base, NAME, on, how, seed, work.dataset, uncertainty, progress)
+        return train_on_drawings(work.base, NAME, on, settings, work.dataset, progress, uncertainty)
 
     adapted, history = train(drawings, recipe)
     was_right = is_right(work.base, drawings)

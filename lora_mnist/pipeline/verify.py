@@ -173,7 +173,7 @@ def _check_report(run: Run) -> tuple[bool | None, list[str], list[str]]:
     """Whether the report's files are the saved ones and hold the run's documents as they are now; failures; notes."""
     from lora_mnist.runs.listing import documents_of  # which the commands that print a VerifyResult do without
 
-    report = run.stored_report
+    report = Artifact(run.report)
     if not report.is_finished:
         return None, [], []
     try:

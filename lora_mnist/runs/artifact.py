@@ -25,7 +25,7 @@ from lora_mnist.runs.atomic import (
     MANIFEST,
     RESTORE,
     is_finished,
-    read_manifest,
+    parse_manifest,
     require_same,
     sha256_of,
     to_json,
@@ -58,22 +58,19 @@ DRAWING = re.compile(rf"{DRAWINGS}/([0-9])/([0-9]{{4}})\.png")
 ABOUT = "lora_mnist"  # one entry of metadata: safetensors writes several in random order, and equal runs must be equal
 
 
-class Artifact:
-    """A finished folder of a run, as it was saved. Each of its documents is read once.
+def _stored(name: str, kind: type[D]) -> cached_property[D]:
+    return cached_property(lambda artifact: artifact.document(name, kind))
 
-    Attributes:
-        folder: its place. If a writer was killed in the middle, its files may still be beside it.
-    """
+
+class Artifact:
+    """A finished folder of a run, as it was saved. Each of its documents is read once."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = folder  # its place; if a writer was killed in the middle, its files may still be beside it
+        self.name = folder.name
         self._contents: dict[str, bytes] = {}
         self._is_whole = False
         self._version = version_of(folder)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def is_finished(self) -> bool:
@@ -113,13 +110,11 @@ class Artifact:
 
     def require_saved(self, name: str) -> None:
         """Raises RunError if a file cannot be read, AlteredError if it is not the saved one."""
-        if name.endswith(".json"):  # kept, so that each is read once
-            found = hashlib.sha256(self.content(name)).hexdigest()
-        else:
-            try:
-                found = sha256_of(self.file(name))
-            except OSError as error:
-                raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
+        try:
+            is_kept = name.endswith(".json")  # so that each is read once
+            found = hashlib.sha256(self.content(name)).hexdigest() if is_kept else sha256_of(self.file(name))
+        except OSError as error:
+            raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
         require_same(self.folder / name, found, self.hashes.get(name))
 
     def require_unchanged(self) -> None:
@@ -132,7 +127,7 @@ class Artifact:
     @cached_property
     def hashes(self) -> Mapping[str, str]:
         """SHA-256 of every file, from its manifest."""
-        return read_manifest(self.folder, self.content(MANIFEST))
+        return parse_manifest(self.file(MANIFEST), self.content(MANIFEST))
 
     @property
     def weights(self) -> str:
@@ -142,22 +137,10 @@ class Artifact:
                 return name
         raise AlteredError(f"{self.folder / MANIFEST} lists no weights.", RESTORE)
 
-    @cached_property
-    def evaluation(self) -> Evaluation:
-        return self.document(EVALUATION, Evaluation)
-
-    @cached_property
-    def finetune(self) -> FinetuneRecord:
-        """Of an adapter, or of a checkpoint with all weights trained."""
-        return self.document(FINETUNE, FinetuneRecord)
-
-    @cached_property
-    def analysis(self) -> Analysis:
-        return self.document(ANALYSIS, Analysis)
-
-    @cached_property
-    def provenance(self) -> Provenance:
-        return self.document(PROVENANCE, Provenance)
+    evaluation = _stored(EVALUATION, Evaluation)
+    finetune = _stored(FINETUNE, FinetuneRecord)  # of an adapter, or of a checkpoint with all weights trained
+    analysis = _stored(ANALYSIS, Analysis)
+    provenance = _stored(PROVENANCE, Provenance)
 
     def document(self, name: str, kind: type[D]) -> D:
         """Read and validate a JSON file.
@@ -284,8 +267,8 @@ class ArtifactWriter:
         from lora_mnist.lora.fingerprint import compute_fingerprint
 
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-        architecture = {"class": "MLP", "hidden": model.hidden}
-        about = {"architecture": architecture, "fingerprint": compute_fingerprint(tensors).to_text()}
+        fingerprint = compute_fingerprint(tensors).to_text()
+        about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "fingerprint": fingerprint}
         self.tensors(WEIGHTS, tensors, {ABOUT: json.dumps(about)})
 
     def results(
@@ -304,8 +287,8 @@ class ArtifactWriter:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["step", "learning_rate", "loss"])
         if history is not None:
-            steps = range(1, len(history.losses) + 1)
-            writer.writerows(zip(steps, history.rates, history.losses, strict=True))
+            rows = enumerate(zip(history.rates, history.losses, strict=True), 1)
+            writer.writerows((step, *row) for step, row in rows)
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
     def drawings(self, drawings: Drawings) -> None:

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.errors import AlteredError, BusyError, DiskError, RunError, UsageError
+from lora_mnist.errors import AlteredError, BusyError, DiskError, UsageError
 from lora_mnist.files import open_regular, read_regular
 
 MANIFEST, LOCK, HOLDER = "manifest.json", ".lock", ".writer"
@@ -65,8 +65,7 @@ def write_file(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             fresh.replace(path)
         except BaseException:
-            with suppress(OSError):
-                fresh.unlink()
+            _discard(fresh)
             raise
         if TEMPORARY not in path.parent.name:  # a folder that is being built is synced once, when it is whole
             sync_folder(path.parent)
@@ -193,16 +192,11 @@ def unfinished_folders(parent: Path) -> list[Path]:
     return [place for place in _places(parent) if place.is_dir() and not is_finished(place)]
 
 
-def read_manifest(place: Path, content: bytes | None = None) -> dict[str, str]:
-    """SHA-256 of every other file of a finished folder, by its name; `content` is its manifest, if it was read already.
+def parse_manifest(path: Path, content: bytes) -> dict[str, str]:
+    """SHA-256 of every other file of the folder, by its name, from the manifest that was read from `path`.
 
-    Raises RunError if it cannot be read, AlteredError if it is not the saved one.
+    Raises AlteredError if it is not the saved one.
     """
-    path = where_is(place) / MANIFEST
-    try:
-        content = read_regular(path) if content is None else content
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}.", RESTORE) from error
     manifest = parse_json(path, content)
     files = manifest.get("files") if isinstance(manifest, dict) else None
     # a space more is damage too, since the run digest covers these bytes
@@ -301,14 +295,16 @@ def one_writer(folder: Path) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     lock_file, holder = folder / LOCK, folder / HOLDER
+    # a marker file in place of a lock would outlive a kill, so there is no soft lock to fall back on
+    lock = FileLock(os.path.realpath(lock_file), timeout=0, is_singleton=True, fallback_to_soft=False)
+    if lock.is_locked:  # by this thread
+        with lock:
+            yield False
+        return
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         if lock_file.is_symlink():  # the file it links to would be written over
             raise DiskError(f"{lock_file} is a link to another file.", "Remove it.")
-        # a marker file in place of a lock would outlive a kill, so there is no soft lock to fall back on
-        lock = FileLock(os.path.realpath(lock_file), timeout=0, is_singleton=True, fallback_to_soft=False)
-        nested = lock.is_locked
         for attempt in (1, 2, 3):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -326,22 +322,19 @@ def one_writer(folder: Path) -> Iterator[bool]:
                 if attempt == 3 or not isinstance(error, FileNotFoundError):  # another command removed its empty folder
                     raise
     try:
-        if not nested:
-            with suppress(OSError):  # on a full disk the command's own files matter, not its name
-                command = shlex.join(["lora-mnist", *sys.argv[1:]])[:500]
-                since = datetime.now().astimezone().isoformat(" ", "seconds")
-                holder.write_bytes(f"process {os.getpid()} (`{command}`), since {since}".encode())
-        yield not nested
+        with suppress(OSError):  # on a full disk the command's own files matter, not its name
+            command = shlex.join(["lora-mnist", *sys.argv[1:]])[:500]
+            since = datetime.now().astimezone().isoformat(" ", "seconds")
+            holder.write_bytes(f"process {os.getpid()} (`{command}`), since {since}".encode())
+        yield True
     finally:
-        if not nested:
-            for path in (holder, lock_file):  # while the lock is held: filelock takes none on a file without a name
-                with suppress(OSError):
-                    path.unlink()
+        for path in (holder, lock_file):  # while the lock is held: filelock takes none on a file without a name
+            with suppress(OSError):
+                path.unlink()
         lock.release()
-        if not nested:
-            with suppress(OSError):  # something is in it
-                for path in made:
-                    path.rmdir()
+        with suppress(OSError):  # something is in it
+            for path in made:
+                path.rmdir()
 
 
 def writer_of(folder: Path) -> str | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
-from lora_mnist.runs.artifact import Artifact
-from lora_mnist.runs.run import Run, is_run
+from lora_mnist.runs.atomic import is_finished
+from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RunDocuments
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 
@@ -85,31 +85,29 @@ def adapter_lines(run: Run) -> list[AdapterLine]:
 def documents_of(run: Run) -> RunDocuments:
     """Every document that a run stores, as report.json holds them.
 
-    Raises:
-        RunError: there is no base, or a document cannot be read or belongs to another base.
+    Raises RunError if there is no base, or a document cannot be read or belongs to another base.
     """
     base, adapters, checkpoints = run.require_base(), run.adapters(), run.full_checkpoints()
+    made = []
     for one in (*adapters, *checkpoints):
         if one.evaluation.base_fingerprint != base.evaluation.base_fingerprint:
             raise RunError(f"{one.name!r} was trained on another base.", f"Remove {one.folder}, or train it again.")
+        documents = FinetunedDocuments(
+            name=one.name,
+            sha256=one.hashes[one.weights],
+            finetune=one.finetune,
+            evaluation=one.evaluation,
+            analysis=one.analysis,
+            provenance=one.provenance,
+        )
+        made.append(documents)
     return RunDocuments(
         schema_version=SCHEMA,
         run_digest=run.digest(),
         run=run.record,
         base=BaseDocuments(sha256=base.hashes[base.weights], evaluation=base.evaluation, provenance=base.provenance),
-        adapters=tuple(_finetuned_documents(one) for one in reversed(adapters)),
-        checkpoints=tuple(_finetuned_documents(one) for one in checkpoints),
-    )
-
-
-def _finetuned_documents(artifact: Artifact) -> FinetunedDocuments:
-    return FinetunedDocuments(
-        name=artifact.name,
-        sha256=artifact.hashes[artifact.weights],
-        finetune=artifact.finetune,
-        evaluation=artifact.evaluation,
-        analysis=artifact.analysis,
-        provenance=artifact.provenance,
+        adapters=tuple(reversed(made[: len(adapters)])),
+        checkpoints=tuple(made[len(adapters) :]),
     )
 
 
@@ -146,7 +144,26 @@ def list_runs(folder: Path) -> Overview:
     """One line for each run in `folder` or below it; a damaged one says what is wrong. Raises RunError: no folder."""
     if not folder.is_dir():
         raise RunError(f"There is no folder {folder}.", "Name the one that has the runs.")
-    return Overview(folder=str(folder), runs=tuple(_run_line(Run(path)) for path in find_runs(folder)))
+    lines = []
+    for run in map(Run, find_runs(folder)):
+        files = [os.path.join(place, name) for place, _, names in os.walk(run.path) for name in names]
+        size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
+        try:
+            base, adapters = run.require_base().evaluation, adapter_lines(run)
+            line = RunLine(
+                run=str(run.path),
+                bytes=size,
+                dataset=base.dataset.name,
+                images=base.splits["test"].count,
+                errors=base.splits["test"].errors,
+                adapters=len(adapters),
+                best=min(adapters, key=lambda line: line.after.errors, default=None),
+                digest=run.digest(),
+            )
+        except RunError as error:
+            line = RunLine(run=str(run.path), bytes=size, fault=error.cause)
+        lines.append(line)
+    return Overview(folder=str(folder), runs=tuple(lines))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -154,30 +171,11 @@ def find_runs(folder: Path) -> list[Path]:
     found = []
     for place, below, files in os.walk(folder):
         path = Path(place)
-        if is_run(path) or ("base" in below and ("adapters" in below or "run.json" in files)):
+        if is_finished(path / "base") or ("base" in below and ("adapters" in below or "run.json" in files)):
             found.append(path)
             below.clear()  # a run has no runs in it
         below[:] = [name for name in below if not name.startswith(".")]
     return sorted(found)
-
-
-def _run_line(run: Run) -> RunLine:
-    files = [os.path.join(place, name) for place, _, names in os.walk(run.path) for name in names]
-    size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
-    try:
-        base, lines = run.require_base().evaluation, adapter_lines(run)
-        return RunLine(
-            run=str(run.path),
-            bytes=size,
-            dataset=base.dataset.name,
-            images=base.splits["test"].count,
-            errors=base.splits["test"].errors,
-            adapters=len(lines),
-            best=min(lines, key=lambda line: line.after.errors, default=None),
-            digest=run.digest(),
-        )
-    except RunError as error:
-        return RunLine(run=str(run.path), bytes=size, fault=error.cause)
 
 
 # How many numbers LoRA trains -----------------------------------------------------------------------------------------
@@ -211,7 +209,7 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
     """
     if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6})*", ranks):
         raise UsageError(f"`rank` (={ranks!r}) is not a list of whole numbers from 1.", "Write it as 1,2,4,8.")
-    layers = {}
+    layers, biases = {}, not shapes
     for i, shape in enumerate(shapes or ()):
         match = re.fullmatch(r"0*([1-9]\d{0,8})[x×]0*([1-9]\d{0,8})", shape)
         if not match:
@@ -221,7 +219,6 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
         run.require_base()
         sizes = (28 * 28, *run.record.settings.model.hidden, 10)
         layers = {f"linear{i}": (fan_out, fan_in) for i, (fan_in, fan_out) in enumerate(pairwise(sizes), 1)}
-    biases = not shapes
     full = sum(rows * columns + rows * biases for rows, columns in layers.values())
     sides = sum(rows + columns for rows, columns in layers.values())
     counts = [int(rank) for rank in ranks.split(",")]

@@ -20,7 +20,6 @@ from lora_mnist.runs.atomic import (
     MANIFEST,
     RESTORE,
     finished_folders,
-    is_finished,
     new_folder,
     one_writer,
     recover,
@@ -57,11 +56,6 @@ class Run:
     def checkpoint(self, name: str) -> Artifact:
         """Checkpoint `name`, which need not exist."""
         return self._at(self.path / "checkpoints" / name)
-
-    @property
-    def stored_report(self) -> Artifact:
-        """The report, which need not exist."""
-        return self._at(self.report)
 
     def adapters(self) -> list[Artifact]:
         """Finished adapters, oldest first; without those that a killed `new_base` was about to remove."""
@@ -192,7 +186,8 @@ class Run:
         """
         with one_writer(self.path) as first:
             if first:
-                self._recover()
+                for folder in (self.path, *(self.path / kind for kind in KINDS)):
+                    recover(folder)
                 self._forget()
             yield
 
@@ -224,9 +219,7 @@ class Run:
         return self.report / "index.html"
 
     def tidy(self) -> None:
-        """Finish what a killed command left: folders beside their places, what was made from a replaced base, and the
-        copy of run.json."""
-        self._recover()
+        """Finish what a killed command left: remove what was made from a replaced base, renew the copy of run.json."""
         for artifact in self.dependents():
             if self._is_obsolete(artifact):
                 remove_folder(artifact.folder)
@@ -234,10 +227,6 @@ class Run:
         content, copy = self.base.content(RECORD), self.path / RECORD
         if not (copy.is_file() and read_regular(copy) == content):
             write_file(copy, content)
-
-    def _recover(self) -> None:
-        for folder in (self.path, *(self.path / kind for kind in KINDS)):
-            recover(folder)
 
     def _forget(self) -> None:
         """Read everything again when it is asked for."""
@@ -255,18 +244,11 @@ class Run:
     def _is_obsolete(self, artifact: Artifact) -> bool:
         """Whether it was made from the base that the present one replaced."""
         try:
-            replaced = self.record.replaced_fingerprint
-            if replaced in (None, self.record.base_fingerprint):
-                return False
-            return artifact.evaluation.base_fingerprint == replaced
+            replaced, present = self.record.replaced_fingerprint, self.record.base_fingerprint
+            return replaced not in (None, present) and artifact.evaluation.base_fingerprint == replaced
         except RunError:
             return False  # damaged, which `require_…` will say
 
 
 class _AnyVersion(Document, extra="allow"):
     schema_version: object = None
-
-
-def is_run(path: Path) -> bool:
-    """Whether a finished base is there."""
-    return is_finished(path / "base")

@@ -115,8 +115,8 @@ class FullParameters(Document):
     trained: Count
 
 
-class FullRecipe(Document):
-    """That part of an adapter's settings which means something without one, beside how the loop goes."""
+class FullSettings(TrainingSettings):
+    """What all weights were trained with: what of an adapter's settings means something without one."""
 
     digit: Digit
     steps: Count
@@ -128,10 +128,6 @@ class FullRecipe(Document):
     rotate: float
     zoom: float
     name: str
-
-
-class FullSettings(FullRecipe, TrainingSettings):  # in this order, the loop's are written first
-    """What all weights were trained with."""
 
 
 class ExtractionSettings(Document):
@@ -180,10 +176,6 @@ def _kind_of_settings(settings: object) -> str:
     return next((kind for field, kind in only.items() if field in fields), "<full>")
 
 
-def _kind_of_parameters(parameters: object) -> str:
-    return "<full>" if "trained" in _fields_of(parameters) else "<adapter>"
-
-
 MadeWith = Annotated[
     Annotated[FinetuneSettings, Tag("<lora>")]
     | Annotated[FullSettings, Tag("<full>")]
@@ -193,7 +185,7 @@ MadeWith = Annotated[
 ]
 Parameters = Annotated[
     Annotated[AdapterParameters, Tag("<adapter>")] | Annotated[FullParameters, Tag("<full>")],
-    Discriminator(_kind_of_parameters),
+    Discriminator(lambda parameters: "<full>" if "trained" in _fields_of(parameters) else "<adapter>"),
 ]
 # a trained adapter, all weights trained, an adapter made of a checkpoint, an adapter trained on drawings
 Method = Literal["lora", "full", "svd", "taught"]
@@ -262,21 +254,14 @@ class FinetunedDocuments(BaseDocuments):
 
 
 class RunDocuments(Document):
-    """The documents of a run in one: report.json.
-
-    Attributes:
-        run_digest: see `Run.digest`.
-        run: run.json.
-        adapters: the newest first.
-        checkpoints: those with all weights trained, the oldest first.
-    """
+    """The documents of a run in one: report.json."""
 
     schema_version: int
-    run_digest: str
+    run_digest: str  # see `Run.digest`
     run: RunRecord
     base: BaseDocuments
-    adapters: Many[FinetunedDocuments]
-    checkpoints: Many[FinetunedDocuments]
+    adapters: Many[FinetunedDocuments]  # the newest first
+    checkpoints: Many[FinetunedDocuments]  # those with all weights trained, the oldest first
 
 
 def evaluation_of(
@@ -304,16 +289,15 @@ def record_provenance(device: torch.device, started: float) -> Provenance:
     import numpy
     import torch
 
-    versions = {
-        "lora-mnist": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": numpy.__version__,
-    }
     return Provenance(
         seconds=round(time.perf_counter() - started, 2),
         device=str(device),
         threads=torch.get_num_threads(),
-        versions=versions,
+        versions={
+            "lora-mnist": __version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": numpy.__version__,
+        },
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )

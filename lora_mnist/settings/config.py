@@ -16,13 +16,7 @@ T = TypeVar("T")
 # made from tuples; read from lists, since neither TOML nor JSON knows tuples
 Many = Annotated[tuple[T, ...], Strict(False)]
 Some = Annotated[tuple[T, ...], Strict(False), Field(min_length=1)]
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-Maybe = Annotated[T | None, Field(exclude_if=_is_none)]  # not written at all where there is none
+Maybe = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # not written at all where there is none
 Digit = Annotated[int, Field(ge=0, le=9)]
 Count = Annotated[int, Field(ge=0)]
 
@@ -181,8 +175,7 @@ class Settings(Document):
 def load_config(name_or_path: str) -> ConfigTables:
     """Read a shipped config by its name or any TOML file by its path.
 
-    Raises:
-        UsageError: there is no such config, it is not TOML, or a key or value in it is not valid.
+    Raises UsageError if there is no such config, it is not TOML, or a key or value in it is not valid.
     """
     layer = read_config(name_or_path)
     if name_or_path != "default":
@@ -194,15 +187,13 @@ def load_config(name_or_path: str) -> ConfigTables:
 def resolve(layers: Sequence[ConfigTables], dataset: str, origin: str = "the command line") -> Settings:
     """Lay `layers` over each other, lowest first, for `dataset`, and check the result.
 
-    Raises:
-        UsageError: a key is unknown or a value is out of its range; the sentence names it and, as its place, `origin`.
+    Raises UsageError if a key is unknown or a value out of its range; it names that and, as its place, `origin`.
     """
     try:
         return Settings.model_validate(merge(layers, dataset))
     except ValidationError as error:
         key, fault, value, rule = first_fault(error)
         if fault == "extra_forbidden":
-            raise UsageError(
-                f"There is no setting `{key}` (in {origin}).", "Settings and their meaning stand in default.toml."
-            ) from error
+            cause = f"There is no setting `{key}` (in {origin})."
+            raise UsageError(cause, "Settings and their meaning stand in default.toml.") from error
         raise UsageError(f"`{key}` (={shown(value)}) {rule} (in {origin}).", "Correct that value.") from error

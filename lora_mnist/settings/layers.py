@@ -12,25 +12,27 @@ from lora_mnist.errors import UsageError
 from lora_mnist.files import read_regular
 
 LARGEST = 1 << 20  # bytes of a config
+PACKAGE = Path(__file__).parents[1]
+# in the package when installed from a wheel, beside it in a checkout
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 
 ConfigTables = Mapping[str, Any]  # nested tables, as TOML gives them
 
 
 def config_names() -> list[str]:
     """The configs that come with the package."""
-    return sorted(path.stem for path in _folder().glob("*.toml"))
+    return sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 
 def config_path(name_or_path: str) -> Path:
     """Where a config lies: one that comes with the package by its name, any other by its path."""
-    return _folder() / f"{name_or_path}.toml" if name_or_path in config_names() else Path(name_or_path)
+    return CONFIGS / f"{name_or_path}.toml" if name_or_path in config_names() else Path(name_or_path)
 
 
 def read_config(name_or_path: str) -> ConfigTables:
     """Its tables as they stand there, whatever keys they have.
 
-    Raises:
-        UsageError: there is no such config, or it is not TOML.
+    Raises UsageError if there is no such config, or it is not TOML.
     """
     path = config_path(name_or_path)
     try:
@@ -48,25 +50,11 @@ def merge(layers: Sequence[ConfigTables], dataset: str) -> dict[str, Any]:
     """The nested tables of `layers` laid over each other; later ones win, `digits` tables count on that data set."""
     merged: dict[str, Any] = {}
     for layer in layers:
-        _lay_over(merged, {key: value for key, value in layer.items() if key != "digits"})
-        if dataset == "digits":
-            _lay_over(merged, layer.get("digits", {}))
+        own = {key: value for key, value in layer.items() if key != "digits"}
+        special = layer.get("digits", {}) if dataset == "digits" else {}
+        if not isinstance(special, Mapping):
+            special = {"digits": special}  # kept as it is, for the validation to refuse by name
+        for key, value in (*own.items(), *special.items()):
+            are_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = {**merged[key], **value} if are_tables else value
     return merged
-
-
-def _lay_over(below: dict[str, Any], above: Any) -> None:
-    if not isinstance(above, Mapping):
-        below["digits"] = above  # not a table: kept as it is, for the validation to refuse by name
-        return
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            below[key] = {**below[key], **value}
-        else:
-            below[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _folder() -> Path:
-    """`configs/` lies in the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"

@@ -49,45 +49,42 @@ class Request:
     def settings(self, stored: Settings | None, dataset: str) -> Settings:
         """Defaults, then the run's `stored` settings, then a config, then the command line, all for `dataset`.
 
-        Raises:
-            UsageError: an unknown setting, or a value out of its range.
+        Raises UsageError for an unknown setting, or a value out of its range.
         """
-        inherited = merge([_layer(stored), {"finetune": NAMELESS, "teach": NAMELESS}], dataset)
-        layers = [load_config("default"), inherited, *self._asked()]
-        return resolve([*layers, {"data": {"dataset": dataset}}], dataset)
+        return resolve([*self._layers(stored, dataset), {"data": {"dataset": dataset}}], dataset)
 
     def wanted_dataset(self, stored: Settings | None) -> str:
         """`auto`, `mnist` or `digits`. Every other setting is checked on the way, before anything is downloaded.
 
-        Raises:
-            UsageError: as `settings` does.
+        Raises UsageError as `settings` does.
         """
-        return resolve([load_config("default"), _layer(stored), *self._asked()], "mnist").data.dataset
+        return resolve(self._layers(stored, "mnist"), "mnist").data.dataset
 
     def refuse_contradictions(self, stored: ConfigTables, sections: Sequence[str], dataset: str, what: Path) -> None:
         """Raises UsageError if a setting asked for within `sections` is not the one that `what` was made with."""
-        asked = merge(self._asked(), dataset)
-        for key, wanted in _flat({name: asked[name] for name in sections if name in asked}):
-            there = dict(_flat(stored)).get(key)
-            if wanted not in (there, "auto", "weakest"):  # these two agree with whatever was found
+        asked, known = merge(self._asked(), dataset), _flat(stored)
+        for key, wanted in _flat({name: asked[name] for name in sections if name in asked}).items():
+            if wanted not in (known.get(key), "auto", "weakest"):  # these two agree with whatever was found
                 raise UsageError(
-                    f"`{key}` (={shown(wanted)}) contradicts {what}, which was made with {shown(there)}.",
+                    f"`{key}` (={shown(wanted)}) contradicts {what}, which was made with {shown(known.get(key))}.",
                     "Leave it out, choose another --run, or make it again with --force.",
                 )
+
+    def _layers(self, stored: Settings | None, dataset: str) -> list[ConfigTables]:
+        tables = stored.model_dump(mode="json") if stored else {}
+        inherited = merge([tables, {"finetune": NAMELESS, "teach": NAMELESS}], dataset)
+        return [load_config("default"), inherited, *self._asked()]
 
     def _asked(self) -> list[ConfigTables]:
         return [*([] if self.config is None else [load_config(self.config)]), self.options]
 
 
-def _layer(settings: Settings | None) -> ConfigTables:
-    return settings.model_dump(mode="json") if settings else {}
-
-
-def _flat(tables: ConfigTables, prefix: str = "") -> list[tuple[str, Any]]:
-    rows = []
+def _flat(tables: ConfigTables, prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted key, tuples as the lists that JSON makes of them."""
+    flat: dict[str, Any] = {}
     for name, value in tables.items():
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
-            rows.append((prefix + name, list(value) if isinstance(value, tuple) else value))
-    return rows
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat

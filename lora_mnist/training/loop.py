@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import EllipsisType
 
 import torch
 from torch import nn
@@ -56,48 +57,23 @@ def train(
     settings: TrainingSettings,
     description: str = "training",
     progress: Progress = SILENT,
+    job_rates: Sequence[float] | None = None,
 ) -> History:
-    """Minimise the mean cross-entropy of each batch in turn.
+    """Minimise the mean cross-entropy of each batch in turn; of several jobs the sum of theirs, so that none changes
+    another, while the history has their mean.
 
     Args:
-        model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode.
+        model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode. Of several
+            jobs, the images of one stand after those of another.
         settings: optimizer, learning rate, schedule, weight decay.
         description, progress: what is shown of it, and how.
+        job_rates: of several jobs, a factor on the learning rate of each.
 
     Raises:
-        UsageError: the loss or a weight became NaN or infinite.
+        UsageError: the loss or a weight became NaN or infinite; not of several jobs, where one must not end the others.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = Adam(weights, settings.weight_decay, decoupled=settings.optimizer == "adamw")
-    rates = learning_rates(settings, len(data.batches))
-    losses = minimise(model, data, optimizer, rates, description, progress, require_finite=True)
-    if not all(bool(weight.isfinite().all()) for weight in weights):
-        raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
-    return History(tuple(losses.tolist()), rates)
-
-
-def minimise(
-    model: nn.Module,
-    data: TrainingData,
-    optimizer: "Adam",
-    rates: Sequence[float],
-    description: str,
-    progress: Progress,
-    require_finite: bool,
-) -> torch.Tensor:
-    """The steps themselves. Of several jobs, the sum of their losses is minimised, so that none changes another.
-
-    Args:
-        model: as that of `train`; of several jobs, the images of one stand after those of another.
-        rates: the learning rate of every step; of several jobs, a factor on the rate of each.
-        require_finite: whether a loss that is not finite is an error.
-
-    Returns:
-        float32 (steps,): the loss, as the mean over the batch and all jobs.
-
-    Raises:
-        UsageError: a loss is not finite, if that is an error.
-    """
+    optimizer = Adam(weights, settings.weight_decay, settings.optimizer == "adamw", job_rates)
     images, labels, device = data.images, data.labels, data.images.device
     jobs = data.batches.shape[:-2].numel()  # 1 if there is no such dimension
     batches = data.batches.to(device).movedim(-2, 0).flatten(1)  # (jobs, steps, batch) -> (steps, jobs * batch)
@@ -105,6 +81,7 @@ def minimise(
     offsets = torch.zeros(10, device=device) if data.offsets is None else data.offsets.to(device)
     offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)  # -> (jobs * batch, 10)
     gradient = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
+    rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(rates), device=device)
     model.train()
     with progress.of(description, losses) as show:
@@ -117,11 +94,16 @@ def minimise(
             loss.backward(gradient)
             optimizer.step(rates[step])
             losses[step] = loss.detach()
-            if require_finite and (step % WINDOW == WINDOW - 1 or step == len(rates) - 1):
-                _require_finite(losses[: step + 1])
+            # a GPU is waited for when its losses are looked at, so that is not done in every step
+            look = job_rates is None and (step % WINDOW == WINDOW - 1 or step == len(rates) - 1)
+            if look and len(wrong := (~losses[: step + 1].isfinite()).nonzero().flatten()):
+                cause = f"The loss became {float(losses[wrong[0]])} in step {int(wrong[0]) + 1}."
+                raise UsageError(cause, "Choose a lower --learning-rate.")
             show(step + 1)
     model.eval()
-    return losses
+    if job_rates is None and not all(bool(weight.isfinite().all()) for weight in weights):
+        raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
+    return History(tuple(losses.tolist()), rates)
 
 
 def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:
@@ -129,15 +111,6 @@ def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:
     if settings.schedule == "constant":
         return (settings.learning_rate,) * steps
     return tuple(settings.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps))
-
-
-def _require_finite(losses: torch.Tensor) -> None:
-    """Raises UsageError if a loss of the last window is not a finite number. A GPU is waited for, so not every step."""
-    if not bool(losses[-WINDOW:].isfinite().all()):
-        step = int((~losses.isfinite()).nonzero()[0])
-        raise UsageError(
-            f"The loss became {float(losses[step])} in step {step + 1}.", "Choose a lower --learning-rate."
-        )
 
 
 class Adam:
@@ -160,14 +133,11 @@ class Adam:
         job_rates: Sequence[float] | None = None,
     ):
         self.weights, self.weight_decay, self.decoupled = list(weights), weight_decay, decoupled
-        self.groups: list[_Group] = []
-        if job_rates is None:
-            self.groups.append(_Group(1.0, None, [weight.detach() for weight in self.weights]))
-            return
+        parts: list[tuple[float, slice | EllipsisType]] = [(1.0, ...)] if job_rates is None else []
         start = 0
-        for rate, jobs in groupby(job_rates):  # torch's function takes one rate: neighbours with the same one share it
-            part = slice(start, start := start + len(list(jobs)))
-            self.groups.append(_Group(rate, part, [weight.detach()[part] for weight in self.weights]))
+        for rate, jobs in groupby(job_rates or ()):  # torch's function takes one rate, which neighbours may share
+            parts.append((rate, slice(start, start := start + len(list(jobs)))))
+        self.groups = [_Group(rate, part, [weight.detach()[part] for weight in self.weights]) for rate, part in parts]
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -177,7 +147,7 @@ class Adam:
         for group in self.groups:
             function(
                 group.weights,
-                gradients if group.part is None else [gradient[group.part] for gradient in gradients],
+                gradients if group.part is ... else [gradient[group.part] for gradient in gradients],
                 group.means,
                 group.squares,
                 [],  # amsgrad's
@@ -202,7 +172,7 @@ class _Group:
         weights: they share the memory of the parameters.
     """
 
-    def __init__(self, rate: float, part: slice | None, weights: list[torch.Tensor]):
+    def __init__(self, rate: float, part: slice | EllipsisType, weights: list[torch.Tensor]):
         self.rate, self.part, self.weights = rate, part, weights
         self.means = [torch.zeros_like(weight) for weight in weights]
         self.squares = [torch.zeros_like(weight) for weight in weights]

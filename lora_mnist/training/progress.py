@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -28,28 +28,19 @@ class Progress:
     quiet: bool = True
     stage: str = ""
 
-    @contextmanager
-    def of(self, description: str, losses: torch.Tensor) -> Iterator[Callable[[int], None]]:
-        """Show a training of `len(losses)` steps: call what is given with the number of steps done, after each.
+    def of(self, description: str, losses: torch.Tensor) -> AbstractContextManager[Callable[[int], None]]:
+        """Show a training: call what is given with the number of steps done, after each.
 
         Args:
             losses: (steps,), filled as the training goes on.
         """
-        steps = len(losses)
-        with self._show(description, steps, f": {steps:,} steps", lambda done: _mean_loss(losses, int(done))) as show:
-            yield show
+        return self.counting(description, len(losses), losses)
 
     @contextmanager
-    def counting(self, description: str, total: int) -> Iterator[Callable[[float], None]]:
-        """Show how much of `total` is done: call what is given with that, as often as it is known."""
-        with self._show(description, total, "", None) as show:
-            yield show
-
-    @contextmanager
-    def _show(
-        self, description: str, total: int, heading: str, loss: Callable[[float], float] | None
+    def counting(
+        self, description: str, total: int, losses: torch.Tensor | None = None
     ) -> Iterator[Callable[[float], None]]:
-        """A bar, or a heading and lines in the log, both with the loss where there is one."""
+        """Show how much of `total` is done: call what is given with that, as often as it is known."""
         description = self.stage + description
         if self.quiet or not total:
             yield lambda done: None
@@ -57,13 +48,13 @@ class Progress:
             with tqdm(total=total, desc=description, bar_format=BAR, leave=False, dynamic_ncols=True) as bar:
 
                 def draw(done: float) -> None:
-                    if loss and done % WINDOW == 0:
-                        bar.set_postfix_str(f"loss {loss(done):.3f}", refresh=False)
+                    if losses is not None and done % WINDOW == 0:
+                        bar.set_postfix_str(f"loss {_mean_loss(losses, int(done)):.3f}", refresh=False)
                     bar.update(int(done) - bar.n)
 
                 yield draw
         else:
-            log.info("%s%s", description, heading)
+            log.info("%s%s", description, "" if losses is None else f": {total:,} steps")
             started, tenths = time.monotonic(), 0
 
             def write(done: float) -> None:
@@ -71,7 +62,7 @@ class Progress:
                 if int(10 * done / total) == tenths:
                     return
                 tenths = int(10 * done / total)
-                shown = f", loss {loss(done):.3f}" if loss else ""
+                shown = "" if losses is None else f", loss {_mean_loss(losses, int(done)):.3f}"
                 left = f", {_seconds_left(started, done, total):.0f} s left" if done < total else ""
                 log.info("%s: %.0f %%%s%s", description, 100 * done / total, shown, left)
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,10 +10,10 @@ from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.model import inject
 from lora_mnist.lora.stacked import stack, unstack
-from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings, TeachSettings
+from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, mixed_batches, prior_offsets
-from lora_mnist.training.loop import Adam, History, TrainingData, learning_rates, minimise, train
+from lora_mnist.training.loop import History, TrainingData, train
 from lora_mnist.training.model import MLP, normalise
 from lora_mnist.training.progress import SILENT, Progress
 
@@ -82,11 +82,10 @@ def train_on_drawings(
     base: MLP,
     name: str,
     drawings: Split,
-    recipe: TeachSettings,
-    seed: int,
+    settings: Settings,
     dataset: Dataset,
-    uncertainty: torch.Tensor | None = None,
     progress: Progress = SILENT,
+    uncertainty: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
@@ -96,14 +95,15 @@ def train_on_drawings(
     Raises:
         UsageError: the share of a batch rounds to no drawing at all.
     """
-    adapted, known = with_adapter(base, name, recipe, seed), dataset.train
+    recipe, known = settings.teach, dataset.train
+    adapted = with_adapter(base, name, recipe, settings.seed)
     images = torch.cat([known.images, drawings.images.to(known.images.device)])
     labels = torch.cat([known.labels, drawings.labels.to(known.labels.device)])
     is_drawing = torch.arange(len(labels)) >= len(known)
     weights = None
     if uncertainty is not None:
         weights = torch.cat([uncertainty**recipe.hard_examples, uncertainty.new_ones(len(drawings))])
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     batches = mixed_batches(is_drawing, recipe.share, recipe.batch_size, recipe.steps, generator, weights, "share")
     data = _augmented(Split(images, labels), batches, generator, recipe)
     return adapted, train(adapted, data, recipe, "teaching", progress)
@@ -111,14 +111,10 @@ def train_on_drawings(
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of one job of a stack: the base with its adapter.
-
-    Attributes:
-        finite: whether all of its weights are; they are not if the learning rate was too high.
-    """
+    """The result of one job of a stack: the base with its adapter."""
 
     network: MLP
-    finite: bool
+    finite: bool  # whether all of its weights are; they are not if the learning rate was too high
 
 
 def can_be_stacked(recipe: FinetuneSettings) -> bool:
@@ -152,33 +148,21 @@ def train_stack(
     """
     networks = [with_adapter(start, NAME, job.finetune, job.seed, share_base=True).eval() for _, job in jobs]
     stacked = stack(networks, NAME)
-    data = _together([finetuning_data(digit, job, dataset, uncertainty) for digit, job in jobs])
-    weights = [parameter for parameter in stacked.parameters() if parameter.requires_grad]
-    recipe = jobs[0][1].finetune
-    job_rates = [job.finetune.learning_rate for _, job in jobs]
-    optimizer = Adam(weights, recipe.weight_decay, recipe.optimizer == "adamw", job_rates)
-    factors = learning_rates(recipe.model_copy(update={"learning_rate": 1.0}), recipe.steps)
-    # one job whose loss is no number must not end the others
-    minimise(stacked, data, optimizer, factors, f"fine-tuning {len(jobs)} at once", progress, require_finite=False)
+    parts = [finetuning_data(digit, job, dataset, uncertainty) for digit, job in jobs]
+    warps = [part.warps for part in parts if part.warps is not None]  # all or none, by `shape_of`
+    data = replace(
+        parts[0],
+        batches=torch.stack([part.batches for part in parts]),  # (steps, batch) each -> (jobs, steps, batch)
+        warps=torch.stack(warps) if warps else None,
+        offsets=torch.stack([part.offsets for part in parts if part.offsets is not None]),
+    )
+    common = jobs[0][1].finetune.model_copy(update={"learning_rate": 1.0})  # `rates` are factors on it
+    rates = [job.finetune.learning_rate for _, job in jobs]
+    train(stacked, data, common, f"fine-tuning {len(jobs)} at once", progress, rates)
     unstack(stacked, networks, NAME)
+    weights = [parameter for parameter in stacked.parameters() if parameter.requires_grad]
     finite = torch.stack([weight.isfinite().flatten(1).all(1) for weight in weights]).all(0).tolist()
     return [Tuned(network, good) for network, good in zip(networks, finite, strict=True)]
-
-
-def _together(jobs: Sequence[TrainingData]) -> TrainingData:
-    """The data of several jobs, with one more dimension in front."""
-    first = jobs[0]
-    batches = torch.stack([job.batches for job in jobs])  # (steps, batch) each -> (jobs, steps, batch)
-    warps = [job.warps for job in jobs if job.warps is not None]  # all or none, by `shape_of`
-    offsets = [job.offsets for job in jobs if job.offsets is not None]
-    return TrainingData(
-        first.images,
-        first.labels,
-        batches,
-        torch.stack(warps) if warps else None,
-        torch.stack(offsets) if offsets else None,
-        first.smoothing,
-    )
 
 
 def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int, share_base: bool = False) -> MLP:
@@ -190,7 +174,17 @@ def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int, shar
     shared = {id(parameter): parameter for parameter in start.parameters()} if share_base else {}
     adapted = copy.deepcopy(start, shared)
     torch.manual_seed(seed)  # draws A
-    inject(adapted, name, lora_config(recipe))
+    config = LoRAConfig(
+        targets=recipe.targets,
+        rank=recipe.rank,
+        alpha=recipe.alpha,
+        rank_pattern=recipe.rank_pattern or {},
+        alpha_pattern=recipe.alpha_pattern or {},
+        rslora=recipe.rslora,
+        dropout=recipe.dropout,
+        init=recipe.init,
+    )
+    inject(adapted, name, config)
     return adapted
 
 
@@ -230,17 +224,3 @@ def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     model.eval()
     unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
     return torch.cat(unsure).clamp(min=0).cpu()
-
-
-def lora_config(recipe: AdapterSettings) -> LoRAConfig:
-    """The part of the settings that describes the adapter."""
-    return LoRAConfig(
-        targets=recipe.targets,
-        rank=recipe.rank,
-        alpha=recipe.alpha,
-        rank_pattern=dict(recipe.rank_pattern or {}),
-        alpha_pattern=dict(recipe.alpha_pattern or {}),
-        rslora=recipe.rslora,
-        dropout=recipe.dropout,
-        init=recipe.init,
-    )

@@ -10,38 +10,21 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora import (
-    LoRAConfig,
-    adapt,
-    base_tensors,
-    is_merged,
-    merge,
-    merged_copy,
-    set_strength,
-    switch,
-    unmerge,
-    updates_of,
-)
+from lora_mnist.lora import LoRAConfig, is_merged, merge, merged_copy, set_strength, switch, unmerge, updates_of
 from lora_mnist.lora.fingerprint import changed_bytes, compute_fingerprint
+from lora_mnist.lora.model import base_tensors
 
 from ..conftest import relative
-from ..models import LAYERS, Transformer, adapted, add, config
+from ..models import LAYERS, Transformer, adapted, adapted_layer, add, config
 
 IMAGES = torch.randn(6, 28, 28, generator=torch.Generator().manual_seed(0))
 
 
-def large(model):
-    """Updates a thousand times as large as the weights."""
-    for name in ("a", "b"):
-        for update in updates_of(model, name).values():
-            nn.init.normal_(update.lora_B.data, std=1e3)
-    return model
-
-
 def test_a_thousand_cycles_leave_every_byte_of_the_base():
     model, base = adapted("a")
-    add(model, "b", config(rank=2), seed=3)
-    large(model)
+    add(model, "b", config(rank=2), seed=3, std=1e3)  # a thousand times as large as the weights
+    for update in updates_of(model, "a").values():
+        nn.init.normal_(update.lora_B.data, std=1e3)
     before = {name: tensor.clone() for name, tensor in base_tensors(model).items()}
     for cycle in range(1000):
         switch(model, {"a": 1.0 + cycle, "b": -0.3})
@@ -64,24 +47,17 @@ def test_a_merged_weight_is_the_formula_bit_for_bit(autocast):
         assert not model.get_submodule(path).merged.requires_grad
 
 
-def test_merging_twice_is_merging_once():
+def test_merging_twice_is_merging_once_and_eval_and_train_neither_merge_nor_unmerge():
     model, _ = adapted("a")
+    assert not is_merged(model.train().eval())
     merge(model)
     once = model.linear2.merged.clone()
     merge(model)
     assert torch.equal(model.linear2.merged, once)
+    assert is_merged(model.train().eval())
     unmerge(model)
     assert not is_merged(model)
     unmerge(model)  # nothing to undo, nothing done
-
-
-def test_eval_and_train_neither_merge_nor_unmerge():
-    model, _ = adapted("a")
-    model.train().eval()
-    assert not is_merged(model)
-    merge(model)
-    model.train().eval()
-    assert is_merged(model)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -151,8 +127,7 @@ def test_a_merged_copy_of_a_transformer_and_of_one_layer():
     model, x = Transformer().eval(), torch.randn(2, 5, 24)
     add(model, "a", LoRAConfig(("q_proj", "down"), rank=4, alpha=10.0))
     torch.testing.assert_close(merged_copy(model)(x), model(x), rtol=1e-5, atol=1e-5)
-    layer = adapt(nn.Linear(6, 4))
-    nn.init.normal_(layer.add("a", config()).lora_B.data)
+    layer, _ = adapted_layer()
     assert type(merged_copy(layer)) is nn.Linear
     torch.testing.assert_close(merged_copy(layer)(torch.ones(6)), layer(torch.ones(6)))
 
@@ -219,10 +194,8 @@ def test_a_merged_copy_keeps_the_class_of_a_layer_and_what_it_carries():
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (3, 6), (2, 3, 6)], ids=str)
 def test_a_merged_layer_is_its_base_with_the_merged_weight_bit_for_bit(autocast, shape):
-    torch.manual_seed(0)
-    layer, x = adapt(nn.Linear(6, 4)), torch.randn(shape)
-    nn.init.normal_(layer.add("a", config()).lora_B.data)
-    by_hand = nn.Linear(6, 4)
+    layer, _ = adapted_layer()
+    by_hand, x = nn.Linear(6, 4), torch.randn(shape)
     by_hand.weight.data, by_hand.bias.data = layer.merged_weight().detach(), layer.bias.detach()
     merge(layer.eval())
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -248,8 +221,7 @@ def calls_in_threads(call, threads=4, times=2000):
 
 
 def test_threads_that_share_a_merged_model_leave_its_base_alone():
-    layer, x = adapt(nn.Linear(6, 4)), torch.randn(3, 6)
-    nn.init.normal_(layer.add("a", config()).lora_B.data)
+    layer, x = adapted_layer()[0], torch.randn(3, 6)
     merge(layer.eval())
     weight, before, expected = layer.weight, compute_fingerprint(base_tensors(layer)), layer(x)
     wrong = []

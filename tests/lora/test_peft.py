@@ -11,18 +11,9 @@ from torch import nn
 
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
-from lora_mnist.lora import (
-    LoRAConfig,
-    adapter_names,
-    base_tensors,
-    combine_cat,
-    remove,
-    set_strength,
-    updates_of,
-)
+from lora_mnist.lora import LoRAConfig, adapter_names, base_tensors, combine_cat, remove, set_strength, updates_of
 from lora_mnist.lora.fingerprint import compute_fingerprint, fingerprint_model
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
-from lora_mnist.lora.peft_config import is_saved_whole
 from lora_mnist.training.model import MLP
 
 from ..conftest import relative
@@ -42,15 +33,19 @@ def peft():
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """A base, the same with an adapter whose B is not 0, and the adapter's folder."""
+def base():
     torch.manual_seed(0)
-    base = MLP((12, 11))
+    return MLP((12, 11)).eval()
+
+
+@pytest.fixture
+def saved(base, tmp_path):
+    """A base, the same with an adapter whose B is not 0, and the adapter's folder."""
     return base, *_save(tmp_path, base, CONFIG)
 
 
 def _save(folder, base, config):
-    model = copy.deepcopy(base).eval()
+    model = copy.deepcopy(base)
     add(model, "a", config, std=1)
     save_adapter(folder, model, "a")
     return model, folder
@@ -66,9 +61,7 @@ def _save(folder, base, config):
         LoRAConfig(rank=3, alpha=5.0, rank_pattern={"linear2": 1, "linear1": 2}, rslora=True),
     ],
 )
-def test_peft_gives_the_same_logits(peft, tmp_path, config):
-    torch.manual_seed(0)
-    base = MLP((12, 11))
+def test_peft_gives_the_same_logits(peft, base, tmp_path, config):
     model, folder = _save(tmp_path, base, config)
     theirs = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()
     assert relative(model(IMAGES), theirs(IMAGES)) < 1e-5
@@ -106,9 +99,7 @@ def test_peft_adapts_exactly_our_layers(peft, tmp_path, targets):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_what_peft_saved_gives_pefts_logits(peft, tmp_path, options, dtype):
-    torch.manual_seed(0)
-    base = MLP((12, 11))
+def test_what_peft_saved_gives_pefts_logits(peft, base, tmp_path, options, dtype):
     theirs = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(r=3, lora_alpha=5, **options)).eval()
     for name, parameter in theirs.named_parameters():
         if "lora_" in name:
@@ -117,7 +108,7 @@ def test_what_peft_saved_gives_pefts_logits(peft, tmp_path, options, dtype):
     theirs.save_pretrained(tmp_path)
     weights = tmp_path / "adapter_model.safetensors"
     save_file({key: tensor.to(dtype) for key, tensor in load_file(weights).items()}, weights)
-    model = copy.deepcopy(base).eval()
+    model = copy.deepcopy(base)
     assert load_fingerprint(tmp_path) is None
     load_adapter(tmp_path, model, "theirs", allow_unverified=True)
     assert relative(model(IMAGES), theirs.base_model(IMAGES)) < 1e-5
@@ -135,25 +126,22 @@ def test_what_peft_saved_gives_pefts_logits(peft, tmp_path, options, dtype):
         ("init_lora_weights", {"init_lora_weights": "olora"}),
     ],
 )
-def test_what_peft_saved_with_an_option_of_its_own_is_refused_by_name(peft, tmp_path, name, options):
-    torch.manual_seed(0)
+def test_what_peft_saved_with_an_option_of_its_own_is_refused_by_name(peft, base, tmp_path, name, options):
     config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["linear1", "linear2"], **options)
-    peft.get_peft_model(MLP((12, 11)), config).save_pretrained(tmp_path)
-    model = MLP((12, 11))
+    peft.get_peft_model(copy.deepcopy(base), config).save_pretrained(tmp_path)
     with pytest.raises(AdapterError, match=rf"option '{name}'"):
-        load_adapter(tmp_path, model, "theirs", allow_unverified=True)
-    assert adapter_names(model) == []
+        load_adapter(tmp_path, base, "theirs", allow_unverified=True)
+    assert adapter_names(base) == []
 
 
 def test_an_adapter_without_a_fingerprint_is_refused_unless_that_is_allowed(saved):
     base, model, folder = saved
     path = folder / "adapter_model.safetensors"
     save_file(load_file(path), path)
-    fresh = copy.deepcopy(base).eval()
     with pytest.raises(AdapterError, match="allow_unverified=True"):
-        load_adapter(folder, fresh, "a")
-    load_adapter(folder, fresh, "a", allow_unverified=True)
-    assert torch.equal(fresh(IMAGES), model(IMAGES))
+        load_adapter(folder, base, "a")
+    load_adapter(folder, base, "a", allow_unverified=True)
+    assert torch.equal(base(IMAGES), model(IMAGES))
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -170,7 +158,7 @@ def test_the_wrong_base_is_refused_and_the_first_tensor_named(saved, allowed):
 def test_an_adapter_comes_back_as_it_was(saved):
     base, model, folder = saved
     assert load_fingerprint(folder) == fingerprint_model(base)
-    loaded = copy.deepcopy(base).eval()
+    loaded = copy.deepcopy(base)
     state = torch.get_rng_state()
     updates = load_adapter(folder, loaded, "other-name")
     assert {path: update.config for path, update in updates.items()} == CONFIG.of_layers(["linear1", "linear3"])
@@ -186,13 +174,11 @@ def test_a_strength_is_not_part_of_what_is_saved(saved, tmp_path):
     expected = model(IMAGES)
     set_strength(model, "a", 0.1)
     save_adapter(tmp_path / "weaker", model, "a", compute_fingerprint(base.state_dict()))
-    load_adapter(tmp_path / "weaker", base.eval(), "a")
+    load_adapter(tmp_path / "weaker", base, "a")
     assert torch.equal(base(IMAGES), expected)
 
 
-def test_a_combination_is_saved_and_loaded_like_any_other(tmp_path):
-    torch.manual_seed(0)
-    base = MLP((12, 11)).eval()
+def test_a_combination_is_saved_and_loaded_like_any_other(base, tmp_path):
     model = copy.deepcopy(base)
     add(model, "a", CONFIG)
     add(model, "b", LoRAConfig(("linear1", "linear2"), rank=2, alpha=3.0), 5)
@@ -218,30 +204,29 @@ def change(folder, **options):
     path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
 
 
+UNKNOWN = [
+    *[("use_dora", True), ("bias", "all"), ("fan_in_fan_out", True), ("peft_type", "LOHA"), ("new", 1)],
+    *[("use_rslora", "false"), ("modules_to_save", 3), ("rank_pattern", [1]), ("target_modules", [1])],
+    *[("r", None), ("lora_alpha", None), ("target_modules", None)],
+]
+
+
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("option", "value", "named"),
     [
-        *[("use_dora", True), ("bias", "all"), ("fan_in_fan_out", True), ("peft_type", "LOHA"), ("new", 1)],
-        *[("use_rslora", "false"), ("modules_to_save", 3), ("rank_pattern", [1]), ("target_modules", [1])],
-        *[("r", None), ("lora_alpha", None), ("target_modules", None)],
+        *[(option, value, f"'{option}'") for option, value in UNKNOWN],
+        *[("r", value, "is not of rank") for value in ("x", 10**14, 2**63)],
+        *[("lora_alpha", 10**400, "`alpha`"), ("alpha_pattern", {"(": 1}, "unterminated")],
+        *[("target_modules", value, "linear2") for value in (["linear1", "linear2"], "linear.")],  # it has 1 and 3
+        *[("target_modules", ["linear1"], "linear3"), ("target_modules", "(", "unterminated")],
     ],
 )
-def test_an_option_that_is_unknown_wrong_or_left_out_is_refused_by_name(saved, option, value):
+def test_what_a_config_has_that_is_unknown_wrong_or_left_out_is_named(saved, option, value, named):
     base, _, folder = saved
     change(folder, **{option: value})
-    with pytest.raises(AdapterError, match=option):
+    with pytest.raises(AdapterError, match=rf"adapter_config\.json.*{named}"):
         load_adapter(folder, base, "a")
     assert adapter_names(base) == []
-
-
-@pytest.mark.parametrize(
-    "options", [{"r": "x"}, {"r": 10**14}, {"r": 2**63}, {"lora_alpha": 10**400}, {"target_modules": ["no"]}]
-)
-def test_a_config_out_of_all_bounds_is_refused(saved, options):
-    base, _, folder = saved
-    change(folder, **options)
-    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
-        load_adapter(folder, base, "a")
     assert all(parameter.requires_grad for parameter in base.parameters())
 
 
@@ -332,7 +317,7 @@ def test_an_adapter_that_is_not_finite_is_not_saved(saved, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_an_adapter_is_served_on_its_base_in_another_dtype(saved, dtype):
     base, model, folder = saved
-    served = copy.deepcopy(base).eval().to(dtype)
+    served = copy.deepcopy(base).to(dtype)
     load_adapter(folder, served, "a")
     torch.testing.assert_close(served(IMAGES.to(dtype)).float(), model(IMAGES), rtol=0.05, atol=0.3)
     with torch.no_grad():
@@ -363,25 +348,11 @@ def test_moved_running_statistics_are_a_warning_and_other_weights_an_error(tmp_p
         load_adapter(tmp_path, base, "b")
 
 
-def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(tmp_path):
-    torch.manual_seed(0)
-    base = MLP((12, 11)).eval()
+def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(base, tmp_path):
     model, folder = _save(tmp_path, base, LoRAConfig(("linear1",), rank=3, alpha=5.0, dtype=torch.float64))
     assert {tensor.dtype for tensor in load_file(folder / "adapter_model.safetensors").values()} == {torch.float64}
     assert load_adapter(folder, base, "a")["linear1"].lora_A.dtype == torch.float64
     assert torch.equal(base(IMAGES), model(IMAGES))
-
-
-LAYERS = ["h.0.q_proj", "q_proj", "classifier.dense", "classifier", "lm_head"]
-
-
-@pytest.mark.parametrize("targets", [["linear1", "linear2"], r"linear.", ["linear1"]], ids=str)
-def test_a_config_that_names_other_layers_than_the_file_has_is_refused(saved, targets):
-    base, _, folder = saved  # with linear1 and linear3
-    change(folder, target_modules=targets)
-    with pytest.raises(AdapterError, match=r"adapter_config\.json: target_modules .*linear[23]"):
-        load_adapter(folder, base, "a")
-    assert adapter_names(base) == []
 
 
 @pytest.mark.parametrize("targets", [["linear1", "linear3"], "linear1|linear3"], ids=str)
@@ -393,17 +364,3 @@ def test_a_file_that_lost_a_layer_does_not_load_as_a_part(saved, targets):
     with pytest.raises(AdapterError, match="linear3"):
         load_adapter(folder, base, "a", allow_unverified=True)
     assert adapter_names(base) == []
-
-
-def test_a_pattern_that_is_no_expression_is_refused(saved):
-    base, _, folder = saved
-    for options in ({"alpha_pattern": {"(": 1}}, {"target_modules": "("}):
-        change(folder, **options)
-        with pytest.raises(AdapterError, match=r"adapter_config\.json"):
-            load_adapter(folder, base, "a")
-
-
-def test_ends_of_names_need_no_dot_where_modules_are_trained_whole():
-    document = {"modules_to_save": ["head"]}
-    assert [layer for layer in LAYERS if is_saved_whole(document, layer)] == ["lm_head"]
-    assert not is_saved_whole({"modules_to_save": None}, "lm_head")

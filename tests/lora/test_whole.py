@@ -29,7 +29,7 @@ from lora_mnist.lora import (
     updates_of,
 )
 
-from ..models import generator
+from ..models import by_hand, generator
 
 CONFIG = LoRAConfig(("body",), rank=2, alpha=3.0)
 X = torch.randn(5, 6, generator=generator())
@@ -85,15 +85,13 @@ def test_it_is_one_of_two_linear_layers_that_is_not_adapted():
 
 def test_the_result_is_that_of_a_plain_network_trained_so():
     model, base = trained()
-    by_hand = copy.deepcopy(base)
-    by_hand.classifier = copy.deepcopy(copies_of(model, "a")["classifier"])
-    update = updates_of(model, "a")["body"]
-    by_hand.body.weight.data += 3 / 2 * update.lora_B.detach() @ update.lora_A.detach()
-    torch.testing.assert_close(model(X), by_hand(X))
+    expected = by_hand(base, updates_of(model, "a"), 3 / 2)
+    expected.classifier = copy.deepcopy(copies_of(model, "a")["classifier"])
+    torch.testing.assert_close(model(X), expected(X))
     plain = merged_copy(model)
     assert type(plain.classifier) is nn.Linear
     assert plain.state_dict().keys() == base.state_dict().keys()
-    torch.testing.assert_close(plain(X), by_hand(X))
+    torch.testing.assert_close(plain(X), expected(X))
     merge(model)
     assert torch.equal(model(X), plain(X))
     with disabled(model):
