@@ -13,7 +13,8 @@ from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Off
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, open_workspace, verify
+from lora_mnist.pipeline import Applied, Request, finetune, finetune_full, open_workspace, verify
+from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 

@@ -15,6 +15,13 @@ from lora_mnist.errors import ProofError, UsageError
 if TYPE_CHECKING:
     from lora_mnist import pipeline
     from lora_mnist.cli import results, tables
+    from lora_mnist.datasets import drawings
+    from lora_mnist.pipeline import compare as comparing
+    from lora_mnist.pipeline import convert
+    from lora_mnist.pipeline import doctor as diagnosing
+    from lora_mnist.pipeline import export as exporting
+    from lora_mnist.pipeline import predict as predicting
+    from lora_mnist.pipeline import teach as teaching
     from lora_mnist.report import page
     from lora_mnist.runs import listing
     from lora_mnist.runs import run as stored
@@ -30,6 +37,9 @@ else:
             return getattr(importlib.import_module(f"lora_mnist.{self._name}"), attribute)
 
     pipeline, results, tables = map(_Lazy, ("pipeline", "cli.results", "cli.tables"))
+    comparing, convert, diagnosing = map(_Lazy, ("pipeline.compare", "pipeline.convert", "pipeline.doctor"))
+    exporting, predicting, teaching = map(_Lazy, ("pipeline.export", "pipeline.predict", "pipeline.teach"))
+    drawings = _Lazy("datasets.drawings")
     listing, page, stored = map(_Lazy, ("runs.listing", "report.page", "runs.run"))
 
 
@@ -184,7 +194,7 @@ def merge(
     """
     settings = o.given("finetune", name=name)
     work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force), settings))
-    merged, base = pipeline.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
+    merged, base = convert.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
     more = verbose and (lambda one: tables.evaluation(one.evaluation, base))
     print_result(merged, session, lambda one: results.merged(one, base, place.run), more, file=merged.file)
 
@@ -210,7 +220,7 @@ def extract(
     """
     settings = o.given("finetune", digit=digit, name=name)
     work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force), settings))
-    _print_tuning(pipeline.extract(work, rank, checkpoint), place.run, verbose, session)
+    _print_tuning(convert.extract(work, rank, checkpoint), place.run, verbose, session)
 
 
 def adapters(*, place: o.Place, output: o.Output) -> None:
@@ -241,7 +251,7 @@ def compare(
 
     Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
     """
-    compared = pipeline.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
+    compared = comparing.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
     print_result(compared, output, lambda one: tables.side_by_side(one, verbose))
 
 
@@ -258,7 +268,7 @@ def doctor(*, folder: Path = o.BELOW, machine: o.Here, output: o.Output) -> int:
 
     Example: lora-mnist doctor
     """
-    diagnosis = pipeline.doctor(folder, machine.data, machine.device, machine.threads)
+    diagnosis = diagnosing.doctor(folder, machine.data, machine.device, machine.threads)
     print_result(diagnosis, output, tables.diagnosis)
     return diagnosis.exit_code
 
@@ -319,13 +329,13 @@ def predict(
         cause = "Both files and test images are given." if images else "There is no picture to look at."
         raise UsageError(cause, "Name files, or choose test images by --index.")
     if show:
-        pipeline.require_one_picture(len(images or index or ()), show, force)
+        predicting.require_one_picture(len(images or index or ()), show, force)
     work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions()))
-    pictures = [*pipeline.pictures_in(images or (), work.dataset.name), *pipeline.pictures_of(work, index or ())]
+    pictures = [*predicting.pictures_in(images or (), work.dataset.name), *predicting.pictures_of(work, index or ())]
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
-    result = pipeline.predict(work, pictures, chosen, adapters.allow_unverified)
+    result = predicting.predict(work, pictures, chosen, adapters.allow_unverified)
     if show:
-        pipeline.write_picture(pictures[0], show)
+        predicting.write_picture(pictures[0], show)
     print_result(result, session, tables.predictions, file=show)
 
 
@@ -345,7 +355,7 @@ def export(
     Example: lora-mnist export --adapter digit9-r1
     """
     work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force)))
-    exported = pipeline.export(work, adapters.applied(), format, out, adapters.allow_unverified)
+    exported = exporting.export(work, adapters.applied(), format, out, adapters.allow_unverified)
     print_result(exported, session, results.exported, file=exported.file)
 
 
@@ -371,7 +381,7 @@ def teach(
     settings = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
     work = pipeline.open_workspace(o.request_of(place, session, common, settings))
     dataset = work.dataset.name
-    taught = pipeline.teach_and_keep(work, pipeline.read_drawings(folder, dataset), dry_run)
+    taught = teaching.teach_and_keep(work, drawings.read_drawings(folder, dataset), dry_run)
     print_result(taught, session, lambda one: results.taught(one, place.run, dataset), file=taught.folder)
 
 

@@ -1,8 +1,11 @@
 """The answer first: what the commands that train print unless asked for more. `tables` has all the rest."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,10 +14,15 @@ from lora_mnist.cli import tables
 from lora_mnist.cli.output import Line, labelled, plain_table, to_copy
 from lora_mnist.evaluation.results import WeakestDigit
 from lora_mnist.evaluation.verdict import listed, side_effects
-from lora_mnist.pipeline import Export, FinetuneResult, Merging, PretrainResult, RunResult, TeachResult, VerifyResult
+from lora_mnist.pipeline import FinetuneResult, PretrainResult, RunResult, VerifyResult
 from lora_mnist.pipeline.run import STAGES, Done
 from lora_mnist.runs.schemas import AdapterParameters, Evaluation
 from lora_mnist.settings.request import Request
+
+if TYPE_CHECKING:
+    from lora_mnist.pipeline.convert import Merging
+    from lora_mnist.pipeline.export import Export
+    from lora_mnist.pipeline.teach import TeachResult
 
 PROVED = "passed: no byte of the base changed; with the adapter off, it is the base"
 

@@ -13,7 +13,6 @@ from lora_mnist.cli.output import Line, labelled, plain_table, table
 from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Proof, SplitResult
 from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.evaluation.verdict import Tested, paired, verdict_of
-from lora_mnist.runs.listing import AdapterLine, Listing, Overview, SizeTable
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -24,10 +23,11 @@ from lora_mnist.runs.schemas import (
 )
 
 if TYPE_CHECKING:  # they import torch, which the commands that only read JSON do without
-    from lora_mnist.pipeline import FinetuneResult, Prediction, Predictions, VerifyResult
+    from lora_mnist.pipeline import FinetuneResult, VerifyResult
     from lora_mnist.pipeline.compare import PairOfNetworks, SideBySide
     from lora_mnist.pipeline.doctor import Diagnosis
-    from lora_mnist.pipeline.predict import Guess
+    from lora_mnist.pipeline.predict import Guess, Prediction, Predictions
+    from lora_mnist.runs.listing import AdapterLine, Listing, Overview, SizeTable
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 PAIRS = 15  # of networks that `compare` prints at most, which are all of six networks

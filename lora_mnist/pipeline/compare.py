@@ -4,8 +4,7 @@ Everything comes from what the stages stored: counts from their documents, tests
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,12 +13,13 @@ from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation import metrics
 from lora_mnist.evaluation.verdict import Tested, tested
-from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine, adapter_lines
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import DatasetName
 from lora_mnist.settings.config import Count, Digit, Document, Many, Maybe
+
+_Stored = tuple[Path, torch.Tensor | None]  # the folder of a network, and its logits (N, 10) of `test`
 
 
 class Network(Document):
@@ -32,11 +32,6 @@ class Network(Document):
     images: Count  # of `test`
     errors: Count
     adapter: Maybe[AdapterLine] = None  # what was trained and what it did; a base has none
-
-    @property
-    def digit(self) -> int | None:
-        """The digit that was repaired."""
-        return self.adapter.digit if self.adapter else None
 
 
 class PairOfNetworks(Document):
@@ -64,16 +59,6 @@ class SideBySide(Document):
         return found
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A network in its run. Its logits (N, 10) of `test` are read with its documents, as they may be replaced."""
-
-    run: Run
-    saved: Artifact
-    logits: torch.Tensor | None
-    line: AdapterLine | None
-
-
 def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Path("data")) -> SideBySide:
     """All networks of `runs`, or their adapters and checkpoints of the names in `adapters`, each with each.
 
@@ -84,60 +69,54 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
         RunError: a run has no base, a file is missing or damaged, or no run has an adapter of that name.
         DataError: the labels are wanted and cannot be read.
     """
-    there = []
+    networks: dict[Network, _Stored] = {}
+    names = []
     for run in map(Run, dict.fromkeys(runs)):
         base, lines = run.require_base(), adapter_lines(run)
         made = zip((*run.adapters(), *run.full_checkpoints()), lines, strict=True)
-        there += [_Stored(run, saved, saved.logits().get("test"), line) for saved, line in ((base, None), *made)]
-    names = {one.saved.name: one for one in there if one.line}
+        for saved, line in ((base, None), *made):
+            logits = saved.logits().get("test")  # read with the documents, as they may be replaced
+            names += [saved.name] if line else []
+            if adapters and not (line and saved.name in adapters):
+                continue
+            test = saved.evaluation.splits["test"]
+            network = Network(
+                number=len(networks) + 1,
+                run=str(run.path),
+                name=saved.name,
+                dataset=saved.evaluation.dataset,
+                images=test.count,
+                errors=test.errors,
+                adapter=line,
+            )
+            networks[network] = saved.folder, logits
     if missing := [name for name in adapters if name not in names]:
         raise RunError(
             f"There is no adapter {missing[0]!r} in {' or '.join(map(str, runs))}.",
-            f"There is {', '.join(names) or 'none yet'}.",
+            f"There is {', '.join(dict.fromkeys(names)) or 'none yet'}.",
         )
-    chosen = [one for one in there if not adapters or (one.line and one.saved.name in adapters)]
-    networks = {}
-    for number, one in enumerate(chosen, 1):
-        evaluation = one.saved.evaluation
-        test = evaluation.splits["test"]
-        network = Network(
-            number=number,
-            run=str(one.run.path),
-            name=one.saved.name,
-            dataset=evaluation.dataset,
-            images=test.count,
-            errors=test.errors,
-            adapter=one.line,
-        )
-        networks[network] = one
-    pairs = []
+    pairs = list[PairOfNetworks]()
     for sha256 in dict.fromkeys(network.dataset.sha256 for network in networks):
         pairs += _pairs({network: one for network, one in networks.items() if network.dataset.sha256 == sha256}, data)
     return SideBySide(networks=tuple(networks), pairs=tuple(pairs))
 
 
-def _pairs(networks: Mapping[Network, _Stored], data: Path) -> list[PairOfNetworks]:
+def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNetworks]:
     """Of networks with the same test images."""
     if len(networks) < 2:
-        return []
+        return
     one = next(iter(networks))
     dataset = load(one.dataset.name, data, val_share=0, split_seed=0)  # `test` is the same however `train` is split
     if dataset.sha256 != one.dataset.sha256:
         raise RunError(f"{one.run} was trained on other images of the same name.", "Leave it out.")
     labels, logits = dataset.test.labels, {}
-    for network, stored in networks.items():
-        if stored.logits is None or stored.logits.shape != (len(labels), 10):
-            raise RunError(f"{stored.saved.folder} has no logits for each of the {len(labels)} test images.", RESTORE)
-        logits[network] = {"test": stored.logits}
-    pairs = []
+    for network, (folder, stored) in networks.items():
+        if stored is None or stored.shape != (len(labels), 10):
+            raise RunError(f"{folder} has no logits for each of the {len(labels)} test images.", RESTORE)
+        logits[network] = {"test": stored}
     for first, second in itertools.combinations(networks, 2):
-        digits = {network.digit for network in (first, second) if network.adapter}
+        digits = {network.adapter.digit for network in (first, second) if network.adapter}
         digit = digits.pop() if len(digits) == 1 else None
         found = metrics.compare(logits[first], logits[second], {"test": labels}, digit or 0)["test"].pairs
-        missed = None if digit is None else tested(found.missed)
-        pairs.append(
-            PairOfNetworks(
-                first=first.number, second=second.number, errors=tested(found.errors), digit=digit, missed=missed
-            )
-        )
-    return pairs
+        errors, missed = tested(found.errors), None if digit is None else tested(found.missed)
+        yield PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)

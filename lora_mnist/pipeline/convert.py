@@ -8,11 +8,9 @@ from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import counts_in, held_out_logits, require_finite, summarise
 from lora_mnist.evaluation.proof import largest_of
-from lora_mnist.lora.fingerprint import compute_fingerprint
-from lora_mnist.lora.lowrank import Approximation, left_out
-from lora_mnist.lora.lowrank import extract as extract_update
-from lora_mnist.lora.merge import merged_copy
-from lora_mnist.pipeline.finetune import FinetuneResult, parameters_of, prove_and_save
+from lora_mnist.lora import compute_fingerprint, left_out, merged_copy
+from lora_mnist.lora import extract as extract_update
+from lora_mnist.pipeline.finetune import FinetuneResult, prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS
 from lora_mnist.runs.atomic import sha256_of
@@ -21,7 +19,6 @@ from lora_mnist.runs.schemas import (
     Evaluation,
     Extraction,
     ExtractionSettings,
-    FinetuneRecord,
     LayerApproximation,
     MergeRecord,
     Provenance,
@@ -100,32 +97,15 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
         adapted = copy.deepcopy(work.base)
         kept = extract_update(adapted, name, tuned, rank)
         provenance = record_provenance(work.device, started)
-        largest = max(approximation.rank for approximation in kept.values())
-        record = FinetuneRecord(
-            schema_version=SCHEMA,
-            method="svd",
-            name=name,
-            digit=digit,
-            settings=ExtractionSettings(
-                rank=largest, alpha=float(largest), digit=digit, name=name, checkpoint=made_from
-            ),
-            parameters=parameters_of(adapted, name),
-            proof=None,
-            weakest_on_val=weakest,
-            seed=None,
-            extraction=_extraction(work, made_from, tuned, kept, digit),
+        theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
+        extraction = Extraction(
+            checkpoint=made_from,
+            fingerprint=compute_fingerprint(tuned.state_dict()).sha256,
+            layers={path: LayerApproximation.model_validate(one, from_attributes=True) for path, one in kept.items()},
+            left_out=left_out(work.base, tuned),
+            of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),
         )
+        largest = max(approximation.rank for approximation in kept.values())
+        settings = ExtractionSettings(rank=largest, alpha=float(largest), digit=digit, name=name, checkpoint=made_from)
+        record = record_of("svd", adapted, name, digit, settings, weakest, seed=None, extraction=extraction)
         return prove_and_save(work, adapted, record, provenance)
-
-
-def _extraction(work: Workspace, name: str, tuned: MLP, kept: dict[str, Approximation], digit: int) -> Extraction:
-    """What was kept of checkpoint `name`, which is `tuned`."""
-    theirs = summarise(held_out_logits(tuned, work.dataset)["test"], work.labels["test"])
-    fields = LayerApproximation.model_fields
-    return Extraction(
-        checkpoint=name,
-        fingerprint=compute_fingerprint(tuned.state_dict()).sha256,
-        layers={path: LayerApproximation(**{key: getattr(one, key) for key in fields}) for path, one in kept.items()},
-        left_out=left_out(work.base, tuned),
-        of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),
-    )

@@ -15,8 +15,7 @@ import torch
 from lora_mnist import __version__
 from lora_mnist.datasets.mnist import is_there, raw_folder, read_mnist
 from lora_mnist.errors import AlteredError, DataError, DiskError, LoraMnistError, RunError, UsageError
-from lora_mnist.lora.fingerprint import first_difference
-from lora_mnist.lora.peft import load_fingerprint
+from lora_mnist.lora import first_difference, load_fingerprint
 from lora_mnist.runs.artifact import WEIGHTS, load_network
 from lora_mnist.runs.atomic import writer_of
 from lora_mnist.runs.listing import find_runs
@@ -37,7 +36,6 @@ class Check(Document):
 
     @property
     def passed(self) -> bool:
-        """Whether it is as it should be."""
         return self.exit_code == 0
 
 
@@ -61,31 +59,32 @@ def doctor(folder: Path, data: Path, device: str = "auto", threads: int | None =
         data: where data sets lie.
         device, threads: as the commands that compute take them.
     """
-    checks = (
-        _check("packages", _packages),
-        _check("device", lambda: _device(device, threads)),
-        _check("threads", _threads),
-        _check("disk", lambda: _disk(folder)),
-        _check("data", lambda: _data(data)),
-        *(_check(str(path), partial(_run, Run(path))) for path in find_runs(folder)),
-    )
-    return Diagnosis(passed=all(check.passed for check in checks), checks=checks)
-
-
-def _check(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name=name, finding=look())
-    except LoraMnistError as error:
-        return Check(name=name, finding=error.cause.rstrip("."), way_out=error.way_out, exit_code=error.exit_code)
+    looks: dict[str, Callable[[], str]] = {
+        "packages": _packages,
+        "device": partial(_device, device, threads),
+        "threads": _threads,
+        "disk": partial(_disk, folder),
+        "data": partial(_data, data),
+        **{str(path): partial(_run, Run(path)) for path in find_runs(folder)},
+    }
+    checks = []
+    for name, look in looks.items():
+        try:
+            check = Check(name=name, finding=look())
+        except LoraMnistError as error:
+            finding = error.cause.rstrip(".")
+            check = Check(name=name, finding=finding, way_out=error.way_out, exit_code=error.exit_code)
+        checks.append(check)
+    return Diagnosis(passed=all(check.passed for check in checks), checks=tuple(checks))
 
 
 def _packages() -> str:
-    """Raises UsageError if torchvision was made for another torch."""
-    vision, numpy = map(_version, ("torchvision", "numpy"))
-    found = f"lora-mnist {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
-    found += f", torchvision {vision or 'not installed'}, numpy {numpy}"
-    if vision is None:
-        return found
+    known = f"lora-mnist {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+    numpy = metadata.version("numpy")
+    try:
+        vision = metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        return f"{known}, torchvision not installed, numpy {numpy}"
     for requirement in metadata.requires("torchvision") or ():
         match = re.match(r"torch\s*\(?==\s*([\d.]+)", requirement)  # the only version that it says it works with
         if match and match[1] != torch.__version__.partition("+")[0]:
@@ -93,16 +92,10 @@ def _packages() -> str:
                 f"torchvision {vision} was made for torch {match[1]}, and torch {torch.__version__} is here.",
                 f"Install them together: pip install torch=={match[1]} torchvision=={vision}.",
             )
+    found = f"{known}, torchvision {vision}, numpy {numpy}"
     if sys.platform == "linux" and not vision.endswith("+cpu") and torch.version.cuda is None:  # as PyPI's wheels are
         found += " (torchvision is built for CUDA and torch for the CPU: no matter here, where it only has the mirrors)"
     return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _device(device: str, threads: int | None) -> str:
@@ -111,8 +104,9 @@ def _device(device: str, threads: int | None) -> str:
 
 
 def _threads() -> str:
-    """Raises UsageError if threads would wait for each other: more than cores, or than cores that are free."""
-    threads, cores = torch.get_num_threads(), _cores()
+    # those that this process may use
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = torch.get_num_threads()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # processes that wanted to compute, last minute
     found = f"{threads} for {cores} cores, load {load:.1f}"
     if threads > cores:
@@ -126,13 +120,7 @@ def _threads() -> str:
     return found
 
 
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _disk(folder: Path) -> str:
-    """Raises DiskError if there is too little room."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     found = f"{free / 1e9:.1f} GB free in {folder}"
@@ -142,7 +130,6 @@ def _disk(folder: Path) -> str:
 
 
 def _data(data: Path) -> str:
-    """Raises DataError if there are other files than the published ones."""
     folder = raw_folder(data)
     if is_there(data):
         read_mnist(data)
@@ -153,7 +140,6 @@ def _data(data: Path) -> str:
 
 
 def _run(run: Run) -> str:
-    """Raises RunError if a file is not the one that was saved, or a fingerprint does not hold."""
     base = run.require_base()
     if unfinished := run.unfinished():
         raise AlteredError(f"{unfinished[0]} has no manifest.", "Restore it from a copy, or delete it.")

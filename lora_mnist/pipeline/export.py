@@ -14,7 +14,7 @@ from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError, shown
 from lora_mnist.evaluation.metrics import BATCH, held_out_logits, require_finite
 from lora_mnist.evaluation.proof import largest_of
-from lora_mnist.lora.merge import merged_copy
+from lora_mnist.lora import merged_copy
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
@@ -27,6 +27,7 @@ ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")
 OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), which runtimes have had years to learn
 IMAGES, LOGITS = "images", "logits"  # the names of input and output
 ABOUT = "lora_mnist"  # under which the provenance stands in the file
+Network = Callable[[torch.Tensor], torch.Tensor]  # images as below -> logits
 TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
 
 
@@ -58,13 +59,12 @@ class Export(Document):
 class PlainNetwork(nn.Module):
     """uint8 images (N, 28, 28) → logits (N, 10), of torch's own layers only, which exporters know."""
 
-    def __init__(self, layers: Sequence[nn.Linear]):
+    def __init__(self, network: nn.Module):
         super().__init__()
-        *hidden, last = layers
+        *hidden, last = network.children()
         self.layers = nn.Sequential(*(module for layer in hidden for module in (layer, nn.ReLU())), last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalised inside."""
         return self.layers(normalise(images).flatten(1))  # (N, 28, 28) -> (N, 784) -> (N, 10)
 
 
@@ -135,37 +135,36 @@ def _exported(
     work: Workspace, merged: nn.Module, format: str, about: Provenance
 ) -> tuple[bytes, dict[str, torch.Tensor]]:
     """The file's content, and the logits (N, 10) by split of the network that is read back from it."""
-    plain = PlainNetwork([layer for layer in merged.children() if isinstance(layer, nn.Linear)])
-    write, read = (_onnx_content, _onnx_network) if format == "onnx" else (_torch_content, _torch_network)
+    plain = PlainNetwork(merged).cpu().eval().requires_grad_(False)
+    through = _through_onnx if format == "onnx" else _through_torch
     # exporters print what they are at, and warn of what they themselves still call by its old name
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        content = write(plain.cpu().eval().requires_grad_(False), about.model_dump_json())
-        network = read(content)
+        example = torch.zeros(2, 28, 28, dtype=torch.uint8)
+        batch = {IMAGES: {0: torch.export.Dim("N")}}
+        program = torch.export.export(plain, (example,), dynamic_shapes=batch)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # places in source files of this machine
+        content, network = through(program, about.model_dump_json())
         with torch.inference_mode():
             batches = {split: images.cpu().split(BATCH) for split, images in work.images.items()}
             return content, {split: torch.cat([network(one) for one in parts]) for split, parts in batches.items()}
 
 
-def _program(network: PlainNetwork) -> torch.export.ExportedProgram:
-    example = torch.zeros(2, 28, 28, dtype=torch.uint8)
-    program = torch.export.export(network, (example,), dynamic_shapes={IMAGES: {0: torch.export.Dim("N")}})
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # places in source files of this machine
-    return program
-
-
-def _torch_content(network: PlainNetwork, about: str) -> bytes:
+def _through_torch(program: torch.export.ExportedProgram, about: str) -> tuple[bytes, Network]:
+    """A file's content, and the network that is read back from it."""
     content = io.BytesIO()
-    torch.export.save(_program(network), content, extra_files={f"{ABOUT}.json": about})
-    return content.getvalue()
+    torch.export.save(program, content, extra_files={f"{ABOUT}.json": about})
+    return content.getvalue(), torch.export.load(io.BytesIO(content.getvalue())).module()
 
 
-def _onnx_content(network: PlainNetwork, about: str) -> bytes:
+def _through_onnx(program: torch.export.ExportedProgram, about: str) -> tuple[bytes, Network]:
+    """The same for ONNX, read by ONNX Runtime."""
     import onnx
+    import onnxruntime
 
     exported = torch.onnx.export(
-        _program(network), dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
+        program, dynamo=True, input_names=[IMAGES], output_names=[LOGITS], opset_version=OPSET, verbose=False
     )
     assert exported is not None  # as it is without a file to write
     model = exported.model_proto
@@ -179,17 +178,9 @@ def _onnx_content(network: PlainNetwork, about: str) -> bytes:
     model.ir_version = IR
     onnx.helper.set_model_props(model, {ABOUT: about})
     onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
-
-
-def _torch_network(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    return torch.export.load(io.BytesIO(content)).module()
-
-
-def _onnx_network(content: bytes) -> Callable[[torch.Tensor], torch.Tensor]:
-    import onnxruntime
+    content = model.SerializeToString(deterministic=True)
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])
+    return content, lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])

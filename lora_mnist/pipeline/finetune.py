@@ -2,24 +2,24 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import add_adapter, analyse, first_directions, pictures, wrong_images
-from lora_mnist.evaluation.baselines import Control
+from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import Plain, failures, prove
-from lora_mnist.evaluation.results import Analysis, GuardDecision
+from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
 from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
 from lora_mnist.pipeline.workspace import Workspace, free_name
-from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS
+from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -27,10 +27,12 @@ from lora_mnist.runs.schemas import (
     FinetuneRecord,
     FullParameters,
     FullSettings,
+    MadeWith,
+    Method,
     Provenance,
     record_provenance,
 )
-from lora_mnist.settings.config import Document, FinetuneSettings
+from lora_mnist.settings.config import Document
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
@@ -67,9 +69,7 @@ class FinetuneResult(Document):
         flat = {"kept": self.kept, **parts["record"], **parts["provenance"]}
         if self.verdict:
             flat["comparison"] = parts["analysis"].pop("splits")
-            flat |= {key: value for key, value in parts["analysis"].items() if key != "schema_version"}
-            flat["verdict"] = self.verdict.model_dump()
-            flat["evaluation"] = parts["evaluation"]
+            flat |= {**parts["analysis"], "verdict": self.verdict.model_dump(), "evaluation": parts["evaluation"]}
         return flat | ({"file": self.file} if self.file else {})
 
 
@@ -91,7 +91,7 @@ def finetune(
     """
     with work.writing():
         # which digit, on top of what, under what name
-        below, recipe = tuple(dict.fromkeys(on_top_of)), work.settings.finetune
+        recipe, below = work.settings.finetune, tuple(dict.fromkeys(on_top_of))
         work.require_below(below)
         digit = work.target_digit(below)
         name = recipe.name or _name_of_round(work, f"digit{digit}-r{recipe.rank}", digit, below)
@@ -106,69 +106,23 @@ def finetune(
             log.info("Note: %s is added to this run, beside %s.", name, ", ".join(others))
         work.warn_of_no_miss(digit, below)
 
-        started = time.perf_counter()
-        adapted, history, guard = _train(work, name, digit, below, recipe)
-        record = FinetuneRecord(
-            schema_version=SCHEMA,
-            method="lora",
-            name=name,
-            digit=digit,
-            settings=recipe.model_copy(update={"digit": digit, "name": name}),
-            parameters=parameters_of(adapted, name),
-            proof=None,
-            weakest_on_val=recipe.digit == "weakest",
-            seed=work.settings.seed,
-            guard=guard,
-            on_top_of=below,
-        )
+        # train, and select the scale on `val`
+        started, before = time.perf_counter(), work.logits_with(below)
+        start, _ = work.adapted([Applied(one) for one in below])
+        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress)
+        guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
+        decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
+        scale_alpha(adapted, name, decision.scale or 1.0)
+        settings = recipe.model_copy(update={"digit": digit, "name": name})
+        details = {"seed": work.settings.seed, "guard": decision, "on_top_of": below}
+        record = record_of("lora", adapted, name, digit, settings, recipe.digit == "weakest", **details)
         provenance = record_provenance(work.device, started)
-        if guard.scale is None:
+        if decision.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
-        beside = _train_control(work, name, digit, below) if control else None
+
+        # evaluate, prove, save
+        beside = _train_control(work, start, name, digit, guard, before) if control else None
         return prove_and_save(work, adapted, record, provenance, history, beside)
-
-
-def finetune_full(work: Workspace) -> FinetuneResult:
-    """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
-
-    It shows what an adapter could reach at best: the same batches, the same steps, no limit on the rank, no guard.
-    """
-    with work.writing():
-        recipe, digit = work.settings.finetune, work.target_digit()
-        name = recipe.name or f"digit{digit}-full"
-        checkpoint = work.run.checkpoint(name)
-        work.claim(checkpoint)
-        work.warn_of_no_miss(digit)
-
-        started = time.perf_counter()
-        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
-        provenance = record_provenance(work.device, started)
-        logits = held_out_logits(tuned, work.dataset)
-        require_finite(logits, "Choose a lower --learning-rate.")
-
-        count = sum(parameter.numel() for parameter in tuned.parameters())
-        settings = {field: getattr(recipe, field) for field in FullSettings.model_fields}
-        settings |= {"digit": digit, "name": name, "learning_rate": recipe.full_learning_rate}
-        record = FinetuneRecord(
-            schema_version=SCHEMA,
-            method="full",
-            name=name,
-            digit=digit,
-            settings=FullSettings(**settings),
-            parameters=FullParameters(base=count, trained=count),
-            proof=None,
-            weakest_on_val=recipe.digit == "weakest",
-            seed=work.settings.seed,
-        )
-        evaluation = work.evaluation(logits, checkpoint=name)
-        analysis = analyse(work.logits_with(()), logits, work.labels, digit)
-        with work.run.new(checkpoint) as writer:
-            writer.network(tuned)
-            writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
-            writer.history(history)
-            writer.results(evaluation, logits)
-    file = str(checkpoint.folder / WEIGHTS)
-    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation, file=file)
 
 
 def prove_and_save(
@@ -178,14 +132,14 @@ def prove_and_save(
     provenance: Provenance,
     history: History | None = None,
     control: Control | None = None,
-    drawings: Drawings | None = None,
+    write_more: Callable[[ArtifactWriter], None] = lambda writer: None,
 ) -> FinetuneResult:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
         record: of the new one, without a proof.
         history: of its training, if it was trained.
-        drawings: that it was trained on, to be saved with it.
+        write_more: writes what else is saved with it.
 
     Raises:
         ProofError: the proof failed; nothing is saved.
@@ -211,50 +165,84 @@ def prove_and_save(
         writer.history(history)
         writer.results(evaluation, logits, control.logits if control else None)
         writer.tensors(PICTURES, shown)
-        if drawings is not None:
-            writer.drawings(drawings)
+        write_more(writer)
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 
 
-def parameters_of(adapted: MLP, name: str) -> AdapterParameters:
-    """What adapter `name` adds to the base."""
-    return AdapterParameters.model_validate(asdict(parameter_table(adapted, name)))
+def finetune_full(work: Workspace) -> FinetuneResult:
+    """Train all weights of a copy of the base as `finetune` would train an adapter, and save it beside the base.
+
+    It shows what an adapter could reach at best: the same batches, the same steps, no limit on the rank, no guard.
+    """
+    with work.writing():
+        recipe, digit = work.settings.finetune, work.target_digit()
+        name = recipe.name or f"digit{digit}-full"
+        checkpoint = work.run.checkpoint(name)
+        work.claim(checkpoint)
+        work.warn_of_no_miss(digit)
+
+        started = time.perf_counter()
+        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
+        provenance = record_provenance(work.device, started)
+        logits = held_out_logits(tuned, work.dataset)
+        require_finite(logits, "Choose a lower --learning-rate.")
+
+        settings = {field: getattr(recipe, field) for field in FullSettings.model_fields}
+        settings |= {"digit": digit, "name": name, "learning_rate": recipe.full_learning_rate}
+        weakest, seed = recipe.digit == "weakest", work.settings.seed
+        record = record_of("full", tuned, name, digit, FullSettings(**settings), weakest, seed=seed)
+        evaluation = work.evaluation(logits, checkpoint=name)
+        analysis = analyse(work.logits_with(()), logits, work.labels, digit)
+        with work.run.new(checkpoint) as writer:
+            writer.network(tuned)
+            writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
+            writer.history(history)
+            writer.results(evaluation, logits)
+    file = str(checkpoint.folder / WEIGHTS)
+    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation, file=file)
 
 
-def _train(
-    work: Workspace, name: str, digit: int, below: tuple[str, ...], recipe: FinetuneSettings, stage: str = ""
-) -> tuple[MLP, History, GuardDecision]:
-    """The base with `below` and the new adapter, whose alpha has the scale that the guard selected."""
-    start, _ = work.adapted([Applied(one) for one in below])
-    settings = work.settings.model_copy(update={"finetune": recipe})
-    progress = replace(work.progress, stage=f"{work.progress.stage}{stage}")
-    adapted, history = train_adapter(start, name, digit, settings, work.dataset, progress)
-    guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
-    before, val = work.logits_with(below).get("val"), work.dataset.val
-    decision = select_scale(adapted, name, guard, before, val, digit)
-    scale_alpha(adapted, name, decision.scale or 1.0)
-    return adapted, history, decision
+def record_of(
+    method: Method, network: MLP, name: str, digit: int, settings: MadeWith, weakest: bool, **details: Any
+) -> FinetuneRecord:
+    """How adapter `name` of `network`, or all of it, was made, not proved yet; `details` are what some methods have."""
+    if method == "full":
+        count = sum(parameter.numel() for parameter in network.parameters())
+        parameters: AdapterParameters | FullParameters = FullParameters(base=count, trained=count)
+    else:
+        parameters = AdapterParameters.model_validate(parameter_table(network, name), from_attributes=True)
+    return FinetuneRecord(
+        schema_version=SCHEMA,
+        method=method,
+        name=name,
+        digit=digit,
+        settings=settings,
+        parameters=parameters,
+        proof=None,
+        weakest_on_val=weakest,
+        **details,
+    )
 
 
-def _train_control(work: Workspace, name: str, digit: int, below: tuple[str, ...]) -> Control:
+def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Guard, before: Logits) -> Control:
     """An adapter trained as long on uniformly sampled images: no focus, no hard-example sampling."""
     share = float((work.dataset.train.labels == digit).float().mean())
     recipe = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
-    control, _, guard = _train(work, name, digit, below, recipe, "control: ")
-    logits = held_out_logits(control, work.dataset) if guard.scale else work.logits_with(below)
+    settings = work.settings.model_copy(update={"finetune": recipe})
+    progress = replace(work.progress, stage=f"{work.progress.stage}control: ")
+    control, _ = train_adapter(start, name, digit, settings, work.dataset, progress)
+    scale = select_scale(control, name, guard, before.get("val"), work.dataset.val, digit).scale
+    scale_alpha(control, name, scale or 1.0)
+    logits = held_out_logits(control, work.dataset) if scale else before
     require_finite(logits, "Choose a lower --learning-rate.")
-    return Control(guard.scale, logits)
+    return Control(scale, logits)
 
 
 def _name_of_round(work: Workspace, name: str, digit: int, below: tuple[str, ...]) -> str:
     """`name`; or on top of others, where a digit may be repaired twice, the first that no other round has."""
-
-    def is_this_round(other: str) -> bool:
-        record = work.run.adapter(other).finetune
-        return (record.on_top_of, record.digit) == (below, digit)
-
-    named = [other for other in work.run.adapter_names() if below and other.startswith(name)]
-    return free_name(name, [other for other in named if not is_this_round(other)])
+    named = [other for other in work.run.adapters() if below and other.name.startswith(name)]
+    taken = [one.name for one in named if (one.finetune.on_top_of, one.finetune.digit) != (below, digit)]
+    return free_name(name, taken)
 
 
 def _finished(work: Workspace, name: str, digit: int, below: tuple[str, ...], control: bool) -> FinetuneResult:
@@ -270,5 +258,4 @@ def _finished(work: Workspace, name: str, digit: int, below: tuple[str, ...], co
     work.request.refuse_contradictions(stored, ("seed", "finetune"), work.dataset.name, folder)
     if control and analysis.control is None:
         raise UsageError(f"{folder} was trained without a control.", "Give another --name, or use --force.")
-    provenance, evaluation = saved.provenance, saved.evaluation
-    return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
+    return FinetuneResult(record=record, provenance=saved.provenance, analysis=analysis, evaluation=saved.evaluation)

@@ -16,7 +16,6 @@ from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 from lora_mnist.settings.request import Applied
-from lora_mnist.training.model import MLP
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class Predictions(Document):
 def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[Picture]:
     """Drawings or photographs of one digit each, prepared as `dataset` prepared its own.
 
-    Raises:
-        DataError: one cannot be read, is blank or holds several digits; the message names it.
+    Raises DataError, which names it, if one cannot be read, is blank or holds several digits.
     """
     from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
@@ -68,12 +66,11 @@ def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[
 def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
     """Test images, as they are. Raises UsageError if there is none of such an index."""
     test = work.dataset.test
-    for index in indices:
-        if not 0 <= index < len(test):
-            raise UsageError(
-                f"`index` (={index}) must be from 0 to {len(test) - 1}: there are {len(test):,} test images.",
-                "Choose another --index.",
-            )
+    if wrong := [index for index in indices if not 0 <= index < len(test)]:
+        raise UsageError(
+            f"`index` (={wrong[0]}) must be from 0 to {len(test) - 1}: there are {len(test):,} test images.",
+            "Choose another --index.",
+        )
     return [Picture(test.images[i].cpu().numpy(), index=i, label=int(test.labels[i])) for i in indices]
 
 
@@ -109,23 +106,18 @@ def predict(
         RunError: an adapter, or one that it was trained on top of, is missing, damaged, or made on another base.
     """
     images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
-    guesses = [_guesses(work.base, images, None, ())]
-    for adapter in adapters:
-        below = work.run.on_top_of(adapter.reference)
-        model, used = work.adapted([*map(Applied, below), adapter], allow_unverified)
-        guesses.append(_guesses(model, images, used[-1], below))
+    guesses: list[list[Guess]] = [[] for _ in pictures]
+    for one in (None, *adapters):
+        below = work.run.on_top_of(one.reference) if one else ()
+        model, used = work.adapted([*map(Applied, below), one] if one else [], allow_unverified)
+        logits = logits_of(model, images)  # (N, 10)
+        require_finite({"": logits}, "Choose a smaller --strength.")
+        on = used[-1] if one else None
+        for of_picture, row in zip(guesses, logits.double().softmax(1).tolist(), strict=True):
+            guess = Guess(adapter=on, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row))
+            of_picture.append(guess)
     predictions = [
-        Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=of_networks)
-        for picture, of_networks in zip(pictures, zip(*guesses, strict=True), strict=True)
+        Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=tuple(found))
+        for picture, found in zip(pictures, guesses, strict=True)
     ]
     return Predictions(dataset=work.dataset.name, predictions=tuple(predictions))
-
-
-def _guesses(model: MLP, images: torch.Tensor, adapter: AppliedAdapter | None, below: tuple[str, ...]) -> list[Guess]:
-    """One for each of `images`, uint8 (N, 28, 28)."""
-    logits = logits_of(model, images)  # (N, 10)
-    require_finite({"": logits}, "Choose a smaller --strength.")
-    return [
-        Guess(adapter=adapter, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row))
-        for row in logits.double().softmax(1).tolist()
-    ]

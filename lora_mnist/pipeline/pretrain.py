@@ -3,15 +3,13 @@
 import logging
 import time
 
-import torch
-
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.dataset import Dataset, choose, load
+from lora_mnist.datasets.dataset import choose, load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
 from lora_mnist.evaluation.significance import wilson
-from lora_mnist.lora.fingerprint import compute_fingerprint
+from lora_mnist.lora import compute_fingerprint
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run
@@ -72,22 +70,6 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
     return work, PretrainResult(**dict(base.evaluation), run=str(request.run), seconds=seconds, weakest=weakest)
 
 
-def _train(request: Request, run: Run) -> Workspace:
-    if not request.force:
-        run.require_vacant()
-    stored = _stored_settings(request, run)
-    wanted = request.wanted_dataset(stored)
-    run.require_writable()
-    device = prepare(request.device, request.threads)
-    name = choose(wanted, request.data, request.quiet, request.offline)
-    if stored and stored.data.dataset != name:
-        stored = None  # made for another data set, which has its own epochs and steps
-    settings = request.settings(stored, name)
-    dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
-    _save_base(run, settings, dataset, device, Progress(request.quiet, request.stage))
-    return opened(request, run, settings, device, dataset)
-
-
 def _stored_settings(request: Request, run: Run) -> Settings | None:
     """Of the base that is to be replaced. If they are lost, only a --config may stand in for them."""
     if not run.base.is_finished:
@@ -103,9 +85,21 @@ def _stored_settings(request: Request, run: Run) -> Settings | None:
         return None
 
 
-def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.device, progress: Progress) -> None:
+def _train(request: Request, run: Run) -> Workspace:
+    if not request.force:
+        run.require_vacant()
+    stored = _stored_settings(request, run)
+    wanted = request.wanted_dataset(stored)
+    run.require_writable()
+    device = prepare(request.device, request.threads)
+    name = choose(wanted, request.data, request.quiet, request.offline)
+    if stored and stored.data.dataset != name:
+        stored = None  # made for another data set, which has its own epochs and steps
+    settings = request.settings(stored, name)
+    dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
+
     started = time.perf_counter()
-    model, history = train_base(settings, dataset, device, progress)
+    model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
     provenance = record_provenance(device, started)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
@@ -130,3 +124,4 @@ def _save_base(run: Run, settings: Settings, dataset: Dataset, device: torch.dev
         writer.results(evaluation_of(dataset, fingerprint, logits), logits)
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
+    return opened(request, run, settings, device, dataset)

@@ -52,15 +52,25 @@ def run(
         BusyError: another command writes to the run.
         UsageError: there are several rounds, but one digit or one name is asked for; or as the stages do.
     """
+    require_rounds(rounds)
     opened = Run(request.run)
-    _refuse_rounds_of_one_digit(request, opened, rounds)
+    try:
+        stored = opened.record.settings
+    except RunError:
+        stored = None
+    recipe = request.settings(stored, stored.data.dataset if stored else "mnist").finetune
+    if rounds > 1 and (recipe.digit != "weakest" or recipe.name):
+        raise UsageError(
+            f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
+            "Use --digit weakest and no --name.",
+        )
     with opened.writing():  # from the first stage to the last
         there, started = opened.base.is_finished and not request.force, time.perf_counter()
-        work, pretraining = pretrain(replace(request, stage=_stage(1)), resume=True, run=opened)
+        work, pretraining = pretrain(replace(request, stage=f"1/{len(STAGES)} "), resume=True, run=opened)
         show(Done(pretraining, time.perf_counter() - started, there))
         repairs = repair(work, rounds, control, show)
         started = time.perf_counter()
-        with replace(work.progress, stage=_stage(3)).waiting("verifying"):
+        with replace(work.progress, stage=f"3/{len(STAGES)} ").waiting("verifying"):
             verification = verify_workspace(work)
         show(Done(verification, time.perf_counter() - started))
     kept = [one.record.name for one in repairs if one.kept]
@@ -76,7 +86,7 @@ def repair(
     there = [] if work.request.force else work.run.adapter_names()
     while len(repairs) < rounds and all(one.kept for one in repairs):
         started, below = time.perf_counter(), [one.record.name for one in repairs]
-        stage = _stage(2) + (f"round {len(repairs) + 1}: " if rounds > 1 else "")
+        stage = f"2/{len(STAGES)} " + (f"round {len(repairs) + 1}: " if rounds > 1 else "")
         staged = replace(work, request=replace(work.request, stage=stage))
         last = finetune(staged, below, control, resume=True)
         repairs.append(last)
@@ -84,28 +94,9 @@ def repair(
     return tuple(repairs)
 
 
-def _stage(number: int) -> str:
-    return f"{number}/{len(STAGES)} "
-
-
 def require_rounds(rounds: int) -> None:
     """Raises UsageError if they are too many, or none."""
     if not 1 <= rounds <= MOST_ROUNDS:
         raise UsageError(
             f"`rounds` (={shown(rounds)}) must be a whole number from 1 to {MOST_ROUNDS}.", "Correct that value."
-        )
-
-
-def _refuse_rounds_of_one_digit(request: Request, opened: Run, rounds: int) -> None:
-    """Before anything is trained."""
-    require_rounds(rounds)
-    try:
-        stored = opened.record.settings
-    except RunError:
-        stored = None
-    recipe = request.settings(stored, stored.data.dataset if stored else "mnist").finetune
-    if rounds > 1 and (recipe.digit != "weakest" or recipe.name):
-        raise UsageError(
-            f"`rounds` (={rounds}) looks for the weakest digit anew each time, but a digit or name is set.",
-            "Use --digit weakest and no --name.",
         )

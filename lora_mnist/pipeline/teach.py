@@ -2,25 +2,26 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare, logits_of
+from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
-from lora_mnist.pipeline.finetune import parameters_of, prove_and_save
+from lora_mnist.pipeline.finetune import prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, free_name
-from lora_mnist.runs.schemas import FinetuneRecord, Provenance, record_provenance
+from lora_mnist.runs.schemas import Provenance, record_provenance
 from lora_mnist.settings.config import Document, TeachSettings, require_name
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
-from lora_mnist.training.progress import SILENT, CallbackProgress, Progress, Step
+from lora_mnist.training.progress import SILENT, CallbackProgress, Step
 from lora_mnist.training.train import train_on_drawings, uncertainty_of, with_adapter
 
 NAME = "taught"
@@ -30,34 +31,23 @@ NAME = "taught"
 class TaughtAdapter:
     """An adapter that was trained on drawings and is not saved yet. It can be pickled."""
 
-    record: FinetuneRecord  # without a proof, which is made when it is kept
+    digit: int  # the one that it is judged by
+    settings: TeachSettings
+    seed: int
+    guard: GuardDecision
+    lesson: LessonResult  # what it learnt, and the side effects
     provenance: Provenance
     drawings: Drawings
-    weights: dict[str, tuple[torch.Tensor, torch.Tensor]]  # lora_A (rank, in), lora_B (out, rank) by layer
+    weights: dict[str, dict[str, torch.Tensor]]  # lora_A (rank, in) and lora_B (out, rank) of every layer
     history: History
     base_fingerprint: str
-
-    @property
-    def lesson(self) -> LessonResult:
-        """What it learnt, and the side effects."""
-        assert self.record.lesson is not None  # `teach` has made it
-        return self.record.lesson
-
-    @property
-    def settings(self) -> TeachSettings:
-        """What it was trained with."""
-        assert isinstance(self.record.settings, TeachSettings)
-        return self.record.settings
 
     def on(self, base: MLP, name: str = NAME) -> MLP:
         """A copy of `base` with the adapter on, under that name, at the scale its guard selected."""
         adapted = with_adapter(base, name, self.settings, seed=0)
-        with torch.no_grad():
-            for path, update in updates_of(adapted, name).items():
-                lora_A, lora_B = self.weights[path]
-                update.lora_A.copy_(lora_A)
-                update.lora_B.copy_(lora_B)
-        scale_alpha(adapted, name, self.lesson.scale or 1.0)
+        for path, update in updates_of(adapted, name).items():
+            update.load_state_dict(self.weights[path])
+        scale_alpha(adapted, name, self.guard.scale or 1.0)
         return adapted.eval()
 
 
@@ -80,8 +70,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     Args:
         report: called after every step; what it raises ends the training. None shows a bar where the workspace does.
 
-    Raises:
-        UsageError: there is a guard, but no `val` to judge by; or the loss is not a number any more.
+    Raises UsageError if there is a guard, but no `val` to judge by, or if the loss is not a number any more.
     """
     recipe, drawings, val = work.settings.teach, drawings.by_digit(), work.dataset.val
     require_val(recipe.guard, val)
@@ -89,56 +78,40 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     # half as long, since somebody is waiting: on handwriting made of val, 45 % fewer errors in place of 52 %
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
     reported = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
-    started = time.perf_counter()
+    started, seed = time.perf_counter(), work.settings.seed
     uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
-    def train(on: Drawings, how: TeachSettings, progress: Progress) -> tuple[MLP, History]:
+    def train(on: Drawings, how: TeachSettings, done: int = 0) -> tuple[MLP, History]:
         settings = work.settings.model_copy(update={"teach": how})
+        progress = replace(reported, before=done) if reported else SILENT if done else work.progress
         return train_on_drawings(work.base, NAME, on, settings, work.dataset, progress, uncertainty)
 
-    adapted, history = train(drawings, recipe, reported or work.progress)
+    adapted, history = train(drawings, recipe)
     was_right = is_right(work.base, drawings)
-    digit = most_wrong(drawings, was_right)
+    # it is judged by the digit with the most wrong drawings; of equals, the most drawings; of those, the smallest
+    wrong = torch.bincount(drawings.labels.cpu()[~was_right], minlength=10).tolist()
+    digit = max(range(10), key=lambda one: (wrong[one], drawings.counts[one], -one))
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
     decision = select_scale(adapted, NAME, guard, work.logits_with(()).get("val"), val, digit)
     scale_alpha(adapted, NAME, decision.scale or 1.0)
 
     def train_without(number: int) -> MLP:
         others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])
-        done = recipe.steps + number * brief.steps
-        tester, _ = train(others, brief, replace(reported, before=done) if reported else SILENT)
+        tester, _ = train(others, brief, recipe.steps + number * brief.steps)
         scale_alpha(tester, NAME, decision.scale or 1.0)
         return tester
 
-    unseen = None
-    if parts:
-        with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
-            unseen = _test_unseen(drawings, was_right, parts, train_without, brief.steps)
     lesson = LessonResult(
         drawings=drawings.counts,
         before=int(was_right.sum()),
         after=int(is_right(adapted, drawings).sum()),
-        unseen=unseen,
+        unseen=_test_unseen(work, drawings, was_right, parts, train_without, brief.steps) if parts else None,
         val=_on_val(work, adapted, digit) if len(val) else None,
         scale=decision.scale,
     )
-    record = FinetuneRecord(
-        schema_version=SCHEMA,
-        method="taught",
-        name=NAME,
-        digit=digit,
-        settings=recipe,
-        parameters=parameters_of(adapted, NAME),
-        proof=None,
-        weakest_on_val=False,
-        seed=work.settings.seed,
-        guard=decision,
-        lesson=lesson,
-    )
-    provenance = record_provenance(work.device, started)
-    updates = updates_of(adapted, NAME)
-    weights = {path: (one.lora_A.detach().cpu(), one.lora_B.detach().cpu()) for path, one in updates.items()}
-    return TaughtAdapter(record, provenance, drawings, weights, history, work.fingerprint.sha256)
+    provenance, fingerprint = record_provenance(work.device, started), work.fingerprint.sha256
+    weights = {path: update.state_dict() for path, update in updates_of(adapted, NAME).items()}
+    return TaughtAdapter(digit, recipe, seed, decision, lesson, provenance, drawings, weights, history, fingerprint)
 
 
 def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Path:
@@ -153,40 +126,35 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         RunError: there is one of that name, or it was trained on another base.
         DiskError: the disk refuses; the run is as before.
     """
-    if taught.lesson.scale is None:
+    if taught.guard.scale is None:
         raise UsageError(taught.lesson.verdict.words, "--guard none keeps it as trained.")
     with work.writing():
         if taught.base_fingerprint != work.fingerprint.sha256:
             raise RunError("The adapter was trained on another base than the run has now.", "Teach it again.")
         name = _claim_name(work, name)
-        settings = taught.settings.model_copy(update={"name": name})
-        record = taught.record.model_copy(update={"name": name, "settings": settings})
         adapted = taught.on(work.base, name)
-        prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
+        settings = taught.settings.model_copy(update={"name": name})
+        details = {"seed": taught.seed, "guard": taught.guard, "lesson": taught.lesson}
+        record = record_of("taught", adapted, name, taught.digit, settings, weakest=False, **details)
+        provenance, history, drawings = taught.provenance, taught.history, taught.drawings
+        prove_and_save(work, adapted, record, provenance, history, write_more=lambda writer: writer.drawings(drawings))
         return work.run.adapter(name).folder
 
 
 def teach_and_keep(work: Workspace, drawings: Drawings, dry_run: bool = False) -> TeachResult:
     """`teach` and, unless the guard refuses or it is a dry run, `keep`; the name is that of the settings.
 
-    Raises:
-        As both do; what hinders keeping, before anything is trained.
+    Raises as both do; what hinders keeping, before anything is trained.
     """
     name, folder = work.settings.teach.name, None
-    if dry_run:
-        taught = teach(work, drawings)
-    else:
-        with work.writing():
+    with nullcontext() if dry_run else work.writing():
+        if not dry_run:
             _claim_name(work, name)
-            taught = teach(work, drawings)
-            folder = keep(work, taught, name) if taught.lesson.scale is not None else None
-    return TeachResult(
-        kept=folder is not None,
-        lesson=taught.lesson,
-        verdict=taught.lesson.verdict,
-        seconds=taught.provenance.seconds,
-        folder=None if folder is None else str(folder),
-    )
+        taught = teach(work, drawings)
+        if not dry_run and taught.guard.scale is not None:
+            folder = str(keep(work, taught, name))
+    lesson, seconds = taught.lesson, taught.provenance.seconds
+    return TeachResult(kept=folder is not None, lesson=lesson, verdict=lesson.verdict, seconds=seconds, folder=folder)
 
 
 def is_right(model: MLP, drawings: Drawings) -> torch.Tensor:
@@ -207,17 +175,8 @@ def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     return [which % folds == part for part in range(folds)]
 
 
-def most_wrong(drawings: Drawings, was_right: torch.Tensor) -> int:
-    """The digit with the most wrong drawings; of equals, the one with the most drawings, then the smallest.
-
-    Args:
-        was_right: bool (K,), which are right with the base.
-    """
-    wrong, labels = torch.bincount(drawings.labels.cpu()[~was_right], minlength=10).tolist(), drawings.counts
-    return max(range(10), key=lambda digit: (wrong[digit], labels[digit], -digit))
-
-
 def _test_unseen(
+    work: Workspace,
     drawings: Drawings,
     was_right: torch.Tensor,
     parts: Sequence[torch.Tensor],
@@ -226,8 +185,9 @@ def _test_unseen(
 ) -> Unseen:
     """Cross-validation: test every part of the drawings with an adapter that was trained on the others."""
     now_right = torch.zeros_like(was_right)
-    for number, part in enumerate(parts):
-        now_right[part] = is_right(train_without(number), drawings)[part]
+    with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
+        for number, part in enumerate(parts):
+            now_right[part] = is_right(train_without(number), drawings)[part]
     return Unseen(
         images=len(was_right),
         before=int(was_right.sum()),
@@ -240,7 +200,6 @@ def _test_unseen(
 
 
 def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:
-    """What `adapted` changes on `val`."""
     val = work.dataset.val
     before, after = work.logits_with(())["val"], logits_of(adapted, val.images)
     found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]

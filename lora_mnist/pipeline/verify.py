@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -15,9 +16,8 @@ from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import to_json
-from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import AppliedAdapter, Evaluation
+from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Document, Many, Maybe
 from lora_mnist.settings.request import Applied, Request
 
@@ -45,7 +45,6 @@ class AdapterCheck(Document):
 
     @property
     def proof(self) -> Proof | None:
-        """The claims together."""
         if self.frozen is None or self.off is None or self.on is None:
             return None
         passed = self.frozen.passed and self.off.passed and self.on.passed
@@ -94,21 +93,18 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
         return verify_workspace(open_workspace(request), adapters, digest)
     except AlteredError as error:  # of the base; damaged adapters and checkpoints are failures already
         clauses = [error.cause] if digest is None else [error.cause, f"the run digest is not known, not {digest}"]
-        base = BaseCheck(passed=False)
-        return VerifyResult(passed=False, failures=tuple(clauses), base=base, adapters=(), checkpoints=())
+        unread = BaseCheck(passed=False)
+        return VerifyResult(passed=False, failures=tuple(clauses), base=unread, adapters=(), checkpoints=())
 
 
 def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str | None = None) -> VerifyResult:
     """Prove the base and `adapters`; if none is named, all of them, all checkpoints, and the report's files.
 
-    Raises:
-        RunError: as `verify` does.
+    Raises RunError as `verify` does.
     """
     run = work.run
     plain = Plain(work.base, work.images, run.base.logits())
-    base_failures = _unlike_stored(run.base, plain.logits)
-    if not base_failures:
-        base_failures = _unlike_evaluation(run.base, work.evaluation(run.base.logits()))
+    base_failures = _unlike_stored(run.base, plain.logits) or _unlike_logits(work, run.base)
     names = list(dict.fromkeys(adapters)) or run.adapter_names()
     adapter_checks = [_check_adapter(work, name, plain, not base_failures) for name in names]
     checkpoint_checks = [] if adapters else [_check_checkpoint(work, one.name) for one in run.checkpoints()]
@@ -153,13 +149,7 @@ def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool
         if (record.name, record.proof and record.proof.passed) != (name, True):
             clauses.append(f"{FINETUNE} is not of a proved adapter of this name")
         if base_is_right and not clauses:  # else there is nothing to compare with
-            stored, kept = artifact.logits(), artifact.analysis.control
-            applied = [AppliedAdapter(name=one, strength=1.0) for one in below]
-            clauses += _unlike_evaluation(artifact, work.evaluation(stored, applied))
-            control = Control(kept.scale, artifact.control_logits()) if kept else None
-            found = analyse(work.logits_with(record.on_top_of), stored, work.labels, record.digit, control)
-            if not same(artifact.analysis, found, NOT_RECOMPUTED):
-                clauses.append(f"{ANALYSIS} does not follow from its logits")
+            clauses = _unlike_logits(work, artifact, below)
     except AlteredError as error:
         return AdapterCheck(name=name, passed=False, failures=(error.cause,))
     return AdapterCheck(
@@ -172,13 +162,8 @@ def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
         artifact = work.run.require_checkpoint(name)
         work.require_same_base(artifact)
         model, fingerprint = load_network(artifact.file(WEIGHTS), work.device)
-        clauses = _unlike_stored(artifact, held_out_logits(model, work.dataset))
-        if not clauses:
-            stored = artifact.logits()
-            clauses = _unlike_evaluation(artifact, work.evaluation(stored, checkpoint=name))
-            if artifact.is_finetuned:
-                found = analyse(work.logits_with(()), stored, work.labels, artifact.finetune.digit)
-                clauses += [] if same(artifact.analysis, found) else [f"{ANALYSIS} does not follow from its logits"]
+        logits = held_out_logits(model, work.dataset)
+        clauses = _unlike_stored(artifact, logits) or _unlike_logits(work, artifact, checkpoint=name)
     except AlteredError as error:
         return CheckpointCheck(name=name, passed=False, failures=(error.cause,))
     return CheckpointCheck(name=name, fingerprint=fingerprint.sha256, passed=not clauses, failures=tuple(clauses))
@@ -186,6 +171,8 @@ def _check_checkpoint(work: Workspace, name: str) -> CheckpointCheck:
 
 def _check_report(run: Run) -> tuple[bool | None, list[str], list[str]]:
     """Whether the report's files are the saved ones and hold the run's documents as they are now; failures; notes."""
+    from lora_mnist.runs.listing import documents_of  # which the commands that print a VerifyResult do without
+
     report = Artifact(run.report)
     if not report.is_finished:
         return None, [], []
@@ -214,8 +201,18 @@ def _unlike_stored(artifact: Artifact, logits: Mapping[str, torch.Tensor]) -> li
     return [f"the stored logits of {split} are not those of its weights" for split in wrong]
 
 
-def _unlike_evaluation(artifact: Artifact, found: Evaluation) -> list[str]:
-    return [] if same(artifact.evaluation, found) else [f"{EVALUATION} does not follow from its logits"]
+def _unlike_logits(
+    work: Workspace, artifact: Artifact, adapters: Sequence[str] = (), checkpoint: str | None = None
+) -> list[str]:
+    """The documents that do not follow from the stored logits, a clause each; of the base, unless others are named."""
+    logits, applied = artifact.logits(), [AppliedAdapter(name=one, strength=1.0) for one in adapters]
+    wrong = [] if same(artifact.evaluation, work.evaluation(logits, applied, checkpoint)) else [EVALUATION]
+    if artifact.is_finetuned:
+        kept = artifact.analysis.control if adapters else None  # a checkpoint has none
+        control = Control(kept.scale, artifact.control_logits()) if kept else None
+        found = analyse(work.logits_with(adapters[:-1]), logits, work.labels, artifact.finetune.digit, control)
+        wrong += [] if same(artifact.analysis, found, NOT_RECOMPUTED if adapters else None) else [ANALYSIS]
+    return [f"{name} does not follow from its logits" for name in wrong]
 
 
 def same(stored: Document, found: Document, exclude: set[str] | None = None) -> bool:
@@ -223,11 +220,13 @@ def same(stored: Document, found: Document, exclude: set[str] | None = None) -> 
     return _equal(stored.model_dump(mode="json", exclude=exclude), found.model_dump(mode="json", exclude=exclude))
 
 
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
+def _equal(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
+    if isinstance(one, list):
         return len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, float) and isinstance(other, float):
+    if isinstance(one, float):
         return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING**2)
-    return type(one) is type(other) and one == other
+    return bool(one == other)

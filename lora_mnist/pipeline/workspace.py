@@ -14,9 +14,8 @@ import torch
 from lora_mnist.datasets.dataset import Dataset, choose, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
-from lora_mnist.lora.fingerprint import Fingerprint
-from lora_mnist.lora.model import set_strength
-from lora_mnist.lora.peft import CONFIG, load_adapter, load_fingerprint
+from lora_mnist.lora import Fingerprint, load_adapter, load_fingerprint, set_strength
+from lora_mnist.lora.peft import CONFIG
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
@@ -28,6 +27,8 @@ from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
 
 log = logging.getLogger("lora_mnist")
+
+IS_PATH = re.compile(r"[./\\]")  # names in a run hold neither dots nor separators
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Workspace:
 
     @property
     def progress(self) -> Progress:
-        """How a training is shown."""
         return Progress(self.request.quiet, self.request.stage)
 
     @property
@@ -114,12 +114,10 @@ class Workspace:
 
         Raises UsageError if the weakest is wanted and there is no `val`.
         """
-        digit = self.settings.finetune.digit
-        if digit != "weakest":
-            return digit
-        if not len(self.dataset.val):
+        digit, val = self.settings.finetune.digit, self.dataset.val
+        if digit == "weakest" and not len(val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        return weakest_digit(self.logits_with(on_top_of)["val"], self.dataset.val.labels)
+        return weakest_digit(self.logits_with(on_top_of)["val"], val.labels) if digit == "weakest" else digit
 
     def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
         """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
@@ -164,8 +162,7 @@ class Workspace:
         Raises RunError if it is missing or damaged, or was made from another base.
         """
         if reference is None:
-            full = self.run.full_checkpoints()
-            if not full:
+            if not (full := self.run.full_checkpoints()):
                 raise RunError(
                     f"{self.run.path} has no fully fine-tuned checkpoint.",
                     f"Run `lora-mnist finetune --full --run {self.run.path}` first.",
@@ -173,7 +170,7 @@ class Workspace:
             reference = full[-1].name
         if not reference:
             raise RunError("--checkpoint is empty.", "Name a checkpoint.")
-        if _is_path(reference):
+        if IS_PATH.search(reference):
             path = Path(reference)
             path = (path / WEIGHTS if path.is_dir() else path).resolve()
             saved = Artifact(path.parent)
@@ -195,7 +192,7 @@ class Workspace:
         """
         if not reference:
             raise RunError("--adapter is empty.", "Name an adapter.")
-        if _is_path(reference):
+        if IS_PATH.search(reference):
             return Path(reference), name_from(Path(reference).resolve().name)
         if reference not in self.run.adapter_names() and (Path(reference) / CONFIG).is_file():
             raise RunError(
@@ -235,11 +232,6 @@ def opened(request: Request, run: Run, settings: Settings, device: torch.device,
     """The workspace of a run whose data and settings are known already: its base is read from the file."""
     network, fingerprint = load_network(run.base.file(WEIGHTS), device)
     return Workspace(request, run, settings, device, dataset, network, fingerprint)
-
-
-def _is_path(reference: str) -> bool:
-    """Names in a run hold neither dots nor separators."""
-    return re.search(r"[./\\]", reference) is not None
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -11,7 +11,8 @@ from PIL import Image
 from lora_mnist.cli import results, tables
 from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.evaluation.verdict import side_effects, verdict_of
-from lora_mnist.pipeline import FinetuneResult, Request, RunResult, extract, finetune_full, merge, verify
+from lora_mnist.pipeline import FinetuneResult, Request, RunResult, finetune_full, verify
+from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.run import Done
 from lora_mnist.runs.run import Run

@@ -1,5 +1,4 @@
 import os
-import sys
 from collections import namedtuple
 from importlib import metadata
 
@@ -8,14 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_mnist.datasets.mnist import MNIST_FILES
-from lora_mnist.pipeline import doctor as look
-from lora_mnist.pipeline import merge
+from lora_mnist.pipeline import doctor
+from lora_mnist.pipeline.convert import merge
 from lora_mnist.runs.atomic import one_writer
 from lora_mnist.settings.request import Applied
 
 from ..conftest import flip_bit, rehash, snapshot, workspace
-
-doctor = sys.modules[look.__module__]  # the package has a function of the same name
 
 
 @pytest.fixture
@@ -26,7 +23,7 @@ def healthy(run_copy, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(cores), raising=False)
 
     def examine(**options):
-        diagnosis = look(run_copy.parent, run_copy.parent / "data", **options)
+        diagnosis = doctor.doctor(run_copy.parent, run_copy.parent / "data", **options)
         return {check.name: check for check in diagnosis.checks}, diagnosis
 
     return examine

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.lora.merge import merged_copy
-from lora_mnist.pipeline import Applied, Request, export, open_workspace, pretrain
+from lora_mnist.pipeline import Applied, Request, open_workspace, pretrain
+from lora_mnist.pipeline import export as export_file
+from lora_mnist.pipeline.export import export
 from lora_mnist.runs.run import Run
 
 from ..conftest import smoke, snapshot, workspace
 
-export_file = sys.modules[export.__module__]
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 

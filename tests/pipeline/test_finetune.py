@@ -4,15 +4,7 @@ import pytest
 
 from lora_mnist.errors import ProofError, RunError, UsageError
 from lora_mnist.evaluation.baselines import shifted_threshold
-from lora_mnist.pipeline import (
-    Applied,
-    FinetuneResult,
-    Request,
-    evaluate,
-    finetune,
-    open_workspace,
-    pretrain,
-)
+from lora_mnist.pipeline import Applied, FinetuneResult, Request, evaluate, finetune, open_workspace, pretrain
 from lora_mnist.pipeline import verify as verify_run
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run

@@ -5,16 +5,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.pipeline import (
-    Applied,
-    Picture,
-    finetune,
-    pictures_in,
-    pictures_of,
-    predict,
-    require_one_picture,
-    write_picture,
-)
+from lora_mnist.pipeline import Applied, finetune
+from lora_mnist.pipeline.predict import Picture, pictures_in, pictures_of, predict, require_one_picture, write_picture
 from lora_mnist.runs.atomic import remove_folder
 from lora_mnist.runs.run import Run
 

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import binomtest
 
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.pipeline import extract, finetune, finetune_full, pretrain
+from lora_mnist.pipeline import finetune, finetune_full, pretrain
+from lora_mnist.pipeline.convert import extract
 from lora_mnist.report.page import LEVELS, matrix_cells, rounded_probability, write_report
 from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run

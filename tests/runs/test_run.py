@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.pipeline import Applied, Request, evaluate, finetune, merge, open_workspace, verify
+from lora_mnist.pipeline import Applied, Request, evaluate, finetune, open_workspace, verify
+from lora_mnist.pipeline.convert import merge
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.atomic import manifest_of
 from lora_mnist.runs.listing import documents_of, list_adapters

@@ -7,7 +7,8 @@ import pytest
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.pipeline import Applied, Request, extract, finetune, finetune_full, merge, verify
+from lora_mnist.pipeline import Applied, Request, finetune, finetune_full, verify
+from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import MergeRecord

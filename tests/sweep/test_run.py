@@ -5,7 +5,8 @@ import pytest
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora import fingerprint_model
-from lora_mnist.pipeline import open_workspace, verify_workspace
+from lora_mnist.pipeline import open_workspace
+from lora_mnist.pipeline.verify import verify_workspace
 from lora_mnist.runs.atomic import is_finished
 from lora_mnist.settings import layers
 from lora_mnist.settings.request import Request
