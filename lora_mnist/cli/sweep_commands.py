@@ -69,14 +69,7 @@ class View:
     split: str = in_output("Images that it is counted on.", "test|val", "test")
 
 
-def sweep(
-    *,
-    grid: Grid,
-    engine: Engine,
-    view: View,
-    session: o.Session,
-    open: bool = o.OPEN,
-) -> int:
+def sweep(grid: Grid, engine: Engine, view: View, session: o.Session, open: bool = o.OPEN) -> int:
     """Fine-tune once for every combination of digits, ranks, seeds and settings, and say which are enough.
 
     Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
@@ -93,7 +86,7 @@ def sweep(
     if view.keep is not None and grid.hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
     images = o.given("data", dataset=grid.dataset)
-    request = o.request_of(o.Place(), session, o.ConfigOptions(config=grid.config), images)
+    request = o.request_of(grid.out, session, o.ConfigOptions(config=grid.config), **images)
     axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
     if grid.rounds:
         require_rounds(grid.rounds)
