@@ -132,10 +132,15 @@ def finetune(
     Example: lora-mnist finetune --digit 9 --rank 1
     """
     from lora_mnist.pipeline.finetune import finetune, finetune_full
+    from lora_mnist.settings.config import OF_ADAPTERS
 
     options = {**vars(repair), **vars(other), **vars(loop)}
     if full:
-        o.refuse_with_full({**options, "control": control, "on_top_of": on_top_of})
+        given = {**options, "control": control, "on_top_of": on_top_of}
+        for name in (*OF_ADAPTERS, "control", "on_top_of"):
+            if given[name] not in (None, [], False):
+                cause = f"--{name.replace('_', '-')} means nothing with --full, which trains no adapter."
+                raise UsageError(cause, "Leave one of them out.")
         options["full_learning_rate"] = options.pop("learning_rate")  # the rate of all weights is a setting of its own
     work = _open(run, session, common, **o.given("finetune", **options))
     tuning = finetune_full(work) if full else finetune(work, on_top_of or (), control)

@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(arguments or ["--help"], "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
         if errors.received:  # and somebody caught what it raised
-            raise errors.Interrupted
+            raise KeyboardInterrupt
         return code or 0
     except SystemExit as ended:  # Typer's completion, with its answer, and its help where nobody reads on
         silence_stdout()
-        return int(ended.code or 0) if completion.is_asked() else 0
+        return int(ended.code or 0) if "_LORA_MNIST_COMPLETE" in os.environ else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
 

@@ -1,9 +1,9 @@
 """Options that several commands share, spelled and explained once; and the request and settings that they become."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,12 +155,10 @@ class Adapters:
         names, factors = list(dict.fromkeys(self.adapter or [])), self.strength or [1.0]
         if self.strength and not names:
             raise UsageError(f"`strength` (={factors[0]}) needs an adapter to act on.", "Name one with --adapter.")
-        if len(factors) == 1:
-            factors = factors * len(names)
-        if len(factors) != len(names):
+        if len(factors) not in (1, len(names)):
             cause = f"There are {len(names)} adapters and {len(factors)} strengths."
             raise UsageError(cause, "Give one for all, or one each.")
-        return list(map(Applied, names, factors))
+        return list(map(Applied, names, cycle(factors)))
 
 
 # Groups of settings ---------------------------------------------------------------------------------------------------
@@ -271,16 +269,6 @@ def request_of(run: Path, session: Session, common: ConfigOptions = ConfigOption
         force=common.force,
         quiet=session.quiet,
     )
-
-
-def refuse_with_full(options: Mapping[str, Any]) -> None:
-    """Raises UsageError if one of the `options` that come with `--full` is one that only an adapter has."""
-    from lora_mnist.settings.config import OF_ADAPTERS
-
-    for name in (*OF_ADAPTERS, "control", "on_top_of"):
-        if options[name] not in (None, [], False):
-            cause = f"--{name.replace('_', '-')} means nothing with --full, which trains no adapter."
-            raise UsageError(cause, "Leave one of them out.")
 
 
 def given(table: str, **options: Any) -> "ConfigTables":

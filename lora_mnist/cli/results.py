@@ -24,9 +24,6 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
 PROVED = "passed: no byte of the base changed; with the adapter off, it is the base"
 
 
-# A single stage -------------------------------------------------------------------------------------------------------
-
-
 def pretraining(document: PretrainResult) -> RenderableType:
     """How good the base is, digit by digit, a row for each split, and which is the weakest."""
     digits = (*map(str, range(10)), "all")
@@ -124,9 +121,6 @@ def taught(result: TeachResult, run: Path, dataset: str) -> RenderableType:
     return Group(*lines)
 
 
-# Networks to take along -----------------------------------------------------------------------------------------------
-
-
 def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
     """How good the merged network is, of what it was made, how exactly, and where it is."""
     dataset, accuracy = document.evaluation.dataset.name, ", ".join(tables.accuracies(document.evaluation, base))
@@ -151,9 +145,6 @@ def exported(document: Export) -> RenderableType:
         labelled("checked", f"on {document.images:,} held-out images the logits differ from ours by {difference}"),
         labelled("saved", f"{document.file}: {kind}, {document.bytes / 1e6:.1f} MB"),
     )
-
-
-# `run` ----------------------------------------------------------------------------------------------------------------
 
 
 def was_finished(done: Sequence[Done]) -> bool:
@@ -248,9 +239,6 @@ def finished(document: RunResult, page: Path) -> RenderableType:
         Line(f"{title}. --force trains again."),
         Line(str(page), "Verified again. Report: ", label_style=""),
     )
-
-
-# Words ----------------------------------------------------------------------------------------------------------------
 
 
 def stage_line(number: int, time: str, text: str) -> RenderableType:

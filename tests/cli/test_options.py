@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from lora_mnist.cli import options as o
-from lora_mnist.errors import UsageError
 from lora_mnist.settings.request import Applied
 
 
@@ -56,19 +55,23 @@ def test_one_strength_is_for_all_adapters(adapters, applied):
 
 
 @pytest.mark.parametrize(
-    ("repair", "other", "control", "flag"),
+    ("options", "flag"),
     [
-        (o.Repair(rank=1), o.Finetuning(), False, "--rank"),
-        (o.Repair(guard="none"), o.Finetuning(), False, "--guard"),
-        (o.Repair(), o.Finetuning(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
-        (o.Repair(), o.Finetuning(), True, "--control"),
+        ("--rank 1", "--rank"),
+        ("--guard none", "--guard"),
+        ("--alpha-pattern a=1", "--alpha-pattern"),
+        ("--control", "--control"),
+        ("--on-top-of a", "--on-top-of"),
     ],
 )
-def test_full_refuses_what_only_an_adapter_has(repair, other, control, flag):
-    with pytest.raises(UsageError, match=f"^{flag} means nothing"):
-        o.refuse_with_full({**vars(repair), **vars(other), "control": control, "on_top_of": None})
+def test_full_refuses_what_only_an_adapter_has(cli, tmp_path, options, flag):
+    code, _, err = cli("finetune", "--full", "--run", tmp_path, *options.split())
+    assert code == 2
+    assert f"{flag} means nothing with --full" in err
 
 
-def test_full_takes_what_every_training_has():
-    repair, other = o.Repair(digit="9", steps=3, focus=0.1, name="x"), o.Finetuning(rslora=False, targets=[])
-    o.refuse_with_full({**vars(repair), **vars(other), "control": False, "on_top_of": None})
+def test_full_takes_what_every_training_has(cli, tmp_path):
+    options = "--digit 9 --steps 3 --focus 0.1 --name x --lr 0.1 --shift 1 --no-rslora"
+    code, _, err = cli("finetune", "--full", "--run", tmp_path, *options.split())
+    assert code == 4
+    assert "There is no base" in err
