@@ -155,36 +155,33 @@ def was_finished(done: Sequence[Done]) -> bool:
 
 
 def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
-    """What there is to print after the last of the stages `done`: that stage, once one of them had anything to do.
+    """What there is to print after the last of the stages `done`.
 
-    Those that were finished before it are then shown too, so a finished run has no lines.
+    Stages that were finished before are held back until one had something to do, so a finished run has no lines.
     """
-    if was_finished(done):
-        return []
-    first = 0 if was_finished(done[:-1]) else len(done) - 1
-    return [line for i in range(first, len(done)) for line in _lines_of(done[i], i, rounds)]
-
-
-def _lines_of(done: Done, place: int, rounds: int) -> list[RenderableType]:
-    """Of one stage; `place` counts them from 0, so of a round it is its number."""
     from lora_mnist.pipeline.pretrain import PretrainResult
     from lora_mnist.pipeline.verify import VerifyResult
 
-    result, time = done.result, "before" if done.skipped else f"{done.seconds:.1f} s"
-    if isinstance(result, PretrainResult):
-        return [stage_line(1, time, f"{_accuracy(result)}. {_weakest(result)}")]
-    if isinstance(result, VerifyResult):
-        what = f"base and {_count(len(result.adapters), 'adapter')}"
-        return [stage_line(3, time, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files")]
-    if rounds == 1:
-        refused = "" if result.kept else ": not kept"
-        return [stage_line(2, time, f"{result.record.name}, on digit {result.record.digit}{refused}")]
-    heading = [stage_line(2, "", "digit by digit; on val, which decides:")] if place == 1 else []
-    what = "not kept"
-    if result.analysis:
-        missed, alarms, errors = tables.moved(result.analysis.splits["val"])  # without one there are no rounds
-        what = f"{f'missed {missed}':<16} {f'false alarms {alarms}':<21} errors {errors}"
-    return [*heading, _timed(f"    round {place}", time, f"{result.record.digit}  {what}")]
+    lines: list[RenderableType] = []
+    first = len(done) if was_finished(done) else 0 if was_finished(done[:-1]) else len(done) - 1
+    for i, one in list(enumerate(done))[first:]:
+        result, time = one.result, "before" if one.skipped else f"{one.seconds:.1f} s"
+        if isinstance(result, PretrainResult):
+            lines.append(stage_line(1, time, f"{_accuracy(result)}. {_weakest(result)}"))
+        elif isinstance(result, VerifyResult):
+            what = f"base and {_count(len(result.adapters), 'adapter')}"
+            lines.append(stage_line(3, time, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files"))
+        elif rounds == 1:
+            refused = "" if result.kept else ": not kept"
+            lines.append(stage_line(2, time, f"{result.record.name}, on digit {result.record.digit}{refused}"))
+        else:
+            lines += [stage_line(2, "", "digit by digit; on val, which decides:")] if i == 1 else []
+            what = "not kept"
+            if result.analysis:
+                missed, alarms, errors = tables.moved(result.analysis.splits["val"])  # without one there are no rounds
+                what = f"{f'missed {missed}':<16} {f'false alarms {alarms}':<21} errors {errors}"
+            lines.append(_timed(f"    round {i}", time, f"{result.record.digit}  {what}"))
+    return lines
 
 
 def whole(document: RunResult, run: Path, verbose: bool = False) -> RenderableType:

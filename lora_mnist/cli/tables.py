@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # --help does without pydantic, and the commands that only re
     from lora_mnist.pipeline.compare import SideBySide
     from lora_mnist.pipeline.doctor import Diagnosis
     from lora_mnist.pipeline.finetune import FinetuneResult
-    from lora_mnist.pipeline.predict import Guess, Prediction, Predictions
+    from lora_mnist.pipeline.predict import Predictions
     from lora_mnist.pipeline.verify import VerifyResult
     from lora_mnist.runs.listing import AdapterLine, Listing, Overview, SizeTable
     from lora_mnist.runs.schemas import AdapterParameters, AppliedAdapter, Evaluation, Extraction, FinetuneRecord
@@ -308,7 +308,7 @@ def side_by_side(document: SideBySide, every_pair: bool = False) -> RenderableTy
     if not every_pair and len(pairs) > PAIRS:
         best = {min(same, key=lambda one: one.errors).number for same in document.datasets.values()}
         pairs = [pair for pair in pairs if best & {pair.first, pair.second}]
-    tables: dict[str, Table] = {}  # one for each run
+    tables: dict[str, Table] = {}  # one for each run, and one for pairs
     for network in document.networks:
         title = f"{network.run}: {DATASETS[network.dataset.name]}, {network.images:,} test images"
         if title not in tables:
@@ -350,36 +350,26 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
 
 def predictions(document: Predictions) -> RenderableType:
     """Of one picture per cent of every digit, a row for each network; of several pictures a line each."""
-    pictures, guesses = document.predictions, document.predictions[0].guesses
-    stacks = [
-        Line(f"{guess.adapter.name} is shown on top of {', '.join(guess.on_top_of)}, as it was trained.")
-        for guess in guesses
-        if guess.adapter and guess.on_top_of
-    ]
-    if len(pictures) > 1:
-        rows = table("picture", *map(_network, guesses))
-        for picture in pictures:
-            cells = (f"{guess.digit} ({100 * max(guess.probabilities):.0f} %)" for guess in picture.guesses)
-            rows.add_row(_picture(picture), *cells)
-        return Group(titled(f"{DATASETS[document.dataset]}: what the networks see", rows), *stacks)
-    rows = table("", "sees", *map(str, range(10)))
+    guesses, networks, notes = document.predictions[0].guesses, [], []
     for guess in guesses:
+        name, strength = (guess.adapter.name, guess.adapter.strength) if guess.adapter else ("base", 1)
+        networks.append(name if strength == 1 else f"{name} at {strength:g}")
+        if guess.on_top_of:
+            notes.append(Line(f"{name} is shown on top of {', '.join(guess.on_top_of)}, as it was trained."))
+    pictures = [one.file or f"test image {one.index}, a {one.label}" for one in document.predictions]
+    if len(pictures) > 1:
+        rows = table("picture", *networks)
+        for picture, prediction in zip(pictures, document.predictions, strict=True):
+            cells = (f"{guess.digit} ({100 * max(guess.probabilities):.0f} %)" for guess in prediction.guesses)
+            rows.add_row(picture, *cells)
+        return Group(titled(f"{DATASETS[document.dataset]}: what the networks see", rows), *notes)
+    rows = table("", "sees", *map(str, range(10)))
+    for name, guess in zip(networks, guesses, strict=True):
         shares = [round(100 * share) for share in guess.probabilities]
-        cells = (str(share) if share else "·" for share in shares)  # a dot is less than half of one per cent
-        rows.add_row(_network(guess), Text(str(guess.digit), style="bold"), *cells)
+        cells = (str(share or "·") for share in shares)  # a dot is less than half of one per cent
+        rows.add_row(name, Text(str(guess.digit), style="bold"), *cells)
     note = Line(f"Probabilities in per cent; trained on {DATASETS[document.dataset]}.")
-    return Group(Line(_picture(pictures[0])), rows, note, *stacks)
-
-
-def _picture(prediction: Prediction) -> str:
-    return prediction.file or f"test image {prediction.index}, a {prediction.label}"
-
-
-def _network(guess: Guess) -> str:
-    if guess.adapter is None:
-        return "base"
-    strength = guess.adapter.strength
-    return guess.adapter.name if strength == 1 else f"{guess.adapter.name} at {strength:g}"
+    return Group(Line(pictures[0]), rows, note, *notes)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------
