@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist import __version__, pipeline
+from lora_mnist import __version__
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.runs.artifact import load_network
 from lora_mnist.runs.atomic import HOLDER, LOCK, TEMPORARY
@@ -417,7 +417,7 @@ def test_an_error_of_the_system_is_json_too(cli, tmp_path):
 
 
 def test_a_bug_is_called_a_bug(cli, finished_run, monkeypatch):
-    monkeypatch.setattr(pipeline, "evaluate", lambda *_: 1 / 0)
+    monkeypatch.setattr(sys.modules["lora_mnist.pipeline.evaluate"], "evaluate", lambda *_: 1 / 0)
     code, _, err = cli("evaluate", "--run", finished_run)
     assert code == 1
     assert "bug in lora-mnist" in err

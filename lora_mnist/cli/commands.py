@@ -1,59 +1,36 @@
-"""The commands: parse, call one stage, print."""
+"""The commands: parse, call one stage, print.
 
-import importlib
+A stage is imported when a command calls it: --help is not to wait for torch and pydantic.
+"""
+
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lora_mnist.cli import completion
+from lora_mnist.cli import completion, results, tables
 from lora_mnist.cli import options as o
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
 from lora_mnist.errors import ProofError, UsageError
 
 if TYPE_CHECKING:
-    from lora_mnist import pipeline
-    from lora_mnist.cli import results, tables
-    from lora_mnist.datasets import drawings
-    from lora_mnist.pipeline import compare as comparing
-    from lora_mnist.pipeline import convert
-    from lora_mnist.pipeline import doctor as diagnosing
-    from lora_mnist.pipeline import export as exporting
-    from lora_mnist.pipeline import predict as predicting
-    from lora_mnist.pipeline import teach as teaching
-    from lora_mnist.report import page
-    from lora_mnist.runs import listing
-    from lora_mnist.runs import run as stored
-else:
-
-    class _Lazy:
-        """A module that is imported when a command uses it: --help is not to wait for torch and pydantic."""
-
-        def __init__(self, name: str):
-            self._name = name
-
-        def __getattr__(self, attribute: str) -> object:
-            return getattr(importlib.import_module(f"lora_mnist.{self._name}"), attribute)
-
-    pipeline, results, tables = map(_Lazy, ("pipeline", "cli.results", "cli.tables"))
-    comparing, convert, diagnosing = map(_Lazy, ("pipeline.compare", "pipeline.convert", "pipeline.doctor"))
-    exporting, predicting, teaching = map(_Lazy, ("pipeline.export", "pipeline.predict", "pipeline.teach"))
-    drawings = _Lazy("datasets.drawings")
-    listing, page, stored = map(_Lazy, ("runs.listing", "report.page", "runs.run"))
+    from lora_mnist.pipeline.finetune import FinetuneResult
+    from lora_mnist.pipeline.run import Done
+    from lora_mnist.pipeline.verify import VerifyResult
+    from lora_mnist.pipeline.workspace import Workspace
 
 
 def run(
-    *,
-    place: o.Place,
     common: o.ConfigOptions,
     base: o.Base,
     repair: o.Repair,
+    session: o.Session,
+    run: Path = o.RUN,
     rounds: int = in_repair(
         "Repair the weakest digit, then the next one on top of that, so many times at most.", "N", 1
     ),
     control: bool = o.CONTROL,
-    session: o.Session,
     open: bool = o.OPEN,
     verbose: bool = o.VERBOSE,
 ) -> None:
@@ -61,26 +38,35 @@ def run(
 
     Example: lora-mnist run --dataset digits --run runs/digits
     """
-    request = o.request_of(place, session, common, base.settings(), repair.settings())
-    silent, stages = session.json or session.quiet, results.Stages(rounds)
-    with stored.Run(place.run).writing():  # from the first stage to the last, not only during each of them
-        work, whole = pipeline.run(
-            request, rounds, control, lambda done: None if silent else print_all(stages.after(done))
-        )
+    from lora_mnist.pipeline.run import run as run_stages
+    from lora_mnist.report.page import write_report
+    from lora_mnist.runs.run import Run
+
+    request = o.request_of(run, session, common, **base.settings(), **o.given("finetune", **vars(repair)))
+    silent = session.json or session.quiet
+    done: list[Done] = []
+
+    def show(stage: "Done") -> None:
+        done.append(stage)
+        if not silent:
+            print_all(*results.stage_lines(done, rounds))
+
+    with Run(run).writing():  # from the first stage to the last, not only during each of them
+        work, whole = run_stages(request, rounds, control, show)
         _raise_failures(whole.verification)
         started = time.perf_counter()
         with replace(work.progress, stage="4/4 ").waiting("writing the report"):
-            file = page.write_report(work.run)
+            file = write_report(work.run)
     if session.json:
         pretraining, *tunings = (one.model_dump(mode="json") for one in (whole.pretraining, *whole.rounds))
         print_json({"pretrain": pretraining, "finetune": tunings[0], "rounds": tunings, "report": str(file)})
     elif session.quiet:
         write(f"{file}\n")
-    elif stages.finished:
+    elif results.was_finished(done):
         print_all(results.finished(whole, file))
     else:
-        report_line = results.report_line(file, time.perf_counter() - started)
-        print_all(report_line, results.whole(whole, place.run, verbose))
+        report_line = results.stage_line(4, f"{time.perf_counter() - started:.1f} s", str(file))
+        print_all(report_line, results.whole(whole, run, verbose))
     if verbose and not silent:
         each = map(tables.finetuning, whole.rounds)
         print_all(tables.evaluation(whole.pretraining), *each, tables.path(whole.rounds))
@@ -89,54 +75,54 @@ def run(
 
 
 def pretrain(
-    *,
-    place: o.Place,
     common: o.ConfigOptions,
     base: o.Base,
     loop: o.Loop,
     session: o.Session,
+    run: Path = o.RUN,
     verbose: bool = o.VERBOSE,
 ) -> None:
     """Train the base network, fingerprint its weights, and print its errors per digit.
 
     Example: lora-mnist pretrain --epochs 3 --run runs/mine
     """
-    request = o.request_of(place, session, common, base.settings(), loop.settings("pretrain"))
-    work, pretraining = pipeline.pretrain(request)
+    from lora_mnist.pipeline.pretrain import pretrain
+
+    work, pretraining = pretrain(o.request_of(run, session, common, **base.settings(**vars(loop))))
     more = verbose and tables.evaluation
     print_result(pretraining, session, results.pretraining, more, file=work.run.base.folder)
 
 
 def evaluate(
-    *,
-    place: o.Place,
+    adapters: o.Adapters,
+    session: o.Session,
     checkpoint: str | None = o.checkpoints(
         "Look at a whole network that `merge` or `finetune --full` made, by its name or file."
     ),
-    adapters: o.Adapters,
-    session: o.Session,
+    run: Path = o.RUN,
 ) -> None:
     """Errors per digit and the confusion matrix of the base; with adapters, before and after.
 
     Example: lora-mnist evaluate --adapter digit9-r1 --strength 0.5
     """
-    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions()))
-    evaluation = pipeline.evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
+    from lora_mnist.pipeline.evaluate import evaluate
+
+    work = _open(run, session)
+    evaluation = evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
     base = work.run.base.evaluation if evaluation.adapters or evaluation.checkpoint else None
     print_result(evaluation, session, lambda one: tables.evaluation(one, base))
 
 
 def finetune(
-    *,
-    place: o.Place,
     common: o.ConfigOptions,
-    full: bool = in_repair("Train all weights of a copy instead of an adapter, to compare."),
     repair: o.Repair,
-    control: bool = o.CONTROL,
-    on_top_of: list[str] | None = o.adapters("Adapter that is on, frozen, while this one is trained. May be repeated."),
     loop: o.Loop,
     session: o.Session,
     other: o.Finetuning,
+    run: Path = o.RUN,
+    full: bool = in_repair("Train all weights of a copy instead of an adapter, to compare."),
+    control: bool = o.CONTROL,
+    on_top_of: list[str] | None = o.adapters("Adapter that is on, frozen, while this one is trained. May be repeated."),
     verbose: bool = o.VERBOSE,
 ) -> None:
     """Train an adapter on the weakest digit or another, prove that the base is untouched, and say what it did.
@@ -145,27 +131,31 @@ def finetune(
 
     Example: lora-mnist finetune --digit 9 --rank 1
     """
+    from lora_mnist.pipeline.finetune import finetune, finetune_full
+    from lora_mnist.settings.config import OF_ADAPTERS
+
+    options = {**vars(repair), **vars(other), **vars(loop)}
     if full:
-        o.refuse_with_full(repair, other, control, on_top_of)
-    settings = [group.settings() for group in (repair, other, loop)]
-    if full:  # the rate of all weights is a setting of its own
-        settings[-1] = replace(loop, learning_rate=None).settings()
-        settings.append(o.given("finetune", full_learning_rate=loop.learning_rate))
-    work = pipeline.open_workspace(o.request_of(place, session, common, *settings))
-    tuning = pipeline.finetune_full(work) if full else pipeline.finetune(work, on_top_of or (), control)
-    _print_tuning(tuning, place.run, verbose, session)
+        given = {**options, "control": control, "on_top_of": on_top_of}
+        for name in (*OF_ADAPTERS, "control", "on_top_of"):
+            if given[name] not in (None, [], False):
+                cause = f"--{name.replace('_', '-')} means nothing with --full, which trains no adapter."
+                raise UsageError(cause, "Leave one of them out.")
+        options["full_learning_rate"] = options.pop("learning_rate")  # the rate of all weights is a setting of its own
+    work = _open(run, session, common, **o.given("finetune", **options))
+    tuning = finetune_full(work) if full else finetune(work, on_top_of or (), control)
+    _print_tuning(tuning, run, verbose, session)
 
 
 def verify(
-    *,
-    place: o.Place,
+    session: o.Session,
+    run: Path = o.RUN,
     adapter: list[str] | None = o.adapters(
         "Adapter to check. May be repeated.", show_default="all, and all checkpoints"
     ),
     digest: str | None = in_output(
         "Run digest that was noted elsewhere, or its first 16 characters: compare with it.", "HEX"
     ),
-    session: o.Session,
 ) -> None:
     """Prove a run from its files: fingerprint, frozen bytes, "off" equals base, "on" equals W + scaling · B A.
 
@@ -173,66 +163,71 @@ def verify(
 
     Example: lora-mnist verify --run runs/default
     """
-    findings = pipeline.verify(o.request_of(place, session, o.ConfigOptions()), adapter or (), digest)
+    from lora_mnist.pipeline.verify import verify
+
+    findings = verify(o.request_of(run, session), adapter or (), digest)
     if findings.passed or not session.json:  # which is one object, the error's
         print_result(findings, session, tables.verification)
     _raise_failures(findings)
 
 
 def merge(
-    *,
-    place: o.Place,
-    force: bool = o.FORCE,
     adapters: o.Adapters,
-    name: str | None = o.a_name(show_default="the adapters' and -merged"),
     session: o.Session,
+    force: bool = o.FORCE,
+    run: Path = o.RUN,
+    name: str | None = o.a_name(show_default="the adapters' and -merged"),
     verbose: bool = o.VERBOSE,
 ) -> None:
     """Write the base with adapters merged into its weights as a checkpoint of its own.
 
     Example: lora-mnist merge --adapter digit9-r1 --name repaired
     """
-    settings = o.given("finetune", name=name)
-    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force), settings))
-    merged, base = convert.merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
+    from lora_mnist.pipeline.convert import merge
+
+    work = _open(run, session, o.ConfigOptions(force=force), **o.given("finetune", name=name))
+    merged, base = merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
     more = verbose and (lambda one: tables.evaluation(one.evaluation, base))
-    print_result(merged, session, lambda one: results.merged(one, base, place.run), more, file=merged.file)
+    print_result(merged, session, lambda one: results.merged(one, base, run), more, file=merged.file)
 
 
 def extract(
-    *,
-    place: o.Place,
+    session: o.Session,
     checkpoint: str | None = o.checkpoints(
         "The network that was fine-tuned whole, by its name or file.", show_default="the latest in the run"
     ),
     force: bool = o.FORCE,
+    run: Path = o.RUN,
     digit: str | None = in_repair(
         "Digit that the adapter is judged by.", "0-9|weakest", show_default="the one it was fine-tuned on"
     ),
     rank: int = o.a_rank(default=8),
     name: str | None = o.NAME,
-    session: o.Session,
     verbose: bool = o.VERBOSE,
 ) -> None:
     """Make the best adapter of a rank from a network that was fine-tuned whole.
 
     Example: lora-mnist extract --rank 4
     """
-    settings = o.given("finetune", digit=digit, name=name)
-    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force), settings))
-    _print_tuning(convert.extract(work, rank, checkpoint), place.run, verbose, session)
+    from lora_mnist.pipeline.convert import extract
+
+    work = _open(run, session, o.ConfigOptions(force=force), **o.given("finetune", digit=digit, name=name))
+    _print_tuning(extract(work, rank, checkpoint), run, verbose, session)
 
 
-def adapters(*, place: o.Place, output: o.Output) -> None:
+def adapters(output: o.Output, run: Path = o.RUN) -> None:
     """List a run's adapters: digit, rank, size, errors before and after, proof.
 
     Example: lora-mnist adapters --run runs/mine
     """
-    print_result(listing.list_adapters(stored.Run(place.run)), output, tables.adapters)
+    from lora_mnist.runs.listing import list_adapters
+    from lora_mnist.runs.run import Run
+
+    print_result(list_adapters(Run(run)), output, tables.adapters)
 
 
 def compare(
-    *,
+    output: o.Output,
     runs: list[Path] | None = argument(
         *("Run", "Folders of the runs to compare, one or several.", "RUN"),
         autocompletion=completion.runs,
@@ -243,7 +238,6 @@ def compare(
     ),
     data: Path = o.DATA,
     verbose: bool = o.VERBOSE,
-    output: o.Output,
 ) -> None:
     """Bases and adapters of one run or several side by side, and two by two on the same test images.
 
@@ -251,56 +245,66 @@ def compare(
 
     Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
     """
-    compared = comparing.compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
+    from lora_mnist.pipeline.compare import compare
+
+    compared = compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
     print_result(compared, output, lambda one: tables.side_by_side(one, verbose))
 
 
-def runs(*, folder: Path = o.BELOW, output: o.Output) -> None:
+def runs(output: o.Output, folder: Path = o.BELOW) -> None:
     """List the runs below a folder: data, accuracy of the base, adapters, what the best one did, size, digest.
 
     Example: lora-mnist runs runs
     """
-    print_result(listing.list_runs(folder), output, tables.runs)
+    from lora_mnist.runs.listing import list_runs
+
+    print_result(list_runs(folder), output, tables.runs)
 
 
-def doctor(*, folder: Path = o.BELOW, machine: o.Here, output: o.Output) -> int:
+def doctor(machine: o.Here, output: o.Output, folder: Path = o.BELOW) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor
     """
-    diagnosis = diagnosing.doctor(folder, machine.data, machine.device, machine.threads)
+    from lora_mnist.pipeline.doctor import doctor
+
+    diagnosis = doctor(folder, machine.data, machine.device, machine.threads)
     print_result(diagnosis, output, tables.diagnosis)
     return diagnosis.exit_code
 
 
 def params(
-    *,
-    place: o.Place,
+    output: o.Output,
+    run: Path = o.RUN,
     rank: str = in_lora("Ranks to count for, with commas between them.", "N,N,N", "1,2,4,8,16,32,64"),
     shape: list[str] | None = in_lora(
         "Count for a layer of this shape instead of the run's network. May be repeated.", "OUTxIN"
     ),
-    output: o.Output,
 ) -> None:
     """Count what full fine-tuning and LoRA train, for the run's network or any layer.
 
     Example: lora-mnist params --shape 4096x4096 --rank 4,8,16
     """
-    print_result(listing.count_parameters(stored.Run(place.run), rank, shape), output, tables.sizes)
+    from lora_mnist.runs.listing import count_parameters
+    from lora_mnist.runs.run import Run
+
+    print_result(count_parameters(Run(run), rank, shape), output, tables.sizes)
 
 
 def report(
-    *,
-    place: o.Place,
+    output: o.Output,
+    run: Path = o.RUN,
     normalise: bool = in_output("Confusion in per cent of each true digit instead of counts."),
     open: bool = o.OPEN,
-    output: o.Output,
 ) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
 
     Example: lora-mnist report --open
     """
-    file = page.write_report(stored.Run(place.run), normalise)
+    from lora_mnist.report.page import write_report
+    from lora_mnist.runs.run import Run
+
+    file = write_report(Run(run), normalise)
     if output.json:
         print_json({"report": str(file), "files": sorted(one.name for one in file.parent.iterdir())})
     else:
@@ -310,85 +314,88 @@ def report(
 
 
 def predict(
-    *,
-    place: o.Place,
+    adapters: o.Adapters,
+    session: o.Session,
+    run: Path = o.RUN,
     images: list[Path] | None = argument(
         "Data", "PNG, JPEG, WebP or .npy of one digit, of any size, dark on light or light on dark.", "IMAGE"
     ),
     index: list[int] | None = in_data("Test image to take instead of a file; the first is 0. May be repeated.", "N"),
-    adapters: o.Adapters,
     show: Path | None = in_output("Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
     force: bool = in_output("Let --show replace a file that is there."),
-    session: o.Session,
 ) -> None:
     """Say what the base takes a picture for, and what each adapter does, or those that are named.
 
     Example: lora-mnist predict three.png
     """
+    from lora_mnist.pipeline.predict import pictures_in, pictures_of, predict, require_one_picture, write_picture
+
     if bool(images) == bool(index):
         cause = "Both files and test images are given." if images else "There is no picture to look at."
         raise UsageError(cause, "Name files, or choose test images by --index.")
     if show:
-        predicting.require_one_picture(len(images or index or ()), show, force)
-    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions()))
-    pictures = [*predicting.pictures_in(images or (), work.dataset.name), *predicting.pictures_of(work, index or ())]
+        require_one_picture(len(images or index or ()), show, force)
+    work = _open(run, session)
+    pictures = [*pictures_in(images or (), work.dataset.name), *pictures_of(work, index or ())]
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
-    result = predicting.predict(work, pictures, chosen, adapters.allow_unverified)
+    result = predict(work, pictures, chosen, adapters.allow_unverified)
     if show:
-        predicting.write_picture(pictures[0], show)
+        write_picture(pictures[0], show)
     print_result(result, session, tables.predictions, file=show)
 
 
 def export(
-    *,
-    place: o.Place,
-    force: bool = o.FORCE,
     adapters: o.Adapters,
+    session: o.Session,
+    force: bool = o.FORCE,
+    run: Path = o.RUN,
     format: str = in_output("ONNX, which needs the extra onnx, or what torch.export.load reads.", "onnx|torch", "onnx"),
     out: Path | None = in_output(
         "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"
     ),
-    session: o.Session,
 ) -> None:
     """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run.
 
     Example: lora-mnist export --adapter digit9-r1
     """
-    work = pipeline.open_workspace(o.request_of(place, session, o.ConfigOptions(force=force)))
-    exported = exporting.export(work, adapters.applied(), format, out, adapters.allow_unverified)
+    from lora_mnist.pipeline.export import export
+
+    work = _open(run, session, o.ConfigOptions(force=force))
+    exported = export(work, adapters.applied(), format, out, adapters.allow_unverified)
     print_result(exported, session, results.exported, file=exported.file)
 
 
 def teach(
-    *,
+    common: o.ConfigOptions,
+    session: o.Session,
     folder: Path = argument(
         "Data", "Folder with the drawings, each below its digit: 0/*.png to 9/*.png.", "FOLDER", ...
     ),
-    place: o.Place,
-    common: o.ConfigOptions,
+    run: Path = o.RUN,
     rank: int | None = o.a_rank(),
     steps: int | None = o.STEPS,
     share: float | None = in_data("Share of every batch that is drawings.", "SHARE"),
     guard: str | None = o.GUARD,
     name: str | None = o.a_name(show_default="taught"),
     dry_run: bool = in_output("Test what it would learn, and keep nothing."),
-    session: o.Session,
 ) -> None:
     """Train an adapter on drawings of your own, test it on drawings it has not seen, and show the side effects.
 
     Example: lora-mnist teach drawings --run runs/mine
     """
+    from lora_mnist.datasets.drawings import read_drawings
+    from lora_mnist.pipeline.teach import teach_and_keep
+
     settings = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
-    work = pipeline.open_workspace(o.request_of(place, session, common, settings))
+    work = _open(run, session, common, **settings)
     dataset = work.dataset.name
-    taught = teaching.teach_and_keep(work, drawings.read_drawings(folder, dataset), dry_run)
-    print_result(taught, session, lambda one: results.taught(one, place.run, dataset), file=taught.folder)
+    taught = teach_and_keep(work, read_drawings(folder, dataset), dry_run)
+    print_result(taught, session, lambda one: results.taught(one, run, dataset), file=taught.folder)
 
 
 def play(
-    *,
-    place: o.Place,
     session: o.PlaySession,
+    run: Path = o.RUN,
     port: int = in_output("Port of the page on this machine; 0 takes a free one.", "N", 8017),
     open: bool = o.OPEN,
 ) -> None:
@@ -409,22 +416,28 @@ def play(
 
     def announce(address: str) -> None:
         if session.json:
-            print_json({"address": address, "run": str(place.run)})
+            print_json({"address": address, "run": str(run)})
         else:
-            write(f"{address}\n" if session.quiet else f"Playing with {place.run} at {address} (Ctrl-C ends it)\n")
+            write(f"{address}\n" if session.quiet else f"Playing with {run} at {address} (Ctrl-C ends it)\n")
         if open:
             open_in_browser(address)
 
-    serve(o.request_of(place, session, o.ConfigOptions()), port, announce)
+    serve(o.request_of(run, session), port, announce)
 
 
-def _print_tuning(tuning: "pipeline.FinetuneResult", run: Path, verbose: bool, output: o.Output) -> None:
+def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptions(), **settings: Any) -> "Workspace":
+    from lora_mnist.pipeline.workspace import open_workspace
+
+    return open_workspace(o.request_of(run, session, common, **settings))
+
+
+def _print_tuning(tuning: "FinetuneResult", run: Path, verbose: bool, output: o.Output) -> None:
     place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
     more = verbose and tables.finetuning
     print_result(tuning, output, lambda one: results.finetuning(one, run), more, file=place)
 
 
-def _raise_failures(findings: "pipeline.VerifyResult") -> None:
+def _raise_failures(findings: "VerifyResult") -> None:
     if not findings.passed:
         failures = "; ".join(failure.rstrip(".") for failure in findings.failures)
         raise ProofError(f"The proof failed: {failures}.", "Restore the run from a copy.")

@@ -11,11 +11,6 @@ from lora_mnist.runs.atomic import finished_folders, is_finished
 DEFAULT_RUN = Path("runs/default")
 
 
-def is_asked() -> bool:
-    """Whether it is a shell that calls, for what to offer."""
-    return "_LORA_MNIST_COMPLETE" in os.environ
-
-
 def join_options() -> None:
     """Let `--run=DIR` be two words, as Typer takes them; bash breaks a line before and after = and counts that too."""
     if os.environ.get("_LORA_MNIST_COMPLETE") != "complete_bash":

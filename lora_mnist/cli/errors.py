@@ -19,7 +19,6 @@ from lora_mnist.errors import DiskError, LoraMnistError, sentence
 
 log = logging.getLogger("lora_mnist")
 
-# Signals --------------------------------------------------------------------------------------------------------------
 
 LINES = {
     signal.SIGINT: "Interrupted; what was finished before is kept.",
@@ -31,12 +30,11 @@ received: signal.Signals | None = None  # a library may raise something else sin
 _unsaid = threading.Lock()  # whoever takes it prints the line
 
 
-class Interrupted(KeyboardInterrupt):
-    """What Ctrl-C and SIGTERM raise, so that whatever is being done cleans up."""
-
-
 def handle_signals() -> None:
-    """Let both signals end the command. One that the caller ignores, as `nohup` does, stays ignored."""
+    """Let both signals raise KeyboardInterrupt, so that whatever is being done cleans up and ends.
+
+    One that the caller ignores, as `nohup` does, stays ignored.
+    """
     global received, _unsaid
     received, _unsaid = None, threading.Lock()
     for number in LINES:
@@ -58,7 +56,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     watchdog = threading.Timer(GRACE, _end)  # if somebody catches what is raised, or cleans up for too long
     watchdog.daemon = True
     watchdog.start()
-    raise Interrupted
+    raise KeyboardInterrupt
 
 
 def _end() -> NoReturn:
@@ -66,9 +64,6 @@ def _end() -> NoReturn:
     if _unsaid.acquire(blocking=False):
         os.write(2, f"{LINES[received]}\n".encode())
     os._exit(128 + received)
-
-
-# Exceptions -----------------------------------------------------------------------------------------------------------
 
 
 def returns_exit_code(function: Callable[..., int | None]) -> Callable[..., int]:
@@ -145,7 +140,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, typer.TyperException):  # an unknown option or a value of the wrong type
         context = getattr(error, "ctx", None)
-        return 2, f"{_cause(error)} See `{context.command_path if context else 'lora-mnist'} --help`."
+        return 2, f"{_wrong_use(error)} See `{context.command_path if context else 'lora-mnist'} --help`."
     if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))) or (
         # On the CPU torch raises a plain RuntimeError, known only by the name that its allocator gives itself.
         type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
@@ -157,7 +152,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
     return 1, f"This is a bug in lora-mnist: {name}: {error}. Run it again with --debug and report that."
 
 
-def _cause(error: Any) -> str:
+def _wrong_use(error: Any) -> str:
     """What Typer says as a sentence; of an unknown option also which commands have it, or which one was meant."""
     unknown = hasattr(error, "possibilities")
     message = str(error.message if unknown else error.format_message())

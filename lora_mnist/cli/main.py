@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
 
 import typer
-import typer.core
 
 from lora_mnist import __version__
 from lora_mnist.cli import commands as c
@@ -35,6 +34,7 @@ TABLES = {
     "finetune": ("", "finetune"),
     "teach": ("", "teach"),
 }
+DEFAULTS = [merge([read_config("default")], dataset) for dataset in ("mnist", "digits")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,11 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(arguments or ["--help"], "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
         if errors.received:  # and somebody caught what it raised
-            raise errors.Interrupted
+            raise KeyboardInterrupt
         return code or 0
     except SystemExit as ended:  # Typer's completion, with its answer, and its help where nobody reads on
         silence_stdout()
-        return int(ended.code or 0) if completion.is_asked() else 0
+        return int(ended.code or 0) if "_LORA_MNIST_COMPLETE" in os.environ else 0
     except BaseException as error:
         return report_error(error, "--json" in arguments)
 
@@ -81,8 +81,11 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
     declared += [(one.name, one.type, one) for group in groups.values() for one in fields(group)]
     options = []
     for name, kind, one in declared:
-        keyword, read = inspect.Parameter.KEYWORD_ONLY, Annotated[kind, one.metadata["typer"](name)]
-        options.append(inspect.Parameter(name, keyword, default=one.default, annotation=read))
+        read = one.metadata["typer"](name)
+        if one.default is None and read.show_default is True:
+            read.show_default = default_in_config(function.__name__, name) or True
+        keyword, annotation = inspect.Parameter.KEYWORD_ONLY, Annotated[kind, read]
+        options.append(inspect.Parameter(name, keyword, default=one.default, annotation=annotation))
     # Typer shows the panels in the order in which it meets them
     options.sort(key=lambda option: PANELS.index(option.annotation.__metadata__[0].rich_help_panel))
 
@@ -99,35 +102,17 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
     return command
 
 
-class Command(typer.core.TyperCommand):
-    """A command whose help shows the defaults of settings as they stand in default.toml."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The options of the command, each with the default that it has in the config."""
-        options: list[Any] = super().get_params(ctx)
-        for option in options:
-            if option.default is None and not isinstance(option.show_default, str):
-                option.show_default = default_in_config(self.name, option.name) or option.show_default
-        return options
-
-
-def default_in_config(command: str | None, setting: str) -> str | None:
+def default_in_config(command: str, setting: str) -> str | None:
     """The value that a setting has unless it is given, and where the embedded digits have another, that one too."""
     values = []
-    for dataset in ("mnist", "digits"):
-        config = _default_config(dataset)
-        found = ChainMap(*(config.get(table, {}) if table else config for table in TABLES.get(command or "", ())))
+    for config in DEFAULTS:
+        found = ChainMap(*(config.get(table, {}) if table else config for table in TABLES.get(command, ())))
         if setting in found:
             whole = found.get(f"full_{setting}")  # the other value of the one option --learning-rate
             values.append(_written(found[setting]) + ("" if whole is None else f"; {_written(whole)} with --full"))
     if len(set(values)) < 2:
         return values[0] if values else None
     return f"{values[0]}; {values[1]} on digits"
-
-
-@functools.cache
-def _default_config(dataset: str) -> dict[str, Any]:
-    return merge([read_config("default")], dataset)
 
 
 def _written(value: object) -> str:
@@ -170,4 +155,4 @@ for _panel, _functions in COMMANDS.items():
     for _function in _functions:
         # `python -OO` drops docstrings, but not their source
         _help = _function.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(_function)).body[0])  # type: ignore
-        app.command(cls=Command, help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))
+        app.command(help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,7 @@ OPEN = in_output("Show the page in the browser.")
 RUNS = completion.DEFAULT_RUN.parent
 BELOW = argument("Run", "Folder below which the runs lie.", "FOLDER", RUNS, parser=folder, show_default=str(RUNS))
 DATA = in_data(
-    *("Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", Path("data")),
-    envvar="LORA_MNIST_DATA",
-    parser=folder,
+    "Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", Path("data"), envvar="LORA_MNIST_DATA", parser=folder
 )
 
 # where commands differ in the text or the default
@@ -82,17 +81,11 @@ checkpoints = partial(in_run, metavar="NAME|FILE", autocompletion=completion.che
 adapters = partial(in_lora, metavar="NAME", autocompletion=completion.adapters)
 a_rank = partial(in_lora, "How many directions each layer may change in: lora_B lora_A has this rank.", "N")
 a_name = partial(in_output, "Name under which it is saved in the run.", "NAME")
+RUN = run_folder("Folder of the run: its base, adapters and report.", default=completion.DEFAULT_RUN)
 NAME = a_name(show_default="made of digit and rank")
 
 
 # Groups ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which run."""
-
-    run: Path = run_folder("Folder of the run: its base, adapters and report.", default=completion.DEFAULT_RUN)
 
 
 @dataclass(frozen=True)
@@ -162,23 +155,13 @@ class Adapters:
         names, factors = list(dict.fromkeys(self.adapter or [])), self.strength or [1.0]
         if self.strength and not names:
             raise UsageError(f"`strength` (={factors[0]}) needs an adapter to act on.", "Name one with --adapter.")
-        if len(factors) == 1:
-            factors = factors * len(names)
-        if len(factors) != len(names):
+        if len(factors) not in (1, len(names)):
             cause = f"There are {len(names)} adapters and {len(factors)} strengths."
             raise UsageError(cause, "Give one for all, or one each.")
-        return list(map(Applied, names, factors))
+        return list(map(Applied, names, cycle(factors)))
 
 
 # Groups of settings ---------------------------------------------------------------------------------------------------
-
-
-class Settings:
-    """A group of options that are settings, in one table of a config file."""
-
-    def settings(self, table: str = "finetune") -> "ConfigTables":
-        """What was given, as that table."""
-        return given(table, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -195,14 +178,14 @@ class Base:
     epochs: int | None = in_training("How often pretraining goes through all the training images.", "N")
     hidden: str | None = in_training("Sizes of the hidden layers.", "N,N")
 
-    def settings(self) -> "ConfigTables":
-        """What was given, in the tables of a config file."""
+    def settings(self, **loop: Any) -> "ConfigTables":
+        """What was given, with the options of a `Loop`, in the tables of a config file."""
         data = given("data", dataset=self.dataset, val_share=self.val_share)
-        return {**data, **given("model", hidden=self.hidden), **given("pretrain", epochs=self.epochs)}
+        return {**data, **given("model", hidden=self.hidden), **given("pretrain", epochs=self.epochs, **loop)}
 
 
 @dataclass(frozen=True)
-class Loop(Settings):
+class Loop:
     """What both trainings have."""
 
     batch_size: int | None = in_training("Images in each step.", "N", names="--batch-size, --batch")
@@ -217,7 +200,7 @@ class Loop(Settings):
 
 
 @dataclass(frozen=True)
-class Repair(Settings):
+class Repair:
     """An adapter and its training, as far as `run` has them too."""
 
     digit: str | None = in_repair(
@@ -234,7 +217,7 @@ class Repair(Settings):
 
 
 @dataclass(frozen=True)
-class Finetuning(Settings):
+class Finetuning:
     """What else an adapter is made of, how its images are changed and chosen, and what its loss is."""
 
     rslora: bool | None = in_lora(
@@ -271,60 +254,40 @@ class Finetuning(Settings):
 # Options → request ----------------------------------------------------------------------------------------------------
 
 
-def request_of(place: Place, session: Session, recipe: ConfigOptions, *settings: "ConfigTables") -> "Request":
-    """The `Request` of a command. Of `settings`, which are tables as in a config file, those of one name are joined."""
+def request_of(run: Path, session: Session, common: ConfigOptions = ConfigOptions(), **settings: Any) -> "Request":
+    """The `Request` of a command; `settings` are tables as in a config file."""
     from lora_mnist.settings.request import Request
 
-    tables: dict[str, Any] = {} if recipe.seed is None else {"seed": recipe.seed}
-    for layer in settings:
-        for table, options in layer.items():
-            tables.setdefault(table, {}).update(options)
     return Request(
-        run=place.run,
+        run=run,
         data=session.data,
         offline=session.offline,
-        config=recipe.config,
-        options=tables,
+        config=common.config,
+        options=settings if common.seed is None else {**settings, "seed": common.seed},
         device=session.device,
         threads=session.threads,
-        force=recipe.force,
+        force=common.force,
         quiet=session.quiet,
     )
 
 
-def refuse_with_full(repair: Repair, other: Finetuning, control: bool, on_top_of: list[str] | None) -> None:
-    """Raises UsageError if `--full` comes with an option that only an adapter has."""
-    from lora_mnist.settings.config import OF_ADAPTERS
-
-    options = {**vars(repair), **vars(other), "control": control, "on_top_of": on_top_of}
-    if found := [name for name in (*OF_ADAPTERS, "control", "on_top_of") if options[name] not in (None, [], False)]:
-        flag = "--" + found[0].replace("_", "-")
-        raise UsageError(f"{flag} means nothing with --full, which trains no adapter.", "Leave one of them out.")
-
-
 def given(table: str, **options: Any) -> "ConfigTables":
     """The `table` of a config file with the options that were not left out. Raises UsageError for what is malformed."""
-    parsers: dict[str, Any] = {"digit": _digit, "hidden": _sizes, "rank_pattern": _pattern, "alpha_pattern": _pattern}
     there = {name: value for name, value in options.items() if value not in (None, [])}
-    return {table: {name: parsers[name](value) if name in parsers else value for name, value in there.items()}}
-
-
-def _digit(digit: str) -> int | str:
-    """A number if it looks like one."""
-    return int(digit) if re.fullmatch("[0-9]{1,9}", digit) else digit
-
-
-def _sizes(hidden: str) -> list[int] | str:
-    try:
-        return [int(size) for size in hidden.split(",")] if hidden else hidden
-    except ValueError as error:
-        raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
-
-
-def _pattern(entries: list[str]) -> dict[str, float]:
-    """`layer=2` → a whole number, which a rank has to be; `layer=0.5` → another."""
-    try:
-        pairs = [entry.rsplit("=", 1) for entry in entries]
-        return {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}
-    except ValueError as error:
-        raise UsageError(f"{entries!r} is not a layer and a number each.", "Write it as linear3=2.") from error
+    if re.fullmatch("[0-9]{1,9}", there.get("digit", "")):
+        there["digit"] = int(there["digit"])
+    if hidden := there.get("hidden"):
+        try:
+            there["hidden"] = [int(size) for size in hidden.split(",")]
+        except ValueError as error:
+            raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
+    for name in ("rank_pattern", "alpha_pattern"):
+        entries = there.get(name, [])
+        try:
+            pairs = [entry.rsplit("=", 1) for entry in entries]
+            # a rank has to be a whole number
+            numbers = {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}
+        except ValueError as error:
+            raise UsageError(f"{entries!r} is not a layer and a number each.", "Write it as linear3=2.") from error
+        there |= {name: numbers} if numbers else {}
+    return {table: there}

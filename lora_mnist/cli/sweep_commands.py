@@ -1,6 +1,5 @@
 """The command `sweep`: a grid of fine-tunings, and what they say."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from lora_mnist.cli import options as o
@@ -9,73 +8,56 @@ from lora_mnist.cli.output import open_in_browser, print_result
 from lora_mnist.errors import LoraMnistError, UsageError
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What is varied and trained, from what base, where the results go, and on which images they are counted."""
-
-    digit: str = in_repair("Digits to repair, or weakest, of each base.", "0-9|weakest", "0-9")
-    rank: str = in_lora("Ranks, with commas between them, or the config's.", "N,N,N|config", "1,2,4,8,16")
-    seed: str = in_run("Seeds, as 0-2 or with commas between them.", "N-N", "0-2")
+def sweep(
+    session: o.Session,
+    # what is varied and trained, from what base, where the results go, and on which images they are counted
+    digit: str = in_repair("Digits to repair, or weakest, of each base.", "0-9|weakest", "0-9"),
+    rank: str = in_lora("Ranks, with commas between them, or the config's.", "N,N,N|config", "1,2,4,8,16"),
+    seed: str = in_run("Seeds, as 0-2 or with commas between them.", "N-N", "0-2"),
     set: list[str] | None = in_training(
         "Values of another setting, named as in a config file: finetune.focus=0.2,0.35. May be repeated.",
         "NAME=X,Y",
         show_default="none",
-    )
-    config: str | None = o.config_file("Settings of all jobs to begin with: a config that comes along, or a TOML file.")
-    run: Path | None = o.run_folder("Run whose base all jobs start from.", show_default="a new base for every seed")
+    ),
+    config: str | None = o.config_file(
+        "Settings of all jobs to begin with: a config that comes along, or a TOML file."
+    ),
+    run: Path | None = o.run_folder("Run whose base all jobs start from.", show_default="a new base for every seed"),
     out: Path = in_run(
         *("Folder of the results; what is finished there is not done again.", "DIR", Path("sweeps/default")),
         parser=o.folder,
-    )
-    dataset: str | None = in_data("MNIST, or scikit-learn's small digits.", "auto|mnist|digits")
-    full: bool = in_repair("Train all weights too, for every combination but of ranks.")
+    ),
+    dataset: str | None = in_data("MNIST, or scikit-learn's small digits.", "auto|mnist|digits"),
+    full: bool = in_repair("Train all weights too, for every combination but of ranks."),
     control: bool = in_repair(
         "Train two controls of every adapter: on all images alike, and on hard ones of all digits alike."
-    )
+    ),
     rounds: int = in_repair(
         "Also repair in rounds, each of the digit that is weakest then, on top of the last: at most so many.",
         "N",
         0,
         show_default="none",
-    )
-    hold_out: bool = in_data("Count on half of the held-out training images: a search is not to look at test.")
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How the jobs are run."""
-
+    ),
+    hold_out: bool = in_data("Count on half of the held-out training images: a search is not to look at test."),
+    # how the jobs are run
     engine: str = in_run(
         "Many adapters at once, one at a time in each process, or tasks of a Ray cluster.",
         "stacked|local|ray",
         "stacked",
-    )
-    address: str | None = in_run("Address of a running Ray cluster.", "HOST:PORT", show_default="one on this machine")
-    gpus: float = in_run("Share of a GPU that each task of Ray takes; 0 computes on CPUs.", "SHARE", 0.0)
-    plan: bool = in_run("Say how many jobs and bases there are, and do nothing.")
-
-
-@dataclass(frozen=True)
-class View:
-    """What of the answer is shown."""
-
-    by: str = in_output("Setting that the table is ordered by.", "NAME", "rank")
-    metric: str = in_output("Count that is compared.", "errors|missed|false_alarms", "errors")
+    ),
+    address: str | None = in_run("Address of a running Ray cluster.", "HOST:PORT", show_default="one on this machine"),
+    gpus: float = in_run("Share of a GPU that each task of Ray takes; 0 computes on CPUs.", "SHARE", 0.0),
+    plan: bool = in_run("Say how many jobs and bases there are, and do nothing."),
+    # what of the answer is shown
+    open: bool = o.OPEN,
+    by: str = in_output("Setting that the table is ordered by.", "NAME", "rank"),
+    metric: str = in_output("Count that is compared.", "errors|missed|false_alarms", "errors"),
     keep: str | None = in_output(
         "Train one row's adapter by itself and save it in the run of its base: the best on val, or a key.",
         "best|KEY",
         show_default="none",
-    )
-    split: str = in_output("Images that it is counted on.", "test|val", "test")
-
-
-def sweep(
-    *,
-    grid: Grid,
-    engine: Engine,
-    view: View,
-    session: o.Session,
-    open: bool = o.OPEN,
+    ),
+    split: str = in_output("Images that it is counted on.", "test|val", "test"),
 ) -> int:
     """Fine-tune once for every combination of digits, ranks, seeds and settings, and say which are enough.
 
@@ -83,40 +65,38 @@ def sweep(
     """
     from lora_mnist.cli import sweep_tables
     from lora_mnist.pipeline.run import require_rounds
+    from lora_mnist.sweep import run as sweeps
     from lora_mnist.sweep.engines import engine_of
     from lora_mnist.sweep.grid import Comparisons, parse_axes
     from lora_mnist.sweep.page import write_page
     from lora_mnist.sweep.rows import Store
-    from lora_mnist.sweep.run import SweepRequest, choose_row, keep, plan, sweep
     from lora_mnist.sweep.summary import check_view
 
-    if view.keep is not None and grid.hold_out:
+    if keep is not None and hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
-    images = o.given("data", dataset=grid.dataset)
-    request = o.request_of(o.Place(), session, o.ConfigOptions(config=grid.config), images)
-    axes = parse_axes(grid.digit, grid.rank, grid.seed, grid.set or ())
-    if grid.rounds:
-        require_rounds(grid.rounds)
-    comparisons = Comparisons(grid.full, grid.control, grid.rounds)
-    asked = SweepRequest(request, axes, grid.out, grid.run, comparisons, grid.hold_out)
-    shown = check_view(view.by, view.metric, view.split, axes)
-    trains = engine_of(engine.engine, session.threads, session.device, engine.address, engine.gpus)
-    if engine.plan:
-        print_result(plan(asked), session, sweep_tables.planned, file=grid.out)
+    request = o.request_of(out, session, o.ConfigOptions(config=config), **o.given("data", dataset=dataset))
+    axes = parse_axes(digit, rank, seed, set or ())
+    if rounds:
+        require_rounds(rounds)
+    asked = sweeps.SweepRequest(request, axes, out, run, Comparisons(full, control, rounds), hold_out)
+    shown = check_view(by, metric, split, axes)
+    trains = engine_of(engine, session.threads, session.device, address, gpus)
+    if plan:
+        print_result(sweeps.plan(asked), session, sweep_tables.planned, file=out)
         return 0
-    done = sweep(asked, trains)
+    done = sweeps.sweep(asked, trains)
     answered, refused = done.report(*shown), None
     if answered.answer is not None:
-        page = write_page(answered.answer, done.rows, grid.out)
+        page = write_page(answered.answer, done.rows, out)
         answered = answered.model_copy(update={"page": str(page)})
     try:
-        if view.keep is not None:
-            kept = keep(asked, choose_row(view.keep, done.rows, Store(grid.out)))
+        if keep is not None:
+            kept = sweeps.keep(asked, sweeps.choose_row(keep, done.rows, Store(out)))
             answered = answered.model_copy(update={"kept": kept})
     except LoraMnistError as error:
         refused = error
     if not (refused and session.json):  # which is one object, the error's
-        print_result(answered, session, sweep_tables.answered, file=grid.out)
+        print_result(answered, session, sweep_tables.answered, file=out)
     if refused:
         raise refused
     if open and answered.page:

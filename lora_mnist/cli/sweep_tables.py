@@ -13,7 +13,7 @@ from lora_mnist.sweep.summary import CONTROLS as CONTROL_NAMES
 from lora_mnist.sweep.summary import METRIC_NAMES, RoundsSummary, Summary, capital
 
 if TYPE_CHECKING:  # they import torch
-    from lora_mnist.sweep.run import KeptAdapter, Plan, SweepReport
+    from lora_mnist.sweep.run import Plan, SweepReport
 
 CONTROLS = [name for names in CONTROL_NAMES.values() for name in names]
 MOST_FAILURES = 5  # that are shown one by one
@@ -29,17 +29,24 @@ def planned(document: Plan) -> RenderableType:
 
 def answered(document: SweepReport) -> RenderableType:
     """What the jobs come to together, and what failed."""
-    sweep, answer = document.sweep, document.answer
+    sweep, answer, kept = document.sweep, document.answer, document.kept
     parts: list[RenderableType] = []
     if answer is not None:
         parts += [_errors(answer), _digits(answer), *map(Line, answer.sentences)]
         parts += [Line(answer.rule, style="dim")] if answer.rule else []
         parts += [] if answer.rounds is None else [_rounds(answer.rounds)]
+    time = f"{sweep.seconds:.0f} s"
+    if sweep.seconds >= 100:
+        time = f"{sweep.seconds / 60:.0f} min" if sweep.seconds < 6000 else f"{sweep.seconds / 3600:.1f} h"
     there = len(sweep.rows) - sweep.trained
     before = f", {there:,} were there before" if there else ""
-    parts.append(Line(f"{sweep.trained:,} jobs done in {_duration(sweep.seconds)}{before}: {sweep.folder}/results.csv"))
+    parts.append(Line(f"{sweep.trained:,} jobs done in {time}{before}: {sweep.folder}/results.csv"))
     parts += [] if document.page is None else [Line(f"page: {document.page}")]
-    parts += [] if document.kept is None else [_kept(document.kept)]
+    if kept is not None:
+        found = "missed {}, false alarms {}, {} errors in all on test".format(*kept.found.numbers)
+        same = "in the sweep {}, {}, {}".format(*kept.in_sweep.numbers)
+        same = "as in the sweep" if kept.found == kept.in_sweep else same
+        parts.append(Line(f"Kept as {kept.name} in {kept.run}: {found} ({same}); verified from its files."))
     for one in sweep.failures[:MOST_FAILURES]:
         what = f"digit {one.digit}, rank {one.rank or '-'}, seed {one.seed}"
         parts.append(Line(f"failed: {what}: {one.cause}", style="red"))
@@ -71,12 +78,10 @@ def _digits(answer: Summary) -> RenderableType:
     for digit in answer.digits:
         cells = {one.variant: one for one in answer.cells if one.digit == digit}
         best = min(one.value for one in cells.values())
-        texts = {
-            name: Text(
-                f"{one.value:.1f} {one.change:+.1f}".replace("-", "−"), style="bold" if one.value == best else ""
-            )
-            for name, one in cells.items()
-        }
+        texts = {}
+        for name, one in cells.items():
+            text = f"{one.value:.1f} {one.change:+.1f}".replace("-", "−")
+            texts[name] = Text(text, style="bold" if one.value == best else "")
         rows.add_row(str(digit), *(texts.get(one.name, "-") for one in answer.variants))
     return Group(Line(what, style="bold"), rows)
 
@@ -88,17 +93,3 @@ def _rounds(found: RoundsSummary) -> RenderableType:
     kept = ", ".join(str(one.kept) for one in found.rounds)
     of = f" of {found.rounds[0].jobs}" if found.rounds else ""
     return Line(f"In rounds, all errors {path}; kept in {kept}{of}; {found.errors} at the end.")
-
-
-def _kept(kept: KeptAdapter) -> RenderableType:
-    counts = "missed {}, false alarms {}, {} errors in all".format(*kept.found.numbers)
-    same = (
-        "as in the sweep" if kept.found == kept.in_sweep else "in the sweep {}, {}, {}".format(*kept.in_sweep.numbers)
-    )
-    return Line(f"Kept as {kept.name} in {kept.run}: {counts} on test ({same}); verified from its files.")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

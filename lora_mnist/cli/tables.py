@@ -10,24 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_mnist.cli.output import Line, labelled, plain_table, table
-from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Proof, SplitResult
 from lora_mnist.evaluation.significance import LEVEL
-from lora_mnist.evaluation.verdict import Tested, paired, verdict_of
-from lora_mnist.runs.schemas import (
-    AdapterParameters,
-    AppliedAdapter,
-    Evaluation,
-    Extraction,
-    FinetuneRecord,
-    FullParameters,
-)
 
-if TYPE_CHECKING:  # they import torch, which the commands that only read JSON do without
-    from lora_mnist.pipeline import FinetuneResult, VerifyResult
-    from lora_mnist.pipeline.compare import PairOfNetworks, SideBySide
+if TYPE_CHECKING:  # --help does without pydantic, and the commands that only read JSON without torch
+    from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Proof, SplitResult
+    from lora_mnist.pipeline.compare import SideBySide
     from lora_mnist.pipeline.doctor import Diagnosis
-    from lora_mnist.pipeline.predict import Guess, Prediction, Predictions
+    from lora_mnist.pipeline.finetune import FinetuneResult
+    from lora_mnist.pipeline.predict import Predictions
+    from lora_mnist.pipeline.verify import VerifyResult
     from lora_mnist.runs.listing import AdapterLine, Listing, Overview, SizeTable
+    from lora_mnist.runs.schemas import AdapterParameters, AppliedAdapter, Evaluation, Extraction, FinetuneRecord
 
 DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 PAIRS = 15  # of networks that `compare` prints at most, which are all of six networks
@@ -61,10 +54,16 @@ def evaluation(document: Evaluation, base: Evaluation | None = None) -> Renderab
         errors.add_row(name, *cells)
     of = f"checkpoint {document.checkpoint}" if document.checkpoint else f"the {with_adapters(document.adapters)}"
     of = of if base is None else f"the base (before) and of {of} (after)"
+
+    confusion = table("true", *map(str, range(10)))
+    for digit, row in enumerate(document.splits["test"].confusion):
+        counts = [Text(str(count or "·"), style="bold" if count else "dim") for count in row]
+        counts[digit].style = "dim"  # as are the zeros, so that errors stand out
+        confusion.add_row(str(digit), *counts)
     return Group(
         titled(f"{DATASETS[document.dataset.name]}: errors of {of}", errors),
         Line(f"Accuracy {', '.join(accuracies(document, base))}."),
-        confusion(document.splits["test"].confusion),
+        titled("Confusion on test (columns: predicted digit)", confusion),
     )
 
 
@@ -79,18 +78,6 @@ def accuracies(document: Evaluation, base: Evaluation | None = None) -> list[str
     return [f"{before.get(name, '')}{100 * part.accuracy:.2f} % on {name}" for name, part in document.splits.items()]
 
 
-def confusion(matrix: Sequence[Sequence[int]]) -> RenderableType:
-    """Rows true digit, columns predicted digit; zeros are dots, so that errors stand out."""
-    counts = table("true", *map(str, range(10)))
-    for digit, row in enumerate(matrix):
-        cells = (
-            Text(str(count) if count else "·", style="dim" if column == digit or not count else "bold")
-            for column, count in enumerate(row)
-        )
-        counts.add_row(str(digit), *cells)
-    return titled("Confusion on test (columns: predicted digit)", counts)
-
-
 def with_adapters(applied: Sequence[AppliedAdapter]) -> str:
     """The base with those that are on."""
     return " + ".join(["base", *(f"{adapter.name} at strength {adapter.strength:g}" for adapter in applied)])
@@ -101,8 +88,10 @@ def with_adapters(applied: Sequence[AppliedAdapter]) -> str:
 
 def finetuning(tuning: FinetuneResult) -> RenderableType:
     """All of an adapter, trained or extracted, or of a checkpoint with all weights trained."""
-    record, analysis, evaluation = tuning.record, tuning.analysis, tuning.evaluation
-    if analysis is None or evaluation is None:
+    from lora_mnist.runs.schemas import FullParameters
+
+    record, analysis, evaluation, verdict = tuning.record, tuning.analysis, tuning.evaluation, tuning.verdict
+    if analysis is None or evaluation is None or verdict is None:
         return Line(not_kept(record), style="bold")
     parts = [] if record.extraction is None else [_extraction(record.extraction, record.rank)]
     if isinstance(record.parameters, FullParameters):
@@ -113,9 +102,17 @@ def finetuning(tuning: FinetuneResult) -> RenderableType:
     if (guard := record.guard) and guard.rule != "none":
         kept = "as trained" if guard.scale == 1 else f"at {guard.scale:g} of the trained update"
         parts.append(Line(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows."))
-    parts += [_alternatives(record, analysis), _per_digit(analysis.splits["test"], evaluation, record.digit)]
+    parts.append(_alternatives(record, analysis))
+
+    test, counts = analysis.splits["test"], table("digit", "before", "fixed", "broken", "after", "change")
+    for digit, after in enumerate(evaluation.splits["test"].wrong):
+        fixed, broken = test.fixed[digit], test.broken[digit]
+        before, _, change = _changed(after + fixed - broken, after)
+        name = f"{digit} (target)" if digit == record.digit else str(digit)
+        counts.add_row(name, before, str(fixed), str(broken), str(after), change)
+    parts.append(titled("Wrong test images per digit", counts))
     parts += [] if record.proof is None else [proof(record.proof)]
-    return Group(*parts, Line(verdict_of(analysis, record.digit).words, style="bold"))
+    return Group(*parts, Line(verdict.words, style="bold"))
 
 
 def parameters(document: AdapterParameters) -> RenderableType:
@@ -144,19 +141,10 @@ def three_counts(analysis: Analysis, evaluation: Evaluation, digit: int) -> Tabl
     return rows
 
 
-def _per_digit(test: Comparison, evaluation: Evaluation, target: int) -> RenderableType:
-    """Wrong test images of every digit before and after, with what was fixed and broken."""
-    counts = table("digit", "before", "fixed", "broken", "after", "change")
-    for digit, after in enumerate(evaluation.splits["test"].wrong):
-        fixed, broken = test.fixed[digit], test.broken[digit]
-        before, _, change = _changed(after + fixed - broken, after)
-        name = f"{digit} (target)" if digit == target else str(digit)
-        counts.add_row(name, before, str(fixed), str(broken), str(after), change)
-    return titled("Wrong test images per digit", counts)
-
-
 def _alternatives(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
     """What else would have lowered the missed images: a shifted threshold, and the control where it was trained."""
+    from lora_mnist.evaluation.verdict import paired
+
     test, digit, threshold = analysis.splits["test"], record.digit, analysis.threshold
     rows: dict[str, Counts] = {"before": test.before, record.name: test.after}
     if facts := record.extraction:
@@ -320,32 +308,26 @@ def side_by_side(document: SideBySide, every_pair: bool = False) -> RenderableTy
     if not every_pair and len(pairs) > PAIRS:
         best = {min(same, key=lambda one: one.errors).number for same in document.datasets.values()}
         pairs = [pair for pair in pairs if best & {pair.first, pair.second}]
-    tables: dict[str, Table] = {}  # one for each run
+    tables: dict[str, Table] = {}  # one for each run, and one for pairs
     for network in document.networks:
         title = f"{network.run}: {DATASETS[network.dataset.name]}, {network.images:,} test images"
         if title not in tables:
             tables[title] = table("network", "digit", "rank", "numbers", "missed", "false alarms", "errors")
         figures = _facts(network.adapter) if network.adapter else ["-"] * 5 + [str(network.errors)]
         tables[title].add_row(f"{network.number} {network.name}", *figures)
-    parts = [titled(title, rows) for title, rows in tables.items()] + ([_pairs(pairs)] if pairs else [])
-    return Group(*parts, *map(Line, _notes(document, len(pairs))))
-
-
-def _pairs(pairs: list[PairOfNetworks]) -> RenderableType:
-    rows = table("pair", "images", "first only", "second only", "p", "", words=("images", ""))
-
-    def cells(pair: PairOfNetworks, test: Tested) -> tuple[str, str, str, str]:
-        if test.p <= LEVEL:
-            found = f"{pair.second if test.fixed > test.broken else pair.first} is better"
-        else:
-            found = "may be chance" if test.change else "as good"
-        return str(test.broken), str(test.fixed), f"{test.p:.2g}" if test.p >= 1e-4 else "<0.0001", found
-
+    if pairs:
+        title = "Images that one of two alone gets right"
+        tables[title] = table("pair", "images", "first only", "second only", "p", "", words=("images", ""))
     for pair in pairs:
-        rows.add_row(f"{pair.first} and {pair.second}", "all", *cells(pair, pair.errors))
-        if pair.missed is not None:
-            rows.add_row("", f"the {pair.digit}s", *cells(pair, pair.missed))
-    return titled("Images that one of two alone gets right", rows)
+        tests = {"all": pair.errors} | ({} if pair.missed is None else {f"the {pair.digit}s": pair.missed})
+        for images, test in tests.items():
+            found = "may be chance" if test.change else "as good"
+            if test.p <= LEVEL:
+                found = f"{pair.second if test.fixed > test.broken else pair.first} is better"
+            p = f"{test.p:.2g}" if test.p >= 1e-4 else "<0.0001"
+            name = f"{pair.first} and {pair.second}" if images == "all" else ""
+            tables[title].add_row(name, images, str(test.broken), str(test.fixed), p, found)
+    return Group(*map(titled, tables, tables.values()), *map(Line, _notes(document, len(pairs))))
 
 
 def _notes(document: SideBySide, shown: int) -> Iterator[str]:
@@ -368,36 +350,26 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
 
 def predictions(document: Predictions) -> RenderableType:
     """Of one picture per cent of every digit, a row for each network; of several pictures a line each."""
-    pictures, guesses = document.predictions, document.predictions[0].guesses
-    stacks = [
-        Line(f"{guess.adapter.name} is shown on top of {', '.join(guess.on_top_of)}, as it was trained.")
-        for guess in guesses
-        if guess.adapter and guess.on_top_of
-    ]
-    if len(pictures) > 1:
-        rows = table("picture", *map(_network, guesses))
-        for picture in pictures:
-            cells = (f"{guess.digit} ({100 * max(guess.probabilities):.0f} %)" for guess in picture.guesses)
-            rows.add_row(_picture(picture), *cells)
-        return Group(titled(f"{DATASETS[document.dataset]}: what the networks see", rows), *stacks)
-    rows = table("", "sees", *map(str, range(10)))
+    guesses, networks, notes = document.predictions[0].guesses, [], []
     for guess in guesses:
+        name, strength = (guess.adapter.name, guess.adapter.strength) if guess.adapter else ("base", 1)
+        networks.append(name if strength == 1 else f"{name} at {strength:g}")
+        if guess.on_top_of:
+            notes.append(Line(f"{name} is shown on top of {', '.join(guess.on_top_of)}, as it was trained."))
+    pictures = [one.file or f"test image {one.index}, a {one.label}" for one in document.predictions]
+    if len(pictures) > 1:
+        rows = table("picture", *networks)
+        for picture, prediction in zip(pictures, document.predictions, strict=True):
+            cells = (f"{guess.digit} ({100 * max(guess.probabilities):.0f} %)" for guess in prediction.guesses)
+            rows.add_row(picture, *cells)
+        return Group(titled(f"{DATASETS[document.dataset]}: what the networks see", rows), *notes)
+    rows = table("", "sees", *map(str, range(10)))
+    for name, guess in zip(networks, guesses, strict=True):
         shares = [round(100 * share) for share in guess.probabilities]
-        cells = (str(share) if share else "·" for share in shares)  # a dot is less than half of one per cent
-        rows.add_row(_network(guess), Text(str(guess.digit), style="bold"), *cells)
+        cells = (str(share or "·") for share in shares)  # a dot is less than half of one per cent
+        rows.add_row(name, Text(str(guess.digit), style="bold"), *cells)
     note = Line(f"Probabilities in per cent; trained on {DATASETS[document.dataset]}.")
-    return Group(Line(_picture(pictures[0])), rows, note, *stacks)
-
-
-def _picture(prediction: Prediction) -> str:
-    return prediction.file or f"test image {prediction.index}, a {prediction.label}"
-
-
-def _network(guess: Guess) -> str:
-    if guess.adapter is None:
-        return "base"
-    strength = guess.adapter.strength
-    return guess.adapter.name if strength == 1 else f"{guess.adapter.name} at {strength:g}"
+    return Group(Line(pictures[0]), rows, note, *notes)
 
 
 # Cells ----------------------------------------------------------------------------------------------------------------

@@ -1,16 +1,17 @@
 """What was typed → settings as they stand in a config, and the request of a command."""
 
+from pathlib import Path
+
 import pytest
 
 from lora_mnist.cli import options as o
-from lora_mnist.errors import UsageError
 from lora_mnist.settings.request import Applied
 
 
 @pytest.mark.parametrize("group", [o.Loop, o.Repair, o.Finetuning])
 def test_an_option_that_was_left_out_is_no_setting(group):
-    assert group().settings("table") == {"table": {}}
-    assert o.request_of(o.Place(), o.Session(), o.ConfigOptions()).options == {}
+    assert o.given("table", **vars(group())) == {"table": {}}
+    assert o.request_of(Path("run"), o.Session()).options == {}
 
 
 @pytest.mark.parametrize(
@@ -27,15 +28,17 @@ def test_an_option_that_was_left_out_is_no_setting(group):
     ],
 )
 def test_an_option_that_was_given_is_a_setting(group, settings):
-    assert group.settings("table") == {"table": settings}
+    assert o.given("table", **vars(group)) == {"table": settings}
 
 
 def test_the_settings_of_a_base_stand_in_three_tables():
     assert o.Base().settings() == {"data": {}, "model": {}, "pretrain": {}}
     given = o.Base(dataset="digits", hidden="20,10", epochs=3).settings()
     assert given == {"data": {"dataset": "digits"}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
-    joined = o.request_of(o.Place(), o.Session(), o.ConfigOptions(), given, o.Loop(batch_size=8).settings("pretrain"))
-    assert joined.options["pretrain"] == {"epochs": 3, "batch_size": 8}
+    given = o.Base(epochs=3).settings(**vars(o.Loop(batch_size=8)))
+    assert given["pretrain"] == {"epochs": 3, "batch_size": 8}
+    request = o.request_of(Path("run"), o.Session(), o.ConfigOptions(seed=4), **given)
+    assert request.options == {**given, "seed": 4}
 
 
 @pytest.mark.parametrize(
@@ -52,19 +55,23 @@ def test_one_strength_is_for_all_adapters(adapters, applied):
 
 
 @pytest.mark.parametrize(
-    ("repair", "other", "control", "flag"),
+    ("options", "flag"),
     [
-        (o.Repair(rank=1), o.Finetuning(), False, "--rank"),
-        (o.Repair(guard="none"), o.Finetuning(), False, "--guard"),
-        (o.Repair(), o.Finetuning(alpha_pattern=["a=1"]), False, "--alpha-pattern"),
-        (o.Repair(), o.Finetuning(), True, "--control"),
+        ("--rank 1", "--rank"),
+        ("--guard none", "--guard"),
+        ("--alpha-pattern a=1", "--alpha-pattern"),
+        ("--control", "--control"),
+        ("--on-top-of a", "--on-top-of"),
     ],
 )
-def test_full_refuses_what_only_an_adapter_has(repair, other, control, flag):
-    with pytest.raises(UsageError, match=f"^{flag} means nothing"):
-        o.refuse_with_full(repair, other, control, None)
+def test_full_refuses_what_only_an_adapter_has(cli, tmp_path, options, flag):
+    code, _, err = cli("finetune", "--full", "--run", tmp_path, *options.split())
+    assert code == 2
+    assert f"{flag} means nothing with --full" in err
 
 
-def test_full_takes_what_every_training_has():
-    repair = o.Repair(digit="9", steps=3, focus=0.1, name="x")
-    o.refuse_with_full(repair, o.Finetuning(rslora=False, targets=[]), False, None)
+def test_full_takes_what_every_training_has(cli, tmp_path):
+    options = "--digit 9 --steps 3 --focus 0.1 --name x --lr 0.1 --shift 1 --no-rslora"
+    code, _, err = cli("finetune", "--full", "--run", tmp_path, *options.split())
+    assert code == 4
+    assert "There is no base" in err

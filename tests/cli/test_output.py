@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Group
 
-from lora_mnist.cli.output import LABEL, Line, labelled, print_all
-from lora_mnist.cli.results import next_step
+from lora_mnist.cli.output import LABEL, Line, labelled, print_all, to_copy
+from lora_mnist.cli.results import command_line
 
 from .conftest import printed
 
@@ -28,7 +28,7 @@ def test_a_path_is_longer_than_the_line_rather_than_cut():
 def test_a_command_to_copy_is_one_line_that_a_shell_reads_as_the_same_words(capsys, monkeypatch, columns, group):
     monkeypatch.setenv("COLUMNS", str(columns))
     run = Path("Zoë's runs", *10 * ["a long name"], "$HOME")
-    print_all(group(next_step("report", run, "--open")))
+    print_all(group(to_copy("next", command_line("report", run, "--open"))))
     (line,) = capsys.readouterr().out.splitlines()
     assert line[:LABEL].strip() == "next"
     assert shlex.split(line[LABEL:]) == ["lora-mnist", "report", "--run", str(run), "--open"]

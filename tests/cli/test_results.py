@@ -118,12 +118,12 @@ def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
 
 
 def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
-    stages = results.Stages(rounds)
-    done = [whole.pretraining, *whole.rounds, whole.verification]
-    shown = [stages.after(Done(one, 1.5, skipped and one is not whole.verification)) for one in done]
-    if stages.finished:
+    stages = [whole.pretraining, *whole.rounds, whole.verification]
+    done = [Done(one, 1.5, skipped and one is not whole.verification) for one in stages]
+    shown = [line for i in range(1, len(done) + 1) for line in results.stage_lines(done[:i], rounds)]
+    if results.was_finished(done):
         return printed(*shown, results.finished(whole, PAGE))
-    return printed(*shown, results.report_line(PAGE, 1.5), results.whole(whole, HERE))
+    return printed(*shown, results.stage_line(4, "1.5 s", str(PAGE)), results.whole(whole, HERE))
 
 
 def test_run_takes_24_lines_at_most(whole, longest):
@@ -196,12 +196,12 @@ def test_a_finished_run_that_ended_with_a_refusal_says_so(whole, refused):
 
 
 def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole, tuned):
-    stages = results.Stages(1)
-    assert printed(stages.after(Done(whole.pretraining, 0.1, True))) == []
-    lines = printed(stages.after(Done(tuned, 2.5, False)))
+    there, done = Done(whole.pretraining, 0.1, True), Done(tuned, 2.5, False)
+    assert results.stage_lines([there], 1) == []
+    lines = printed(*results.stage_lines([there, done], 1))
     assert lines[0].startswith("1/4 pretrain  before")
     assert any(line.startswith("2/4 finetune   2.5 s") for line in lines)
-    assert not stages.finished
+    assert not results.was_finished([there, done])
 
 
 # extract and merge ----------------------------------------------------------------------------------------------------

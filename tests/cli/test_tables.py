@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from importlib import import_module
 
 import pytest
 
 from lora_mnist.cli import tables
 from lora_mnist.evaluation import verdict
 from lora_mnist.evaluation.results import ControlCounts, ControlResult, GuardDecision, PairedControl, TriedScale
-from lora_mnist.pipeline import Request, doctor, verify
+from lora_mnist.pipeline import Request, verify
 from lora_mnist.pipeline.compare import PairOfNetworks, SideBySide, compare
 from lora_mnist.pipeline.doctor import Check, Diagnosis
 from lora_mnist.runs.listing import AdapterLine, Listing
@@ -289,7 +290,8 @@ def test_every_check_has_a_line_and_the_first_that_failed_gives_the_exit_code(cl
     )
     diagnosis = Diagnosis(passed=False, checks=checks)
     asked = []
-    monkeypatch.setattr(doctor, "doctor", lambda *given: asked.append(given) or diagnosis)
+    module = import_module("lora_mnist.pipeline.doctor")
+    monkeypatch.setattr(module, "doctor", lambda *given: asked.append(given) or diagnosis)
     code, out, err = cli("doctor", tmp_path, "--data", tmp_path / "d", "--device", "cpu", "--threads", "3")
     assert (code, err) == (3, "")
     assert asked == [(tmp_path, tmp_path / "d", "cpu", 3)]
