@@ -18,9 +18,9 @@ from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.verify import verify
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, load_config, resolve
+from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, resolve
 from lora_mnist.settings.layers import merge
-from lora_mnist.settings.request import NAMELESS, Request
+from lora_mnist.settings.request import Request
 from lora_mnist.sweep.engines import Engine
 from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
 from lora_mnist.sweep.jobs import Base, SweepContext
@@ -60,22 +60,20 @@ class SweepRequest:
             RunError: `base` has none.
             DataError: the images cannot be had.
         """
-        request, stored, layers = self.request, None, [load_config("default")]
+        request, stored = self.request, None
         if self.base is None:
             name = choose(request.wanted_dataset(None), request.data, request.quiet, request.offline)
         else:
             run = Run(self.base)
-            folder, name = run.require_base().folder, run.record.dataset.name
-            stored = run.record.settings.model_dump(mode="json")
-            layers.append(merge([stored, {"finetune": NAMELESS, "teach": NAMELESS}], name))
-        config = [] if request.config is None else [load_config(request.config)]
-        given = merge([*config, request.options], name)
+            folder, stored, name = run.require_base().folder, run.record.settings, run.record.dataset.name
+            known = stored.model_dump(mode="json")
+        below, inherited, *asked = request.layers(stored, name)
 
         def resolved(tables: Mapping[str, Any]) -> Settings:
-            own = merge([given, tables], name)
+            own = merge([*asked, tables], name)
             if stored is not None:
-                replace(request, config=None, options=own).refuse_contradictions(stored, OF_BASE, name, folder)
-            return resolve([*layers, own, {"data": {"dataset": name}}], name)
+                replace(request, config=None, options=own).refuse_contradictions(known, OF_BASE, name, folder)
+            return resolve([below, inherited, own, {"data": {"dataset": name}}], name)
 
         jobs = make_jobs(self.axes, resolved, "run" if self.base else None, self.comparisons)
         if self.hold_out and not jobs[0].settings.data.val_share:
