@@ -145,7 +145,6 @@ class Server(uvicorn.Server):
     def __init__(self, request: RunRequest):
         self.teacher = Teacher(request)
         self._networks = Networks(open_workspace(request))
-        self._networks.info()  # so that a damaged run is reported now, on the terminal
         # some of what `prepare` sets holds for one thread only
         self._thread = ThreadPoolExecutor(1, initializer=lambda: prepare(request.device, request.threads) and None)
         api = [

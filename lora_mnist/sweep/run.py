@@ -25,7 +25,7 @@ from lora_mnist.sweep.engines import Engine
 from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
 from lora_mnist.sweep.jobs import Base, SweepContext
 from lora_mnist.sweep.rows import Failure, Row, Store
-from lora_mnist.sweep.summary import VARIANTS, Metric, SplitName, Summary, summarise
+from lora_mnist.sweep.summary import Metric, SplitName, Summary, summarise
 from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import uncertainty_of
 
@@ -106,9 +106,7 @@ class SweepResult(Document):
 
     def report(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "SweepReport":
         """Itself with what its rows say, if one is an adapter's. Raises UsageError as `summarise` does."""
-        has_variants = any(row.method in VARIANTS for row in self.rows)
-        summary = summarise(self.rows, by, metric, split, self.label) if has_variants else None
-        return SweepReport(sweep=self, answer=summary)
+        return SweepReport(sweep=self, answer=summarise(self.rows, by, metric, split, self.label))
 
 
 class KeptAdapter(Document):
@@ -210,8 +208,8 @@ def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepConte
         else:
             made_by = one.model_dump(mode="json", exclude_none=True, include={"seed", *OF_BASE})
             work, _ = pretrain(replace(opened, options=made_by, stage=f"base {number}/{len(settings)} "), resume=True)
-        if dataset is None:  # the same for all, of which one is enough
-            dataset = halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset
+        # the same for all, of which one is enough
+        dataset = dataset or (halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset)
         network = work.base.requires_grad_(False).eval()
         uncertainty = uncertainty_of(network, dataset.train.images) if key in hard else None
         logits = held_out_logits(network, dataset) if request.hold_out else work.logits_with(())
@@ -275,8 +273,7 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
         raise RunError(f"The base of row {row.key} is not in {request.out} any more.", "Run the sweep again.")
     run = there[0].folder.parent
     name = f"digit{row.digit}-r{row.rank}-{row.key[:6]}"
-    tuning = row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}
-    options = {"seed": row.seed, "finetune": tuning}
+    options = {"seed": row.seed, "finetune": row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}}
     alone = replace(request.request, run=run, config=None, options=options, stage="keeping ")
     result = finetune(open_workspace(alone), resume=True)
     if result.analysis is None:
