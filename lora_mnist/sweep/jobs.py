@@ -70,11 +70,11 @@ class SweepContext:
     def flatten(self) -> dict[str, Any]:
         """The same as tensors, numbers and text by name, which other processes can map without a copy."""
         flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
+        flat["bases"] = {key: (one.fingerprint, one.network.hidden, [*one.logits]) for key, one in self.bases.items()}
         for split in SPLITS:
             part: Split = getattr(self.dataset, split)
             flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
         for key, base in self.bases.items():
-            flat[f"base/{key}"] = (base.fingerprint, base.network.hidden, [*base.logits])
             flat[f"{key}/uncertainty"] = base.uncertainty
             flat |= {f"{key}/weights/{name}": weight for name, weight in base.network.state_dict().items()}
             flat |= {f"{key}/logits/{split}": logits for split, logits in base.logits.items()}
@@ -85,8 +85,7 @@ def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
     """The context that was flattened, made of these very tensors if they are on `device` already."""
     splits = [Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device)) for split in SPLITS]
     bases = {}
-    for key in [name.removeprefix("base/") for name in flat if name.startswith("base/")]:
-        fingerprint, hidden, known = flat[f"base/{key}"]
+    for key, (fingerprint, hidden, known) in flat["bases"].items():
         with torch.device("meta"):  # takes no memory
             network = MLP(hidden).requires_grad_(False).eval()
         weights = {name: flat[f"{key}/weights/{name}"].to(device) for name in network.state_dict()}

@@ -215,10 +215,10 @@ def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepConte
         logits = held_out_logits(network, dataset) if request.hold_out else work.logits_with(())
         bases[key] = Base(work.fingerprint.sha256, network, logits, uncertainty)
     assert dataset is not None  # there is a job
-    open_digits = any(job.settings.finetune.digit == "weakest" for job in jobs)
-    if open_digits and not len(dataset.val):
+    val = dataset.val.labels
+    weakest = {key: weakest_digit(base.logits["val"], val) for key, base in bases.items() if len(val)}
+    if not weakest and any(job.settings.finetune.digit == "weakest" for job in jobs):
         raise UsageError("The weakest digit is found on `val`, and there is none.", "Name the digits with --digit.")
-    weakest = {key: weakest_digit(base.logits["val"], dataset.val.labels) for key, base in bases.items() if open_digits}
     settled = [job.with_digit(weakest[job.base]) if job.settings.finetune.digit == "weakest" else job for job in jobs]
     return SweepContext(dataset, bases, request.hold_out), settled
 
