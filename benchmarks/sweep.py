@@ -183,7 +183,7 @@ def equal(arguments: argparse.Namespace) -> None:
     for rank in arguments.ranks:
         jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, arguments.count)
         singly = [train_adapter(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs]
-        compared = {"stack": [one.network for one in train_stack(base, jobs, dataset, uncertainty=uncertainty)]}
+        compared = {"stack": train_stack(base, jobs, dataset, uncertainty=uncertainty)}
         if arguments.yardstick:
             torch.set_num_threads(2)
             compared["two threads"] = [

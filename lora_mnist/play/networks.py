@@ -31,11 +31,10 @@ class Networks:
 
     def __init__(self, work: Workspace):
         self.work = work
-        self._versions: dict[str, tuple[int, int] | None] = {}  # of the adapter folders that were loaded
-        self._adapters: tuple[AdapterInfo, ...] = ()
-        self._model = copy.deepcopy(work.base)
         self._base_wrong = work.logits_with(())["test"].argmax(1) != work.dataset.test.labels.cpu()  # bool (N,)
         self.test_count = len(self._base_wrong)
+        self._versions: dict[str, tuple[int, int] | None] | None = None  # of the adapter folders that were loaded
+        self.info()  # so that a damaged run is reported now
 
     def info(self) -> RunInfo:
         """The run as it is on disk now: its adapters are loaded again if another command saved or deleted one.

@@ -145,15 +145,14 @@ class Server(uvicorn.Server):
     def __init__(self, request: RunRequest):
         self.teacher = Teacher(request)
         self._networks = Networks(open_workspace(request))
-        self._networks.info()  # so that a damaged run is reported now, on the terminal
         # some of what `prepare` sets holds for one thread only
         self._thread = ThreadPoolExecutor(1, initializer=lambda: prepare(request.device, request.threads) and None)
         api = [
-            Route("/run", self.run_info),
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/search", self.search, methods=["POST"]),
-            Route("/teaching", self.lesson_states),
-            Route("/teaching/{action}", self.teach, methods=["POST"]),
+            Route("/run", self._run_info),
+            Route("/predict", self._predict, methods=["POST"]),
+            Route("/search", self._search, methods=["POST"]),
+            Route("/teaching", self._lesson_states),
+            Route("/teaching/{action}", self._teach, methods=["POST"]),
         ]
         routes = [Mount("/api", routes=api), Mount("/", StaticFiles(directory=STATIC, html=True))]
         errors = (HTTPException, ValidationError, LoraMnistError, ClientDisconnect, Exception)
@@ -177,29 +176,25 @@ class Server(uvicorn.Server):
         self.teacher.close()
         await super().shutdown(sockets)
 
-    async def run_info(self, request: Request) -> Response:
-        """The run and its adapters."""
+    async def _run_info(self, request: Request) -> Response:
         return json_response(await self._compute(self._networks.info))
 
-    async def predict(self, request: Request) -> Response:
-        """What the networks predict for a drawing or a test image."""
+    async def _predict(self, request: Request) -> Response:
         return json_response(await self._compute(self._networks.predict, await read_body(request, PredictRequest)))
 
-    async def search(self, request: Request) -> Response:
-        """The next test image that a network gets wrong."""
+    async def _search(self, request: Request) -> Response:
         search = await read_body(request, SearchRequest)
         for start in range(0, self._networks.test_count, SEARCH_BATCH):
             if (found := await self._compute(self._networks.search, search, start)) is not None:
                 return JSONResponse({"index": found})
         return JSONResponse({"index": None})
 
-    async def lesson_states(self, request: Request) -> Response:
-        """The state of the lesson, live, as server-sent events."""
+    async def _lesson_states(self, request: Request) -> Response:
+        # live, as server-sent events
         events = (f"data: {state.model_dump_json()}\n\n" async for state in self.teacher.states())
         return StreamingResponse(events, media_type="text/event-stream")
 
-    async def teach(self, request: Request) -> Response:
-        """Does something with the lesson; responds with its new state."""
+    async def _teach(self, request: Request) -> Response:
         match request.path_params["action"]:
             case "ready":  # the first drawing was put aside, so there will be a lesson
                 self.teacher.warm_up()

@@ -66,7 +66,6 @@ class Worker:
         threading.Thread(target=send, daemon=True).start()
 
     def kill(self) -> None:
-        """End it at once, whatever it is doing."""
         self.process.kill()
 
     def _listen(self, on_event: Callable[[WorkerEvent], None]) -> None:
@@ -206,7 +205,6 @@ class Teacher:
                 self._kill_worker()
 
     def _finish(self, phase: Phase, **fields: Any) -> None:
-        """End the lesson, and its process with it."""
         self._kill_worker()
         self._set(LessonState(phase=phase, drawings=self.state.drawings, **fields))
 

@@ -45,7 +45,6 @@ class Job(Document):
 
     @property
     def digit(self) -> int:
-        """The target digit."""
         digit = self.settings.finetune.digit
         assert digit != "weakest"  # settled when the base was opened
         return digit
@@ -56,7 +55,6 @@ class Job(Document):
         return None if self.method == "full" else self.settings.finetune.rank
 
     def with_digit(self, digit: int) -> "Job":
-        """The same with that target digit."""
         finetune = self.settings.finetune.model_copy(update={"digit": digit})
         return self.model_copy(update={"settings": self.settings.model_copy(update={"finetune": finetune})})
 

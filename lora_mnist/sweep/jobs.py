@@ -23,15 +23,7 @@ from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.rows import Failure, Round, Row, SplitCounts
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import CallbackProgress
-from lora_mnist.training.train import (
-    NAME,
-    Tuned,
-    can_be_stacked,
-    shape_of,
-    train_adapter,
-    train_all_weights,
-    train_stack,
-)
+from lora_mnist.training.train import NAME, shape_of, train_adapter, train_all_weights, train_stack
 
 Outcome = Row | Failure
 
@@ -78,11 +70,11 @@ class SweepContext:
     def flatten(self) -> dict[str, Any]:
         """The same as tensors, numbers and text by name, which other processes can map without a copy."""
         flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
+        flat["bases"] = {key: (one.fingerprint, one.network.hidden, [*one.logits]) for key, one in self.bases.items()}
         for split in SPLITS:
             part: Split = getattr(self.dataset, split)
             flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
         for key, base in self.bases.items():
-            flat[f"base/{key}"] = (base.fingerprint, base.network.hidden, [*base.logits])
             flat[f"{key}/uncertainty"] = base.uncertainty
             flat |= {f"{key}/weights/{name}": weight for name, weight in base.network.state_dict().items()}
             flat |= {f"{key}/logits/{split}": logits for split, logits in base.logits.items()}
@@ -93,8 +85,7 @@ def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
     """The context that was flattened, made of these very tensors if they are on `device` already."""
     splits = [Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device)) for split in SPLITS]
     bases = {}
-    for key in [name.removeprefix("base/") for name in flat if name.startswith("base/")]:
-        fingerprint, hidden, known = flat[f"base/{key}"]
+    for key, (fingerprint, hidden, known) in flat["bases"].items():
         with torch.device("meta"):  # takes no memory
             network = MLP(hidden).requires_grad_(False).eval()
         weights = {name: flat[f"{key}/weights/{name}"].to(device) for name in network.state_dict()}
@@ -134,8 +125,8 @@ def run_jobs(
     seconds = (time.perf_counter() - started) / len(jobs)
 
     outcomes: list[Outcome] = []
-    for job, tuned in zip(jobs, networks, strict=True):
-        outcomes.append(_run(context, job, tuned, seconds))
+    for job, network in zip(jobs, networks, strict=True):
+        outcomes.append(_run(context, job, network, seconds))
         show(share * len(jobs) + (1 - share) * len(outcomes))
     return outcomes
 
@@ -146,16 +137,16 @@ def failure_of(context: SweepContext, job: Job, cause: str) -> Failure:
     return Failure(key=key, digit=job.digit, rank=job.rank, seed=job.settings.seed, cause=cause)
 
 
-def _run(context: SweepContext, job: Job, tuned: Tuned | None = None, seconds: float = 0.0) -> Outcome:
+def _run(context: SweepContext, job: Job, stacked: MLP | None = None, seconds: float = 0.0) -> Outcome:
     """What the logits of a job say: counts before and after, the base with a shifted threshold, the verdict.
 
     Args:
-        tuned: what a stack has made of the job, in `seconds`; None trains it here.
+        stacked: what a stack has made of the job, in `seconds`; None trains it here.
     """
     started = time.perf_counter()
     base, dataset, settings, digit = context.bases[job.base], context.dataset, job.settings, job.digit
     try:
-        trained = _train(job, base, dataset, tuned)
+        trained = _train(job, base, dataset, stacked)
     except FAILURES as error:
         return failure_of(context, job, str(error) or type(error).__name__)
     labels = {split: part.labels.cpu() for split, part in dataset.held_out.items()}
@@ -188,7 +179,7 @@ def _run(context: SweepContext, job: Job, tuned: Tuned | None = None, seconds: f
         rounds=trained.rounds,
         verdict=None if trained.scale is None else verdict_of(analysis, digit).kind,
         seconds=round(seconds + time.perf_counter() - started, 4),
-        engine="alone" if tuned is None else "stacked",
+        engine="alone" if stacked is None else "stacked",
     )
 
 
@@ -202,11 +193,8 @@ def settings_of(job: Job, dataset: Dataset) -> Settings:
     return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=control)})
 
 
-def _train(job: Job, base: Base, dataset: Dataset, tuned: Tuned | None = None) -> Trained:
-    """Train what a job asks for, unless a stack has done that, and select its scale on `val`, just as `finetune` does.
-
-    Args:
-        tuned: of an adapter or a control that was trained in a stack.
+def _train(job: Job, base: Base, dataset: Dataset, network: MLP | None) -> Trained:
+    """Train what a job asks for, unless a stack has made a `network` of it, and select its scale as `finetune` does.
 
     Raises UsageError if a weight or a logit is not finite, or there is a guard but no `val`.
     """
@@ -215,13 +203,12 @@ def _train(job: Job, base: Base, dataset: Dataset, tuned: Tuned | None = None) -
     if job.method == "full":  # on the batches that an adapter would see, without a guard: what one could reach
         network, _ = train_all_weights(base.network, job.digit, job.settings, dataset, uncertainty=base.uncertainty)
         return Trained(_logits_of(network, dataset), 1.0, sum(weight.numel() for weight in network.parameters()))
-    if tuned is None:
+    if network is None:
         settings = settings_of(job, dataset)
         network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, uncertainty=base.uncertainty)
-        tuned = Tuned(network, finite=True)
-    if not tuned.finite:
+    elif not all(bool(weight.isfinite().all()) for weight in network.parameters() if weight.requires_grad):
         raise UsageError("A weight became NaN or infinite.", TOO_HIGH)
-    return _select(tuned.network, NAME, Guard(job.settings.finetune.guard), base.logits, dataset, job.digit)
+    return _select(network, NAME, Guard(job.settings.finetune.guard), base.logits, dataset, job.digit)
 
 
 def _train_rounds(job: Job, base: Base, dataset: Dataset) -> Trained:
@@ -290,7 +277,8 @@ def stacks_of(context: SweepContext, jobs: Iterable[Job], processes: int = 1, on
     groups: dict[tuple[str, str], list[Job]] = {}
     stacks, alone = list[list[Job]](), list[list[Job]]()
     for job in jobs:
-        if job.method in ("lora", *CONTROLS) and can_be_stacked(job.settings.finetune):
+        # with dropout, a stack cannot draw its random numbers as each job alone would
+        if job.method in ("lora", *CONTROLS) and not job.settings.finetune.dropout:
             groups.setdefault((job.base, shape_of(job.settings.finetune)), []).append(job)
         else:
             alone.append([job])

@@ -42,6 +42,12 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
     )
     plots = {plot.name: plot for plot in (plot_by_setting(summary), plot_trade(summary), plot_by_digit(summary))}
     reach = max(abs(cell.change) for cell in summary.cells)
+
+    def shade(cell: Cell) -> str:  # its class: purple where there are fewer than the base has, orange where more
+        if not cell.change:
+            return ""
+        return f"{'o' if cell.change > 0 else 'p'}{max(1, round(LEVELS * abs(cell.change) / reach))}"
+
     adapters = [one.name for one in summary.variants if one.by is not None]
     known = {
         "answer": summary,
@@ -55,7 +61,7 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
         "relative": relative,
         "seed_lines": _seed_lines(rows, summary.split) if len(adapters) == 1 else [],
         "setting": spelled(summary.by),
-        "shade": lambda cell: shade(cell, reach),
+        "shade": shade,
         "style": source("report.css"),
         "table": TABLE,
     }
@@ -71,14 +77,6 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
         for name, content in files.items():
             write_file(fresh / name, content)
     return folder / PAGE / "index.html"
-
-
-def shade(cell: Cell, reach: float) -> str:
-    """The class of a cell of the map: purple where there are fewer than the base has, orange where there are more."""
-    if not cell.change or not reach:
-        return ""
-    level = min(LEVELS, max(1, round(LEVELS * abs(cell.change) / reach)))
-    return f"{'o' if cell.change > 0 else 'p'}{level}"
 
 
 def relative(value: float, to: float) -> str:

@@ -176,28 +176,23 @@ def to_csv(rows: Iterable[Row]) -> bytes:
 def _read_all(folder: Path) -> dict[str, Row]:
     """By key. The parts are read first: if they are merged meanwhile, their rows stand in results.json."""
     rows: dict[str, Row] = {}
-    for file in (*sorted((folder / PARTS).glob("*.json")), folder / JSON):
-        rows = {row.key: row for row in _read(file)} | rows
+    for path in (*sorted((folder / PARTS).glob("*.json")), folder / JSON):
+        try:
+            document = atomic.parse_json(path, read_regular(path, LARGEST))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
+        if isinstance(document, dict) and document.get("schema_version") != SCHEMA:
+            raise RunError(f"{path} was made by another version of lora-mnist.", "Give another --out.")
+        try:
+            found = Results.model_validate(document)
+        except ValidationError as error:
+            key, _, _, rule = first_fault(error)
+            raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error
+        atomic.require_same(path, _sha256_of(document["rows"]), found.sha256)
+        rows = {row.key: row for row in found.rows} | rows
     return rows
-
-
-def _read(path: Path) -> Sequence[Row]:
-    """None without a file. Raises RunError if it cannot be read; AlteredError if it is not what was written."""
-    try:
-        document = atomic.parse_json(path, read_regular(path, LARGEST))
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}.", WAY_OUT) from error
-    if isinstance(document, dict) and document.get("schema_version") != SCHEMA:
-        raise RunError(f"{path} was made by another version of lora-mnist.", "Give another --out.")
-    try:
-        found = Results.model_validate(document)
-    except ValidationError as error:
-        key, _, _, rule = first_fault(error)
-        raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error
-    atomic.require_same(path, _sha256_of(document["rows"]), found.sha256)
-    return found.rows
 
 
 def _document_of(rows: Sequence[Row]) -> bytes:

@@ -18,14 +18,14 @@ from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.verify import verify
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, load_config, resolve
+from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, resolve
 from lora_mnist.settings.layers import merge
-from lora_mnist.settings.request import NAMELESS, Request
+from lora_mnist.settings.request import Request
 from lora_mnist.sweep.engines import Engine
 from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
 from lora_mnist.sweep.jobs import Base, SweepContext
 from lora_mnist.sweep.rows import Failure, Row, Store
-from lora_mnist.sweep.summary import VARIANTS, Metric, SplitName, Summary, summarise
+from lora_mnist.sweep.summary import Metric, SplitName, Summary, summarise
 from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import uncertainty_of
 
@@ -60,22 +60,20 @@ class SweepRequest:
             RunError: `base` has none.
             DataError: the images cannot be had.
         """
-        request, stored, layers = self.request, None, [load_config("default")]
+        request, stored = self.request, None
         if self.base is None:
             name = choose(request.wanted_dataset(None), request.data, request.quiet, request.offline)
         else:
             run = Run(self.base)
-            folder, name = run.require_base().folder, run.record.dataset.name
-            stored = run.record.settings.model_dump(mode="json")
-            layers.append(merge([stored, {"finetune": NAMELESS, "teach": NAMELESS}], name))
-        config = [] if request.config is None else [load_config(request.config)]
-        given = merge([*config, request.options], name)
+            folder, stored, name = run.require_base().folder, run.record.settings, run.record.dataset.name
+            known = stored.model_dump(mode="json")
+        below, inherited, *asked = request.layers(stored, name)
 
         def resolved(tables: Mapping[str, Any]) -> Settings:
-            own = merge([given, tables], name)
+            own = merge([*asked, tables], name)
             if stored is not None:
-                replace(request, config=None, options=own).refuse_contradictions(stored, OF_BASE, name, folder)
-            return resolve([*layers, own, {"data": {"dataset": name}}], name)
+                replace(request, config=None, options=own).refuse_contradictions(known, OF_BASE, name, folder)
+            return resolve([below, inherited, own, {"data": {"dataset": name}}], name)
 
         jobs = make_jobs(self.axes, resolved, "run" if self.base else None, self.comparisons)
         if self.hold_out and not jobs[0].settings.data.val_share:
@@ -108,9 +106,7 @@ class SweepResult(Document):
 
     def report(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "SweepReport":
         """Itself with what its rows say, if one is an adapter's. Raises UsageError as `summarise` does."""
-        has_variants = any(row.method in VARIANTS for row in self.rows)
-        summary = summarise(self.rows, by, metric, split, self.label) if has_variants else None
-        return SweepReport(sweep=self, answer=summary)
+        return SweepReport(sweep=self, answer=summarise(self.rows, by, metric, split, self.label))
 
 
 class KeptAdapter(Document):
@@ -212,17 +208,17 @@ def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepConte
         else:
             made_by = one.model_dump(mode="json", exclude_none=True, include={"seed", *OF_BASE})
             work, _ = pretrain(replace(opened, options=made_by, stage=f"base {number}/{len(settings)} "), resume=True)
-        if dataset is None:  # the same for all, of which one is enough
-            dataset = halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset
+        # the same for all, of which one is enough
+        dataset = dataset or (halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset)
         network = work.base.requires_grad_(False).eval()
         uncertainty = uncertainty_of(network, dataset.train.images) if key in hard else None
         logits = held_out_logits(network, dataset) if request.hold_out else work.logits_with(())
         bases[key] = Base(work.fingerprint.sha256, network, logits, uncertainty)
     assert dataset is not None  # there is a job
-    open_digits = any(job.settings.finetune.digit == "weakest" for job in jobs)
-    if open_digits and not len(dataset.val):
+    val = dataset.val.labels
+    weakest = {key: weakest_digit(base.logits["val"], val) for key, base in bases.items() if len(val)}
+    if not weakest and any(job.settings.finetune.digit == "weakest" for job in jobs):
         raise UsageError("The weakest digit is found on `val`, and there is none.", "Name the digits with --digit.")
-    weakest = {key: weakest_digit(base.logits["val"], dataset.val.labels) for key, base in bases.items() if open_digits}
     settled = [job.with_digit(weakest[job.base]) if job.settings.finetune.digit == "weakest" else job for job in jobs]
     return SweepContext(dataset, bases, request.hold_out), settled
 
@@ -277,8 +273,7 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
         raise RunError(f"The base of row {row.key} is not in {request.out} any more.", "Run the sweep again.")
     run = there[0].folder.parent
     name = f"digit{row.digit}-r{row.rank}-{row.key[:6]}"
-    tuning = row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}
-    options = {"seed": row.seed, "finetune": tuning}
+    options = {"seed": row.seed, "finetune": row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}}
     alone = replace(request.request, run=run, config=None, options=options, stage="keeping ")
     result = finetune(open_workspace(alone), resume=True)
     if result.analysis is None:

@@ -22,7 +22,6 @@ SplitName = Literal["val", "test"]
 METRIC_NAMES: dict[Metric, str] = {"missed": "missed", "false_alarms": "false alarms", "errors": "all errors"}
 OF_A_CASE = {"digit", "name"}  # settings that no variant is made of
 
-VARIANTS = ("lora", "full")  # methods that variants are made of; rows of others are what these are compared with
 FULL = "all weights"
 ON_TEST = "shifted threshold, as many missed (chosen on `test`)"
 ON_VAL = "shifted threshold (chosen on `val`)"
@@ -199,18 +198,18 @@ def check_view(by: str, metric: str, split: str, axes: Axes) -> tuple[str, Metri
 
 def summarise(
     rows: Sequence[Row], by: str = "rank", metric: Metric = "errors", split: SplitName = "test", label: str = "adapter"
-) -> Summary:
-    """What `rows`, of one data set, say.
+) -> Summary | None:
+    """What `rows`, of one data set, say; None if none of them is of a variant.
 
     Args:
         by: the setting to order by (see `check_view`).
         label: what to call the adapters if nothing is varied.
 
-    Raises UsageError if there is no row, or the split is not to be had.
+    Raises UsageError if the split is not to be had.
     """
-    own = [row for row in rows if row.method in VARIANTS]
+    own = [row for row in rows if row.method in ("lora", "full")]  # others are what the variants are compared with
     if not own:
-        raise UsageError("No job of this sweep is done.", "See why they failed, or wait for the first.")
+        return None
     if split not in rows[0].after:
         raise UsageError(f"`split` (={split!r}) is none that these jobs were judged on.", "Use --split test.")
     settings = [row.all_settings for row in rows if row.method == "lora"]
@@ -317,7 +316,6 @@ def _partners(adapters: Sequence[Row], others: Sequence[Row], method: str, but: 
 
 
 def _rounds(rows: Sequence[Row], split: str) -> RoundsSummary | None:
-    """What several repairs on top of each other come to; None if there are none."""
     if not rows:
         return None
     rounds = []

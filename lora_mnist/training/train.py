@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -109,19 +109,6 @@ def train_on_drawings(
     return adapted, train(adapted, data, recipe, "teaching", progress)
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """The result of one job of a stack: the base with its adapter."""
-
-    network: MLP
-    finite: bool  # whether all of its weights are; they are not if the learning rate was too high
-
-
-def can_be_stacked(recipe: FinetuneSettings) -> bool:
-    """Whether a stack can draw its random numbers as each job alone would; it cannot with dropout."""
-    return recipe.dropout == 0
-
-
 def shape_of(recipe: FinetuneSettings) -> str:
     """Jobs fit into one stack if this is the same for all of them."""
     return recipe.model_dump_json(include=set(ALIKE)) + f" moved: {recipe.moves is not None}"
@@ -133,14 +120,15 @@ def train_stack(
     dataset: Dataset,
     progress: Progress = SILENT,
     uncertainty: torch.Tensor | None = None,
-) -> list[Tuned]:
+) -> list[MLP]:
     """Fine-tune `start` once for every job, all of them in the same steps of one loop (see `lora.stacked`).
 
     Every job draws its A, its batches and its warps as it would alone, so the results differ by the order of sums only.
+    The weights of one whose learning rate was too high are not finite.
 
     Args:
         start: the base. It is not changed, and the networks that come out share its tensors.
-        jobs: digit and settings of each, of the same `shape_of`.
+        jobs: digit and settings of each, of the same `shape_of`, without dropout.
         uncertainty: (N,), how unsure `start` is of each training image (see `uncertainty_of`), if a job asks.
 
     Raises:
@@ -160,9 +148,7 @@ def train_stack(
     rates = [job.finetune.learning_rate for _, job in jobs]
     train(stacked, data, common, f"fine-tuning {len(jobs)} at once", progress, rates)
     unstack(stacked, networks, NAME)
-    weights = [parameter for parameter in stacked.parameters() if parameter.requires_grad]
-    finite = torch.stack([weight.isfinite().flatten(1).all(1) for weight in weights]).all(0).tolist()
-    return [Tuned(network, good) for network, good in zip(networks, finite, strict=True)]
+    return networks
 
 
 def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int, share_base: bool = False) -> MLP:

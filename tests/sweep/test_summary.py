@@ -119,13 +119,10 @@ def test_what_is_varied_besides_makes_variants_and_orders_them():
     assert len(plot_by_setting(summarise(rows)).figure.axes[0].containers) == 2  # a line for each focus
 
 
-@pytest.mark.parametrize(
-    ("rows", "view", "said"),
-    [([], {}, "No job"), (ROWS, {"split": "val"}, "`split`")],
-)
-def test_what_cannot_be_answered(rows, view, said):
-    with pytest.raises(UsageError, match=said):
-        summarise(rows, **view)
+def test_what_cannot_be_answered():
+    assert summarise([]) is None
+    with pytest.raises(UsageError, match="`split`"):
+        summarise(ROWS, split="val")
 
 
 def test_of_a_single_variant_it_is_said_whether_it_helps():
