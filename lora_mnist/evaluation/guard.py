@@ -5,7 +5,7 @@ keeps the adapter at the scale that is best on `val` (the idea of WiSE-FT, arXiv
 if every scale makes something worse. Best is the fewest errors of all digits; of equals, the largest scale or strength.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.metrics import compare, counts_of, logits_of, require_finite
 from lora_mnist.evaluation.results import GuardDecision, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
-from lora_mnist.lora import set_strength
+from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP
 
@@ -47,7 +47,7 @@ class Guard:
 def select_scale(
     adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int
 ) -> GuardDecision:
-    """Try adapter `name` at scales from 1 downwards on `val`, and select one that meets `guard`. It is left at 1.
+    """Try adapter `name` at scales from 1 downwards on `val`; the best that meets `guard`, if any, goes into its alpha.
 
     Args:
         before: logits (N, 10) on `val` without the adapter. The rule `none` looks at neither.
@@ -56,33 +56,17 @@ def select_scale(
         UsageError: there is a rule, but no images to judge by; or a logit is not finite.
     """
     require_val(guard.rule, val)
-    return decide(guard, before, val.labels, digit, lambda scale: logits_at(adapted, name, scale, val.images))
-
-
-def decide(
-    guard: Guard,
-    before: torch.Tensor | None,
-    labels: torch.Tensor,
-    digit: int,
-    logits_of_scale: Callable[[float], torch.Tensor],
-) -> GuardDecision:
-    """Which scale `guard` selects, and what was tried.
-
-    Args:
-        before: logits (N, 10) on `val` without the adapter.
-        labels: int64 (N,) of `val`.
-        logits_of_scale: logits (N, 10) on `val` at a scale of the trained update.
-    """
     if guard.rule == "none":
         return GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
     assert before is not None  # a rule goes with a `val`
-    start, counted = counts_of(before, labels, digit), COUNTED[guard.rule]
+    start, counted = counts_of(before, val.labels, digit), COUNTED[guard.rule]
     tried: list[TriedScale] = []
     allowed: list[TriedScale] = []
     for scale in SCALES:
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
-        found = compare({"val": before}, {"val": logits_of_scale(scale)}, {"val": labels}, digit)["val"]
+        after = logits_at(adapted, name, scale, val.images)
+        found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
         changes = enumerate(zip(found.fixed, found.broken, strict=True))
         worse = tuple(d for d, (fixed, broken) in changes if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
@@ -90,6 +74,8 @@ def decide(
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
             allowed.append(tried[-1])
     best = min(allowed, key=lambda one: one.errors, default=None)  # the first of equals, which is the largest
+    if best:
+        scale_alpha(adapted, name, best.scale)
     return GuardDecision(
         rule=guard.rule,
         counted=counted,

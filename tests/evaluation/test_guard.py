@@ -55,8 +55,11 @@ def test_the_best_strength_that_meets_the_rule_is_selected(judged, amount, rule)
     network, val, before = judged
     update = lift(network, DIGIT, amount)
     whole = update.lora_B.detach().clone()
-    found = select_scale(network, "a", Guard(rule), before, val, DIGIT)
-    assert torch.equal(update.lora_B, whole)  # as trained; who keeps it puts the scale into alpha
+    kept = copy.deepcopy(network)
+    found = select_scale(kept, "a", Guard(rule), before, val, DIGIT)
+    of_kept = updates_of(kept, "a")["linear2"]
+    assert torch.equal(of_kept.lora_B, whole)  # as trained; the scale goes into alpha
+    assert of_kept.config.alpha == found.scale
     by_strength = {strength: with_factor(network, val, update, whole, strength) for strength in SCALES}
     limit = counts(before, val.labels)
     count = {"errors": "errors", "digit": "missed"}[rule]
@@ -65,7 +68,7 @@ def test_the_best_strength_that_meets_the_rule_is_selected(judged, amount, rule)
     best = min(allowed, key=lambda s: (allowed[s].errors, -s))
     assert found.scale == best
     assert found.before == limit
-    assert strengths(network) == {"a": 1.0}
+    assert strengths(kept) == {"a": 1.0}
     assert all(one.numbers == by_strength[one.scale].numbers for one in found.tried)
 
 
@@ -77,7 +80,7 @@ def test_a_digit_that_pays_is_found_by_a_test_of_its_own(judged):
     lift(network, DIGIT, 3.0)
     with_none = select_scale(copy.deepcopy(network), "a", Guard("errors"), before, val, DIGIT)
     assert with_none.scale is not None
-    found = select_scale(network, "a", Guard("every-digit"), before, val, DIGIT)
+    found = select_scale(copy.deepcopy(network), "a", Guard("every-digit"), before, val, DIGIT)
     was_right = before.argmax(1) == val.labels
     for tried in found.tried:
         model = copy.deepcopy(network)
@@ -108,6 +111,7 @@ def test_nothing_is_kept_if_every_strength_is_worse_unless_there_is_no_rule(judg
     found = select_scale(network, "a", Guard("none"), before, val, DIGIT)
     assert found == GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
     assert torch.equal(update.lora_B, whole)
+    assert update.config.alpha == 1.0
     assert strengths(network) == {"a": 1.0}
 
 
@@ -115,7 +119,7 @@ def test_the_strongest_that_is_allowed_can_be_asked_for(judged):
     network, val, before = judged
     update = lift(network, 7, 0.1)
     whole = update.lora_B.detach().clone()
-    found = select_scale(network, "a", Guard("errors", strongest=True), before, val, DIGIT)
+    found = select_scale(copy.deepcopy(network), "a", Guard("errors", strongest=True), before, val, DIGIT)
     limit = counts(before, val.labels).errors
     allowed = [s for s in SCALES if with_factor(network, val, update, whole, s).errors <= limit]
     assert 0 < len(allowed) < len(SCALES)
