@@ -14,7 +14,7 @@ from lora_mnist.evaluation.analysis import add_adapter, analyse, first_direction
 from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
-from lora_mnist.evaluation.proof import Plain, failures, prove
+from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
 from lora_mnist.lora import parameter_table, save_adapter
@@ -145,7 +145,7 @@ def prove_and_save(
         UsageError: the logits are not finite; nothing is saved.
     """
     name, digit, below = record.name, record.digit, record.on_top_of
-    proof, logits = prove(Plain(work.base, work.images, work.logits_with(())), work.fingerprint, adapted)
+    proof, logits = prove(work.base, work.images, work.logits_with(()), work.fingerprint, adapted)
     require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
     if not proof.passed:
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
