@@ -9,11 +9,11 @@ from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.evaluation.baselines import Control, compare_control, shifted_threshold
 from lora_mnist.evaluation.guard import strength_curve
-from lora_mnist.evaluation.metrics import compare, logits_of
+from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect, StrengthPoint
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.model import adapted_layers, updates_of
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
 PICTURES = 8  # directions of the first layer that the report shows
 MOST = 24  # examples of either kind

@@ -13,12 +13,12 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.metrics import compare, counts_of, logits_of, require_finite
+from lora_mnist.evaluation.metrics import compare, counts_of, require_finite
 from lora_mnist.evaluation.results import GuardDecision, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
 from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
 COUNTED: dict[str, Literal["errors", "missed"]] = {  # by rule: the count that must not rise
     "every-digit": "errors",

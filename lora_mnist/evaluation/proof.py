@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference
 from lora_mnist.lora.model import adapted_layers, adapter_names, base_tensors, disabled, updates_of
+from lora_mnist.training.model import logits_of
 
 # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
 TOLERANCE = 1e-5

@@ -9,9 +9,10 @@ import torch
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.guard import SCALES, STRENGTHS, Guard, select_scale, strength_curve
-from lora_mnist.evaluation.metrics import counts_of, logits_of
+from lora_mnist.evaluation.metrics import counts_of
 from lora_mnist.evaluation.results import Counts, GuardDecision, StrengthPoint
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
+from lora_mnist.training.model import logits_of
 
 from ..models import DIGIT, labelled_by_a_network
 

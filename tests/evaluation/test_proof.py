@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
 from lora_mnist.evaluation.results import Off
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
 from lora_mnist.lora.fingerprint import compute_fingerprint
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
 CONFIG = LoRAConfig(("linear1", "linear3"), rank=3, alpha=5.0)
 IMAGES = {"test": torch.randint(256, (50, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))}
