@@ -177,14 +177,9 @@ class Artifact:
         return {name.removeprefix(CONTROL): one for name, one in self._logits().items() if name.startswith(CONTROL)}
 
     def _logits(self) -> dict[str, torch.Tensor]:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        import torch
 
-        content = self.content(LOGITS)
-        try:
-            return dict(sorted(load(content).items()))  # it gives them in random order
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise RunError(f"{self.file(LOGITS)} cannot be read: {error}.", RESTORE) from error
+        return {name: torch.from_numpy(one) for name, one in self.arrays(LOGITS, {"test"}).items()}
 
     def pictures(self) -> dict[str, numpy.ndarray]:
         """Pictures for the report: `examples` and `wrong` uint8 (n, 28, 28), `wrong_index` and `wrong_label`
@@ -286,9 +281,8 @@ class ArtifactWriter:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["step", "learning_rate", "loss"])
-        if history is not None:
-            rows = enumerate(zip(history.rates, history.losses, strict=True), 1)
-            writer.writerows((step, *row) for step, row in rows)
+        steps = zip(history.rates, history.losses, strict=True) if history else ()
+        writer.writerows((number, *step) for number, step in enumerate(steps, 1))
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
     def drawings(self, drawings: Drawings) -> None:
