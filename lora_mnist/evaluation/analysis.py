@@ -10,7 +10,7 @@ from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.evaluation.baselines import Control, compare_control, shifted_threshold
 from lora_mnist.evaluation.guard import strength_curve
 from lora_mnist.evaluation.metrics import compare
-from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect, StrengthPoint
+from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.model import adapted_layers, updates_of
 from lora_mnist.training.model import MLP, logits_of
@@ -49,14 +49,7 @@ def add_adapter(analysis: Analysis, adapted: MLP, name: str, digit: int, dataset
     Args:
         adapted: the network analysed, with the adapter at strength 1 on top of those it was trained on.
     """
-    known = {
-        split: [
-            StrengthPoint(strength=0.0, **dict(comparison.before)),
-            StrengthPoint(strength=1.0, **dict(comparison.after)),
-        ]
-        for split, comparison in analysis.splits.items()
-    }
-    curve = strength_curve(adapted, name, dataset.held_out, digit, known)
+    curve = strength_curve(adapted, name, dataset.held_out, digit, analysis.splits)
     of_digit = dataset.test.images[dataset.test.labels == digit]
     layers = layer_effects(adapted, name, of_digit, digit)
     return analysis.model_copy(update={"strength_curve": curve, "layers": layers})
@@ -70,22 +63,18 @@ def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tens
         labels: int64 (N,).
     """
     index = torch.arange(len(labels))
-    predictions = [logits.argmax(1) for logits in (before, after)]
-    probabilities = [logits.double().softmax(1)[index, labels] for logits in (before, after)]
-    was_right, is_right = (prediction == labels for prediction in predictions)
-    swing = (probabilities[1] - probabilities[0]).abs()
-
-    def guess(when: int, i: int) -> Guess:
-        return Guess(prediction=int(predictions[when][i]), probability=float(probabilities[when][i]))
-
-    rows = []
+    guesses = [(logits.argmax(1), logits.double().softmax(1)[index, labels]) for logits in (before, after)]
+    (was, p_before), (now, p_after) = guesses
+    swing = (p_after - p_before).abs()
     kinds: dict[Literal["fixed", "broken"], torch.Tensor] = {
-        "fixed": ~was_right & is_right,
-        "broken": was_right & ~is_right,
+        "fixed": (was != labels) & (now == labels),
+        "broken": (was == labels) & (now != labels),
     }
+    rows = []
     for kind, chosen in kinds.items():
         for i in index[chosen][swing[chosen].sort(descending=True, stable=True).indices][:MOST].tolist():
-            rows.append(Example(index=i, kind=kind, label=int(labels[i]), before=guess(0, i), after=guess(1, i)))
+            old, new = (Guess(prediction=int(taken[i]), probability=float(p[i])) for taken, p in guesses)
+            rows.append(Example(index=i, kind=kind, label=int(labels[i]), before=old, after=new))
     return tuple(rows)
 
 

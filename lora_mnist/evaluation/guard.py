@@ -14,7 +14,7 @@ import torch
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.metrics import compare, counts_of, require_finite
-from lora_mnist.evaluation.results import GuardDecision, StrengthCurve, StrengthPoint, TriedScale
+from lora_mnist.evaluation.results import Comparison, GuardDecision, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
 from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
@@ -109,7 +109,7 @@ def strength_curve(
     name: str,
     held_out: Mapping[str, Split],
     digit: int,
-    known: Mapping[str, Sequence[StrengthPoint]],
+    comparisons: Mapping[str, Comparison],
 ) -> StrengthCurve:
     """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the strength that is best on `val`.
 
@@ -117,11 +117,12 @@ def strength_curve(
 
     Args:
         adapted: a base with adapter `name` at strength 1.
-        known: by split, points that need no forward pass; 0 is among them.
+        comparisons: by split, what it changes there: the points at 0 and 1, which need no forward pass.
     """
 
     def measure(split: str, strengths: Sequence[float]) -> tuple[StrengthPoint, ...]:
-        points, part = {one.strength: one for one in known[split]}, held_out[split]
+        part, ends = held_out[split], {0.0: comparisons[split].before, 1.0: comparisons[split].after}
+        points = {strength: StrengthPoint(strength=strength, **dict(counts)) for strength, counts in ends.items()}
         measured = []
         for strength in sorted({*strengths, *points}):
             if strength not in points:
