@@ -63,19 +63,18 @@ def keep_freed_memory() -> None:
 
 def _find(device: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    if device == "cpu":
+    if device == "cpu" or (device == "auto" and not count):
         return torch.device("cpu")
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (":" in device and not re.fullmatch("[0-9]{1,9}", number)):
+    match = re.fullmatch("auto|cuda(:([0-9]{1,9}))?", device)
+    if not match:
         raise UsageError(f"`device` (={shown(device)}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
-    if int(number or 0) >= count:
+    number = int(match[2] or 0)
+    if number >= count:
         raise UsageError(
             f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices.",
             "Use --device cpu, or auto.",
         )
-    return torch.device("cuda", int(number or 0))
+    return torch.device("cuda", number)
 
 
 @contextmanager
