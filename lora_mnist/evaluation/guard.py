@@ -20,11 +20,6 @@ from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP, logits_of
 
-COUNTED: dict[str, Literal["errors", "missed"]] = {  # by rule: the count that must not rise
-    "every-digit": "errors",
-    "errors": "errors",
-    "digit": "missed",
-}
 SCALES = tuple(step / 10 for step in range(10, 0, -1))
 STRENGTHS = tuple(step / 4 for step in range(7))  # of the strength curve; each takes a forward pass over all images
 
@@ -59,7 +54,8 @@ def select_scale(
     if guard.rule == "none":
         return GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
     assert before is not None  # a rule goes with a `val`
-    start, counted = counts_of(before, val.labels, digit), COUNTED[guard.rule]
+    counted: Literal["errors", "missed"] = "missed" if guard.rule == "digit" else "errors"  # what must not rise
+    start = counts_of(before, val.labels, digit)
     tried: list[TriedScale] = []
     allowed: list[TriedScale] = []
     for scale in SCALES:

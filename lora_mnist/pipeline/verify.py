@@ -209,7 +209,7 @@ def _unlike_logits(
     wrong = [] if same(artifact.evaluation, work.evaluation(logits, applied, checkpoint)) else [EVALUATION]
     if artifact.is_finetuned:
         kept = artifact.analysis.control if adapters else None  # a checkpoint has none
-        control = Control(kept.scale, artifact.control_logits()) if kept else None
+        control = Control(kept.scale, artifact.logits(control=True)) if kept else None
         found = analyse(work.logits_with(adapters[:-1]), logits, work.labels, artifact.finetune.digit, control)
         wrong += [] if same(artifact.analysis, found, NOT_RECOMPUTED if adapters else None) else [ANALYSIS]
     return [f"{name} does not follow from its logits" for name in wrong]

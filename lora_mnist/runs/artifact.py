@@ -102,10 +102,8 @@ class Artifact:
             for name in OURS:  # what the manifest leaves out was compared with nothing
                 if name not in self.hashes and self.file(name).exists():
                     raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
-        except RunError:
+        finally:  # what another command replaced meanwhile is not damaged
             self.require_unchanged()
-            raise
-        self.require_unchanged()
         self._is_whole = True
 
     def require_saved(self, name: str) -> None:
@@ -168,18 +166,13 @@ class Artifact:
         except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise AlteredError(f"{self.folder / HISTORY} is not a table of losses: {error!r}.", RESTORE) from error
 
-    def logits(self) -> dict[str, torch.Tensor]:
-        """(N, 10) fp32 by split, `val` and `test`."""
-        return {name: one for name, one in self._logits().items() if not name.startswith(CONTROL)}
-
-    def control_logits(self) -> dict[str, torch.Tensor]:
-        """Those of the control, likewise; none where none was trained."""
-        return {name.removeprefix(CONTROL): one for name, one in self._logits().items() if name.startswith(CONTROL)}
-
-    def _logits(self) -> dict[str, torch.Tensor]:
+    def logits(self, control: bool = False) -> dict[str, torch.Tensor]:
+        """(N, 10) fp32 by split, `val` and `test`; or those of the control, none where none was trained."""
         import torch
 
-        return {name: torch.from_numpy(one) for name, one in self.arrays(LOGITS, {"test"}).items()}
+        stored = self.arrays(LOGITS, {"test"}).items()
+        wanted = {name: array for name, array in stored if name.startswith(CONTROL) == control}
+        return {name.removeprefix(CONTROL): torch.from_numpy(array) for name, array in wanted.items()}
 
     def pictures(self) -> dict[str, numpy.ndarray]:
         """Pictures for the report: `examples` and `wrong` uint8 (n, 28, 28), `wrong_index` and `wrong_label`
