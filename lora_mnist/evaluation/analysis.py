@@ -27,11 +27,8 @@ def analyse(
     digit: int,
     control: Control | None = None,
 ) -> Analysis:
-    """What follows from logits alone: the comparison, the shifted threshold, examples, and the control if there is one.
-
-    Args:
-        before, after: logits (N, 10) by split.
-        labels: int64 (N,) by split.
+    """What follows from logits (N, 10) on labels (N,) by split alone: the comparison, the shifted threshold, examples,
+    and the control if there is one.
     """
     truth = {split: part.cpu() for split, part in labels.items()}
     return Analysis(
@@ -56,11 +53,8 @@ def add_adapter(analysis: Analysis, adapted: MLP, name: str, digit: int, dataset
 
 
 def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:
-    """The fixed and then the broken images, those first whose true digit's probability changed most; `MOST` of each.
-
-    Args:
-        before, after: logits (N, 10).
-        labels: int64 (N,).
+    """The fixed and then the broken images, from logits (N, 10) on labels (N,); `MOST` of each, those first whose true
+    digit's probability changed most.
     """
     index = torch.arange(len(labels))
     guesses = [(logits.argmax(1), logits.double().softmax(1)[index, labels]) for logits in (before, after)]
@@ -79,14 +73,10 @@ def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tens
 
 
 def wrong_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """int64 (n,): which images are wrong before or after, ascending; `MOST_WRONG` at the most.
+    """int64 (n,), ascending: images that logits (N, 10) on labels (N,) get wrong before or after; `MOST_WRONG` at most.
 
     If there are more, it drops images from the largest groups of (true digit, prediction before, prediction after), so
     that every group keeps some.
-
-    Args:
-        before, after: logits (N, 10).
-        labels: int64 (N,).
     """
     taken = before.argmax(1), after.argmax(1)
     wrong = ((taken[0] != labels) | (taken[1] != labels)).nonzero()[:, 0]

@@ -56,8 +56,7 @@ def select_scale(
     assert before is not None  # a rule goes with a `val`
     counted: Literal["errors", "missed"] = "missed" if guard.rule == "digit" else "errors"  # what must not rise
     start = counts_of(before, val.labels, digit)
-    tried: list[TriedScale] = []
-    allowed: list[TriedScale] = []
+    tried, allowed = list[TriedScale](), list[TriedScale]()
     for scale in SCALES:
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
