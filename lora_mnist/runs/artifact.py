@@ -160,9 +160,8 @@ class Artifact:
 
     def losses(self) -> list[float]:
         """The loss of every training step; none if nothing was trained. Raises RunError if they cannot be read."""
-        text = self.content(HISTORY)
         try:
-            return [float(row["loss"]) for row in csv.DictReader(io.StringIO(text.decode()))]
+            return [float(row["loss"]) for row in csv.DictReader(io.StringIO(self.content(HISTORY).decode()))]
         except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise AlteredError(f"{self.folder / HISTORY} is not a table of losses: {error!r}.", RESTORE) from error
 
