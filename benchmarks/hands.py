@@ -28,9 +28,9 @@ from lora_mnist.datasets.dataset import Split
 from lora_mnist.datasets.drawings import read_drawings
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Request, Workspace, pretrain
 from lora_mnist.pipeline.teach import TaughtAdapter, teach
+from lora_mnist.training.model import logits_of
 
 DEGREES, SHEAR, OF_EACH = 30.0, -0.5, 3
 MIDDLE = np.array([13.5, 13.5])  # of 28 pixels, row and column

@@ -221,7 +221,7 @@ def _differences(networks: Sequence[MLP], others: Sequence[MLP]) -> dict[str, fl
 
 
 def _counts(network: MLP, dataset, digit: int):
-    from lora_mnist.evaluation.metrics import logits_of
+    from lora_mnist.training.model import logits_of
 
     return split_counts({"test": logits_of(network, dataset.test.images)}, {"test": dataset.test.labels}, digit)["test"]
 

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.lora import LoRAConfig, adapt, inject
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
 DIGIT = 3  # of which `labelled_by_a_network` has many
 LAYERS = ("linear1", "linear2", "linear3")

@@ -10,13 +10,13 @@ from PIL import Image
 
 from lora_mnist.cli import tables as terminal
 from lora_mnist.datasets.preprocess import prepare
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.evaluation.results import Off
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Applied, Request, finetune, finetune_full, open_workspace, verify
 from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
+from lora_mnist.training.model import logits_of
 
 from .conftest import resume
 

@@ -9,11 +9,11 @@ from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.evaluation.baselines import Control, compare_control, shifted_threshold
 from lora_mnist.evaluation.guard import strength_curve
-from lora_mnist.evaluation.metrics import compare, logits_of
-from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect, StrengthPoint
+from lora_mnist.evaluation.metrics import compare
+from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.model import adapted_layers, updates_of
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
 PICTURES = 8  # directions of the first layer that the report shows
 MOST = 24  # examples of either kind
@@ -27,11 +27,8 @@ def analyse(
     digit: int,
     control: Control | None = None,
 ) -> Analysis:
-    """What follows from logits alone: the comparison, the shifted threshold, examples, and the control if there is one.
-
-    Args:
-        before, after: logits (N, 10) by split.
-        labels: int64 (N,) by split.
+    """What follows from logits (N, 10) on labels (N,) by split alone: the comparison, the shifted threshold, examples,
+    and the control if there is one.
     """
     truth = {split: part.cpu() for split, part in labels.items()}
     return Analysis(
@@ -49,55 +46,37 @@ def add_adapter(analysis: Analysis, adapted: MLP, name: str, digit: int, dataset
     Args:
         adapted: the network analysed, with the adapter at strength 1 on top of those it was trained on.
     """
-    known = {
-        split: [
-            StrengthPoint(strength=0.0, **dict(comparison.before)),
-            StrengthPoint(strength=1.0, **dict(comparison.after)),
-        ]
-        for split, comparison in analysis.splits.items()
-    }
-    curve = strength_curve(adapted, name, dataset.held_out, digit, known)
+    curve = strength_curve(adapted, name, dataset.held_out, digit, analysis.splits)
     of_digit = dataset.test.images[dataset.test.labels == digit]
     layers = layer_effects(adapted, name, of_digit, digit)
     return analysis.model_copy(update={"strength_curve": curve, "layers": layers})
 
 
 def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:
-    """The fixed and then the broken images, those first whose true digit's probability changed most; `MOST` of each.
-
-    Args:
-        before, after: logits (N, 10).
-        labels: int64 (N,).
+    """The fixed and then the broken images, from logits (N, 10) on labels (N,); `MOST` of each, those first whose true
+    digit's probability changed most.
     """
     index = torch.arange(len(labels))
-    predictions = [logits.argmax(1) for logits in (before, after)]
-    probabilities = [logits.double().softmax(1)[index, labels] for logits in (before, after)]
-    was_right, is_right = (prediction == labels for prediction in predictions)
-    swing = (probabilities[1] - probabilities[0]).abs()
-
-    def guess(when: int, i: int) -> Guess:
-        return Guess(prediction=int(predictions[when][i]), probability=float(probabilities[when][i]))
-
-    rows = []
+    guesses = [(logits.argmax(1), logits.double().softmax(1)[index, labels]) for logits in (before, after)]
+    (was, p_before), (now, p_after) = guesses
+    swing = (p_after - p_before).abs()
     kinds: dict[Literal["fixed", "broken"], torch.Tensor] = {
-        "fixed": ~was_right & is_right,
-        "broken": was_right & ~is_right,
+        "fixed": (was != labels) & (now == labels),
+        "broken": (was == labels) & (now != labels),
     }
+    rows = []
     for kind, chosen in kinds.items():
         for i in index[chosen][swing[chosen].sort(descending=True, stable=True).indices][:MOST].tolist():
-            rows.append(Example(index=i, kind=kind, label=int(labels[i]), before=guess(0, i), after=guess(1, i)))
+            old, new = (Guess(prediction=int(taken[i]), probability=float(p[i])) for taken, p in guesses)
+            rows.append(Example(index=i, kind=kind, label=int(labels[i]), before=old, after=new))
     return tuple(rows)
 
 
 def wrong_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """int64 (n,): which images are wrong before or after, ascending; `MOST_WRONG` at the most.
+    """int64 (n,), ascending: images that logits (N, 10) on labels (N,) get wrong before or after; `MOST_WRONG` at most.
 
     If there are more, it drops images from the largest groups of (true digit, prediction before, prediction after), so
     that every group keeps some.
-
-    Args:
-        before, after: logits (N, 10).
-        labels: int64 (N,).
     """
     taken = before.argmax(1), after.argmax(1)
     wrong = ((taken[0] != labels) | (taken[1] != labels)).nonzero()[:, 0]

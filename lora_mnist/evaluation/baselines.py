@@ -69,7 +69,7 @@ def shifted_logit(network: Logits, repaired: Logits, labels: Labels, digit: int)
     """
     chosen_on: Literal["val", "test"] = "val" if "val" in network else "test"
     truth = labels[chosen_on].cpu()
-    shift = _smallest_shift(network[chosen_on], truth, digit, _missed(repaired[chosen_on], truth, digit))
+    shift = _smallest_shift(network[chosen_on], truth, digit, counts_of(repaired[chosen_on], truth, digit).missed)
     found = compare({split: _shifted(network[split], digit, shift) for split in labels}, repaired, labels, digit)
     return ShiftedLogit(
         shift=shift,
@@ -87,7 +87,8 @@ def shifted_to_miss(network: Logits, labels: Labels, digit: int) -> tuple[Counts
     if "val" not in network:
         return ()
     val, test, truth = network["val"], labels["test"].cpu(), labels["val"].cpu()
-    shifts = [_smallest_shift(val, truth, digit, allowed) for allowed in range(_missed(val, truth, digit) + 1)]
+    missed = counts_of(val, truth, digit).missed
+    shifts = [_smallest_shift(val, truth, digit, allowed) for allowed in range(missed + 1)]
     return tuple(counts_of(_shifted(network["test"], digit, shift), test, digit) for shift in shifts)
 
 
@@ -97,13 +98,9 @@ def _shifted(logits: torch.Tensor, digit: int, shift: float) -> torch.Tensor:
     return moved
 
 
-def _missed(logits: torch.Tensor, labels: torch.Tensor, digit: int) -> int:
-    return int((logits[labels == digit].argmax(1) != digit).sum())
-
-
 def _smallest_shift(before: torch.Tensor, labels: torch.Tensor, digit: int, allowed: int) -> float:
     """The smallest that leaves no more than `allowed` images of `digit` missed."""
-    if allowed >= _missed(before, labels, digit):
+    if allowed >= counts_of(before, labels, digit).missed:
         return 0.0
     logits = before[labels == digit].double()
     own = logits[:, digit].clone()

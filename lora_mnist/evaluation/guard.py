@@ -5,7 +5,7 @@ keeps the adapter at the scale that is best on `val` (the idea of WiSE-FT, arXiv
 if every scale makes something worse. Best is the fewest errors of all digits; of equals, the largest scale or strength.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,18 +13,13 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.metrics import compare, counts_of, logits_of, require_finite
-from lora_mnist.evaluation.results import GuardDecision, StrengthCurve, StrengthPoint, TriedScale
+from lora_mnist.evaluation.metrics import compare, counts_of, require_finite
+from lora_mnist.evaluation.results import Comparison, GuardDecision, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
-from lora_mnist.lora import set_strength
+from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
-COUNTED: dict[str, Literal["errors", "missed"]] = {  # by rule: the count that must not rise
-    "every-digit": "errors",
-    "errors": "errors",
-    "digit": "missed",
-}
 SCALES = tuple(step / 10 for step in range(10, 0, -1))
 STRENGTHS = tuple(step / 4 for step in range(7))  # of the strength curve; each takes a forward pass over all images
 
@@ -47,7 +42,7 @@ class Guard:
 def select_scale(
     adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int
 ) -> GuardDecision:
-    """Try adapter `name` at scales from 1 downwards on `val`, and select one that meets `guard`. It is left at 1.
+    """Try adapter `name` at scales from 1 downwards on `val`; the best that meets `guard`, if any, goes into its alpha.
 
     Args:
         before: logits (N, 10) on `val` without the adapter. The rule `none` looks at neither.
@@ -56,33 +51,17 @@ def select_scale(
         UsageError: there is a rule, but no images to judge by; or a logit is not finite.
     """
     require_val(guard.rule, val)
-    return decide(guard, before, val.labels, digit, lambda scale: logits_at(adapted, name, scale, val.images))
-
-
-def decide(
-    guard: Guard,
-    before: torch.Tensor | None,
-    labels: torch.Tensor,
-    digit: int,
-    logits_of_scale: Callable[[float], torch.Tensor],
-) -> GuardDecision:
-    """Which scale `guard` selects, and what was tried.
-
-    Args:
-        before: logits (N, 10) on `val` without the adapter.
-        labels: int64 (N,) of `val`.
-        logits_of_scale: logits (N, 10) on `val` at a scale of the trained update.
-    """
     if guard.rule == "none":
         return GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
     assert before is not None  # a rule goes with a `val`
-    start, counted = counts_of(before, labels, digit), COUNTED[guard.rule]
-    tried: list[TriedScale] = []
-    allowed: list[TriedScale] = []
+    counted: Literal["errors", "missed"] = "missed" if guard.rule == "digit" else "errors"  # what must not rise
+    start = counts_of(before, val.labels, digit)
+    tried, allowed = list[TriedScale](), list[TriedScale]()
     for scale in SCALES:
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
-        found = compare({"val": before}, {"val": logits_of_scale(scale)}, {"val": labels}, digit)["val"]
+        after = logits_at(adapted, name, scale, val.images)
+        found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
         changes = enumerate(zip(found.fixed, found.broken, strict=True))
         worse = tuple(d for d, (fixed, broken) in changes if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
@@ -90,6 +69,8 @@ def decide(
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
             allowed.append(tried[-1])
     best = min(allowed, key=lambda one: one.errors, default=None)  # the first of equals, which is the largest
+    if best:
+        scale_alpha(adapted, name, best.scale)
     return GuardDecision(
         rule=guard.rule,
         counted=counted,
@@ -123,7 +104,7 @@ def strength_curve(
     name: str,
     held_out: Mapping[str, Split],
     digit: int,
-    known: Mapping[str, Sequence[StrengthPoint]],
+    comparisons: Mapping[str, Comparison],
 ) -> StrengthCurve:
     """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the strength that is best on `val`.
 
@@ -131,11 +112,12 @@ def strength_curve(
 
     Args:
         adapted: a base with adapter `name` at strength 1.
-        known: by split, points that need no forward pass; 0 is among them.
+        comparisons: by split, what it changes there: the points at 0 and 1, which need no forward pass.
     """
 
     def measure(split: str, strengths: Sequence[float]) -> tuple[StrengthPoint, ...]:
-        points, part = {one.strength: one for one in known[split]}, held_out[split]
+        part, ends = held_out[split], {0.0: comparisons[split].before, 1.0: comparisons[split].after}
+        points = {strength: StrengthPoint(strength=strength, **dict(counts)) for strength, counts in ends.items()}
         measured = []
         for strength in sorted({*strengths, *points}):
             if strength not in points:

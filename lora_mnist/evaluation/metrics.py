@@ -9,17 +9,7 @@ from torch.nn import functional as F
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult
-from lora_mnist.training.model import normalise
-
-BATCH = 1000  # images per forward pass: 8 MB of activations in the widest layer
-
-
-@torch.inference_mode()
-def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """uint8 images (N, 28, 28) → logits (N, 10) fp32 on the CPU. The model is left in eval mode."""
-    model.eval()
-    parts = [model(normalise(part)).cpu() for part in images.split(BATCH)]
-    return torch.cat(parts) if parts else torch.empty(0, 10)
+from lora_mnist.training.model import logits_of
 
 
 def held_out_logits(model: nn.Module, dataset: Dataset) -> dict[str, torch.Tensor]:
@@ -86,16 +76,17 @@ def compare(
 
 def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, digit: int) -> Comparison:
     was, now = before.argmax(1), after.argmax(1)
-    was_right, is_right, other, moved = was == truth, now == truth, truth != digit, was != now
+    is_digit, moved = truth == digit, was != now
+    fixed, broken = moved & (now == truth), moved & (was == truth)
     return Comparison(
         before=counts_of(before, truth, digit),
         after=counts_of(after, truth, digit),
-        fixed=_by_digit(truth[~was_right & is_right]),
-        broken=_by_digit(truth[was_right & ~is_right]),
+        fixed=tuple(truth[fixed].bincount(minlength=10).tolist()),
+        broken=tuple(truth[broken].bincount(minlength=10).tolist()),
         pairs=Pairs(
-            missed=_pair(was_right[~other], is_right[~other]),
-            false_alarms=_pair(was[other] != digit, now[other] != digit),
-            errors=_pair(was_right, is_right),
+            missed=_pair(fixed & is_digit, broken & is_digit),
+            false_alarms=_pair(moved & ~is_digit & (was == digit), moved & ~is_digit & (now == digit)),
+            errors=_pair(fixed, broken),
         ),
         came=_rows(confusion_matrix(after[moved], truth[moved])),
         went=_rows(confusion_matrix(before[moved], truth[moved])),
@@ -106,9 +97,5 @@ def _rows(matrix: torch.Tensor) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, matrix.tolist()))
 
 
-def _by_digit(labels: torch.Tensor) -> tuple[int, ...]:
-    return tuple(torch.bincount(labels, minlength=10).tolist())
-
-
-def _pair(good_before: torch.Tensor, good_after: torch.Tensor) -> Pair:
-    return Pair(fixed=int((~good_before & good_after).sum()), broken=int((good_before & ~good_after).sum()))
+def _pair(fixed: torch.Tensor, broken: torch.Tensor) -> Pair:
+    return Pair(fixed=int(fixed.sum()), broken=int(broken.sum()))

@@ -94,10 +94,6 @@ class Pairs(Document):
     false_alarms: Pair
     errors: Pair
 
-    def of(self, key: str) -> Pair:
-        """The pair of that name, one of `COUNTS`."""
-        return {"missed": self.missed, "false_alarms": self.false_alarms, "errors": self.errors}[key]
-
 
 class Comparison(Document):
     """What changed from one network to another on the same images."""

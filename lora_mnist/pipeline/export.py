@@ -12,7 +12,7 @@ from torch import nn
 
 from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError, shown
-from lora_mnist.evaluation.metrics import BATCH, held_out_logits, require_finite
+from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora import merged_copy
 from lora_mnist.pipeline.workspace import Workspace
@@ -20,7 +20,7 @@ from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
 from lora_mnist.settings.config import Count, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
-from lora_mnist.training.model import normalise
+from lora_mnist.training.model import BATCH, normalise
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")

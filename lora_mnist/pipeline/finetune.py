@@ -14,10 +14,10 @@ from lora_mnist.evaluation.analysis import add_adapter, analyse, first_direction
 from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
-from lora_mnist.evaluation.proof import Plain, failures, prove
+from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
-from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
+from lora_mnist.lora import parameter_table, save_adapter
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
 from lora_mnist.runs.schemas import (
@@ -112,7 +112,6 @@ def finetune(
         adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress)
         guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
         decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
-        scale_alpha(adapted, name, decision.scale or 1.0)
         settings = recipe.model_copy(update={"digit": digit, "name": name})
         details = {"seed": work.settings.seed, "guard": decision, "on_top_of": below}
         record = record_of("lora", adapted, name, digit, settings, recipe.digit == "weakest", **details)
@@ -146,7 +145,7 @@ def prove_and_save(
         UsageError: the logits are not finite; nothing is saved.
     """
     name, digit, below = record.name, record.digit, record.on_top_of
-    proof, logits = prove(Plain(work.base, work.images, work.logits_with(())), work.fingerprint, adapted)
+    proof, logits = prove(work.base, work.images, work.logits_with(()), work.fingerprint, adapted)
     require_finite(logits, "Choose a lower --learning-rate." if history else "Check the network it is made from.")
     if not proof.passed:
         raise ProofError(f"The adapter was not kept: {failures(proof)[0]}.", "This is a bug; please report it.")
@@ -232,7 +231,6 @@ def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Gu
     progress = replace(work.progress, stage=f"{work.progress.stage}control: ")
     control, _ = train_adapter(start, name, digit, settings, work.dataset, progress)
     scale = select_scale(control, name, guard, before.get("val"), work.dataset.val, digit).scale
-    scale_alpha(control, name, scale or 1.0)
     logits = held_out_logits(control, work.dataset) if scale else before
     require_finite(logits, "Choose a lower --learning-rate.")
     return Control(scale, logits)

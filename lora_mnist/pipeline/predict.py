@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import logits_of, require_finite
+from lora_mnist.evaluation.metrics import require_finite
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 from lora_mnist.settings.request import Applied
+from lora_mnist.training.model import logits_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
-from lora_mnist.evaluation.metrics import compare, logits_of
+from lora_mnist.evaluation.metrics import compare
 from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
@@ -20,7 +20,7 @@ from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.schemas import Provenance, record_provenance
 from lora_mnist.settings.config import Document, TeachSettings, require_name
 from lora_mnist.training.loop import History
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 from lora_mnist.training.progress import SILENT, CallbackProgress, Step
 from lora_mnist.training.train import train_on_drawings, uncertainty_of, with_adapter
 
@@ -93,7 +93,6 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     digit = max(range(10), key=lambda one: (wrong[one], drawings.counts[one], -one))
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
     decision = select_scale(adapted, NAME, guard, work.logits_with(()).get("val"), val, digit)
-    scale_alpha(adapted, NAME, decision.scale or 1.0)
 
     def train_without(number: int) -> MLP:
         others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])

@@ -9,9 +9,9 @@ import torch
 
 from lora_mnist.errors import AlteredError, RunError, UsageError, shown
 from lora_mnist.evaluation.analysis import analyse
-from lora_mnist.evaluation.baselines import Control
+from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.metrics import held_out_logits
-from lora_mnist.evaluation.proof import TOLERANCE, Plain, failures, prove
+from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Artifact, load_network
@@ -103,8 +103,8 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str 
     Raises RunError as `verify` does.
     """
     run = work.run
-    plain = Plain(work.base, work.images, run.base.logits())
-    base_failures = _unlike_stored(run.base, plain.logits) or _unlike_logits(work, run.base)
+    plain = held_out_logits(work.base, work.dataset)
+    base_failures = _unlike_stored(run.base, plain) or _unlike_logits(work, run.base)
     names = list(dict.fromkeys(adapters)) or run.adapter_names()
     adapter_checks = [_check_adapter(work, name, plain, not base_failures) for name in names]
     checkpoint_checks = [] if adapters else [_check_checkpoint(work, one.name) for one in run.checkpoints()]
@@ -135,7 +135,7 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str 
     )
 
 
-def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool) -> AdapterCheck:
+def _check_adapter(work: Workspace, name: str, plain: Logits, base_is_right: bool) -> AdapterCheck:
     try:
         artifact = work.run.require_adapter(name)
         record = artifact.finetune
@@ -144,7 +144,7 @@ def _check_adapter(work: Workspace, name: str, plain: Plain, base_is_right: bool
             return AdapterCheck(name=name, passed=False, failures=(clause,))
         below = (*record.on_top_of, name)
         adapted, _ = work.adapted([Applied(one) for one in below])
-        proof, logits = prove(plain, work.fingerprint, adapted)
+        proof, logits = prove(work.base, work.images, plain, work.fingerprint, adapted)
         clauses = failures(proof) + _unlike_stored(artifact, logits)
         if (record.name, record.proof and record.proof.passed) != (name, True):
             clauses.append(f"{FINETUNE} is not of a proved adapter of this name")
@@ -209,7 +209,7 @@ def _unlike_logits(
     wrong = [] if same(artifact.evaluation, work.evaluation(logits, applied, checkpoint)) else [EVALUATION]
     if artifact.is_finetuned:
         kept = artifact.analysis.control if adapters else None  # a checkpoint has none
-        control = Control(kept.scale, artifact.control_logits()) if kept else None
+        control = Control(kept.scale, artifact.logits(control=True)) if kept else None
         found = analyse(work.logits_with(adapters[:-1]), logits, work.labels, artifact.finetune.digit, control)
         wrong += [] if same(artifact.analysis, found, NOT_RECOMPUTED if adapters else None) else [ANALYSIS]
     return [f"{name} does not follow from its logits" for name in wrong]

@@ -6,7 +6,7 @@ import torch
 
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import AlteredError, DataError, RunError, UsageError
-from lora_mnist.evaluation.metrics import logits_of, require_finite
+from lora_mnist.evaluation.metrics import require_finite
 from lora_mnist.lora.model import switch
 from lora_mnist.lora.peft import load_adapter
 from lora_mnist.pipeline.workspace import Workspace, free_name
@@ -22,6 +22,7 @@ from lora_mnist.play.protocol import (
 )
 from lora_mnist.runs.atomic import version_of
 from lora_mnist.runs.run import Run
+from lora_mnist.training.model import logits_of
 
 SEARCH_BATCH = 250  # test images in one call of `search`; strokes are answered between two calls
 

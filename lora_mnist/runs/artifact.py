@@ -102,10 +102,8 @@ class Artifact:
             for name in OURS:  # what the manifest leaves out was compared with nothing
                 if name not in self.hashes and self.file(name).exists():
                     raise AlteredError(f"{self.folder / MANIFEST} does not list {name}, which is there.", RESTORE)
-        except RunError:
+        finally:  # what another command replaced meanwhile is not damaged
             self.require_unchanged()
-            raise
-        self.require_unchanged()
         self._is_whole = True
 
     def require_saved(self, name: str) -> None:
@@ -162,29 +160,18 @@ class Artifact:
 
     def losses(self) -> list[float]:
         """The loss of every training step; none if nothing was trained. Raises RunError if they cannot be read."""
-        text = self.content(HISTORY)
         try:
-            return [float(row["loss"]) for row in csv.DictReader(io.StringIO(text.decode()))]
+            return [float(row["loss"]) for row in csv.DictReader(io.StringIO(self.content(HISTORY).decode()))]
         except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise AlteredError(f"{self.folder / HISTORY} is not a table of losses: {error!r}.", RESTORE) from error
 
-    def logits(self) -> dict[str, torch.Tensor]:
-        """(N, 10) fp32 by split, `val` and `test`."""
-        return {name: one for name, one in self._logits().items() if not name.startswith(CONTROL)}
+    def logits(self, control: bool = False) -> dict[str, torch.Tensor]:
+        """(N, 10) fp32 by split, `val` and `test`; or those of the control, none where none was trained."""
+        import torch
 
-    def control_logits(self) -> dict[str, torch.Tensor]:
-        """Those of the control, likewise; none where none was trained."""
-        return {name.removeprefix(CONTROL): one for name, one in self._logits().items() if name.startswith(CONTROL)}
-
-    def _logits(self) -> dict[str, torch.Tensor]:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        content = self.content(LOGITS)
-        try:
-            return dict(sorted(load(content).items()))  # it gives them in random order
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise RunError(f"{self.file(LOGITS)} cannot be read: {error}.", RESTORE) from error
+        stored = self.arrays(LOGITS, {"test"}).items()
+        wanted = {name: array for name, array in stored if name.startswith(CONTROL) == control}
+        return {name.removeprefix(CONTROL): torch.from_numpy(array) for name, array in wanted.items()}
 
     def pictures(self) -> dict[str, numpy.ndarray]:
         """Pictures for the report: `examples` and `wrong` uint8 (n, 28, 28), `wrong_index` and `wrong_label`
@@ -286,9 +273,8 @@ class ArtifactWriter:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["step", "learning_rate", "loss"])
-        if history is not None:
-            rows = enumerate(zip(history.rates, history.losses, strict=True), 1)
-            writer.writerows((step, *row) for step, row in rows)
+        steps = zip(history.rates, history.losses, strict=True) if history else ()
+        writer.writerows((number, *step) for number, step in enumerate(steps, 1))
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
     def drawings(self, drawings: Drawings) -> None:

@@ -199,10 +199,14 @@ def parse_manifest(path: Path, content: bytes) -> dict[str, str]:
     """
     manifest = parse_json(path, content)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    # a space more is damage too, since the run digest covers these bytes
-    if not (isinstance(files, dict) and all(map(_is_entry, files.items())) and content == manifest_of(files)):
-        raise AlteredError(f"{path} is damaged.", RESTORE)
-    return files
+    if (
+        isinstance(files, dict)
+        and all(isinstance(sha256, str) and name.isprintable() for name, sha256 in files.items())
+        and not any({"", ".", ".."} & {*name.split("/")} for name in files)  # each is the name of a file below here
+        and content == manifest_of(files)  # a space more is damage too, since the run digest covers these bytes
+    ):
+        return files
+    raise AlteredError(f"{path} is damaged.", RESTORE)
 
 
 def manifest_of(files: Mapping[str, str]) -> bytes:
@@ -247,13 +251,6 @@ def _places(parent: Path) -> list[Path]:
     names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
     put_aside = [name[1:-4] for name in names if name.startswith(".") and name.endswith(".old")]
     return [parent / name for name in sorted({*put_aside, *(name for name in names if not name.startswith("."))})]
-
-
-def _is_entry(entry: tuple[str, object]) -> bool:
-    """Whether it can be the name of a file below a folder, and a hash."""
-    file, digest = entry
-    parts = file.split("/")
-    return isinstance(digest, str) and file.isprintable() and not any(part in ("", ".", "..") for part in parts)
 
 
 def _temporary(path: Path) -> Path:

@@ -60,10 +60,9 @@ def list_adapters(run: Run) -> Listing:
 
 def adapter_lines(run: Run) -> list[AdapterLine]:
     """The lines of `list_adapters`. Raises RunError as it does."""
-    adapters = [run.require_adapter(name) for name in run.adapter_names()]
-    checkpoints = [run.require_checkpoint(saved.name) for saved in run.full_checkpoints()]
     lines = []
-    for saved in (*adapters, *checkpoints):
+    for saved in (*run.adapters(), *run.full_checkpoints()):
+        saved.require_whole()
         record, test = saved.finetune, saved.analysis.splits["test"]
         line = AdapterLine(
             name=saved.name,

@@ -37,11 +37,21 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
-    found = _find(device)
-    if found.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
-        torch.use_deterministic_algorithms(True)
-    return found
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and not count):
+        return torch.device("cpu")
+    match = re.fullmatch("auto|cuda(:([0-9]{1,9}))?", device)
+    if not match:
+        raise UsageError(f"`device` (={shown(device)}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
+    number = int(match[2] or 0)
+    if number >= count:
+        raise UsageError(
+            f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices.",
+            "Use --device cpu, or auto.",
+        )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
+    torch.use_deterministic_algorithms(True)
+    return torch.device("cuda", number)
 
 
 def require_threads(threads: int | None) -> None:
@@ -59,23 +69,6 @@ def keep_freed_memory() -> None:
     if libc is not None and hasattr(libc, "mallopt"):  # glibc has it, musl has not
         libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-
-
-def _find(device: str) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        return torch.device("cuda", 0) if count else torch.device("cpu")
-    if device == "cpu":
-        return torch.device("cpu")
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (":" in device and not re.fullmatch("[0-9]{1,9}", number)):
-        raise UsageError(f"`device` (={shown(device)}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
-    if int(number or 0) >= count:
-        raise UsageError(
-            f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices.",
-            "Use --device cpu, or auto.",
-        )
-    return torch.device("cuda", int(number or 0))
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class Adam:
         start = 0
         for rate, jobs in groupby(job_rates or ()):  # torch's function takes one rate, which neighbours may share
             parts.append((rate, slice(start, start := start + len(list(jobs)))))
-        self.groups = [_Group(rate, part, [weight.detach()[part] for weight in self.weights]) for rate, part in parts]
+        self.groups = [_Group(rate, part, self.weights) for rate, part in parts]
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -166,14 +166,11 @@ class Adam:
 
 
 class _Group:
-    """Weights that are moved by one rate, all or those of some jobs (`part`), with the state that Adam keeps of them.
+    """Weights that one rate moves, all or those of some jobs (`part`), with the state that Adam keeps of them."""
 
-    Args:
-        weights: they share the memory of the parameters.
-    """
-
-    def __init__(self, rate: float, part: slice | EllipsisType, weights: list[torch.Tensor]):
-        self.rate, self.part, self.weights = rate, part, weights
-        self.means = [torch.zeros_like(weight) for weight in weights]
-        self.squares = [torch.zeros_like(weight) for weight in weights]
-        self.steps = [torch.zeros((), device=weight.device) for weight in weights]
+    def __init__(self, rate: float, part: slice | EllipsisType, parameters: list[nn.Parameter]):
+        self.rate, self.part = rate, part
+        self.weights = [weight.detach()[part] for weight in parameters]  # in the memory of the parameters
+        self.means = [torch.zeros_like(weight) for weight in self.weights]
+        self.squares = [torch.zeros_like(weight) for weight in self.weights]
+        self.steps = [torch.zeros((), device=weight.device) for weight in self.weights]

@@ -71,15 +71,9 @@ class Progress:
     @contextmanager
     def waiting(self, description: str) -> Iterator[None]:
         """Name work that takes seconds, as long as it lasts, on a terminal."""
-        shown = not self.quiet and sys.stderr.isatty()
-        line = f"{self.stage}{description} …"
-        try:
-            if shown:
-                print(line, end="", file=sys.stderr, flush=True)
+        hidden = self.quiet or not sys.stderr.isatty()
+        with tqdm(desc=f"{self.stage}{description} …", bar_format="{desc}", leave=False, disable=hidden):
             yield
-        finally:
-            if shown:
-                print(f"\r{' ' * len(line)}\r", end="", file=sys.stderr, flush=True)
 
 
 SILENT = Progress()
@@ -133,5 +127,4 @@ def _seconds_left(started: float, done: float, total: int) -> float:
 
 
 def _mean_loss(losses: torch.Tensor, done: int) -> float:
-    """Of the last steps."""
     return float(losses[max(0, done - WINDOW) : done].mean())

@@ -14,10 +14,9 @@ from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settin
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, mixed_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
-from lora_mnist.training.model import MLP, normalise
+from lora_mnist.training.model import MLP, logits_of
 from lora_mnist.training.progress import SILENT, Progress
 
-CHUNK = 1000  # images in one forward pass
 NAME = "job"  # of the adapter in every network of a stack
 ALIKE = (  # what the jobs of one stack have in common; the rest of a recipe may differ
     *("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets"),
@@ -199,7 +198,6 @@ def _augmented(
     return TrainingData(images.images, images.labels, batches, warps, offsets, recipe.label_smoothing)
 
 
-@torch.no_grad()
 def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     """1 - p with p the probability that `model` gives to the digit it takes an image for, float64 (N,), on the CPU.
 
@@ -207,6 +205,4 @@ def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     Settles 2009, Active Learning Literature Survey, section 3.1). The label plays no part: by its own probability, an
     image with a wrong label would be the hardest of all, and be drawn over and over. `model` is the one at the start.
     """
-    model.eval()
-    unsure = [1 - model(normalise(part)).double().softmax(1).amax(1) for part in images.split(CHUNK)]
-    return torch.cat(unsure).clamp(min=0).cpu()
+    return (1 - logits_of(model, images).double().softmax(1).amax(1)).clamp(min=0)

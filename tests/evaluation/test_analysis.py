@@ -13,9 +13,8 @@ from lora_mnist.evaluation.analysis import (
     wrong_images,
 )
 from lora_mnist.evaluation.baselines import Control
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 
 from ..models import adapted, add, config
 

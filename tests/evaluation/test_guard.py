@@ -9,9 +9,10 @@ import torch
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.guard import SCALES, STRENGTHS, Guard, select_scale, strength_curve
-from lora_mnist.evaluation.metrics import counts_of, logits_of
+from lora_mnist.evaluation.metrics import compare, counts_of
 from lora_mnist.evaluation.results import Counts, GuardDecision, StrengthPoint
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
+from lora_mnist.training.model import logits_of
 
 from ..models import DIGIT, labelled_by_a_network
 
@@ -55,8 +56,11 @@ def test_the_best_strength_that_meets_the_rule_is_selected(judged, amount, rule)
     network, val, before = judged
     update = lift(network, DIGIT, amount)
     whole = update.lora_B.detach().clone()
-    found = select_scale(network, "a", Guard(rule), before, val, DIGIT)
-    assert torch.equal(update.lora_B, whole)  # as trained; who keeps it puts the scale into alpha
+    kept = copy.deepcopy(network)
+    found = select_scale(kept, "a", Guard(rule), before, val, DIGIT)
+    of_kept = updates_of(kept, "a")["linear2"]
+    assert torch.equal(of_kept.lora_B, whole)  # as trained; the scale goes into alpha
+    assert of_kept.config.alpha == found.scale
     by_strength = {strength: with_factor(network, val, update, whole, strength) for strength in SCALES}
     limit = counts(before, val.labels)
     count = {"errors": "errors", "digit": "missed"}[rule]
@@ -65,7 +69,7 @@ def test_the_best_strength_that_meets_the_rule_is_selected(judged, amount, rule)
     best = min(allowed, key=lambda s: (allowed[s].errors, -s))
     assert found.scale == best
     assert found.before == limit
-    assert strengths(network) == {"a": 1.0}
+    assert strengths(kept) == {"a": 1.0}
     assert all(one.numbers == by_strength[one.scale].numbers for one in found.tried)
 
 
@@ -77,7 +81,7 @@ def test_a_digit_that_pays_is_found_by_a_test_of_its_own(judged):
     lift(network, DIGIT, 3.0)
     with_none = select_scale(copy.deepcopy(network), "a", Guard("errors"), before, val, DIGIT)
     assert with_none.scale is not None
-    found = select_scale(network, "a", Guard("every-digit"), before, val, DIGIT)
+    found = select_scale(copy.deepcopy(network), "a", Guard("every-digit"), before, val, DIGIT)
     was_right = before.argmax(1) == val.labels
     for tried in found.tried:
         model = copy.deepcopy(network)
@@ -108,6 +112,7 @@ def test_nothing_is_kept_if_every_strength_is_worse_unless_there_is_no_rule(judg
     found = select_scale(network, "a", Guard("none"), before, val, DIGIT)
     assert found == GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
     assert torch.equal(update.lora_B, whole)
+    assert update.config.alpha == 1.0
     assert strengths(network) == {"a": 1.0}
 
 
@@ -115,7 +120,7 @@ def test_the_strongest_that_is_allowed_can_be_asked_for(judged):
     network, val, before = judged
     update = lift(network, 7, 0.1)
     whole = update.lora_B.detach().clone()
-    found = select_scale(network, "a", Guard("errors", strongest=True), before, val, DIGIT)
+    found = select_scale(copy.deepcopy(network), "a", Guard("errors", strongest=True), before, val, DIGIT)
     limit = counts(before, val.labels).errors
     allowed = [s for s in SCALES if with_factor(network, val, update, whole, s).errors <= limit]
     assert 0 < len(allowed) < len(SCALES)
@@ -162,11 +167,11 @@ def by_hand(base, adapted, strength, split):
 
 
 def curve_of(base, adapted, held_out):
-    """Measured from what is known without a forward pass: the counts at strength 0."""
-    with_adapter = copy.deepcopy(base)
-    inject(with_adapter, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))
-    known = {name: [by_hand(base, with_adapter, 0.0, split)] for name, split in held_out.items()}
-    return strength_curve(adapted, "a", held_out, DIGIT, known)
+    before, after = (
+        {name: logits_of(network, split.images) for name, split in held_out.items()} for network in (base, adapted)
+    )
+    labels = {name: split.labels for name, split in held_out.items()}
+    return strength_curve(adapted, "a", held_out, DIGIT, compare(before, after, labels, DIGIT))
 
 
 def test_every_strength_is_what_the_merged_network_does(turned):

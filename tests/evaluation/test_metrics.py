@@ -10,13 +10,12 @@ from lora_mnist.evaluation.metrics import (
     counts_in,
     counts_of,
     held_out_logits,
-    logits_of,
     require_finite,
     summarise,
     weakest_digit,
 )
 from lora_mnist.evaluation.results import COUNTS, Counts
-from lora_mnist.training.model import MLP, normalise
+from lora_mnist.training.model import MLP, logits_of, normalise
 
 
 def random_logits(seed, count=500):

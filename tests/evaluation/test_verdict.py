@@ -44,7 +44,7 @@ def analysis(missed, false_alarms, others=(), threshold=None, control=None):
     errors = pair(sum(p.fixed for p in digits.values()), sum(p.broken for p in digits.values()))
     pairs = Pairs(missed=digits[DIGIT], false_alarms=pair(*false_alarms), errors=errors)
     before = {"missed": 100, "false_alarms": 30, "errors": 400}
-    after = {key: moved(count, pairs.of(key)) for key, count in before.items()}
+    after = {key: moved(count, getattr(pairs, key)) for key, count in before.items()}
     compared = Comparison(
         before=Counts(**before),
         after=Counts(**after),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lora_mnist.errors import LoRAError, RunError, UsageError
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.lora import disabled
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, finetune_full, open_workspace, pretrain, verify
@@ -16,6 +15,7 @@ from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.runs.artifact import ArtifactWriter, load_network
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
+from lora_mnist.training.model import logits_of
 
 from ..conftest import flip_bit, relative, smoke, snapshot, workspace
 

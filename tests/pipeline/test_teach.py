@@ -11,7 +11,6 @@ import torch
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import AlteredError, DiskError, ProofError, RunError, UsageError
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, open_workspace, pretrain, verify
 from lora_mnist.pipeline.convert import merge
 from lora_mnist.pipeline.teach import keep, parts_of, teach, teach_and_keep
@@ -20,7 +19,7 @@ from lora_mnist.runs import artifact, atomic
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
-from lora_mnist.training.model import normalise
+from lora_mnist.training.model import logits_of, normalise
 
 from ..conftest import drawings_of, rehash, smoke, snapshot
 

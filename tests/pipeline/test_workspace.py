@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.metrics import logits_of
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, finetune_full, open_workspace, verify
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
+from lora_mnist.training.model import logits_of
 
 from ..conftest import workspace
 

@@ -167,7 +167,7 @@ def test_the_headline_is_what_the_run_stored(rich, rich_run):
                 interval = binomtest(count, images).proportion_ci(0.95, "wilson")
                 low, high = (abs(100 * end) for end in interval)
                 cells.append(f"{count} {100 * count / images:.2f} % ( {low:.2f} to {high:.2f} % )")
-            pair = test.pairs.of(key)
+            pair = getattr(test.pairs, key)
             p = binomtest(pair.fixed, pair.fixed + pair.broken).pvalue if pair.fixed + pair.broken else 1.0
             change = f"{pair.broken - pair.fixed:+}".replace("-", "−").replace("+0", "0")
             wanted = f"of {images} {' '.join(cells)} {change} p {f'= {p:.2g}' if p >= 1e-4 else '< 0.0001'}"

@@ -80,7 +80,7 @@ def test_a_terminal_has_a_bar_that_vanishes(monkeypatch, caplog):
 def test_what_is_waited_for_is_named_as_long_as_it_lasts(monkeypatch):
     terminal = terminal_in(monkeypatch)
     with Progress(quiet=False, stage="3/4 ").waiting("verifying"):
-        assert terminal.getvalue() == "3/4 verifying …"
+        assert terminal.getvalue().strip("\r") == "3/4 verifying …"
     assert terminal.getvalue().endswith("\r")
 
 
