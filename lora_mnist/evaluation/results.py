@@ -72,7 +72,7 @@ class Counts(Document):
 
     def of(self, key: str) -> int:
         """The count of that name, one of `COUNTS`."""
-        return dict(zip(COUNTS, self.numbers, strict=True))[key]
+        return int(getattr(self, key))
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -112,31 +112,23 @@ class Comparison(Document):
         return [Pair(fixed=fixed, broken=broken) for fixed, broken in zip(self.fixed, self.broken, strict=True)]
 
 
-# pydantic writes the fields of the last base first: where a point is before its counts
-class _AtStrength(Document):
+class StrengthPoint(Counts):
+    """What an adapter does at one strength."""
+
     strength: float
 
 
-class _AtScale(Document):
-    scale: float
-
-
-class _AtShift(Document):
-    shift: float
-
-
-class StrengthPoint(Counts, _AtStrength):
-    """What an adapter does at one strength."""
-
-
-class TriedScale(Counts, _AtScale):
+class TriedScale(Counts):
     """What the trained update does at one scale."""
 
+    scale: float
     worse: Many[Digit] = ()  # digits with more errors than chance allows
 
 
-class ShiftPoint(Counts, _AtShift):
+class ShiftPoint(Counts):
     """What the base does with a number added to the digit's logit."""
+
+    shift: float
 
 
 class StrengthCurve(Document):

@@ -170,6 +170,7 @@ def strength_rows(adapter: AdapterResults) -> list[Row]:
     images, of_digit = measured.count, measured.images[adapter.digit]
     return [
         {
+            "strength": point.strength,  # in the first column
             **point.model_dump(),
             "accuracy": 1 - point.errors / images,
             "recall": 1 - point.missed / max(1, of_digit),  # a tiny val may have none of them

@@ -84,7 +84,7 @@ def train(
     rates = learning_rates(settings, len(batches))
     losses = torch.zeros(len(rates), device=device)
     model.train()
-    with progress.of(description, losses) as show:
+    with progress.counting(description, len(losses), losses) as show:
         for step, batch in enumerate(batches):
             x = normalise(images[batch])  # (B, 28, 28)
             if warps is not None:

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -28,19 +28,15 @@ class Progress:
     quiet: bool = True
     stage: str = ""
 
-    def of(self, description: str, losses: torch.Tensor) -> AbstractContextManager[Callable[[int], None]]:
-        """Show a training: call what is given with the number of steps done, after each.
-
-        Args:
-            losses: (steps,), filled as the training goes on.
-        """
-        return self.counting(description, len(losses), losses)
-
     @contextmanager
     def counting(
         self, description: str, total: int, losses: torch.Tensor | None = None
     ) -> Iterator[Callable[[float], None]]:
-        """Show how much of `total` is done: call what is given with that, as often as it is known."""
+        """Show how much of `total` is done: call what is given with that, as often as it is known.
+
+        Args:
+            losses: (steps,), of a training, filled as it goes on; `total` is its steps.
+        """
         description = self.stage + description
         if self.quiet or not total:
             yield lambda done: None
@@ -110,13 +106,16 @@ class CallbackProgress(Progress):
     started: float = field(default_factory=time.monotonic)
 
     @contextmanager
-    def of(self, description: str, losses: torch.Tensor) -> Iterator[Callable[[int], None]]:
-        """As `Progress.of`."""
+    def counting(
+        self, description: str, total: int, losses: torch.Tensor | None = None
+    ) -> Iterator[Callable[[float], None]]:
+        """As `Progress.counting`, of a training."""
+        assert losses is not None
 
-        def show(done: int) -> None:
-            all_done = self.before + done
+        def show(done: float) -> None:
+            all_done = self.before + int(done)
             left = _seconds_left(self.started, all_done, self.steps)
-            self.tell(Step(all_done, self.steps, _mean_loss(losses, done), left))
+            self.tell(Step(all_done, self.steps, _mean_loss(losses, int(done)), left))
 
         yield show
 

@@ -25,7 +25,7 @@ def terminal_in(monkeypatch):
 def test_a_log_has_a_line_every_tenth_with_the_loss(caplog):
     caplog.set_level("INFO")
     losses = torch.full((1000,), float("nan"))
-    with Progress(quiet=False, stage="2/4 ").of("fine-tuning 9", losses) as show:
+    with Progress(quiet=False, stage="2/4 ").counting("fine-tuning 9", len(losses), losses) as show:
         for step in range(1000):
             losses[step] = 0.5
             show(step + 1)
@@ -39,7 +39,7 @@ def test_a_log_has_a_line_every_tenth_with_the_loss(caplog):
 @pytest.mark.parametrize("steps", [1, 3, 7, 11, 25])
 def test_a_short_training_has_no_more_lines_than_steps_and_ends_at_100(steps, caplog):
     caplog.set_level("INFO")
-    with Progress(quiet=False).of("x", torch.ones(steps)) as show:
+    with Progress(quiet=False).counting("x", steps, torch.ones(steps)) as show:
         for step in range(steps):
             show(step + 1)
     assert len(caplog.messages) == 1 + min(10, steps)
@@ -57,7 +57,7 @@ def test_jobs_are_counted_in_a_log_by_the_tenth(caplog):
 def test_quiet_shows_nothing(monkeypatch, caplog):
     terminal = terminal_in(monkeypatch)
     caplog.set_level("INFO")
-    with SILENT.of("x", torch.ones(3)) as show, SILENT.waiting("y"):
+    with SILENT.counting("x", 3, torch.ones(3)) as show, SILENT.waiting("y"):
         show(3)
     assert (terminal.getvalue(), caplog.messages) == ("", [])
 
@@ -65,7 +65,7 @@ def test_quiet_shows_nothing(monkeypatch, caplog):
 def test_a_terminal_has_a_bar_that_vanishes(monkeypatch, caplog):
     terminal = terminal_in(monkeypatch)
     caplog.set_level("INFO")
-    with Progress(quiet=False, stage="2/4 ").of("fine-tuning 9", torch.ones(100)) as show:
+    with Progress(quiet=False, stage="2/4 ").counting("fine-tuning 9", 100, torch.ones(100)) as show:
         for step in range(100):
             show(step + 1)
     assert "2/4 fine-tuning 9" in terminal.getvalue()
@@ -90,7 +90,7 @@ def test_several_trainings_are_reported_as_one(monkeypatch):
     steps, losses = [], torch.tensor([4.0, 2.0, 3.0])
     first = CallbackProgress(tell=steps.append, steps=6, started=now)
     for progress in (first, replace(first, before=3)):
-        with progress.of("teaching", losses) as show:
+        with progress.counting("teaching", len(losses), losses) as show:
             for done in (1, 2, 3):
                 now += 2.0
                 show(done)
@@ -104,5 +104,5 @@ def test_what_a_listener_raises_comes_through():
         raise InterruptedError
 
     progress = CallbackProgress(tell=refuse, steps=1)
-    with pytest.raises(InterruptedError), progress.of("teaching", torch.zeros(1)) as show:
+    with pytest.raises(InterruptedError), progress.counting("teaching", 1, torch.zeros(1)) as show:
         show(1)
