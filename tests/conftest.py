@@ -1,12 +1,18 @@
 """What several tests share: a small finished run on the embedded digits, real MNIST where it lies, the command line."""
 
+import json
 import logging
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +24,7 @@ from lora_mnist.datasets.dataset import load
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.datasets.preprocess import prepare as prepare_drawing
-from lora_mnist.errors import LoraMnistError
+from lora_mnist.errors import LONGEST, LoraMnistError
 from lora_mnist.pipeline import FinetuneResult, Request, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.runs.atomic import MANIFEST, manifest_of, sha256_of
 from lora_mnist.training.device import prepare
@@ -153,6 +159,49 @@ def cli(capsys, monkeypatch):
     return call
 
 
+@pytest.fixture
+def succeeds(cli):
+    """Run a command that has to end well, with `err` on standard error if that is given: its standard output."""
+
+    def call(*arguments: object, err: str | None = None) -> str:
+        code, out, notes = cli(*arguments)
+        assert code == 0, notes
+        assert err in (None, notes)
+        return out
+
+    return call
+
+
+@pytest.fixture
+def fails(cli):
+    """Run a command that has to end with `code`, or one of several, and one printable line: that line."""
+
+    def call(code: int | tuple[int, ...], *arguments: object, says: str = "") -> str:
+        found, out, err = cli(*arguments)
+        assert found in (code if isinstance(code, tuple) else (code,)), err
+        assert out == "" or arguments[0] == "verify"  # which says first what it found
+        assert says in err
+        assert len(err) <= LONGEST + 10
+        assert err.rstrip("\n").isprintable()
+        return err
+
+    return call
+
+
+def lora_mnist(*arguments: object, python: tuple[str, ...] = (), **options: Any) -> subprocess.CompletedProcess:
+    """The command as its own process."""
+    command = [sys.executable, *python, "-m", "lora_mnist", *map(str, arguments)]
+    return subprocess.run(command, **{"capture_output": True, "text": True, "check": False} | options)
+
+
+def printed_by(program: str, **environment: str) -> str:
+    """What a program of Python prints in a process of its own, which has to end well."""
+    options = {"env": os.environ | environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", program], **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def pytest_collection_modifyitems(items):
     """Files that take minutes first, so that at the end no process waits for another."""
     turn = {name: place for place, name in enumerate(LONG)}
@@ -178,6 +227,15 @@ def rehash(folder: Path) -> None:
     (folder / MANIFEST).write_bytes(manifest_of({name: sha256_of(folder / name) for name in names}))
 
 
+@contextmanager
+def edited(path: Path) -> Iterator[Any]:
+    """A JSON document, to be changed in place, and its manifest with it."""
+    document = json.loads(path.read_text())
+    yield document
+    path.write_text(json.dumps(document))
+    rehash(path.parent)
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below `folder` and its bytes."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
@@ -197,3 +255,11 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=flags)
         yield browser
         browser.close()
+
+
+def serious(page) -> dict[str, str]:
+    """What axe finds seriously wrong with a page in a browser: rules, each with the first element that breaks it."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in ("serious", "critical")}

@@ -18,7 +18,7 @@ from lora_mnist.runs.atomic import manifest_of
 from lora_mnist.settings.config import load_config
 from lora_mnist.training.model import MLP
 
-from .conftest import rehash, workspace
+from .conftest import edited, rehash, workspace
 
 PATIENCE = 60  # seconds: a command that reads a pipe waits for ever
 
@@ -37,17 +37,6 @@ def _no_hang():
     signal.signal(signal.SIGALRM, before)
 
 
-def refused(cli, codes, *arguments, says=""):
-    """The error of a command that ends with one of `codes`."""
-    code, out, err = cli(*arguments)
-    assert code in codes, err
-    assert out == "" or arguments[0] == "verify"  # which says first what it found
-    assert says in err
-    assert len(err) <= LONGEST + 10
-    assert err.rstrip("\n").isprintable()
-    return err
-
-
 # Stored documents -----------------------------------------------------------------------------------------------------
 
 
@@ -56,53 +45,45 @@ LISTED = ("base/evaluation.json", "A/finetune.json", "A/analysis.json")  # what 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "", "[" * 100_000])
 @pytest.mark.parametrize("name", ["base/run.json", "A/evaluation.json", *LISTED])
-def test_a_document_of_another_type_is_named(cli, run_copy, adapter, name, content):
+def test_a_document_of_another_type_is_named(fails, run_copy, adapter, name, content):
     path = run_copy / name.replace("A/", f"adapters/{adapter.name}/")
     path.write_text(content)
     rehash(path.parent)
     for command in ("verify", "report"):
         says = "another version" if (name, content) == ("base/run.json", "{}") else path.name
-        refused(cli, (4 if "version" in says else 5,), command, "--run", run_copy, says=says)
+        fails(4 if "version" in says else 5, command, "--run", run_copy, says=says)
     if name in LISTED:
-        refused(cli, (5,), "adapters", "--run", run_copy, says=path.name)
+        fails(5, "adapters", "--run", run_copy, says=path.name)
 
 
 @pytest.mark.parametrize("files", [None, [], {}, ["run.json"], {"run.json": None}, {"run.json": 3}, "x"])
 @pytest.mark.parametrize("where", ["base", "adapter"])
-def test_a_manifest_without_files_vouches_for_none(cli, run_copy, adapter, where, files):
+def test_a_manifest_without_files_vouches_for_none(fails, run_copy, adapter, where, files):
     folder = adapter if where == "adapter" else run_copy / "base"
     (folder / "manifest.json").write_bytes(manifest_of(files))  # with a hash that fits them
-    refused(cli, (4, 5), "verify", "--run", run_copy, says="manifest.json" if not files or files == "x" else "")
+    fails((4, 5), "verify", "--run", run_copy, says="manifest.json" if not files or files == "x" else "")
     for command in ("adapters", "report"):
-        refused(cli, (4, 5), command, "--run", run_copy)
-
-
-def edit(path, change):
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-    rehash(path.parent)
+        fails((4, 5), command, "--run", run_copy)
 
 
 @pytest.mark.parametrize("consistently", [False, True])
-def test_another_share_of_val_is_noticed(cli, run_copy, consistently):
+def test_another_share_of_val_is_noticed(fails, run_copy, consistently):
     """Also where the counts are changed with it: the logits are not those of so many images."""
 
-    def change(record):
+    with edited(run_copy / "base" / "run.json") as record:
         record["settings"]["data"]["val_share"] = 0.2
         if consistently:
             record["dataset"] |= {"train": 1150, "val": 288}
-
-    edit(run_copy / "base" / "run.json", change)
-    refused(cli, (5,), "verify", "--run", run_copy, says="logits" if consistently else "run.json")
-    refused(cli, (5,), "finetune", "--name", "z", "--run", run_copy, says="logits" if consistently else "run.json")
+    fails(5, "verify", "--run", run_copy, says="logits" if consistently else "run.json")
+    fails(5, "finetune", "--name", "z", "--run", run_copy, says="logits" if consistently else "run.json")
 
 
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_rank_that_the_tensors_do_not_have_is_refused_before_memory_is_taken(run_copy, adapter, monkeypatch):
-    edit(adapter / "adapter_config.json", lambda config: config.update(r=1_000_000))
+    with edited(adapter / "adapter_config.json") as config:
+        config["r"] = 1_000_000
     work = workspace(run_copy)
     monkeypatch.setattr("lora_mnist.lora.peft.attach", None)  # which takes it; calling it would be a TypeError
     with pytest.raises(AdapterError, match="not of rank 1000000"):
@@ -163,8 +144,8 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         read_regular(tmp_path / "x")
 
 
-def test_a_config_that_is_no_file_is_refused(cli, tmp_path, no_file):
-    refused(cli, (2,), "run", "--config", no_file(tmp_path / "my.toml"), "--run", tmp_path / "r", says="my.toml")
+def test_a_config_that_is_no_file_is_refused(fails, tmp_path, no_file):
+    fails(2, "run", "--config", no_file(tmp_path / "my.toml"), "--run", tmp_path / "r", says="my.toml")
 
 
 @pytest.mark.parametrize(
@@ -181,22 +162,22 @@ def test_a_part_of_a_run_that_is_no_file_is_refused(cli, run_copy, adapter, no_f
     assert cli("verify", "--run", run_copy)[0] in (4, 5) or name == "A/manifest.json"
 
 
-def test_an_adapter_or_checkpoint_elsewhere_that_is_no_file_is_refused(cli, run_copy, adapter, tmp_path, no_file):
+def test_an_adapter_or_checkpoint_elsewhere_that_is_no_file_is_refused(fails, run_copy, adapter, tmp_path, no_file):
     path = no_file(tmp_path / "net.safetensors")
-    refused(cli, (4,), "evaluate", "--run", run_copy, "--checkpoint", path)
+    fails(4, "evaluate", "--run", run_copy, "--checkpoint", path)
     elsewhere = shutil.copytree(adapter, tmp_path / "elsewhere")
     no_file(elsewhere / "adapter_model.safetensors")
-    refused(cli, (4,), "evaluate", "--run", run_copy, "--adapter", elsewhere, says="adapter_model.safetensors")
+    fails(4, "evaluate", "--run", run_copy, "--adapter", elsewhere, says="adapter_model.safetensors")
 
 
 # What errors quote ----------------------------------------------------------------------------------------------------
 
 
-def test_a_large_or_deep_config_is_refused(cli, tmp_path):
+def test_a_large_or_deep_config_is_refused(fails, tmp_path):
     (tmp_path / "big.toml").write_text(f'[finetune]\noptimizer = "{"x" * 2**21}"\n')
     (tmp_path / "deep.toml").write_text("x = " + "[" * 10_000)
     for name, says in (("big", "more than 1,048,576 bytes"), ("deep", "deep.toml")):
-        refused(cli, (2,), "run", "--config", tmp_path / f"{name}.toml", "--run", tmp_path / "r", says=says)
+        fails(2, "run", "--config", tmp_path / f"{name}.toml", "--run", tmp_path / "r", says=says)
 
 
 @pytest.mark.parametrize("filling", ["x", "x ", "\\u001b[31m", "\\n"])
@@ -221,63 +202,62 @@ def test_a_sentence_is_one_line_of_limited_length_and_keeps_how_it_ends():
 
 
 @pytest.mark.parametrize("name", ["\x1b[31m", "a\nError: b", "x" * 200 + "/" + "y" * 200])
-def test_a_path_is_shown_escaped_and_shortened(cli, tmp_path, name):
-    refused(cli, (4,), "evaluate", "--run", tmp_path / name)
+def test_a_path_is_shown_escaped_and_shortened(cli, fails, tmp_path, name):
+    fails(4, "evaluate", "--run", tmp_path / name)
     _, out, _ = cli("evaluate", "--json", "--run", tmp_path / name)
     assert json.loads(out)["error"]["message"].isprintable()
 
 
 @pytest.mark.parametrize("option", ["--digit", "--rank", "--name", "--no-such-option", "--init"])
-def test_what_was_typed_is_shortened(cli, run_copy, option):
-    refused(cli, (2,), "finetune", "--run", run_copy, option, "\x1b[31m" + "x " * 10_000)
-    refused(cli, (2,), "finetune", "--run", run_copy, f"{option}{'x' * 10_000}")
+def test_what_was_typed_is_shortened(fails, run_copy, option):
+    fails(2, "finetune", "--run", run_copy, option, "\x1b[31m" + "x " * 10_000)
+    fails(2, "finetune", "--run", run_copy, f"{option}{'x' * 10_000}")
 
 
 @pytest.mark.parametrize("option", ["--digit", "--device", "--threads", "--seed"])
-def test_a_number_of_too_many_digits_is_no_bug(cli, run_copy, option):
+def test_a_number_of_too_many_digits_is_no_bug(fails, run_copy, option):
     value = ("cuda:" if option == "--device" else "") + "9" * 5000  # Python converts 4,300
-    refused(cli, (2,), "finetune", "--run", run_copy, option, value, says=option.removeprefix("--"))
+    fails(2, "finetune", "--run", run_copy, option, value, says=option.removeprefix("--"))
 
 
 # Options --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rounds", ["0", "-1", "101", f"1{'0' * 22}", f"1{'0' * 5000}"], ids=lambda rounds: rounds[:9])
-def test_rounds_have_bounds(cli, run_copy, rounds):
-    refused(cli, (2,), "run", "--rounds", rounds, "--run", run_copy, says="rounds")
+def test_rounds_have_bounds(fails, run_copy, rounds):
+    fails(2, "run", "--rounds", rounds, "--run", run_copy, says="rounds")
 
 
 @pytest.mark.parametrize(
     "command", ["run", "pretrain", "evaluate", "finetune", "verify", "report", "adapters", "params"]
 )
-def test_an_empty_folder_is_not_the_working_directory(cli, run_copy, monkeypatch, command):
+def test_an_empty_folder_is_not_the_working_directory(fails, run_copy, monkeypatch, command):
     monkeypatch.chdir(run_copy)
-    refused(cli, (2,), command, "--run", "", says="--run")
+    fails(2, command, "--run", "", says="--run")
     if command not in ("report", "adapters"):
-        refused(cli, (2,), command, "--data", "", says="--data")
+        fails(2, command, "--data", "", says="--data")
 
 
-def test_an_empty_name_is_none(cli, run_copy):
+def test_an_empty_name_is_none(fails, run_copy):
     for command in ("evaluate", "merge"):
-        refused(cli, (4,), command, "--run", run_copy, "--adapter", "", says="--adapter is empty")
-    refused(cli, (4,), "evaluate", "--run", run_copy, "--checkpoint", "", says="--checkpoint is empty")
-    refused(cli, (2,), "finetune", "--run", run_copy, "--name", "", says="name")
+        fails(4, command, "--run", run_copy, "--adapter", "", says="--adapter is empty")
+    fails(4, "evaluate", "--run", run_copy, "--checkpoint", "", says="--checkpoint is empty")
+    fails(2, "finetune", "--run", run_copy, "--name", "", says="name")
     for line in (("verify", "--adapter"), ("finetune", "--on-top-of")):
-        refused(cli, (2, 4), line[0], "--run", run_copy, line[1], "", says="''")
-    refused(cli, (4,), "compare", run_copy, "--adapter", "", says="''")
-    refused(cli, (2,), "run", "--run", run_copy, "--config", "", says="''")
+        fails((2, 4), line[0], "--run", run_copy, line[1], "", says="''")
+    fails(4, "compare", run_copy, "--adapter", "", says="''")
+    fails(2, "run", "--run", run_copy, "--config", "", says="''")
 
 
 # Terminals and places -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["[red]", "x[bold]", ":smile:"])
-def test_brackets_in_a_name_mean_themselves(cli, finished_run, tmp_path, name):
+def test_brackets_in_a_name_mean_themselves(cli, succeeds, finished_run, tmp_path, name):
     run = shutil.copytree(finished_run, tmp_path / name)
     for adapter in (run / "adapters").iterdir():
         adapter.rename(adapter.with_name(name))
-    code, out, err = cli("adapters", "--run", run)
-    assert (code, err) == (0, "")
+    out = succeeds("adapters", "--run", run, err="")
     assert name in out
     assert cli("compare", run)[0] == 0
     shutil.rmtree(run / "adapters")
@@ -287,9 +267,9 @@ def test_brackets_in_a_name_mean_themselves(cli, finished_run, tmp_path, name):
 @pytest.mark.parametrize(
     "command", ["run", "pretrain", "evaluate", "finetune", "verify", "report", "adapters", "compare"]
 )
-def test_a_working_directory_that_is_gone_is_an_error(cli, tmp_path, monkeypatch, command):
+def test_a_working_directory_that_is_gone_is_an_error(cli, fails, tmp_path, monkeypatch, command):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    refused(cli, (6,), command, says="working directory")
+    fails(6, command, says="working directory")
     assert cli("--help")[0] == 0

@@ -30,14 +30,9 @@ def runs(incomplete: str) -> list[str]:
     return [str(place) for place in places if is_finished(place / "base")]
 
 
-def adapters(ctx: typer.Context) -> list[str]:
-    """Adapters of the runs on the line."""
-    return [place.name for run in _runs_of(ctx) for place in _found(finished_folders, run / "adapters")]
-
-
-def checkpoints(ctx: typer.Context) -> list[str]:
-    """Checkpoints of the run on the line."""
-    return [place.name for run in _runs_of(ctx) for place in _found(finished_folders, run / "checkpoints")]
+def finished_in(folder: str) -> Callable[[typer.Context], list[str]]:
+    """What is finished in that folder of the runs on the line: their adapters, or their checkpoints."""
+    return lambda ctx: [place.name for run in _runs_of(ctx) for place in _found(finished_folders, run / folder)]
 
 
 def words_of(metavar: str) -> Callable[[], list[str]]:

@@ -19,7 +19,6 @@ from lora_mnist.errors import DiskError, LoraMnistError, sentence
 
 log = logging.getLogger("lora_mnist")
 
-
 LINES = {
     signal.SIGINT: "Interrupted; what was finished before is kept.",
     signal.SIGTERM: "Terminated; what was finished before is kept.",

@@ -77,8 +77,8 @@ DATA = in_data(
 # where commands differ in the text or the default
 run_folder = partial(in_run, metavar="DIR", parser=folder, autocompletion=completion.runs)
 config_file = partial(in_run, metavar="NAME|FILE", autocompletion=config_names, show_default="the run's, else default")
-checkpoints = partial(in_run, metavar="NAME|FILE", autocompletion=completion.checkpoints)
-adapters = partial(in_lora, metavar="NAME", autocompletion=completion.adapters)
+checkpoints = partial(in_run, metavar="NAME|FILE", autocompletion=completion.finished_in("checkpoints"))
+adapters = partial(in_lora, metavar="NAME", autocompletion=completion.finished_in("adapters"))
 a_rank = partial(in_lora, "How many directions each layer may change in: lora_B lora_A has this rank.", "N")
 a_name = partial(in_output, "Name under which it is saved in the run.", "NAME")
 RUN = run_folder("Folder of the run: its base, adapters and report.", default=completion.DEFAULT_RUN)
@@ -159,9 +159,6 @@ class Adapters:
             cause = f"There are {len(names)} adapters and {len(factors)} strengths."
             raise UsageError(cause, "Give one for all, or one each.")
         return list(map(Applied, names, cycle(factors)))
-
-
-# Groups of settings ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -251,9 +248,6 @@ class Finetuning:
     label_smoothing: float | None = in_training("Share of each label that is spread evenly over all digits.", "SHARE")
 
 
-# Options → request ----------------------------------------------------------------------------------------------------
-
-
 def request_of(run: Path, session: Session, common: ConfigOptions = ConfigOptions(), **settings: Any) -> "Request":
     """The `Request` of a command; `settings` are tables as in a config file."""
     from lora_mnist.settings.request import Request
@@ -281,13 +275,10 @@ def given(table: str, **options: Any) -> "ConfigTables":
             there["hidden"] = [int(size) for size in hidden.split(",")]
         except ValueError as error:
             raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
-    for name in ("rank_pattern", "alpha_pattern"):
-        entries = there.get(name, [])
-        try:
-            pairs = [entry.rsplit("=", 1) for entry in entries]
-            # a rank has to be a whole number
-            numbers = {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}
+    for name in [one for one in there if one in ("rank_pattern", "alpha_pattern")]:
+        pairs = [entry.rsplit("=", 1) for entry in there[name]]
+        try:  # a rank has to be a whole number
+            there[name] = {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}
         except ValueError as error:
-            raise UsageError(f"{entries!r} is not a layer and a number each.", "Write it as linear3=2.") from error
-        there |= {name: numbers} if numbers else {}
+            raise UsageError(f"{there[name]!r} is not a layer and a number each.", "Write it as linear3=2.") from error
     return {table: there}

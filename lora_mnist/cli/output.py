@@ -6,6 +6,7 @@ import sys
 import textwrap
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import typer
@@ -16,11 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lora_mnist.cli.errors import silence_stdout
+from lora_mnist.cli.options import Output
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lora_mnist.cli.options import Output
     from lora_mnist.settings.config import Document
 
 LABEL = 10  # columns of what stands before the lines of an answer
@@ -87,9 +86,9 @@ def plain_table(heading: str, *columns: str, apart: int = 2) -> Table:
 
 def print_result(
     document: D,
-    output: "Output",
+    output: Output,
     *views: Callable[[D], RenderableType] | Literal[False],
-    file: "Path | str | None" = None,
+    file: Path | str | None = None,
 ) -> None:
     """Print a result as it was asked for: as JSON, or no more than the `file` where it lies, or its `views`."""
     if output.json:

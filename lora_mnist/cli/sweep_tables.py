@@ -9,13 +9,11 @@ from rich.text import Text
 
 from lora_mnist.cli.output import Line, table
 from lora_mnist.cli.tables import DATASETS
-from lora_mnist.sweep.summary import CONTROLS as CONTROL_NAMES
-from lora_mnist.sweep.summary import METRIC_NAMES, RoundsSummary, Summary, capital
+from lora_mnist.sweep.summary import CONTROLS, METRIC_NAMES, RoundsSummary, Summary, capital
 
 if TYPE_CHECKING:  # they import torch
     from lora_mnist.sweep.run import Plan, SweepReport
 
-CONTROLS = [name for names in CONTROL_NAMES.values() for name in names]
 MOST_FAILURES = 5  # that are shown one by one
 
 
@@ -65,7 +63,7 @@ def _errors(answer: Summary) -> RenderableType:
         rows.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
         rows.add_row("threshold", "", *map(str, one.threshold.values()), "", style="dim")
         for of in one.references:
-            if of.name in CONTROLS:
+            if any(of.name in names for names in CONTROLS.values()):
                 rows.add_row(of.name.replace("`", ""), "", *map(str, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Line(title, style="bold"), rows, Line(note, style="dim"))
@@ -87,7 +85,6 @@ def _digits(answer: Summary) -> RenderableType:
 
 
 def _rounds(found: RoundsSummary) -> RenderableType:
-    """All errors after each round."""
     errors = [found.rounds[0].errors[0], *(one.errors[1] for one in found.rounds)] if found.rounds else []
     path = " → ".join(f"{one:.1f}" for one in errors)
     kept = ", ".join(str(one.kept) for one in found.rounds)

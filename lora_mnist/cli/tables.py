@@ -33,9 +33,6 @@ def titled(title: str, below: RenderableType) -> RenderableType:
     return Group(Line(title, style="italic"), below)
 
 
-# Evaluations ----------------------------------------------------------------------------------------------------------
-
-
 def evaluation(document: Evaluation, base: Evaluation | None = None) -> RenderableType:
     """Errors per digit on every split, beside those of the base if it is given, and the confusion matrix of `test`."""
     figures = ("wrong", "%") if base is None else ("before", "after", "change")
@@ -81,9 +78,6 @@ def accuracies(document: Evaluation, base: Evaluation | None = None) -> list[str
 def with_adapters(applied: Sequence[AppliedAdapter]) -> str:
     """The base with those that are on."""
     return " + ".join(["base", *(f"{adapter.name} at strength {adapter.strength:g}" for adapter in applied)])
-
-
-# Fine-tuning ----------------------------------------------------------------------------------------------------------
 
 
 def finetuning(tuning: FinetuneResult) -> RenderableType:
@@ -204,9 +198,6 @@ def _extraction(facts: Extraction, rank: int | None) -> RenderableType:
     return Group(titled(f"{facts.checkpoint} - base, at rank {rank}", layers), Line(note))
 
 
-# Proofs ---------------------------------------------------------------------------------------------------------------
-
-
 def proof(found: Proof) -> RenderableType:
     """The three claims, one line each."""
     frozen, off, on = found.frozen, found.off, found.on
@@ -233,9 +224,6 @@ def verification(findings: VerifyResult) -> RenderableType:
     parts += [Line(note, "note    ") for note in findings.notes]
     parts += [] if findings.digest is None else [Line(findings.digest, "run digest  ")]
     return Group(*parts)
-
-
-# Lists ----------------------------------------------------------------------------------------------------------------
 
 
 def adapters(listing: Listing) -> RenderableType:
@@ -299,9 +287,6 @@ def diagnosis(document: Diagnosis) -> RenderableType:
     return Group(*lines, Line(end, style="bold"))
 
 
-# Comparisons ----------------------------------------------------------------------------------------------------------
-
-
 def side_by_side(document: SideBySide, every_pair: bool = False) -> RenderableType:
     """What each network does on `test`, and each pair on the same images: if they are many, those with the best one."""
     pairs = list(document.pairs)
@@ -343,9 +328,6 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
         names = [same[0].dataset.name for same in document.datasets.values()]
         groups = " and ".join(map("{} ({})".format, numbers, names))
         yield f"No test between networks whose test images differ: {groups}."
-
-
-# Predictions ----------------------------------------------------------------------------------------------------------
 
 
 def predictions(document: Predictions) -> RenderableType:
@@ -396,7 +378,6 @@ def _changed(before: int, after: int) -> tuple[str, str, Text]:
 
 
 def _mark(passed: bool, good: str = "passed", bad: str = "FAILED") -> Text:
-    """One word, in its colour."""
     return Text(good, style="green") if passed else Text(bad, style="bold red")
 
 

@@ -86,23 +86,19 @@ def _probabilities(artifact: Artifact) -> np.ndarray:
     """Softmax (N, 10) float64 of its logits on `test`."""
     logits = artifact.arrays(LOGITS, {"test"})["test"].astype(np.float64)
     powers = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(1, keepdims=True)
-    return probabilities
-
-
-# Pictures -------------------------------------------------------------------------------------------------------------
+    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 @dataclass(frozen=True)
 class Sheet:
     """One PNG with the pictures of many images, row by row, and by an image's index its place there."""
 
-    png: bytes
+    source: str  # of an <img>
     places: Mapping[int, int]
 
 
-def sheet_of(adapters: Iterable[Images]) -> Sheet | None:
-    """Wrong images of all adapters, each once, up to `MOST_PICTURES`; None where there are none.
+def sheet_of(adapters: Iterable[Images]) -> Sheet:
+    """Wrong images of all adapters, each once, up to `MOST_PICTURES`; without a source where there are none.
 
     One picture for all: as a file of its own each would take 0.3 KB more in the page, and again for every adapter.
     """
@@ -110,7 +106,7 @@ def sheet_of(adapters: Iterable[Images]) -> Sheet | None:
     for one in adapters:
         found |= dict(zip(one.pictures["wrong_index"].tolist(), one.pictures["wrong"], strict=True))
     if not found:
-        return None
+        return Sheet("", {})
     chosen = sorted(found)[:MOST_PICTURES]
     ink = np.zeros((-(-len(chosen) // COLUMNS) * SIDE, COLUMNS * SIDE), np.uint8)
     for place, index in enumerate(chosen):
@@ -118,20 +114,16 @@ def sheet_of(adapters: Iterable[Images]) -> Sheet | None:
         ink[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE] = found[index]
     shades = Image.fromarray(SHADES - 1 - (ink.astype(np.uint16) * SHADES // 256).astype(np.uint8), "P")
     shades.putpalette([level * 17 for level in range(SHADES) for _ in range(3)])
-    return Sheet(_png(shades, bits=4, optimize=True), {index: place for place, index in enumerate(chosen)})
+    return Sheet(_source(shades, bits=4, optimize=True), {index: place for place, index in enumerate(chosen)})
 
 
 def picture_source(image: np.ndarray) -> str:
     """An image, uint8 (28, 28), as the source of an <img>: ink on paper."""
-    return png_source(_png(Image.fromarray(255 - image)))
+    return _source(Image.fromarray(255 - image))
 
 
-def png_source(png: bytes) -> str:
-    """A PNG as the source of an <img>, so that the page needs no other file."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _png(picture: Image.Image, **options: object) -> bytes:
+def _source(picture: Image.Image, **options: object) -> str:
+    """As PNG within the page, which needs no other file."""
     file = io.BytesIO()
     picture.save(file, "PNG", **options)
-    return file.getvalue()
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

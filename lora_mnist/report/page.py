@@ -23,7 +23,7 @@ from lora_mnist.evaluation.results import Matrix
 from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, wilson
 from lora_mnist.evaluation.verdict import paired
 from lora_mnist.report import tables
-from lora_mnist.report.images import COLUMNS, Sheet, picture_source, png_source, sheet_of
+from lora_mnist.report.images import COLUMNS, picture_source, sheet_of
 from lora_mnist.report.plots import BLUE, GREY, INK, ORANGE, SERIES, Plot, default_style, plots_of
 from lora_mnist.report.tables import AdapterResults, read_adapter
 from lora_mnist.runs.atomic import to_json
@@ -70,8 +70,8 @@ def write_report(run: Run, normalised: bool = False) -> Path:
             lines=[*with_section, *(line for line in lines if line.method == "full")],
             normalised=normalised,
             plots=plots,
-            sheet=sheet and png_source(sheet.png),
-            data=_data_for_script(adapters, sheet),
+            sheet=sheet.source,
+            data=_data_for_script(adapters, sheet.places),
             script=source("report.js"),
             style=source("report.css"),
             commands=tables.commands(documents),
@@ -107,13 +107,12 @@ def source(name: str) -> str:
     return resources.files(__package__).joinpath("templates", name).read_text("utf-8")
 
 
-def _data_for_script(adapters: Sequence[AdapterResults], sheet: Sheet | None) -> str:
+def _data_for_script(adapters: Sequence[AdapterResults], places: Mapping[int, int]) -> str:
     """JSON that may stand in an element: what the slider and the images need.
 
     `images`: index, label and agreement by place on the sheet; and of every adapter its own `predictions` at them:
     place, then prediction, confidence and probability of the true digit, before and after, in whole per cent.
     """
-    places = sheet.places if sheet else {}
     images: dict[int, list[int | None]] = {}
     by_adapter: dict[str, object] = {}
     for one in adapters:
@@ -128,9 +127,6 @@ def _data_for_script(adapters: Sequence[AdapterResults], sheet: Sheet | None) ->
     data = {"columns": COLUMNS, "images": [images[place] for place in range(len(images))], "adapters": by_adapter}
     # a name could hold </script>
     return json.dumps(data, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
-
-
-# Confusion matrices ---------------------------------------------------------------------------------------------------
 
 
 class Cell(NamedTuple):
@@ -165,9 +161,6 @@ def matrix_cells(
             cells.append(Cell(text if count else "·", "right" if row == column else shade))
         matrix.append(cells)
     return matrix
-
-
-# Filters --------------------------------------------------------------------------------------------------------------
 
 
 def percent(share: float, places: int = 2) -> str:
@@ -217,9 +210,6 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-# Plots inside the page ------------------------------------------------------------------------------------------------
-
-
 def inline(plot: Plot) -> Markup:
     """The <svg> element of `plot` in the page's colours, with its marks.
 
@@ -243,9 +233,8 @@ def inline(plot: Plot) -> Markup:
 
 def _attributes(style: str) -> str:
     """`a: b; c: d` as attributes; fonts are the page's own."""
-    entries = (entry.partition(":") for entry in style.split(";") if entry.strip())
-    named: Mapping[str, str] = {name.strip(): value.strip() for name, _, value in entries}
-    return "".join(f' {name}="{PAGE_COLOURS.get(one, one)}"' for name, one in named.items() if name != "font-family")
+    entries = re.findall(r"([^:; ]+): *([^;]+)", style)
+    return "".join(f' {name}="{PAGE_COLOURS.get(one, one)}"' for name, one in entries if name != "font-family")
 
 
 def _circles(plot: Plot) -> Iterator[str]:

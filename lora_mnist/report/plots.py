@@ -135,9 +135,6 @@ def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
     yield Plot(f"{name}-change", figure, alt, table)
 
 
-# Confusion matrices ---------------------------------------------------------------------------------------------------
-
-
 def confusion(
     matrix: Matrix, title: str, normalised: bool = False, darkest: int | None = None, before: Matrix | None = None
 ) -> Figure:
@@ -181,9 +178,6 @@ def confusion(
     bar.ax.tick_params(labelsize=8)  # small enough for a sign and three digits beside the label
     bar.set_label(label, fontsize=8, labelpad=2)
     return figure
-
-
-# Counts ---------------------------------------------------------------------------------------------------------------
 
 
 def errors_per_digit(base: SplitResult) -> Plot:
@@ -321,9 +315,6 @@ def _in_words(counts: Counts) -> str:
     return f"{counts.missed} missed, {counts.false_alarms} false alarms, {counts.errors} errors in all"
 
 
-# Training, and what was learnt ----------------------------------------------------------------------------------------
-
-
 def loss_curve(name: str, losses: Sequence[float], alt: str) -> Plot:
     """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
     figure, axes = framed("step", "cross-entropy")
@@ -360,9 +351,6 @@ def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure
         axes.set_axis_off()
     figure.subplots_adjust(0.02, 0.02, 0.98, 0.93, 0.05, 0.15)
     return figure
-
-
-# What several plots have in common ------------------------------------------------------------------------------------
 
 
 def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes]:

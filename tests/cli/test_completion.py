@@ -9,6 +9,8 @@ import pytest
 
 from lora_mnist.settings.layers import config_names
 
+from ..conftest import lora_mnist
+
 
 @pytest.fixture
 def offered(cli, monkeypatch):
@@ -112,8 +114,7 @@ def test_fish_learns_from_the_exit_code_whether_there_is_something_to_offer(fini
         "_TYPER_COMPLETE_FISH_ACTION": "is-args",
         "_TYPER_COMPLETE_ARGS": f"lora-mnist evaluate --run {finished_run}{run} --adapter ",
     }
-    command = [sys.executable, "-m", "lora_mnist"]
-    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False)
+    done = lora_mnist(env=os.environ | asked)
     assert (done.returncode, done.stderr) == (code, "")
 
 

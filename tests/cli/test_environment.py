@@ -1,35 +1,32 @@
 """Commands in the environments in which people run them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-
-def lora_mnist(*arguments, **environment) -> subprocess.CompletedProcess:
-    options = {"capture_output": True, "text": True, "check": False}
-    cwd = environment.pop("cwd", None)
-    command = [sys.executable, *environment.pop("python", []), "-m", "lora_mnist", *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, **environment}, cwd=cwd, **options)
+from ..conftest import lora_mnist
 
 
-def test_an_encoding_without_arrows_has_likenesses_of_them(finished_run):
-    done = lora_mnist("adapters", "--run", finished_run, PYTHONIOENCODING="cp1252")
+def test_an_encoding_without_arrows_has_likenesses_of_them(finished_run, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    done = lora_mnist("adapters", "--run", finished_run)
     assert (done.returncode, done.stderr) == (0, "")
     assert "->" in done.stdout
     assert "?" not in done.stdout
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "Foo"])
-def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_path, backend):
+def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_path, monkeypatch, backend):
     """As Jupyter sets one for every command; and a matplotlibrc for other plots, with LaTeX that is not there."""
+    monkeypatch.setenv("MPLBACKEND", backend)
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
     pictures = []
     rc = "text.usetex: True\nfont.size: 30\nimage.origin: lower\nsavefig.bbox: tight\n"
     for content in ("", rc):
         (tmp_path / "matplotlibrc").write_text(content)
-        done = lora_mnist("report", "--run", run_copy, MPLBACKEND=backend, MPLCONFIGDIR=str(tmp_path))
+        done = lora_mnist("report", "--run", run_copy)
         assert done.returncode == 0, done.stderr
         pictures.append({file.name: file.read_bytes() for file in (run_copy / "report").glob("*.[ps][nv]g")})
     assert pictures[0] == pictures[1]
@@ -37,18 +34,16 @@ def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_pa
 
 
 def test_help_has_its_text_without_docstrings():
-    plain, stripped = (lora_mnist("finetune", "--help", python=flags, COLUMNS="80") for flags in ([], ["-OO"]))
+    plain, stripped = (lora_mnist("finetune", "--help", python=flags) for flags in ((), ("-OO",)))
     assert stripped.returncode == 0
     assert stripped.stdout == plain.stdout
 
 
-def test_a_tilde_is_the_home_folder(cli, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder(cli, fails, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LORA_MNIST_DATA", "~/data")
     monkeypatch.chdir(tmp_path)
-    code, _, err = cli("pretrain", "--dataset", "mnist", "--offline", "--run=~/x")
-    assert code == 3
-    assert str(tmp_path / "data") in err
+    fails(3, "pretrain", "--dataset", "mnist", "--offline", "--run=~/x", says=str(tmp_path / "data"))
     assert not Path("~").exists()
     assert f"There is no base in {tmp_path / 'x'}" in cli("evaluate", "--run=~/x")[2]
 

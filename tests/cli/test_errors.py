@@ -1,13 +1,13 @@
 """Exceptions → one message and an exit code."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from lora_mnist.cli.errors import report_error
+
+from ..conftest import printed_by
 
 
 def raised(function) -> BaseException:
@@ -42,5 +42,4 @@ def test_an_error_before_torch_is_imported_does_not_import_it():
         "import sys; from lora_mnist.cli.errors import report_error\n"
         "print(report_error(MemoryError(), False), report_error(RuntimeError('x'), False), 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "2 1 False\n"
+    assert printed_by(code) == "2 1 False\n"

@@ -64,14 +64,10 @@ def test_one_strength_is_for_all_adapters(adapters, applied):
         ("--on-top-of a", "--on-top-of"),
     ],
 )
-def test_full_refuses_what_only_an_adapter_has(cli, tmp_path, options, flag):
-    code, _, err = cli("finetune", "--full", "--run", tmp_path, *options.split())
-    assert code == 2
-    assert f"{flag} means nothing with --full" in err
+def test_full_refuses_what_only_an_adapter_has(fails, tmp_path, options, flag):
+    fails(2, "finetune", "--full", "--run", tmp_path, *options.split(), says=f"{flag} means nothing with --full")
 
 
-def test_full_takes_what_every_training_has(cli, tmp_path):
+def test_full_takes_what_every_training_has(fails, tmp_path):
     options = "--digit 9 --steps 3 --focus 0.1 --name x --lr 0.1 --shift 1 --no-rslora"
-    code, _, err = cli("finetune", "--full", "--run", tmp_path, *options.split())
-    assert code == 4
-    assert "There is no base" in err
+    fails(4, "finetune", "--full", "--run", tmp_path, *options.split(), says="There is no base")

@@ -19,10 +19,9 @@ def seven(tmp_path):
     return tmp_path / "seven.png"
 
 
-def test_predict_prints_every_network_and_digit(cli, finished_run, seven):
+def test_predict_prints_every_network_and_digit(succeeds, finished_run, seven):
     (adapter,) = Run(finished_run).adapter_names()
-    code, out, err = cli("predict", seven, "--run", finished_run)
-    assert (code, err) == (0, "")
+    out = succeeds("predict", seven, "--run", finished_run, err="")
     assert str(seven) in out
     rows = [line.split() for line in out.splitlines()]
     header = next(row for row in rows if row[:1] == ["sees"])
@@ -44,18 +43,16 @@ def test_json_and_words_say_the_same(cli, finished_run, seven):
     assert row.split()[3] == str(adapted["digit"])
 
 
-def test_several_pictures_have_a_line_each(cli, finished_run):
-    code, out, _ = cli("predict", "--index", "3", "--index", "8", "--run", finished_run)
-    assert code == 0
+def test_several_pictures_have_a_line_each(succeeds, finished_run):
+    out = succeeds("predict", "--index", "3", "--index", "8", "--run", finished_run)
     pictures = [line.split(",")[0].strip() for line in out.splitlines() if "test image" in line]
     assert pictures == ["test image 3", "test image 8"]
 
 
-def test_many_adapters_still_fit_80_columns(cli, finished_run):
+def test_many_adapters_still_fit_80_columns(succeeds, finished_run):
     folder = next((finished_run / "adapters").iterdir())
     names = [word for i in range(4) for word in ("--adapter", f"{folder}{'/.' * i}")]  # one, by four names
-    code, out, err = cli("predict", "--index", "3", "--index", "8", "--run", finished_run, *names)
-    assert code == 0, err
+    out = succeeds("predict", "--index", "3", "--index", "8", "--run", finished_run, *names)
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
 
@@ -81,19 +78,16 @@ def test_show_writes_what_the_network_sees_and_quiet_names_it(cli, finished_run,
         (("--index", "3", "--strength", "nan"), 2, "strength"),
     ],
 )
-def test_a_request_that_cannot_be_met_names_its_reason(cli, finished_run, arguments, code, says):
-    found, out, err = cli("predict", "--run", finished_run, *arguments)
-    assert (found, out) == (code, "")
-    assert says in err
+def test_a_request_that_cannot_be_met_names_its_reason(fails, finished_run, arguments, code, says):
+    fails(code, "predict", "--run", finished_run, *arguments, says=says)
 
 
 # export and play ------------------------------------------------------------------------------------------------------
 
 
-def test_export_prints_where_it_lies_and_nothing_of_the_exporters(cli, run_copy):
+def test_export_prints_where_it_lies_and_nothing_of_the_exporters(cli, succeeds, run_copy):
     pytest.importorskip("onnxruntime")
-    code, out, err = cli("export", "--run", run_copy)
-    assert (code, err) == (0, "")
+    out = succeeds("export", "--run", run_copy, err="")
     place = run_copy / "exports" / "base.onnx"
     assert place.is_file()
     assert f"{place}: ONNX, opset 18" in out.replace("\n          ", " ")
@@ -104,26 +98,21 @@ def test_export_prints_where_it_lies_and_nothing_of_the_exporters(cli, run_copy)
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
-def test_play_without_its_extra_says_what_to_install(cli, finished_run, monkeypatch, package):
+def test_play_without_its_extra_says_what_to_install(fails, finished_run, monkeypatch, package):
     for name in list(sys.modules):
         if name.startswith((package, "lora_mnist.play")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    code, out, err = cli("play", "--run", finished_run)
-    assert (code, out) == (2, "")
-    assert f"The playground needs {package}, which is not installed." in err
+    says = f"The playground needs {package}, which is not installed."
+    err = fails(2, "play", "--run", finished_run, says=says)
     assert "pip install -e '.[play]'" in err
 
 
-def test_play_refuses_a_run_without_a_base_and_a_port_that_is_taken(cli, finished_run, tmp_path):
+def test_play_refuses_a_run_without_a_base_and_a_port_that_is_taken(fails, finished_run, tmp_path):
     from lora_mnist.play.server import listening
 
-    code, _, err = cli("play", "--run", tmp_path / "none", "--port", 0)
-    assert code == 4
-    assert "There is no base" in err
+    fails(4, "play", "--run", tmp_path / "none", "--port", 0, says="There is no base")
     with listening(0) as taken:
         port = taken.getsockname()[1]
-        code, _, err = cli("play", "--run", finished_run, "--port", port)
-    assert code == 2
-    assert f"`port` (={port}) cannot be used" in err
-    assert cli("play", "--run", finished_run, "--port", 70000)[0] == 2
+        fails(2, "play", "--run", finished_run, "--port", port, says=f"`port` (={port}) cannot be used")
+    fails(2, "play", "--run", finished_run, "--port", 70000)

@@ -282,19 +282,17 @@ def test_a_lesson_takes_16_lines_at_most(cli, run_copy, drawings, monkeypatch):
     assert "taught was taught 30 drawings" in cli("adapters", "--run", run_copy)[1]
 
 
-def test_a_dry_run_says_the_same_and_keeps_nothing(cli, run_copy, drawings):
+def test_a_dry_run_says_the_same_and_keeps_nothing(succeeds, run_copy, drawings):
     before = snapshot(run_copy)
-    code, dry, err = cli("teach", drawings, "--run", run_copy, "--dry-run")
-    assert code == 0, err
+    dry = succeeds("teach", drawings, "--run", run_copy, "--dry-run")
     assert snapshot(run_copy) == before
     assert "leave out --dry-run" in dry
-    _, kept, _ = cli("teach", drawings, "--run", run_copy)
+    kept = succeeds("teach", drawings, "--run", run_copy)
     assert kept.partition("proof")[0] == dry.partition("not kept")[0]
 
 
-def test_a_lesson_as_json_and_quietly(cli, run_copy, drawings):
-    code, out, err = cli("teach", drawings, "--run", run_copy, "--json", "--name", "one", "--steps", 5, "--seed", 3)
-    assert code == 0, err
+def test_a_lesson_as_json_and_quietly(cli, succeeds, run_copy, drawings):
+    out = succeeds("teach", drawings, "--run", run_copy, "--json", "--name", "one", "--steps", 5, "--seed", 3)
     document, record = json.loads(out), Run(run_copy).adapter("one").finetune
     assert document["kept"] is True
     assert document["folder"] == str(run_copy / "adapters" / "one")
@@ -305,12 +303,11 @@ def test_a_lesson_as_json_and_quietly(cli, run_copy, drawings):
     assert cli("teach", drawings, "--run", run_copy, "--quiet", "--name", "two", "--steps", 5) == (0, f"{folder}\n", "")
 
 
-def test_a_lesson_that_the_guard_refuses_has_a_way_out(cli, run_copy, drawings):
+def test_a_lesson_that_the_guard_refuses_has_a_way_out(succeeds, run_copy, drawings):
     config = run_copy.parent / "harsh.toml"
     config.write_text("[teach]\nlearning_rate = 0.3\nshare = 1.0\n")
     before = snapshot(run_copy)
-    code, out, err = cli("teach", drawings, "--run", run_copy, "--config", config, "--guard", "errors", "--steps", 30)
-    assert code == 0, err
+    out = succeeds("teach", drawings, "--run", run_copy, "--config", config, "--guard", "errors", "--steps", 30)
     assert out.startswith("Not kept: the guard allows no scale")
     assert "--guard none" in out
     assert snapshot(run_copy) == before
@@ -327,20 +324,15 @@ def test_a_lesson_that_the_guard_refuses_has_a_way_out(cli, run_copy, drawings):
     ],
 )
 def test_a_lesson_that_cannot_end_well_is_refused_before_it_trains(
-    cli, run_copy, adapter, drawings, monkeypatch, options, code, shown
+    fails, run_copy, adapter, drawings, monkeypatch, options, code, shown
 ):
     monkeypatch.setattr(recipe, "train", None)  # calling it would be a bug with exit code 1
     before = snapshot(run_copy)
-    found, _, err = cli("teach", drawings, "--run", run_copy, *options.replace("ADAPTER", adapter.name).split())
-    assert found == code
-    assert shown in err
+    fails(code, "teach", drawings, "--run", run_copy, *options.replace("ADAPTER", adapter.name).split(), says=shown)
     assert snapshot(run_copy) == before
 
 
-def test_a_blank_picture_is_named_before_anything_is_trained(cli, run_copy, drawings, monkeypatch):
+def test_a_blank_picture_is_named_before_anything_is_trained(fails, run_copy, drawings, monkeypatch):
     monkeypatch.setattr(recipe, "train", None)
     Image.new("L", (60, 60), 255).save(drawings / "4" / "empty.png")
-    code, _, err = cli("teach", drawings, "--run", run_copy)
-    assert code == 3
-    assert "empty.png" in err
-    assert "blank" in err
+    assert "blank" in fails(3, "teach", drawings, "--run", run_copy, says="empty.png")

@@ -45,9 +45,8 @@ def largest_evaluation(base) -> Evaluation:
 # evaluate -------------------------------------------------------------------------------------------------------------
 
 
-def test_errors_per_digit_are_the_stored_ones(cli, finished_run, base):
-    code, out, _ = cli("evaluate", "--run", finished_run)
-    assert code == 0
+def test_errors_per_digit_are_the_stored_ones(succeeds, finished_run, base):
+    out = succeeds("evaluate", "--run", finished_run)
     shown, test = rows(out.partition("Confusion")[0].splitlines()), base.splits["test"]
     for digit in range(10):
         assert shown[str(digit)][3:5] == [str(test.images[digit]), str(test.wrong[digit])]
@@ -56,10 +55,9 @@ def test_errors_per_digit_are_the_stored_ones(cli, finished_run, base):
     assert "before" not in out
 
 
-def test_before_is_what_the_base_has_stored(cli, finished_run, tuned, base):
+def test_before_is_what_the_base_has_stored(succeeds, finished_run, tuned, base):
     name, before, after = tuned.record.name, base.splits, tuned.evaluation.splits
-    code, out, err = cli("evaluate", "--run", finished_run, "--adapter", name)
-    assert (code, err) == (0, "")
+    out = succeeds("evaluate", "--run", finished_run, "--adapter", name, err="")
     shown = rows(out.partition("Confusion")[0].splitlines())
     for i, split in enumerate(("val", "test")):
         counts = {str(d): (after[split].images[d], before[split].wrong[d], after[split].wrong[d]) for d in range(10)}
@@ -151,11 +149,10 @@ def test_adapters_fit_80_columns_with_the_largest_counts():
     assert " ".join(("a" * 64, figures)) in words(tables.adapters(long))  # rather wider than without a part of it
 
 
-def test_every_run_has_a_line_of_80_columns(cli, run_copy, adapter):
+def test_every_run_has_a_line_of_80_columns(cli, succeeds, run_copy, adapter):
     shutil.copytree(run_copy, run_copy.parent / "other")
     (run_copy.parent / "other" / "base" / "run.json").unlink()
-    code, out, err = cli("runs", run_copy.parent)
-    assert (code, err) == (0, "")
+    out = succeeds("runs", run_copy.parent, err="")
     assert max(len(line) for line in out.splitlines()[1:] if "/" not in line) <= 80
     (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
     assert adapter.name in line
@@ -171,10 +168,9 @@ def test_a_folder_without_runs_says_so(cli, tmp_path):
     assert cli("runs", tmp_path / "none")[0] == 4
 
 
-def test_a_run_without_adapters_has_a_line_too(cli, run_copy, adapter, base):
+def test_a_run_without_adapters_has_a_line_too(cli, succeeds, run_copy, adapter, base):
     shutil.rmtree(adapter)
-    code, out, err = cli("runs", run_copy.parent)
-    assert (code, err) == (0, "")
+    out = succeeds("runs", run_copy.parent, err="")
     (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
     assert line.split()[2:8] == [f"{100 * base.splits['test'].accuracy:.2f}", "%", "0", "-", "-", "-"]
     listed = cli("adapters", "--run", run_copy)[1]
@@ -200,9 +196,8 @@ def several(compared: SideBySide, count: int) -> SideBySide:
     return SideBySide(networks=tuple(networks), pairs=tuple(pairs))
 
 
-def test_compare_prints_what_the_json_says(cli, finished_run, compared):
-    code, out, err = cli("compare", finished_run)
-    assert (code, err) == (0, "")
+def test_compare_prints_what_the_json_says(cli, succeeds, finished_run, compared):
+    out = succeeds("compare", finished_run, err="")
     adapter, test = compared.networks[1].adapter, compared.pairs[0]
     line = next(line for line in out.splitlines() if f" {adapter.name} " in line).split()
     figures = [f"{before}→{after}" for before, after in zip(adapter.before.numbers, adapter.after.numbers, strict=True)]

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +13,7 @@ from lora_mnist.pipeline import export as export_file
 from lora_mnist.pipeline.export import export
 from lora_mnist.runs.run import Run
 
-from ..conftest import smoke, snapshot, workspace
+from ..conftest import printed_by, smoke, snapshot, workspace
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -68,8 +66,7 @@ assert not any(name.startswith("lora_mnist") for name in sys.modules)
 logits = network(torch.zeros(1, 28, 28, dtype=torch.uint8))
 print(json.dumps([json.loads(kept["lora_mnist.json"])["run"], logits.tolist()]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    run, logits = json.loads(done.stdout)
+    run, logits = json.loads(printed_by(script))
     assert run == run_copy.name
     base = workspace(run_copy).base
     assert logits[0] == pytest.approx(base(torch.full((1, 28, 28), -0.1307 / 0.3081))[0].tolist(), abs=1e-4)

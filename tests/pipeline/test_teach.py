@@ -1,7 +1,6 @@
 """Lessons on the embedded digits: what is trained on what, what it costs, what is kept, and what is noticed later."""
 
 import importlib
-import json
 import pickle
 import shutil
 
@@ -21,7 +20,7 @@ from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
 from lora_mnist.training.model import logits_of, normalise
 
-from ..conftest import drawings_of, rehash, smoke, snapshot
+from ..conftest import drawings_of, edited, smoke, snapshot
 
 
 def turned(each=3, split="val"):
@@ -282,11 +281,8 @@ def test_the_report_shows_the_drawings_and_what_they_cost(kept_copy):
 
 def forge(path, change):
     """Rewrite finetune.json, and the manifest with it: what `verify` then says."""
-    folder = path / "adapters" / "taught"
-    document = json.loads((folder / "finetune.json").read_text())
-    change(document)
-    (folder / "finetune.json").write_text(json.dumps(document))
-    rehash(folder)
+    with edited(path / "adapters" / "taught" / "finetune.json") as document:
+        change(document)
     return " ".join(verify(Request(run=path)).failures)
 
 

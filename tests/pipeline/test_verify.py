@@ -12,7 +12,7 @@ from lora_mnist.pipeline import Request, finetune, verify
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 
-from ..conftest import flip_bit, rehash, snapshot, workspace
+from ..conftest import edited, flip_bit, rehash, snapshot, workspace
 
 
 def test_verify_passes_on_an_honest_run(finished_run):
@@ -93,66 +93,53 @@ def test_an_adapter_without_the_one_below_is_a_finding_of_verify_and_an_error_of
 # The whole of it ------------------------------------------------------------------------------------------------------
 
 
-def test_the_digest_shows_a_change_that_nothing_else_shows(cli, run_copy, adapter):
+def test_the_digest_shows_a_change_that_nothing_else_shows(cli, fails, run_copy, adapter):
     noted = Run(run_copy).digest()
     assert cli("verify", "--run", run_copy, "--digest", noted.upper())[0] == 0
     assert cli("verify", "--run", run_copy, "--digest", noted[:16])[0] == 0
     assert noted in cli("verify", "--run", run_copy)[1]
     assert json.loads(cli("verify", "--run", run_copy, "--json")[1])["digest"] == noted
     assert noted in cli("adapters", "--run", run_copy)[1]
-    put(adapter / "finetune.json", "seed", 77)
+    with edited(adapter / "finetune.json") as document:
+        document["seed"] = 77
     assert cli("verify", "--run", run_copy)[0] == 0
-    code, _, err = cli("verify", "--run", run_copy, "--digest", noted)
-    assert (code, f"not {noted}" in err) == (5, True)
+    fails(5, "verify", "--run", run_copy, "--digest", noted, says=f"not {noted}")
 
 
 @pytest.mark.parametrize("digest", ["", "0f3a", "0123456789abcde", "x" * 64, "0" * 65])
-def test_what_is_no_digest_is_refused(cli, finished_run, digest):
-    code, _, err = cli("verify", "--run", finished_run, "--digest", digest)
-    assert (code, "run digest" in err) == (2, True)
-
-
-def put(file, key, value):
-    """Forge one entry, and make the manifest fit."""
-    document = json.loads(file.read_text())
-    document[key] = value
-    file.write_text(json.dumps(document))
-    rehash(file.parent)
+def test_what_is_no_digest_is_refused(fails, finished_run, digest):
+    fails(2, "verify", "--run", finished_run, "--digest", digest, says="run digest")
 
 
 @pytest.mark.parametrize(("key", "value"), [("digit", 3), ("name", "other"), ("proof", None)])
-def test_a_forgery_that_shows_is_named(cli, run_copy, adapter, key, value):
-    put(adapter / "finetune.json", key, value)
-    code, _, err = cli("verify", "--run", run_copy)
-    assert code == 5
-    assert f"{adapter.name}: " in err
+def test_a_forgery_that_shows_is_named(fails, run_copy, adapter, key, value):
+    with edited(adapter / "finetune.json") as document:
+        document[key] = value
+    fails(5, "verify", "--run", run_copy, says=f"{adapter.name}: ")
 
 
-def test_a_report_is_looked_at_too_and_an_old_one_is_only_noted(cli, run_copy, adapter):
+def test_a_report_is_looked_at_too_and_an_old_one_is_only_noted(fails, succeeds, run_copy, adapter):
     write_report(Run(run_copy))
-    assert "passed  report" in cli("verify", "--run", run_copy)[1]
+    assert "passed  report" in succeeds("verify", "--run", run_copy)
     page = run_copy / "report" / "index.html"
     page.write_text(page.read_text().replace("How it was made", "How it was forged"))
-    code, _, err = cli("verify", "--run", run_copy)
-    assert (code, "index.html is not the saved file" in err) == (5, True)
+    fails(5, "verify", "--run", run_copy, says="index.html is not the saved file")
     write_report(Run(run_copy))
     for file, key, value in ((adapter / "finetune.json", "seed", 77), (page.with_name("report.json"), "adapters", [])):
-        put(file, key, value)
-        code, out, _ = cli("verify", "--run", run_copy)
-        assert (code, "older than the run" in " ".join(out.split())) == (0, True)
+        with edited(file) as document:
+            document[key] = value
+        assert "older than the run" in " ".join(succeeds("verify", "--run", run_copy).split())
         write_report(Run(run_copy))
 
 
 @pytest.mark.parametrize("file", ["evaluation.json", "analysis.json"])
 def test_numbers_that_do_not_follow_from_the_logits_are_named_by_their_file(run_copy, adapter, file):
-    document = json.loads((adapter / file).read_text())
-    split = document["splits"]["test"]
-    if file == "evaluation.json":
-        split["accuracy"] += 1e-4
-    else:
-        split["after"]["missed"] += 1
-    (adapter / file).write_text(json.dumps(document))
-    rehash(adapter)
+    with edited(adapter / file) as document:
+        split = document["splits"]["test"]
+        if file == "evaluation.json":
+            split["accuracy"] += 1e-4
+        else:
+            split["after"]["missed"] += 1
     failure = f"{adapter.name}: {file} does not follow from its logits"
     assert failure in verify(Request(run=run_copy)).failures
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -273,10 +272,9 @@ def test_it_stops_in_a_second_also_while_a_training_runs(run_copy, phase, number
     assert snapshot(run_copy) == before
 
 
-def test_a_full_disk_costs_nothing_but_the_lesson(finished_run, tmp_path):
-    run = shutil.copytree(finished_run, tmp_path / "run")
-    before = snapshot(run)
-    with playing(run, max_file_bytes=8192) as (_, client):
+def test_a_full_disk_costs_nothing_but_the_lesson(run_copy):
+    before = snapshot(run_copy)
+    with playing(run_copy, max_file_bytes=8192) as (_, client):
         assert client.ask("/api/teaching/start", LESSON)[0] == 200
         assert client.state_in("taught", "failed")["phase"] == "taught"
         assert client.ask("/api/teaching/keep", {"name": "mine"})[0] == 200
@@ -284,7 +282,7 @@ def test_a_full_disk_costs_nothing_but_the_lesson(finished_run, tmp_path):
         assert state["phase"] == "taught"  # so that it can be tried again
         assert state["problem"].startswith("It was not kept. Cannot write ")
         assert "what was in this one is kept" in state["problem"]
-        assert snapshot(run) == before
+        assert snapshot(run_copy) == before
         assert client.predict(index=1)["label"] is not None
         assert client.ask("/api/teaching/discard", {})[0] == 200
 

@@ -4,8 +4,6 @@ import csv
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from lora_mnist.runs.listing import documents_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import RunDocuments
 
-from ..conftest import smoke, workspace
+from ..conftest import printed_by, smoke, workspace
 
 
 def newest(path) -> AdapterResults:
@@ -161,5 +159,4 @@ def test_it_is_made_without_torch(run_copy):
         "from lora_mnist.runs.run import Run; from lora_mnist.report.page import write_report\n"
         f"write_report(Run(Path({str(run_copy)!r}))); print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    assert printed_by(code) == "False\n"

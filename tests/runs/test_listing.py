@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 
@@ -27,11 +26,6 @@ def test_a_checkpoint_that_lost_its_record_is_missed(run_copy):
     (run_copy / "checkpoints" / "digit3-full" / "finetune.json").unlink()
     with pytest.raises(RunError, match=r"digit3-full.finetune\.json"):
         list_adapters(Run(run_copy))
-
-
-def test_a_run_without_adapters_lists_none(run_copy, adapter):
-    shutil.rmtree(adapter)
-    assert list_adapters(Run(run_copy)).adapters == ()
 
 
 def test_parameters_of_the_runs_network(finished_run):

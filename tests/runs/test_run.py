@@ -12,7 +12,7 @@ from lora_mnist.runs.atomic import manifest_of
 from lora_mnist.runs.listing import documents_of, list_adapters
 from lora_mnist.runs.run import Run
 
-from ..conftest import rehash, snapshot
+from ..conftest import edited, rehash, snapshot
 
 
 def test_a_run_lies_as_designed(finished_run):
@@ -100,8 +100,6 @@ def test_what_was_stored_comes_back(finished_run):
     assert len(adapter.losses()) == 20
     pictures = adapter.pictures()
     assert len(pictures["examples"]) == len(adapter.analysis.examples)
-    header = adapter.file("history.csv").read_text().splitlines()[0]
-    assert header == "step,learning_rate,loss"
 
 
 def test_json_on_disk_has_no_nan(finished_run):
@@ -132,8 +130,8 @@ def test_what_belongs_to_a_replaced_base_is_not_there_and_makes_room(run_copy, a
         (run_copy / "base" / "run.json", "replaced_fingerprint"),
         (adapter / "evaluation.json", "base_fingerprint"),
     ):
-        path.write_text(json.dumps({**json.loads(path.read_text()), key: "of the old base"}))
-        rehash(path.parent)
+        with edited(path) as document:
+            document[key] = "of the old base"
     with pytest.raises(RunError, match="no adapter"):
         Run(run_copy).require_adapter(adapter.name)
     assert finetune(open_workspace(Request(run=run_copy, options={"finetune": {"name": adapter.name}}))).kept

@@ -13,7 +13,7 @@ from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import MergeRecord
 
-from ..conftest import rehash, workspace
+from ..conftest import edited, rehash, workspace
 
 READERS = {
     "run.json": lambda run: run.record,
@@ -142,10 +142,8 @@ DAMAGES = {
 @pytest.mark.parametrize(("file", "key", "value"), [(file, *one) for file, many in DAMAGES.items() for one in many])
 def test_a_field_that_is_not_ours_is_named_with_its_file(run_copy, file, key, value):
     folder = place_of(run_copy, file)
-    document = json.loads((folder / file).read_text())
-    put(document, key, value)
-    (folder / file).write_text(json.dumps(document))
-    rehash(folder)
+    with edited(folder / file) as document:
+        put(document, key, value)
     with pytest.raises(AlteredError) as caught:
         READERS[file](Run(run_copy))
     assert str(folder / file) in caught.value.cause
@@ -166,11 +164,8 @@ def test_a_field_that_is_not_ours_is_named_with_its_file(run_copy, file, key, va
     ],
 )
 def test_the_rule_is_said_in_words(run_copy, key, value, rule):
-    path = run_copy / "base" / "evaluation.json"
-    document = json.loads(path.read_text())
-    put(document, key, value)
-    path.write_text(json.dumps(document))
-    rehash(path.parent)
+    with edited(run_copy / "base" / "evaluation.json") as document:
+        put(document, key, value)
     with pytest.raises(AlteredError) as caught:
         _ = Run(run_copy).base.evaluation
     assert caught.value.cause.endswith(f"{rule}.")
@@ -190,12 +185,10 @@ def test_the_rule_is_said_in_words(run_copy, key, value, rule):
     ],
 )
 def test_of_whatever_kind_it_is(full_run, tmp_path, folder, key, value):
-    path = shutil.copytree(full_run / folder, tmp_path / folder) / "finetune.json"
-    document = json.loads(path.read_text())
-    put(document, key, value)
-    path.write_text(json.dumps(document))
-    rehash(path.parent)
-    saved = Run(tmp_path).checkpoint(path.parent.name) if "checkpoints" in folder else Run(tmp_path).adapters()[0]
+    place = shutil.copytree(full_run / folder, tmp_path / folder)
+    with edited(place / "finetune.json") as document:
+        put(document, key, value)
+    saved = Run(tmp_path).checkpoint(place.name) if "checkpoints" in folder else Run(tmp_path).adapters()[0]
     with pytest.raises(AlteredError, match=rf"finetune\.json: `{key}"):
         _ = saved.finetune
 
@@ -206,13 +199,10 @@ def test_of_whatever_kind_it_is(full_run, tmp_path, folder, key, value):
 )
 @pytest.mark.parametrize(("old", "new"), [("val", "train"), ("test", "Test")])
 def test_a_split_of_another_name_is_refused(run_copy, file, table, old, new):
-    folder = place_of(run_copy, file)
-    document = json.loads((folder / file).read_text())
-    *parents, last = table.split(".")
-    inner = document[parents[0]] if parents else document
-    inner[last] = {new if name == old else name: part for name, part in inner[last].items()}
-    (folder / file).write_text(json.dumps(document))
-    rehash(folder)
+    with edited(place_of(run_copy, file) / file) as document:
+        *parents, last = table.split(".")
+        inner = document[parents[0]] if parents else document
+        inner[last] = {new if name == old else name: part for name, part in inner[last].items()}
     with pytest.raises(AlteredError, match=rf"{file}: `{table}`.* must hold test, may hold val, and nothing else"):
         READERS[file](Run(run_copy))
 
@@ -261,21 +251,15 @@ def test_a_file_that_is_not_there_is_named(run_copy):
     ("key", "value"), [("count", 0), ("count", 7), ("wrong", [400] * 10), ("confusion", [[0] * 10] * 10)]
 )
 def test_counts_that_do_not_add_up_are_not_ours(run_copy, key, value):
-    path = run_copy / "base" / "evaluation.json"
-    document = json.loads(path.read_text())
-    document["splits"]["test"][key] = value
-    path.write_text(json.dumps(document))
-    rehash(path.parent)
+    with edited(run_copy / "base" / "evaluation.json") as document:
+        document["splits"]["test"][key] = value
     with pytest.raises(AlteredError, match=r"evaluation.json: `splits.test` .*must"):
         _ = Run(run_copy).base.evaluation
 
 
 def test_a_split_that_is_not_stored_is_a_finding(run_copy, adapter):
-    path = adapter / "evaluation.json"
-    document = json.loads(path.read_text())
-    del document["splits"]["val"]
-    path.write_text(json.dumps(document))
-    rehash(adapter)
+    with edited(adapter / "evaluation.json") as document:
+        del document["splits"]["val"]
     findings = verify(Request(run=run_copy))
     (failure,) = findings.failures
     assert failure == f"{adapter.name}: evaluation.json does not follow from its logits"

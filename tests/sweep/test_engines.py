@@ -18,6 +18,7 @@ from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.jobs import run_jobs
 from lora_mnist.sweep.rows import Failure, Row, Store
 from lora_mnist.sweep.run import sweep
+from tests.conftest import printed_by
 from tests.sweep.conftest import opened, request_of, same
 from tests.test_architecture import ROOT
 
@@ -98,10 +99,9 @@ def test_what_an_engine_cannot_do(arguments, said):
 
 def test_what_takes_time_is_imported_where_it_is_used():
     program = (
-        "import sys\nfrom lora_mnist.sweep.engines import engine_of\nengine_of('local')\nprint('ray' in sys.modules)"
+        "import sys; from lora_mnist.sweep import engines; engines.engine_of('local'); print('ray' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert printed_by(program) == "False\n"
 
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch):

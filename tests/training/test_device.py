@@ -1,14 +1,14 @@
 import os
 import platform
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from lora_mnist.errors import UsageError
 from lora_mnist.training.device import prepare, without_interrupts
+
+from ..conftest import printed_by
 
 
 def test_a_process_is_prepared_as_asked():
@@ -20,17 +20,15 @@ def test_a_process_is_prepared_as_asked():
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="this torch has no MKL")
 @pytest.mark.parametrize(("chosen", "mode"), [({}, "AUTO"), ({"MKL_CBWR": "COMPATIBLE"}, "COMPATIBLE")])
-def test_products_are_reproducible_unless_the_user_chose_otherwise(chosen, mode):
+def test_products_are_reproducible_unless_the_user_chose_otherwise(monkeypatch, chosen, mode):
     script = """if True:
         import torch
         from lora_mnist.training.device import prepare
         prepare("cpu")
         torch.ones(8, 8) @ torch.ones(8, 8)
     """
-    unset = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
-    environment = {**unset, **chosen, "MKL_VERBOSE": "1"}  # MKL then says how it computed each product
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert f"CNR:{mode} " in done.stdout
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    assert f"CNR:{mode} " in printed_by(script, **chosen, MKL_VERBOSE="1")  # MKL says how it computed each product
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
@@ -45,8 +43,7 @@ def test_a_step_gets_the_memory_of_the_last_one():
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
         print(faults[-1] - faults[39], (64 << 20) // resource.getpagesize())
     """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    faults, pages = map(int, done.stdout.split())
+    faults, pages = map(int, printed_by(script).split())
     assert faults < pages  # of the 20 x pages that 20 steps touch
 
 
@@ -72,8 +69,7 @@ def test_only_what_is_started_within_never_hears_ctrl_c(monkeypatch):
     script = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     with without_interrupts():
-        within = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    after = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (within.stdout, after.stdout) == ("True\n", "False\n")
+        within = printed_by(script)
+    assert (within, printed_by(script)) == ("True\n", "False\n")
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert os.environ["PYTHONWARNINGS"] == "error"

@@ -1,6 +1,4 @@
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,8 @@ from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.settings.config import PretrainSettings
 from lora_mnist.training.loop import Adam, TrainingData, train
 from lora_mnist.training.model import MLP, normalise
+
+from ..conftest import printed_by
 
 IMAGES = torch.randint(60, (200, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(10, (200,), generator=torch.Generator().manual_seed(1))
@@ -141,5 +141,4 @@ def test_training_never_loads_the_compiler(tmp_path):
         f"assert main(['run', *options, '--run', {str(tmp_path)!r}]) == 0\n"
         "print('torch._dynamo' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("\nFalse\n")
+    assert printed_by(code).endswith("\nFalse\n")
