@@ -56,8 +56,6 @@ def folder(name: str) -> Path:
     return Path(name).expanduser()  # a shell leaves the ~ of --run=~/x and of a quoted variable to us
 
 
-# Options of several commands or groups -------------------------------------------------------------------------------
-
 FORCE = in_run("Make it again, in place of what is finished; with a base go its adapters.")
 CONTROL = in_repair("Train a second adapter as long on every image alike, to see how much is further training.")
 GUARD = in_repair(
@@ -83,9 +81,6 @@ a_rank = partial(in_lora, "How many directions each layer may change in: lora_B 
 a_name = partial(in_output, "Name under which it is saved in the run.", "NAME")
 RUN = run_folder("Folder of the run: its base, adapters and report.", default=completion.DEFAULT_RUN)
 NAME = a_name(show_default="made of digit and rank")
-
-
-# Groups ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

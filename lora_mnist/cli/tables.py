@@ -354,9 +354,6 @@ def predictions(document: Predictions) -> RenderableType:
     return Group(Line(pictures[0]), rows, note, *notes)
 
 
-# Cells ----------------------------------------------------------------------------------------------------------------
-
-
 def moved(line: AdapterLine | Comparison, form: str = "{:,} → {:,}") -> list[str]:
     """Missed, false alarms and all errors, before and after."""
     return [form.format(*pair) for pair in zip(line.before.numbers, line.after.numbers, strict=True)]

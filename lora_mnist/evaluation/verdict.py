@@ -209,9 +209,6 @@ def _kind(facts: Facts) -> Kind:
     return "repair"
 
 
-# Sentences ------------------------------------------------------------------------------------------------------------
-
-
 def side_effects(compared: "Comparison | OnVal") -> str:
     """One sentence on how the errors of any of the ten digits changed, as after several repairs."""
     return _side_effects(tuple(map(tested, compared.by_digit)), range(10))
@@ -264,8 +261,6 @@ def paired(pair: PairedControl, images: str) -> str:
         f" with the control only (McNemar, exact: {format_p(pair.p)})."
     )
 
-
-# Lessons --------------------------------------------------------------------------------------------------------------
 
 LessonKind = Literal["learnt", "side effect", "too few drawings", "known already", "not learnt", "no scale"]
 

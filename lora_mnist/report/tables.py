@@ -137,9 +137,6 @@ def _alternatives(stored: FinetunedDocuments, checkpoints: Sequence[FinetunedDoc
     return found
 
 
-# Rows -----------------------------------------------------------------------------------------------------------------
-
-
 def base_digit_rows(base: SplitResult) -> list[Row]:
     """Wrong images of every digit, with Wilson's 95 % interval of their share."""
     rows: list[Row] = []
@@ -188,9 +185,6 @@ def confusion_changes(comparison: Comparison) -> list[Row]:
         if mcnemar(went, came) <= PAIR_LEVEL:
             rows.append({"true": true, "predicted": predicted, "change": came - went})
     return sorted(rows, key=lambda row: -abs(row["change"]))
-
-
-# CSV files ------------------------------------------------------------------------------------------------------------
 
 
 def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[AdapterLine]) -> dict[str, bytes]:
@@ -256,9 +250,6 @@ def to_csv(rows: Sequence[Row]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-# What makes the run again ---------------------------------------------------------------------------------------------
 
 
 def base_settings(documents: RunDocuments) -> dict[str, Any]:

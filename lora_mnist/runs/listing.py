@@ -14,8 +14,6 @@ from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RunDocuments
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 
-# The adapters of a run ------------------------------------------------------------------------------------------------
-
 
 class AdapterLine(Document):
     """One adapter, or checkpoint with all weights trained, in short."""
@@ -110,9 +108,6 @@ def documents_of(run: Run) -> RunDocuments:
     )
 
 
-# The runs in a folder -------------------------------------------------------------------------------------------------
-
-
 class RunLine(Document):
     """One run in short; if there is a `fault`, it cannot be read and nothing else is known but its size."""
 
@@ -175,9 +170,6 @@ def find_runs(folder: Path) -> list[Path]:
             below.clear()  # a run has no runs in it
         below[:] = [name for name in below if not name.startswith(".")]
     return sorted(found)
-
-
-# How many numbers LoRA trains -----------------------------------------------------------------------------------------
 
 
 class Size(Document):

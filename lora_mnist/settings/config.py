@@ -47,8 +47,6 @@ def first_fault(error: ValidationError) -> tuple[str, str, Any, str]:
     return key, first["type"], first["input"], ours.format(**first.get("ctx", {})) if ours else rule
 
 
-# Settings -----------------------------------------------------------------------------------------------------------
-
 KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
 GuardRule = Literal["every-digit", "errors", "digit", "none"]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
