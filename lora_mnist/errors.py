@@ -22,11 +22,8 @@ def shortened(text: str, limit: int) -> str:
 def sentence(text: str) -> str:
     """`text` fit for one line of a terminal: words and the whole of it shortened, and what moves a cursor escaped."""
     words = re.sub(rf"\S{{{QUOTED + 1},}}", lambda word: shortened(word[0], QUOTED), shortened(text, 100 * LONGEST))
-    return "".join(map(_visible, shortened(words, LONGEST)))
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    text = shortened(words, LONGEST)
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class LoraMnistError(Exception):

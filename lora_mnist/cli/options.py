@@ -142,8 +142,7 @@ class Adapters:
     def applied(self) -> list["Applied"]:
         """The adapters, each with its strength.
 
-        Raises:
-            UsageError: there are strengths, but neither one nor as many as adapters.
+        Raises UsageError if there are strengths, but neither one nor as many as adapters.
         """
         from lora_mnist.settings.request import Applied
 

@@ -86,8 +86,7 @@ def load(
         val_share: share of the training images, per class, that becomes `val`; 0 for none.
         split_seed: seeds that choice.
 
-    Raises:
-        DataError: a file is missing or is not the published one.
+    Raises DataError if a file is missing or is not the published one.
     """
     if name == "mnist":
         sha256, (images, labels, test_images, test_labels) = MNIST_SHA256, read_mnist(folder)

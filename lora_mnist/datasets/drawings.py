@@ -19,8 +19,7 @@ LAYOUT = "Put the pictures of every digit into a folder of its own: 7/one.png, 7
 class Drawings(Split):
     """Images uint8 (K, 28, 28) as `drawing.prepare` makes them, and what they show, int64 (K,); at least one.
 
-    Raises:
-        DataError: they are not that.
+    Raises DataError if they are not that.
     """
 
     def __post_init__(self) -> None:

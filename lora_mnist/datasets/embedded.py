@@ -16,8 +16,7 @@ def draw_digits() -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Images uint8 (1797, 28, 28) and labels uint8 (1797,). Integers all the way, so the same bytes everywhere.
 
-    Raises:
-        DataError: scikit-learn's digits are not the ones this was made for.
+    Raises DataError if they are not the ones this was made for.
     """
     from sklearn.datasets import load_digits
 

@@ -59,8 +59,7 @@ def is_there(folder: Path) -> bool:
 def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images uint8 (60000, 28, 28) and labels uint8 (60000,), then those of the test set, (10000, 28, 28) and (10000,).
 
-    Raises:
-        DataError: a file is missing or is not the published one.
+    Raises DataError if a file is missing or is not the published one.
     """
     arrays = []
     for name in MNIST_FILES:

@@ -87,8 +87,7 @@ def prepare(grey: np.ndarray, dataset: KnownDataset = "mnist") -> np.ndarray:
         uint8 (28, 28), light on dark: the digit's box scaled by area averaging to 20 pixels along its longer side,
         placed by its centre of mass; for `digits` to 24, placed by its box.
 
-    Raises:
-        DataError: it is blank, holds several digits, or is no picture.
+    Raises DataError if it is blank, holds several digits, or is no picture.
     """
     ink, noise = _ink_of(_averaged(levels(grey)))
     peak = float(ink.max())
@@ -220,13 +219,9 @@ def _scaled(digit: np.ndarray, inner: int) -> np.ndarray:
     """float (h, w) → the same with a longer side of `inner` pixels, the brightest of them at 255."""
     longer = max(digit.shape)
     height, width = (max(round(inner * side / longer), 1) for side in digit.shape)
-    small = _area(digit, height, width)
+    # every pixel the mean of the area it covers, exact for any two sizes
+    small = _shares(len(digit), height) @ digit @ _shares(digit.shape[1], width).T
     return small * (255 / small.max())
-
-
-def _area(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """float (H, W) → (height, width), every pixel the mean of the area it covers; exact for any two sizes."""
-    return _shares(len(picture), height) @ picture @ _shares(picture.shape[1], width).T
 
 
 def _shares(before: int, after: int) -> np.ndarray:

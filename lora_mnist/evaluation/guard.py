@@ -47,8 +47,7 @@ def select_scale(
     Args:
         before: logits (N, 10) on `val` without the adapter. The rule `none` looks at neither.
 
-    Raises:
-        UsageError: there is a rule, but no images to judge by; or a logit is not finite.
+    Raises UsageError if there is a rule, but no images to judge by; or a logit is not finite.
     """
     require_val(guard.rule, val)
     if guard.rule == "none":

@@ -106,8 +106,8 @@ def _device(device: str, threads: int | None) -> str:
 def _threads() -> str:
     # those that this process may use
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # processes that wanted to compute, last minute
+    threads = torch.get_num_threads()
     found = f"{threads} for {cores} cores, load {load:.1f}"
     if threads > cores:
         raise UsageError(f"{found}: more threads than cores wait for each other.", f"Use --threads {cores}.")

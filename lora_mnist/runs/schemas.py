@@ -166,7 +166,6 @@ class Extraction(Document):
 
 
 def _fields_of(value: object) -> Collection[str]:
-    """Of a table that is read, or of a document that is made."""
     return value if isinstance(value, dict) else getattr(type(value), "model_fields", ())
 
 

@@ -14,8 +14,7 @@ def epoch_batches(count: int, batch_size: int, epochs: int, generator: torch.Gen
     Returns:
         int64 (epochs * (count // batch_size), batch_size), values in [0, count).
 
-    Raises:
-        UsageError: one batch is more than all images.
+    Raises UsageError if one batch is more than all images.
     """
     per_epoch = count // batch_size
     if per_epoch == 0:
@@ -50,8 +49,7 @@ def mixed_batches(
     Returns:
         int64 (steps, batch_size), values in [0, N).
 
-    Raises:
-        UsageError: the share rounds to no image at all.
+    Raises UsageError if the share rounds to no image at all.
     """
     count = round(share * batch_size)
     if count == 0:

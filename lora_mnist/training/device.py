@@ -24,8 +24,7 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
         device: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda` or `cuda:N`.
         threads: CPU threads; None keeps torch's choice.
 
-    Raises:
-        UsageError: the device is unknown or absent, or `threads` is out of its range.
+    Raises UsageError if the device is unknown or absent, or `threads` is out of its range.
     """
     require_threads(threads)
     # Adam's moments of dead inputs decay into denormal floats, which CPUs handle many times slower. New threads
@@ -34,7 +33,12 @@ def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
     # Without it MKL may divide a product among threads in another way each time, with other last bits. MKL reads it
     # once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO")
-    keep_freed_memory()
+    # The next step gets the memory of the last one. glibc would hand it back to the system and fetch it again, page by
+    # page, which can take longer than what is computed in it.
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):  # glibc has it, musl has not
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
     if threads is not None:
         torch.set_num_threads(threads)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -60,15 +64,6 @@ def require_threads(threads: int | None) -> None:
         raise UsageError(
             f"`threads` (={threads}) must be from 1 to {MOST_THREADS}.", "Leave --threads out to let torch choose."
         )
-
-
-def keep_freed_memory() -> None:
-    """Let the next step have the memory of the last one. glibc would hand it back to the system and fetch it again,
-    page by page, which can take longer than what is computed in it."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):  # glibc has it, musl has not
-        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
 
 
 @contextmanager

@@ -91,8 +91,7 @@ def train_on_drawings(
     Args:
         uncertainty: (N,), how unsure `base` is of each training image (see `uncertainty_of`); None draws them alike.
 
-    Raises:
-        UsageError: the share of a batch rounds to no drawing at all.
+    Raises UsageError if the share of a batch rounds to no drawing at all.
     """
     recipe, known = settings.teach, dataset.train
     adapted = with_adapter(base, name, recipe, settings.seed)
@@ -130,8 +129,7 @@ def train_stack(
         jobs: digit and settings of each, of the same `shape_of`, without dropout.
         uncertainty: (N,), how unsure `start` is of each training image (see `uncertainty_of`), if a job asks.
 
-    Raises:
-        UsageError: the settings of a job are none to draw batches by.
+    Raises UsageError if the settings of a job are none to draw batches by.
     """
     networks = [with_adapter(start, NAME, job.finetune, job.seed, share_base=True).eval() for _, job in jobs]
     stacked = stack(networks, NAME)
