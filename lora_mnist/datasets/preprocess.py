@@ -219,7 +219,6 @@ def _scaled(digit: np.ndarray, inner: int) -> np.ndarray:
     """float (h, w) → the same with a longer side of `inner` pixels, the brightest of them at 255."""
     longer = max(digit.shape)
     height, width = (max(round(inner * side / longer), 1) for side in digit.shape)
-    # every pixel the mean of the area it covers, exact for any two sizes
     small = _shares(len(digit), height) @ digit @ _shares(digit.shape[1], width).T
     return small * (255 / small.max())
 
