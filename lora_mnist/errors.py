@@ -26,6 +26,9 @@ def sentence(text: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
+NOTHING_KEPT = 7  # exit code of a training whose adapter met its guard at no scale: no error, and nothing to use
+
+
 class LoraMnistError(Exception):
     """Base of all errors a user can cause. `exit_code` is what the command line returns."""
 

@@ -37,7 +37,7 @@ LONG = (  # files that take longest, in that order
     *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_engines"),
     *("test_lock", "test_interruptions"),
 )
-SMOKE = {"data": {"dataset": "digits"}}
+SMOKE = {"data": {"dataset": "mnist-5k"}}
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +90,7 @@ def drawings_of(name: str, each: int = 3, split: str = "val") -> Drawings:
     """The first images of every digit of a data set, prepared as drawings are."""
     part = getattr(load(name, Path("data"), 0.25, 0), split)
     which = torch.cat([(part.labels == digit).nonzero()[:each, 0] for digit in range(10)])
-    images = [torch.from_numpy(prepare_drawing(image.numpy(), name)) for image in part.images[which]]
+    images = [torch.from_numpy(prepare_drawing(image.numpy())) for image in part.images[which]]
     return Drawings(torch.stack(images), part.labels[which])
 
 

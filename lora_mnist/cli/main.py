@@ -34,7 +34,7 @@ TABLES = {
     "finetune": ("", "finetune"),
     "teach": ("", "teach"),
 }
-DEFAULTS = [merge([read_config("default")], dataset) for dataset in ("mnist", "digits")]
+DEFAULTS = [merge([read_config("default")], dataset) for dataset in ("mnist", "mnist-5k")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,7 +103,7 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
 
 
 def default_in_config(command: str, setting: str) -> str | None:
-    """The value that a setting has unless it is given, and where the embedded digits have another, that one too."""
+    """The value that a setting has unless it is given, and where mnist-5k has another, that one too."""
     values = []
     for config in DEFAULTS:
         found = ChainMap(*(config.get(table, {}) if table else config for table in TABLES.get(command, ())))
@@ -112,7 +112,7 @@ def default_in_config(command: str, setting: str) -> str | None:
             values.append(_written(found[setting]) + ("" if whole is None else f"; {_written(whole)} with --full"))
     if len(set(values)) < 2:
         return values[0] if values else None
-    return f"{values[0]}; {values[1]} on digits"
+    return f"{values[0]}; {values[1]} on mnist-5k"
 
 
 def _written(value: object) -> str:

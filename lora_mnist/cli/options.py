@@ -59,11 +59,16 @@ def folder(name: str) -> Path:
 FORCE = in_run("Make it again, in place of what is finished; with a base go its adapters.")
 CONTROL = in_repair("Train a second adapter as long on every image alike, to see how much is further training.")
 GUARD = in_repair(
-    "What may not get worse on val: any digit, all errors together, or the digit's own. The adapter is weakened"
-    " until that holds, or not kept.",
+    "What may not get worse on val: any digit, all errors together, or the digit's own. Of the scales with which that"
+    " holds, the one with the fewest errors is kept; if there is none, nothing is.",
     "every-digit|errors|digit|none",
 )
 STEPS = in_training("Batches that the repair trains on.", "N")
+RARE = in_data(
+    "Digit of which the base sees only a share of the training images: a real weakness, as networks have that need a"
+    " repair. Without :SHARE, as many as the config says.",
+    "DIGIT[:SHARE]|none",
+)
 VERBOSE = in_output("Print everything, not only what it comes to.")
 OPEN = in_output("Show the page in the browser.")
 RUNS = completion.DEFAULT_RUN.parent
@@ -135,7 +140,7 @@ class Adapters:
         metavar="NAME|DIR",
     )
     strength: list[float] | None = in_lora(
-        "Factor on the adapters: 1 as kept, 0 off. One for all, or one each. May be repeated.", "X", show_default="1"
+        "Factor on the adapters: 1 as stored, 0 off. One for all, or one each. May be repeated.", "X", show_default="1"
     )
     allow_unverified: bool = in_lora("Take adapters that do not say which base they are for.")
 
@@ -160,19 +165,24 @@ class Base:
     """What a base is made of: images and how they are split, the network's shape, and how long it is trained."""
 
     dataset: str | None = in_data(
-        "MNIST, or scikit-learn's small digits, which need no network; auto takes MNIST if it can be had.",
-        "auto|mnist|digits",
+        "MNIST, or 5,000 of its images, which need no network; auto takes all of MNIST if it can be had.",
+        "auto|mnist|mnist-5k",
     )
     val_share: float | None = in_data(
         "Share of the training images set aside as val, by which all is decided.", "SHARE"
     )
     epochs: int | None = in_training("How often pretraining goes through all the training images.", "N")
     hidden: str | None = in_training("Sizes of the hidden layers.", "N,N")
+    rare: str | None = RARE
 
     def settings(self, **loop: Any) -> "ConfigTables":
         """What was given, with the options of a `Loop`, in the tables of a config file."""
         data = given("data", dataset=self.dataset, val_share=self.val_share)
-        return {**data, **given("model", hidden=self.hidden), **given("pretrain", epochs=self.epochs, **loop)}
+        return {
+            **data,
+            **given("model", hidden=self.hidden),
+            **given("pretrain", epochs=self.epochs, rare=self.rare, **loop),
+        }
 
 
 @dataclass(frozen=True)
@@ -262,8 +272,15 @@ def request_of(run: Path, session: Session, common: ConfigOptions = ConfigOption
 def given(table: str, **options: Any) -> "ConfigTables":
     """The `table` of a config file with the options that were not left out. Raises UsageError for what is malformed."""
     there = {name: value for name, value in options.items() if value not in (None, [])}
-    if re.fullmatch("[0-9]{1,9}", there.get("digit", "")):
-        there["digit"] = int(there["digit"])
+    if rare := there.pop("rare", None):
+        there["rare_digit"], colon, share = rare.partition(":")
+        try:
+            there |= {"rare_share": float(share)} if colon else {}
+        except ValueError as error:
+            raise UsageError(f"`rare` (={rare!r}) is not a digit and a share.", "Write it as 9:0.02.") from error
+    for name in ("digit", "rare_digit"):
+        if re.fullmatch("[0-9]{1,9}", there.get(name, "")):
+            there[name] = int(there[name])
     if hidden := there.get("hidden"):
         try:
             there["hidden"] = [int(size) for size in hidden.split(",")]

@@ -27,7 +27,8 @@ def sweep(
         *("Folder of the results; what is finished there is not done again.", "DIR", Path("sweeps/default")),
         parser=o.folder,
     ),
-    dataset: str | None = in_data("MNIST, or scikit-learn's small digits.", "auto|mnist|digits"),
+    dataset: str | None = in_data("MNIST, or 5,000 of its images.", "auto|mnist|mnist-5k"),
+    rare: str | None = o.RARE,
     full: bool = in_repair("Train all weights too, for every combination but of ranks."),
     control: bool = in_repair(
         "Train two controls of every adapter: on all images alike, and on hard ones of all digits alike."
@@ -74,7 +75,8 @@ def sweep(
 
     if keep is not None and hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
-    request = o.request_of(out, session, o.ConfigOptions(config=config), **o.given("data", dataset=dataset))
+    settings = {**o.given("data", dataset=dataset), **o.given("pretrain", rare=rare)}
+    request = o.request_of(out, session, o.ConfigOptions(config=config), **settings)
     axes = parse_axes(digit, rank, seed, set or ())
     if rounds:
         require_rounds(rounds)

@@ -1,1 +1,1 @@
-"""MNIST and the embedded digits as verified tensors."""
+"""MNIST and its 5,000 embedded images as verified tensors."""

@@ -1,4 +1,4 @@
-"""MNIST or the embedded digits → verified uint8 images, split into train, val and test."""
+"""MNIST, or 5,000 of its images → verified uint8 images, split into train, val and test."""
 
 import logging
 from dataclasses import dataclass
@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lora_mnist.datasets.embedded import DIGITS_SHA256, draw_digits
+from lora_mnist.datasets.embedded import MNIST_5K_SHA256, read_mnist_5k
 from lora_mnist.datasets.mnist import MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist, what_lies_in
 from lora_mnist.errors import DataError, DiskError
 from lora_mnist.settings.config import KnownDataset
 
 log = logging.getLogger("lora_mnist")
 
-DIGITS_TEST_SHARE = 0.2
+DATA = Path("data")  # where data sets lie unless something else is said
+TEST_SHARE = 0.2  # of mnist-5k, which has no test set of its own: all of it are training images of MNIST
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,26 @@ class Dataset:
         return {"val": self.val, "test": self.test} if len(self.val) else {"test": self.test}
 
 
+def data_folder(given: Path | None, remembered: str | None = None) -> Path:
+    """The folder that is `given`; else the one where a run found MNIST, if that still is there; else `data/`."""
+    if given is not None:
+        return given
+    return Path(remembered) if remembered and is_there(Path(remembered)) else DATA
+
+
 def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False) -> KnownDataset:
-    """Decide between `mnist` and `digits`, downloading MNIST into `folder` if it is not there.
+    """Decide between `mnist` and `mnist-5k`, downloading MNIST into `folder` if it is not there.
 
     Args:
-        wanted: `mnist` (or an error), `digits`, or `auto`: MNIST if it can be had, else the digits with a warning.
+        wanted: `mnist` (or an error), `mnist-5k`, or `auto`: MNIST if it can be had, else mnist-5k with a warning.
         offline: nothing may be downloaded.
 
     Raises:
         DataError: MNIST is wanted and cannot be had.
         DiskError: it cannot be written.
     """
-    if wanted == "digits":
-        return "digits"
+    if wanted == "mnist-5k":
+        return "mnist-5k"
     if is_there(folder):
         return "mnist"
     raw = raw_folder(folder)
@@ -71,18 +79,18 @@ def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False
     except (DataError, DiskError) as error:
         if wanted == "mnist":
             raise
-        log.warning("%s Using scikit-learn's 1,797 digits instead.", error.cause)
-        return "digits"
+        log.warning("%s Using mnist-5k, 5,000 of its images.", error.cause)
+        return "mnist-5k"
     return "mnist"
 
 
 def load(
     name: KnownDataset, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu"
 ) -> Dataset:
-    """Read data set `name` (`mnist` or `digits`) and split it.
+    """Read data set `name` (`mnist` or `mnist-5k`) and split it.
 
     Args:
-        folder: holds MNIST/raw/; not used by `digits`.
+        folder: holds MNIST/raw/; not used by `mnist-5k`.
         val_share: share of the training images, per class, that becomes `val`; 0 for none.
         split_seed: seeds that choice.
 
@@ -90,12 +98,12 @@ def load(
     """
     if name == "mnist":
         sha256, (images, labels, test_images, test_labels) = MNIST_SHA256, read_mnist(folder)
-    elif name == "digits":
-        sha256, (images, labels) = DIGITS_SHA256, draw_digits()
-        rest, test = _stratified(labels, DIGITS_TEST_SHARE, seed=0)  # they have no test set of their own
+    elif name == "mnist-5k":
+        sha256, (images, labels) = MNIST_5K_SHA256, read_mnist_5k()
+        rest, test = _stratified(labels, TEST_SHARE, seed=0)
         images, labels, test_images, test_labels = images[rest], labels[rest], images[test], labels[test]
     else:
-        raise ValueError(f"{name!r} is no data set; `choose` decides between mnist and digits")
+        raise ValueError(f"{name!r} is no data set; `choose` decides between mnist and mnist-5k")
     train, val = _stratified(labels, val_share, split_seed)
 
     def split(images: np.ndarray, labels: np.ndarray) -> Split:
@@ -108,6 +116,17 @@ def load(
         split(images[val], labels[val]),
         split(test_images, test_labels),
     )
+
+
+def thin_out(part: Split, digit: int, share: float, seed: int) -> Split:
+    """`part` with only that share of the images of `digit`, at least one of them, drawn by `seed`; others all stay."""
+    labels = part.labels.cpu()
+    of_digit = torch.nonzero(labels == digit).flatten()
+    drawn = torch.randperm(len(of_digit), generator=torch.Generator().manual_seed(seed))
+    keep = labels != digit
+    keep[of_digit[drawn[: max(1, round(share * len(of_digit)))]]] = True
+    keep = keep.to(part.labels.device)
+    return Split(part.images[keep], part.labels[keep])
 
 
 def _stratified(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

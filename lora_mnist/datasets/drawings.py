@@ -8,7 +8,6 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import DataError
-from lora_mnist.settings.config import KnownDataset
 
 SIDE = 28  # pixels
 MOST = 10_000  # drawings: far beyond what anybody draws
@@ -43,8 +42,8 @@ class Drawings(Split):
         return Drawings(self.images[order], self.labels[order])
 
 
-def read_drawings(folder: Path, dataset: KnownDataset = "mnist") -> Drawings:
-    """The pictures in `folder`/0 … `folder`/9, each prepared as those of `dataset` were; hidden files are left out.
+def read_drawings(folder: Path) -> Drawings:
+    """The pictures in `folder`/0 … `folder`/9, each prepared as MNIST's were; hidden files are left out.
 
     Raises:
         DataError: there is none, there is something else, or a picture, named, cannot be read or holds no one digit.
@@ -56,7 +55,7 @@ def read_drawings(folder: Path, dataset: KnownDataset = "mnist") -> Drawings:
         raise DataError(f"There are no drawings in {folder}.", LAYOUT)
     if len(files) > MOST:
         raise DataError(f"{folder} holds {len(files):,} drawings; it takes at most {MOST:,}.", "Take fewer of them.")
-    images = [prepared(path, dataset) for _, path in files]
+    images = [prepared(path) for _, path in files]
     labels = torch.tensor([digit for digit, _ in files], dtype=torch.int64)
     return Drawings(torch.from_numpy(np.stack(images)), labels)
 

@@ -129,12 +129,13 @@ def _download_into(root: str, quiet: bool) -> None:
             except (OSError, RuntimeError, EOFError, zlib.error, http.client.HTTPException) as error:
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise
-                reasons.append(f"{mirror}: {str(error).strip().splitlines()[-1] if str(error) else type(error)}")
+                reasons.append(str(error).strip().splitlines()[-1] if str(error) else type(error).__name__)
     finally:
         socket.setdefaulttimeout(before)
     raise DataError(
-        f"MNIST could not be downloaded ({'; '.join(reasons)}).",
-        "Lay the four files into MNIST/raw below the folder of --data, or point --data to them.",
+        f"MNIST could not be downloaded ({'; '.join(dict.fromkeys(reasons))}).",
+        f"It was asked of {' and '.join(MNIST.mirrors)}. Lay the four files into MNIST/raw below the folder of --data, "
+        "or point --data to them.",
     )
 
 

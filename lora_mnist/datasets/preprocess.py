@@ -2,7 +2,6 @@
 
 MNIST scaled the digit's own box to 20 pixels along its longer side and put it into 28×28 by its centre of mass
 (LeCun et al., "Gradient-based learning applied to document recognition", 1998, section III A). `prepare` does the same.
-The embedded digits fill 24 pixels and lie in the middle by their box, so for a network that knows those it does that.
 """
 
 import io
@@ -15,10 +14,9 @@ from scipy import ndimage
 
 from lora_mnist.errors import DataError
 from lora_mnist.files import read_regular
-from lora_mnist.settings.config import KnownDataset
 
 SIDE = 28  # pixels of what the network sees
-INNER = {"mnist": 20, "digits": 24}  # the longer side of the digit in it
+INNER = 20  # pixels of the longer side of the digit in it
 WORKING = 2048  # pixels: a larger picture is averaged down first; of a digit that leaves 20 at a hundredth of the side
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -62,7 +60,7 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no picture that can be read: {why}.", SAVE_AS) from error
 
 
-def prepared(path: Path, dataset: KnownDataset = "mnist") -> np.ndarray:
+def prepared(path: Path) -> np.ndarray:
     """`prepare` of the picture in a file.
 
     Raises:
@@ -70,22 +68,21 @@ def prepared(path: Path, dataset: KnownDataset = "mnist") -> np.ndarray:
     """
     grey = read_image(path)
     try:
-        return prepare(grey, dataset)
+        return prepare(grey)
     except DataError as error:
         raise DataError(f"{path}: {error.cause}", error.way_out) from error
 
 
-def prepare(grey: np.ndarray, dataset: KnownDataset = "mnist") -> np.ndarray:
-    """The picture that MNIST would have made of a digit, or the embedded digits.
+def prepare(grey: np.ndarray) -> np.ndarray:
+    """The picture that MNIST would have made of a digit.
 
     Args:
         grey: (H, W), uint8 or other numbers from 0 to 255, or floats or bools from 0 to 1; dark on light or light on
             dark.
-        dataset: what the network was trained on.
 
     Returns:
         uint8 (28, 28), light on dark: the digit's box scaled by area averaging to 20 pixels along its longer side,
-        placed by its centre of mass; for `digits` to 24, placed by its box.
+        placed by its centre of mass.
 
     Raises DataError if it is blank, holds several digits, or is no picture.
     """
@@ -96,8 +93,8 @@ def prepare(grey: np.ndarray, dataset: KnownDataset = "mnist") -> np.ndarray:
         raise DataError("The picture is blank: nothing in it stands out from its background.", WAY_OUT)
     pieces, box = _without_specks(ink, _pieces(ink, edge, CERTAIN * peak))
     _refuse_several(ink[box], pieces[box])
-    digit = _scaled(np.where(pieces[box], ink[box], 0), INNER[dataset])
-    return _centred(digit, ndimage.center_of_mass(digit if dataset == "mnist" else np.ones_like(digit)))
+    digit = _scaled(np.where(pieces[box], ink[box], 0))
+    return _centred(digit, ndimage.center_of_mass(digit))
 
 
 def levels(picture: np.ndarray) -> np.ndarray:
@@ -215,10 +212,10 @@ def _refuse_several(ink: np.ndarray, pieces: np.ndarray) -> None:
         raise DataError(f"The picture holds {digits} digits, side by side or one below the other.", WAY_OUT)
 
 
-def _scaled(digit: np.ndarray, inner: int) -> np.ndarray:
-    """float (h, w) → the same with a longer side of `inner` pixels, the brightest of them at 255."""
+def _scaled(digit: np.ndarray) -> np.ndarray:
+    """float (h, w) → the same with a longer side of `INNER` pixels, the brightest of them at 255."""
     longer = max(digit.shape)
-    height, width = (max(round(inner * side / longer), 1) for side in digit.shape)
+    height, width = (max(round(INNER * side / longer), 1) for side in digit.shape)
     small = _shares(len(digit), height) @ digit @ _shares(digit.shape[1], width).T
     return small * (255 / small.max())
 

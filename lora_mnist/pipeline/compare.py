@@ -116,7 +116,7 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNe
         logits[network] = {"test": stored}
     for first, second in itertools.combinations(networks, 2):
         digits = {network.adapter.digit for network in (first, second) if network.adapter}
-        digit = digits.pop() if len(digits) == 1 else None
+        digit = digits.pop() if len(digits) == 1 else None  # None too where drawings were taught
         found = metrics.compare(logits[first], logits[second], {"test": labels}, digit or 0)["test"].pairs
         errors, missed = tested(found.errors), None if digit is None else tested(found.missed)
         yield PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)

@@ -154,7 +154,8 @@ def prove_and_save(
     before = work.logits_with(below)
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*below, name)])
     analysis = analyse(before, logits, work.labels, digit, control)
-    analysis = add_adapter(analysis, adapted, name, digit, work.dataset)
+    ends = work.evaluation(before).splits, evaluation.splits
+    analysis = add_adapter(analysis, adapted, name, digit, work.dataset, ends)
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
 

@@ -14,7 +14,7 @@ from lora_mnist.evaluation.metrics import require_finite
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
-from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
+from lora_mnist.settings.config import Count, Digit, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
@@ -54,14 +54,14 @@ class Predictions(Document):
     predictions: Many[Prediction]
 
 
-def pictures_in(files: Sequence[Path], dataset: KnownDataset = "mnist") -> list[Picture]:
+def pictures_in(files: Sequence[Path]) -> list[Picture]:
     """Drawings or photographs of one digit each, prepared as `dataset` prepared its own.
 
     Raises DataError, which names it, if one cannot be read, is blank or holds several digits.
     """
     from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
-    return [Picture(prepared(file, dataset), str(file)) for file in files]
+    return [Picture(prepared(file), str(file)) for file in files]
 
 
 def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:

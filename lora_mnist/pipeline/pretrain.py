@@ -4,7 +4,7 @@ import logging
 import time
 
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.dataset import choose, load
+from lora_mnist.datasets.dataset import choose, data_folder, load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
@@ -13,12 +13,20 @@ from lora_mnist.lora import compute_fingerprint
 from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import DatasetFacts, Evaluation, RunRecord, evaluation_of, record_provenance
-from lora_mnist.settings.config import Settings
+from lora_mnist.runs.schemas import (
+    DatasetFacts,
+    Evaluation,
+    RareDigit,
+    RunRecord,
+    evaluation_of,
+    rare_digit,
+    record_provenance,
+)
+from lora_mnist.settings.config import Maybe, Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
 from lora_mnist.training.progress import Progress
-from lora_mnist.training.train import train_base
+from lora_mnist.training.train import seen_by_base, train_base
 
 log = logging.getLogger("lora_mnist")
 
@@ -29,6 +37,7 @@ class PretrainResult(Evaluation):
     run: str
     seconds: float
     weakest: WeakestDigit | None
+    rare: Maybe[RareDigit] = None  # the digit of which it saw only a share
 
 
 def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, PretrainResult]:
@@ -66,8 +75,13 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         val = base.evaluation.splits["val"]
         low, high = wilson(val.wrong[digit], val.images[digit])
         weakest = WeakestDigit(digit=digit, wrong=val.wrong[digit], images=val.images[digit], low=low, high=high)
-    seconds = base.provenance.seconds
-    return work, PretrainResult(**dict(base.evaluation), run=str(request.run), seconds=seconds, weakest=weakest)
+    return work, PretrainResult(
+        **dict(base.evaluation),
+        run=str(request.run),
+        seconds=base.provenance.seconds,
+        weakest=weakest,
+        rare=run.record.rare,
+    )
 
 
 def _stored_settings(request: Request, run: Run) -> Settings | None:
@@ -92,15 +106,16 @@ def _train(request: Request, run: Run) -> Workspace:
     wanted = request.wanted_dataset(stored)
     run.require_writable()
     device = prepare(request.device, request.threads)
-    name = choose(wanted, request.data, request.quiet, request.offline)
+    data = data_folder(request.data)
+    name = choose(wanted, data, request.quiet, request.offline)
     if stored and stored.data.dataset != name:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)
-    dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
+    dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device)
 
     started = time.perf_counter()
     model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
-    provenance = record_provenance(device, started)
+    provenance = record_provenance(device, started, data if name == "mnist" else None)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     try:
@@ -114,6 +129,7 @@ def _train(request: Request, run: Run) -> Workspace:
         settings=settings,
         dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
         base_fingerprint=fingerprint.sha256,
+        rare=rare_digit(settings.pretrain, dataset, seen_by_base(settings, dataset)),
         replaced_fingerprint=replaced,
     )
     removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]

@@ -22,7 +22,7 @@ from lora_mnist.settings.config import Document, TeachSettings, require_name
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP, logits_of
 from lora_mnist.training.progress import SILENT, CallbackProgress, Step
-from lora_mnist.training.train import train_on_drawings, uncertainty_of, with_adapter
+from lora_mnist.training.train import least_confidence, train_on_drawings, with_adapter
 
 NAME = "taught"
 
@@ -79,7 +79,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
     reported = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
     started, seed = time.perf_counter(), work.settings.seed
-    uncertainty = uncertainty_of(work.base, work.dataset.train.images) if recipe.hard_examples else None
+    uncertainty = least_confidence(work.base, work.dataset.train.images) if recipe.hard_examples else None
 
     def train(on: Drawings, how: TeachSettings, done: int = 0) -> tuple[MLP, History]:
         settings = work.settings.model_copy(update={"teach": how})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset, choose, load
+from lora_mnist.datasets.dataset import Dataset, choose, data_folder, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora import Fingerprint, load_adapter, load_fingerprint, set_strength
@@ -19,12 +19,13 @@ from lora_mnist.lora.peft import CONFIG
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of
+from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of, rare_digit
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
+from lora_mnist.training.train import seen_by_base
 
 log = logging.getLogger("lora_mnist")
 
@@ -214,8 +215,9 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
     settings = request.settings(stored, name)
     device = prepare(request.device, request.threads)
-    choose(name, request.data, request.quiet, request.offline)
-    dataset = load(name, request.data, settings.data.val_share, settings.data.split_seed, device)
+    data = data_folder(request.data, base.provenance.data)
+    choose(name, data, request.quiet, request.offline)
+    dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device)
     facts = run.record.dataset
     if dataset.sha256 != facts.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
@@ -225,6 +227,8 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
             raise AlteredError(
                 f"{base.folder / RECORD} says {recorded} {split} images, but its settings give {found}.", RESTORE
             )
+    if run.record.rare != rare_digit(stored.pretrain, dataset, seen_by_base(stored, dataset)):
+        raise AlteredError(f"{base.folder / RECORD} counts other images of the rare digit than it has.", RESTORE)
     return opened(request, run, settings, device, dataset)
 
 

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Tag, model_validator
@@ -21,6 +22,7 @@ from lora_mnist.settings.config import (
     KnownDataset,
     Many,
     Maybe,
+    PretrainSettings,
     Settings,
     TeachSettings,
     TrainingSettings,
@@ -29,7 +31,7 @@ from lora_mnist.settings.config import (
 if TYPE_CHECKING:
     import torch
 
-    from lora_mnist.datasets.dataset import Dataset
+    from lora_mnist.datasets.dataset import Dataset, Split
     from lora_mnist.lora.fingerprint import Fingerprint
 
 
@@ -46,6 +48,17 @@ class DatasetFacts(DatasetName):
     train: Count
     val: Count
     test: Count
+
+
+class RareDigit(Document):
+    """A digit of which pretraining saw only so many of the training images."""
+
+    digit: Digit
+    seen: Count
+    images: Count
+
+    def __str__(self) -> str:
+        return f"saw {self.seen:,} of {self.images:,} {self.digit}s"
 
 
 class AppliedAdapter(Document):
@@ -75,6 +88,7 @@ class Provenance(Document):
     threads: Count
     versions: dict[str, str]
     date: str  # UTC, ISO 8601
+    data: Maybe[str] = None  # of a base: the folder in which MNIST was found
 
 
 class RunRecord(Document):
@@ -84,6 +98,7 @@ class RunRecord(Document):
     settings: Settings
     dataset: DatasetFacts
     base_fingerprint: str
+    rare: Maybe[RareDigit] = None
     replaced_fingerprint: Maybe[str] = None  # of the base whose place it took
 
 
@@ -263,6 +278,15 @@ class RunDocuments(Document):
     checkpoints: Many[FinetunedDocuments]  # those with all weights trained, the oldest first
 
 
+def rare_digit(pretraining: PretrainSettings, dataset: Dataset, seen: Split) -> RareDigit | None:
+    """How many training images of its rare digit a base saw, if it has one; `seen` is what it was trained on."""
+    digit = pretraining.rare_digit
+    if digit == "none":
+        return None
+    counts = [int((part.labels == digit).sum()) for part in (seen, dataset.train)]
+    return RareDigit(digit=digit, seen=counts[0], images=counts[1])
+
+
 def evaluation_of(
     dataset: Dataset,
     fingerprint: Fingerprint,
@@ -283,8 +307,8 @@ def evaluation_of(
     )
 
 
-def record_provenance(device: torch.device, started: float) -> Provenance:
-    """Of work that ends now and began when `time.perf_counter()` was `started`."""
+def record_provenance(device: torch.device, started: float, data: Path | None = None) -> Provenance:
+    """Of work that ends now and began when `time.perf_counter()` was `started`, on images in the folder `data`."""
     import numpy
     import torch
 
@@ -299,4 +323,5 @@ def record_provenance(device: torch.device, started: float) -> Provenance:
             "numpy": numpy.__version__,
         },
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=None if data is None else str(data.absolute()),
     )

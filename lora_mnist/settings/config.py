@@ -47,7 +47,7 @@ def first_fault(error: ValidationError) -> tuple[str, str, Any, str]:
     return key, first["type"], first["input"], ours.format(**first.get("ctx", {})) if ours else rule
 
 
-KnownDataset = Literal["mnist", "digits"]  # what a data set can be; `auto` is settled before it is opened
+KnownDataset = Literal["mnist", "mnist-5k"]  # what a data set can be; `auto` is settled before it is opened
 GuardRule = Literal["every-digit", "errors", "digit", "none"]
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]  # far beyond use; more would only end in a lack of memory
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -57,6 +57,12 @@ Rate = Annotated[float, Field(gt=0)]
 def _require_digit(digit: Any) -> Any:
     if digit != "weakest" and not (type(digit) is int and 0 <= digit <= 9):
         raise ValueError("must be a digit from 0 to 9, or weakest")
+    return digit
+
+
+def _require_digit_or_none(digit: Any) -> Any:
+    if digit != "none" and not (type(digit) is int and 0 <= digit <= 9):
+        raise ValueError("must be a digit from 0 to 9, or none")
     return digit
 
 
@@ -86,7 +92,7 @@ def require_name(name: str) -> str:
 class DataSettings(Document):
     """Which images, and how many of the training ones take the decisions."""
 
-    dataset: Literal["auto", "mnist", "digits"]
+    dataset: Literal["auto", "mnist", "mnist-5k"]
     val_share: float = Field(ge=0, le=0.5)
     split_seed: Seed
 
@@ -111,6 +117,9 @@ class PretrainSettings(TrainingSettings):
     """The base's training."""
 
     epochs: int = Field(ge=1, le=1000)
+    # a digit of which the base sees only a share of the training images, so that it has a real weakness
+    rare_digit: Annotated[int | Literal["none"], BeforeValidator(_require_digit_or_none)]
+    rare_share: float = Field(gt=0, le=1)
 
 
 class AdapterSettings(TrainingSettings):
@@ -177,7 +186,7 @@ def load_config(name_or_path: str) -> ConfigTables:
     """
     layer = read_config(name_or_path)
     if name_or_path != "default":
-        for dataset in ("mnist", "digits"):  # both, so that a mistake is found on either data set
+        for dataset in ("mnist", "mnist-5k"):  # both, so that a mistake is found on either data set
             resolve([load_config("default"), layer], dataset, origin=str(config_path(name_or_path)))
     return layer
 
@@ -193,5 +202,5 @@ def resolve(layers: Sequence[ConfigTables], dataset: str, origin: str = "the com
         key, fault, value, rule = first_fault(error)
         if fault == "extra_forbidden":
             cause = f"There is no setting `{key}` (in {origin})."
-            raise UsageError(cause, "Settings and their meaning stand in default.toml.") from error
+            raise UsageError(cause, f"Settings and their meaning stand in {config_path('default')}.") from error
         raise UsageError(f"`{key}` (={shown(value)}) {rule} (in {origin}).", "Correct that value.") from error

@@ -1,6 +1,6 @@
 """Config files as nested tables, and how they are laid over each other. Imports no pydantic: --help reads them too.
 
-A layer may carry a `digits` table, laid over the rest of that layer when the data set is the embedded digits.
+A layer may carry a `mnist-5k` table, laid over the rest of that layer when that is the data set.
 """
 
 import tomllib
@@ -12,6 +12,8 @@ from lora_mnist.errors import UsageError
 from lora_mnist.files import read_regular
 
 LARGEST = 1 << 20  # bytes of a config
+EMBEDDED = "mnist-5k"
+DATASETS = {"mnist": "MNIST", EMBEDDED: "mnist-5k"}  # as they are shown
 PACKAGE = Path(__file__).parents[1]
 # in the package when installed from a wheel, beside it in a checkout
 CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
@@ -47,13 +49,13 @@ def read_config(name_or_path: str) -> ConfigTables:
 
 
 def merge(layers: Sequence[ConfigTables], dataset: str) -> dict[str, Any]:
-    """The nested tables of `layers` laid over each other; later ones win, `digits` tables count on that data set."""
+    """The nested tables of `layers` laid over each other; later ones win, `mnist-5k` tables count on that data set."""
     merged: dict[str, Any] = {}
     for layer in layers:
-        own = {key: value for key, value in layer.items() if key != "digits"}
-        special = layer.get("digits", {}) if dataset == "digits" else {}
+        own = {key: value for key, value in layer.items() if key != EMBEDDED}
+        special = layer.get(EMBEDDED, {}) if dataset == EMBEDDED else {}
         if not isinstance(special, Mapping):
-            special = {"digits": special}  # kept as it is, for the validation to refuse by name
+            special = {EMBEDDED: special}  # kept as it is, for the validation to refuse by name
         for key, value in (*own.items(), *special.items()):
             are_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
             merged[key] = {**merged[key], **value} if are_tables else value

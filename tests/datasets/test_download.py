@@ -170,14 +170,25 @@ def test_a_folder_that_cannot_be_made_is_the_disks_fault(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError):
         choose("mnist", tmp_path / "file" / "data")
-    assert choose("auto", tmp_path / "file" / "data") == "digits"
+    assert choose("auto", tmp_path / "file" / "data") == "mnist-5k"
+
+
+def test_what_auto_says_is_one_line_without_addresses(mirrors, tmp_path, caplog):
+    mirrors(absent)
+    choose("auto", tmp_path)
+    (line,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert line.endswith("Using mnist-5k, 5,000 of its images.")
+    assert "http" not in line
+    with pytest.raises(DataError) as caught:
+        choose("mnist", tmp_path)
+    assert "http" in caught.value.way_out
 
 
 def test_auto_without_mnist_takes_the_digits_and_says_so(mirrors, tmp_path, caplog):
     mirrors(absent)
-    assert choose("auto", tmp_path) == "digits"
+    assert choose("auto", tmp_path) == "mnist-5k"
     assert "404" in caplog.text
-    assert "1,797 digits" in caplog.text
+    assert "5,000 of its images" in caplog.text
 
 
 # --offline ------------------------------------------------------------------------------------------------------------
@@ -198,14 +209,14 @@ def test_offline_nothing_is_downloaded(cli, tmp_path, monkeypatch, by_variable):
     code, _, err = cli("pretrain", "--dataset", "mnist", "--run", tmp_path / "r", *options)
     assert (code, "offline" in err) == (3, True)
     code, out, err = cli("pretrain", "--run", tmp_path / "r", *options)
-    assert (code, "offline" in err, "1,797 digits" in err) == (0, True, True)
-    assert "not MNIST" in out
+    assert (code, "offline" in err, "5,000 of its images" in err) == (0, True, True)
+    assert "mnist-5k" in out
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.usefixtures("no_network")
 def test_the_embedded_digits_need_neither_disk_nor_network(cli, run_copy, tmp_path):
-    assert choose("digits", tmp_path / "absent") == "digits"
+    assert choose("mnist-5k", tmp_path / "absent") == "mnist-5k"
     assert not (tmp_path / "absent").exists()
     code, _, err = cli("evaluate", "--run", run_copy)
     assert (code, err) == (0, "")

@@ -14,15 +14,15 @@ from ..conftest import drawings_of, write_drawings
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_drawings(tmp_path / "hand", drawings_of("digits", each=2))
+    return write_drawings(tmp_path / "hand", drawings_of("mnist-5k", each=2))
 
 
 def test_every_picture_is_prepared_and_labelled_by_its_folder(folder):
-    found = read_drawings(folder, "digits")
+    found = read_drawings(folder)
     assert found.labels.tolist() == [digit for digit in range(10) for _ in range(2)]
     for number, label in enumerate(found.labels.tolist()):
         file = sorted((folder / str(label)).iterdir())[number % 2]
-        assert np.array_equal(found.images[number].numpy(), prepare(np.asarray(Image.open(file)), "digits"))
+        assert np.array_equal(found.images[number].numpy(), prepare(np.asarray(Image.open(file))))
     assert found.counts == (2,) * 10
 
 

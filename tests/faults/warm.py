@@ -16,7 +16,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads of torch's cannot 
 
 import filelock  # noqa: F401
 import safetensors.numpy  # noqa: F401
-import sklearn.datasets  # noqa: F401
 import torch
 import torch.fx.experimental.symbolic_shapes
 import torch.utils._device
@@ -33,8 +32,8 @@ for module in pkgutil.walk_packages(lora_mnist.__path__, "lora_mnist."):
 typer.main.get_command = functools.cache(typer.main.get_command)
 typer.main.get_command(app)
 torch.set_num_threads(1)
-dataset.draw_digits = functools.cache(dataset.draw_digits)
-dataset.draw_digits()
+dataset.read_mnist_5k = functools.cache(dataset.read_mnist_5k)
+dataset.read_mnist_5k()
 for template in page.environment().list_templates(extensions=["j2"]):
     page.environment().get_template(template)
 os.fsync = lambda handle: None

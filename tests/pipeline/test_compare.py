@@ -12,7 +12,7 @@ from lora_mnist.runs.run import Run
 
 from ..conftest import flip_bit, smoke, snapshot, workspace
 
-LABELS = load("digits", None, 0.25, 0).test.labels
+LABELS = load("mnist-5k", None, 0.25, 0).test.labels
 
 
 def right(saved) -> torch.Tensor:
@@ -104,7 +104,7 @@ def test_other_test_images_make_no_pair(finished_run, tmp_path, mnist):
     options = {"data": {"dataset": "mnist"}, "pretrain": {"epochs": 1, "batch_size": 600}}
     pretrain(Request(run=path, data=mnist, config="smoke", options=options))
     found = compare([finished_run, path], data=tmp_path / "no-data")  # one base of MNIST: nothing to test there
-    assert [one.dataset.name for one in found.networks] == ["digits", "digits", "mnist"]
+    assert [one.dataset.name for one in found.networks] == ["mnist-5k", "mnist-5k", "mnist"]
     assert [(pair.first, pair.second) for pair in found.pairs] == [(1, 2)]
     assert [[one.number for one in same] for same in found.datasets.values()] == [[1, 2], [3]]
     shutil.copytree(path, tmp_path / "copy")

@@ -42,7 +42,7 @@ def test_the_file_says_what_it_was_made_of(run_copy, adapter):
     run = Run(run_copy)
     assert about["base_fingerprint"] == run.base.evaluation.base_fingerprint
     assert about["adapters"] == [{"name": adapter.name, "strength": 0.5}]
-    assert about["dataset"] == {"name": "digits", "sha256": run.record.dataset.sha256}
+    assert about["dataset"] == {"name": "mnist-5k", "sha256": run.record.dataset.sha256}
     assert [(one.domain, one.version) for one in model.opset_import] == [("", provenance.opset)] == [("", 18)]
     assert model.ir_version == 8
     content = (run_copy / "exports" / f"{adapter.name}.onnx").read_bytes()

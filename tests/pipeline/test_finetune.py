@@ -46,7 +46,7 @@ def test_the_weakest_digit_has_the_highest_error_rate_on_val(finished_run):
 
 
 def test_without_val_the_digit_must_be_named_and_there_is_no_guard(tmp_path):
-    pretrain(smoke(tmp_path, data={"dataset": "digits", "val_share": 0.0}))
+    pretrain(smoke(tmp_path, data={"dataset": "mnist-5k", "val_share": 0.0}))
     assert "val" not in Run(tmp_path).base.evaluation.splits
     with pytest.raises(UsageError, match="--digit"):
         finetune(workspace(tmp_path))
@@ -69,7 +69,7 @@ def test_the_stored_comparison_is_that_of_the_two_evaluations(finished_run):
     assert counts.after.false_alarms == sum(false_alarms)
 
 
-def test_every_repair_stands_beside_one_shifted_logit(finished_run):
+def test_every_repair_stands_beside_one_find_shift(finished_run):
     (adapter,) = Run(finished_run).adapters()
     base, labels = Run(finished_run).base, workspace(finished_run).labels
     expected = shifted_threshold(base.logits(), adapter.logits(), labels, adapter.finetune.digit)
@@ -136,7 +136,7 @@ def test_later_stages_inherit_the_runs_settings(run_copy):
     settings = finetune(workspace(run_copy, digit=2, rank=4)).record.settings
     assert (settings.steps, settings.alpha, settings.rank) == (20, inherited.alpha, 4)
     work = open_workspace(Request(run=run_copy, config="smoke", options={"finetune": {"digit": 2}}))  # says "auto"
-    assert finetune(work).evaluation.dataset.name == "digits"
+    assert finetune(work).evaluation.dataset.name == "mnist-5k"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_what_is_returned_is_what_was_stored(tmp_path):
     weakest = found.pop("weakest")
     assert found == {**stored, "run": str(tmp_path), "seconds": seconds}
     assert weakest["digit"] == work.target_digit()
-    assert (weakest["wrong"], weakest["images"]) == (max(stored["splits"]["val"]["wrong"]), 36)
+    assert (weakest["wrong"], weakest["images"]) == (max(stored["splits"]["val"]["wrong"]), 100)
     assert work.fingerprint.sha256 == pretraining.base_fingerprint
 
 
@@ -46,8 +46,8 @@ def test_the_record_shows_how_the_run_was_made(finished_run):
     provenance = json.loads((finished_run / "base" / "provenance.json").read_text())
     assert provenance["versions"]["torch"] == torch.__version__
     assert {"device", "threads", "seconds", "date"} <= set(provenance)
-    assert record["dataset"]["name"] == "digits"
-    assert record["settings"]["data"]["dataset"] == "digits"
+    assert record["dataset"]["name"] == "mnist-5k"
+    assert record["settings"]["data"]["dataset"] == "mnist-5k"
     assert "base_fingerprint" in record
 
 

@@ -25,7 +25,7 @@ from ..conftest import drawings_of, edited, smoke, snapshot
 
 def turned(each=3, split="val"):
     """A hand that the base does not know: every drawing lies on its side."""
-    upright = drawings_of("digits", each, split)
+    upright = drawings_of("mnist-5k", each, split)
     return Drawings(upright.images.rot90(1, (1, 2)).contiguous(), upright.labels)
 
 
@@ -142,7 +142,7 @@ def test_a_lesson_is_reported_step_by_step_and_ends_when_the_listener_raises(run
 
 
 def test_a_guard_needs_val(tmp_path):
-    pretrain(smoke(tmp_path, data={"dataset": "digits", "val_share": 0.0}))
+    pretrain(smoke(tmp_path, data={"dataset": "mnist-5k", "val_share": 0.0}))
     with pytest.raises(UsageError, match="--guard none"):
         teach(opened(tmp_path, guard="every-digit"), turned())
     lesson = teach(opened(tmp_path), turned()).lesson
@@ -187,7 +187,7 @@ def test_what_is_kept_is_an_adapter_like_any_other(kept_run, kept_copy):
     assert evaluate(work, [Applied("taught")]) == saved.evaluation
     assert merge(work, [Applied("taught")]).evaluation.splits == saved.evaluation.splits
     line = next(one for one in list_adapters(Run(kept_run)).adapters if one.name == "taught")
-    assert (line.method, line.drawings) == ("taught", 30)
+    assert (line.method, line.drawings, line.digit) == ("taught", 30, None)  # it was taught all digits
     on_top = finetune(open_workspace(Request(run=kept_copy, options={"finetune": {"digit": 3}})), ["taught"])
     assert on_top.record.on_top_of == ("taught",)
 

@@ -22,6 +22,8 @@ def test_classic_is_the_published_recipe():
         "schedule": "constant",
         "weight_decay": 0.0,
         "epochs": 1,
+        "rare_digit": "none",
+        "rare_share": 0.02,
     }
     assert settings.finetune.model_dump() == {
         "batch_size": 10,
@@ -53,11 +55,11 @@ def test_classic_is_the_published_recipe():
 
 
 def test_later_layers_win_and_digits_tables_count_on_digits_only():
-    low = {"pretrain": {"epochs": 1}, "digits": {"pretrain": {"epochs": 30}}}
+    low = {"pretrain": {"epochs": 1}, "mnist-5k": {"pretrain": {"epochs": 30}}}
     high = {"finetune": {"rank": 2}}
     assert merge([low, high], "mnist")["pretrain"]["epochs"] == 1
-    assert merge([low, high], "digits")["pretrain"]["epochs"] == 30
-    assert merge([low, {"pretrain": {"epochs": 5}}], "digits")["pretrain"]["epochs"] == 5
+    assert merge([low, high], "mnist-5k")["pretrain"]["epochs"] == 30
+    assert merge([low, {"pretrain": {"epochs": 5}}], "mnist-5k")["pretrain"]["epochs"] == 5
     assert low["pretrain"] == {"epochs": 1}
 
 
@@ -110,11 +112,13 @@ def test_a_wrong_value_is_named_with_what_was_received(table, key, value):
     assert "must" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["stepz = 1", "[finetune]\nstepz = 1", "[digits.finetune]\nstepz = 1", "digits = 3"])
+@pytest.mark.parametrize(
+    "text", ["stepz = 1", "[finetune]\nstepz = 1", "[mnist-5k.finetune]\nstepz = 1", "mnist-5k = 3"]
+)
 def test_an_unknown_key_is_named_with_its_file(tmp_path, text):
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"stepz|digits") as caught:
+    with pytest.raises(UsageError, match=r"stepz|mnist-5k") as caught:
         load_config(str(path))
     assert "mine.toml" in str(caught.value)
 
@@ -125,7 +129,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
 
 
 def test_a_missing_or_broken_file_is_one_sentence_each(tmp_path):
-    with pytest.raises(UsageError, match="classic, default, smoke"):
+    with pytest.raises(UsageError, match="classic, default, rare, smoke"):
         load_config("nothere")
     (tmp_path / "broken.toml").write_text("a = ")
     with pytest.raises(UsageError, match="not TOML"):
@@ -140,6 +144,6 @@ def test_every_value_in_a_recipe_is_there_on_purpose(name):
     path = Path(__file__).parents[2] / "configs" / f"{name}.toml"
     document = tomllib.loads(path.read_text())
     settings = resolve([{"teach": load_config("default")["teach"]}, document], "mnist").model_dump(exclude_none=True)
-    assert set(document) - {"digits"} | {"teach"} == set(settings)
+    assert set(document) - {"mnist-5k"} | {"teach"} == set(settings)
     for table in ("data", "model", "pretrain", "finetune"):
         assert set(document[table]) == set(settings[table])

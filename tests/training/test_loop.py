@@ -22,7 +22,7 @@ DATA = TrainingData(IMAGES, LABELS, BATCHES)
 
 def settings(**changes):
     usual = {"batch_size": 16, "learning_rate": 1e-3, "optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
-    return PretrainSettings(**{**usual, "epochs": 1, **changes})
+    return PretrainSettings(**{**usual, "epochs": 1, "rare_digit": "none", "rare_share": 1.0, **changes})
 
 
 def trained(**changes):
@@ -137,7 +137,7 @@ def test_a_stack_moves_every_job_as_its_own_optimizer_does():
 def test_training_never_loads_the_compiler(tmp_path):
     code = (
         "import sys; from lora_mnist.cli.main import main\n"
-        "options = ['--config', 'smoke', '--dataset', 'digits', '--quiet']\n"
+        "options = ['--config', 'smoke', '--dataset', 'mnist-5k', '--quiet']\n"
         f"assert main(['run', *options, '--run', {str(tmp_path)!r}]) == 0\n"
         "print('torch._dynamo' in sys.modules)"
     )

@@ -17,11 +17,11 @@ from lora_mnist.training.model import MLP, normalise
 from lora_mnist.training.train import (
     NAME,
     finetuning_data,
+    least_confidence,
     shape_of,
     train_adapter,
     train_base,
     train_stack,
-    uncertainty_of,
 )
 from tests.conftest import relative
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return load("digits", tmp_path_factory.mktemp("none"), 0.0, 0)
+    return load("mnist-5k", tmp_path_factory.mktemp("none"), 0.0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_seeds_decide_everything_and_nothing_else_does(digits, settings):
 def test_images_are_drawn_the_more_often_the_less_sure_the_network_is_of_them(base, digits, settings):
     with torch.no_grad():
         p = softmax(base(normalise(digits.train.images)).double().numpy(), axis=1)
-    uncertainty = uncertainty_of(base, digits.train.images)
+    uncertainty = least_confidence(base, digits.train.images)
     assert uncertainty.numpy() == pytest.approx(1 - p.max(axis=1), abs=1e-5)  # whatever the label says
 
     def batches(weights):
@@ -128,7 +128,7 @@ def test_images_are_drawn_the_more_often_the_less_sure_the_network_is_of_them(ba
 def job(seed=0, **tuning):
     small = {"model": {"hidden": [40, 30]}, "seed": seed}
     usual = {"steps": 40, "batch_size": 10, "rank": 2, **tuning}
-    return resolve([load_config("default"), small, {"finetune": usual}], "digits")
+    return resolve([load_config("default"), small, {"finetune": usual}], "mnist-5k")
 
 
 def with_(settings, **tuning):
@@ -147,7 +147,7 @@ JOBS = [
 @pytest.mark.parametrize("common", [{}, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "constant"}])
 def test_every_job_ends_where_it_ends_alone(base, digits, common):
     jobs = [(digit, with_(one, **common)) for digit, one in JOBS]
-    uncertainty = uncertainty_of(base, digits.train.images)
+    uncertainty = least_confidence(base, digits.train.images)
     before = fingerprint_model(base)
     for (digit, one), tuned in zip(jobs, train_stack(base, jobs, digits, uncertainty=uncertainty), strict=True):
         alone, _ = train_adapter(base, NAME, digit, one, digits)
