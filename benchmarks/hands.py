@@ -79,7 +79,7 @@ def lesson(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: t
             place = Path(folder) / str(int(labels[number]))
             place.mkdir(exist_ok=True)
             Image.fromarray(pictures[number]).save(place / f"{number}.png")
-        return teach(work, read_drawings(Path(folder), work.dataset.name))
+        return teach(work, read_drawings(Path(folder)))
 
 
 def opened(base: int, arguments: argparse.Namespace) -> Workspace:

@@ -43,7 +43,7 @@ from lora_mnist.sweep.jobs import split_counts
 from lora_mnist.training.device import prepare
 from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP
-from lora_mnist.training.train import NAME, train_adapter, train_base, train_stack, uncertainty_of
+from lora_mnist.training.train import NAME, least_confidence, train_adapter, train_base, train_stack
 
 CASES = {  # name: settings, adapters, how many of them are trained one after the other
     "rank 1, 100 batches of 10": ({"rank": 1, "steps": 100, "batch_size": 10}, 100, 6),
@@ -69,7 +69,7 @@ def begin(data: Path, threads: int | None) -> None:
     prepare("cpu", threads)
     torch.manual_seed(0)
     base, dataset = MLP().requires_grad_(False), load("mnist", data, 0.083333, 0)
-    _there = base, dataset, uncertainty_of(base, dataset.train.images)
+    _there = base, dataset, least_confidence(base, dataset.train.images)
 
 
 def alone(jobs: Sequence[tuple[int, Settings]]) -> float:
@@ -178,7 +178,7 @@ def equal(arguments: argparse.Namespace) -> None:
         base = load_network(arguments.run / "base" / "model.safetensors")[0].requires_grad_(False)
     else:
         base = train_base(recipe(0), dataset, torch.device("cpu"))[0].requires_grad_(False)
-    uncertainty = uncertainty_of(base, dataset.train.images)
+    uncertainty = least_confidence(base, dataset.train.images)
     rows = []
     for rank in arguments.ranks:
         jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, arguments.count)
@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=lambda text: [int(one) for one in text.split(",")], default=[1, 4, 16])
     parser.add_argument("--run", type=Path, help="whose base all jobs start from")
     parser.add_argument("--bases", type=Path, help="folder of bases that a sweep has made")
-    parser.add_argument("--dataset", choices=("mnist", "digits"), default="mnist", help="of grow and grid")
+    parser.add_argument("--dataset", choices=("mnist", "mnist-5k"), default="mnist", help="of grow and grid")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
     parser.add_argument("--threads", type=int, help="of the jobs that are trained one after the other")
     parser.add_argument("--processes", type=int, default=cores())

@@ -7,10 +7,10 @@ import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset
-from lora_mnist.evaluation.baselines import Control, compare_control, shifted_threshold
+from lora_mnist.evaluation.baselines import Control, compare_control, shifted_on_test, shifted_threshold
 from lora_mnist.evaluation.guard import strength_curve
 from lora_mnist.evaluation.metrics import compare
-from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect
+from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect, SplitResult
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.model import adapted_layers, updates_of
 from lora_mnist.training.model import MLP, logits_of
@@ -35,18 +35,27 @@ def analyse(
         schema_version=SCHEMA,
         splits=compare(before, after, truth, digit),
         threshold=shifted_threshold(before, after, truth, digit),
+        threshold_on_test=shifted_on_test(before, after, truth, digit),
         examples=changed_images(before["test"], after["test"], truth["test"]),
         control=compare_control(control, after, truth, digit) if control else None,
     )
 
 
-def add_adapter(analysis: Analysis, adapted: MLP, name: str, digit: int, dataset: Dataset) -> Analysis:
+def add_adapter(
+    analysis: Analysis,
+    adapted: MLP,
+    name: str,
+    digit: int,
+    dataset: Dataset,
+    ends: tuple[Mapping[str, SplitResult], Mapping[str, SplitResult]],
+) -> Analysis:
     """`analysis` with what takes forward passes: adapter `name` at every strength, and layer by layer.
 
     Args:
         adapted: the network analysed, with the adapter at strength 1 on top of those it was trained on.
+        ends: what the network does without and with it (see `strength_curve`).
     """
-    curve = strength_curve(adapted, name, dataset.held_out, digit, analysis.splits)
+    curve = strength_curve(adapted, name, dataset.held_out, digit, ends)
     of_digit = dataset.test.images[dataset.test.labels == digit]
     layers = layer_effects(adapted, name, of_digit, digit)
     return analysis.model_copy(update={"strength_curve": curve, "layers": layers})

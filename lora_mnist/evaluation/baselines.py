@@ -49,20 +49,24 @@ def compare_control(control: Control, after: Logits, labels: Labels, digit: int)
         split: ControlCounts(**dict(one.before), all=paired(one.pairs.errors), digit=paired(one.pairs.missed))
         for split, one in compare(control.logits, after, labels, digit).items()
     }
-    threshold = shifted_logit(control.logits, after, labels, digit)
-    return ControlResult(scale=control.scale, splits=splits, threshold=threshold)
+    return ControlResult(
+        scale=control.scale,
+        splits=splits,
+        threshold=find_shift(control.logits, after, labels, digit),
+        threshold_on_test=shifted_on_test(control.logits, after, labels, digit),
+    )
 
 
 def shifted_threshold(before: Logits, after: Logits, labels: Labels, digit: int) -> Threshold:
-    """`shifted_logit` of the network before the repair, and the curve from 0 to a quarter beyond that shift (or 1)."""
-    found = shifted_logit(before, after, labels, digit)
+    """`find_shift` of the network before the repair, and the curve from 0 to a quarter beyond that shift (or 1)."""
+    found = find_shift(before, after, labels, digit)
     shifts = [(found.shift or 1.0) * step / STEPS for step in range(STEPS + STEPS // 4 + 1)]
     counts = [counts_of(_shifted(before["test"], digit, shift), labels["test"], digit) for shift in shifts]
     curve = tuple(ShiftPoint(shift=shift, **dict(one)) for shift, one in zip(shifts, counts, strict=True))
     return Threshold(**dict(found), curve=curve)
 
 
-def shifted_logit(network: Logits, repaired: Logits, labels: Labels, digit: int) -> ShiftedLogit:
+def find_shift(network: Logits, repaired: Logits, labels: Labels, digit: int) -> ShiftedLogit:
     """The smallest shift of the digit's logit with which a network misses no more images than the repaired one.
 
     It is chosen on `val`, or on `test` where there is no `val`.
@@ -77,6 +81,12 @@ def shifted_logit(network: Logits, repaired: Logits, labels: Labels, digit: int)
         splits={split: one.before for split, one in found.items()},
         pairs={split: one.pairs.errors for split, one in found.items()},
     )
+
+
+def shifted_on_test(network: Logits, repaired: Logits, labels: Labels, digit: int) -> ShiftedLogit:
+    """`find_shift`, chosen on `test`: nothing that could be used, but the best that a threshold can do there."""
+    test, other, truth = ({"test": part["test"]} for part in (network, repaired, labels))
+    return find_shift(test, other, truth, digit)
 
 
 def shifted_to_miss(network: Logits, labels: Labels, digit: int) -> tuple[Counts, ...]:

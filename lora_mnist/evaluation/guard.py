@@ -13,8 +13,8 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.metrics import compare, counts_of, require_finite
-from lora_mnist.evaluation.results import Comparison, GuardDecision, StrengthCurve, StrengthPoint, TriedScale
+from lora_mnist.evaluation.metrics import compare, counts_in, counts_of, require_finite, summarise
+from lora_mnist.evaluation.results import GuardDecision, SplitResult, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.significance import LEVEL, mcnemar
 from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
@@ -103,7 +103,7 @@ def strength_curve(
     name: str,
     held_out: Mapping[str, Split],
     digit: int,
-    comparisons: Mapping[str, Comparison],
+    ends: tuple[Mapping[str, SplitResult], Mapping[str, SplitResult]],
 ) -> StrengthCurve:
     """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the strength that is best on `val`.
 
@@ -111,21 +111,19 @@ def strength_curve(
 
     Args:
         adapted: a base with adapter `name` at strength 1.
-        comparisons: by split, what it changes there: the points at 0 and 1, which need no forward pass.
+        ends: by split, what the network does without and with it: the points at 0 and 1, which need no forward pass.
     """
 
     def measure(split: str, strengths: Sequence[float]) -> tuple[StrengthPoint, ...]:
-        part, ends = held_out[split], {0.0: comparisons[split].before, 1.0: comparisons[split].after}
-        points = {strength: StrengthPoint(strength=strength, **dict(counts)) for strength, counts in ends.items()}
+        part, known = held_out[split], {0.0: ends[0][split], 1.0: ends[1][split]}
         measured = []
-        for strength in sorted({*strengths, *points}):
-            if strength not in points:
-                try:
-                    counts = counts_of(logits_at(adapted, name, strength, part.images), part.labels, digit)
-                except (UsageError, LoRAError):  # too large to apply, or for finite logits
-                    break
-                points[strength] = StrengthPoint(strength=strength, **dict(counts))
-            measured.append(points[strength])
+        for strength in sorted({*strengths, *known}):
+            try:
+                found = known.get(strength) or summarise(logits_at(adapted, name, strength, part.images), part.labels)
+            except (UsageError, LoRAError):  # too large to apply, or for finite logits
+                break
+            counts = counts_in(found.confusion, digit)
+            measured.append(StrengthPoint(strength=strength, **dict(counts), wrong=found.wrong))
         return tuple(measured)
 
     measured_on: Literal["val", "test"] = "val" if "val" in held_out else "test"

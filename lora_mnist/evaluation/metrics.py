@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, SplitResult
+from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, Scores, ScoreTable, SplitResult
 from lora_mnist.training.model import logits_of
 
 
@@ -37,7 +37,20 @@ def summarise(logits: torch.Tensor, labels: torch.Tensor) -> SplitResult:
         accuracy=int(right.sum()) / len(labels),
         wrong=tuple((confusion.sum(1) - right).tolist()),
         confusion=_rows(confusion),
+        scores=scores_in(confusion.tolist()),
     )
+
+
+def scores_in(confusion: Sequence[Sequence[int]]) -> ScoreTable:
+    """Precision, recall and F1 of every digit, of a confusion matrix (10, 10), rows true digit; and their means."""
+    digits = []
+    for digit, row in enumerate(confusion):
+        hits, shown, taken = row[digit], sum(row), sum(other[digit] for other in confusion)
+        precision, recall = hits / taken if taken else 0.0, hits / shown if shown else 0.0
+        f1 = 2 * hits / (shown + taken) if shown + taken else 0.0
+        digits.append(Scores(precision=precision, recall=recall, f1=f1))
+    precision, recall, f1 = (sum(column) / 10 for column in zip(*(vars(one).values() for one in digits), strict=True))
+    return ScoreTable(digits=tuple(digits), macro=Scores(precision=precision, recall=recall, f1=f1))
 
 
 def weakest_digit(logits: torch.Tensor, labels: torch.Tensor) -> int:
@@ -88,6 +101,8 @@ def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, dig
             false_alarms=_pair(moved & ~is_digit & (was == digit), moved & ~is_digit & (now == digit)),
             errors=_pair(fixed, broken),
         ),
+        scores_before=scores_in(confusion_matrix(before, truth).tolist()),
+        scores_after=scores_in(confusion_matrix(after, truth).tolist()),
         came=_rows(confusion_matrix(after[moved], truth[moved])),
         went=_rows(confusion_matrix(before[moved], truth[moved])),
     )

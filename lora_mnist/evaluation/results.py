@@ -26,6 +26,26 @@ PerDigit = Annotated[tuple[ImageCount, ...], Strict(False), Field(min_length=10,
 Matrix = Annotated[tuple[PerDigit, ...], Strict(False), Field(min_length=10, max_length=10)]  # rows true digit
 
 
+class Scores(Document):
+    """Of a digit, or the mean over the ten digits (macro average). What has no image to divide by is 0."""
+
+    precision: float  # of the images taken for the digit, the share that show it
+    recall: float  # of the images that show the digit, the share taken for it
+    f1: float  # harmonic mean of the two
+
+
+class ScoreTable(Document):
+    """The scores of every digit, and their means."""
+
+    digits: Annotated[tuple[Scores, ...], Strict(False), Field(min_length=10, max_length=10)]
+    macro: Scores
+
+    @property
+    def rows(self) -> dict[str, Scores]:
+        """By digit, the means last."""
+        return {**{str(digit): one for digit, one in enumerate(self.digits)}, "mean": self.macro}
+
+
 class SplitResult(Document):
     """What a network does with one split."""
 
@@ -33,6 +53,7 @@ class SplitResult(Document):
     accuracy: float
     wrong: PerDigit  # by true digit
     confusion: Matrix
+    scores: ScoreTable
 
     @model_validator(mode="after")
     def _adds_up(self) -> "SplitResult":
@@ -103,6 +124,8 @@ class Comparison(Document):
     fixed: PerDigit  # by true digit: wrong before, right after
     broken: PerDigit  # the reverse
     pairs: Pairs
+    scores_before: ScoreTable
+    scores_after: ScoreTable
     came: Matrix  # images by the digit that they are taken for only after
     went: Matrix  # and by the digit that they are taken for only before
 
@@ -116,6 +139,7 @@ class StrengthPoint(Counts):
     """What an adapter does at one strength."""
 
     strength: float
+    wrong: PerDigit  # by true digit
 
 
 class TriedScale(Counts):
@@ -186,6 +210,7 @@ class ControlResult(Document):
     scale: float | None  # None if its guard selected none
     splits: BySplit[ControlCounts]
     threshold: ShiftedLogit  # the control shifted so that it misses no more images than the adapter
+    threshold_on_test: ShiftedLogit  # likewise, chosen on `test`
 
 
 class Guess(Document):
@@ -218,7 +243,8 @@ class Analysis(Document):
 
     schema_version: int
     splits: BySplit[Comparison]
-    threshold: Threshold
+    threshold: Threshold  # of the network before, chosen on `val`, where there is one: what anybody could use
+    threshold_on_test: ShiftedLogit  # chosen on `test` itself, which favours it: what the verdict compares with
     examples: Many[Example]
     control: Maybe[ControlResult] = None
     strength_curve: Maybe[StrengthCurve] = None

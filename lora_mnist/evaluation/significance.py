@@ -1,10 +1,11 @@
 """How sure a share of wrong images is, and how sure a comparison of two classifiers on the same images."""
 
 import math
+from collections.abc import Sequence
 
 LEVEL = 0.05  # a p of no more than this is more than chance
-DIGIT_LEVEL = LEVEL / 10  # where each of ten digits is asked (Bonferroni's correction; O. J. Dunn 1961, "Multiple
-# comparisons among means")
+DIGIT_LEVEL = LEVEL / 10  # of ten intervals that are to hold together (O. J. Dunn 1961, "Multiple comparisons among
+# means")
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -17,6 +18,17 @@ def mcnemar(fixed: int, broken: int) -> float:
     changed = fixed + broken
     tail = sum(math.comb(changed, count) for count in range(min(fixed, broken) + 1))
     return min(1.0, float(2 * tail / 2**changed))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p of several tests that are asked together, corrected so that one in twenty such families errs at `LEVEL`
+    (S. Holm 1979, "A simple sequentially rejective multiple test procedure"): the smallest times their number, the
+    next times one less, and none smaller than the one before."""
+    corrected, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def format_p(p: float) -> str:

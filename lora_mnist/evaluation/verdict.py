@@ -1,8 +1,8 @@
 """Is it a repair? One kind, the numbers it rests on, and the sentences that say so.
 
-The verdict rests on one split, normally `test`, and says no more than its images allow. McNemar's exact test on the
-same images judges every change: false alarms, missed and false alarms together, and all errors at `LEVEL`; each of the
-ten digits, one of which is the target's missed images, at `DIGIT_LEVEL`.
+The verdict rests on `test` and says no more than its images allow. McNemar's exact test on the same images judges every
+change, at `LEVEL`. The ten digits are asked together, so their p are corrected (Holm); the target's is its missed
+images. *Before* is the network that the adapter was trained on.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Pair, PairedControl, PerDigit, ShiftedLogit
-from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, mcnemar
+from lora_mnist.evaluation.significance import LEVEL, format_p, holm, mcnemar
 from lora_mnist.settings.config import Count, Digit, Document, Many
 
 Outcome = Literal["good", "bad", "open"]
@@ -21,7 +21,7 @@ Kind = Literal[
     "forgot others",
     "answers more often",
     "shifted threshold",
-    "shifted control",
+    "too few for threshold",
     "too few images",
     "not repaired",
 ]
@@ -32,7 +32,7 @@ TITLES: dict[Kind, str] = {
     "forgot others": "Fixed one digit and forgot others",
     "answers more often": "Not a repair: it only answers {digit} more often",
     "shifted threshold": "Not a repair: raising the {digit}'s logit does as well",
-    "shifted control": "Not a repair of its own: the control with a shifted threshold does as well",
+    "too few for threshold": "Too few images to tell it from a shifted threshold",
     "too few images": "Too few images to tell",
     "not repaired": "Not repaired",
 }
@@ -41,31 +41,29 @@ TITLES: dict[Kind, str] = {
 class Tested(Pair):
     """Images fixed and broken, and McNemar's exact p of that."""
 
-    p: float
+    p: float  # of one digit of ten, corrected
 
     @property
     def change(self) -> int:
         """How many more are wrong than before."""
         return self.broken - self.fixed
 
-    def is_up(self, level: float) -> bool:
-        """Whether more are wrong by more than chance."""
-        return self.change > 0 and self.p <= level
+    @property
+    def is_more(self) -> bool:
+        """Whether more are wrong, by more than chance."""
+        return self.change > 0 and self.p <= LEVEL
 
-    def is_down(self, level: float) -> bool:
-        """Whether fewer are wrong by more than chance."""
-        return self.change < 0 and self.p <= level
+    @property
+    def is_fewer(self) -> bool:
+        """Whether fewer are wrong, by more than chance."""
+        return self.change < 0 and self.p <= LEVEL
 
 
 class Baseline(Document):
-    """A network with one number added to its logit of the digit, which misses about as few images."""
+    """A network with one number added to its logit of the digit, which misses no more images than the adapter."""
 
     counts: Counts
     pair: Tested  # of all images; fixed: only the adapter gets them right, broken: only this network
-
-    def is_worse_than(self, after: Counts) -> bool:
-        """Whether it makes more errors, by more than chance."""
-        return after.errors < self.counts.errors and self.pair.p <= LEVEL
 
 
 class Facts(Document):
@@ -74,7 +72,7 @@ class Facts(Document):
     digit: Digit
     before: Counts
     after: Counts
-    missed: Tested
+    missed: Tested  # one of `digits`
     false_alarms: Tested
     both: Tested  # missed and false alarms together
     errors: Tested
@@ -102,12 +100,12 @@ class Verdict(Document):
     """What became of the target digit and of the others, and whether a shifted threshold would have done as well.
 
     Attributes:
-        kind: `repair`: fewer missed; missed and false alarms together fewer; false alarms, all errors and every other
-            digit's errors not more; a shifted threshold does worse; all beyond chance. `side effect`: but other digits
-            are worse. `forgot others`: but there are more errors in all. `answers more often`: but false alarms are
-            more, or missed and false alarms together not fewer. `shifted threshold`, `shifted control`: but one number
-            on the logit of the base, or of the control, does as well. `too few images`: missed are fewer, maybe by
-            chance. `not repaired`: they are not fewer, or maybe by chance while others are worse.
+        kind: the first of these that holds. `not repaired`: missed are not fewer; or maybe by chance, while all errors
+            are more or another digit is worse. `too few images`: missed are fewer, maybe by chance. `forgot others`:
+            all errors are more. `shifted threshold`: the smallest shift of the digit's logit that misses no more makes
+            no more errors. `too few for threshold`: it makes more, maybe by chance. `answers more often`: missed and
+            false alarms together are not fewer, and false alarms are more. `too few images`: they are not fewer.
+            `side effect`: another digit is worse. `repair`: all else. The control changes nothing.
         words: two or three sentences.
     """
 
@@ -118,16 +116,24 @@ class Verdict(Document):
     @property
     def title(self) -> str:
         """The kind in words."""
-        return TITLES[self.kind].format(digit=self.facts.digit)
+        title = TITLES[self.kind].format(digit=self.facts.digit)
+        if self.kind != "side effect":
+            return title
+        many = len(self.facts.worse) > 1
+        return f"{title}{'s' * many}: {_more_errors_of(self.facts.worse, self.facts.digits)}"
 
     @property
     def headline(self) -> str:
         """The first sentence of `words`: the kind and the three counts."""
         facts = self.facts
-        chance = f" ({format_p(facts.missed.p)}: may be chance)" if self.kind == "too few images" else ""
-        missed = _more(facts.missed.change, f"missed {facts.digit}") + chance
-        begin = f"{self.title}. {missed.capitalize()}" if ":" in self.title else f"{self.title}: {missed}"
+        maybe = self.kind == "too few images"
+        missed = _more(facts.missed.change, f"missed {facts.digit}")
+        if maybe and not facts.missed.is_fewer:
+            missed += f" ({format_p(facts.missed.p)}: may be chance)"
         alarms, errors = _more(facts.false_alarms.change, "false alarm"), _more(facts.errors.change, "error")
+        if maybe and facts.missed.is_fewer:
+            alarms += f" (of both, {_more(facts.both.change, 'error')}, {format_p(facts.both.p)}: may be chance)"
+        begin = f"{self.title}. {missed.capitalize()}" if ":" in self.title else f"{self.title}: {missed}"
         return f"{begin}, {alarms}, {errors} in all."
 
     @property
@@ -144,7 +150,14 @@ class Verdict(Document):
         sentence = _than(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
         if not facts.control:
             return sentence
-        return f"{sentence} {_than(facts.after, facts.control, 'The control with a shifted threshold')}"
+        beside = _than(facts.after, facts.control, "The control with a shifted threshold")
+        as_well = not facts.control.pair.is_fewer
+        return f"{sentence} {beside}{' So uniform sampling with a threshold does as well.' * as_well}"
+
+    @property
+    def is_repair(self) -> bool:
+        """With a side effect or without."""
+        return self.kind in ("repair", "side effect")
 
     @property
     def outcome(self) -> Outcome:
@@ -154,23 +167,24 @@ class Verdict(Document):
         return "bad" if self.kind in ("side effect", "forgot others", "not repaired") else "open"
 
 
-def verdict_of(analysis: Analysis, digit: int, split: Literal["val", "test"] = "test") -> Verdict:
-    """The verdict on a repair of `digit`, from what was found on one split."""
-    compared, control = analysis.splits[split], analysis.control and analysis.control.threshold
+def verdict_of(analysis: Analysis, digit: int) -> Verdict:
+    """The verdict on a repair of `digit`."""
+    compared, control = analysis.splits["test"], analysis.control and analysis.control.threshold_on_test
 
     def baseline(shifted: ShiftedLogit) -> Baseline:
-        return Baseline(counts=shifted.splits[split], pair=tested(shifted.pairs[split]))
+        return Baseline(counts=shifted.splits["test"], pair=tested(shifted.pairs["test"]))
 
+    digits = family(compared.by_digit)
     facts = Facts(
         digit=digit,
         before=compared.before,
         after=compared.after,
-        missed=tested(compared.pairs.missed),
+        missed=digits[digit],
         false_alarms=tested(compared.pairs.false_alarms),
         both=tested(compared.pairs.missed, compared.pairs.false_alarms),
         errors=tested(compared.pairs.errors),
-        digits=tuple(map(tested, compared.by_digit)),
-        threshold=baseline(analysis.threshold),
+        digits=digits,
+        threshold=baseline(analysis.threshold_on_test),
         control=baseline(control) if control else None,
     )
     verdict = Verdict(kind=_kind(facts), words="", facts=facts)
@@ -184,43 +198,43 @@ def tested(*pairs: Pair) -> Tested:
     return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
+def family(by_digit: Sequence[Pair]) -> tuple[Tested, ...]:
+    """The ten digits, with their p corrected for being asked together."""
+    corrected = holm([mcnemar(pair.fixed, pair.broken) for pair in by_digit])
+    return tuple(Tested(fixed=pair.fixed, broken=pair.broken, p=p) for pair, p in zip(by_digit, corrected, strict=True))
+
+
 def worse_digits(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
     """Those of `among` with more errors than chance allows, the largest rise first."""
-    up = [digit for digit in among if digits[digit].is_up(DIGIT_LEVEL)]
-    return sorted(up, key=lambda digit: -digits[digit].change)
+    return sorted((digit for digit in among if digits[digit].is_more), key=lambda digit: -digits[digit].change)
 
 
 def _kind(facts: Facts) -> Kind:
-    more_errors = facts.errors.is_up(LEVEL)
     if facts.missed.change >= 0:
         return "not repaired"
-    if not facts.missed.is_down(DIGIT_LEVEL):
-        return "not repaired" if more_errors or facts.worse else "too few images"
-    if more_errors:
+    if not facts.missed.is_fewer:
+        return "not repaired" if facts.errors.is_more or facts.worse else "too few images"
+    if facts.errors.is_more:
         return "forgot others"
-    if facts.worse:
-        return "side effect"
-    if facts.false_alarms.is_up(LEVEL) or not facts.both.is_down(LEVEL):
-        return "answers more often"
-    if not facts.threshold.is_worse_than(facts.after):
+    if facts.threshold.counts.errors <= facts.after.errors:
         return "shifted threshold"
-    if facts.control and not facts.control.is_worse_than(facts.after):
-        return "shifted control"
-    return "repair"
+    if not facts.threshold.pair.is_fewer:
+        return "too few for threshold"
+    if not facts.both.is_fewer:
+        return "answers more often" if facts.false_alarms.is_more else "too few images"
+    return "side effect" if facts.worse else "repair"
 
 
 def side_effects(compared: "Comparison | OnVal") -> str:
     """One sentence on how the errors of any of the ten digits changed, as after several repairs."""
-    return _side_effects(tuple(map(tested, compared.by_digit)), range(10))
+    return _side_effects(family(compared.by_digit), range(10))
 
 
 def _side_effects(digits: Sequence[Tested], among: Sequence[int]) -> str:
     other = "other " if len(among) < 10 else ""
     if worse := worse_digits(digits, among):
         p = format_p(max(digits[one].p for one in worse))
-        if len(worse) == 1:
-            return f"Digit {worse[0]} has {_more(digits[worse[0]].change, 'error')}, significant ({p})."
-        return f"Digits {listed([f'{one} (+{digits[one].change:,})' for one in worse])} have more errors ({p})."
+        return f"Digit{'s' * (len(worse) > 1)} {_more_errors_of(worse, digits)} ({p}), significant."
     largest = max(among, key=lambda digit: digits[digit].change)
     change, p = digits[largest].change, format_p(digits[largest].p)
     if change < 0:
@@ -248,6 +262,12 @@ def listed(names: Sequence[object]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def _more_errors_of(worse: Sequence[int], digits: Sequence[Tested]) -> str:
+    """`4 has 23 more errors`, `4 has 23 and 7 has 12 more errors`."""
+    changes = [f"{digits[one].change:,}" for one in worse[:-1]] + [_more(digits[worse[-1]].change, "error")]
+    return listed([f"{digit} has {change}" for digit, change in zip(worse, changes, strict=True)])
+
+
 def _more(change: int, noun: str) -> str:
     if not change:
         return f"as many {noun}s"
@@ -268,7 +288,7 @@ LESSON_TITLES: dict[LessonKind, str] = {
     "learnt": "Learnt",
     "side effect": "Learnt, with a side effect",
     "too few drawings": "Too few drawings to tell",
-    "known already": "Nothing to learn",
+    "known already": "All drawings right already",
     "not learnt": "Not learnt",
     "no scale": "Not kept: the guard allows no scale",
 }
@@ -308,9 +328,10 @@ class LessonVerdict(Document):
     """The verdict on a `LessonResult`.
 
     Attributes:
-        kind: `learnt`: more of the drawings are right, by more than chance. `side effect`: but a digit of `val` is
-            worse. `too few drawings`: that may be chance, or so few are wrong before that nothing can be told. `known
-            already`: the base has all of them right. `not learnt`: no more are right. `no scale`: none met the guard.
+        kind: `learnt`: more of the drawings are right, by more than chance. `side effect`: but on `val` a digit, or
+            all errors together, are worse. `too few drawings`: that may be chance, or so few are wrong before that
+            nothing can be told. `known already`: the base has all of them right. `not learnt`: no more are right. `no
+            scale`: none met the guard.
     """
 
     kind: LessonKind
@@ -323,7 +344,7 @@ class LessonVerdict(Document):
         """Whether that is good news, bad news, or neither."""
         if self.kind == "learnt":
             return "good"
-        return "bad" if self.worse or self.kind in ("not learnt", "no scale") else "open"
+        return "bad" if self.worse or self.kind in ("side effect", "not learnt", "no scale") else "open"
 
 
 class LessonResult(Document):
@@ -354,9 +375,9 @@ class LessonResult(Document):
     @property
     def verdict(self) -> LessonVerdict:
         """Whether it learnt them, and at what side effects."""
-        digits = [tested(pair) for pair in self.val.by_digit] if self.val else []
-        worse = sorted(worse_digits(digits, range(len(digits))))
-        kind, one = self._kind(bool(worse)), self.unseen
+        worse = sorted(worse_digits(family(self.val.by_digit), range(10))) if self.val else []
+        more_errors = self.val is not None and tested(*self.val.by_digit).is_more
+        kind, one = self._kind(bool(worse) or more_errors), self.unseen
         if one is None:
             counted = f"{self.before} → {self.after} of {self.count} drawings right, all seen in training"
         else:
@@ -378,8 +399,8 @@ class LessonResult(Document):
         if one is None:
             return "too few drawings"
         found = tested(one)
-        if found.is_down(LEVEL):
+        if found.is_fewer:
             return "side effect" if has_side_effect else "learnt"
         could_be_told = mcnemar(one.images - one.before, 0) <= LEVEL  # had every wrong one become right
-        not_learnt = found.is_up(LEVEL) or (could_be_told and found.change >= 0)
+        not_learnt = found.is_more or (could_be_told and found.change >= 0)
         return "not learnt" if not_learnt else "too few drawings"

@@ -286,12 +286,12 @@ def train_only(model: nn.Module, names: str | Iterable[str]) -> None:
 
 
 def strengths(model: nn.Module) -> dict[str, float]:
-    """The strength of every adapter: 1 as trained, 0 off."""
+    """The strength of every adapter: 1 as stored, 0 off."""
     return {name: next(iter(updates_of(model, name).values())).strength for name in adapter_names(model)}
 
 
 def set_strength(model: nn.Module, name: str, strength: float) -> None:
-    """Apply adapter `name` with `strength` as a factor: 1 as trained, 0 off. Raises LoRAError as `switch` does."""
+    """Apply adapter `name` with `strength` as a factor: 1 as stored, 0 off. Raises LoRAError as `switch` does."""
     switch(model, {**strengths(model), name: strength})
 
 
@@ -306,7 +306,7 @@ def switch(model: nn.Module, wanted: Mapping[str, float]) -> None:
     for name, strength in wanted.items():
         updates = updates_of(model, name).values()
         if not isinstance(strength, Real) or not math.isfinite(strength):
-            raise LoRAError(f"`strength` (={strength!r}) must be a finite number.", "1 is as trained, 0 is the base.")
+            raise LoRAError(f"`strength` (={strength!r}) must be a finite number.", "1 is as stored, 0 is the base.")
         if any(abs(strength * one.scaling) > torch.finfo(one.lora_B.dtype).max for one in updates):
             raise LoRAError(f"`strength` (={strength!r}) is too large for the weights' dtype.", "Choose a smaller one.")
     for path, module in whole_modules(model).items():

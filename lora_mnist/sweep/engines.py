@@ -1,4 +1,5 @@
 """Who does the jobs: stacks of them in this process or in several, one at a time in each process, or tasks of Ray.
+(`lora.stacked` is how the adapters of a stack train in one loop.)
 
 The base and the images are in memory once on a machine: processes map them from a file, Ray's from its object store.
 """

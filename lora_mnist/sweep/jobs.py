@@ -12,7 +12,7 @@ import torch
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.errors import LoraMnistError, UsageError
-from lora_mnist.evaluation.baselines import shifted_logit, shifted_to_miss
+from lora_mnist.evaluation.baselines import find_shift, shifted_on_test, shifted_to_miss
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare, counts_of, held_out_logits, require_finite, summarise, weakest_digit
 from lora_mnist.evaluation.results import Analysis, Threshold
@@ -46,7 +46,7 @@ class Base:
     fingerprint: str
     network: MLP
     logits: Mapping[str, torch.Tensor]  # (N, 10) fp32 on the CPU of `val`, where there is one, and `test`
-    uncertainty: torch.Tensor | None  # float64 (N,) of the training images (see `uncertainty_of`), if a job asks
+    uncertainty: torch.Tensor | None  # float64 (N,) of the training images (see `least_confidence`), if a job asks
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,13 @@ def _run(context: SweepContext, job: Job, stacked: MLP | None = None, seconds: f
     except FAILURES as error:
         return failure_of(context, job, str(error) or type(error).__name__)
     labels = {split: part.labels.cpu() for split, part in dataset.held_out.items()}
-    logits, test = trained.logits, {"test": labels["test"]}
-    shifted = shifted_logit(base.logits, logits, labels, digit)
-    # chosen on `test` itself, a threshold has the advantage
-    on_test = shifted_logit({"test": base.logits["test"]}, {"test": logits["test"]}, test, digit)
+    logits = trained.logits
+    shifted = find_shift(base.logits, logits, labels, digit)
+    on_test = shifted_on_test(base.logits, logits, labels, digit)
     splits, threshold = compare(base.logits, logits, labels, digit), Threshold(**dict(shifted), curve=())
-    analysis = Analysis(schema_version=SCHEMA, splits=splits, threshold=threshold, examples=())
+    analysis = Analysis(
+        schema_version=SCHEMA, splits=splits, threshold=threshold, threshold_on_test=on_test, examples=()
+    )
     return Row(
         key=job.key(base.fingerprint, dataset.sha256),
         base=base.fingerprint,
@@ -169,7 +170,7 @@ def _run(context: SweepContext, job: Job, stacked: MLP | None = None, seconds: f
         rank=job.rank,
         seed=settings.seed,
         settings=settings.finetune.model_copy(update={"name": None}),
-        strength=trained.scale,
+        scale=trained.scale,
         parameters=trained.parameters,
         before=split_counts(base.logits, labels, digit),
         after=split_counts(logits, labels, digit),
@@ -223,7 +224,7 @@ def _train_rounds(job: Job, base: Base, dataset: Dataset) -> Trained:
         guard = Guard(job.settings.finetune.guard, gain=1 if number else 0)
         found = _select(network, name, guard, logits, dataset, digit)
         before, after = (counts_of(one["test"], dataset.test.labels, digit) for one in (logits, found.logits))
-        rounds.append(Round(digit=digit, strength=found.scale, before=before, after=after))
+        rounds.append(Round(digit=digit, scale=found.scale, before=before, after=after))
         if found.scale is None:
             break
         logits, scale, parameters = found.logits, found.scale, parameters + found.parameters

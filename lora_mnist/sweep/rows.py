@@ -35,7 +35,7 @@ from lora_mnist.settings.config import (
 from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
-SCHEMA = 3  # of results.json; raised when it changes
+SCHEMA = 4  # of results.json; raised when it changes
 WAY_OUT = "Restore it from a copy, or give another --out."
 LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a control more
 
@@ -51,7 +51,7 @@ class Round(Document):
     """One of several repairs on top of each other. If nothing was kept, `after` is `before`, and it is the last."""
 
     digit: Digit
-    strength: float | None
+    scale: float | None
     before: Counts  # of its digit, on `test`
     after: Counts
 
@@ -71,7 +71,7 @@ class Row(Document):
     rank: Count | None
     seed: Count
     settings: FinetuneSettings
-    strength: float | None  # share of the trained update that the guard kept; None: none, and `after` is `before`
+    scale: float | None  # share of the trained update that the guard kept; None: none, and `after` is `before`
     parameters: Count  # how many numbers were trained
     before: BySplit[SplitCounts]
     after: BySplit[SplitCounts]

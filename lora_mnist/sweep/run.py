@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset, Split, choose
+from lora_mnist.datasets.dataset import Dataset, Split, choose, data_folder
 from lora_mnist.errors import ProofError, RunError, UsageError, shown
 from lora_mnist.evaluation.metrics import held_out_logits, weakest_digit
 from lora_mnist.evaluation.results import COUNTS, Counts
@@ -27,7 +27,7 @@ from lora_mnist.sweep.jobs import Base, SweepContext
 from lora_mnist.sweep.rows import Failure, Row, Store
 from lora_mnist.sweep.summary import Metric, SplitName, Summary, summarise
 from lora_mnist.training.progress import Progress
-from lora_mnist.training.train import uncertainty_of
+from lora_mnist.training.train import least_confidence
 
 BASES = "bases"  # in the folder of a sweep: the runs of the bases that it made
 HELD_OUT = " held out"  # after the hash of images that were halved
@@ -62,7 +62,7 @@ class SweepRequest:
         """
         request, stored = self.request, None
         if self.base is None:
-            name = choose(request.wanted_dataset(None), request.data, request.quiet, request.offline)
+            name = choose(request.wanted_dataset(None), data_folder(request.data), request.quiet, request.offline)
         else:
             run = Run(self.base)
             folder, stored, name = run.require_base().folder, run.record.settings, run.record.dataset.name
@@ -211,7 +211,7 @@ def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepConte
         # the same for all, of which one is enough
         dataset = dataset or (halve_val(work.dataset, one.data.split_seed) if request.hold_out else work.dataset)
         network = work.base.requires_grad_(False).eval()
-        uncertainty = uncertainty_of(network, dataset.train.images) if key in hard else None
+        uncertainty = least_confidence(network, dataset.train.images) if key in hard else None
         logits = held_out_logits(network, dataset) if request.hold_out else work.logits_with(())
         bases[key] = Base(work.fingerprint.sha256, network, logits, uncertainty)
     assert dataset is not None  # there is a job
@@ -239,7 +239,7 @@ def choose_row(wanted: str, rows: Sequence[Row], store: Store) -> Row:
     Raises UsageError if there is none, or no `val` to choose by.
     """
     if wanted == "best":
-        found = [row for row in rows if row.strength is not None and row.method == "lora"]
+        found = [row for row in rows if row.scale is not None and row.method == "lora"]
         if not found:
             raise UsageError(
                 "No adapter of this sweep is done and met its guard, so there is no best.", "Give a row's key."
@@ -254,7 +254,7 @@ def choose_row(wanted: str, rows: Sequence[Row], store: Store) -> Row:
     (row,) = found
     if row.held_out:
         raise UsageError(f"Row {row.key} was counted on other images than `test`.", "Give one made without --hold-out.")
-    if row.method != "lora" or row.strength is None:
+    if row.method != "lora" or row.scale is None:
         raise UsageError(f"Row {row.key} has no adapter to keep.", "Give the key of one that has.")
     return row
 
@@ -277,7 +277,7 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
     alone = replace(request.request, run=run, config=None, options=options, stage="keeping ")
     result = finetune(open_workspace(alone), resume=True)
     if result.analysis is None:
-        raise RunError(f"Trained alone, the adapter of row {row.key} meets its guard at no strength.", "Keep another.")
+        raise RunError(f"Trained alone, the adapter of row {row.key} meets its guard at no scale.", "Keep another.")
     verified = verify(alone, [name])
     if not verified.passed:
         raise ProofError(f"The adapter in {run} is not what was saved: {verified.failures[0]}.", "Train it again.")

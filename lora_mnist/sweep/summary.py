@@ -8,11 +8,12 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Literal, cast
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.evaluation.results import Counts
-from lora_mnist.evaluation.significance import LEVEL, format_p
+from lora_mnist.evaluation.significance import LEVEL, format_p, holm
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 from lora_mnist.sweep.grid import Axes
 from lora_mnist.sweep.rows import Row
@@ -23,6 +24,7 @@ METRIC_NAMES: dict[Metric, str] = {"missed": "missed", "false_alarms": "false al
 OF_A_CASE = {"digit", "name"}  # settings that no variant is made of
 
 FULL = "all weights"
+BASE = "the base"
 ON_TEST = "shifted threshold, as many missed (chosen on `test`)"
 ON_VAL = "shifted threshold (chosen on `val`)"
 HARD = "hard examples at the natural share"
@@ -246,7 +248,7 @@ def summarise(
         base=_means(cases, [row.before[split] for row in cases]),
         variants=tuple(_variant(name, group, (by, *varied), split, rows) for name, group in groups.items()),
         cells=tuple(cells),
-        enough=tuple(_recommend(groups, digit, metric, split) for digit in (*digits, None)),
+        enough=tuple(_recommendations(groups, digits, metric, split)),
         rounds=_rounds([row for row in rows if row.method == "rounds"], split),
     )
 
@@ -272,7 +274,7 @@ def _variant(name: str, rows: Sequence[Row], settings: Sequence[str], split: str
         series=", ".join(_name_parts(rows[0], settings)[1:]),
         parameters=max(row.parameters for row in rows),
         jobs=len(rows),
-        kept=sum(row.strength is not None for row in rows),
+        kept=sum(row.scale is not None for row in rows),
         verdicts={str(verdict): verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
         after=_means(rows, [row.after[split] for row in rows]),
         threshold=_means(rows, [row.threshold[split] for row in rows]),
@@ -321,7 +323,7 @@ def _rounds(rows: Sequence[Row], split: str) -> RoundsSummary | None:
     rounds = []
     for number in range(max(len(row.rounds) for row in rows)):
         began = [row for row in rows if number < len(row.rounds)]
-        kept = [(row.seed, row.rounds[number]) for row in began if row.rounds[number].strength is not None]
+        kept = [(row.seed, row.rounds[number]) for row in began if row.rounds[number].scale is not None]
         if not kept:
             break
         before, after = [one.before for _, one in kept], [one.after for _, one in kept]
@@ -350,31 +352,57 @@ def _point_changes(row: Row, split: str, but: int | None = None) -> list[float]:
     return [100 * (now - then) / max(1, images) for digit, (now, then, images) in enumerate(changes) if digit != but]
 
 
-def _recommend(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> Recommendation:
+def _recommendations(
+    groups: Mapping[str, Sequence[Row]], digits: Sequence[int], metric: Metric, split: str
+) -> Iterator[Recommendation]:
+    """For every digit, whose p are corrected for being asked together (Holm), then for all together."""
+    found = {digit: _compare(groups, digit, metric, split) for digit in (*digits, None)}
+    corrected: dict[tuple[int | None, str], float | None] = {}
+    for name in (BASE, *groups):
+        known = {digit: p for digit in digits if (p := found[digit].ps.get(name)) is not None}
+        corrected |= {(digit, name): p for digit, p in zip(known, holm(list(known.values())), strict=True)}
+        corrected[None, name] = found[None].ps.get(name)
+    for digit, one in found.items():
+        order, parameters = one.order, {name: groups[name][0].parameters for name in one.order}
+        ps = {name: corrected.get((digit, name)) for name in (BASE, *order)}
+        enough = None
+        if any(ps[name] is not None for name in order if name != one.best):
+            enough = next(name for name in order if (p := ps[name]) is not None and p > LEVEL)
+        smaller, chosen = order[: order.index(enough)] if enough else [], enough or one.best
+        p_of_base = ps[BASE]
+        yield Recommendation(
+            digit=digit,
+            among=len(order),
+            best=one.best,
+            enough=enough,
+            smallest=all(parameters[name] > parameters[chosen] for name in order if name != chosen),
+            helps=None if p_of_base is None else p_of_base <= LEVEL,
+            next_smaller=smaller[-1] if smaller else None,
+            worse=one.worse[smaller[-1]] if smaller else None,
+            p=ps[smaller[-1]] if smaller else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The variants for a digit, by rising size: by how much each, and the base, is worse than the best; and p."""
+
+    best: str
+    order: list[str]
+    worse: dict[str, float | None]
+    ps: dict[str, float | None]
+
+
+def _compare(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Metric, split: str) -> _Comparison:
     rows = {name: [row for row in group if digit in (None, row.digit)] for name, group in groups.items()}
     seeds = {name: _by_seed((row.seed, row.after[split].of(metric)) for row in own) for name, own in rows.items()}
     mean = {name: statistics.mean(values.values()) for name, values in seeds.items() if values}
-    parameters = {name: groups[name][0].parameters for name in mean}
     best = min(mean, key=lambda name: mean[name])
-    _, p_of_base = _paired_t_test(_by_seed((row.seed, row.before[split].of(metric)) for row in rows[best]), seeds[best])
-
-    order = sorted(mean, key=lambda name: (parameters[name], mean[name]))  # of as many parameters, the better
-    tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in order}  # p of the best itself is 1
-    enough = None
-    if any(p is not None for name, (_, p) in tests.items() if name != best):
-        enough = next(name for name, (_, p) in tests.items() if p is not None and p > LEVEL)
-    smaller = order[: order.index(enough)] if enough else []
-    worse, p = tests[smaller[-1]] if smaller else (None, None)
-    return Recommendation(
-        digit=digit,
-        among=len(mean),
-        best=best,
-        enough=enough,
-        smallest=all(parameters[name] > parameters[enough or best] for name in mean if name != (enough or best)),
-        helps=None if p_of_base is None else p_of_base <= LEVEL,
-        next_smaller=smaller[-1] if smaller else None,
-        worse=worse,
-        p=p,
+    order = sorted(mean, key=lambda name: (groups[name][0].parameters, mean[name]))  # of as many numbers, the better
+    seeds[BASE] = _by_seed((row.seed, row.before[split].of(metric)) for row in rows[best])
+    tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in (BASE, *order)}  # p of the best itself is 1
+    return _Comparison(
+        best, order, {name: one for name, (one, _) in tests.items()}, {name: p for name, (_, p) in tests.items()}
     )
 
 
@@ -408,8 +436,8 @@ def _paired_t_test(one: Mapping[int, float], best: Mapping[int, float]) -> tuple
     if len(differences) < 2:
         return None, None
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    if not deviation:
-        return mean, 0.0 if mean > 0 else 1.0
+    if not deviation:  # the test cannot tell, but from itself it is no different
+        return mean, None if mean else 1.0
     from scipy.special import stdtr
 
     t = mean / (deviation / math.sqrt(len(differences)))

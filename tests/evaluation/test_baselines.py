@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lora_mnist.evaluation.baselines import shifted_logit, shifted_threshold, shifted_to_miss
+from lora_mnist.evaluation.baselines import find_shift, shifted_threshold, shifted_to_miss
 from lora_mnist.evaluation.results import Counts
 
 
@@ -84,5 +84,5 @@ def test_to_miss_so_many_is_the_threshold_of_a_network_that_misses_so_many():
     for missed in (0, 5, len(found) - 1):
         repaired = {split: torch.nn.functional.one_hot(truth, 10).float() for split, truth in labels.items()}
         repaired["val"][of_digit[:missed]] = torch.nn.functional.one_hot(torch.tensor(4), 10).float()
-        assert found[missed] == shifted_logit(network, repaired, labels, 3).splits["test"]
+        assert found[missed] == find_shift(network, repaired, labels, 3).splits["test"]
     assert shifted_to_miss({"test": network["test"]}, labels, 3) == ()

@@ -9,7 +9,7 @@ import torch
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.guard import SCALES, STRENGTHS, Guard, select_scale, strength_curve
-from lora_mnist.evaluation.metrics import compare, counts_of
+from lora_mnist.evaluation.metrics import counts_of, summarise
 from lora_mnist.evaluation.results import Counts, GuardDecision, StrengthPoint
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.training.model import logits_of
@@ -162,16 +162,17 @@ def by_hand(base, adapted, strength, split):
     plain, update = copy.deepcopy(base), updates_of(adapted, "a")["linear2"]
     with torch.no_grad():
         plain.linear2.weight += strength * 1.5 * (update.lora_B @ update.lora_A)
-    found = counts_of(logits_of(plain, split.images), split.labels, DIGIT)
-    return StrengthPoint(strength=strength, **dict(found))
+    logits = logits_of(plain, split.images)
+    found, wrong = counts_of(logits, split.labels, DIGIT), split.labels[logits.argmax(1) != split.labels]
+    return StrengthPoint(strength=strength, **dict(found), wrong=tuple(wrong.bincount(minlength=10).tolist()))
 
 
 def curve_of(base, adapted, held_out):
-    before, after = (
-        {name: logits_of(network, split.images) for name, split in held_out.items()} for network in (base, adapted)
+    ends = tuple(
+        {name: summarise(logits_of(network, split.images), split.labels) for name, split in held_out.items()}
+        for network in (base, adapted)
     )
-    labels = {name: split.labels for name, split in held_out.items()}
-    return strength_curve(adapted, "a", held_out, DIGIT, compare(before, after, labels, DIGIT))
+    return strength_curve(adapted, "a", held_out, DIGIT, ends)
 
 
 def test_every_strength_is_what_the_merged_network_does(turned):

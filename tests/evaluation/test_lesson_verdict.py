@@ -25,6 +25,7 @@ def lesson(one, val=None, scale=1.0, before=20, after=30):
 
 
 HURT = on_val(broken=(0, 0, 0, 0, 12, 0, 0, 0, 0, 0))
+ALL_HURT = on_val(broken=(4,) * 10)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ HURT = on_val(broken=(0, 0, 0, 0, 12, 0, 0, 0, 0, 0))
     [
         (lesson(unseen(20, 8, 0)), "learnt", "good"),
         (lesson(unseen(20, 8, 0), HURT), "side effect", "bad"),
+        (lesson(unseen(20, 8, 0), ALL_HURT), "side effect", "bad"),  # no digit by itself, all of them together
         (lesson(unseen(20, 3, 0)), "too few drawings", "open"),  # p = 0.25
         (lesson(unseen(20, 3, 0), HURT), "too few drawings", "bad"),
         (lesson(unseen(20, 3, 3)), "not learnt", "bad"),

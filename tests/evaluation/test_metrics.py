@@ -94,7 +94,7 @@ def test_logits_do_not_depend_on_how_many_images_come_at_once(model):
 
 @pytest.mark.parametrize(("val_share", "splits"), [(0.25, ["val", "test"]), (0.0, ["test"])])
 def test_what_is_held_out_is_looked_at_split_by_split(model, tmp_path, val_share, splits):
-    dataset = load("digits", tmp_path, val_share, 0)
+    dataset = load("mnist-5k", tmp_path, val_share, 0)
     logits = held_out_logits(model, dataset)
     assert list(logits) == splits
     assert torch.equal(logits["test"], logits_of(model, dataset.test.images))

@@ -12,7 +12,7 @@ from lora_mnist.sweep.rows import Row
 from lora_mnist.sweep.run import SweepRequest, open_context
 
 SMALL = {
-    "data": {"dataset": "digits"},
+    "data": {"dataset": "mnist-5k"},
     "model": {"hidden": [24, 16]},
     "pretrain": {"epochs": 3},
     "finetune": {"steps": 20, "batch_size": 10, "learning_rate": 0.01},

@@ -23,7 +23,7 @@ from tests.sweep.conftest import opened, request_of, same
 from tests.test_architecture import ROOT
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
-TOML = "pretrain.epochs = 3\nmodel.hidden = [24, 16]\nfinetune = {steps = 800, guard = 'none', dropout = 0.1}\n"
+TOML = "pretrain.epochs = 1\nmodel.hidden = [24, 16]\nfinetune = {steps = 200, guard = 'none', dropout = 0.1}\n"
 
 
 def local(context, jobs, processes=2):
@@ -118,14 +118,14 @@ def test_a_command_that_ends_early_leaves_no_process_and_goes_on_where_it_was(tm
     if engine == "local":  # Ray's sockets need a short path
         monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / "small.toml").write_text(TOML)
-    options = ["--digit", "0-9", "--rank", "1", "--seed", "0-1", "--dataset", "digits", "--threads", "2"]
+    options = ["--digit", "0-9", "--rank", "1", "--seed", "0", "--dataset", "mnist-5k", "--threads", "2"]
     more = ["--engine", engine, "--config", str(tmp_path / "small.toml"), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "lora_mnist", "sweep", *options, *more]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
     # a suite that runs in the background has interrupts ignored, and so would have what it starts
     plain = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     with subprocess.Popen(command, cwd=ROOT, text=True, preexec_fn=plain, **pipes) as driver:
-        next(line for line in driver.stderr if "jobs: 10 %" in line)  # two are kept by then
+        next(line for line in driver.stderr if "jobs: 10 %" in line)  # one is kept by then
         if number == signal.SIGKILL:
             driver.kill()
         else:
@@ -135,12 +135,12 @@ def test_a_command_that_ends_early_leaves_no_process_and_goes_on_where_it_was(tm
         assert (driver.returncode, rest.splitlines()[-1:]) == (130, ["Interrupted; what was finished before is kept."])
     assert not list(tmp_path.glob("lora-mnist-*"))
     there = Store(tmp_path / "out").rows
-    assert 0 < len(there) < 20
+    assert 0 < len(there) < 10
     done = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f'"trained": {20 - len(there)}' in done.stdout
+    assert f'"trained": {10 - len(there)}' in done.stdout
     rows = Store(tmp_path / "out").rows
-    assert len(rows) == 20
+    assert len(rows) == 10
     assert all(rows[key] == row for key, row in there.items())
 
 
@@ -154,7 +154,7 @@ class TestRay:
         monkeypatch.setenv("RAY_worker_niceness", "0")
 
     def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(self, folder):
-        settings = ["finetune.steps=600", "finetune.learning_rate=0.001,0.002", "finetune.dropout=0.0,0.1"]
+        settings = ["finetune.steps=300", "finetune.learning_rate=0.001,0.002", "finetune.dropout=0.0,0.1"]
         context, jobs = opened(folder, "3,8", "1", "0", settings)  # stacks, and jobs alone
         alone = {row.key: row for job in jobs for row in run_jobs(context, [job])}
         found, killed = [], []

@@ -6,7 +6,7 @@ from lora_mnist.sweep.grid import MOST_JOBS, Comparisons, combinations, make_job
 
 
 def resolved(tables):
-    return resolve([load_config("default"), tables], "digits")
+    return resolve([load_config("default"), tables], "mnist-5k")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def workspace(out, **tuning):
 def test_a_row_says_what_finetune_says(folder, guard, targets):
     row = rows_of(folder, f"finetune.guard={guard}", f"finetune.targets={targets}".replace("'", '"'))["lora"]
     found = finetune(workspace(folder, guard=guard, targets=targets))
-    assert row.strength == found.record.guard.scale
+    assert row.scale == found.record.guard.scale
     assert row.parameters == found.record.parameters.added
     if not found.kept:
         assert (row.after, row.verdict) == (row.before, None)
@@ -54,9 +54,9 @@ def test_a_row_says_what_finetune_says(folder, guard, targets):
 
 
 def test_a_control_is_that_of_finetune(tmp_path):
-    rows = rows_of(tmp_path, comparisons=Comparisons(control=True))
-    control, found = finetune(workspace(tmp_path), control=True).analysis.control, rows["control"]
-    assert found.strength == control.scale
+    rows = rows_of(tmp_path, "finetune.guard=none", comparisons=Comparisons(control=True))
+    control, found = finetune(workspace(tmp_path, guard="none"), control=True).analysis.control, rows["control"]
+    assert found.scale == control.scale
     for split, counts in found.after.items():
         assert counts.numbers == control.splits[split].numbers
     at_as_many = found.shifted[min(rows["lora"].after["val"].missed, len(found.shifted) - 1)]
@@ -67,7 +67,7 @@ def test_a_control_is_that_of_finetune(tmp_path):
     work = workspace(tmp_path)
     digit = work.target_digit()
     share = float((work.dataset.train.labels == digit).float().mean())
-    hard = finetune(workspace(tmp_path, digit=digit, focus=share, name="hard"))
+    hard = finetune(workspace(tmp_path, digit=digit, focus=share, name="hard", guard="none"))
     assert rows["hard control"].after["test"].numbers == hard.analysis.splits["test"].after.numbers
 
 
@@ -75,7 +75,7 @@ def test_rounds_are_those_of_run(tmp_path):
     found = rows_of(tmp_path, comparisons=Comparisons(rounds=3))["rounds"]
     tunings = repair(workspace(tmp_path), 3)
     assert [one.digit for one in found.rounds] == [tuning.record.digit for tuning in tunings]
-    assert [one.strength for one in found.rounds] == [tuning.record.guard.scale for tuning in tunings]
+    assert [one.scale for one in found.rounds] == [tuning.record.guard.scale for tuning in tunings]
     for one, tuning in zip(found.rounds, tunings, strict=True):
         if tuning.kept:
             assert one.after == tuning.analysis.splits["test"].after

@@ -85,7 +85,7 @@ def test_a_number_that_was_changed_is_noticed(tmp_path, rows, place):
         (tmp_path / PARTS).mkdir()
         path = path.rename(tmp_path / PARTS / "part.json")
     text = path.read_text()
-    for found in re.finditer(r'"(strength|seed|parameters|missed|errors)": (\d)', text):
+    for found in re.finditer(r'"(scale|seed|parameters|missed|errors)": (\d)', text):
         other = str((int(found[2]) + 1) % 10)
         path.write_text(text[: found.start(2)] + other + text[found.end(2) :])
         with pytest.raises(AlteredError, match=path.name):
@@ -111,7 +111,7 @@ def test_one_writes_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", '{"schema_version": 3}', '{"schema_version": 3, "sha256": "", "rows": [{"key": 3}]}']
+    "content", ["{", '{"schema_version": 4}', '{"schema_version": 4, "sha256": "", "rows": [{"key": 3}]}']
 )
 def test_what_is_no_result_is_refused(tmp_path, content):
     (tmp_path / JSON).write_text(content)

@@ -169,7 +169,7 @@ def test_a_row_is_named_by_its_key_or_how_it_begins(swept):
 def test_what_has_no_adapter_or_no_base_cannot_be_kept(swept):
     wanted, found, store = swept
     with pytest.raises(UsageError, match="met its guard"):
-        choose_row("best", [row.model_copy(update={"strength": None}) for row in found.rows], store)
+        choose_row("best", [row.model_copy(update={"scale": None}) for row in found.rows], store)
     store.rows = {"full": found.rows[0].model_copy(update={"key": "full", "method": "full"})}
     with pytest.raises(UsageError, match="no adapter to keep"):
         choose_row("full", (), store)
