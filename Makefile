@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test faults mutants test-oldest coverage audit lint bench tables clean
 
 demo: .venv/installed
-	$(BIN)/lora-mnist run
+	$(BIN)/lora-mnist run --config rare
 
 # a process a core, each with one thread: threads of several processes would wait for each other
 test: .venv/installed-test lint

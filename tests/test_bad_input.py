@@ -73,7 +73,7 @@ def test_another_share_of_val_is_noticed(fails, run_copy, consistently):
     with edited(run_copy / "base" / "run.json") as record:
         record["settings"]["data"]["val_share"] = 0.2
         if consistently:
-            record["dataset"] |= {"train": 1150, "val": 288}
+            record["dataset"] |= {"train": 3200, "val": 800}
     fails(5, "verify", "--run", run_copy, says="logits" if consistently else "run.json")
     fails(5, "finetune", "--name", "z", "--run", run_copy, says="logits" if consistently else "run.json")
 

@@ -18,7 +18,7 @@ from lora_mnist.training.train import with_adapter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here: nothing is shown of one")
 
-DIGITS = {"data": {"dataset": "digits"}}
+DIGITS = {"data": {"dataset": "mnist-5k"}}
 
 
 def whole_run(folder: Path, device: str) -> tuple[Run, FinetuneResult]:
@@ -71,8 +71,8 @@ def test_equal_runs_give_equal_bytes(runs, tmp_path):
 @pytest.mark.parametrize("adapted", [False, True])
 def test_images_live_on_the_device_and_no_step_waits_for_it(adapted):
     device = prepare("cuda")
-    settings = resolve([load_config("default"), DIGITS], "digits")
-    dataset = data.load("digits", Path(), 0.25, 0, device)
+    settings = resolve([load_config("default"), DIGITS], "mnist-5k")
+    dataset = data.load("mnist-5k", Path(), 0.25, 0, device)
     assert dataset.train.images.is_cuda
     assert dataset.train.labels.is_cuda
     model = MLP((64, 32)).to(device)

@@ -13,7 +13,7 @@ AFTER = {"manifest.json", "report.json", "index.html"}  # have its hash, or show
 def make(folder: Path, hash_seed: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "lora_mnist", "run", "--run", str(folder), "--config", "smoke", "--quiet"]
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
-    return subprocess.Popen([*command, "--dataset", "digits", "--control", "--threads", "1"], env=environment)
+    return subprocess.Popen([*command, "--dataset", "mnist-5k", "--control", "--threads", "1"], env=environment)
 
 
 def listed(manifest: Path) -> dict[str, str]:

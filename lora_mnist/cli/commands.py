@@ -12,7 +12,7 @@ from lora_mnist.cli import completion, results, tables
 from lora_mnist.cli import options as o
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
-from lora_mnist.errors import ProofError, UsageError
+from lora_mnist.errors import NOTHING_KEPT, ProofError, UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.pipeline.finetune import FinetuneResult
@@ -33,10 +33,10 @@ def run(
     control: bool = o.CONTROL,
     open: bool = o.OPEN,
     verbose: bool = o.VERBOSE,
-) -> None:
+) -> int:
     """The whole job: pretrain, finetune, verify and report in turn. What is finished is not done again.
 
-    Example: lora-mnist run --dataset digits --run runs/digits
+    Example: lora-mnist run --config rare --run runs/rare
     """
     from lora_mnist.pipeline.run import run as run_stages
     from lora_mnist.report.page import write_report
@@ -66,12 +66,13 @@ def run(
         print_all(results.finished(whole, file))
     else:
         report_line = results.stage_line(4, f"{time.perf_counter() - started:.1f} s", str(file))
-        print_all(report_line, results.whole(whole, run, verbose))
+        print_all(report_line, results.whole(whole, run))
     if verbose and not silent:
         each = map(tables.finetuning, whole.rounds)
         print_all(tables.evaluation(whole.pretraining), *each, tables.path(whole.rounds))
     if open:
         open_in_browser(file.resolve().as_uri())
+    return 0 if any(one.kept for one in whole.rounds) else NOTHING_KEPT
 
 
 def pretrain(
@@ -124,7 +125,7 @@ def finetune(
     control: bool = o.CONTROL,
     on_top_of: list[str] | None = o.adapters("Adapter that is on, frozen, while this one is trained. May be repeated."),
     verbose: bool = o.VERBOSE,
-) -> None:
+) -> int:
     """Train an adapter on the weakest digit or another, prove that the base is untouched, and say what it did.
 
     What you leave out is as the run has it; the defaults below are those of a run made without --config.
@@ -144,7 +145,7 @@ def finetune(
         options["full_learning_rate"] = options.pop("learning_rate")  # the rate of all weights is a setting of its own
     work = _open(run, session, common, **o.given("finetune", **options))
     tuning = finetune_full(work) if full else finetune(work, on_top_of or (), control)
-    _print_tuning(tuning, run, verbose, session)
+    return _print_tuning(tuning, work, verbose, session)
 
 
 def verify(
@@ -204,7 +205,7 @@ def extract(
     rank: int = o.a_rank(default=8),
     name: str | None = o.NAME,
     verbose: bool = o.VERBOSE,
-) -> None:
+) -> int:
     """Make the best adapter of a rank from a network that was fine-tuned whole.
 
     Example: lora-mnist extract --rank 4
@@ -212,7 +213,7 @@ def extract(
     from lora_mnist.pipeline.convert import extract
 
     work = _open(run, session, o.ConfigOptions(force=force), **o.given("finetune", digit=digit, name=name))
-    _print_tuning(extract(work, rank, checkpoint), run, verbose, session)
+    return _print_tuning(extract(work, rank, checkpoint), work, verbose, session)
 
 
 def adapters(output: o.Output, run: Path = o.RUN) -> None:
@@ -336,7 +337,7 @@ def predict(
     if show:
         require_one_picture(len(images or index or ()), show, force)
     work = _open(run, session)
-    pictures = [*pictures_in(images or (), work.dataset.name), *pictures_of(work, index or ())]
+    pictures = [*pictures_in(images or ()), *pictures_of(work, index or ())]
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
     result = predict(work, pictures, chosen, adapters.allow_unverified)
     if show:
@@ -378,7 +379,7 @@ def teach(
     guard: str | None = o.GUARD,
     name: str | None = o.a_name(show_default="taught"),
     dry_run: bool = in_output("Test what it would learn, and keep nothing."),
-) -> None:
+) -> int:
     """Train an adapter on drawings of your own, test it on drawings it has not seen, and show the side effects.
 
     Example: lora-mnist teach drawings --run runs/mine
@@ -389,8 +390,9 @@ def teach(
     settings = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
     work = _open(run, session, common, **settings)
     dataset = work.dataset.name
-    taught = teach_and_keep(work, read_drawings(folder, dataset), dry_run)
+    taught = teach_and_keep(work, read_drawings(folder), dry_run)
     print_result(taught, session, lambda one: results.taught(one, run, dataset), file=taught.folder)
+    return NOTHING_KEPT if taught.lesson.scale is None else 0
 
 
 def play(
@@ -431,10 +433,12 @@ def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptio
     return open_workspace(o.request_of(run, session, common, **settings))
 
 
-def _print_tuning(tuning: "FinetuneResult", run: Path, verbose: bool, output: o.Output) -> None:
+def _print_tuning(tuning: "FinetuneResult", work: "Workspace", verbose: bool, output: o.Output) -> int:
+    run, is_rare = work.request.run, work.run.record.rare is not None
     place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
     more = verbose and tables.finetuning
-    print_result(tuning, output, lambda one: results.finetuning(one, run), more, file=place)
+    print_result(tuning, output, lambda one: results.finetuning(one, run, is_rare), more, file=place)
+    return 0 if tuning.kept else NOTHING_KEPT
 
 
 def _raise_failures(findings: "VerifyResult") -> None:

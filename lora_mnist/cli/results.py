@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 
 from lora_mnist.cli import completion, tables
 from lora_mnist.cli.output import Line, labelled, plain_table, to_copy
+from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # what --help does without, as with all that is imported further down
     from lora_mnist.pipeline.convert import Merging
@@ -21,13 +22,13 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.teach import TeachResult
     from lora_mnist.runs.schemas import Evaluation
 
-PROVED = "passed: no byte of the base changed; with the adapter off, it is the base"
+PROVED = "passed: no byte of the base changed; adapter off, it is the base"
 
 
 def pretraining(document: PretrainResult) -> RenderableType:
     """How good the base is, digit by digit, a row for each split, and which is the weakest."""
     digits = (*map(str, range(10)), "all")
-    wrong = plain_table(f"wrong ({tables.DATASETS[document.dataset.name]})", *digits, apart=1)
+    wrong = plain_table(f"wrong ({DATASETS[document.dataset.name]})", *digits, apart=1)
     for split, part in document.splits.items():
         wrong.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in tables.by_digit(part)))
     return Group(
@@ -40,19 +41,23 @@ def pretraining(document: PretrainResult) -> RenderableType:
 
 
 def _accuracy(document: PretrainResult) -> str:
-    return f"{tables.DATASETS[document.dataset.name]}: {' and '.join(tables.accuracies(document))} are right"
+    return f"{DATASETS[document.dataset.name]}: {' and '.join(tables.accuracies(document))} are right"
 
 
 def _weakest(document: PretrainResult) -> str:
-    found = document.weakest
+    found, rare = document.weakest, f"The base {document.rare}. " if document.rare else ""
     if found is None:
-        return "Without val there is no weakest digit: name one with --digit."
-    wrong = f"{found.wrong:,} of {found.images:,} wrong ({100 * found.wrong / found.images:.1f} %"
-    return f"Weakest on val: {found.digit}, {wrong}, 95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %)."
+        return f"{rare}Without val there is no weakest digit: name one with --digit."
+    share, low, high = (100 * one for one in (found.wrong / found.images, found.low, found.high))
+    interval = f"{share:.1f} %, 95 % interval {low:.1f} to {high:.1f} %"
+    return f"{rare}Weakest on val: {found.digit}, {found.wrong:,} of {found.images:,} wrong ({interval})."
 
 
-def finetuning(tuning: FinetuneResult, run: Path) -> RenderableType:
-    """The verdict, the three counts, side effects, the proof, where it is and what to do next: at most 16 lines."""
+def finetuning(tuning: FinetuneResult, run: Path, is_rare: bool) -> RenderableType:
+    """The verdict, the counts, side effects, the proof, where it is and what to do next: at most 17 lines.
+
+    `is_rare`: the base saw only a share of a digit.
+    """
     parts, facts, analysis = [answer(tuning)], tuning.record.extraction, tuning.analysis
     if facts and analysis:  # how much of the change the adapter holds, and what all of the change does
         held = sorted(100 * layer.energy for layer in facts.layers.values())
@@ -63,9 +68,17 @@ def finetuning(tuning: FinetuneResult, run: Path) -> RenderableType:
             labelled("holds", f"{held[0]:.3g} to {held[-1]:.3g} % of the change's energy in each layer; no biases"),
             labelled("all of it", f"{facts.checkpoint}: {counts}, where the adapter has {after:,}"),
         ]
+    parts += [saved(tuning, run)] if tuning.kept else []
+    return Group(*parts, next_step(tuning, run, is_rare))
+
+
+def next_step(tuning: FinetuneResult, run: Path, is_rare: bool) -> RenderableType:
+    """What one would do now. A balanced base has hardly a weakness: without a repair, one that has is offered."""
+    if not is_rare and not (tuning.verdict and tuning.verdict.is_repair):
+        return to_copy("next", "lora-mnist run --config rare --run runs/rare")
     if tuning.kept:
-        parts += [saved(tuning, run), to_copy("next", command_line("report", run, "--open"))]
-    return Group(*parts)
+        return to_copy("next", command_line("report", run, "--open"))
+    return to_copy("next", command_line("finetune", run, f"--digit {tuning.record.digit} --guard none"))
 
 
 def answer(tuning: FinetuneResult) -> RenderableType:
@@ -102,7 +115,7 @@ def _scaled(scale: float | None) -> str:
 def taught(result: TeachResult, run: Path, dataset: str) -> RenderableType:
     """The verdict, drawings and errors before → after, side effects, the proof, where it is: at most 16 lines."""
     lesson, verdict = result.lesson, result.verdict
-    table = plain_table(tables.DATASETS[dataset], "before → after")
+    table = plain_table(DATASETS[dataset], "before → after")
     form = "{0.before:,} → {0.after:,}"
     if lesson.unseen:
         table.add_row(f"drawings right, of {lesson.unseen.images}, tested unseen", form.format(lesson.unseen))
@@ -126,7 +139,7 @@ def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
     dataset, accuracy = document.evaluation.dataset.name, ", ".join(tables.accuracies(document.evaluation, base))
     exact = f"{document.largest_difference:.1e} of {document.largest_logit:.3g}"
     return Group(
-        Line(f"{tables.DATASETS[dataset]}: accuracy {accuracy}.", style="bold"),
+        Line(f"{DATASETS[dataset]}: accuracy {accuracy}.", style="bold"),
         labelled("merged", f"the {tables.with_adapters(document.merged)}"),
         labelled("exact", f"no logit differs from base and adapters apart by more than {exact}"),
         labelled("saved", document.file),
@@ -139,7 +152,7 @@ def exported(document: Export) -> RenderableType:
     about, kind = document.provenance, f"ONNX, opset {document.opset}" if document.opset else "torch.export"
     difference = f"{document.largest_difference:.1e} at most; the largest is {document.largest_logit:.3g}"
     return Group(
-        labelled("network", f"{tables.with_adapters(about.adapters)}, on {tables.DATASETS[about.dataset.name]}"),
+        labelled("network", f"{tables.with_adapters(about.adapters)}, on {DATASETS[about.dataset.name]}"),
         labelled("input", f"{about.input}; normalised inside"),
         labelled("output", about.output),
         labelled("checked", f"on {document.images:,} held-out images the logits differ from ours by {difference}"),
@@ -184,8 +197,8 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     return lines
 
 
-def whole(document: RunResult, run: Path, verbose: bool = False) -> RenderableType:
-    """What all stages come to, and how to see more, unless that follows."""
+def whole(document: RunResult, run: Path) -> RenderableType:
+    """What all stages come to, how to use it, and what to do next."""
     from lora_mnist.evaluation.verdict import listed, side_effects
 
     *_, last = document.rounds
@@ -210,9 +223,7 @@ def whole(document: RunResult, run: Path, verbose: bool = False) -> RenderableTy
         lines.append(saved(last, run))
     if kept:
         lines.append(to_copy("to use it", command_line("merge", run, *(f"--adapter {name}" for name in names))))
-    if not verbose:
-        lines.append(labelled("more", f"every table: {command_line('run', run, '--verbose')}"))
-    return Group("", *lines)
+    return Group("", *lines, next_step(kept[-1] if kept else last, run, document.pretraining.rare is not None))
 
 
 def finished(document: RunResult, page: Path) -> RenderableType:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lora_mnist.cli.output import Line, table
-from lora_mnist.cli.tables import DATASETS
+from lora_mnist.settings.layers import DATASETS
 from lora_mnist.sweep.summary import CONTROLS, METRIC_NAMES, RoundsSummary, Summary, capital
 
 if TYPE_CHECKING:  # they import torch

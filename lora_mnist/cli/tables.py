@@ -11,9 +11,10 @@ from rich.text import Text
 
 from lora_mnist.cli.output import Line, labelled, plain_table, table
 from lora_mnist.evaluation.significance import LEVEL
+from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # --help does without pydantic, and the commands that only read JSON without torch
-    from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Proof, SplitResult
+    from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Proof, ScoreTable, SplitResult
     from lora_mnist.pipeline.compare import SideBySide
     from lora_mnist.pipeline.doctor import Diagnosis
     from lora_mnist.pipeline.finetune import FinetuneResult
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # --help does without pydantic, and the commands that only re
     from lora_mnist.runs.listing import AdapterLine, Listing, Overview, SizeTable
     from lora_mnist.runs.schemas import AdapterParameters, AppliedAdapter, Evaluation, Extraction, FinetuneRecord
 
-DATASETS = {"mnist": "MNIST", "digits": "scikit-learn's digits, not MNIST"}
 PAIRS = 15  # of networks that `compare` prints at most, which are all of six networks
 NARROW = "{}→{}"  # a count before and after, where a table has nine columns
 DIGEST = 8  # characters of a run's digest that `runs` shows; --json has it whole
@@ -45,7 +45,8 @@ def evaluation(document: Evaluation, base: Evaluation | None = None) -> Renderab
             if base is None:
                 cells += [str(wrong), f"{100 * wrong / images:.2f}" if images else "-"]
             else:
-                cells += _changed(by_digit(base.splits[split])[i], wrong)
+                before = by_digit(base.splits[split])[i]
+                cells += [str(before), str(wrong), f"{wrong - before:+d}" if wrong != before else "0"]
         if name == "all":
             errors.add_section()
         errors.add_row(name, *cells)
@@ -61,7 +62,22 @@ def evaluation(document: Evaluation, base: Evaluation | None = None) -> Renderab
         titled(f"{DATASETS[document.dataset.name]}: errors of {of}", errors),
         Line(f"Accuracy {', '.join(accuracies(document, base))}."),
         titled("Confusion on test (columns: predicted digit)", confusion),
+        scores(document.splits["test"].scores, base.splits["test"].scores if base else None),
     )
+
+
+def scores(found: ScoreTable, before: ScoreTable | None = None) -> RenderableType:
+    """Precision, recall and F1 of every digit, after those of before if they are given."""
+    rows = table("digit", "precision", "recall", "F1")
+    for name, one in found.rows.items():
+        if name == "mean":
+            rows.add_section()
+        cells = [f"{100 * value:.1f}" for value in vars(one).values()]
+        if before:
+            was = vars(before.rows[name]).values()
+            cells = [f"{100 * value:.1f} → {cell}" for value, cell in zip(was, cells, strict=True)]
+        rows.add_row(name, *cells)
+    return titled("Per cent on test", rows)
 
 
 def by_digit(part: SplitResult) -> list[int]:
@@ -98,13 +114,15 @@ def finetuning(tuning: FinetuneResult) -> RenderableType:
         parts.append(Line(f"Kept {kept}: the fewest errors on val that --guard {guard.rule} allows."))
     parts.append(_alternatives(record, analysis))
 
-    test, counts = analysis.splits["test"], table("digit", "before", "fixed", "broken", "after", "change")
-    for digit, after in enumerate(evaluation.splits["test"].wrong):
-        fixed, broken = test.fixed[digit], test.broken[digit]
-        before, _, change = _changed(after + fixed - broken, after)
+    test, counts = analysis.splits["test"], table("digit", "before", "fixed", "broken", "after", "change", "p")
+    for digit, (one, after) in enumerate(zip(verdict.facts.digits, evaluation.splits["test"].wrong, strict=True)):
         name = f"{digit} (target)" if digit == record.digit else str(digit)
-        counts.add_row(name, before, str(fixed), str(broken), str(after), change)
-    parts.append(titled("Wrong test images per digit", counts))
+        style = "red" if one.is_more else "green" if one.is_fewer else ""
+        change = Text(f"{one.change:+d}" if one.change else "0", style=style)
+        cells = map(str, (after - one.change, one.fixed, one.broken, after))
+        counts.add_row(name, *cells, change, f"{one.p:.2g}")
+    parts.append(titled("Wrong test images per digit (p: McNemar's, corrected for ten digits)", counts))
+    parts.append(scores(test.scores_after, test.scores_before))
     parts += [] if record.proof is None else [proof(record.proof)]
     return Group(*parts, Line(verdict.words, style="bold"))
 
@@ -132,6 +150,11 @@ def three_counts(analysis: Analysis, evaluation: Evaluation, digit: int) -> Tabl
     )
     for words, *cells in zip(names, *(moved(part) for part in analysis.splits.values()), strict=True):
         rows.add_row(words, *cells)
+    accuracies = []
+    for split, part in analysis.splits.items():
+        was, now = (100 - 100 * one.errors / evaluation.splits[split].count for one in (part.before, part.after))
+        accuracies.append(f"{was:.2f} → {now:.2f} %")
+    rows.add_row("accuracy", *accuracies)
     return rows
 
 
@@ -229,23 +252,28 @@ def verification(findings: VerifyResult) -> RenderableType:
 def adapters(listing: Listing) -> RenderableType:
     """One line for every adapter, and for every checkpoint with all weights trained."""
     digest = labelled("digest", listing.digest)
+    base = [Line(f"The base {listing.rare}.")] if listing.rare else []
     if not listing.adapters:
-        return Group(Line(f"{listing.run} has no adapters yet."), digest)
+        return Group(Line(f"{listing.run} has no adapters yet."), *base, digest)
     rows = table("adapter", "digit", "rank", "numbers", "missed", "false al.", "errors", "proof", "size")
     notes = []
     for line in listing.adapters:
         rows.add_row(line.name, *_facts(line), "-" if line.proof is None else _mark(line.proof), _size(line.bytes))
         if line.on_top_of:
-            notes.append(f"{line.name} is for use on top of {', '.join(line.on_top_of)}.")
+            notes.append(Line(f"{line.name} is for use on top of {', '.join(line.on_top_of)}."))
         if line.drawings:
-            notes.append(f"{line.name} was taught {line.drawings:,} drawings.")
-    return Group(titled(f"{DATASETS[listing.dataset]}: adapters, with test figures", rows), *map(Line, notes), digest)
+            notes.append(Line(f"{line.name} was taught {line.drawings:,} drawings."))
+    title = f"{DATASETS[listing.dataset]}: adapters, with test figures"
+    return Group(titled(title, rows), *base, *notes, digest)
 
 
 def _facts(line: AdapterLine) -> list[str]:
     """Digit, rank, size, and the three counts before and after."""
     numbers = f"{line.parameters / 1e6:.2f} M" if line.parameters >= 1e6 else f"{line.parameters:,}"
-    return [str(line.digit), "-" if line.rank is None else str(line.rank), numbers, *moved(line, NARROW)]
+    rank, (missed, alarms, errors) = "-" if line.rank is None else str(line.rank), moved(line, NARROW)
+    if line.digit is None:
+        return ["-", rank, numbers, "-", "-", errors]
+    return [str(line.digit), rank, numbers, missed, alarms, errors]
 
 
 def runs(document: Overview) -> RenderableType:
@@ -253,18 +281,20 @@ def runs(document: Overview) -> RenderableType:
     if not document.runs:
         return Line(f"There is no run below {document.folder}.")
     rows = table("run", "data", "base", "adapters", "best", "missed", "errors", "size", "digest", words=("best",))
-    faults = []
+    notes, faults = [], []
     for line in document.runs:
         name = line.run.removeprefix(f"{document.folder}/")
         if line.fault is not None or line.accuracy is None:
             rows.add_row(name, Text("damaged", style="bold red"), *[""] * 5, _size(line.bytes))
             faults.append(Line(f"{line.run} is damaged: {line.fault}", style="bold red"))
             continue
-        missed, _, errors = moved(line.best, NARROW) if line.best else ["-"] * 3
+        missed = "-" if line.best is None or line.best.digit is None else moved(line.best, NARROW)[0]
+        errors = NARROW.format(line.errors, line.best.after.errors) if line.best else "-"
         best = [line.best.name if line.best else "-", missed, errors]
         base = [line.dataset or "", f"{100 * line.accuracy:.2f} %", str(line.adapters)]
         rows.add_row(name, *base, *best, _size(line.bytes), (line.digest or "")[:DIGEST])
-    return Group(titled(f"Runs below {document.folder}, with test figures", rows), *faults)
+        notes += [Line(f"{name}: the base {line.rare}.")] if line.rare else []
+    return Group(titled(f"Runs below {document.folder}, with test figures", rows), *notes, *faults)
 
 
 def sizes(document: SizeTable) -> RenderableType:
@@ -365,13 +395,6 @@ def _size(count: int) -> str:
 
 def _shape(shape: Sequence[int] | None) -> str:
     return " x ".join(map(str, shape)) if shape else "-"
-
-
-def _changed(before: int, after: int) -> tuple[str, str, Text]:
-    """Before, after, and how many more are wrong: red, or fewer: green."""
-    more = after - before
-    style = "red" if more > 0 else "green" if more < 0 else ""
-    return str(before), str(after), Text(f"{more:+d}" if more else "0", style=style)
 
 
 def _mark(passed: bool, good: str = "passed", bad: str = "FAILED") -> Text:

@@ -65,6 +65,7 @@ class Networks:
             dataset=self.work.dataset.name,
             test=self.test_count,
             base_errors=int(self._base_wrong.sum()),
+            rare=str(run.record.rare) if run.record.rare else None,
             adapters=self._adapters,
             taught=free_name("taught", {one.name for one in self._adapters}),
         )
@@ -83,7 +84,7 @@ class Networks:
             image, label = test.images[index], int(test.labels[index])
         else:
             try:
-                pixels = prepare(rasterize(request.strokes or ()), self.work.dataset.name)
+                pixels = prepare(rasterize(request.strokes or ()))
             except DataError as error:  # a blank canvas, or several digits: normal while somebody draws
                 return PredictResponse(problem=error.cause)
             image = torch.from_numpy(pixels).to(self.work.device)

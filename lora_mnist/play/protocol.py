@@ -117,6 +117,7 @@ class RunInfo(Message):
     dataset: str
     test: Count  # number of test images
     base_errors: Count
+    rare: str | None  # what the base saw of its rare digit, if it has one
     adapters: Many[AdapterInfo]
     taught: str  # a free name for the next taught adapter
 

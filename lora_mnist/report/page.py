@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lora_mnist.evaluation.results import Matrix
-from lora_mnist.evaluation.significance import DIGIT_LEVEL, LEVEL, format_p, wilson
+from lora_mnist.evaluation.significance import LEVEL, format_p, wilson
 from lora_mnist.evaluation.verdict import paired
 from lora_mnist.report import tables
 from lora_mnist.report.images import COLUMNS, picture_source, sheet_of
@@ -29,8 +29,8 @@ from lora_mnist.report.tables import AdapterResults, read_adapter
 from lora_mnist.runs.atomic import to_json
 from lora_mnist.runs.listing import adapter_lines, documents_of
 from lora_mnist.runs.run import Run
+from lora_mnist.settings.layers import DATASETS
 
-TITLES = {"mnist": "MNIST", "digits": "scikit-learn's handwritten digits (not MNIST)"}
 LEVELS = 6  # shades of a colour in the page's style
 NBSP = "\N{NO-BREAK SPACE}"
 PAGE_COLOURS = {  # what the page's style has in place of a colour, so that plots follow light and dark
@@ -95,10 +95,10 @@ def environment() -> Environment:
     )
     filters = (percent, signed, unbroken, policy_hash, date, setting_rows, inline, picture_source)
     made.filters |= {one.__name__: one for one in filters} | {"p": format_p, "sure": rounded_probability}
-    rows = (tables.base_digit_rows, tables.digit_rows, tables.strength_rows, tables.confusion_changes, matrix_cells)
-    others = (interval, paired, tables.settings_of, tables.base_settings)
+    rows = (tables.base_digit_rows, tables.digit_rows, tables.score_rows, tables.strength_rows)
+    others = (tables.confusion_changes, matrix_cells, interval, paired, tables.settings_of, tables.base_settings)
     made.globals |= {one.__name__: one for one in (*rows, *others)}
-    made.globals |= {"LEVEL": LEVEL, "DIGIT_LEVEL": DIGIT_LEVEL, "TITLES": TITLES}
+    made.globals |= {"LEVEL": LEVEL, "DATASETS": DATASETS}
     return made
 
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator
 
 from lora_mnist.errors import AlteredError
 from lora_mnist.evaluation.results import Counts, Matrix, SplitResult
-from lora_mnist.evaluation.significance import DIGIT_LEVEL
+from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.report.tables import AdapterResults, confusion_changes, digit_rows, strength_rows
 from lora_mnist.runs.artifact import HISTORY
 from lora_mnist.runs.atomic import RESTORE
@@ -200,7 +200,7 @@ def change_per_digit(one: AdapterResults) -> Plot:
     """
     name, target, rows = one.name, one.digit, digit_rows(one)
     figure, axes = framed("change of the error rate on test, in points (left: fewer wrong)")
-    marks, chance = [], {row["digit"]: row["p"] > DIGIT_LEVEL for row in rows}
+    marks, chance = [], {row["digit"]: row["p"] > LEVEL for row in rows}
     from_below = sorted(rows, key=lambda row: (row["digit"] == target, -row["digit"]))
     for height, row in enumerate(from_below):
         is_chance = chance[row["digit"]]

@@ -14,7 +14,15 @@ import numpy as np
 import tomli_w
 
 from lora_mnist.errors import AlteredError, RunError
-from lora_mnist.evaluation.results import Comparison, Counts, LayerEffect, Matrix, SplitResult, StrengthCurve
+from lora_mnist.evaluation.results import (
+    Comparison,
+    Counts,
+    LayerEffect,
+    Matrix,
+    ScoreTable,
+    SplitResult,
+    StrengthCurve,
+)
 from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval, wilson
 from lora_mnist.evaluation.verdict import LessonVerdict, Verdict, verdict_of
 from lora_mnist.report.images import Images, read_images
@@ -148,15 +156,24 @@ def base_digit_rows(base: SplitResult) -> list[Row]:
 
 def digit_rows(adapter: AdapterResults) -> list[Row]:
     """Wrong images of every digit before and after; `net` is the change, `low` and `high` are the interval of `net` /
-    `images` (see `significance.paired_interval`), and `p` is McNemar's."""
+    `images` (see `significance.paired_interval`), and `p` is McNemar's, corrected for ten
+    digits."""
     rows: list[Row] = []
-    for digit, pair in enumerate(adapter.comparison.by_digit):
+    for digit, pair in enumerate(adapter.verdict.facts.digits):
         images = adapter.before.images[digit]
         low, high = paired_interval(pair.fixed, pair.broken, max(1, images))
         before, after = adapter.before.wrong[digit], adapter.after.wrong[digit]
         counts = {"before": before, "fixed": pair.fixed, "broken": pair.broken, "after": after, "net": after - before}
-        p = mcnemar(pair.fixed, pair.broken)
-        rows.append({"digit": digit, "images": images, **counts, "low": low, "high": high, "p": p})
+        rows.append({"digit": digit, "images": images, **counts, "low": low, "high": high, "p": pair.p})
+    return rows
+
+
+def score_rows(after: ScoreTable, before: ScoreTable | None = None) -> list[Row]:
+    """Precision, recall and F1 of every digit and their means; those of `before` too, if they are given."""
+    rows: list[Row] = []
+    for name, one in after.rows.items():
+        was = {f"{key}_before": value for key, value in before.rows[name].model_dump().items()} if before else {}
+        rows.append({"digit": name, **was, **one.model_dump()})
     return rows
 
 
@@ -168,7 +185,7 @@ def strength_rows(adapter: AdapterResults) -> list[Row]:
     return [
         {
             "strength": point.strength,  # in the first column
-            **point.model_dump(),
+            **point.model_dump(exclude={"wrong"}),
             "accuracy": 1 - point.errors / images,
             "recall": 1 - point.missed / max(1, of_digit),  # a tiny val may have none of them
             "recall_of_others": 1 - (point.errors - point.missed) / max(1, images - of_digit),
@@ -193,6 +210,7 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
     files: dict[str, Sequence[Row]] = {
         "adapters.csv": [_line_row(line) for line in lines],
         "base-digits.csv": base_digit_rows(base),
+        "base-scores.csv": score_rows(base.scores),
         "base-confusion.csv": _matrix_rows(count=base.confusion),
         "base-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(run.base.losses(), 1)],
     }
@@ -201,10 +219,11 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
         shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]
         trade: list[Row] = []
         for way, amount, points in (("threshold", "shift", shifts), ("strength", "strength", strengths)):
-            for counts in (point.model_dump() for point in points):
+            for counts in (point.model_dump(exclude={"wrong"}) for point in points):
                 trade.append({"way": way, "amount": counts.pop(amount), **counts})
         files |= {
             f"{one.name}-digits.csv": digit_rows(one),
+            f"{one.name}-scores.csv": score_rows(one.after.scores, one.before.scores),
             f"{one.name}-confusion.csv": _matrix_rows(before=one.before.confusion, after=one.after.confusion),
             f"{one.name}-images.csv": [
                 {"index": image.index, "kind": image.kind, "label": image.label}

@@ -11,7 +11,7 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
 from lora_mnist.runs.atomic import is_finished
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RunDocuments
+from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RareDigit, RunDocuments
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 
 
@@ -20,7 +20,7 @@ class AdapterLine(Document):
 
     name: str
     method: Method
-    digit: Digit
+    digit: Digit | None  # None where it was taught drawings, of all digits
     rank: int | None  # None where all weights were trained
     parameters: Count  # how many numbers were trained
     on_top_of: Many[str]
@@ -39,6 +39,7 @@ class Listing(Document):
     base_fingerprint: str
     digest: str
     adapters: Many[AdapterLine]
+    rare: Maybe[RareDigit] = None  # a digit of which the base saw only a share
 
 
 def list_adapters(run: Run) -> Listing:
@@ -53,6 +54,7 @@ def list_adapters(run: Run) -> Listing:
         base_fingerprint=base.base_fingerprint,
         digest=run.digest(),
         adapters=tuple(adapter_lines(run)),
+        rare=run.record.rare,
     )
 
 
@@ -65,7 +67,7 @@ def adapter_lines(run: Run) -> list[AdapterLine]:
         line = AdapterLine(
             name=saved.name,
             method=record.method,
-            digit=record.digit,
+            digit=None if record.lesson else record.digit,
             rank=record.rank,
             parameters=record.trained,
             on_top_of=record.on_top_of,
@@ -118,7 +120,8 @@ class RunLine(Document):
     images: Maybe[Count] = None  # of `test`
     errors: Maybe[Count] = None  # of the base on them
     adapters: Maybe[Count] = None  # with the checkpoints that have all weights trained
-    best: Maybe[AdapterLine] = None  # the one of them with the fewest errors in all
+    rare: Maybe[RareDigit] = None  # a digit of which the base saw only a share
+    best: Maybe[AdapterLine] = None  # the one of them with the fewest errors in all, if these are fewer than the base's
     digest: Maybe[str] = None
 
     @property
@@ -144,14 +147,17 @@ def list_runs(folder: Path) -> Overview:
         size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
         try:
             base, adapters = run.require_base().evaluation, adapter_lines(run)
+            errors = base.splits["test"].errors
+            better = [line for line in adapters if line.after.errors < errors]
             line = RunLine(
                 run=str(run.path),
                 bytes=size,
                 dataset=base.dataset.name,
                 images=base.splits["test"].count,
-                errors=base.splits["test"].errors,
+                errors=errors,
                 adapters=len(adapters),
-                best=min(adapters, key=lambda line: line.after.errors, default=None),
+                rare=run.record.rare,
+                best=min(better, key=lambda line: line.after.errors, default=None),
                 digest=run.digest(),
             )
         except RunError as error:

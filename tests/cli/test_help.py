@@ -11,7 +11,7 @@ from lora_mnist.cli.options import PANELS
 from lora_mnist.settings.config import load_config, resolve
 
 COMMANDS = typer.main.get_command(app).commands
-CONFIGS = {dataset: resolve([load_config("default")], dataset) for dataset in ("mnist", "digits")}
+CONFIGS = {dataset: resolve([load_config("default")], dataset) for dataset in ("mnist", "mnist-5k")}
 
 
 @pytest.fixture(autouse=True)
@@ -85,11 +85,11 @@ def test_a_default_is_the_one_in_the_config(name):
         for setting, value in getattr(CONFIGS["mnist"], section):
             if shown.get(setting) is None or setting == "name":
                 continue
-            on_digits = getattr(getattr(CONFIGS["digits"], section), setting)
+            on_digits = getattr(getattr(CONFIGS["mnist-5k"], section), setting)
             written = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             written = {"True": "yes", "False": "no", "None": "none"}.get(written, written.removesuffix(".0"))
             assert shown[setting].startswith(written)
-            assert (" on digits" in shown[setting]) == (on_digits != value)
+            assert (" on mnist-5k" in shown[setting]) == (on_digits != value)
             compared += 1
     assert compared >= 4
     if name == "finetune":

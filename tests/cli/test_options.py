@@ -33,8 +33,8 @@ def test_an_option_that_was_given_is_a_setting(group, settings):
 
 def test_the_settings_of_a_base_stand_in_three_tables():
     assert o.Base().settings() == {"data": {}, "model": {}, "pretrain": {}}
-    given = o.Base(dataset="digits", hidden="20,10", epochs=3).settings()
-    assert given == {"data": {"dataset": "digits"}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
+    given = o.Base(dataset="mnist-5k", hidden="20,10", epochs=3).settings()
+    assert given == {"data": {"dataset": "mnist-5k"}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
     given = o.Base(epochs=3).settings(**vars(o.Loop(batch_size=8)))
     assert given["pretrain"] == {"epochs": 3, "batch_size": 8}
     request = o.request_of(Path("run"), o.Session(), o.ConfigOptions(seed=4), **given)

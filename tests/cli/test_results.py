@@ -62,30 +62,33 @@ def longest(tuned) -> FinetuneResult:
 # finetune and pretrain ------------------------------------------------------------------------------------------------
 
 
-def test_finetuning_takes_16_lines_at_most(tuned, longest):
-    assert len(printed(results.finetuning(tuned, HERE))) <= 16
-    lines = printed(results.finetuning(longest, HERE))
+def test_finetuning_takes_17_lines_at_most(tuned, longest):
+    assert len(printed(results.finetuning(tuned, HERE, is_rare=True))) <= 17
+    lines = printed(results.finetuning(longest, HERE, is_rare=True))
     assert "forgot others" in lines[0]
-    assert len(lines) <= 16
+    assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
 
 
 def test_the_verdict_comes_first_and_its_facts_are_the_stored_ones(tuned):
-    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(results.finetuning(tuned, HERE))
+    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(results.finetuning(tuned, HERE, is_rare=True))
     assert text.startswith(verdict.headline)
     for part in (verdict.side_effects, verdict.compared):
         assert part in text
     for split in tuned.analysis.splits:
-        assert f"{split}, of {tuned.evaluation.splits[split].count}" in text
+        assert f"{split}, of {tuned.evaluation.splits[split].count:,}" in text
     assert f"{tuned.record.parameters.added:,} numbers" in text
     assert f"{HERE}/adapters/{tuned.record.name}" in text
 
 
 def test_the_rows_are_missed_false_alarms_and_errors_with_val_before_test(tuned):
-    lines = printed(results.finetuning(tuned, HERE))
+    lines = printed(results.finetuning(tuned, HERE, is_rare=True))
     rows = [line for line in lines if "→" in line]
-    assert [row.split()[0] for row in rows] == ["missed:", "false", "all"]
+    assert [row.split()[0] for row in rows] == ["missed:", "false", "all", "accuracy"]
     splits = tuned.analysis.splits
+    shares = re.findall(r"([\d.]+) → ([\d.]+) %", rows.pop())
+    for split, (_, after) in zip(("val", "test"), shares, strict=True):
+        assert float(after) == pytest.approx(100 * tuned.evaluation.splits[split].accuracy, abs=0.005)
     for row, key in zip(rows, ("missed", "false_alarms", "errors"), strict=True):
         pairs = re.findall(r"(\d+) → (\d+)", row)
         stored = [(splits[split].before.of(key), splits[split].after.of(key)) for split in ("val", "test")]
@@ -94,7 +97,7 @@ def test_the_rows_are_missed_false_alarms_and_errors_with_val_before_test(tuned)
 
 @pytest.mark.parametrize("width", [50, 80])
 def test_no_number_is_cut_however_narrow_the_terminal(tuned, width):
-    text = "\n".join(printed(results.finetuning(tuned, HERE), width=width))
+    text = "\n".join(printed(results.finetuning(tuned, HERE, is_rare=True), width=width))
     assert "…" not in text
     test = tuned.analysis.splits["test"]
     for before, after in zip(test.before.numbers, test.after.numbers, strict=True):
@@ -102,7 +105,27 @@ def test_no_number_is_cut_however_narrow_the_terminal(tuned, width):
 
 
 def test_an_adapter_that_was_not_kept_is_not_said_to_be_saved(refused):
-    assert words(results.finetuning(refused, HERE)) == tables.not_kept(refused.record)
+    text = words(results.finetuning(refused, HERE, is_rare=True))
+    assert text.startswith(tables.not_kept(refused.record))
+    assert "saved" not in text
+
+
+def test_the_next_step_is_the_report_of_a_repair_or_a_base_with_a_weakness(tuned, refused):
+    def last(one, is_rare):
+        return printed(results.next_step(one, HERE, is_rare))[-1]
+
+    kinds = {
+        "repair": "report --open",
+        "side effect": "report --open",
+        "not repaired": "run --config rare --run runs/rare",
+    }
+    for kind, command in kinds.items():
+        verdict = tuned.verdict.model_copy(update={"kind": kind})
+        with_kind = type("Tuning", (), {"verdict": verdict, "kept": True, "record": tuned.record})()
+        assert last(with_kind, False).endswith(f"lora-mnist {command}")
+        assert last(with_kind, True).endswith("lora-mnist report --open")
+    assert last(refused, False).endswith("lora-mnist run --config rare --run runs/rare")
+    assert last(refused, True).endswith(f"lora-mnist finetune --digit {refused.record.digit} --guard none")
 
 
 def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
@@ -110,7 +133,7 @@ def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
     assert f"Weakest on val: {found.digit}, {found.wrong} of {found.images} wrong" in text
     assert f"95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %" in text
     for split, part in whole.pretraining.splits.items():
-        assert f"{split}, of {part.count} " + " ".join(map(str, (*part.wrong, part.errors))) in text
+        assert f"{split}, of {part.count:,} " + " ".join(map(str, (*part.wrong, part.errors))) in text
     assert "name one with --digit" in words(results.pretraining(changed(whole.pretraining, weakest=None)))
 
 
@@ -220,9 +243,9 @@ def extracted(converted) -> FinetuneResult:
     return extract(workspace(converted), rank=2)
 
 
-def test_an_extracted_adapter_takes_16_lines_at_most(extracted):
-    lines = printed(results.finetuning(extracted, HERE))
-    assert len(lines) <= 16
+def test_an_extracted_adapter_takes_17_lines_at_most(extracted):
+    lines = printed(results.finetuning(extracted, HERE, is_rare=True))
+    assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
     facts, test = extracted.record.extraction, extracted.analysis.splits["test"]
     energies, after = [100 * layer.energy for layer in facts.layers.values()], facts.of_checkpoint
@@ -257,7 +280,7 @@ def test_a_merged_network_says_how_good_and_how_exact_it_is(converted, extracted
 
 @pytest.fixture
 def drawings(tmp_path) -> Path:
-    return write_drawings(tmp_path / "drawings", drawings_of("digits"))
+    return write_drawings(tmp_path / "drawings", drawings_of("mnist-5k"))
 
 
 def test_a_lesson_takes_16_lines_at_most(cli, run_copy, drawings, monkeypatch):
@@ -272,7 +295,7 @@ def test_a_lesson_takes_16_lines_at_most(cli, run_copy, drawings, monkeypatch):
         f"{lesson.unseen.before} → {lesson.unseen.after}",
         f"{lesson.before} → {lesson.after}",
         f"{lesson.val.before} → {lesson.val.after}",
-        "digits",
+        "mnist-5k",
         "proof     passed",
         "saved     run/adapters/taught",
         "lora-mnist report --run run --open",
@@ -303,11 +326,13 @@ def test_a_lesson_as_json_and_quietly(cli, succeeds, run_copy, drawings):
     assert cli("teach", drawings, "--run", run_copy, "--quiet", "--name", "two", "--steps", 5) == (0, f"{folder}\n", "")
 
 
-def test_a_lesson_that_the_guard_refuses_has_a_way_out(succeeds, run_copy, drawings):
+def test_a_lesson_that_the_guard_refuses_has_a_way_out(cli, run_copy, drawings):
     config = run_copy.parent / "harsh.toml"
     config.write_text("[teach]\nlearning_rate = 0.3\nshare = 1.0\n")
     before = snapshot(run_copy)
-    out = succeeds("teach", drawings, "--run", run_copy, "--config", config, "--guard", "errors", "--steps", 30)
+    options = ("--run", run_copy, "--config", config, "--guard", "errors", "--steps", 30)
+    code, out, _ = cli("teach", drawings, *options)
+    assert code == 7
     assert out.startswith("Not kept: the guard allows no scale")
     assert "--guard none" in out
     assert snapshot(run_copy) == before

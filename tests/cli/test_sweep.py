@@ -5,7 +5,7 @@ import pytest
 from lora_mnist.sweep.rows import Store
 from tests.conftest import snapshot
 
-GRID = ("--digit", "3,8", "--rank", "1,2", "--seed", "0-1", "--dataset", "digits", "--threads", "1")
+GRID = ("--digit", "3,8", "--rank", "1,2", "--seed", "0-1", "--dataset", "mnist-5k", "--threads", "1")
 SETTINGS = ("--config", "smoke", "--set", "finetune.batch_size=10")
 
 

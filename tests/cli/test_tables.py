@@ -13,10 +13,11 @@ from lora_mnist.evaluation.results import ControlCounts, ControlResult, GuardDec
 from lora_mnist.pipeline import Request, verify
 from lora_mnist.pipeline.compare import PairOfNetworks, SideBySide, compare
 from lora_mnist.pipeline.doctor import Check, Diagnosis
-from lora_mnist.runs.listing import AdapterLine, Listing
+from lora_mnist.runs.listing import AdapterLine, Listing, list_runs
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import Evaluation
 
+from ..conftest import edited
 from .conftest import LARGEST, changed, joined, printed, words
 
 
@@ -51,7 +52,7 @@ def test_errors_per_digit_are_the_stored_ones(succeeds, finished_run, base):
     for digit in range(10):
         assert shown[str(digit)][3:5] == [str(test.images[digit]), str(test.wrong[digit])]
     assert f"{100 * test.accuracy:.2f} % on test" in out
-    assert "not MNIST" in out.splitlines()[0]
+    assert "mnist-5k" in out.splitlines()[0]
     assert "before" not in out
 
 
@@ -90,7 +91,7 @@ def test_alternatives_stand_beside_the_adapter(tuned):
     pair = PairedControl(only_adapter_right=11, only_control_right=12, p=0.5)
     counts = ControlCounts(missed=7, false_alarms=8, errors=9, all=pair, digit=pair)
     threshold = changed(tuned.analysis.threshold, shift=1.25)
-    control = ControlResult(scale=None, splits={"test": counts}, threshold=threshold)
+    control = ControlResult(scale=None, splits={"test": counts}, threshold=threshold, threshold_on_test=threshold)
     text = words(tables.finetuning(changed(tuned, analysis__control=control)))
     assert f"{tuned.analysis.threshold.shift:+.2f} on the logit of {tuned.record.digit}, by val" in text
     assert "control: uniform sampling, not kept" in text
@@ -154,12 +155,20 @@ def test_every_run_has_a_line_of_80_columns(cli, succeeds, run_copy, adapter):
     (run_copy.parent / "other" / "base" / "run.json").unlink()
     out = succeeds("runs", run_copy.parent, err="")
     assert max(len(line) for line in out.splitlines()[1:] if "/" not in line) <= 80
-    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
-    assert adapter.name in line
+    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "mnist-5k" in line]
     assert "is damaged" in joined(out.splitlines())
     document = json.loads(cli("runs", run_copy.parent, "--json")[1])
     (digest,) = [one["digest"] for one in document["runs"] if "digest" in one]
     assert f" {digest[:8]}" in line
+
+
+@pytest.mark.parametrize("change", [-1, 0])
+def test_the_best_adapter_of_a_run_has_fewer_errors_than_its_base(run_copy, adapter, change):
+    base = Run(run_copy).base.evaluation.splits["test"].errors
+    with edited(adapter / "analysis.json") as analysis:
+        analysis["splits"]["test"]["after"]["errors"] = base + change
+    (line,) = list_runs(run_copy.parent).runs
+    assert (line.best and line.best.name) == (adapter.name if change else None)
 
 
 def test_a_folder_without_runs_says_so(cli, tmp_path):
@@ -171,7 +180,7 @@ def test_a_folder_without_runs_says_so(cli, tmp_path):
 def test_a_run_without_adapters_has_a_line_too(cli, succeeds, run_copy, adapter, base):
     shutil.rmtree(adapter)
     out = succeeds("runs", run_copy.parent, err="")
-    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "digits" in line]
+    (line,) = [line for line in out.splitlines() if line.startswith(" run ") and "mnist-5k" in line]
     assert line.split()[2:8] == [f"{100 * base.splits['test'].accuracy:.2f}", "%", "0", "-", "-", "-"]
     listed = cli("adapters", "--run", run_copy)[1]
     assert joined(listed.splitlines()).startswith(f"{run_copy} has no adapters yet.")
@@ -205,7 +214,7 @@ def test_compare_prints_what_the_json_says(cli, succeeds, finished_run, compared
     line = next(line for line in out.splitlines() if "1 and 2" in line)
     assert line.split()[:6] == ["1", "and", "2", "all", str(test.errors.broken), str(test.errors.fixed)]
     assert f"the {adapter.digit}s" in out
-    assert f"{finished_run}: scikit-learn's digits, not MNIST, 359 test images" in joined(out.splitlines())
+    assert f"{finished_run}: mnist-5k, 1,000 test images" in joined(out.splitlines())
     document = json.loads(cli("compare", finished_run, "--json")[1])
     assert document == compared.model_dump(mode="json")
 
@@ -251,7 +260,7 @@ def test_of_too_many_pairs_those_with_the_best_are_shown(compared):
 def test_networks_with_other_test_images_are_named_and_not_tested(compared):
     other = changed(compared.networks[0], number=3, run="m", dataset__name="mnist", dataset__sha256="x")
     text = words(tables.side_by_side(changed(compared, networks=(*compared.networks, other))))
-    assert "No test between networks whose test images differ: 1, 2 (digits) and 3 (mnist)." in text
+    assert "No test between networks whose test images differ: 1, 2 (mnist-5k) and 3 (mnist)." in text
     assert "and 3 all" not in text
     assert "differ" not in words(tables.side_by_side(compared))
 

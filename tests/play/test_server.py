@@ -32,7 +32,7 @@ LESSON = {"drawings": [DRAWING | {"label": digit} for digit in range(10)]}
 
 @pytest.fixture(scope="module")
 def digits_test(client):
-    return load("digits", client.run, val_share=0.25, split_seed=0).test
+    return load("mnist-5k", client.run, val_share=0.25, split_seed=0).test
 
 
 @pytest.mark.parametrize(

@@ -30,29 +30,30 @@ def report(finished_run, tmp_path_factory):
     return write_report(Run(run))
 
 
-def opened(browser, file, width: int = 1280, scheme: str = "light", scripts: bool = True) -> Page:
-    context = browser.new_context(
-        viewport={"width": width, "height": 844}, color_scheme=scheme, java_script_enabled=scripts
-    )
-    page = context.new_page()
+def opened(browser, file, scripts: bool = True) -> Page:
+    page = browser.new_context(viewport={"width": 1280, "height": 844}, java_script_enabled=scripts).new_page()
     page.goto(file.as_uri())
     return page
 
 
-def troubles_of(browser, file, width: int, scheme: str = "light") -> list[str]:
-    """Everything that a reader would call wrong with the page."""
-    page = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme).new_page()
+def troubles_of(browser, file, scheme: str, *widths: int) -> list[str]:
+    """Everything that a reader would call wrong with the page, opened at the first width and resized to the others."""
+    context = browser.new_context(viewport={"width": widths[0], "height": 844}, color_scheme=scheme)
+    page = context.new_page()
     troubles: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: troubles.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(file.as_uri())
-    troubles += [f"request: {url}" for url in requests if url != file.as_uri() and not url.startswith("data:")]
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 844})
+        if page.evaluate("document.documentElement.scrollWidth") > width:
+            troubles.append(f"it scrolls sideways at {width}")
     broken = "() => [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
     troubles += [f"picture: {alt}" for alt in page.evaluate(broken)]
-    if page.evaluate("document.documentElement.scrollWidth") > width:
-        troubles.append("it scrolls sideways")
+    troubles += [f"request: {url}" for url in requests if url != file.as_uri() and not url.startswith("data:")]
+    context.close()
     return troubles
 
 
@@ -67,26 +68,27 @@ def rows(file, table: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280, 1920])
-def test_nothing_is_wrong_on_any_screen(browser, report, alone, width, scheme):
+def test_nothing_is_wrong_on_any_screen(browser, report, alone, scheme):
     for file in (report, alone):
-        assert troubles_of(browser, file, width, scheme) == []
+        assert troubles_of(browser, file, scheme, 390, 1280, 1920) == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, report, scheme):
-    assert serious(_unfolded(browser, report, scheme)) == {}
+def test_axe_finds_nothing_serious(browser, report):
+    page = _unfolded(browser, report)
+    assert serious(page) == {}
+    page.emulate_media(color_scheme="dark")
+    assert serious(page) == {}
 
 
 def test_axe_would_find_something_serious(browser, alone):
-    page = _unfolded(browser, alone, "light")
+    page = _unfolded(browser, alone)
     assert serious(page) == {}
     page.evaluate("document.querySelector('select').parentNode.replaceWith(document.querySelector('select'))")
     assert serious(page).keys() == {"select-name"}
 
 
-def _unfolded(browser, file, scheme: str) -> Page:
-    page = opened(browser, file, scheme=scheme)
+def _unfolded(browser, file) -> Page:
+    page = opened(browser, file)
     page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
     page.locator(".gallery [data-kind='']").first.click()
     return page
@@ -95,8 +97,19 @@ def _unfolded(browser, file, scheme: str) -> Page:
 def test_the_slider_moves_the_point_and_the_numbers(browser, alone):
     page = opened(browser, alone)
     places = set()
-    for i, point in enumerate(documents(alone)[0].analysis.strength_curve.splits["test"]):
+    points = documents(alone)[0].analysis.strength_curve.splits["test"]
+    base = next(point for point in points if point.strength == 0)
+    for i, point in enumerate(points):
         page.locator(".slider input").fill(str(i))
+        for key in ("missed", "false_alarms", "errors"):  # of the large numbers
+            assert page.locator(f"[data-count='{key}']").inner_text() == f"{point.of(key):,}"
+        for digit, (now, before) in enumerate(zip(point.wrong, base.wrong, strict=True)):  # of the row of digits
+            change = f"{now - before:+,}".replace("-", "−") if now != before else "0"
+            assert page.locator(f"[data-digit='{digit}']").inner_text() == change
+        kept = page.locator("p.as-kept")  # which speaks of the adapter at strength 1
+        assert kept.evaluate("element => getComputedStyle(element).visibility") == (
+            "visible" if point.strength == 1 else "hidden"
+        )
         for key in ("missed", "false_alarms", "errors"):
             assert page.locator(f".slider .{key}").inner_text() == f"{point.of(key):,}"
         strength = f"{point.strength:g}"
@@ -191,6 +204,6 @@ def test_the_alarm_works(browser, report):
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.read_text())
     wide = '<img src="http://127.0.0.1:9/x.png" alt="gone"><div style="width: 2000px">wide</div>'
     file.write_text(text.replace("</body>", f"{wide}<script>console.log('loud')</script></body>"))
-    troubles = troubles_of(browser, file, 390)
+    troubles = troubles_of(browser, file, "light", 390)
     for kind in ("console: loud", "picture: gone", "request: http://127.0.0.1:9/x.png", "it scrolls sideways"):
         assert any(trouble.startswith(kind) for trouble in troubles), kind

@@ -84,8 +84,11 @@ def test_the_change_of_every_digit_stands_on_its_line_with_the_target_on_top(mon
 
 def test_the_trade_shows_every_curve_and_every_point():
     none = {"false_alarms": 0}
+    nobody = (0,) * 10
     shifts = [ShiftPoint(shift=s, missed=m, errors=e, **none) for s, m, e in ((0, 9, 50), (1, 5, 60), (2, 1, 400))]
-    strengths = [StrengthPoint(strength=s, missed=m, errors=e, **none) for s, m, e in ((0, 9, 50), (1, 2, 40))]
+    strengths = [
+        StrengthPoint(strength=s, missed=m, errors=e, wrong=nobody, **none) for s, m, e in ((0, 9, 50), (1, 2, 40))
+    ]
     adapter = SimpleNamespace(
         name="a",
         digit=9,

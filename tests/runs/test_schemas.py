@@ -95,7 +95,7 @@ DAMAGES = {
     ],
     "provenance.json": [("versions.torch", 2), ("seconds", "1"), ("date", ...), ("mine", 1)],
     "evaluation.json": [
-        ("dataset", "digits"),
+        ("dataset", "mnist-5k"),
         ("base_fingerprint", 3),
         ("adapters", {}),
         ("adapters", [{"name": "a"}]),
@@ -223,8 +223,8 @@ def test_what_is_no_such_document_at_all_is_one_error(run_copy, file, content):
 def test_a_number_that_json_does_not_know_is_refused(run_copy, number):
     path = run_copy / "base" / "evaluation.json"
     document = json.loads(path.read_text())
-    accuracy = json.dumps(document["splits"]["test"]["accuracy"]).encode()
-    path.write_bytes(path.read_bytes().replace(accuracy, number))
+    accuracy = b'"accuracy": ' + json.dumps(document["splits"]["test"]["accuracy"]).encode()
+    path.write_bytes(path.read_bytes().replace(accuracy, b'"accuracy": ' + number))
     rehash(path.parent)
     with pytest.raises(AlteredError, match=r"evaluation\.json: `splits\.(val|test)\.accuracy`"):
         _ = Run(run_copy).base.evaluation

@@ -3,7 +3,7 @@
 import { find, make } from "./dom.js";
 import { thousands } from "./words.js";
 
-const GOOD = ["learnt"], BAD = ["not learnt", "no scale"]; // kinds of verdict
+const GOOD = ["learnt"], BAD = ["side effect", "not learnt", "no scale"]; // kinds of verdict
 
 export function showLesson(lesson, verdict) {
   const tone = GOOD.includes(verdict.kind) ? "good" : BAD.includes(verdict.kind) ? "bad" : "";
@@ -13,8 +13,8 @@ export function showLesson(lesson, verdict) {
   const cards = make("dl", {}, drawings);
   if (val) cards.append(card("Wrong images on val", val.before, val.after, val.images, -1, "of the data set, held back to decide on"));
   const parts = [make("p", { className: `verdict ${tone}` }, verdict.words, " ", verdict.side_effects), cards];
-  if (val) parts.push(make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:"), digits(val));
-  if (lesson.scale !== null && lesson.scale !== 1) parts.push(make("p", {}, `Scale selected by the guard: ${lesson.scale} of the trained update.`));
+  if (val) parts.push(make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:"), digits(val, verdict.worse));
+  if (lesson.scale !== null && lesson.scale !== 1) parts.push(make("p", {}, `If you keep it, it is kept at ${lesson.scale} of the trained update: the most that the guard allows.`));
   find(".lesson-result").replaceChildren(...parts);
 }
 
@@ -27,11 +27,11 @@ function card(title, before, after, all, good, note) {
     make("dd", { className: "small" }, change, ` of ${thousands(all)}`), make("dd", { className: "quiet small" }, note));
 }
 
-function digits(val) {
+/** Red is a digit that is worse beyond chance. */
+function digits(val, worse) {
   const change = val.broken.map((broken, digit) => broken - val.fixed[digit]);
-  const tone = (count) => (count > 0 ? "worse" : count < 0 ? "better" : "quiet");
   return make("ol", { className: "digits" }, ...change.map((count, digit) =>
-    make("li", {}, make("b", {}, digit), make("span", { className: tone(count) }, signed(count)))));
+    make("li", {}, make("b", {}, digit), make("span", { className: worse.includes(digit) ? "worse" : "quiet" }, signed(count)))));
 }
 
 const sum = (counts) => counts.reduce((one, other) => one + other, 0);

@@ -63,8 +63,9 @@ async function open(on) {
   const facts = await ask("run");
   const usable = facts.adapters.filter((one) => !one.problem), latest = usable.at(-1);
   choice.offer(facts.adapters, on ?? (latest ? [latest.name, ...latest.on_top_of] : []));
-  find("#about").textContent = `${facts.run} · ${facts.dataset === "mnist" ? "MNIST" : "scikit-learn's digits"} · `
-    + `the base gets ${thousands(facts.base_errors)} of ${thousands(facts.test)} test images wrong`;
+  const images = facts.dataset === "mnist" ? "MNIST" : facts.dataset, rare = facts.rare ? `; in training it ${facts.rare}` : "";
+  find("#about").textContent = `${facts.run} · ${images} · the base gets ${thousands(facts.base_errors)} of `
+    + `${thousands(facts.test)} test images wrong${rare}`;
   find("#name").value = facts.taught;
   look();
   return facts;

@@ -14,8 +14,13 @@ function element(tag, properties = {}, ...children) {
 
 // Strength ------------------------------------------------------------------------------------------------------------
 
+const signed = count => count > 0 ? `+${count.toLocaleString("en")}` : count < 0 ? `−${(-count).toLocaleString("en")}` : "0";
+
 function startSlider(box) {
   const name = box.dataset.adapter, points = data.adapters[name].strengths;
+  const base = points.find(point => point.strength === 0), section = box.closest("section");
+  const changes = [...section.querySelectorAll("[data-change], [data-digit]")];
+  const kept = changes.map(part => part.className); // colours of what was tested, which is the adapter as it was kept
   const input = box.querySelector("input");
   const marks = [...document.querySelectorAll(`[data-plot^="${CSS.escape(name)}/"] .mark[data-strength]`)];
   const trade = document.querySelector(`[data-plot="${CSS.escape(name)}/trade"] svg`);
@@ -29,6 +34,14 @@ function startSlider(box) {
     for (const key of ["strength", "missed", "false_alarms", "errors"]) {
       box.querySelector(`.${key}`).textContent = point[key].toLocaleString("en");
     }
+    const asKept = point.strength === 1;
+    for (const part of section.querySelectorAll("[data-count]")) part.textContent = point[part.dataset.count].toLocaleString("en");
+    changes.forEach((part, i) => {
+      const {change, digit} = part.dataset;
+      part.textContent = signed(change ? point[change] - base[change] : point.wrong[digit] - base.wrong[digit]);
+      part.className = asKept ? kept[i] : "quiet";
+    });
+    for (const part of section.querySelectorAll(".as-kept")) part.style.visibility = asKept ? "" : "hidden";
     input.setAttribute("aria-valuetext", `${point.strength}: ${point.missed} missed, ${point.false_alarms} false alarms, ${point.errors} errors`);
     for (const mark of marks) {
       const here = mark.dataset.strength === String(point.strength);
