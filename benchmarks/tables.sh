@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every table over seeds that the README and docs/ have, each printed by a sweep, on MNIST in data/ or LORA_MNIST_DATA.
 # It takes hours; what is finished is not done again. One thread, where it is set, makes the same bits on any number of
-# cores; the classic recipe and the digits take torch's choice, as their runs do.
+# cores; the classic recipe and mnist-5k take torch's choice, as their runs do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -22,6 +22,11 @@ done
 sweep rounds epochs1 --dataset mnist --digit weakest --seed 0-9 --threads 1 --rounds 5
 sweep map epochs1 --dataset mnist --digit 0-9 --rank 1,2,4,8,16 --seed 0-2 --engine stacked
 sweep classic classic --dataset mnist --config classic --digit 9 --seed 0-4
-sweep digits digits --dataset digits --digit weakest --seed 0-4
+for config in default rare; do
+  sweep "mnist-5k-$config" "mnist-5k-$config" --dataset mnist-5k --config "$config" --digit weakest --seed 0-4 --control
+done
+for rank in 1 32; do
+  sweep "rare-r$rank" rare --dataset mnist --config rare --digit 9 --rank "$rank" --seed 0-9 --threads 1 --full --control
+done
 sweep search search --dataset mnist --digit weakest --seed 10-15 --threads 1 --hold-out --set data.val_share=0.1667 \
   --set finetune.hard_examples=0.35,0.0 --by hard_examples

@@ -12,7 +12,7 @@ from timing import options
 COMMANDS = {  # by the file that keeps the output
     "default-run": ["run", "--run", "runs/default", "--verbose"],
     "classic-run": ["run", "--run", "runs/classic", "--config", "classic", "--verbose"],
-    "mine-pretrain": ["pretrain", "--run", "runs/mine"],
+    "mine-pretrain": ["pretrain", "--config", "rare", "--run", "runs/mine"],
     "mine-finetune": ["finetune", "--run", "runs/mine", "--digit", "9", "--rank", "1"],
     "classic-half": ["evaluate", "--run", "runs/classic", "--adapter", "digit9-r1", "--strength", "0.5"],
     "params": ["params", "--run", "runs/default"],
