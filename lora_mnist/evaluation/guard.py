@@ -15,7 +15,7 @@ from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.metrics import compare, counts_in, counts_of, require_finite, summarise
 from lora_mnist.evaluation.results import GuardDecision, SplitResult, StrengthCurve, StrengthPoint, TriedScale
-from lora_mnist.evaluation.significance import LEVEL, mcnemar
+from lora_mnist.evaluation.verdict import family, worse_digits
 from lora_mnist.lora import scale_alpha, set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP, logits_of
@@ -29,8 +29,8 @@ class Guard:
     """What an adapter has to meet on `val` to be kept.
 
     The rule `every-digit` allows no more errors in all, and of no digit more than chance allows (McNemar's exact test,
-    p of no more than `LEVEL`; not corrected for ten digits, so in doubt a digit counts as worse); `errors` allows no
-    more errors in all, `digit` no more missed images of the digit; `none` keeps the adapter as trained.
+    p corrected for ten digits, as in the verdict); `errors` allows no more errors in all, `digit` no more missed images
+    of the digit; `none` keeps the adapter as trained.
     """
 
     rule: GuardRule
@@ -61,8 +61,7 @@ def select_scale(
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
         after = logits_at(adapted, name, scale, val.images)
         found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
-        changes = enumerate(zip(found.fixed, found.broken, strict=True))
-        worse = tuple(d for d, (fixed, broken) in changes if broken > fixed and mcnemar(fixed, broken) <= LEVEL)
+        worse = tuple(sorted(worse_digits(family(found.by_digit), range(10))))
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
         hurts = guard.rule == "every-digit" and worse
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
