@@ -118,13 +118,18 @@ def load(
     )
 
 
+def count_seen(images: int, share: float) -> int:
+    """How many of so many images a share is: at least one."""
+    return max(1, round(share * images))
+
+
 def thin_out(part: Split, digit: int, share: float, seed: int) -> Split:
     """`part` with only that share of the images of `digit`, at least one of them, drawn by `seed`; others all stay."""
     labels = part.labels.cpu()
     of_digit = torch.nonzero(labels == digit).flatten()
     drawn = torch.randperm(len(of_digit), generator=torch.Generator().manual_seed(seed))
     keep = labels != digit
-    keep[of_digit[drawn[: max(1, round(share * len(of_digit)))]]] = True
+    keep[of_digit[drawn[: count_seen(len(of_digit), share)]]] = True
     keep = keep.to(part.labels.device)
     return Split(part.images[keep], part.labels[keep])
 

@@ -26,7 +26,7 @@ from lora_mnist.settings.config import Maybe, Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare
 from lora_mnist.training.progress import Progress
-from lora_mnist.training.train import seen_by_base, train_base
+from lora_mnist.training.train import train_base
 
 log = logging.getLogger("lora_mnist")
 
@@ -129,7 +129,7 @@ def _train(request: Request, run: Run) -> Workspace:
         settings=settings,
         dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
         base_fingerprint=fingerprint.sha256,
-        rare=rare_digit(settings.pretrain, dataset, seen_by_base(settings, dataset)),
+        rare=rare_digit(settings.pretrain, dataset),
         replaced_fingerprint=replaced,
     )
     removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]

@@ -25,7 +25,6 @@ from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
-from lora_mnist.training.train import seen_by_base
 
 log = logging.getLogger("lora_mnist")
 
@@ -227,7 +226,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
             raise AlteredError(
                 f"{base.folder / RECORD} says {recorded} {split} images, but its settings give {found}.", RESTORE
             )
-    if run.record.rare != rare_digit(stored.pretrain, dataset, seen_by_base(stored, dataset)):
+    if run.record.rare != rare_digit(stored.pretrain, dataset):
         raise AlteredError(f"{base.folder / RECORD} counts other images of the rare digit than it has.", RESTORE)
     return opened(request, run, settings, device, dataset)
 

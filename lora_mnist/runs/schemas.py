@@ -31,7 +31,7 @@ from lora_mnist.settings.config import (
 if TYPE_CHECKING:
     import torch
 
-    from lora_mnist.datasets.dataset import Dataset, Split
+    from lora_mnist.datasets.dataset import Dataset
     from lora_mnist.lora.fingerprint import Fingerprint
 
 
@@ -278,13 +278,15 @@ class RunDocuments(Document):
     checkpoints: Many[FinetunedDocuments]  # those with all weights trained, the oldest first
 
 
-def rare_digit(pretraining: PretrainSettings, dataset: Dataset, seen: Split) -> RareDigit | None:
-    """How many training images of its rare digit a base saw, if it has one; `seen` is what it was trained on."""
+def rare_digit(pretraining: PretrainSettings, dataset: Dataset) -> RareDigit | None:
+    """How many training images of its rare digit a base sees, if it has one."""
+    from lora_mnist.datasets.dataset import count_seen
+
     digit = pretraining.rare_digit
     if digit == "none":
         return None
-    counts = [int((part.labels == digit).sum()) for part in (seen, dataset.train)]
-    return RareDigit(digit=digit, seen=counts[0], images=counts[1])
+    images = int((dataset.train.labels == digit).sum())
+    return RareDigit(digit=digit, seen=count_seen(images, pretraining.rare_share), images=images)
 
 
 def evaluation_of(

@@ -4,6 +4,7 @@ Layers, lowest first: `default.toml`, the run's stored settings, a `--config`, t
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
@@ -54,15 +55,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0)]
 
 
-def _require_digit(digit: Any) -> Any:
-    if digit != "weakest" and not (type(digit) is int and 0 <= digit <= 9):
-        raise ValueError("must be a digit from 0 to 9, or weakest")
-    return digit
-
-
-def _require_digit_or_none(digit: Any) -> Any:
-    if digit != "none" and not (type(digit) is int and 0 <= digit <= 9):
-        raise ValueError("must be a digit from 0 to 9, or none")
+def _require_digit_or(word: str, digit: Any) -> Any:
+    if digit != word and not (type(digit) is int and 0 <= digit <= 9):
+        raise ValueError(f"must be a digit from 0 to 9, or {word}")
     return digit
 
 
@@ -118,7 +113,7 @@ class PretrainSettings(TrainingSettings):
 
     epochs: int = Field(ge=1, le=1000)
     # a digit of which the base sees only a share of the training images, so that it has a real weakness
-    rare_digit: Annotated[int | Literal["none"], BeforeValidator(_require_digit_or_none)]
+    rare_digit: Annotated[int | Literal["none"], BeforeValidator(partial(_require_digit_or, "none"))]
     rare_share: float = Field(gt=0, le=1)
 
 
@@ -153,7 +148,7 @@ class AdapterSettings(TrainingSettings):
 class FinetuneSettings(AdapterSettings):
     """The adapter for one digit, and its training."""
 
-    digit: Annotated[int | Literal["weakest"], BeforeValidator(_require_digit)]
+    digit: Annotated[int | Literal["weakest"], BeforeValidator(partial(_require_digit_or, "weakest"))]
     focus: float = Field(gt=0, le=1)
     full_learning_rate: Rate  # in place of `learning_rate` when all weights are trained
 

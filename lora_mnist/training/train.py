@@ -30,15 +30,11 @@ def train_base(
     """A new base and its history."""
     torch.manual_seed(settings.seed)
     model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
-    recipe, seen = settings.pretrain, seen_by_base(settings, dataset)
+    recipe, seen = settings.pretrain, dataset.train
+    if recipe.rare_digit != "none":  # fine-tuning sees all of its images
+        seen = thin_out(seen, recipe.rare_digit, recipe.rare_share, settings.data.split_seed)
     batches = epoch_batches(len(seen), recipe.batch_size, recipe.epochs, torch.default_generator)
     return model, train(model, TrainingData(seen.images, seen.labels, batches), recipe, "pretraining", progress)
-
-
-def seen_by_base(settings: Settings, dataset: Dataset) -> Split:
-    """The training images that pretraining sees: all, or of a rare digit only its share. Fine-tuning sees all."""
-    digit, share = settings.pretrain.rare_digit, settings.pretrain.rare_share
-    return dataset.train if digit == "none" else thin_out(dataset.train, digit, share, settings.data.split_seed)
 
 
 def train_adapter(
