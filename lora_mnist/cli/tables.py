@@ -122,7 +122,7 @@ def finetuning(tuning: FinetuneResult) -> RenderableType:
         cells = map(str, (after - one.change, one.fixed, one.broken, after))
         counts.add_row(name, *cells, change, f"{one.p:.2g}")
     parts.append(titled("Wrong test images per digit (p: McNemar's, corrected for ten digits)", counts))
-    parts.append(scores(test.scores_after, test.scores_before))
+    parts.append(scores(evaluation.splits["test"].scores, test.scores_before))
     parts += [] if record.proof is None else [proof(record.proof)]
     return Group(*parts, Line(verdict.words, style="bold"))
 

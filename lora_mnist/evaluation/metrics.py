@@ -102,7 +102,6 @@ def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, dig
             errors=_pair(fixed, broken),
         ),
         scores_before=scores_in(confusion_matrix(before, truth).tolist()),
-        scores_after=scores_in(confusion_matrix(after, truth).tolist()),
         came=_rows(confusion_matrix(after[moved], truth[moved])),
         went=_rows(confusion_matrix(before[moved], truth[moved])),
     )

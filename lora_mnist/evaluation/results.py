@@ -124,8 +124,7 @@ class Comparison(Document):
     fixed: PerDigit  # by true digit: wrong before, right after
     broken: PerDigit  # the reverse
     pairs: Pairs
-    scores_before: ScoreTable
-    scores_after: ScoreTable
+    scores_before: ScoreTable  # those after are in the evaluation
     came: Matrix  # images by the digit that they are taken for only after
     went: Matrix  # and by the digit that they are taken for only before
 

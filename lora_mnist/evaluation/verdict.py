@@ -234,7 +234,7 @@ def _side_effects(digits: Sequence[Tested], among: Sequence[int]) -> str:
     other = "other " if len(among) < 10 else ""
     if worse := worse_digits(digits, among):
         p = format_p(max(digits[one].p for one in worse))
-        return f"Digit{'s' * (len(worse) > 1)} {_more_errors_of(worse, digits)} ({p}), significant."
+        return f"{'Digit ' * (len(worse) == 1)}{_more_errors_of(worse, digits)}, significant ({p})."
     largest = max(among, key=lambda digit: digits[digit].change)
     change, p = digits[largest].change, format_p(digits[largest].p)
     if change < 0:

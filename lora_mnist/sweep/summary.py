@@ -125,11 +125,11 @@ class Recommendation(Document):
         whom = "all digits together" if self.digit is None else f"the {self.digit}"
         if self.among == 1:
             if self.helps is None:
-                return f"There are too few seeds to say whether {self.best} is better than the base for {whom}."
+                return f"These seeds do not say whether {self.best} is better than the base for {whom}."
             better = "better" if self.helps else "not better"
             return f"{capital(self.best)} is {better} than the base for {whom} by more than chance."
         if self.enough is None:
-            return f"For {whom}, {self.best} is best; there are too few seeds to say what is enough."
+            return f"For {whom}, {self.best} is best; these seeds do not say what is enough."
         if self.helps is False:
             return f"None is better than the base for {whom} by more than chance; {self.best} comes nearest."
         if self.next_smaller is None or self.p is None:
