@@ -23,7 +23,7 @@ from lora_mnist.datasets import dataset as data
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.training.device import prepare as prepare_device
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.model import logits_of
 from lora_mnist.training.train import train_base
 

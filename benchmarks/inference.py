@@ -10,7 +10,7 @@ from steps import HIDDEN, LAYERS, ours
 from timing import finish, interleaved, machine, median_ms, options, ratio
 
 from lora_mnist.lora import merge
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.model import MLP
 
 
@@ -18,7 +18,7 @@ from lora_mnist.training.model import MLP
 def main() -> None:
     """Measure and print the table."""
     arguments = options(__doc__, rounds=15, device=True)
-    device, about = prepare(arguments.device, arguments.threads), machine()
+    device, about = prepare_device(arguments.device, arguments.threads), machine()
     base = MLP(HIDDEN).to(device).eval()
     rows = []
     for batch in (1, 10, 100, 1000):

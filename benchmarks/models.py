@@ -22,7 +22,7 @@ from torch import nn
 
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import LoRAConfig, inject
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 
 LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Batch = Mapping[str, torch.Tensor]
@@ -88,7 +88,7 @@ def forward(model: nn.Module, batch: Batch) -> Callable[[], object]:
 def measure(threads: int | None, rounds: int) -> dict[tuple[str, str], Times]:
     """Times by model and by what is done with it."""
     warnings.simplefilter("ignore")
-    prepare("cpu", threads)
+    prepare_device("cpu", threads)
     import_torchvision()  # transformers imports it
     from peft import LoraConfig, get_peft_model
 

@@ -7,7 +7,7 @@ import torch
 from steps import full, ours, stepper
 from timing import finish, interleaved, machine, median_ms, options, ratio
 
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.model import MLP
 
 BATCH = 64
@@ -16,7 +16,7 @@ BATCH = 64
 def main() -> None:
     """Measure and print the table."""
     arguments = options(__doc__, rounds=5, device=True)
-    device, about = prepare(arguments.device, arguments.threads), machine()
+    device, about = prepare_device(arguments.device, arguments.threads), machine()
     rows = []
     x, y = torch.randn(BATCH, 28, 28, device=device), torch.randint(10, (BATCH,), device=device)
     for hidden in (512, 1024, 2048, 4096, 8192):

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import LoRAConfig, inject
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP
 
@@ -160,7 +160,7 @@ def floor(base: MLP, batch: int, everything: bool) -> Callable[[], None]:
 
 def measure(device: str, threads: int | None, rounds: int) -> dict[tuple[int, int | None], Times]:
     """Every contestant's times by batch and rank; rank None is pretraining."""
-    place = prepare(device, threads)
+    place = prepare_device(device, threads)
     torch.manual_seed(0)
     base, clock = MLP(HIDDEN).to(place), time.process_time if place.type == "cpu" else time.perf_counter
     peers = {"ours": ours, "hand-written": hand_written, "peft": peft, "loralib": loralib}

@@ -40,7 +40,7 @@ from lora_mnist.runs.artifact import load_network
 from lora_mnist.settings.config import Settings, load_config, resolve
 from lora_mnist.sweep.engines import cores
 from lora_mnist.sweep.jobs import split_counts
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import NAME, least_confidence, train_adapter, train_base, train_stack
@@ -66,7 +66,7 @@ def jobs_of(tuning: dict, count: int) -> list[tuple[int, Settings]]:
 def begin(data: Path, threads: int | None) -> None:
     """What every process has: drawn weights, the images, the uncertainty."""
     global _there
-    prepare("cpu", threads)
+    prepare_device("cpu", threads)
     torch.manual_seed(0)
     base, dataset = MLP().requires_grad_(False), load("mnist", data, 0.083333, 0)
     _there = base, dataset, least_confidence(base, dataset.train.images)
@@ -91,7 +91,7 @@ def together(jobs: Sequence[tuple[int, Settings]]) -> float:
 
 def step(arguments: argparse.Namespace) -> None:
     """Milliseconds a job of a step of one adapter, and of stacks of several, on random images, in turns."""
-    prepare("cpu", arguments.threads)
+    prepare_device("cpu", arguments.threads)
     torch.manual_seed(0)
     base, rows = MLP(), []
     for rank, batch in itertools.product((1, 16, 32), (10, 128)):
@@ -172,7 +172,7 @@ def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
 
 def equal(arguments: argparse.Namespace) -> None:
     """Largest differences of a stack from its jobs alone, and of these with other threads; counts on `test`."""
-    prepare("cpu", 1)
+    prepare_device("cpu", 1)
     dataset = load("mnist", arguments.data, 0.083333, 0)
     if arguments.run:
         base = load_network(arguments.run / "base" / "model.safetensors")[0].requires_grad_(False)

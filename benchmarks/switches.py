@@ -20,7 +20,7 @@ from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.training import device
 from lora_mnist.training.batches import epoch_batches
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.loop import Adam, TrainingData, train
 from lora_mnist.training.model import MLP
 
@@ -33,7 +33,7 @@ FORMED = "W + B A formed"
 def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> float:
     """Seconds a step, of a process of its own: its threads take over how denormals are treated when they start."""
     _before(kind)
-    prepare("cpu", threads)
+    prepare_device("cpu", threads)
     torch.set_flush_denormal(kind != "denormals kept")
     settings = resolve([load_config("default"), load_config("classic")], "mnist").pretrain
     dataset = data.load("mnist", folder, 0.0, 0, torch.device("cpu"))
@@ -60,7 +60,7 @@ def pretraining(folder: Path, threads: int | None, steps: int, kind: str) -> flo
 def tuning(threads: int | None, steps: int, kind: str) -> float:
     """Seconds a step at rank 1, likewise."""
     _before(kind)
-    prepare("cpu", threads)
+    prepare_device("cpu", threads)
     torch.manual_seed(0)
     make = parametrized if kind == FORMED else ours
     step = stepper(make(MLP(), 1), torch.randn(10, 28, 28), torch.randint(10, (10,)), own=True)
@@ -76,7 +76,7 @@ def _before(kind: str) -> None:
     if kind == GIVEN_BACK:
         device.keep_freed_memory = lambda: None
     if kind == UNSETTLED:
-        torch.ones(8, 8) @ torch.ones(8, 8)  # MKL takes its settings now, too early for `prepare`
+        torch.ones(8, 8) @ torch.ones(8, 8)  # MKL takes its settings now, too early for `prepare_device`
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong by a user's hand, each with its exit code.
+"""The errors that a user can cause, each with its exit code.
 
 Every message is two sentences: the cause with the value received, and the way out.
 """

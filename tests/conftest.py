@@ -27,11 +27,11 @@ from lora_mnist.datasets.preprocess import prepare as prepare_drawing
 from lora_mnist.errors import LONGEST, LoraMnistError
 from lora_mnist.pipeline import FinetuneResult, Request, Workspace, finetune, open_workspace, pretrain
 from lora_mnist.runs.atomic import MANIFEST, manifest_of, sha256_of
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 
 from .faults.tally import ALL, Tally
 
-prepare("cpu")  # as a command does before it computes: some of it only takes effect then
+prepare_device("cpu")  # as a command does before it computes: some of it only takes effect then
 
 LONG = (  # files that take longest, in that order
     *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_engines"),

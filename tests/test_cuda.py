@@ -11,7 +11,7 @@ from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import FinetuneResult, Request, finetune, pretrain, verify
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.loop import WINDOW, TrainingData, train
 from lora_mnist.training.model import MLP
 from lora_mnist.training.train import with_adapter
@@ -70,7 +70,7 @@ def test_equal_runs_give_equal_bytes(runs, tmp_path):
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_images_live_on_the_device_and_no_step_waits_for_it(adapted):
-    device = prepare("cuda")
+    device = prepare_device("cuda")
     settings = resolve([load_config("default"), DIGITS], "mnist-5k")
     dataset = data.load("mnist-5k", Path(), 0.25, 0, device)
     assert dataset.train.images.is_cuda

@@ -1,4 +1,4 @@
-"""What ends a command, an exception or a signal → one message and the exit code of the design.
+"""What ends a command, an exception or a signal → one message and the documented exit code.
 
 Imported before everything else, so nothing here takes time to import.
 """

@@ -19,7 +19,7 @@ from lora_mnist.cli import completion, errors
 from lora_mnist.cli.errors import handle_signals, report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.options import PANELS
 from lora_mnist.cli.sweep_commands import sweep
-from lora_mnist.settings.layers import merge, read_config
+from lora_mnist.settings.layers import overlay, read_config
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
     "Main job": (c.run, c.pretrain, c.evaluate, c.finetune, c.verify, c.report),
@@ -34,7 +34,7 @@ TABLES = {
     "finetune": ("", "finetune"),
     "teach": ("", "teach"),
 }
-DEFAULTS = [merge([read_config("default")], dataset) for dataset in ("mnist", "mnist-5k")]
+DEFAULTS = [overlay([read_config("default")], dataset) for dataset in ("mnist", "mnist-5k")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

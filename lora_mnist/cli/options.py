@@ -56,7 +56,7 @@ def folder(name: str) -> Path:
     return Path(name).expanduser()  # a shell leaves the ~ of --run=~/x and of a quoted variable to us
 
 
-FORCE = in_run("Make it again, in place of what is finished; with a base go its adapters.")
+FORCE = in_run("Replace what is finished; replacing a base also removes its adapters.")
 CONTROL = in_repair("Train a second adapter as long on every image alike, to see how much is further training.")
 GUARD = in_repair(
     "What may not get worse on val: any digit, all errors together, or the digit's own. Of the scales with which that"
@@ -69,7 +69,7 @@ RARE = in_data(
     " repair. Without :SHARE, as many as the config says.",
     "DIGIT[:SHARE]|none",
 )
-VERBOSE = in_output("Print everything, not only what it comes to.")
+VERBOSE = in_output("Print every table, not just the summary.")
 OPEN = in_output("Show the page in the browser.")
 RUNS = completion.DEFAULT_RUN.parent
 BELOW = argument("Run", "Folder below which the runs lie.", "FOLDER", RUNS, parser=folder, show_default=str(RUNS))

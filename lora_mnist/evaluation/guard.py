@@ -16,7 +16,7 @@ from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.metrics import compare, counts_in, counts_of, require_finite, summarise
 from lora_mnist.evaluation.results import GuardDecision, SplitResult, StrengthCurve, StrengthPoint, TriedScale
 from lora_mnist.evaluation.verdict import family, worse_digits
-from lora_mnist.lora import scale_alpha, set_strength
+from lora_mnist.lora import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP, logits_of
 
@@ -42,7 +42,9 @@ class Guard:
 def select_scale(
     adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int
 ) -> GuardDecision:
-    """Try adapter `name` at scales from 1 downwards on `val`; the best that meets `guard`, if any, goes into its alpha.
+    """Try adapter `name` at scales from 1 downwards on `val`, and select the best that meets `guard`, if one does.
+
+    The adapter stays as it was; `lora.scale_alpha` applies the scale.
 
     Args:
         before: logits (N, 10) on `val` without the adapter. The rule `none` looks at neither.
@@ -67,8 +69,6 @@ def select_scale(
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
             allowed.append(tried[-1])
     best = min(allowed, key=lambda one: one.errors, default=None)  # the first of equals, which is the largest
-    if best:
-        scale_alpha(adapted, name, best.scale)
     return GuardDecision(
         rule=guard.rule,
         counted=counted,

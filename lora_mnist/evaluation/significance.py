@@ -9,8 +9,8 @@ DIGIT_LEVEL = LEVEL / 10  # of ten intervals that are to hold together (O. J. Du
 
 
 def mcnemar(fixed: int, broken: int) -> float:
-    """Two-sided p of McNemar's test, exact: were the two equally good, a changed image would be fixed or broken like
-    a coin falls (Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions").
+    """Two-sided p of McNemar's test, exact: were the two equally good, a changed image would be fixed or broken as
+    if by a coin toss (Q. McNemar 1947, "Note on the sampling error of the difference between correlated proportions").
 
     Args:
         fixed, broken: images that only the second, only the first classifier gets right.

@@ -21,7 +21,7 @@ from lora_mnist.runs.atomic import writer_of
 from lora_mnist.runs.listing import find_runs
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import Document, Many, Maybe
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 
 ROOM = 500_000_000  # bytes: the data, and some runs
 
@@ -99,7 +99,7 @@ def _packages() -> str:
 
 
 def _device(device: str, threads: int | None) -> str:
-    found = prepare(device, threads)
+    found = prepare_device(device, threads)
     return torch.cuda.get_device_name(found) if found.type == "cuda" else f"CPU, {platform.machine()}"
 
 

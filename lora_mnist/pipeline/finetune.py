@@ -17,7 +17,7 @@ from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
-from lora_mnist.lora import parameter_table, save_adapter
+from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
 from lora_mnist.runs.schemas import (
@@ -118,6 +118,7 @@ def finetune(
         provenance = record_provenance(work.device, started)
         if decision.scale is None:
             return FinetuneResult(record=record, provenance=provenance)
+        scale_alpha(adapted, name, decision.scale)  # A and B stay what training made of them
 
         # evaluate, prove, save
         beside = _train_control(work, start, name, digit, guard, before) if control else None
@@ -232,7 +233,10 @@ def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Gu
     progress = replace(work.progress, stage=f"{work.progress.stage}control: ")
     control, _ = train_adapter(start, name, digit, settings, work.dataset, progress)
     scale = select_scale(control, name, guard, before.get("val"), work.dataset.val, digit).scale
-    logits = held_out_logits(control, work.dataset) if scale else before
+    logits = before
+    if scale:
+        scale_alpha(control, name, scale)
+        logits = held_out_logits(control, work.dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
     return Control(scale, logits)
 

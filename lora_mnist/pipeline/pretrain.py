@@ -24,7 +24,7 @@ from lora_mnist.runs.schemas import (
 )
 from lora_mnist.settings.config import Maybe, Settings
 from lora_mnist.settings.request import Request
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import train_base
 
@@ -105,7 +105,7 @@ def _train(request: Request, run: Run) -> Workspace:
     stored = _stored_settings(request, run)
     wanted = request.wanted_dataset(stored)
     run.require_writable()
-    device = prepare(request.device, request.threads)
+    device = prepare_device(request.device, request.threads)
     data = data_folder(request.data)
     name = choose(wanted, data, request.quiet, request.offline)
     if stored and stored.data.dataset != name:

@@ -93,6 +93,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     digit = max(range(10), key=lambda one: (wrong[one], drawings.counts[one], -one))
     guard = Guard(recipe.guard, strongest=True)  # what the adapter is for is not in `val`
     decision = select_scale(adapted, NAME, guard, work.logits_with(()).get("val"), val, digit)
+    scale_alpha(adapted, NAME, decision.scale or 1.0)
 
     def train_without(number: int) -> MLP:
         others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])

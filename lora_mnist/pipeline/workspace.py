@@ -22,7 +22,7 @@ from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of, rare_digit
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
 
@@ -213,7 +213,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     stored, name = run.record.settings, run.record.dataset.name
     request.refuse_contradictions(stored.model_dump(mode="json"), ("data", "model"), name, base.folder)
     settings = request.settings(stored, name)
-    device = prepare(request.device, request.threads)
+    device = prepare_device(request.device, request.threads)
     data = data_folder(request.data, base.provenance.data)
     choose(name, data, request.quiet, request.offline)
     dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device)

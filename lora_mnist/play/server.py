@@ -35,7 +35,7 @@ from lora_mnist.play.protocol import KeepRequest, PredictRequest, SearchRequest,
 from lora_mnist.play.teaching import Teacher
 from lora_mnist.settings.config import Document, first_fault
 from lora_mnist.settings.request import Request as RunRequest
-from lora_mnist.training.device import prepare
+from lora_mnist.training.device import prepare_device
 
 log = logging.getLogger("lora_mnist")
 
@@ -145,8 +145,8 @@ class Server(uvicorn.Server):
     def __init__(self, request: RunRequest):
         self.teacher = Teacher(request)
         self._networks = Networks(open_workspace(request))
-        # some of what `prepare` sets holds for one thread only
-        self._thread = ThreadPoolExecutor(1, initializer=lambda: prepare(request.device, request.threads) and None)
+        # some of what `prepare_device` sets holds for one thread only
+        self._thread = ThreadPoolExecutor(1, "play", lambda: prepare_device(request.device, request.threads) and None)
         api = [
             Route("/run", self._run_info),
             Route("/predict", self._predict, methods=["POST"]),

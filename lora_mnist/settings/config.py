@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 
 from lora_mnist.errors import UsageError, shown
-from lora_mnist.settings.layers import ConfigTables, config_path, merge, read_config
+from lora_mnist.settings.layers import ConfigTables, config_path, overlay, read_config
 
 T = TypeVar("T")
 
@@ -192,7 +192,7 @@ def resolve(layers: Sequence[ConfigTables], dataset: str, origin: str = "the com
     Raises UsageError if a key is unknown or a value out of its range; it names that and, as its place, `origin`.
     """
     try:
-        return Settings.model_validate(merge(layers, dataset))
+        return Settings.model_validate(overlay(layers, dataset))
     except ValidationError as error:
         key, fault, value, rule = first_fault(error)
         if fault == "extra_forbidden":

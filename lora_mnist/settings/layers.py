@@ -48,7 +48,7 @@ def read_config(name_or_path: str) -> ConfigTables:
         raise UsageError(f"{path} is not TOML: {error}.", "Correct it there.") from error
 
 
-def merge(layers: Sequence[ConfigTables], dataset: str) -> dict[str, Any]:
+def overlay(layers: Sequence[ConfigTables], dataset: str) -> dict[str, Any]:
     """The nested tables of `layers` laid over each other; later ones win, `mnist-5k` tables count on that data set."""
     merged: dict[str, Any] = {}
     for layer in layers:

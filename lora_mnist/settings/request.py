@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import Settings, load_config, resolve
-from lora_mnist.settings.layers import ConfigTables, merge
+from lora_mnist.settings.layers import ConfigTables, overlay
 
 NAMELESS = {"name": None}  # a name belongs to one adapter, and is not inherited
 
@@ -62,7 +62,7 @@ class Request:
 
     def refuse_contradictions(self, stored: ConfigTables, sections: Sequence[str], dataset: str, what: Path) -> None:
         """Raises UsageError if a setting asked for within `sections` is not the one that `what` was made with."""
-        asked, known = merge(self._asked(), dataset), _flat(stored)
+        asked, known = overlay(self._asked(), dataset), _flat(stored)
         for key, wanted in _flat({name: asked[name] for name in sections if name in asked}).items():
             if wanted not in (known.get(key), "auto", "weakest"):  # these two agree with whatever was found
                 raise UsageError(
@@ -73,7 +73,7 @@ class Request:
     def layers(self, stored: Settings | None, dataset: str) -> list[ConfigTables]:
         """What `settings` lays over each other, the lowest first; from the third on, what is asked for here."""
         tables = stored.model_dump(mode="json") if stored else {}
-        inherited = merge([tables, {"finetune": NAMELESS, "teach": NAMELESS}], dataset)
+        inherited = overlay([tables, {"finetune": NAMELESS, "teach": NAMELESS}], dataset)
         return [load_config("default"), inherited, *self._asked()]
 
     def _asked(self) -> list[ConfigTables]:

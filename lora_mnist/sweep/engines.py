@@ -28,7 +28,7 @@ import torch
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.jobs import FEW, Outcome, SweepContext, failure_of, restore, run_jobs, stacks_of
-from lora_mnist.training.device import prepare, require_threads, without_interrupts
+from lora_mnist.training.device import prepare_device, require_threads, without_interrupts
 
 Show = Callable[[float], None]  # called with how many jobs' work is done by now
 Outcomes = Generator[list[Outcome], None, None]  # as soon as they are known; to close it ends what is at work
@@ -139,7 +139,7 @@ def _start_process(file: Path) -> None:
     """What a process does first: see to it that it ends with its parent, and map the context."""
     global _context
     threading.Thread(target=_end_with_parent, args=(file.parent,), daemon=True).start()
-    prepare("cpu", 1)
+    prepare_device("cpu", 1)
     try:
         _context = restore(torch.load(file, mmap=True, weights_only=True))
     except FileNotFoundError:  # a parent that was interrupted while it started this process knows nothing of it
@@ -219,7 +219,7 @@ def _run_ray_task(arrays: Mapping[str, Any], jobs: Sequence[Job], on_gpu: bool) 
     """In a process of Ray's, which works for one sweep and keeps the context that it made for its first task."""
     global _context
     if _context is None:
-        device = prepare("cuda" if on_gpu else "cpu", 1)
+        device = prepare_device("cuda" if on_gpu else "cpu", 1)
         with warnings.catch_warnings(action="ignore"):  # the object store is read-only, and nobody writes there
             flat = {name: torch.from_numpy(one) if hasattr(one, "nbytes") else one for name, one in arrays.items()}
         _context = restore(flat, str(device))

@@ -17,7 +17,7 @@ from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare, counts_of, held_out_logits, require_finite, summarise, weakest_digit
 from lora_mnist.evaluation.results import Analysis, Threshold
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import parameter_table
+from lora_mnist.lora import parameter_table, scale_alpha
 from lora_mnist.settings.config import Settings
 from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.rows import Failure, Round, Row, SplitCounts
@@ -236,8 +236,10 @@ def _select(
 ) -> Trained:
     """Adapter `name` of `network` at the scale that its guard selects; `before` are the logits without it."""
     scale = select_scale(network, name, guard, before.get("val"), dataset.val, digit).scale
-    logits = before if scale is None else _logits_of(network, dataset)
-    return Trained(logits, scale, parameter_table(network, name).added)
+    if scale is not None:
+        scale_alpha(network, name, scale)
+        before = _logits_of(network, dataset)
+    return Trained(before, scale, parameter_table(network, name).added)
 
 
 def _logits_of(network: MLP, dataset: Dataset) -> Mapping[str, torch.Tensor]:

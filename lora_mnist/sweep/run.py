@@ -19,7 +19,7 @@ from lora_mnist.pipeline.verify import verify
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, resolve
-from lora_mnist.settings.layers import merge
+from lora_mnist.settings.layers import overlay
 from lora_mnist.settings.request import Request
 from lora_mnist.sweep.engines import Engine
 from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
@@ -70,7 +70,7 @@ class SweepRequest:
         below, inherited, *asked = request.layers(stored, name)
 
         def resolved(tables: Mapping[str, Any]) -> Settings:
-            own = merge([*asked, tables], name)
+            own = overlay([*asked, tables], name)
             if stored is not None:
                 replace(request, config=None, options=own).refuse_contradictions(known, OF_BASE, name, folder)
             return resolve([below, inherited, own, {"data": {"dataset": name}}], name)

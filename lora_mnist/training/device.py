@@ -17,7 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 LARGEST_KEPT = 1 << 30  # bytes
 
 
-def prepare(device: str = "auto", threads: int | None = None) -> torch.device:
+def prepare_device(device: str = "auto", threads: int | None = None) -> torch.device:
     """Set the process up for training and return the device to use. Call it before anything is computed.
 
     Args:

@@ -6,7 +6,7 @@ import pytest
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.settings.layers import merge
+from lora_mnist.settings.layers import overlay
 
 DEFAULT = load_config("default")
 
@@ -57,9 +57,9 @@ def test_classic_is_the_published_recipe():
 def test_later_layers_win_and_digits_tables_count_on_digits_only():
     low = {"pretrain": {"epochs": 1}, "mnist-5k": {"pretrain": {"epochs": 30}}}
     high = {"finetune": {"rank": 2}}
-    assert merge([low, high], "mnist")["pretrain"]["epochs"] == 1
-    assert merge([low, high], "mnist-5k")["pretrain"]["epochs"] == 30
-    assert merge([low, {"pretrain": {"epochs": 5}}], "mnist-5k")["pretrain"]["epochs"] == 5
+    assert overlay([low, high], "mnist")["pretrain"]["epochs"] == 1
+    assert overlay([low, high], "mnist-5k")["pretrain"]["epochs"] == 30
+    assert overlay([low, {"pretrain": {"epochs": 5}}], "mnist-5k")["pretrain"]["epochs"] == 5
     assert low["pretrain"] == {"epochs": 1}
 
 

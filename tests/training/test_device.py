@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from lora_mnist.errors import UsageError
-from lora_mnist.training.device import prepare, without_interrupts
+from lora_mnist.training.device import prepare_device, without_interrupts
 
 from ..conftest import printed_by
 
 
 def test_a_process_is_prepared_as_asked():
-    assert prepare("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    prepare("cpu", threads=1)
+    assert prepare_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    prepare_device("cpu", threads=1)
     assert torch.get_num_threads() == 1
     assert float(torch.tensor(1e-40) * 1) == 0.0  # denormals are flushed
 
@@ -23,8 +23,8 @@ def test_a_process_is_prepared_as_asked():
 def test_products_are_reproducible_unless_the_user_chose_otherwise(monkeypatch, chosen, mode):
     script = """if True:
         import torch
-        from lora_mnist.training.device import prepare
-        prepare("cpu")
+        from lora_mnist.training.device import prepare_device
+        prepare_device("cpu")
         torch.ones(8, 8) @ torch.ones(8, 8)
     """
     monkeypatch.delenv("MKL_CBWR", raising=False)
@@ -35,8 +35,8 @@ def test_products_are_reproducible_unless_the_user_chose_otherwise(monkeypatch, 
 def test_a_step_gets_the_memory_of_the_last_one():
     script = """if True:
         import resource, torch
-        from lora_mnist.training.device import prepare
-        prepare("cpu")
+        from lora_mnist.training.device import prepare_device
+        prepare_device("cpu")
         faults = []
         for _ in range(60):  # the first steps may still find their place in the heap
             torch.ones(16, 1 << 20)
@@ -50,19 +50,19 @@ def test_a_step_gets_the_memory_of_the_last_one():
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "cpu:0", "cuda:99"])
 def test_an_unknown_or_absent_device_is_refused_by_name(device):
     with pytest.raises(UsageError, match=repr(device)):
-        prepare(device)
+        prepare_device(device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_asked_for_and_absent_is_an_error():
     with pytest.raises(UsageError, match="sees 0 CUDA devices"):
-        prepare("cuda")
+        prepare_device("cuda")
 
 
 @pytest.mark.parametrize("threads", [0, -1, 100_000])
 def test_impossible_numbers_of_threads_are_refused(threads):
     with pytest.raises(UsageError, match="threads"):
-        prepare("cpu", threads=threads)
+        prepare_device("cpu", threads=threads)
 
 
 def test_only_what_is_started_within_never_hears_ctrl_c(monkeypatch):
