@@ -2,18 +2,26 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults mutants test-oldest coverage audit lint bench tables clean
+.PHONY: demo test test-slow faults mutants test-oldest coverage audit lint bench tables clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run --config rare
 
 # a process a core, each with one thread: threads of several processes would wait for each other
-test: .venv/installed-test lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+  --no-loadscope-reorder
 
-# every attack of docs/trust.md, of which `make test` tries a few; writes its table; ten minutes on two cores
+test: .venv/installed-test lint
+	$(PYTEST) -m 'not slow'
+
+# what trains networks of the full size: the README and the commands page as they stand, the README's claims on MNIST
+test-slow: .venv/installed-test
+	$(PYTEST) -m slow
+
+# every attack of docs/trust.md, of which `make test` tries a few; writes its table; twelve minutes on two cores, with
+# FAULTS=30 for no more than about 30 of each
 faults: .venv/installed-test
-	LORA_MNIST_FAULTS=all $(BIN)/python -m pytest tests/faults
+	LORA_MNIST_FAULTS=$(or $(FAULTS),all) $(BIN)/python -m pytest tests/faults
 
 # small changes of the code that no test notices: hours for all of them, SAMPLE=300 for so many at random
 mutants: .venv/installed-test

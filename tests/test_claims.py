@@ -12,13 +12,15 @@ from lora_mnist.cli import tables as terminal
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.evaluation.results import Off
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.pipeline import Applied, Request, finetune, finetune_full, open_workspace, verify
+from lora_mnist.pipeline import Applied, Request, finetune_full, open_workspace, verify
 from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 from lora_mnist.training.model import logits_of
 
 from .conftest import resume
+
+pytestmark = pytest.mark.slow
 
 
 def whole_run(config, mnist, folder):
@@ -36,8 +38,8 @@ def classic(mnist, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def default(mnist, tmp_path_factory):
-    return whole_run("default", mnist, tmp_path_factory.mktemp("default"))
+def rare(mnist, tmp_path_factory):
+    return whole_run("rare", mnist, tmp_path_factory.mktemp("rare"))
 
 
 def test_classic_has_the_published_parameters_and_accuracy(classic):
@@ -66,29 +68,22 @@ def test_classic_with_lora_off_is_the_base_bit_for_bit(classic):
     assert proof.frozen.bytes == 4 * 2_807_010
 
 
-def test_default_repairs_without_ruining(default):
-    tuned, run = default
-    test = tuned.analysis.splits["test"]
-    assert run.base.evaluation.splits["test"].accuracy >= 0.97
-    assert tuned.record.weakest_on_val
-    assert test.after.missed <= 0.5 * test.before.missed
-    assert test.after.false_alarms <= test.before.false_alarms
-    assert test.after.errors <= 0.67 * test.before.errors
-    assert tuned.analysis.threshold.splits["test"].errors >= 1.6 * test.after.errors
-    assert verdict_of(tuned.analysis, tuned.record.digit).kind == "repair"
-
-
-def test_rank_1_repairs_too_and_is_guarded(default, mnist):
-    tuned = finetune(opened(default[1], mnist, rank=1))
-    assert tuned.kept
-    val, test = tuned.analysis.splits["val"], tuned.analysis.splits["test"]
-    assert test.after.missed < test.before.missed
-    assert val.after.errors <= val.before.errors
+def test_a_rare_nine_is_repaired_at_rank_1(rare):
+    tuned, _ = rare
+    val, test = (tuned.analysis.splits[split] for split in ("val", "test"))
     assert tuned.record.parameters.added == 6_794
+    assert tuned.record.digit == 9
+    assert tuned.record.weakest_on_val
+    assert test.before.missed >= 400
+    assert test.after.missed <= 0.15 * test.before.missed
+    assert test.after.errors <= 0.45 * test.before.errors
+    assert val.after.errors < val.before.errors
+    assert tuned.analysis.threshold.splits["test"].errors >= 1.2 * test.after.errors
+    assert verdict_of(tuned.analysis, 9).words.startswith("A repair")
 
 
-def test_full_fine_tuning_extraction_and_merging(default, mnist):
-    tuned, run = default
+def test_full_fine_tuning_extraction_and_merging(rare, mnist):
+    tuned, run = rare
     full = finetune_full(opened(run, mnist, steps=50))
     kept = extract(opened(run, mnist), 8).record.extraction
     assert kept.of_checkpoint.errors == full.analysis.splits["test"].after.errors
@@ -97,30 +92,31 @@ def test_full_fine_tuning_extraction_and_merging(default, mnist):
     assert merged.largest_difference <= 1e-5 * merged.largest_logit
 
 
-def test_both_verify_from_their_files(classic, default, mnist):
-    for _, run in (classic, default):
+def test_both_verify_from_their_files(classic, rare, mnist):
+    for _, run in (classic, rare):
         assert verify(Request(run=run.path, data=mnist)).passed
 
 
-def test_at_80_columns_the_real_tables_are_whole(default):
+def test_at_80_columns_the_real_tables_are_whole(rare):
     import io
 
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=80)
-    console.print(terminal.finetuning(default[0]), terminal.evaluation(default[1].base.evaluation))
+    console.print(terminal.finetuning(rare[0]), terminal.evaluation(rare[1].base.evaluation))
     assert "…" not in console.file.getvalue()
-    assert json.dumps(default[0].model_dump(mode="json"))
+    assert json.dumps(rare[0].model_dump(mode="json"))
 
 
-def test_digits_drawn_anywhere_are_recognised_as_in_the_data_set(default, mnist):
+def test_digits_drawn_anywhere_are_recognised_as_in_the_data_set(rare, mnist):
     """docs/play.md, on a tenth of the test images; `benchmarks/drawing.py` draws them all, in three ways."""
-    _, run = default
+    tuned, run = rare
     work = opened(run, mnist)
+    repaired, _ = work.adapted([Applied(tuned.record.name)])
     random = np.random.default_rng(0)
     images, labels = work.images["test"][::10], work.labels["test"][::10]
     seen = torch.from_numpy(np.stack([prepare(drawn(image, random)) for image in images.numpy()]))
-    right = [int((logits_of(work.base, one).argmax(1) == labels).sum()) for one in (images, seen)]
+    right = [int((logits_of(repaired, one).argmax(1) == labels).sum()) for one in (images, seen)]
     assert abs(right[0] - right[1]) <= 10
 
 

@@ -6,11 +6,14 @@ later commands make of it. Nothing else is changed.
 
 import os
 
+import pytest
+
 from tests.test_readme import BIN, COMMANDS, run_all, script_of
 
 LARGE = ("lora-mnist run --config rare --dataset mnist-5k", "lora-mnist run --config classic --dataset mnist-5k")
 
 
+@pytest.mark.slow
 def test_the_commands_page_runs_in_its_order(tmp_path):
     script = script_of(COMMANDS)
     for command in LARGE:

@@ -48,6 +48,7 @@ def clone(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
     """On the images that come with the package, which take a fraction of the time that MNIST does; and without
     compiling every module of torch, which pip would: for its options that say no, 0 is yes."""

@@ -114,7 +114,7 @@ CASES = [
     ("repair", "Largest side effect: digit 4, +8 errors", analysis(REPAIRED, (10, 5), {4: (0, 8)})),
     ("side effect", "side effect: 4 has 9 more errors. 55", analysis(REPAIRED, (10, 5), {4: (0, 9)})),
     ("side effect", "effects: 7 has 19 and 4 has 17 more", analysis(REPAIRED, (10, 5), {4: (3, 20), 7: (0, 19)})),
-    # a base that hardly saw a nine: a few false alarms are not guessing
+    # a base that saw hardly any nines: a few false alarms are not guessing
     ("repair", "A repair: 475 fewer missed 9s, 7 more false alarms", analysis((475, 0), (1, 8), GAINS)),
 ]
 

@@ -19,13 +19,14 @@ RESULTS = ROOT / "benchmarks" / "results" / "faults.json"
 PAGE = ROOT / "docs" / "trust.md"
 BEGIN, END = "<!-- written by `make faults` -->\n", "<!-- so far -->\n"
 
-ALL = os.environ.get("LORA_MNIST_FAULTS") == "all"  # as `make faults` has it; else a few of each
+ASKED = os.environ.get("LORA_MNIST_FAULTS", "0")  # of each attack: "all", as `make faults` has it, or at least so many
+ALL = ASKED == "all"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def some(cases: Iterable[Any], few: int, most: int = 10_000) -> list[Any]:
     """At `most` so many, in `make test` but a `few`, as far from each other as can be."""
-    cases, count = list(cases), most if ALL else few
+    cases, count = list(cases), most if ALL else max(few, int(ASKED))
     if len(cases) <= count:
         return cases
     return [cases[round(i * (len(cases) - 1) / (count - 1))] for i in range(count)]

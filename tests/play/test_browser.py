@@ -14,6 +14,8 @@ from lora_mnist.pipeline import Request, finetune, verify
 from ..conftest import serious, snapshot, workspace
 from .conftest import NINE, Client, serving
 
+pytestmark = pytest.mark.slow
+
 RELOADED = "net::ERR_ABORTED"  # what a reload does to a request
 SEVEN = [[[300, 250], [700, 250], [450, 820]]]
 

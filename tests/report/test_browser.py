@@ -14,6 +14,8 @@ from lora_mnist.runs.schemas import FinetunedDocuments, RunDocuments
 
 from ..conftest import serious, workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def alone(finished_run, tmp_path_factory):

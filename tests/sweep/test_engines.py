@@ -48,6 +48,7 @@ def test_the_engines_come_to_the_same_rows(small, folder, alone, engine, monkeyp
     assert active_children() == []
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_nothing(small, alone):
     _, context, jobs = small
     outcomes = local(context, jobs, 1)
@@ -66,6 +67,7 @@ class Deadly(Job):
         return os._exit, (9,)
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_dies_each_time_fails_and_takes_none_with_it(small, alone):
     _, context, jobs = small
     found = [one for rows in local(context, [jobs[0], Deadly(**dict(jobs[1])), *jobs[2:]]) for one in rows]
@@ -110,6 +112,7 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch):
         engine_of("ray")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_ends_early_leaves_no_process_and_goes_on_where_it_was(tmp_path, monkeypatch, engine, number):
@@ -153,6 +156,7 @@ class TestRay:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("RAY_worker_niceness", "0")
 
+    @pytest.mark.slow
     def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(self, folder):
         settings = ["finetune.steps=300", "finetune.learning_rate=0.001,0.002", "finetune.dropout=0.0,0.1"]
         context, jobs = opened(folder, "3,8", "1", "0", settings)  # stacks, and jobs alone
