@@ -172,9 +172,12 @@ def test_a_name_that_means_more_to_peft_is_refused_when_it_is_saved(tmp_path):
 def test_a_state_dict_has_the_copy_beside_the_base():
     model, base = trained()
     state = model.state_dict()
-    assert torch.equal(state["classifier.weight"], base.classifier.weight)
+    assert set(state) >= {name for name, _ in model.named_parameters()}
+    assert torch.equal(state["classifier.base.weight"], base.classifier.weight)
+    assert base_tensors(model).keys() == base.state_dict().keys()
     assert torch.equal(state["classifier.updates.a.weight"], copies_of(model, "a")["classifier"].weight)
     other, _ = trained()
     nn.init.zeros_(other.classifier.updates["a"].weight)
-    other.load_state_dict(state)
+    for plain_or_not in (base.state_dict(), state):
+        other.load_state_dict(plain_or_not)
     assert torch.equal(other(X), model(X))
