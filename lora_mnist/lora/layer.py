@@ -100,17 +100,17 @@ class LoRALinear(nn.Linear):
     plain_class: type[nn.Linear]  # what the layer was before
     plain_forward: Callable[..., torch.Tensor] | None  # that somebody had put on this one layer, as accelerate does
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) → (…, out)."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out). `input` is what nn.Linear calls it."""
         if self.merged is not None and not self.off:
             if self.training and torch.is_grad_enabled():
                 raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`.")
-            return F.linear(x, self.merged, self.bias)
-        y = super().forward(x) if self.plain_forward is None else self.plain_forward(x)
+            return F.linear(input, self.merged, self.bias)
+        y = super().forward(input) if self.plain_forward is None else self.plain_forward(input)
         if not self.off:
             for update in self.updates.values():
                 if update.on:
-                    y = update(x, y)
+                    y = update(input, y)
         return y
 
     def __setattr__(self, name: str, value: Any) -> None:
