@@ -114,18 +114,18 @@ class LoRALinear(nn.Linear):
         return y
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Who takes a forward off that he put on, as accelerate does, sets the one from before: the class has it."""
-        function = getattr(value, "__func__", None)
-        if name != "forward" or function not in (LoRALinear.forward, self.plain_class.forward):
-            return super().__setattr__(name, value)
-        vars(self).pop("forward", None)
-        if function is not LoRALinear.forward:
-            self.plain_forward = None
-        return None
+        """As accelerate takes its hooks off: it sets the forward from before, which the classes have anyway."""
+        function = getattr(value, "__func__", None)  # of a bound method
+        if name == "forward" and function in (LoRALinear.forward, self.plain_class.forward):
+            vars(self).pop("forward", None)
+            if function is not LoRALinear.forward:  # the hook was there before the adapter
+                self.plain_forward = None
+        else:
+            super().__setattr__(name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle, which would look for the class of an adapted subclass in this file."""
-        return _blank, (self.plain_class,), vars(self)
+        return _blank, (self.plain_class,), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
         """Add the update of adapter `name`. The patterns in `config` mean nothing here; `inject` resolves them.

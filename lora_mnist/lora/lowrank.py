@@ -71,7 +71,8 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     others stay, switched off.
 
     Returns what each layer's difference, `tuned` less the base of `model`, became, by the layer's name. Raises
-    LoRAError if the two are not of one architecture or a weight is not finite, and as `inject` does.
+    LoRAError if the two are not of one architecture, a weight is not finite or only a part of what its layer computes
+    with, and as `inject` does.
     """
     _require_same_shapes(model, tuned)
     for network in (model, tuned):

@@ -309,7 +309,7 @@ def remove(model: nn.Module, name: str) -> None:
     parts, carriers = parts_of(model, name), wrappers(model)
     require_unmerged(model, "remove an adapter")
     for path in parts:
-        if isinstance(layer := carriers[path], LoRALinear):
+        if isinstance(layer := carriers[path], LoRALinear) and len(layer.updates) == 1:
             require_restorable(path, layer)
     for wrapper in (carriers[path] for path in parts):
         del wrapper.updates[name]
