@@ -122,7 +122,9 @@ def changed_bytes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.
 def _digest(name: str, tensor: torch.Tensor) -> str:
     require_numbers(name, tensor)
     head = json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode()
-    return hashlib.sha256(head + b"\0" + _bytes(tensor).numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(head + b"\0")
+    digest.update(_bytes(tensor).numpy().data)
+    return digest.hexdigest()
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:

@@ -180,11 +180,12 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
 
 def _output_layers(model: nn.Module) -> list[str]:
     """The names of what a model of transformers ends in; none for other models, which have no such method."""
-    if not callable(ask := getattr(model, "get_output_embeddings", None)):
+    inner = model.module if isinstance(model, PARALLEL) else model
+    if not callable(ask := getattr(inner, "get_output_embeddings", None)):
         return []
     output = ask()
     if output is None:
-        return [name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)]
+        return [name for name in HEADS if isinstance(getattr(inner, name, None), nn.Module)]
     return [path for path, module in own_modules(model).items() if module is output]
 
 

@@ -151,6 +151,7 @@ def quietly(model, targets="all-linear", also_train=()):
 def test_without_targets_all_layers_are_adapted_but_the_output_layer_of_a_language_model():
     assert quietly(MLP((5, 4))) == ["linear1", "linear2", "linear3"]
     assert quietly(Model("lm_head", "lm_head")) == ["body"]
+    assert quietly(nn.DataParallel(Model("lm_head", "lm_head"))) == ["body"]
     assert quietly(Model("lm_head", "lm_head"), ("all-linear", "lm_head")) == ["body", "lm_head"]
     assert quietly(Model("lm_head", "lm_head"), ".*") == ["body", "lm_head"]
 
