@@ -350,18 +350,28 @@ def export(
     session: o.Session,
     force: bool = o.FORCE,
     run: Path = o.RUN,
-    format: str = in_output("ONNX, which needs the extra onnx, or what torch.export.load reads.", "onnx|torch", "onnx"),
+    format: str = in_output(
+        "ONNX, which needs the extra onnx; what torch.export.load reads; or a page to draw on, for any browser.",
+        "onnx|torch|html",
+        "onnx",
+    ),
     out: Path | None = in_output(
         "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"
     ),
 ) -> None:
-    """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run.
+    """Write the base with adapters as one file: ONNX, which phones run, or a page that shows what they do.
 
-    Example: lora-mnist export --adapter digit9-r1
+    Example: lora-mnist export --adapter digit9-r1 --format html
     """
     from lora_mnist.pipeline.export import export
 
     work = _open(run, session, o.ConfigOptions(force=force))
+    if format == "html":
+        from lora_mnist.play.one_file import export_page
+
+        page = export_page(work, adapters.applied(), out, adapters.allow_unverified)
+        print_result(page, session, results.page_exported, file=page.file)
+        return
     exported = export(work, adapters.applied(), format, out, adapters.allow_unverified)
     print_result(exported, session, results.exported, file=exported.file)
 

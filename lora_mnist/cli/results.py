@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.pretrain import PretrainResult
     from lora_mnist.pipeline.run import Done, RunResult
     from lora_mnist.pipeline.teach import TeachResult
+    from lora_mnist.play.one_file import PageExport
     from lora_mnist.runs.schemas import Evaluation
 
 PROVED = "passed: no byte of the base changed; adapter off, it is the base"
@@ -157,6 +158,17 @@ def exported(document: Export) -> RenderableType:
         labelled("output", about.output),
         labelled("checked", f"on {document.images:,} held-out images the logits differ from ours by {difference}"),
         labelled("saved", f"{document.file}: {kind}, {document.bytes / 1e6:.1f} MB"),
+    )
+
+
+def page_exported(document: PageExport) -> RenderableType:
+    """Where it lies, what is in it, and how far what it computes is from ours."""
+    same, images = f"{100 * document.same_decisions:.2f} %", f"{document.images:,} held-out images"
+    return Group(
+        labelled("network", tables.with_adapters(document.adapters)),
+        labelled("weights", f"{document.weights}; A and B fp32"),
+        labelled("checked", f"{same} of {images} decided as by ours, base and adapters at half and full strength"),
+        labelled("saved", f"{document.file}: one page, {document.bytes / 1e6:.1f} MB, to open in any browser"),
     )
 
 

@@ -89,7 +89,7 @@ def export(
         DiskError: the disk refuses.
     """
     if format not in SUFFIXES:
-        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
+        raise UsageError(f"`format` (={shown(format)}) must be {', '.join(SUFFIXES)} or html.", "Correct --format.")
     if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
         raise UsageError(
             f"ONNX needs {' and '.join(missing)}, not installed here.",

@@ -1,9 +1,9 @@
 // Elements, always filled by their text and never by markup.
 
-export const find = (selector) => document.querySelector(selector);
+const find = (selector) => document.querySelector(selector);
 
 /** A new element with properties and children, which are elements or texts. */
-export function make(tag, properties = {}, ...children) {
+function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;

@@ -1,12 +1,10 @@
 // Drawing without a pointer: the arrow keys move a pen, the space bar puts it down and lifts it.
 
-import { SIZE } from "./sheet.js";
-
 const STEP = 25, LEAP = 100;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** Let `sheet` be drawn on by keys; `label(digit)` is called for a key from 0 to 9, `say(words)` with what a pen does. */
-export function drawByKeys(sheet, label, say) {
+/** Let `sheet` be drawn on by keys; `label(digit)` is called for a key from 0 to 9. */
+function drawByKeys(sheet, label) {
   let isDown = false;
   const lift = () => { isDown = false; };
 

@@ -1,96 +1,87 @@
-// The page: what is drawn or chosen goes to the server, what the networks see comes back.
-
-import { ask, oneAtATime } from "./api.js";
-import { showBars } from "./bars.js";
-import { Choice } from "./choice.js";
-import { find, make } from "./dom.js";
-import { offerExamples } from "./examples.js";
-import { drawByKeys } from "./keyboard.js";
-import { paint } from "./pixels.js";
-import { say, warn } from "./say.js";
-import { Sheet } from "./sheet.js";
-import { Lesson } from "./teach.js";
-import { Tray } from "./tray.js";
-import { a, counted, sentence, thousands } from "./words.js";
+// The page: what is drawn or chosen goes through the networks, and what they see is shown.
 
 const START = "Draw a digit, and see what the network reads.";
-const shown = { index: null }; // the test image on the sheet
+const ONE_DIGIT = "Draw one digit only: Undo takes back the last stroke.";
+const NOTHING = { pixels: null, problem: null, index: null, label: null };
 
-const look = oneAtATime(async () => {
-  const isBlank = sheet.isBlank && shown.index === null;
+const held = JSON.parse(find("#held").textContent); // the networks and what is known of them
+const network = new Network(held.layers, held.kind);
+let subject = NOTHING; // what is on the sheet
+
+/** Show what is on the sheet, and what the networks see in it. */
+function look() {
+  const { names, on, strength } = choice, isBlank = sheet.isBlank;
+  const answer = subject.pixels && {
+    ...subject,
+    base: prediction(network.logits(subject.pixels)),
+    adapted: on.length ? prediction(network.logits(subject.pixels, on, strength)) : null,
+  };
   find("#hint").hidden = !isBlank;
   find("#undo").disabled = find("#clear").disabled = isBlank;
-  const names = choice.names, strength = choice.strength;
-  if (isBlank) return showAnswer(null, names, strength);
-  const picture = shown.index === null ? { strokes: sheet.strokes } : { index: shown.index };
-  try {
-    const answer = await ask("predict", { ...picture, adapters: names, strength });
-    const isCurrent = shown.index === answer.index && (shown.index !== null || !sheet.isBlank);
-    if (isCurrent) showAnswer(answer, names, strength); // else something else is on the sheet by now
-  } catch (error) {
-    say(error.message, true);
-  }
-});
-
-function showAnswer(answer, names, strength) {
-  if (answer && answer.index !== null) sheet.show(answer.pixels);
-  paint(find("#seen"), answer?.pixels ?? null);
-  find("#seen").ariaLabel = `What the network sees: ${answer?.pixels ? "the digit, scaled and centred" : "nothing yet"}`;
+  paint(find("#seen"), subject.pixels);
+  find("#seen").ariaLabel = `What the network sees: ${subject.pixels ? "the digit, scaled and centred" : "nothing yet"}`;
   showBars(answer, names);
-  for (const button of find("#labels").querySelectorAll("button")) button.disabled = !answer?.pixels || answer.index !== null;
-  if (answer === null) say(START, true);
-  else say(answer.problem ?? sentence(answer, names, strength), answer.problem !== null);
+  if (answer) say(sentence(answer, names, strength));
+  else say(subject.problem ?? START, true);
+  document.dispatchEvent(new Event("looked"));
 }
 
-/** Put the drawing into the tray, and make room for the next. */
-async function putAside(label) {
-  const strokes = sheet.strokes;
-  if (!strokes.length) { say("Draw a digit first.", true); return; }
-  sheet.clear(); // at once, so that the next one can be drawn
+/** Look at strokes; with nothing drawn, at nothing. */
+function drawn() {
+  subject = { ...NOTHING, ...(sheet.isBlank ? {} : advised(prepareStrokes(sheet.strokes))) };
+  look();
+}
+
+const advised = (prepared) => (prepared.problem?.includes("digits") ? { problem: `${prepared.problem} ${ONE_DIGIT}` } : prepared);
+
+/** Look at an image in place of strokes. */
+function lookAt(image) {
+  subject = { ...NOTHING, ...image };
+  sheet.show(subject.pixels);
+  look();
+}
+
+/** A function that runs `work` before the next frame, once however often it is called. */
+function onceAFrame(work) {
+  let isDue = false;
+  return () => {
+    if (!isDue) requestAnimationFrame(() => { isDue = false; work(); });
+    isDue = true;
+  };
+}
+
+/** Offer adapters; `on` are the names of those that are on first. */
+function offer(adapters, on) {
+  choice.offer(adapters, on);
+  showFacts(adapters, held.test);
+}
+
+async function openFile(file) {
   try {
-    const answer = await ask("predict", { strokes });
-    if (answer.pixels === null) { sheet.restore(strokes); say(answer.problem, true); return; }
-    tray.add({ pixels: answer.pixels, label });
-    if (sheet.isBlank) say(`Put aside as ${a(label)}: ${counted(tray.drawings.length, "drawing")}.`);
-    await ask("teaching/ready", {});
-  } catch (error) {
-    warn(error.message);
+    const prepared = await prepareFile(file);
+    if (prepared.problem) { sheet.clear(); say(prepared.problem, true); } else lookAt(prepared);
+  } catch {
+    warn(`${file.name} is no picture that this browser can read. Take a PNG, JPEG or WebP.`);
   }
 }
 
-/** Read the run again; `on` are the adapters that are switched on, by default the latest one. */
-async function open(on) {
-  const facts = await ask("run");
-  const usable = facts.adapters.filter((one) => !one.problem), latest = usable.at(-1);
-  choice.offer(facts.adapters, on ?? (latest ? [latest.name, ...latest.on_top_of] : []));
-  const images = facts.dataset === "mnist" ? "MNIST" : facts.dataset, rare = facts.rare ? `; in training it ${facts.rare}` : "";
-  find("#about").textContent = `${facts.run} · ${images} · the base gets ${thousands(facts.base_errors)} of `
-    + `${thousands(facts.test)} test images wrong${rare}`;
-  find("#name").value = facts.taught;
-  look();
-  return facts;
+const sheet = new Sheet(find("#sheet"), onceAFrame(drawn));
+const lookSoon = onceAFrame(look);
+const choice = new Choice(() => { lookSoon(); updateGallery(); });
+const gallery = new Gallery(held.images, network, choice, lookAt);
+let settledGallery = 0;
+
+function updateGallery() {
+  clearTimeout(settledGallery);
+  settledGallery = setTimeout(() => gallery.update(), SETTLED);
 }
 
-const sheet = new Sheet(find("#sheet"), () => { shown.index = null; look(); });
-const choice = new Choice(look);
-let lesson = null;
-const tray = new Tray(() => lesson?.offer());
-
-for (let digit = 0; digit < 10; digit++) {
-  const button = make("button", { type: "button", textContent: digit, disabled: true });
-  button.addEventListener("click", () => putAside(digit));
-  find("#labels").append(button);
-}
+drawByKeys(sheet, (digit) => document.dispatchEvent(new CustomEvent("labelled", { detail: digit }))); // for the playground
 find("#undo").addEventListener("click", () => sheet.undo());
 find("#clear").addEventListener("click", () => sheet.clear());
-find("#empty").addEventListener("click", () => tray.empty());
-drawByKeys(sheet, putAside, (words) => say(words));
-
-try {
-  const facts = await open();
-  lesson = new Lesson(tray, (name) => open([name]).catch((error) => warn(error.message)), warn);
-  lesson.offer();
-  offerExamples(facts.test, choice, (index) => { shown.index = index; return look(); });
-} catch (error) {
-  warn(error.message);
-}
+find("#file").addEventListener("change", ({ target }) => {
+  warn(null);
+  if (target.files.length) openFile(target.files[0]);
+  target.value = ""; // so that the same one can be opened again
+});
+offer(held.adapters, held.on);

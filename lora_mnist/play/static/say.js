@@ -1,12 +1,10 @@
 // The sentence above all, and what went wrong.
 
-import { find, make } from "./dom.js";
-
 const SETTLED = 250; // milliseconds without a change, after which the sentence is said
 let settling = 0;
 
 /** Say a sentence, a text or a list of texts and elements, once nothing has changed for a while. */
-export function say(words, isQuiet = false) {
+function say(words, isQuiet = false) {
   clearTimeout(settling);
   settling = setTimeout(() => {
     const place = find("#sentence"), spoken = make("p", {}, ...[words].flat());
@@ -16,7 +14,7 @@ export function say(words, isQuiet = false) {
 }
 
 /** Say what went wrong at once; null: nothing any more. */
-export function warn(words) {
+function warn(words) {
   find("#trouble").hidden = !words;
   find("#trouble").textContent = words ?? "";
 }

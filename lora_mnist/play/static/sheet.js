@@ -1,13 +1,11 @@
 // The sheet: strokes of a mouse, pen, finger or the keyboard, or a test image. It tells when it has changed.
 
-import { picture } from "./pixels.js";
-
-export const SIZE = 1000; // coordinates of a stroke go from 0 to this, right and down
-export const MAX_STROKES = 100, MAX_POINTS = 5000;
+const SIZE = 1000; // coordinates of a stroke go from 0 to this, right and down
+const MAX_STROKES = 100, MAX_POINTS = 5000;
 const PEN = 84; // the width of a stroke
 const NEAR = 5; // points closer to the last one are left out
 
-export class Sheet {
+class Sheet {
   /** `changed(sheet)` is called after every change. */
   constructor(canvas, changed) {
     this.canvas = canvas;
@@ -104,28 +102,21 @@ export class Sheet {
 
   paint() {
     const context = this.canvas.getContext("2d"), style = getComputedStyle(this.canvas);
-    const scale = this.canvas.width / SIZE;
-    context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (this.image !== null) {
       context.imageSmoothingEnabled = false;
       context.drawImage(picture(this.image), 0, 0, this.canvas.width, this.canvas.height);
     }
-    context.setTransform(scale, 0, 0, scale, 0, 0);
-    Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: style.getPropertyValue("--pen") });
-    for (const stroke of this.strokes) {
-      context.beginPath();
-      context.moveTo(...stroke[0]);
-      for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) context.lineTo(...point);
-      context.stroke();
-    }
-    if (this.cursor !== null) this.paintCursor(context, style.getPropertyValue("--base"));
+    const scale = this.canvas.width / SIZE;
+    drawStrokes(context, this.strokes, scale, style.getPropertyValue("--pen"));
+    if (this.cursor !== null) this.paintCursor(context, scale, style.getPropertyValue("--base"));
   }
 
-  paintCursor(context, colour) {
+  paintCursor(context, scale, colour) {
+    const [x, y] = this.cursor;
     context.beginPath();
-    context.arc(...this.cursor, PEN / 2, 0, 2 * Math.PI);
-    Object.assign(context, { lineWidth: 8, strokeStyle: colour });
+    context.arc(scale * x, scale * y, scale * PEN / 2, 0, 2 * Math.PI);
+    Object.assign(context, { lineWidth: 8 * scale, strokeStyle: colour });
     context.stroke();
   }
 }
