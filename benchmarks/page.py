@@ -3,8 +3,8 @@
     python benchmarks/page.py PAGE --run DIR --adapter NAME [--data DIR] [--images 10000] [--drawings 1000]
 
 PAGE is what `lora-mnist export --format html` wrote with that adapter. All test images go through the page's own code.
-The drawings are skeletons of test images, drawn with the page's pen: once by the page, once by Pillow's hard-edged pen
-and `datasets/preprocess.py`.
+The drawings are skeletons of test images, drawn with the page's pen, and prepared by the page and by
+`datasets/preprocess.py`.
 """
 
 import base64
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from playwright.sync_api import Page, sync_playwright
 
 from lora_mnist.datasets.preprocess import prepare
@@ -30,7 +29,7 @@ from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
 STRENGTHS = (0.0, 0.5, 1.0)
-RASTER, SHEET, PEN = 280, 1000, 84  # as in static/raster.js and static/sheet.js
+RASTER, SHEET = 280, 1000  # as in static/raster.js and static/sheet.js
 AT_ONCE = 500  # images in one call
 THROUGH = """([text, name, strength]) => {
   const bytes = bytesOf(text), on = name ? [choice.adapters.get(name)] : [], found = [];
@@ -38,8 +37,9 @@ THROUGH = """([text, name, strength]) => {
   return found;
 }"""
 DRAWN = """(drawings) => drawings.map((strokes) => {
-  const prepared = prepareStrokes(strokes);
-  return prepared.problem ?? Array.from(prepared.pixels);
+  const prepared = prepareStrokes(strokes), { data } = raster.getImageData(0, 0, RASTER, RASTER);
+  const grey = Array.from({ length: RASTER * RASTER }, (_, i) => String.fromCharCode(data[4 * i + 3]));
+  return [btoa(grey.join("")), prepared.problem ?? Array.from(prepared.pixels)];
 })"""
 STROKE = """() => {  // one more point of a stroke, until its bars are there
   sheet.clear(); drawn(); sheet.begin([620, 380]);
@@ -90,19 +90,6 @@ def strokes_of(image: np.ndarray) -> list[list[list[int]]]:
     return pairs or [[at(y, x)] for y, x in points]
 
 
-def rasterize(strokes: list[list[list[int]]]) -> np.ndarray:
-    """uint8 (280, 280) by Pillow, whose pen has hard edges."""
-    image = Image.new("L", (RASTER, RASTER))
-    pen, scale = ImageDraw.Draw(image), RASTER / SHEET
-    radius = PEN * scale / 2
-    for stroke in strokes:
-        points = [(x * scale, y * scale) for x, y in stroke]
-        pen.line(points, fill=255, width=round(2 * radius), joint="curve")
-        for x, y in (points[0], points[-1]):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-    return np.asarray(image)
-
-
 def prepared(grey: np.ndarray) -> np.ndarray | str:
     """What Python makes of it, or why nothing."""
     try:
@@ -124,7 +111,7 @@ def measure(page: Page, arguments: Namespace) -> None:
         print(f"strength {strength}: {100 * same:.2f} % of {len(images):,} decisions alike, probabilities within {difference:.4f}")
 
     drawings = [strokes_of(image.numpy()) for image in work.dataset.test.images[: arguments.drawings]]
-    drawn = [one for i in range(0, len(drawings), 100) for one in page.evaluate(DRAWN, drawings[i : i + 100])]
+    drawn = [one for i in range(0, len(drawings), 50) for one in page.evaluate(DRAWN, drawings[i : i + 50])]
     switch(model, {})
 
     def decided(one: Any) -> int | str:
@@ -132,7 +119,10 @@ def measure(page: Page, arguments: Namespace) -> None:
             return one
         return int(logits_of(model, torch.tensor(np.asarray(one)).byte().view(1, 28, 28)).argmax())
 
-    pairs = [(decided(prepared(rasterize(one))), decided(other)) for one, other in zip(drawings, drawn, strict=True)]
+    def canvas(text: str) -> np.ndarray:
+        return np.frombuffer(base64.b64decode(text), np.uint8).reshape(RASTER, RASTER)
+
+    pairs = [(decided(prepared(canvas(grey))), decided(theirs)) for grey, theirs in drawn]
     other = sum(one != two for one, two in pairs)
     refused = sum(isinstance(one, str) for pair in pairs for one in pair)
     right = sum(one == label for (_, one), label in zip(pairs, work.dataset.test.labels.tolist(), strict=False))

@@ -21,11 +21,11 @@ from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import copies_of, switch, updates_of
+from lora_mnist.lora import base_tensors, copies_of, switch, updates_of
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.report.page import policy_hash, source
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.atomic import require_unused, write_file
-from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Count, Document, Many
 from lora_mnist.settings.layers import DATASETS
@@ -90,7 +90,9 @@ def export_page(
             raise ProofError(f"Stored as {kind}, the network decides {1 - same:.2%} otherwise.", f"{file} is not made.")
         largest = max(float((one.softmax(1) - other.softmax(1)).abs().max()) for one, other in pairs)
         decisions = [logits[-len(work.dataset.test) :].argmax(1) for logits in ours]  # the test images come last
-        held = hold(work, model, kind, [pack_adapter(work.run, model, name) for name in names], decisions[::2])
+        saved = {name: work.run.adapter(name) for name in work.run.adapter_names()}
+        packed = [pack_adapter(model, name, saved.get(name)) for name in names]
+        held = hold(work, model, kind, packed, decisions[::2])
         words = f"{kind}; {100 * same:.2f} % of {len(ours[0]):,} held-out images are decided as in fp32"
         page, _ = render(work, held, words, strength=adapters[0].strength if adapters else 1.0)
         write_file(file, page)
@@ -118,10 +120,10 @@ def hold(
 
     Args:
         kind: of stored weights: `int8`, `fp16` or `fp32`.
-        adapters: as `pack_adapter` makes them; the last is on first, with those below it.
+        adapters: as `pack_adapter` makes them, or with a `problem`; the last is on first, with those below it.
         decisions: int64 (N,) on `test`, of the base and each adapter: what images are shown depends on them.
     """
-    test, on = work.dataset.test, adapters[-1] if adapters else None
+    test, on = work.dataset.test, next((one for one in reversed(adapters) if "problem" not in one), None)
     chosen = _choose_images(test.labels.cpu(), decisions[0], decisions[1:] or decisions)
     layers = []
     for layer in model.children():
@@ -142,23 +144,22 @@ def hold(
     }
 
 
-def pack_adapter(run: Run, model: nn.Module, name: str) -> dict[str, Any]:
-    """An adapter's A and B, and what the run says of it if it is the run's own."""
-    updates = updates_of(model, name)
+def pack_adapter(model: nn.Module, name: str, saved: Artifact | None = None) -> dict[str, Any]:
+    """An adapter of `model`: its A and B, and what the run says of it, where it is `saved` in one."""
+    updates, base = updates_of(model, name), base_tensors(model).values()
     layers = [
         one and {"rank": len(one.lora_A), "scaling": one.scaling, "a": _text(one.lora_A), "b": _text(one.lora_B)}
         for one in (updates.get(layer) for layer, _ in model.named_children())
     ]
     added = sum(one.lora_A.numel() + one.lora_B.numel() for one in updates.values())
-    base = sum(layer.weight.numel() + layer.bias.numel() for layer in model.children())
-    packed = {"name": name, "layers": layers, "on_top_of": [], "problem": None, "digit": None, "before": None}
-    packed |= {"size": f"{added:,} numbers beside the base's {base:,} ({100 * added / base:.3g} %)", "summary": f"{added:,} numbers"}
-    if name not in run.adapter_names():
+    of_base = sum(tensor.numel() for tensor in base)
+    size = f"{added:,} numbers beside the base's {of_base:,} ({100 * added / of_base:.3g} %)"
+    packed = {"name": name, "layers": layers, "size": size, "summary": f"{added:,} numbers", "on_top_of": []}
+    if saved is None:
         return packed
-    saved = run.adapter(name)
     record, compared = saved.finetune, saved.analysis.splits["test"]
-    verdict = record.lesson.verdict if record.lesson else verdict_of(saved.analysis, record.digit)
     content = f"{record.lesson.count} drawings" if record.lesson else f"digit {record.digit}"
+    verdict = record.lesson.verdict if record.lesson else verdict_of(saved.analysis, record.digit)
     return packed | {
         "summary": f"{content}, rank {record.rank}",
         "on_top_of": list(record.on_top_of),

@@ -6,16 +6,15 @@ sends, recognised by its Origin or Sec-Fetch-Site.
 """
 
 import asyncio
+import copy
 import errno
 import logging
-import mimetypes
 import os
 import re
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvicorn
 from pydantic import ValidationError
@@ -24,15 +23,17 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lora_mnist.errors import BusyError, LoraMnistError, UsageError, shown
-from lora_mnist.pipeline.workspace import open_workspace
-from lora_mnist.play.networks import SEARCH_BATCH, Networks
-from lora_mnist.play.protocol import KeepRequest, PredictRequest, SearchRequest, TeachRequest
+from lora_mnist.errors import AlteredError, BusyError, LoraMnistError, RunError, UsageError, shown
+from lora_mnist.lora import load_adapter
+from lora_mnist.pipeline.teach import NAME as TAUGHT
+from lora_mnist.pipeline.workspace import Workspace, free_name, open_workspace
+from lora_mnist.play.one_file import hold, pack_adapter, render
+from lora_mnist.play.protocol import KeepRequest, TeachRequest
 from lora_mnist.play.teaching import Teacher
+from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import Document, first_fault
 from lora_mnist.settings.request import Request as RunRequest
 from lora_mnist.training.device import prepare_device
@@ -48,13 +49,8 @@ MAX_BODY_BYTES = 1 << 20  # 500 drawings are 0.8 MB
 BODY_TIMEOUT = 10.0  # seconds
 CLOSE = {"Connection": "close"}  # of a request of which nobody reads the rest
 STATUS_BY_EXIT_CODE = {3: 422, 4: 404, 6: 507}  # of an error; others are 400
-STATIC = Path(__file__).parent / "static"
-mimetypes.add_type("text/javascript", ".js")  # Windows may have another for it, and a browser then runs none of it
 SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",  # the page has one of its own
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -70,7 +66,9 @@ def guarded(app: ASGIApp) -> ASGIApp:
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         problem = refusal_reason(scope["method"], scope["path"], Headers(scope=scope))
@@ -136,25 +134,58 @@ async def handle_error(request: Request, error: Exception) -> Response:
     return error_response(500, f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Please report it.")
 
 
+def adapters_now(work: Workspace) -> list[dict[str, Any]]:
+    """The adapters of the run as they are on disk, packed for the page; of a damaged one its `problem`.
+
+    Raises RunError if the base was replaced.
+    """
+    run, model, packed = Run(work.run.path), copy.deepcopy(work.base), []
+    if run.base.evaluation.base_fingerprint != work.fingerprint.sha256:
+        raise RunError(f"{run.base.folder} was replaced by another command.", "Start the playground again.")
+    for name in run.adapter_names():
+        try:
+            load_adapter(run.require_adapter(name).file(""), model, name, work.fingerprint)
+            packed.append(pack_adapter(model, name, run.adapter(name)))
+        except RunError as error:
+            problem = error.cause if isinstance(error, AlteredError) else str(error)
+            packed.append({"name": name, "on_top_of": [], "problem": problem})
+    return packed
+
+
+def run_now(work: Workspace) -> dict[str, Any]:
+    """What the page reads again when an adapter was kept: all adapters, and a free name for the next."""
+    adapters = adapters_now(work)
+    return {"adapters": adapters, "taught": free_name(TAUGHT, {one["name"] for one in adapters})}
+
+
+def page_now(work: Workspace) -> tuple[bytes, str]:
+    """The page with the run as it is on disk, and its content security policy."""
+    now, logits = run_now(work), [work.logits_with(())["test"]]
+    usable = [one["name"] for one in now["adapters"] if "problem" not in one]
+    logits += [Run(work.run.path).adapter(name).logits()["test"] for name in usable]
+    held = hold(work, work.base, "fp32", now["adapters"], [one.argmax(1) for one in logits])
+    return render(work, held | {"taught": now["taught"]}, "fp32, as the run has them", teach=True)
+
+
 class Server(uvicorn.Server):
-    """The playground of a run. The networks compute in one thread of their own, so that the server goes on listening.
+    """The playground of a run. The networks compute in the page; what reads the run has one thread of its own here.
 
     Raises RunError if there is no base.
     """
 
     def __init__(self, request: RunRequest):
         self.teacher = Teacher(request)
-        self._networks = Networks(open_workspace(request))
+        self._work = open_workspace(request)
+        adapters_now(self._work)  # so that a damaged run is reported now
         # some of what `prepare_device` sets holds for one thread only
         self._thread = ThreadPoolExecutor(1, "play", lambda: prepare_device(request.device, request.threads) and None)
-        api = [
-            Route("/run", self._run_info),
-            Route("/predict", self._predict, methods=["POST"]),
-            Route("/search", self._search, methods=["POST"]),
-            Route("/teaching", self._lesson_states),
-            Route("/teaching/{action}", self._teach, methods=["POST"]),
+        routes = [
+            Route("/", self._page),
+            Route("/api/run", self._run_info),
+            Route("/api/teaching", self._lesson_states),
+            Route("/api/teaching/adapter", self._lesson_adapter),
+            Route("/api/teaching/{action}", self._teach, methods=["POST"]),
         ]
-        routes = [Mount("/api", routes=api), Mount("/", StaticFiles(directory=STATIC, html=True))]
         errors = (HTTPException, ValidationError, LoraMnistError, ClientDisconnect, Exception)
         super().__init__(
             uvicorn.Config(
@@ -176,18 +207,16 @@ class Server(uvicorn.Server):
         self.teacher.close()
         await super().shutdown(sockets)
 
+    async def _page(self, request: Request) -> Response:
+        page, policy = await self._compute(page_now, self._work)
+        headers = {"Content-Security-Policy": f"{policy}; frame-ancestors 'none'"}
+        return Response(page, media_type="text/html", headers=headers)
+
     async def _run_info(self, request: Request) -> Response:
-        return json_response(await self._compute(self._networks.info))
+        return JSONResponse(await self._compute(run_now, self._work))
 
-    async def _predict(self, request: Request) -> Response:
-        return json_response(await self._compute(self._networks.predict, await read_body(request, PredictRequest)))
-
-    async def _search(self, request: Request) -> Response:
-        search = await read_body(request, SearchRequest)
-        for start in range(0, self._networks.test_count, SEARCH_BATCH):
-            if (found := await self._compute(self._networks.search, search, start)) is not None:
-                return JSONResponse({"index": found})
-        return JSONResponse({"index": None})
+    async def _lesson_adapter(self, request: Request) -> Response:
+        return JSONResponse(self.teacher.adapter)  # null unless a lesson waits for a decision
 
     async def _lesson_states(self, request: Request) -> Response:
         # live, as server-sent events
@@ -199,7 +228,8 @@ class Server(uvicorn.Server):
             case "ready":  # the first drawing was put aside, so there will be a lesson
                 self.teacher.warm_up()
             case "start":
-                self.teacher.start((await read_body(request, TeachRequest)).drawings)
+                lesson = await read_body(request, TeachRequest)
+                self.teacher.start(lesson.drawings, lesson.tab)
             case "cancel":
                 self.teacher.cancel()
             case "keep":

@@ -20,8 +20,10 @@ import torch
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import BusyError, LoraMnistError, RunError
 from lora_mnist.evaluation.verdict import LessonResult
+from lora_mnist.pipeline.teach import NAME as TAUGHT
 from lora_mnist.pipeline.teach import keep, teach
 from lora_mnist.pipeline.workspace import open_workspace
+from lora_mnist.play.one_file import pack_adapter
 from lora_mnist.play.protocol import SIDE, LabelledDrawing, LessonState, Phase
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import without_interrupts
@@ -31,10 +33,12 @@ NICENESS = 10  # lower priority than the server, which has to answer strokes
 REPORT_INTERVAL = 0.1  # seconds between two training steps that are reported
 RUNNING: tuple[Phase, ...] = ("starting", "training", "keeping")
 UNCHANGED = "The run is as it was before."
+UNKEPT = "this lesson"  # what the page calls an adapter that is not kept yet; no kept one can have a space in its name
 
 
-# In this order: steps, the result, "saved"; an error whenever a request cannot be met; at last the exit code.
-WorkerEvent = Literal["saved"] | Step | LessonResult | LoraMnistError | int
+# In this order: steps, the adapter for the page, unless the guard allows none, the result, "saved"; an error whenever a
+# request cannot be met; at last the exit code.
+WorkerEvent = Literal["saved"] | Step | dict[str, Any] | LessonResult | LoraMnistError | int
 
 
 class Worker:
@@ -98,6 +102,9 @@ def run_worker(request: Request, pipe: Connection) -> None:
             images = pixels.view(len(lesson), SIDE, SIDE)  # (K * 784) -> (K, 28, 28)
             labels = torch.tensor([one.label for one in lesson])
             taught = teach(work, Drawings(images.to(work.device), labels.to(work.device)), report)
+            if taught.lesson.scale is not None:
+                packed = pack_adapter(taught.on(work.base), TAUGHT)
+                pipe.send(packed | {"name": UNKEPT, "summary": "not kept yet"})
             pipe.send(taught.lesson)
         except LoraMnistError as error:
             pipe.send(error)
@@ -115,11 +122,13 @@ def run_worker(request: Request, pipe: Connection) -> None:
 class Teacher:
     """The current lesson and its process, which `start_worker` starts.
 
-    Used from the event loop alone, to which the process's events come too.
+    Used from the event loop alone, to which the process's events come too. `adapter` is what it taught, for the page to
+    try, while nobody has decided.
     """
 
     def __init__(self, request: Request, start_worker: Callable[..., Worker] = Worker):
         self.state = LessonState()
+        self.adapter: dict[str, Any] | None = None
         self._request = replace(request, quiet=True)
         self._start_worker = start_worker
         self.worker: Worker | None = None
@@ -140,13 +149,13 @@ class Teacher:
 
         worker = self.worker = self._start_worker(self._request, on_event)
 
-    def start(self, drawings: Sequence[LabelledDrawing]) -> None:
+    def start(self, drawings: Sequence[LabelledDrawing], tab: str | None = None) -> None:
         """Train. Raises BusyError if a lesson is running, or is over and neither kept nor discarded."""
         if self.state.phase in RUNNING:
             raise BusyError("A lesson is running already.", "Wait until it is done, or cancel it.")
         if self.state.phase == "taught":
             raise BusyError("The last lesson is waiting for a decision.", "Keep it or discard it first.")
-        self._set(LessonState(phase="starting", drawings=len(drawings)))
+        self._set(LessonState(phase="starting", tab=tab, drawings=len(drawings)))
         self.warm_up()
         if self.worker:  # the server may be about to end
             self.worker.send(drawings)
@@ -188,6 +197,8 @@ class Teacher:
         match event:
             case Step():
                 self._update(phase="training", **asdict(event))
+            case dict():
+                self.adapter = event
             case LessonResult():
                 self._update(phase="taught", lesson=event, verdict=event.verdict)
             case "saved":
@@ -206,7 +217,8 @@ class Teacher:
 
     def _finish(self, phase: Phase, **fields: Any) -> None:
         self._kill_worker()
-        self._set(LessonState(phase=phase, drawings=self.state.drawings, **fields))
+        self.adapter = None
+        self._set(LessonState(phase=phase, tab=self.state.tab, drawings=self.state.drawings, **fields))
 
     def _kill_worker(self) -> None:
         if self.worker:

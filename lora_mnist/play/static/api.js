@@ -3,7 +3,7 @@
 const ENDED = "The playground has ended. Start it again with `lora-mnist play`, and reload this page.";
 
 /** The answer to a question (POST with a body, GET without), or an Error in the server's words. */
-export async function ask(path, body) {
+async function ask(path, body) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   let response, answer;
   try {
@@ -17,26 +17,9 @@ export async function ask(path, body) {
 }
 
 /** Call `heard` with how the teaching stands, now and whenever it changes; `lost` with words when nobody tells any more. */
-export function follow(heard, lost) {
+function follow(heard, lost) {
   const events = new EventSource("api/teaching");
   events.onmessage = (event) => heard(JSON.parse(event.data));
   events.onopen = () => lost(null);
   events.onerror = () => lost(ENDED);
-}
-
-/** A function that runs `work` one at a time: of the calls that come meanwhile, only the last one matters.
- * What it returns is settled when the last one is done. */
-export function oneAtATime(work) {
-  let current = null, again = false;
-  async function go() {
-    try {
-      do { again = false; await work(); } while (again);
-    } finally {
-      current = null;
-    }
-  }
-  return () => {
-    again = true;
-    return (current ??= go());
-  };
 }

@@ -1,11 +1,8 @@
 // What a lesson taught, and its side effects.
 
-import { find, make } from "./dom.js";
-import { thousands } from "./words.js";
-
 const GOOD = ["learnt"], BAD = ["side effect", "not learnt", "no scale"]; // kinds of verdict
 
-export function showLesson(lesson, verdict) {
+function showLesson(lesson, verdict) {
   const tone = GOOD.includes(verdict.kind) ? "good" : BAD.includes(verdict.kind) ? "bad" : "";
   const { unseen, val } = lesson, one = unseen ?? lesson;
   const how = unseen ? "each tested with an adapter that has not seen it" : "all seen in training";
@@ -33,7 +30,5 @@ function digits(val, worse) {
   return make("ol", { className: "digits" }, ...change.map((count, digit) =>
     make("li", {}, make("b", {}, digit), make("span", { className: worse.includes(digit) ? "worse" : "quiet" }, signed(count)))));
 }
-
-const sum = (counts) => counts.reduce((one, other) => one + other, 0);
 
 const signed = (count) => (count > 0 ? `+${thousands(count)}` : count < 0 ? `−${thousands(-count)}` : "±0");

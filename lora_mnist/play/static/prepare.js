@@ -11,32 +11,46 @@ const BLANK = "The picture is blank: nothing in it stands out from its backgroun
 const severalDigits = (count) => `The picture holds ${count} digits, side by side or one below the other.`;
 const smallPieces = (count) => `The picture holds ${count} small pieces, as text or a pattern does, and no digit.`;
 
-/** `{ pixels }`, 784 grey levels of a picture (grey levels, its width and height), or `{ problem }` in words. */
+/** `{ pixels }`, 784 grey levels of a picture (grey levels, its width and height), or `{ problem }` in words.
+ *
+ * Loops over all pixels are plain ones: with a function for each pixel a stroke would wait for 30 ms. */
 function prepare(grey, width, height) {
-  const { ink, noise } = inkOf(grey, width, height);
-  const peak = largest(ink), edge = Math.max(EDGE * peak, NOISE * noise);
-  if (peak < FAINTEST || edge > CERTAIN * peak) return { problem: BLANK };
-  const { labels, count } = piecesOf(Uint8Array.from(ink, (one) => one >= edge), width, height);
+  const { ink, noise, peak } = inkOf(grey, width, height);
+  const edge = Math.max(EDGE * peak, NOISE * noise), certain = CERTAIN * peak;
+  if (peak < FAINTEST || edge > certain) return { problem: BLANK };
+  const mask = new Uint8Array(ink.length);
+  for (let i = 0; i < ink.length; i++) mask[i] = ink[i] >= edge;
+  const { labels, count } = piecesOf(mask, width, height);
   const amounts = new Float64Array(count + 1), isCertain = new Uint8Array(count + 1);
-  ink.forEach((one, i) => { if (one >= CERTAIN * peak) isCertain[labels[i]] = 1; });
-  ink.forEach((one, i) => { if (isCertain[labels[i]]) amounts[labels[i]] += one; });
-  amounts[0] = 0;
-  const all = sum(amounts), isKept = amounts.map((one) => one > 0 && one >= SPECK * all);
-  if (sum(amounts.filter((_, i) => isKept[i])) < MAIN * all) return { problem: smallPieces(sum(isCertain.subarray(1))) };
-  const digit = cropped(ink, labels.map((one) => (isKept[one] ? one : 0)), width, height);
-  const digits = countDigits(digit);
+  for (let i = 0; i < ink.length; i++) {
+    if (!labels[i]) continue;
+    amounts[labels[i]] += ink[i];
+    if (ink[i] >= certain) isCertain[labels[i]] = 1;
+  }
+  const ofDigit = amounts.map((one, piece) => (isCertain[piece] ? one : 0)), all = sum(ofDigit);
+  const isKept = ofDigit.map((one) => one > 0 && one >= SPECK * all);
+  if (sum(ofDigit.filter((_, piece) => isKept[piece])) < MAIN * all) return { problem: smallPieces(sum(isCertain)) };
+  for (let i = 0; i < labels.length; i++) if (!isKept[labels[i]]) labels[i] = 0;
+  const digit = cropped(ink, labels, width, height), digits = countDigits(digit);
   return digits > 1 ? { problem: severalDigits(digits) } : { pixels: centred(scaled(digit)) };
 }
 
-/** How far every pixel stands out from the paper, to the side where the ink is; and the noise of the paper. */
+/** How far every pixel stands out from the paper, to the side where the ink is; the paper's noise; the most ink. */
 function inkOf(grey, width, height) {
   const rim = [], depth = Math.max(Math.floor(Math.min(width, height) / 64), 1);
-  for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
-    for (const away of [y, height - 1 - y, x, width - 1 - x]) if (away < depth) rim.push(grey[y * width + x]);
+  for (let i = 0; i < depth; i++) {
+    for (let x = 0; x < width; x++) rim.push(grey[i * width + x], grey[(height - 1 - i) * width + x]);
+    for (let y = 0; y < height; y++) rim.push(grey[y * width + i], grey[y * width + width - 1 - i]);
   }
-  const paper = median(rim), away = Float32Array.from(grey, (one) => one - paper);
-  const side = away.reduce((total, one) => total + one ** 3, 0) > 0 ? 1 : -1;
-  return { ink: away.map((one) => Math.max(side * one, 0)), noise: 1.4826 * median(rim.map((one) => Math.abs(one - paper))) };
+  const paper = median(rim), ink = new Float32Array(grey.length);
+  let balance = 0, peak = 0;
+  for (let i = 0; i < grey.length; i++) balance += (grey[i] - paper) ** 3;
+  const side = balance > 0 ? 1 : -1;
+  for (let i = 0; i < grey.length; i++) {
+    ink[i] = Math.max(side * (grey[i] - paper), 0);
+    if (ink[i] > peak) peak = ink[i];
+  }
+  return { ink, peak, noise: 1.4826 * median(rim.map((one) => Math.abs(one - paper))) };
 }
 
 /** Numbers from 1 of the pieces of a mask that hang together, also by a corner, and how many there are. */
@@ -60,24 +74,31 @@ function piecesOf(mask, width, height) {
   return { labels, count };
 }
 
-/** The boxes around what has each number in `labels`, 0 apart: `{ left, top, width, height }` by number. */
+/** The boxes around what has each number in `labels`, 0 apart: where they end, `width` and `height`, by number. */
 function boxesOf(labels, width) {
-  const ends = new Map();
-  labels.forEach((label, i) => {
-    if (!label) return;
-    const x = i % width, y = Math.floor(i / width), [left, top, right, bottom] = ends.get(label) ?? [x, y, x, y];
-    ends.set(label, [Math.min(left, x), Math.min(top, y), Math.max(right, x), Math.max(bottom, y)]);
-  });
-  const box = ([left, top, right, bottom]) => ({ left, top, width: right - left + 1, height: bottom - top + 1 });
-  return new Map([...ends].map(([label, end]) => [label, box(end)]));
+  const boxes = new Map();
+  for (let i = 0; i < labels.length; i++) {
+    if (!labels[i]) continue;
+    const x = i % width, y = (i - x) / width, box = boxes.get(labels[i]);
+    if (!box) boxes.set(labels[i], { left: x, top: y, right: x, bottom: y });
+    else { // rows come in their order
+      if (x < box.left) box.left = x;
+      if (x > box.right) box.right = x;
+      box.bottom = y;
+    }
+  }
+  for (const box of boxes.values()) Object.assign(box, { width: box.right - box.left + 1, height: box.bottom - box.top + 1 });
+  return boxes;
 }
 
 const longer = (box) => Math.max(box.width, box.height);
 
 /** What lies in the box around all pieces. */
 function cropped(ink, labels, width) {
-  const box = boxesOf(labels.map((one) => (one ? 1 : 0)), width).get(1);
-  const inside = { ...box, ink: new Float32Array(box.width * box.height), labels: new Int32Array(box.width * box.height) };
+  const boxes = [...boxesOf(labels, width).values()], most = (key, choose) => choose(...boxes.map((one) => one[key]));
+  const left = most("left", Math.min), top = most("top", Math.min);
+  const box = { left, top, width: most("right", Math.max) - left + 1, height: most("bottom", Math.max) - top + 1 };
+  const inside = { width: box.width, height: box.height, ink: new Float32Array(box.width * box.height), labels: new Int32Array(box.width * box.height) };
   for (let y = 0; y < box.height; y++) for (let x = 0; x < box.width; x++) {
     const from = (box.top + y) * width + box.left + x, to = y * box.width + x;
     inside.ink[to] = ink[from];

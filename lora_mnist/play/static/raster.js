@@ -23,7 +23,9 @@ function prepareStrokes(strokes) {
   raster.clearRect(0, 0, RASTER, RASTER);
   drawStrokes(raster, strokes, RASTER / SIZE, "#000");
   const { data } = raster.getImageData(0, 0, RASTER, RASTER);
-  return prepare(Float32Array.from({ length: RASTER * RASTER }, (_, i) => data[4 * i + 3]), RASTER, RASTER);
+  const grey = new Uint8Array(RASTER * RASTER);
+  for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i + 3]; // opacity
+  return prepare(grey, RASTER, RASTER);
 }
 
 /** `prepare` of the picture in a file. Rejects if it is none that the browser can read. */

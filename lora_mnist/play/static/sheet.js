@@ -53,13 +53,6 @@ class Sheet {
     this.tell();
   }
 
-  /** Put strokes back that were cleared, unless something else was drawn meanwhile. */
-  restore(strokes) {
-    if (!this.isBlank) return;
-    this.strokes = strokes;
-    this.tell();
-  }
-
   /** Show a test image. */
   show(pixels) {
     this.strokes = [];

@@ -1,22 +1,18 @@
 // The lesson: begin it, follow it, decide on it.
 
-import { ask, follow } from "./api.js";
-import { find } from "./dom.js";
-import { showLesson } from "./lesson.js";
-import { counted, thousands } from "./words.js";
-
 const start = find("#start"), empty = find("#empty"), running = find("#running"), decision = find("#decision");
 const outcome = find("#outcome"), bar = find("progress"), curve = find(".loss polyline"), nameField = find("#name");
+const UNKEPT = "this lesson"; // what the page calls an adapter that is not kept yet
+const TAB = (sessionStorage.lesson ??= Math.random().toString(36).slice(2)); // this tab, also when it is loaded again
 const OVER = { cancelled: "Cancelled. Nothing was kept.", discarded: "Discarded. Nothing was kept." };
 
-export class Lesson {
-  /** `tray` has the drawings, `kept(name)` is called when there is a new adapter, `lost(words)` when the server ends. */
-  constructor(tray, kept, lost) {
+class Lesson {
+  /** `tray` has the drawings, `lost(words)` is called when the server ends. */
+  constructor(tray, lost) {
     this.tray = tray;
-    this.kept = kept;
     this.phase = null; // nothing was heard yet
     this.losses = [];
-    start.addEventListener("click", () => this.do("start", { drawings: tray.drawings }));
+    start.addEventListener("click", () => this.do("start", { drawings: tray.drawings, tab: TAB }));
     find("#cancel").addEventListener("click", () => this.do("cancel", {}));
     find("#discard").addEventListener("click", () => this.do("discard", {}));
     find(".keep").addEventListener("submit", (event) => {
@@ -41,20 +37,23 @@ export class Lesson {
 
   /** How the teaching stands, as the server says. */
   show(state) {
-    const before = this.phase, phase = (this.phase = state.phase);
+    const before = this.phase, phase = (this.phase = state.phase), isOurs = state.tab === TAB;
     const isRunning = phase === "starting" || phase === "training", isOpen = phase === "taught" || phase === "keeping";
     running.hidden = !isRunning;
     decision.hidden = !isOpen;
     start.hidden = isRunning || isOpen;
+    find("#whose").hidden = isOurs || !(isRunning || isOpen);
     this.offer();
     for (const button of decision.querySelectorAll("button")) button.disabled = phase === "keeping";
     if (isRunning) this.showProgress(state);
-    if (phase === "taught" && before !== "taught" && before !== "keeping") this.open(state);
+    if (phase === "taught" && before !== "taught" && before !== "keeping") this.open(state, isOurs);
     if (phase === "taught" || phase === "failed") this.say(state.problem ?? "", true);
     else if (phase === "keeping") this.say("Saving …");
-    else if (phase === "kept" && before !== null) this.say(`Kept as ${state.name}. It is on now.`);
-    else this.say(before === null ? "" : OVER[phase] ?? "");
-    if (phase === "kept" && before !== null) this.kept(state.name);
+    else if (before === null) this.say("");
+    else if (phase === "kept") this.say(isOurs ? `Kept as ${state.name}. It is on now.` : `Another tab kept ${state.name}.`);
+    else this.say(OVER[phase] ?? "");
+    if (phase === "kept" && before !== null) readRun(isOurs ? [state.name] : choice.names);
+    else if (!isOpen && choice.adapters.has(UNKEPT)) readRun(choice.names);
   }
 
   /** What the buttons below the tray can do now. */
@@ -74,10 +73,13 @@ export class Lesson {
     curve.setAttribute("points", this.losses.map(([x, loss]) => `${100 * x},${30 - 28 * (loss / most)}`).join(" "));
   }
 
-  open(state) {
+  /** Show the result, and offer the adapter, so that it can be tried. */
+  async open(state, isOurs) {
     showLesson(state.lesson, state.verdict);
     for (const part of document.querySelectorAll(".may-be-kept")) part.hidden = state.lesson.scale === null;
-    decision.querySelector("h3").focus();
+    if (isOurs) decision.querySelector("h3").focus();
+    const adapter = await ask("teaching/adapter").catch(() => null);
+    if (adapter && this.phase === "taught") offer([...offered, adapter], isOurs ? [adapter.name] : choice.names);
   }
 }
 
@@ -85,3 +87,42 @@ function howFar(state) {
   const left = state.seconds_left === null ? "" : ` · ${Math.ceil(state.seconds_left)} s left`;
   return `Step ${thousands(state.step)} of ${thousands(state.steps)} · loss ${state.loss.toFixed(2)}${left}`;
 }
+
+/** Put what is on the sheet into the tray, and make room for the next. */
+function putAside(label) {
+  const { pixels, problem } = subject;
+  if (!pixels || subject.label !== null) { say(problem ?? "Draw a digit first.", true); return; }
+  drawings.add({ pixels: hexOf(pixels), label });
+  sheet.clear();
+  requestAnimationFrame(() => say(`Put aside as ${a(label)}: ${counted(drawings.drawings.length, "drawing")}.`));
+  ask("teaching/ready", {}).catch((error) => warn(error.message));
+}
+
+/** Offer the adapters that the run has now; `on` are the names of those that are on. */
+async function readRun(on) {
+  try {
+    const run = await ask("run");
+    offered = run.adapters;
+    nameField.value = run.taught;
+    offer(offered, on);
+  } catch (error) {
+    warn(error.message);
+  }
+}
+
+let offered = held.adapters;
+let lesson = null;
+const drawings = new Tray(() => lesson?.offer());
+nameField.value = held.taught;
+for (let digit = 0; digit < 10; digit++) {
+  const button = make("button", { type: "button", textContent: digit, disabled: true });
+  button.addEventListener("click", () => putAside(digit));
+  find("#labels").append(button);
+}
+document.addEventListener("labelled", (event) => putAside(event.detail));
+document.addEventListener("looked", () => {
+  for (const button of find("#labels").querySelectorAll("button")) button.disabled = !subject.pixels || subject.label !== null;
+});
+empty.addEventListener("click", () => drawings.empty());
+lesson = new Lesson(drawings, warn);
+lesson.offer();

@@ -1,14 +1,15 @@
 // The drawings that were put aside, each with its label. They outlive a reload of the page.
 
-import { find, make } from "./dom.js";
-import { picture } from "./pixels.js";
-import { a } from "./words.js";
-
-export const MAX_DRAWINGS = 500;
+const MAX_DRAWINGS = 500;
 const KEY = "lora-mnist tray";
-const list = find("#tray");
+const tray = find("#tray");
 
-export class Tray {
+/** Pixels are kept and sent as hexadecimal digits. */
+const hexOf = (pixels) => Array.from(pixels, (grey) => grey.toString(16).padStart(2, "0")).join("");
+
+const bytesOfHex = (text) => Uint8Array.from(text.match(/../g), (digits) => parseInt(digits, 16));
+
+class Tray {
   /** `changed(tray)` is called after every change, and once at the start. */
   constructor(changed) {
     this.changed = changed;
@@ -21,19 +22,19 @@ export class Tray {
     if (this.drawings.length >= MAX_DRAWINGS) return;
     this.drawings.push(drawing);
     this.append(drawing);
-    list.scrollTop = list.scrollHeight;
+    tray.scrollTop = tray.scrollHeight;
     this.tell();
   }
 
   empty() {
     this.drawings = [];
-    list.replaceChildren();
+    tray.replaceChildren();
     this.tell();
   }
 
   append(drawing) {
     const remove = make("button", { type: "button", textContent: "×", ariaLabel: `Remove drawing of ${a(drawing.label)}` });
-    const item = make("li", {}, picture(drawing.pixels), String(drawing.label), remove);
+    const item = make("li", {}, picture(bytesOfHex(drawing.pixels)), String(drawing.label), remove);
     remove.addEventListener("click", () => {
       const next = item.nextElementSibling ?? item.previousElementSibling;
       this.drawings = this.drawings.filter((one) => one !== drawing);
@@ -41,7 +42,7 @@ export class Tray {
       (next?.querySelector("button") ?? find("#sheet")).focus();
       this.tell();
     });
-    list.append(item);
+    tray.append(item);
   }
 
   tell() {
