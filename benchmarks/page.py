@@ -1,4 +1,4 @@
-"""The page with a network in it against our own logits, in headless Chromium: decisions, strokes, milliseconds, requests.
+"""The page with a network in it against our own logits, in headless Chromium: decisions, strokes, times, requests.
 
     python benchmarks/page.py PAGE --run DIR --adapter NAME [--data DIR] [--images 10000] [--drawings 1000]
 
@@ -33,7 +33,9 @@ RASTER, SHEET = 280, 1000  # as in static/raster.js and static/sheet.js
 AT_ONCE = 500  # images in one call
 THROUGH = """([text, name, strength]) => {
   const bytes = bytesOf(text), on = name ? [choice.adapters.get(name)] : [], found = [];
-  for (let i = 0; i < bytes.length; i += 784) found.push(Array.from(network.logits(bytes.subarray(i, i + 784), on, strength)));
+  for (let i = 0; i < bytes.length; i += 784) {
+    found.push(Array.from(network.logits(bytes.subarray(i, i + 784), on, strength)));
+  }
   return found;
 }"""
 DRAWN = """(drawings) => drawings.map((strokes) => {
@@ -68,11 +70,18 @@ def skeleton(image: np.ndarray) -> np.ndarray:
     while True:
         before = thin.copy()
         for step in (0, 1):
-            n = [np.roll(thin, shift, (0, 1)) for shift in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))]
+            n = [
+                np.roll(thin, shift, (0, 1))
+                for shift in ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
+            ]
             count = sum(one.astype(int) for one in n)
             turns = sum(((~n[i]) & n[(i + 1) % 8]).astype(int) for i in range(8))
             up, right, down, left = n[0], n[2], n[4], n[6]
-            free = ~(up & right & down) & ~(right & down & left) if step == 0 else ~(up & right & left) & ~(up & down & left)
+            free = (
+                ~(up & right & down) & ~(right & down & left)
+                if step == 0
+                else ~(up & right & left) & ~(up & down & left)
+            )
             thin = thin & ~((count >= 2) & (count <= 6) & (turns == 1) & free)
         if (thin == before).all():
             return thin[1:-1, 1:-1]
@@ -86,7 +95,12 @@ def strokes_of(image: np.ndarray) -> list[list[list[int]]]:
         return [round(SHEET * (x + 0.5) / 28), round(SHEET * (y + 0.5) / 28)]
 
     ahead = ((0, 1), (1, -1), (1, 0), (1, 1))
-    pairs = [[at(y, x), at(y + down, x + right)] for y, x in points for down, right in ahead if (y + down, x + right) in points]
+    pairs = [
+        [at(y, x), at(y + down, x + right)]
+        for y, x in points
+        for down, right in ahead
+        if (y + down, x + right) in points
+    ]
     return pairs or [[at(y, x)] for y, x in points]
 
 
@@ -108,7 +122,8 @@ def measure(page: Page, arguments: Namespace) -> None:
         ours, theirs = logits_of(model, images), through(page, images, arguments.adapter, strength)
         same = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
         difference = float((ours.softmax(1) - theirs.softmax(1)).abs().max())
-        print(f"strength {strength}: {100 * same:.2f} % of {len(images):,} decisions alike, probabilities within {difference:.4f}")
+        print(f"strength {strength}: {100 * same:.2f} % of {len(images):,} decisions alike", end=", ")
+        print(f"probabilities within {difference:.4f}")
 
     drawings = [strokes_of(image.numpy()) for image in work.dataset.test.images[: arguments.drawings]]
     drawn = [one for i in range(0, len(drawings), 50) for one in page.evaluate(DRAWN, drawings[i : i + 50])]
@@ -124,21 +139,24 @@ def measure(page: Page, arguments: Namespace) -> None:
 
     pairs = [(decided(prepared(canvas(grey))), decided(theirs)) for grey, theirs in drawn]
     other = sum(one != two for one, two in pairs)
-    refused = sum(isinstance(one, str) for pair in pairs for one in pair)
+    refused = sum(isinstance(theirs, str) for _, theirs in pairs)
     right = sum(one == label for (_, one), label in zip(pairs, work.dataset.test.labels.tolist(), strict=False))
-    print(f"{len(pairs):,} drawings: {other} other decisions, {refused} refused by one or the other, {right} right")
+    print(f"{len(pairs):,} drawings: {other} other decisions, {refused} refused, {right} right")
 
     times = page.evaluate(STROKE)
-    print(f"a stroke to its bars: median {statistics.median(times):.1f} ms, 90th percentile {sorted(times)[180]:.1f} ms")
+    print(
+        f"a stroke to its bars: median {statistics.median(times):.1f} ms, 90th percentile {sorted(times)[180]:.1f} ms"
+    )
 
-    adapters = [pack_adapter(work.run, model, arguments.adapter)]
-    exact, _ = render(work, hold(work, model, "fp32", adapters, [work.logits_with(())["test"].argmax(1)]), "fp32")
+    adapters = [pack_adapter(model, arguments.adapter)]
+    exact, _ = render(work, hold(work, "fp32", adapters, [work.logits_with(())["test"].argmax(1)]), "fp32")
     file = arguments.page.with_suffix(".fp32.html")
     file.write_bytes(exact)
     page.goto(file.resolve().as_uri())
     switch(model, {arguments.adapter: 1.0})
     ours, theirs = logits_of(model, images[:1000]), through(page, images[:1000], arguments.adapter, 1.0)
-    print(f"with fp32 weights: logits within {float((ours - theirs).abs().max()):.1e}, the largest {float(ours.abs().max()):.3g}")
+    difference, largest = float((ours - theirs).abs().max()), float(ours.abs().max())
+    print(f"with fp32 weights: logits within {difference:.1e}, the largest {largest:.3g}")
     file.unlink()
 
 

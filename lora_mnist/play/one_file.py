@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 from markupsafe import Markup
 from torch import nn
 
@@ -32,12 +32,15 @@ from lora_mnist.settings.layers import DATASETS
 from lora_mnist.settings.request import Applied
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = "dom words pixels network prepare raster say bars choice sheet keyboard gallery facts main".split()
-TEACHING = "api tray lesson teach".split()  # what only the playground has; they follow the others
+SCRIPTS = (  # in this order they make one script
+    *("dom", "words", "pixels", "network", "prepare", "raster", "say", "bars", "choice", "sheet", "keyboard"),
+    *("gallery", "facts", "main"),
+)
+TEACHING = ("api", "tray", "lesson", "teach")  # what only the playground has; they follow the others
 KINDS = ("int8", "fp16")  # of stored weights: the smallest that keeps `SAME` of the decisions
 SAME = 0.9995
 STRENGTHS = (0.5, 1.0)  # at which every adapter is checked, beside the base
-IMAGES = {"fixed": 60, "broken": 40, "wrong": 40, "all": 200}  # test images on the page; the others are right
+SHOWN, MOST = {"fixed": 60, "broken": 40, "wrong": 40}, 200  # test images on the page; the others are right
 
 
 class PageExport(Document):
@@ -77,24 +80,28 @@ def export_page(
             raise UsageError(f"{whole[0]} trains modules whole, and the page holds A and B only.", "Leave it out.")
         file = out or work.run.exports / f"{'-'.join(names) or 'base'}.html"
         require_unused(file, work.request.force)
-        switched = [{}] + [dict.fromkeys([name, *work.run.on_top_of(name)], at) for name in names for at in STRENGTHS]
-        switched = [{name: at for name, at in one.items() if name in names} for one in switched]
-        ours = [_logits(work, model, one) for one in switched]
+        checked: list[dict[str, float]] = [{}]  # what is on: nothing, then each adapter with those below it
+        for name in names:
+            on = {name, *work.run.on_top_of(name)} & set(names)
+            checked += [dict.fromkeys(on, strength) for strength in STRENGTHS]
+        ours = [_logits(work, model, on) for on in checked]
         for kind in KINDS:
-            theirs = [_logits(work, _as_stored(model, kind), one) for one in switched]
-            pairs = list(zip(ours, theirs, strict=True))
+            read = copy.deepcopy(model)
+            for layer in read.children():
+                layer.weight.data = _store(layer.weight.data, kind)[2]
+            pairs = [(one, _logits(work, read, on)) for one, on in zip(ours, checked, strict=True)]
             same = min(float((one.argmax(1) == other.argmax(1)).float().mean()) for one, other in pairs)
             if same >= SAME:
                 break
         else:
-            raise ProofError(f"Stored as {kind}, the network decides {1 - same:.2%} otherwise.", f"{file} is not made.")
-        largest = max(float((one.softmax(1) - other.softmax(1)).abs().max()) for one, other in pairs)
-        decisions = [logits[-len(work.dataset.test) :].argmax(1) for logits in ours]  # the test images come last
-        saved = {name: work.run.adapter(name) for name in work.run.adapter_names()}
-        packed = [pack_adapter(model, name, saved.get(name)) for name in names]
-        held = hold(work, model, kind, packed, decisions[::2])
+            cause = f"Stored as {kind}, the network decides {100 - 100 * same:.2f} % of the images otherwise."
+            raise ProofError(cause, f"{file} was not written. Export ONNX, which holds the weights as they are.")
+        stored = {one.reference: work.run.adapter(one.reference) for one in adapters if one.reference in names}
+        packed = [pack_adapter(model, name, stored.get(name)) for name in names]
+        decisions = [logits[-len(work.dataset.test) :].argmax(1) for logits in ours[:: len(STRENGTHS)]]  # test is last
         words = f"{kind}; {100 * same:.2f} % of {len(ours[0]):,} held-out images are decided as in fp32"
-        page, _ = render(work, held, words, strength=adapters[0].strength if adapters else 1.0)
+        strength = adapters[0].strength if adapters else 1.0
+        page, _ = render(work, hold(work, kind, packed, decisions), words, strength)
         write_file(file, page)
     return PageExport(
         file=str(file),
@@ -102,7 +109,7 @@ def export_page(
         weights=kind,
         images=len(ours[0]),
         same_decisions=same,
-        largest_difference=largest,
+        largest_difference=max(float((one.softmax(1) - other.softmax(1)).abs().max()) for one, other in pairs),
         base_fingerprint=work.fingerprint.sha256,
         run_digest=work.run.digest(),
         adapters=used,
@@ -110,49 +117,41 @@ def export_page(
 
 
 def hold(
-    work: Workspace,
-    model: nn.Module,
-    kind: str,
-    adapters: Sequence[Mapping[str, Any]],
-    decisions: Sequence[torch.Tensor],
+    work: Workspace, kind: str, adapters: Sequence[Mapping[str, Any]], decisions: Sequence[torch.Tensor]
 ) -> dict[str, Any]:
-    """What the page's script reads.
+    """What the page's script reads: the base of `work`, adapters and test images.
 
     Args:
         kind: of stored weights: `int8`, `fp16` or `fp32`.
         adapters: as `pack_adapter` makes them, or with a `problem`; the last is on first, with those below it.
-        decisions: int64 (N,) on `test`, of the base and each adapter: what images are shown depends on them.
+        decisions: int64 (N,) on `test`, of the base and each adapter: which images are shown depends on them.
     """
-    test, on = work.dataset.test, next((one for one in reversed(adapters) if "problem" not in one), None)
-    chosen = _choose_images(test.labels.cpu(), decisions[0], decisions[1:] or decisions)
-    layers = []
-    for layer in model.children():
-        stored, scale, _ = _store(layer.weight.detach().cpu(), kind)
-        layers.append({"in": layer.in_features, "out": layer.out_features, "weight": _text(stored.t())})
-        layers[-1] |= {"bias": _text(layer.bias.detach().float())} | ({"scale": _text(scale)} if kind == "int8" else {})
+    images, labels, layers = work.dataset.test.images.cpu(), work.dataset.test.labels.cpu(), []
+    for layer in work.base.children():
+        weight, scale, _ = _store(layer.weight.detach(), kind)
+        sizes = {"in": layer.in_features, "out": layer.out_features}
+        layers.append(sizes | {"weight": _text(weight.t()), "scale": _text(scale), "bias": _text(layer.bias)})
+    on = next((one for one in reversed(adapters) if "problem" not in one), None)
+    shown = _choose_images(labels, decisions)
     return {
         "kind": kind,
         "layers": layers,
         "adapters": list(adapters),
         "on": [on["name"], *on["on_top_of"]] if on else [],
-        "test": len(test),
-        "images": {
-            "pixels": _text(test.images.cpu()[chosen]),
-            "labels": test.labels.cpu()[chosen].tolist(),
-            "indices": chosen.tolist(),
-        },
+        "test": len(labels),
+        "images": {"pixels": _text(images[shown]), "labels": labels[shown].tolist(), "indices": shown.tolist()},
     }
 
 
 def pack_adapter(model: nn.Module, name: str, saved: Artifact | None = None) -> dict[str, Any]:
     """An adapter of `model`: its A and B, and what the run says of it, where it is `saved` in one."""
-    updates, base = updates_of(model, name), base_tensors(model).values()
+    updates = updates_of(model, name)
     layers = [
         one and {"rank": len(one.lora_A), "scaling": one.scaling, "a": _text(one.lora_A), "b": _text(one.lora_B)}
         for one in (updates.get(layer) for layer, _ in model.named_children())
     ]
     added = sum(one.lora_A.numel() + one.lora_B.numel() for one in updates.values())
-    of_base = sum(tensor.numel() for tensor in base)
+    of_base = sum(tensor.numel() for tensor in base_tensors(model).values())
     size = f"{added:,} numbers beside the base's {of_base:,} ({100 * added / of_base:.3g} %)"
     packed = {"name": name, "layers": layers, "size": size, "summary": f"{added:,} numbers", "on_top_of": []}
     if saved is None:
@@ -181,39 +180,29 @@ def render(
         strength: at which the slider begins.
         teach: with what the playground adds, which asks the server.
     """
-    parts = [*SCRIPTS, *(TEACHING if teach else [])]
-    script = '"use strict";\n' + "\n".join((STATIC / f"{part}.js").read_text("utf-8") for part in parts)
-    style = "".join((STATIC / name).read_text("utf-8") for name in ("style.css", *(["teach.css"] if teach else [])))
+
+    def joined(*names: str) -> str:
+        return "\n".join((STATIC / name).read_text("utf-8") for name in names)
+
+    script = '"use strict";\n' + joined(*(f"{part}.js" for part in (*SCRIPTS, *(TEACHING if teach else ()))))
+    style = joined("style.css", *(["teach.css"] if teach else []))
     policy = f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; img-src data:"
-    policy += f"; base-uri 'none'; form-action 'none'{'; connect-src ' + repr('self') if teach else ''}"
-    run, fingerprint, rare = work.run, work.fingerprint.sha256, work.run.record.rare
-    wrong = sum(run.base.evaluation.splits["test"].wrong)
-    provenance = {
-        "run": str(run.path) if teach else run.path.resolve().name,
-        "images": DATASETS[work.dataset.name],
-        "base, fingerprint": fingerprint,
-        "run, digest": run.digest(),
-        "made by": f"lora-mnist {__version__}",
-        "weights": weights,
-    }
-    environment = Environment(
-        loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("page.html.j2").render(
-        teach=teach,
+    policy += "; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if teach else "")
+    template = Template(joined("page.html.j2"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = template.render(
+        work=work,
+        held=held,
+        weights=weights,
         strength=strength,
-        rare=rare,
-        wrong=wrong,
-        held_adapters=held["adapters"],
-        images=len(held["images"]["labels"]),
-        test=held["test"],
-        icon=base64.b64encode((STATIC / "icon.svg").read_bytes()).decode(),
+        teach=teach,
+        version=__version__,
+        dataset=DATASETS[work.dataset.name],
+        icon=base64.b64encode(joined("icon.svg").encode()).decode(),
         lora=base64.b64encode(source("lora.svg").encode()).decode(),
-        provenance=provenance,
         policy=Markup(policy),
         style=Markup(style),
         script=Markup(script),
-        held=Markup(json.dumps(held, separators=(",", ":")).replace("<", "\\u003c")),  # a name could hold </script>
+        json=Markup(json.dumps(held, separators=(",", ":")).replace("<", "\\u003c")),  # a name could hold </script>
     )
     return page.encode(), policy
 
@@ -236,27 +225,19 @@ def _store(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor,
     return stored, scale, stored * scale
 
 
-def _as_stored(model: nn.Module, kind: str) -> nn.Module:
-    """A copy whose weights have been stored and read back."""
-    read = copy.deepcopy(model)
-    for layer in read.children():
-        layer.weight.data = _store(layer.weight.data, kind)[2]
-    return read
-
-
 def _text(tensor: torch.Tensor) -> str:
     """The numbers as base64, little-endian."""
     return base64.b64encode(tensor.detach().cpu().contiguous().numpy().tobytes()).decode()
 
 
-def _choose_images(labels: torch.Tensor, base: torch.Tensor, adapted: Sequence[torch.Tensor]) -> torch.Tensor:
+def _choose_images(labels: torch.Tensor, decisions: Sequence[torch.Tensor]) -> torch.Tensor:
     """Indices of the test images to show, in their order: some that an adapter fixes or breaks, or none gets right."""
-    was_right, is_right = base == labels, torch.stack([one == labels for one in adapted])
-    kinds = {"fixed": ~was_right & is_right.any(0), "broken": was_right & ~is_right.all(0)}
-    kinds |= {"wrong": ~was_right & ~is_right.any(0)}
-    chosen: list[int] = []
-    for kind, mask in (kinds | {"all": was_right & is_right.all(0)}).items():
-        found, most = mask.nonzero().flatten(), IMAGES[kind] - (len(chosen) if kind == "all" else 0)
-        spread = torch.linspace(0, len(found) - 1, min(most, len(found))).round().long() if len(found) else []
-        chosen += found[spread].tolist()
-    return torch.tensor(sorted(chosen))
+    base, *adapted = (decided == labels for decided in decisions)
+    some, every = torch.stack(adapted or [base]).any(0), torch.stack(adapted or [base]).all(0)
+    kinds = {"fixed": ~base & some, "broken": base & ~every, "wrong": ~base & ~some, "right": base & every}
+    shown: list[int] = []
+    for kind, mask in kinds.items():
+        found = mask.nonzero().flatten()
+        count = min(SHOWN.get(kind, MOST - len(shown)), len(found))
+        shown += [int(found[i * len(found) // count]) for i in range(count)]  # evenly spread
+    return torch.tensor(sorted(shown))

@@ -163,7 +163,7 @@ def page_now(work: Workspace) -> tuple[bytes, str]:
     now, logits = run_now(work), [work.logits_with(())["test"]]
     usable = [one["name"] for one in now["adapters"] if "problem" not in one]
     logits += [Run(work.run.path).adapter(name).logits()["test"] for name in usable]
-    held = hold(work, work.base, "fp32", now["adapters"], [one.argmax(1) for one in logits])
+    held = hold(work, "fp32", now["adapters"], [one.argmax(1) for one in logits])
     return render(work, held | {"taught": now["taught"]}, "fp32, as the run has them", teach=True)
 
 

@@ -38,11 +38,6 @@ class Client:
         is_json = response.headers["Content-Type"] == "application/json"
         return response.status, response.headers, json.loads(content) if is_json else content
 
-    def predict(self, **request: object) -> dict:
-        status, _, response = self.ask("/api/predict", request)
-        assert status == 200, response
-        return response
-
     def state_in(self, *phases: str) -> dict:
         """Follow the lesson until it is in one of these phases."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)

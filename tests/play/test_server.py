@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,28 +12,22 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch.nn import functional as F
 
-from lora_mnist.datasets.dataset import load
-from lora_mnist.errors import UsageError
-from lora_mnist.play.server import MAX_BODY_BYTES, STATIC, listening, refusal_reason
+from lora_mnist.errors import RunError, UsageError
+from lora_mnist.pipeline import Request, open_workspace, pretrain
+from lora_mnist.play.one_file import STATIC
+from lora_mnist.play.server import MAX_BODY_BYTES, listening, page_now, refusal_reason, run_now
 
-from ..conftest import snapshot
-from .conftest import NINE, Client
+from ..conftest import flip_bit, smoke, snapshot
+from .conftest import Client
 
 OWN = {"host": "127.0.0.1:8017"}
 JSON = OWN | {"content-type": "application/json"}
 DRAWING = {"pixels": "7f" * 784, "label": 3}
 LESSON = {"drawings": [DRAWING | {"label": digit} for digit in range(10)]}
-
-
-@pytest.fixture(scope="module")
-def digits_test(client):
-    return load("mnist-5k", client.run, val_share=0.25, split_seed=0).test
 
 
 @pytest.mark.parametrize(
@@ -80,7 +75,7 @@ def test_it_holds_over_http_and_every_response_has_the_headers(client):
     refused = client.ask("/api/run", headers={"Host": "evil.example"})
     assert refused[0] == refused[2]["error"]["status"] == 403
     assert client.ask("/api/teaching/start", {"drawings": []}, {"Origin": "http://evil.example"})[0] == 403
-    for _, headers, _ in (client.ask("/"), client.ask("/style.css"), client.ask("/nothing"), refused):
+    for _, headers, _ in (client.ask("/"), client.ask("/api/run"), client.ask("/nothing"), refused):
         policy = headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
@@ -89,84 +84,29 @@ def test_it_holds_over_http_and_every_response_has_the_headers(client):
         assert headers["Access-Control-Allow-Origin"] is None
 
 
-def test_the_page_and_its_files_are_served_and_nothing_else(client):
+def test_the_page_is_served_and_nothing_else(client):
     status, headers, page = client.ask("/")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert page == (STATIC / "index.html").read_bytes()
-    for file in STATIC.iterdir():
-        if file.name != "index.html":
-            assert client.ask(f"/{file.name}")[2] == file.read_bytes()
-    for path in ("/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/run.json", "/static/style.css"):
+    assert b"connect-src 'self'" in page
+    for path in ("/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/run.json", "/style.css", "/static/style.css"):
         status, _, answer = client.ask(path)
         assert (status, answer["error"]["status"]) == (404, 404)
 
 
-def test_the_page_names_only_its_own_files_and_writes_no_markup():
-    page = (STATIC / "index.html").read_text()
-    assert all((STATIC / name).is_file() for name in re.findall(r'(?:src|href)="([^"]+)"', page))
-    assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=", page)
+def test_the_scripts_write_no_markup_and_name_no_address():
+    page = (STATIC / "page.html.j2").read_text()
+    assert not re.search(r"<script[^>]*src=|\son\w+=|\sstyle=|https?://", page)
     for file in STATIC.glob("*.js"):
         text = file.read_text()
-        assert all((STATIC / name).is_file() for name in re.findall(r'from "([^"]+)"', text))
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?://", text), file
-
-
-def probabilities(run, pixels: str, adapter: str | None = None, strength: float = 1.0) -> torch.Tensor:
-    """Computed from the run's files without any of our code: W + strength · alpha / √rank · B A."""
-    weights = load_file(run / "base" / "model.safetensors")
-    if adapter:
-        factors = load_file(run / "adapters" / adapter / "adapter_model.safetensors")
-        config = json.loads((run / "adapters" / adapter / "adapter_config.json").read_text())
-        scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
-        for key in (key for key in factors if ".lora_A." in key):
-            layer = key.removeprefix("base_model.model.").partition(".")[0]
-            weights[f"{layer}.weight"] += strength * scaling * factors[key.replace("lora_A", "lora_B")] @ factors[key]
-    x = (torch.tensor(list(bytes.fromhex(pixels))).float() / 255 - 0.1307) / 0.3081
-    for i in (1, 2, 3):
-        x = F.linear(x, weights[f"linear{i}.weight"], weights[f"linear{i}.bias"])
-        x = F.relu(x) if i < 3 else x
-    return x.softmax(0)
-
-
-def assert_predicts(prediction: dict, expected: torch.Tensor) -> None:
-    assert prediction["digit"] == int(expected.argmax())
-    assert prediction["probabilities"] == pytest.approx(expected.tolist(), abs=2e-5)
-
-
-def test_predictions_are_those_of_the_saved_weights(client, digits_test):
-    adapter = next((client.run / "adapters").iterdir()).name
-    drawn = client.predict(strokes=NINE, adapters=[adapter], strength=1.3)
-    assert_predicts(drawn["base"], probabilities(client.run, drawn["pixels"]))
-    assert_predicts(drawn["adapted"], probabilities(client.run, drawn["pixels"], adapter, 1.3))
-    assert drawn["base"] != drawn["adapted"]
-    unchanged = client.predict(strokes=NINE, adapters=[adapter], strength=0)
-    assert unchanged["adapted"] == unchanged["base"] == drawn["base"]
-    shown = client.predict(index=7)
-    assert bytes.fromhex(shown["pixels"]) == digits_test.images[7].numpy().tobytes()
-    assert (shown["index"], shown["label"], shown["adapted"]) == (7, int(digits_test.labels[7]), None)
-    assert_predicts(shown["base"], probabilities(client.run, shown["pixels"]))
-    blank = client.predict(strokes=[])  # no error, since one begins with it
-    assert "blank" in blank["problem"]
-    assert blank["base"] is None
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("/api/predict", b"{", 400, "JSON"),
-        ("/api/predict", {}, 400, "either strokes or an index"),
-        ("/api/predict", {"index": 1, "strokes": NINE}, 400, "either strokes or an index"),
-        ("/api/predict", {"index": 10**6}, 400, "There is no test image 1000000."),
-        ("/api/predict", {"index": -1}, 400, "`index` (=-1)"),
-        ("/api/predict", {"strokes": [[[0, 1001]]]}, 400, "1000"),
-        ("/api/predict", {"strokes": [[[0, 1]]] * 101}, 400, "100"),
-        ("/api/predict", {"strokes": [[[0, 1]] * 3000] * 2}, 400, "5000"),
-        ("/api/predict", {"index": 1, "strength": 2}, 400, "`strength` (=2)"),
-        ("/api/predict", {"index": 1, "adapters": ["../base"]}, 400, "letters, digits"),
-        ("/api/predict", {"index": 1, "adapters": ["none"]}, 400, "no adapter 'none'"),
-        ("/api/predict", {"index": 1, "secret": 1}, 400, "`secret`"),
-        ("/api/search", {"which": "best"}, 400, "`which`"),
-        ("/api/search", {"which": "base-wrong", "after": 10**21}, 400, "`after`"),
+        ("/api/teaching/start", b"{", 400, "JSON"),
+        ("/api/teaching/start", {"drawings": [DRAWING], "secret": 1}, 400, "`secret`"),
+        ("/api/teaching/start", {"drawings": [DRAWING], "tab": "<b>"}, 400, "letters, digits"),
         ("/api/teaching/start", {"drawings": []}, 400, "`drawings`"),
         ("/api/teaching/start", {"drawings": [DRAWING] * 501}, 400, "500"),
         ("/api/teaching/start", {"drawings": [DRAWING | {"label": 10}]}, 400, "label"),
@@ -190,37 +130,49 @@ def test_a_body_is_capped_whether_or_not_it_says_how_long_it_is(client):
     part = b" " * (1 << 16)
     in_chunks = iter([part] * (MAX_BODY_BYTES // len(part) + 1))
     for body in (b" " * (MAX_BODY_BYTES + 1), in_chunks):
-        status, _, answer = client.ask("/api/predict", body)
+        status, _, answer = client.ask("/api/teaching/start", body)
         assert (status, answer["error"]["status"]) == (413, 413)
         assert f"{MAX_BODY_BYTES:,} bytes" in answer["error"]["message"]
 
 
-def test_a_thousand_quick_requests_fifty_at_once(client):
-    wanted = client.predict(strokes=NINE)
+def test_many_quick_requests_fifty_at_once(client):
+    wanted = client.ask("/api/run")[2]
 
     def one(i: int) -> bool:
         if i % 10 == 9:
-            return client.ask("/api/predict", {"index": -i})[0] == 400
-        return client.predict(strokes=NINE) == wanted
+            return client.ask("/api/teaching/start", {"drawings": []})[0] == 400
+        return client.ask("/api/run")[2] == wanted
 
     with ThreadPoolExecutor(50) as many:
-        assert all(many.map(one, range(1000)))
+        assert all(many.map(one, range(300)))
 
 
-@pytest.mark.parametrize("which", ["base-wrong", "adapters-break"])
-def test_a_search_goes_round_all_images_with_that_fault(client, digits_test, which):
-    adapter = next((client.run / "adapters").iterdir()).name
-    stored = load_file(client.run / "base" / "logits.safetensors")["test"].argmax(1)
-    adapted = load_file(client.run / "adapters" / adapter / "logits.safetensors")["test"].argmax(1)
-    labels = digits_test.labels
-    wrong = stored != labels if which == "base-wrong" else (stored == labels) & (adapted != labels)
-    found, last = [], -1
-    for _ in range(int(wrong.sum()) + 1):
-        last = client.ask("/api/search", {"which": which, "after": last, "adapters": [adapter]})[2]["index"]
-        found.append(last)
-    expected = wrong.nonzero().flatten().tolist()
-    assert found == [*expected, expected[0]]
-    assert client.ask("/api/search", {"which": "adapters-break"})[2] == {"index": None}
+def test_a_new_adapter_is_there_when_the_page_asks_again(run_copy, adapter):
+    work = open_workspace(Request(run=run_copy))
+    (packed,) = run_now(work)["adapters"]
+    assert (packed["name"], packed["summary"]) == (adapter.name, "digit 8, rank 2")
+    other = shutil.copytree(adapter, adapter.with_name("taught"))
+    now = run_now(work)
+    assert {one["name"] for one in now["adapters"]} == {adapter.name, "taught"}
+    assert now["taught"] == "taught-2"
+    shutil.rmtree(other)
+    assert len(run_now(work)["adapters"]) == 1
+
+
+def test_a_damaged_adapter_is_named_and_the_others_stay(run_copy, adapter):
+    flip_bit(shutil.copytree(adapter, adapter.with_name("bad")) / "adapter_model.safetensors")
+    work = open_workspace(Request(run=run_copy))
+    found = {one["name"]: one for one in run_now(work)["adapters"]}
+    assert "problem" not in found[adapter.name]
+    assert "is not the saved file" in found["bad"]["problem"]
+    assert b"is not the saved file" in page_now(work)[0]
+
+
+def test_another_base_is_noticed(run_copy):
+    work = open_workspace(Request(run=run_copy))
+    pretrain(replace(smoke(run_copy, seed=5), force=True))
+    with pytest.raises(RunError, match="was replaced by another command"):
+        run_now(work)
 
 
 @contextmanager
@@ -283,7 +235,7 @@ def test_a_full_disk_costs_nothing_but_the_lesson(run_copy):
         assert state["problem"].startswith("It was not kept. Cannot write ")
         assert "what was in this one is kept" in state["problem"]
         assert snapshot(run_copy) == before
-        assert client.predict(index=1)["label"] is not None
+        assert client.ask("/")[0] == 200
         assert client.ask("/api/teaching/discard", {})[0] == 200
 
 

@@ -25,6 +25,7 @@ RESULT = LessonResult(
     val=OnVal(images=500, before=20, after=23, fixed=(0,) * 10, broken=(3, *(0,) * 9)),
     scale=0.8,
 )
+PACKED = {"name": "this lesson"}
 KILLED = -9  # by SIGKILL
 
 
@@ -86,18 +87,20 @@ async def test_from_drawings_to_an_adapter(lesson, teacher, is_warm):
     if is_warm:
         teacher.warm_up()
         teacher.warm_up()
-    teacher.start([DRAWING])
-    assert teacher.state.phase == "starting"
+    teacher.start([DRAWING], "tab1")
+    assert (teacher.state.phase, teacher.state.tab) == ("starting", "tab1")
     (worker,) = lesson.workers
     assert worker.received == [[DRAWING]]
     state = await lesson.after(STEP)
     assert (state.phase, state.step, state.steps, state.loss) == ("training", STEP.step, STEP.steps, STEP.loss)
-    state = await lesson.after(RESULT)
+    state = await lesson.after(PACKED, RESULT)
     assert (state.phase, state.lesson, state.verdict) == ("taught", RESULT, RESULT.verdict)
+    assert teacher.adapter == PACKED
     teacher.keep("mine")
     assert teacher.state.phase == "keeping"
     state = await lesson.after("saved")
-    assert (state.phase, state.name, state.lesson) == ("kept", "mine", RESULT)
+    assert (state.phase, state.name, state.lesson, state.tab) == ("kept", "mine", RESULT, "tab1")
+    assert teacher.adapter is None
     assert (worker.received, worker.is_killed) == ([[DRAWING], "mine"], True)
 
 
@@ -206,6 +209,8 @@ def test_the_process_reports_its_steps_and_saves_at_the_second_try(worker, run_c
     while isinstance(event := pipe.recv(), Step):
         steps.append(event)
     assert steps[-1].step == steps[-1].steps
+    assert event["name"] == "this lesson"  # to be tried before it is kept
+    event = pipe.recv()
     assert isinstance(event, LessonResult)
     assert event.drawings == (1,) * 6 + (0,) * 4
     pipe.send(adapter.name)

@@ -16,6 +16,7 @@ class Gallery {
     find("#random").addEventListener("click", () => this.pick(this.images));
     find("#random-fixed").addEventListener("click", () => this.pick(this.images.filter((one) => one.kind === "fixed")));
     this.list.addEventListener("keydown", (event) => this.move(event));
+    this.tell();
   }
 
   thumb(image) {
@@ -42,15 +43,15 @@ class Gallery {
   /** Show which image is of which kind, and those of the kind that was chosen. */
   tell() {
     const counts = { all: this.images.length };
-    for (const { kind } of this.images) counts[kind] = (counts[kind] ?? 0) + 1;
+    for (const { kind } of this.images) if (kind) counts[kind] = (counts[kind] ?? 0) + 1; // null: not computed yet
     for (const button of document.querySelectorAll("#kinds button")) {
       button.ariaPressed = String(button.dataset.kind === this.filter);
-      button.querySelector("span").textContent = counts[button.dataset.kind] ?? 0;
+      button.querySelector("span").textContent = counts[button.dataset.kind] ?? "";
     }
     for (const image of this.images) {
-      image.thumb.className = image.kind;
+      image.thumb.className = image.kind ?? "";
       image.thumb.hidden = this.filter !== "all" && image.kind !== this.filter;
-      image.thumb.ariaLabel = `Test image ${thousands(image.index)}, ${a(image.label)}: ${KINDS[image.kind]}`;
+      image.thumb.ariaLabel = `Test image ${thousands(image.index)}, ${a(image.label)}${image.kind ? `: ${KINDS[image.kind]}` : ""}`;
     }
     const shown = this.shown;
     find("#no-thumb").hidden = shown.length > 0;

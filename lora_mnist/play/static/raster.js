@@ -9,10 +9,11 @@ const raster = make("canvas", { width: RASTER, height: RASTER }).getContext("2d"
 function drawStrokes(context, strokes, scale, colour) {
   context.setTransform(scale, 0, 0, scale, 0, 0);
   Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: colour });
-  for (const stroke of strokes) {
+  for (const [[x, y], ...others] of strokes) {
     context.beginPath();
-    context.moveTo(...stroke[0]);
-    for (const point of stroke.length > 1 ? stroke.slice(1) : stroke) context.lineTo(...point);
+    context.moveTo(x, y);
+    if (!others.length) context.lineTo(x + 0.1, y); // a dot: a line without a length draws nothing
+    for (const point of others) context.lineTo(...point);
     context.stroke();
   }
   context.setTransform(1, 0, 0, 1, 0, 0);

@@ -1,0 +1,258 @@
+"""The page with a network in it, opened from the disk: what it computes is what torch and Python compute."""
+
+import base64
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from playwright.sync_api import expect
+
+from lora_mnist.datasets.preprocess import prepare
+from lora_mnist.errors import DataError, ProofError, UsageError
+from lora_mnist.lora import copies_of, switch
+from lora_mnist.pipeline import Request, finetune, open_workspace
+from lora_mnist.play import one_file
+from lora_mnist.play.one_file import export_page
+from lora_mnist.settings.request import Applied
+from lora_mnist.training.model import logits_of
+
+from ..conftest import serious, workspace
+from .conftest import NINE
+
+THROUGH = """([text, names, strength]) => {
+  const bytes = bytesOf(text), on = names.map((name) => choice.adapters.get(name)), found = [];
+  for (let i = 0; i < bytes.length; i += 784) {
+    found.push(Array.from(network.logits(bytes.subarray(i, i + 784), on, strength)));
+  }
+  return found;
+}"""
+PREPARED = """(pictures) => pictures.map(([text, width, height]) => {
+  const prepared = prepare(bytesOf(text), width, height);
+  return prepared.problem ?? Array.from(prepared.pixels);
+})"""
+
+
+@pytest.fixture(scope="module")
+def run(finished_run, tmp_path_factory):
+    """A run with two adapters."""
+    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("page") / "run")
+    finetune(workspace(run, digit=3, rank=3))
+    return run
+
+
+@pytest.fixture(scope="module")
+def work(run):
+    return open_workspace(Request(run=run, threads=1))
+
+
+@pytest.fixture(scope="module")
+def exported(work):
+    return export_page(work, [Applied(name) for name in work.run.adapter_names()])
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a file without a network; it may ask for nothing, and nothing may be wrong with it."""
+    contexts, troubles, files = [], [], []
+
+    def open_file(file, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda one: files.append(one.url))
+        page.goto(file.resolve().as_uri())
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    assert troubles == []
+    assert len(files) == len(contexts)  # the page itself, each time
+    assert all(one.startswith("file://") for one in files)
+
+
+def through(page, images: torch.Tensor, names, strength: float) -> torch.Tensor:
+    """(N, 28, 28) → (N, 10), by the page's code."""
+    return torch.tensor(page.evaluate(THROUGH, [text_of(images.numpy()), names, strength]))
+
+
+def text_of(array: np.ndarray) -> str:
+    return base64.b64encode(array.astype(np.uint8).tobytes()).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["int8", "fp16", "fp32"])
+def test_the_page_computes_what_torch_computes(opened, work, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(one_file, "KINDS", (kind,))
+    monkeypatch.setattr(one_file, "SAME", 0.99)  # in int8 so small a network decides 0.35 % otherwise
+    names, file = work.run.adapter_names(), tmp_path / "page.html"
+    export_page(work, [Applied(name) for name in names], file)
+    page, images = opened(file), work.dataset.test.images
+    model, _ = work.adapted([Applied(name) for name in names])
+    within = {"int8": 0.05, "fp16": 0.002, "fp32": 1e-4}[kind]
+    for on, strength in (([], 0), (names[:1], 0), (names[:1], 0.5), (names[1:], 1), (names, 1.5)):
+        switch(model, dict.fromkeys(on, strength))
+        ours, theirs = logits_of(model, images), through(page, images, on, strength)
+        assert (ours.softmax(1) - theirs.softmax(1)).abs().max() < within
+        assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= (0.99 if kind == "int8" else 1)
+        if kind == "fp32":
+            assert (ours - theirs).abs().max() < 1e-4
+
+
+def pictures(images: torch.Tensor) -> dict[str, np.ndarray]:
+    """Digits of many sizes, places and polarities, and what is refused."""
+    random, made = np.random.default_rng(5), {}
+    for number, image in enumerate(images[:60].numpy()):
+        side, canvas = int(random.integers(30, 250)), np.zeros(random.integers(250, 300, 2), np.uint8)
+        top, left = (int(random.integers(0, room - side + 1)) for room in canvas.shape)
+        digit = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+        canvas[top : top + side, left : left + side] = digit
+        made[f"digit {number}"] = (
+            255 - canvas if number % 3 == 0 else np.where(canvas > 110, 255, 0) if number % 3 == 1 else canvas
+        )
+    blank, bar = np.zeros((280, 280), np.uint8), np.zeros((280, 280), np.uint8)
+    bar[60:220, 50:74] = 255
+    two, five, speck, faint = bar.copy(), bar.copy(), bar.copy(), blank + 0
+    two[60:220, 180:204] = 255
+    five[40:60, 80:160] = 255  # apart from the stroke, and still a part of it
+    speck[10:14, 250:254] = 255
+    faint[100:180, 130:150] = 20
+    three = two.copy()
+    three[60:220, 250:270] = 255
+    made |= {"blank": blank, "bar": bar, "two": two, "five": five, "speck": speck, "faint": faint, "three": three}
+    return made | {"dot": np.pad(np.full((20, 20), 255, np.uint8), 130), "edge": np.eye(280, dtype=np.uint8) * 255}
+
+
+def prepared(grey: np.ndarray) -> np.ndarray | str:
+    """What Python makes of it, or why nothing."""
+    try:
+        return prepare(grey)
+    except DataError as error:
+        return error.cause
+
+
+@pytest.mark.slow
+def test_pictures_are_prepared_as_python_does(opened, exported, work):
+    page, made = opened(one_file.Path(exported.file)), pictures(work.dataset.test.images)
+    sent = [[text_of(one), one.shape[1], one.shape[0]] for one in made.values()]
+    refused = 0
+    for name, grey, found in zip(made, made.values(), page.evaluate(PREPARED, sent), strict=True):
+        expected = prepared(grey.astype(np.uint8))
+        if isinstance(expected, str) or isinstance(found, str):
+            assert found == expected, name
+            refused += 1
+        else:  # the last bit of a sum can decide how a grey level is rounded
+            assert np.abs(np.array(found) - expected.ravel()).max() <= 1, name
+    assert refused == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 820, 1280, 1920])
+def test_nothing_is_wrong_on_any_screen(opened, exported, width):
+    page = opened(one_file.Path(exported.file), viewport={"width": width, "height": 844})
+    draw(page)
+    expect(page.locator("#sentence")).to_contain_text("The base sees a")
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        assert serious(page) == {}
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sheet, bars = (page.locator(one).bounding_box() for one in ("#sheet", "#bars"))
+    top, bottom = min(sheet["y"], bars["y"]), max(one["y"] + one["height"] for one in (sheet, bars))
+    assert bottom - top < 640  # both can be seen at once, on a phone too
+
+
+@pytest.mark.slow
+def test_images_are_sorted_by_what_becomes_of_them_and_one_can_be_taken(opened, exported, work):
+    page = opened(one_file.Path(exported.file))
+    expect(page.locator("#random-fixed")).to_be_enabled()
+    name = page.evaluate("choice.names.join()")
+    model, _ = work.adapted([Applied(name)])
+    shown = torch.tensor(page.evaluate("held.images.indices"))
+    test = work.dataset.test
+    before, after = (logits_of(one, test.images[shown]).argmax(1) == test.labels[shown] for one in (work.base, model))
+    for kind, mask in {"fixed": ~before & after, "broken": before & ~after, "wrong": ~before & ~after}.items():
+        page.locator(f"#kinds [data-kind={kind}]").click()
+        assert page.locator("#thumbs button:visible").count() == int(mask.sum())
+    page.locator("#random-fixed").click()
+    expect(page.locator("#sentence")).to_have_text(re.compile(r"^Test image [\d,]+ is an? \d\. .* Fixed\.$"))
+    page.locator(f"#adapters input[value={name}]").uncheck()
+    page.locator("#kinds [data-kind=fixed]").click()
+    expect(page.locator("#no-thumb")).to_be_visible()
+    page.locator("#kinds [data-kind=all]").click()
+    page.locator("#thumbs button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(page.locator("#sentence")).to_contain_text(f"Test image {int(shown[1]):,} is a")
+
+
+@pytest.mark.slow
+def test_a_picture_from_the_disk(opened, exported, work, tmp_path):
+    page, image = opened(one_file.Path(exported.file)), work.dataset.test.images[3].numpy()
+    Image.fromarray(255 - image).resize((400, 400), Image.Resampling.BICUBIC).save(tmp_path / "digit.png")
+    page.locator("#file").set_input_files(tmp_path / "digit.png")
+    expect(page.locator("#sentence")).to_contain_text("The base sees a")
+    (tmp_path / "no.png").write_text("no picture")
+    page.locator("#file").set_input_files(tmp_path / "no.png")
+    expect(page.locator("#trouble")).to_have_text(re.compile("no.png is no picture that this browser can read"))
+
+
+def draw(page) -> None:
+    """A nine, with the mouse."""
+    page.locator("#sheet").scroll_into_view_if_needed()
+    box = page.locator("#sheet").bounding_box()
+    for first, *others in (
+        [(box["x"] + x / 1000 * box["width"], box["y"] + y / 1000 * box["height"]) for x, y in s] for s in NINE
+    ):
+        page.mouse.move(*first)
+        page.mouse.down()
+        for place in others:
+            page.mouse.move(*place, steps=4)
+        page.mouse.up()
+
+
+def test_it_holds_weights_and_no_results(exported):
+    page = one_file.Path(exported.file).read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "connect-src" not in policy
+    held = json.loads(re.search(r'id="held">(.*?)</script>', page)[1])
+    assert held.keys() == {"kind", "layers", "adapters", "on", "test", "images"}
+    assert held["images"].keys() == {"pixels", "labels", "indices"}
+    assert exported.same_decisions >= one_file.SAME
+    assert exported.base_fingerprint in page
+    assert exported.run_digest in page
+
+
+def test_the_command_writes_it_once_and_says_what_was_checked(succeeds, fails, run_copy, adapter, tmp_path):
+    where = ["export", "--format", "html", "--run", run_copy, "--adapter", adapter.name]
+    printed = succeeds(*where)
+    assert re.search(r"of [\d,]+ held-out images decided as by ours", printed.replace("\n          ", " "))
+    assert (run_copy / "exports" / f"{adapter.name}.html").is_file()
+    fails(2, *where, says="exists already")
+    document = json.loads(succeeds(*where, "--out", tmp_path / "a.html", "--json"))
+    assert (document["format"], document["weights"]) == ("html", "fp16")  # see above
+    assert document["bytes"] == (tmp_path / "a.html").stat().st_size
+    succeeds("export", "--format", "html", "--run", run_copy, "--out", tmp_path / "base.html")  # the base alone
+    fails(2, *where, "--format", "pdf", says="html")
+
+
+def test_weights_that_decide_otherwise_are_not_written(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(one_file, "SAME", 1.1)
+    with pytest.raises(ProofError, match="decides"):
+        export_page(work, out=tmp_path / "page.html")
+    monkeypatch.setattr(one_file, "SAME", 0.9995)
+    monkeypatch.setattr(one_file, "_store", lambda weight, kind: (weight, weight, weight * (kind == "fp16")))
+    assert export_page(work, out=tmp_path / "page.html").weights == "fp16"
+
+
+def test_an_adapter_that_trains_whole_modules_is_refused(work, monkeypatch):
+    monkeypatch.setattr(one_file, "copies_of", lambda model, name: {"linear3": copies_of(model, name)})
+    with pytest.raises(UsageError, match="trains modules whole"):
+        export_page(work, [Applied(work.run.adapter_names()[0])])
