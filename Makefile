@@ -2,10 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow faults mutants test-oldest coverage audit lint bench tables docs clean
+.PHONY: demo demo-page test test-slow faults mutants test-oldest coverage audit lint bench tables docs clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run --config rare
+
+# docs/demo.html: a base that saw hardly any nines, and its repair with rank 32 and with rank 1, to draw on
+demo-page: .venv/installed
+	$(BIN)/lora-mnist run --config rare --run runs/demo
+	test -d runs/demo/adapters/digit9-r32 || $(BIN)/lora-mnist finetune --run runs/demo --rank 32
+	$(BIN)/lora-mnist export --run runs/demo --format html --adapter digit9-r32 --adapter digit9-r1 \
+	  --out docs/demo.html --force
 
 # a process a core, each with one thread: threads of several processes would wait for each other
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \

@@ -69,6 +69,7 @@ def write_report(run: Run, normalised: bool = False) -> Path:
             by_name={one.name: one for one in adapters},
             lines=[*with_section, *(line for line in lines if line.method == "full")],
             normalised=normalised,
+            exports=sorted(page.name for page in run.exports.glob("*.html")),
             plots=plots,
             sheet=sheet.source,
             data=_data_for_script(adapters, sheet.places),

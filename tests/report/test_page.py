@@ -274,3 +274,10 @@ def test_hostile_names_are_only_text(run_copy, adapter):
     assert len(re.findall("<script", text)) == 2  # the data, and the page's own
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     assert list(json.loads(data)["adapters"]) == [name]
+
+
+def test_a_page_to_draw_on_is_linked(run_copy):
+    (run_copy / "exports").mkdir()
+    (run_copy / "exports" / "digit8-r2.html").write_text("a page")
+    assert "../exports/digit8-r2.html" in Page(written(run_copy)).links
+    assert (run_copy / "report" / "../exports/digit8-r2.html").is_file()
