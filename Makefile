@@ -67,6 +67,7 @@ bench: .venv/installed-test
 	$(BIN)/python benchmarks/switches.py
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/play.py
+	$(MAKE) demo-page && $(BIN)/python benchmarks/page.py docs/demo.html --run runs/demo --adapter digit9-r1
 	$(BIN)/python benchmarks/drawing.py
 	for part in step speed equal grow grid; do $(BIN)/python benchmarks/sweep.py $$part || exit 1; done
 

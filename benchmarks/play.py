@@ -1,10 +1,10 @@
-"""Milliseconds until the playground has answered a stroke, over HTTP, also while it trains; seconds of a whole lesson.
+"""Seconds until the playground has sent its page, and of a whole lesson.
 
-python benchmarks/play.py [--run DIR] [--data DIR] [--strokes 200] [--rounds 3] [--threads 1] [--out build/bench]
+python benchmarks/play.py [--run DIR] [--data DIR] [--rounds 3] [--threads 1] [--out build/bench]
 
-Every question is a drawing that has grown by a point, as the page sends it, answered for the base and one adapter. A
-lesson is 30 test images turned by 30 degrees, from Teach to verdict; its process is ready, as it is when a person has
-drawn. Without --run, a base and an adapter of 100 steps are trained first.
+A lesson is 30 test images turned by 30 degrees, from Teach to verdict; its process is ready, as it is when a person has
+drawn. Without --run, a base and an adapter of 100 steps are trained first. What a stroke takes, which the page computes
+itself, `page.py` measures.
 """
 
 import json
@@ -17,23 +17,11 @@ import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from http.client import HTTPConnection
-from itertools import pairwise
 from pathlib import Path
 
 from timing import finish, machine
 
 LESSON, TURN = 30, 30  # drawings, degrees
-NINE = [
-    (62, 38),
-    (50, 28),
-    (38, 36),
-    (38, 48),
-    (50, 52),
-    (60, 46),
-    (63, 36),
-    (62, 60),
-    (58, 82),
-]  # per cent of the sheet
 
 
 class Playground:
@@ -66,6 +54,11 @@ class Playground:
             raise SystemExit(answer["error"]["message"])
         return answer
 
+    def page(self) -> None:
+        """Read the whole page."""
+        self._connection.request("GET", "/")
+        self._connection.getresponse().read()
+
     def rest(self, seconds: float) -> None:
         """Ask nothing for so long; the server then closes the connection, and the next question opens another."""
         self._connection.close()
@@ -80,26 +73,6 @@ class Playground:
             if line.startswith(b"data: ") and is_reached(json.loads(line[6:])):
                 events.close()
                 return
-
-
-def strokes(count: int) -> list[list[tuple[int, int]]]:
-    """A nine that grows by a point, `count` times, and then again from its start."""
-    path = [
-        (round(10 * (x + (right - x) * i / 12)), round(10 * (y + (down - y) * i / 12)))
-        for (x, y), (right, down) in pairwise(NINE)
-        for i in range(12)
-    ]
-    return [path[: 10 + i % (len(path) - 10)] for i in range(count)]
-
-
-def answered(playground: Playground, count: int, adapter: str) -> list[float]:
-    """Milliseconds until each of `count` drawings was answered."""
-    times = []
-    for stroke in strokes(count):
-        started = time.perf_counter()
-        playground.ask("/api/predict", {"strokes": [stroke], "adapters": [adapter]})
-        times.append(1e3 * (time.perf_counter() - started))
-    return times
 
 
 def lesson(data: Path) -> dict:
@@ -125,7 +98,6 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
-    parser.add_argument("--strokes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
@@ -153,21 +125,16 @@ def measure(arguments: Namespace) -> None:
     drawings = lesson(arguments.data)
     playground = Playground(arguments)
     try:
-        adapter = playground.ask("/api/run")["adapters"][0]["name"]
-        answered(playground, 20, adapter)
-        rows = [row("a stroke", "ms", answered(playground, arguments.strokes, adapter), 30)]
-        seconds, busy = [], []
+        pages, seconds = [], []
+        for _ in range(arguments.rounds):
+            started = time.perf_counter()
+            playground.page()
+            pages.append(time.perf_counter() - started)
         for _ in range(arguments.rounds):
             playground.ask("/api/teaching/ready", {})
             playground.rest(8)  # a person draws for longer
             seconds.append(timed(playground, drawings))
-        while len(busy) < arguments.strokes:
-            playground.ask("/api/teaching/start", drawings)
-            playground.wait(lambda state: state["phase"] == "training")
-            busy += answered(playground, 100, adapter)
-            playground.ask("/api/teaching/cancel", {})
-        rows.append(row("a stroke while it trains", "ms", busy, 150))
-        rows.append(row(f"a lesson of {LESSON} drawings", "s", seconds, 10))
+        rows = [row("the page is there", "s", pages, 1), row(f"a lesson of {LESSON} drawings", "s", seconds, 10)]
     finally:
         playground.process.terminate()
         playground.process.wait()
