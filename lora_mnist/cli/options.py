@@ -69,6 +69,10 @@ RARE = in_data(
     " repair. Without :SHARE, as many as the config says.",
     "DIGIT[:SHARE]|none",
 )
+DATASET = in_data(
+    "MNIST, or 5,000 of its images, which need no network; auto takes all of MNIST if it can be had.",
+    "auto|mnist|mnist-5k",
+)
 VERBOSE = in_output("Print every table, not just the summary.")
 OPEN = in_output("Show the page in the browser.")
 RUNS = completion.DEFAULT_RUN.parent
@@ -164,10 +168,7 @@ class Adapters:
 class Base:
     """What a base is made of: images and how they are split, the network's shape, and how long it is trained."""
 
-    dataset: str | None = in_data(
-        "MNIST, or 5,000 of its images, which need no network; auto takes all of MNIST if it can be had.",
-        "auto|mnist|mnist-5k",
-    )
+    dataset: str | None = DATASET
     val_share: float | None = in_data(
         "Share of the training images set aside as val, by which all is decided.", "SHARE"
     )
