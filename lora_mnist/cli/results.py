@@ -49,7 +49,9 @@ def imported(document: ImportResult) -> RenderableType:
     return Group(
         Line(f"{_accuracy(document)}.", style="bold"),
         Line(_weakest(document)),
-        labelled("imported", f"{source.file}: {sizes}{f', {casts} → float32' if casts else ''}"),
+        labelled(
+            "imported", f"{source.file}: {sizes}, ReLU assumed between them{f'; {casts} → float32' if casts else ''}"
+        ),
         labelled("pixels", pixels),
         labelled("images", halves),
         labelled("base", f"fingerprint {document.base_fingerprint}"),

@@ -185,9 +185,7 @@ def layers_of(state: StateDict) -> list[Linear]:
         refuse(_misfit(layers, inputs, outputs))
     if len(orders) > 1:
         first, second = (" → ".join(layer.names["weight"] for layer in order) for order in orders)
-        refuse(
-            f"its layers fit together as {first} and as {second}", "Save it with torch.save, which keeps their order."
-        )
+        refuse(f"its layers fit as {first} and as {second}", "Save them in their order, with torch.save.")
     return orders[0]
 
 

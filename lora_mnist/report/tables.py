@@ -273,7 +273,7 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def base_settings(documents: RunDocuments) -> dict[str, Any]:
-    """The settings that made the base, by the names that a config file has for them; an imported one was not trained."""
+    """The settings that made the base, by the names that a config file has for them; of an imported one no training."""
     trained = () if documents.run.source else ("seed", "pretrain")
     return documents.run.settings.model_dump(mode="json", include={"data", "model", *trained}, exclude_none=True)
 
