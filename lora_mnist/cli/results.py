@@ -43,7 +43,7 @@ def imported(document: ImportResult) -> RenderableType:
     if better := document.better:
         pixels = f"{shares[better]} of val are right with {better}, and with {asked} as asked {shares[asked]}:"
         pixels += f" import it again with {better} --force"
-    halves = "val and test are halves of the test images, since its training probably saw all others"
+    halves = "val and test are halves of the test images, since its training probably saw all training images"
     if document.dataset.name == "mnist-5k":
         halves += "; these 5,000 are all training images of MNIST, so it may have seen them too"
     return Group(
@@ -54,7 +54,7 @@ def imported(document: ImportResult) -> RenderableType:
         ),
         labelled("pixels", pixels),
         labelled("images", halves),
-        labelled("base", f"fingerprint {document.base_fingerprint}"),
+        Line(document.base_fingerprint, "fingerprint  "),
         *_base(document),
     )
 
