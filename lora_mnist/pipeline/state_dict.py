@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 import re
 import warnings
 import zipfile
@@ -26,7 +25,7 @@ FORMATS: dict[str, Format] = {
 }
 KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # under which checkpoints hold it
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-NAME = re.compile(r"(.*?)[._]?(weight|bias)")  # fc1.weight, module.net.2.bias, weight
+NAME = re.compile(r"(?:(.*)\.)?(weight|bias)")  # fc1.weight, module.net.2.bias, weight
 MOST_SEARCHED = 9  # layers whose order is searched for: 362,880 orders at most
 
 SAVE = "Save its weights alone: torch.save(model.state_dict(), FILE)."
@@ -101,11 +100,11 @@ def _from_safetensors(path: Path, content: bytes) -> Mapping[str, torch.Tensor]:
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is no file of safetensors: {error}.", "Save it again.") from error
     # the format does not keep the order of layers, so names decide, with layer 10 after layer 9
-    return dict(sorted(tensors.items(), key=lambda one: [int(x) if x.isdecimal() else x for x in _parts(one[0])]))
+    return {name: tensors[name] for name in sorted(tensors, key=_by_number)}
 
 
-def _parts(name: str) -> list[str]:
-    return re.split(r"(\d+)", name)
+def _by_number(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _from_torch(path: Path, content: bytes) -> Any:
@@ -120,13 +119,10 @@ def _from_torch(path: Path, content: bytes) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a file's own torch stored otherwise
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        foreign = re.search(r"(?:GLOBAL|global|class|function) [`']?([A-Za-z_][\w.]*\.\w+)", str(error))
-        if foreign:
+    except Exception as error:  # damaged files make torch raise errors of many kinds
+        if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
             cause = f"{path} holds {foreign[1]} beside or in place of tensors, and reading that could run anything."
             raise RunError(cause, SAVE) from error
-        raise RunError(f"{path} is no file of torch.save, or a damaged one.", SAVE) from error
-    except Exception as error:  # damaged files make torch raise errors of many kinds
         raise RunError(f"{path} is no file of torch.save, or a damaged one.", SAVE) from error
 
 
@@ -140,18 +136,19 @@ def layers_of(state: StateDict) -> list[Linear]:
     def refuse(what: str, way_out: str = LIBRARY) -> NoReturn:
         raise RunError(f"{state.path}: {what}.", way_out)
 
-    tensors = [one for one in state.tensors.values() if isinstance(one, torch.Tensor)]
-    if sum(one.numel() for one in tensors) > LARGEST // 4:  # as a few bytes can claim to be
+    for name, tensor in state.tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            refuse(f"{shown(name)} is of type {type(tensor).__name__}: no tensor that has a name", SAVE)
+        if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
+            refuse(f"`{name}` is no plain tensor", SAVE)
+    if sum(one.numel() for one in state.tensors.values()) > LARGEST // 4:  # as a few bytes can claim to be
         refuse(f"its tensors have more than {LARGEST // 4:,} numbers")
-    shapes = [one.shape for one in tensors if one.dim() == 2]
+
+    shapes = [one.shape for one in state.tensors.values() if one.dim() == 2]
     inputs, outputs = {shape[1] for shape in shapes}, {shape[0] for shape in shapes}
     parts: dict[str, Linear] = {}
     for name, tensor in state.tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            refuse(f"{shown(name)} is a {type(tensor).__name__}, and no tensor", SAVE)
         what = f"`{name}` ({_shape(tensor)})"
-        if not isinstance(name, str):
-            refuse(f"{shown(name)} is no name of a tensor", SAVE)
         if "lora_" in name:
             refuse(f"{what} is part of a LoRA adapter, not of a network", "Use it as --adapter FOLDER on its own base.")
         if tensor.dim() == 2 and tensor.shape[0] == 784 and 784 not in inputs:
@@ -164,12 +161,16 @@ def layers_of(state: StateDict) -> list[Linear]:
         match = NAME.fullmatch(name)
         if match is None or tensor.dim() != {"weight": 2, "bias": 1}[match[2]]:
             refuse(f"{what} is neither weight nor bias of a linear layer")
-        if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.layout != torch.strided:
-            refuse(f"{what} is {tensor.dtype}, {tensor.layout}, not plain floating-point numbers", SAVE)
+        if _dtype(tensor) not in DTYPES:
+            refuse(f"{what} is {_dtype(tensor)}, not {', '.join(DTYPES[:-1])} or {DTYPES[-1]}", SAVE)
+        if not tensor.numel():
+            refuse(f"{what} is empty")
         values = tensor.detach().to(torch.float32).contiguous().clone()
         if not values.isfinite().all():
-            refuse(f"{what} holds NaN or infinity", "Train it again with a lower learning rate.")
-        layer = parts.setdefault(match[1], Linear({}, {}))
+            refuse(
+                f"{what} holds NaN, infinity, or more than float32 can", "Train it again with a lower learning rate."
+            )
+        layer = parts.setdefault(match[1] or "", Linear({}, {}))
         layer.tensors[match[2]], layer.names[match[2]] = values, name
     for layer in parts.values():
         if "weight" not in layer.tensors:
@@ -219,6 +220,10 @@ def _shape(tensor: torch.Tensor) -> str:
     return " × ".join(map(str, tensor.shape)) or "one number"
 
 
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def source_of(state: StateDict, layers: Sequence[Linear]) -> Source:
     """How the file is laid out, and which of its tensors became which of the base's."""
     ours = {layer.names[kind]: f"linear{i}.{kind}" for i, layer in enumerate(layers, 1) for kind in layer.names}
@@ -228,8 +233,7 @@ def source_of(state: StateDict, layers: Sequence[Linear]) -> Source:
         format=state.format,
         key=state.key,
         tensors=tuple(
-            SourceTensor(name=name, tensor=ours[name], dtype=str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in state.tensors.items()
+            SourceTensor(name=name, tensor=ours[name], dtype=_dtype(tensor)) for name, tensor in state.tensors.items()
         ),
     )
 

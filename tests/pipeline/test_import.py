@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -22,6 +23,7 @@ from lora_mnist.pipeline.convert import merge
 from lora_mnist.pipeline.export import export
 from lora_mnist.pipeline.import_base import ImportResult, import_base
 from lora_mnist.report.page import write_report
+from lora_mnist.runs.listing import count_parameters
 from lora_mnist.runs.run import Run
 
 from ..conftest import snapshot
@@ -187,6 +189,16 @@ def test_a_network_comes_in_is_repaired_and_goes_back_as_it_came(tmp_path, one):
     assert all(torch.equal(each, tensors[name]) for name, each in (back[one.key] if one.key else back).items())
 
 
+def test_layers_with_and_without_a_bias_go_together(tmp_path, usual):
+    del (tensors := OrderedDict(usual))["b.bias"]
+    bring_in(tmp_path / "run", save(tmp_path / "file.pt", tensors))
+    work = open_workspace(Request(run=tmp_path / "run"))
+    assert work.settings.model.bias == (True, False, True)
+    assert list(torch.load(export(work, format="original").file)) == list(tensors)
+    assert count_parameters(Run(tmp_path / "run"), "1").full == sum(one.numel() for one in tensors.values())
+    assert write_report(Run(tmp_path / "run")).is_file()
+
+
 def test_val_and_test_are_halves_of_test_and_train_is_whole(imported):
     work = open_workspace(Request(run=imported))
     plain = open_workspace(Request(run=imported)).run.record
@@ -316,14 +328,14 @@ CONTENTS = {  # what torch.save is given, and what the error says
     "wrong output": (lambda u: changed(u, c__weight=torch.zeros(26, 20), c__bias=torch.zeros(26)), "gives 26 numbers"),
     "a gap": (lambda u: changed(u, b__weight=torch.zeros(20, 41)), "`b.weight` (20 × 41) takes 41 numbers, but `a.w"),
     "three dimensions": (lambda u: changed(u, a__weight=torch.zeros(1, 40, 784)), "(1 × 40 × 784) is no matrix"),
-    "nan": (lambda u: changed(u, b__weight=with_nan(u["b.weight"])), "`b.weight` (20 × 40) holds NaN or infinity"),
+    "nan": (lambda u: changed(u, b__weight=with_nan(u["b.weight"])), "`b.weight` (20 × 40) holds NaN, infinity"),
     "too large for float32": (
         lambda u: changed(u, b__weight=u["b.weight"].double() * 1e300),
-        "`b.weight` (20 × 40) holds NaN or infinity",
+        "`b.weight` (20 × 40) holds NaN, infinity",
     ),
     "another bias": (lambda u: changed(u, b__bias=torch.zeros(21)), "`b.bias` (21) is not the bias of `b.weight`"),
     "a bias alone": (lambda u: changed(u, d__bias=torch.zeros(20)), "`d.bias` is a bias without a weight"),
-    "whole numbers": (lambda u: changed(u, b__weight=torch.zeros(20, 40, dtype=torch.int8)), "is torch.int8"),
+    "whole numbers": (lambda u: changed(u, b__weight=torch.zeros(20, 40, dtype=torch.int8)), "is int8, not float16"),
     "language model": (
         lambda u: {"wte.weight": torch.zeros(50, 16), "h.0.attn.c_attn.weight": torch.zeros(16, 48)},
         "`wte.weight` (50 × 16) takes 16 numbers",
@@ -331,7 +343,7 @@ CONTENTS = {  # what torch.save is given, and what the error says
     "adapter": (lambda u: {"a.lora_A.weight": torch.zeros(1, 784)}, "is part of a LoRA adapter"),
     "optimizer": (lambda u: {"state": {}, "param_groups": [{"lr": 0.1}]}, "no state dict, but only 'state', 'param"),
     "a list": (lambda u: [1, 2], "holds no state dict, but a list"),
-    "beside numbers": (lambda u: changed(u, epoch=3), "'epoch' is a int, and no tensor"),
+    "beside numbers": (lambda u: changed(u, epoch=3), "'epoch' is of type int: no tensor"),
     "two orders": (
         lambda u: four_layers("x", "in", "out", "y"),
         "its layers fit as in.weight → x.weight → y.weight → out.weight and as in.w",
@@ -380,6 +392,22 @@ def test_a_torchscript_archive_is_refused(tmp_path, fails):
     fails(4, "import", file, "--run", tmp_path / "run", "--dataset", "mnist-5k", says="is a TorchScript archive")
 
 
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, fails, monkeypatch):
+    torch.save({"a.weight": torch.zeros(10, 784)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "file.pt", "w", 8) as packed:
+        for member in plain.namelist():
+            packed.writestr(member, plain.read(member))
+    monkeypatch.setattr("lora_mnist.pipeline.state_dict.LARGEST", 20_000)
+    for name, says in {"plain.pt": "has more than 20,000 bytes", "file.pt": "bytes when it is unpacked"}.items():
+        fails(4, "import", tmp_path / name, "--run", tmp_path / "run", "--dataset", "mnist-5k", says=says)
+
+
+@pytest.mark.parametrize("plain", [torch.zeros(10, 784).to_sparse(), torch.zeros(10, 784, device="meta")])
+def test_tensors_that_hold_no_numbers_of_their_own_are_refused(tmp_path, fails, plain):
+    torch.save({"a.weight": plain}, tmp_path / "file.pt")
+    fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k", says="no plain tensor")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_whole_module_is_refused_with_what_to_save(tmp_path, fails, legacy):
     torch.save(Pickled(), tmp_path / "file.pt", _use_new_zipfile_serialization=not legacy)
@@ -393,7 +421,7 @@ def test_a_hostile_file_runs_nothing(tmp_path, usual, fails, how):
     mark = tmp_path / "it ran"
     for hostile in (Unsafe(mark), {"state_dict": usual, "note": Unsafe(mark)}):
         how(hostile, tmp_path / "file.pt")
-        fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k", says="file.pt")
+        fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k", says="file.pt ")
         assert not mark.exists()
         assert not (tmp_path / "run").exists()
     pickle.loads(pickle.dumps(Unsafe(mark)))  # which is what it would have done
