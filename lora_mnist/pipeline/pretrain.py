@@ -67,7 +67,8 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         elif resume:
             run.require_base()
             run.tidy()
-            sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
+            # what made the base; the rest belongs to an adapter, and of an imported one the seed too
+            sections = ("data", "model", "pretrain", *(() if run.record.source else ("seed",)))
             stored = run.record.settings.model_dump(mode="json")
             request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
             work = open_workspace(request, run)
