@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lora_mnist.cli import completion
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.layers import config_names
 
 if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
@@ -53,7 +53,10 @@ def folder(name: str) -> Path:
     """A path that was typed; an empty one would be the working directory."""
     if not name:
         raise typer.BadParameter("'' names no folder. The one you are in is '.'.")
-    return Path(name).expanduser()  # a shell leaves the ~ of --run=~/x and of a quoted variable to us
+    try:
+        return Path(name).expanduser()  # a shell leaves the ~ of --run=~/x and of a quoted variable to us
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{shown(name)} is in no home folder that is known. Write the whole path.") from error
 
 
 FORCE = in_run("Make it again, in place of what is finished; with a base go its adapters.")

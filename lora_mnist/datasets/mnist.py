@@ -20,7 +20,7 @@ from types import ModuleType
 import numpy as np
 
 from lora_mnist.errors import DataError, DiskError
-from lora_mnist.files import open_regular
+from lora_mnist.files import open_regular, removed_if_empty
 
 log = logging.getLogger("lora_mnist")
 
@@ -94,17 +94,18 @@ def download_mnist(folder: Path, quiet: bool = False) -> None:
     """
     raw = raw_folder(folder)
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{TEMPORARY}*"):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True) as temporary:
-            _download_into(temporary, quiet)
-            for name in MNIST_FILES:
-                _read(raw_folder(Path(temporary)) / name, name)  # torchvision checks the md5 of the archive only
-            for name in MNIST_FILES:
-                if not _find(folder, name):
-                    os.replace(raw_folder(Path(temporary)) / name, raw / name)
+        with removed_if_empty(raw):
+            raw.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{TEMPORARY}*"):
+                if time.time() - left.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True) as temporary:
+                _download_into(temporary, quiet)
+                for name in MNIST_FILES:
+                    _read(raw_folder(Path(temporary)) / name, name)  # torchvision checks the md5 of the archive only
+                for name in MNIST_FILES:
+                    if not _find(folder, name):
+                        os.replace(raw_folder(Path(temporary)) / name, raw / name)
     except OSError as error:
         raise DiskError(f"Cannot write {raw}: {error.strerror}.", "Choose another place with --data.") from error
 
