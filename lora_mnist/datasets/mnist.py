@@ -165,13 +165,15 @@ def import_torchvision() -> ModuleType:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """Where one of the four lies: in MNIST/raw/, as torchvision lays it, or in `folder` itself; plain or as .gz.
+    """Where one of the four lies: in MNIST/raw/, as torchvision lays it, raw/, or `folder` itself; plain or as .gz.
 
     Kaggle calls it train-images.idx3-ubyte, and unpacks it into a folder of its own name.
     """
-    for place in (raw_folder(folder), folder):
-        for spelling in (name, name.replace("-idx", ".idx")):
-            for path in (place / spelling, place / spelling / spelling, place / f"{spelling}.gz"):
+    spellings = (name, name.replace("-idx", ".idx"))
+    for place in (raw_folder(folder), folder / "raw", folder):
+        for spelling in spellings:
+            within = (place / spelling / inner for inner in spellings)
+            for path in (place / spelling, *within, place / f"{spelling}.gz"):
                 if path.is_file():
                     return path
     return None

@@ -4,6 +4,7 @@
 The base and the images are in memory once on a machine: processes map them from a file, Ray's from its object store.
 """
 
+import io
 import itertools
 import logging
 import os
@@ -100,8 +101,11 @@ def _run_pool(context: SweepContext, tasks: Sequence[Sequence[Job]], processes: 
     left = dict(enumerate(tasks))
     with tempfile.TemporaryDirectory(prefix="lora-mnist-") as folder:
         file = Path(folder) / "context.pt"
-        with disk_errors(file), file.open("wb") as opened:  # by its name, torch raises a RuntimeError on a full disk
-            torch.save(context.flatten(), opened)
+        content = io.BytesIO()
+        torch.save(context.flatten(), content)
+        with disk_errors(file):  # torch itself would raise a RuntimeError
+            file.write_bytes(content.getbuffer())
+        del content
         while left:
             try:
                 for number, outcomes in _run_until_death(file, left, min(processes, len(left))):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lora_mnist.cli.errors import report_error
+
 from ..conftest import lora_mnist
 
 
@@ -56,3 +58,63 @@ def test_no_process_imports_what_lies_in_the_working_folder(finished_run, tmp_pa
     command = [script, "sweep", "--run", finished_run, "--out", tmp_path / "sweep", *options]
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "command"),
+    [
+        ("TQDM_MININTERVAL", "abc", "pretrain"),
+        ("TORCH_LOGS", "foo", "pretrain"),
+        ("SOURCE_DATE_EPOCH", "abc", "report"),
+        ("SOURCE_DATE_EPOCH", "9" * 18, "report"),
+        ("TERMINAL_WIDTH", "abc", "--help"),
+    ],
+)
+def test_a_variable_that_a_library_cannot_read_is_named(run_copy, tmp_path, monkeypatch, variable, value, command):
+    """As each library says it: by its value, or not at all. Nothing is left."""
+    monkeypatch.setenv(variable, value)
+    place = run_copy if command == "report" else tmp_path / "new"
+    there = sorted(tmp_path.rglob("*"))
+    done = lora_mnist(command, *([] if command == "--help" else ["--run", place]))
+    assert done.returncode == 2, done.stderr
+    assert f"`{variable}` (='{value}')" in done.stderr
+    assert "bug" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+def test_an_error_that_no_variable_caused_is_a_bug(monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_NCOLS", "abc")  # not read by what fails
+    monkeypatch.setenv("JSON_VALUE", "")
+    with pytest.raises(ValueError, match="abc") as caught:
+        Path("x").with_name("abc/")
+    assert report_error(caught.value, as_json=False) == 1
+    assert "bug" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["~/x", "~nobody-of-that-name/x"])
+def test_a_home_folder_that_is_not_known_is_said(fails, monkeypatch, path):
+    """As of a container's user without a name."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    fails(2, "adapters", f"--run={path}", says=f"{path!r} is in no home folder")
+
+
+@pytest.mark.parametrize(
+    ("code", "command"),
+    [
+        (3, ("run", "--dataset", "mnist", "--offline", "--data", "none", "--run", "new")),
+        (3, ("sweep", "--dataset", "mnist", "--offline", "--data", "none", "--out", "new")),
+        (2, ("pretrain", "--config", "smoke", "--dataset", "mnist-5k", "--learning-rate", "1e30", "--run", "new/deep")),
+        (3, ("predict", "none.png", "--show", "new/seen.png", "--run", "run")),
+        (4, ("export", "--adapter", "none", "--format", "torch", "--out", "new/x.pt2", "--run", "run")),
+        (4, ("extract", "--run", "run")),
+        (2, ("finetune", "--digit", "3", "--learning-rate", "1e30", "--run", "run")),
+        (3, ("teach", "none", "--run", "run")),
+    ],
+    ids=lambda one: one[0] if isinstance(one, tuple) else "",
+)
+def test_a_refused_command_leaves_nothing_behind(cli, run_copy, tmp_path, monkeypatch, code, command):
+    monkeypatch.chdir(tmp_path)
+    there = sorted(tmp_path.rglob("*"))
+    assert cli(*command)[0] == code
+    assert sorted(tmp_path.rglob("*")) == there
