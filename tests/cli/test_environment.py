@@ -1,5 +1,6 @@
 """Commands in the environments in which people run them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +20,22 @@ def test_an_encoding_without_arrows_has_likenesses_of_them(finished_run, monkeyp
     assert "?" not in done.stdout
 
 
+def test_ascii_has_likenesses_of_what_sweeps_print_too(succeeds):
+    succeeds("--version")
+    assert "12.5 ± 0.4 (−3 %), – × 2".encode("ascii", "plain") == b"12.5 +- 0.4 (-3 %), - x 2"
+
+
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "Foo"])
 def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_path, monkeypatch, backend):
     """As Jupyter sets one for every command; and a matplotlibrc for other plots, with LaTeX that is not there."""
     monkeypatch.setenv("MPLBACKEND", backend)
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
     pictures = []
-    rc = "text.usetex: True\nfont.size: 30\nimage.origin: lower\nsavefig.bbox: tight\n"
-    for content in ("", rc):
-        (tmp_path / "matplotlibrc").write_text(content)
+    rc = b"text.usetex: True\nfont.size: 30\nimage.origin: lower\nsavefig.bbox: tight\naxes.prop_cycle: foo\n\xff"
+    for content in (b"", rc):
+        (tmp_path / "matplotlibrc").write_bytes(content)
         done = lora_mnist("report", "--run", run_copy)
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stderr) == (0, "")
         pictures.append({file.name: file.read_bytes() for file in (run_copy / "report").glob("*.[ps][nv]g")})
     assert pictures[0] == pictures[1]
     assert pictures[0]
@@ -41,13 +47,18 @@ def test_help_has_its_text_without_docstrings():
     assert stripped.stdout == plain.stdout
 
 
-def test_a_tilde_is_the_home_folder(cli, fails, tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_folder(cli, fails, finished_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LORA_MNIST_DATA", "~/data")
     monkeypatch.chdir(tmp_path)
     fails(3, "pretrain", "--dataset", "mnist", "--offline", "--run=~/x", says=str(tmp_path / "data"))
-    assert not Path("~").exists()
     assert f"There is no base in {tmp_path / 'x'}" in cli("evaluate", "--run=~/x")[2]
+    assert cli("predict", "--run", finished_run, "--index=3", "--show=~/seen.png")[0] == 0
+    assert (tmp_path / "seen.png").is_file()
+    for command in (["predict", "~/none.png"], ["teach", "~/none"], ["evaluate", "--adapter=~/none"]):
+        fails((3, 4), *command, "--run", finished_run, says=f"{tmp_path}/none")
+    fails(2, "run", "--config=~/none.toml", "--run=new", says=f"{tmp_path}/none.toml")
+    assert sorted(os.listdir()) == ["seen.png"]
 
 
 def test_no_process_imports_what_lies_in_the_working_folder(finished_run, tmp_path):
@@ -84,7 +95,6 @@ def test_a_variable_that_a_library_cannot_read_is_named(run_copy, tmp_path, monk
 
 def test_an_error_that_no_variable_caused_is_a_bug(monkeypatch, capsys):
     monkeypatch.setenv("TQDM_NCOLS", "abc")  # not read by what fails
-    monkeypatch.setenv("JSON_VALUE", "")
     with pytest.raises(ValueError, match="abc") as caught:
         Path("x").with_name("abc/")
     assert report_error(caught.value, as_json=False) == 1
