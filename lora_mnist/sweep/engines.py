@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib.util import find_spec
 from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
@@ -36,6 +36,7 @@ Show = Callable[[float], None]  # called with how many jobs' work is done by now
 Outcomes = Generator[list[Outcome], None, None]  # as soon as they are known; to close it ends what is at work
 Engine = Callable[[SweepContext, Sequence[Job], Show], Outcomes]
 
+OURS = Path(__file__).parents[2]
 RAY_RETRIES = 3  # of a task whose worker or machine died
 RAY_AHEAD = 4  # tasks that wait for each CPU of the cluster: a million of them need not be listed all the time
 RAY_STORE = 256 << 20  # bytes of a local object store beside what is put there; Ray would take a third of the memory
@@ -217,7 +218,8 @@ def _connected(address: str | None, processes: int, size: int) -> Iterator[None]
     try:
         if address and (found := re.fullmatch(r"([\w.-]+):([0-9]+)", address)):  # where Ray would wait for minutes
             socket.create_connection((found[1], int(found[2])), RAY_WAIT).close()
-        with warnings.catch_warnings(action="ignore"):  # of what later versions of Ray will do
+        # the workers import from the driver's working folder, so that is to be where this package lies
+        with chdir(OURS), warnings.catch_warnings(action="ignore"):  # of what later versions of Ray will do
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
     except SystemExit:  # by which Ray answers SIGTERM
         signal.signal(signal.SIGTERM, terminated)

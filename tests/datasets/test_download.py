@@ -162,7 +162,7 @@ def test_a_full_disk_is_the_disks_fault(mirrors, good, tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(DiskError, match="No space left"):
         choose("mnist", tmp_path)
-    assert os.listdir(tmp_path) == ["MNIST"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made_is_the_disks_fault(tmp_path, caplog):

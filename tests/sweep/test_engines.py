@@ -132,6 +132,7 @@ class FakeRay(SimpleNamespace):
         super().__init__(init=self.start, nodes=lambda: nodes, shutdown=lambda: None, refusal=refusal)
 
     def start(self, *_, **options):
+        self.folder = Path.cwd()
         if self.refusal:
             raise self.refusal
 
@@ -183,6 +184,14 @@ def test_a_cluster_where_a_task_would_wait_for_ever_is_refused(first_of_ray, gpu
 def test_a_ray_that_does_not_start_says_so_in_its_own_words(first_of_ray, refusal, address, kind, said):
     with pytest.raises(kind, match=said):
         first_of_ray(FakeRay(refusal=refusal), address)
+
+
+def test_the_workers_of_ray_do_not_import_from_the_working_folder(first_of_ray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ray = FakeRay()
+    with pytest.raises(UsageError, match="No machine"):
+        first_of_ray(ray)
+    assert (ray.folder, Path.cwd()) == (ROOT, tmp_path)
 
 
 def test_a_local_ray_needs_room_for_its_files(first_of_ray, tmp_path, monkeypatch):
