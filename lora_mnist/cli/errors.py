@@ -148,6 +148,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
     ):
         return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
+    if type(error) is RuntimeError and "home directory" in str(error):  # pathlib's, as for --install-completion
+        return 2, "It is not known which folder is your home. Set HOME to it."
     if variable := _unusable_variable(error):
         why = " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
         cause = f"The environment's `{variable}` (={shown(os.environ[variable])}) is of no use: {why}."
