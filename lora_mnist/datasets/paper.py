@@ -15,8 +15,10 @@ COARSE = 100  # pixels of the longer side at which a sheet is looked for
 SMOOTH = 12.0  # grey levels between neighbours there: light changes by fewer, a sheet's edge by more
 SHEET = 0.1  # of the picture: what a sheet covers at least
 RECTANGULAR = 0.85  # of the smallest rectangle around it: a sheet covers more, an ellipse (a thick 0) π/4
+FAINT_WINDOW = 0.15  # of the longer side: wider than any stroke is at its faint edge
+STRONG_WINDOW = 0.35  # likewise: wider than the thickest stroke
 WINDOW = 0.25  # of the longer side: wider than any stroke, narrower than a shadow
-RULED = 64  # pixels: no smaller picture is a photograph of ruled paper
+PHOTOGRAPH = 64  # pixels: no smaller picture is one of paper
 LINE = 0.02  # of the longer side: printed lines and drawn frames are no thicker
 STRIPS = 24  # in which a line is followed from border to border
 FOLLOWED = 0.75  # of them that must show it; a digit, a fold or a margin may hide the others
@@ -24,11 +26,10 @@ FOLLOWED = 0.75  # of them that must show it; a digit, a fold or a margin may hi
 
 def without_table(grey: np.ndarray) -> np.ndarray:
     """The sheet that lies on something else, float32 (H, W): the smallest even, rectangular part with ink inside."""
-    factor = -(-max(grey.shape) // COARSE)
-    height, width = (side // factor for side in grey.shape)
-    if min(height, width) < RULED // 2 or factor == 1:
+    if min(grey.shape) < PHOTOGRAPH:
         return grey
-    small = grey[: height * factor, : width * factor].reshape(height, factor, width, factor).mean((1, 3))
+    small, factor = _coarse(grey)
+    height, width = small.shape
     sides = [np.median(side) for side in (small[:2], small[-2:], small[:, :2], small[:, -2:])]
     if np.ptp(sides) < FAINTEST / 2 and (np.abs(small - np.median(sides)) > FAINTEST / 2).mean() < SHEET:
         return grey
@@ -39,8 +40,13 @@ def without_table(grey: np.ndarray) -> np.ndarray:
     for number in np.flatnonzero(np.bincount(parts[even]) >= SHEET / 2 * small.size):
         part = ndimage.binary_fill_holes(parts == number)
         if SHEET * small.size <= part.sum() < 0.97 * (height - 2) * (width - 2) and _rectangular(part):
-            sheets.append((part.sum(), part, np.median(grey)))
-    for _, part, _ in sorted(sheets, key=lambda sheet: sheet[0]):
+            sheets.append(part)
+    for part in sorted(sheets, key=np.sum):
+        if part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any():
+            continue  # nothing lies along any side
+        outside = ~ndimage.binary_dilation(part, iterations=3)
+        if (np.abs(small[outside] - np.median(small[part])) < SMOOTH).mean() > 0.2:
+            continue  # the paper goes on beyond, as it does around a digit's loop
         sheet = part.repeat(factor, 0).repeat(factor, 1)
         (box,) = ndimage.find_objects(sheet.astype(np.int8))
         inside = sheet[box]
@@ -77,19 +83,32 @@ def ink_of(grey: np.ndarray) -> tuple[np.ndarray, float, bool]:
         away = min(away, grey - _slope(grey), key=_noise)
         grain, noise = _grain(grey), _noise(away)
     ink = (away if np.vdot(away * away, away) > 0 else -away).clip(0)
-    sides = sorted(float(np.median(np.abs(side))) for side in _sides(away))
-    if sides[2] <= 3 * grain + 2 and not _shaded(ink, grain):
+    if min(grey.shape) < PHOTOGRAPH or not (noise > 3 * grain + 2 or _uneven(away, float(ink.max()), grain)):
         return ink, noise, False
     ink = _in_local_light(grey)
     return ink, max(_noise(ink), grain), True
 
 
-def _shaded(ink: np.ndarray, grain: float) -> bool:
-    """Whether something broad is darker than paper and lighter than ink."""
-    peak = ink.max()
-    faint = (ink > max(EDGE * peak, 5 * grain)) & (ink < CERTAIN * peak)
-    size = round(2 * LINE * max(ink.shape))
-    return faint.mean() > 0.05 and size > 2 and ndimage.minimum_filter(faint, size).mean() > 0.005
+def _uneven(away: np.ndarray, peak: float, grain: float) -> bool:
+    """Whether something at the border, broader than strokes, is lighter or darker than paper."""
+    small = np.abs(_coarse(away)[0])
+    other, strong = small > max(EDGE * peak, 2 * grain), small > CERTAIN * peak
+    for mask, share in ((other & ~strong, FAINT_WINDOW), (strong, STRONG_WINDOW)):
+        side = round(share * max(mask.shape))
+        if mask.sum() > side * side:
+            broad = ndimage.minimum_filter(mask, side, mode="constant")
+            broad[side // 2 + 2 : -side // 2 - 2, side // 2 + 2 : -side // 2 - 2] = False  # a digit's greyish loop
+            if broad.any():
+                return True
+    return False
+
+
+def _coarse(picture: np.ndarray) -> tuple[np.ndarray, int]:
+    """Means of blocks, at most `COARSE` along the longer side, and the side of a block."""
+    factor = -(-max(picture.shape) // COARSE)
+    height, width = (side // factor for side in picture.shape)
+    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    return np.einsum("iajb->ij", blocks) / np.float32(factor * factor), factor
 
 
 def _in_local_light(grey: np.ndarray) -> np.ndarray:
@@ -142,12 +161,14 @@ def _border(picture: np.ndarray) -> np.ndarray:
 
 def without_lines(ink: np.ndarray, noise: float) -> np.ndarray:
     """`ink` (H, W) without thin lines from border to border, in either direction, a little slanted or bent."""
-    if min(ink.shape) < RULED or not (ink > 0).any():
+    if min(ink.shape) < PHOTOGRAPH or not (ink > 0).any():
         return ink
     thick = max(round(LINE * max(ink.shape)), 3)
     for turned in (False, True):
         across = ink.T if turned else ink
-        cleaned = _without_rows(_without_rows(across, thick, noise), thick, noise)  # faint and bold ones
+        cleaned = _without_rows(across, thick, noise)
+        if cleaned is not across:
+            cleaned = _without_rows(cleaned, thick, noise)  # bold ones hide faint ones, or the other way round
         ink = cleaned.T if turned else cleaned
     return ink
 
@@ -155,10 +176,12 @@ def without_lines(ink: np.ndarray, noise: float) -> np.ndarray:
 def _without_rows(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
     height, width = ink.shape
     peak = float(ink.max())
+    faint = max(0.04 * peak, 3 * noise, 3.0)
+    if (ink >= faint).any(0).mean() < FOLLOWED - 2 / STRIPS:
+        return ink
     step = width // STRIPS
     end = step * STRIPS
     body = ndimage.grey_opening(ink, (thick + 1, 1))  # without what is thin from above to below
-    faint = max(0.04 * peak, 3 * noise, 3.0)
 
     def share(what: np.ndarray) -> np.ndarray:
         return what[:, :end].reshape(height, STRIPS, step).mean(2)
@@ -167,7 +190,7 @@ def _without_rows(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
     hidden = body >= CERTAIN * peak
     shown = share(line)
     score = np.where(shown >= 0.6, 1.0, np.where(share(line | hidden) >= 0.6, 0.7, 0.0))  # (H, STRIPS)
-    if score.sum(1).max() < 2:
+    if score.max(0).sum() < FOLLOWED * STRIPS:  # no path can have more
         return ink
     reach = 2 * max(round(0.035 * step), 1) + 1  # rows up and down from strip to strip: a slope of some degrees
 
