@@ -15,9 +15,8 @@ COARSE = 100  # pixels of the longer side at which a sheet is looked for
 SMOOTH = 12.0  # grey levels between neighbours there: light changes by fewer, a sheet's edge by more
 SHEET = 0.1  # of the picture: what a sheet covers at least
 RECTANGULAR = 0.85  # of the smallest rectangle around it: a sheet covers more, an ellipse (a thick 0) π/4
-FAINT_WINDOW = 0.15  # of the longer side: wider than any stroke is at its faint edge
-STRONG_WINDOW = 0.35  # likewise: wider than the thickest stroke
-WINDOW = 0.25  # of the longer side: wider than any stroke, narrower than a shadow
+WINDOW = 0.25  # of the longer side: wider than a stroke of usual size, narrower than a shadow
+BROAD = 0.4  # of the longer side: wider than the thickest stroke of a digit that fills the picture
 PHOTOGRAPH = 64  # pixels: no smaller picture is one of paper
 LINE = 0.02  # of the longer side: printed lines and drawn frames are no thicker
 STRIPS = 24  # in which a line is followed from border to border
@@ -93,7 +92,7 @@ def _uneven(away: np.ndarray, peak: float, grain: float) -> bool:
     """Whether something at the border, broader than strokes, is lighter or darker than paper."""
     small = np.abs(_coarse(away)[0])
     other, strong = small > max(EDGE * peak, 2 * grain), small > CERTAIN * peak
-    for mask, share in ((other & ~strong, FAINT_WINDOW), (strong, STRONG_WINDOW)):
+    for mask, share in ((other & ~strong, WINDOW), (strong, BROAD)):
         side = round(share * max(mask.shape))
         if mask.sum() > side * side:
             broad = ndimage.minimum_filter(mask, side, mode="constant")
@@ -124,10 +123,8 @@ def _in_local_light(grey: np.ndarray) -> np.ndarray:
     wide = np.pad(even, rim, mode="edge")  # a shadow goes on beyond the border
     light = (ndimage.grey_closing if dark else ndimage.grey_opening)(wide, window, mode="nearest")
     light = light[rim:-rim, rim:-rim]
-    if dark:  # as dark as it would be in the brightest light
-        ink = (light - even) * (light.max() / light.clip(light.max() / 4))
-    else:
-        ink = even - light
+    gain = light.max() / light.clip(max(light.max() / 4, 1))  # as it would be in the brightest light
+    ink = (light - even if dark else even - light) * gain
     return (ink - np.median(_border(ink))).clip(0)
 
 
@@ -164,6 +161,17 @@ def without_lines(ink: np.ndarray, noise: float) -> np.ndarray:
     if min(ink.shape) < PHOTOGRAPH or not (ink > 0).any():
         return ink
     thick = max(round(LINE * max(ink.shape)), 3)
+    ink = _without_grid(ink, thick, noise)
+    strong = ink >= CERTAIN * ink.max()
+    box = tuple(slice(*(np.flatnonzero(strong.any(axis))[[0, -1]] + (0, 1)).tolist()) for axis in (1, 0))
+    sides = [side.any(0).mean() for turned in (strong[box], strong[box].T) for side in (turned[:thick], turned[-thick:])]
+    if min(sides) >= FOLLOWED and min(strong[box].shape) >= PHOTOGRAPH:  # a frame, which the digit may touch
+        ink = ink.copy()
+        ink[box] = _without_grid(ink[box], thick, noise)
+    return ink
+
+
+def _without_grid(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
     for turned in (False, True):
         across = ink.T if turned else ink
         cleaned = _without_rows(across, thick, noise)
@@ -222,29 +230,26 @@ def _without_rows(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
 def surroundings(ink: np.ndarray, pieces: np.ndarray) -> np.ndarray:
     """Which numbers of `pieces` int (H, W) surround the digit: a frame, or a table that takes up a whole side."""
     boxes = ndimage.find_objects(pieces)
-    found: list[int] = []
+    found: list[np.intp] = []
     amounts = np.bincount(pieces.ravel(), ink.ravel(), len(boxes) + 1)
     longer = np.array([0] + [max(part.stop - part.start for part in box) if box else 0 for box in boxes])
-    order = [n for n in np.argsort(-longer) if longer[n] >= 0.2 * max(ink.shape)]
-    for n in order:
-        others = [m for m in range(1, len(longer)) if m != n and m not in found and longer[m] >= 0.2 * longer[n]]
-        others = [m for m in others if amounts[m] >= 0.02 * amounts[n]]
-        if not others:
-            continue
+    for n in np.argsort(-longer):
+        if longer[n] < 0.2 * max(ink.shape):
+            break
+        parts = (longer >= 0.2 * longer[n]) & (amounts >= 0.02 * amounts[n])
+        others = [boxes[m - 1] for m in np.flatnonzero(parts) if m not in (n, *found)]
         box = boxes[n - 1]
-        if _whole_side(pieces == n) or _spans(box, ink.shape) or _frames(pieces[box] == n, box, [boxes[m - 1] for m in others]):
+        if others and (_along_border(pieces == n, box) or _frames(pieces[box] == n, box, others)):
             found.append(n)
     return np.array(found, int)
 
 
-def _whole_side(piece: np.ndarray) -> bool:
-    return max(side.mean() for side in (piece[0], piece[-1], piece[:, 0], piece[:, -1])) >= 0.9
-
-
-def _spans(box: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
-    """Whether a piece goes straight from border to border."""
-    height, width = (part.stop - part.start for part in box)
-    return (width == shape[1] and height <= 0.1 * shape[0]) or (height == shape[0] and width <= 0.1 * shape[1])
+def _along_border(piece: np.ndarray, box: tuple[slice, slice]) -> bool:
+    """Whether a piece bool (H, W) takes up a whole side, or goes straight from border to border."""
+    if max(side.mean() for side in (piece[0], piece[-1], piece[:, 0], piece[:, -1])) >= 0.9:
+        return True
+    shares = [(part.stop - part.start) / side for part, side in zip(box, piece.shape, strict=True)]
+    return max(shares) == 1 and min(shares) <= 0.1
 
 
 def _frames(piece: np.ndarray, box: tuple[slice, slice], others: list[tuple[slice, slice]]) -> bool:

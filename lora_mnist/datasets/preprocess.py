@@ -79,15 +79,16 @@ def prepare(grey: np.ndarray) -> np.ndarray:
     """The picture that MNIST would have made of a digit.
 
     Args:
-        grey: (H, W), uint8 or other numbers from 0 to 255, or floats or bools from 0 to 1; dark on light or light on
-            dark.
+        grey: (H, W), also (1, H, W) or (H, W, 1); uint8 or other numbers from 0 to 255, floats or bools from 0 to 1,
+            or uint16 of 8 to 16 bits; dark on light or light on dark.
 
     Returns:
         uint8 (28, 28), light on dark: the digit's box scaled by area averaging to 20 pixels along its longer side,
         placed by its centre of mass.
 
-    Raises DataError if it is blank, holds several digits, or is no picture.
+    Raises DataError if it is blank, too unevenly lit, holds several digits or a pattern, or is no picture.
     """
+    # a photograph's paper first; on a clean canvas these two change nothing
     ink, noise, uneven = paper.ink_of(paper.without_table(_averaged(levels(grey))))
     ink = paper.without_lines(ink, noise)
     ink, pieces = _pieces(ink, noise, uneven)
@@ -132,7 +133,7 @@ def _picture_in(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            return np.rint(levels(np.asarray(upright).astype(np.uint16))).astype(np.uint8)
+            return np.rint(levels(np.asarray(upright).clip(0, 65535).astype(np.uint16))).astype(np.uint8)
         return _grey(upright)
 
 
@@ -179,7 +180,7 @@ def _pieces(ink: np.ndarray, noise: float, uneven: bool) -> tuple[np.ndarray, np
 
 
 def _spacing(pieces: np.ndarray) -> tuple[float, float] | None:
-    """Side and distance, in pixels, of the dots that `pieces` int (H, W) are, as on an LED matrix; None if they are not."""
+    """Side and distance in pixels of dots, as on an LED matrix; None if `pieces` int (H, W) are not such."""
     boxes = [box for box in ndimage.find_objects(pieces) if box]
     if not DOTS[0] <= len(boxes) <= DOTS[1]:
         return None
@@ -195,7 +196,7 @@ def _spacing(pieces: np.ndarray) -> tuple[float, float] | None:
 
 
 def _joined(ink: np.ndarray, side: float, apart: float) -> np.ndarray:
-    """Strokes of dots: each grows until it meets the next one. Raises DataError if they fill an area, as no digit does."""
+    """Strokes of dots: each grows until it meets the next one. Raises DataError if they fill an area."""
     margin = round(apart)
     strokes = ndimage.maximum_filter(np.pad(ink, margin), round(apart - side) + 1)
     (box,) = ndimage.find_objects((strokes >= CERTAIN * ink.max()).astype(np.int8))
