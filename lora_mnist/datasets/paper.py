@@ -1,7 +1,7 @@
 """What a photograph shows besides the digit, taken away: table, uneven light, ruled or squared lines, drawn frames.
 
-A drawing on a clean canvas passes through unchanged. Everything here works on sizes relative to the picture's, and
-leaves a picture alone if nothing would remain of it: then what looked like a line or a sheet is the digit.
+A drawing on a clean canvas passes through unchanged, and so does a digit that fills its picture. All sizes are relative
+to the picture's.
 """
 
 import numpy as np
@@ -163,10 +163,10 @@ def without_lines(ink: np.ndarray, noise: float) -> np.ndarray:
     thick = max(round(LINE * max(ink.shape)), 3)
     ink = _without_grid(ink, thick, noise)
     strong = ink >= CERTAIN * ink.max()
-    box = tuple(slice(*(np.flatnonzero(strong.any(axis))[[0, -1]] + (0, 1)).tolist()) for axis in (1, 0))
-    sides = [side.any(0).mean() for turned in (strong[box], strong[box].T) for side in (turned[:thick], turned[-thick:])]
-    if min(sides) >= FOLLOWED and min(strong[box].shape) >= PHOTOGRAPH:  # a frame, which the digit may touch
-        ink = ink.copy()
+    (box,) = ndimage.find_objects(strong.astype(np.int8))
+    rims = [rim for turned in (strong[box], strong[box].T) for rim in (turned[:thick], turned[-thick:])]
+    if min(rim.any(0).mean() for rim in rims) >= FOLLOWED and min(strong[box].shape) >= PHOTOGRAPH:
+        ink = ink.copy()  # a frame, which the digit may touch
         ink[box] = _without_grid(ink[box], thick, noise)
     return ink
 
@@ -182,6 +182,11 @@ def _without_grid(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
 
 
 def _without_rows(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
+    """`ink` without lines from left to right: what is thin from above to below along a path that is thin throughout.
+
+    The picture is cut into vertical strips; a path goes from strip to strip and a few rows up or down. Of all paths
+    through a place, dynamic programming from both borders finds how much of the best one shows a line.
+    """
     height, width = ink.shape
     peak = float(ink.max())
     faint = max(0.04 * peak, 3 * noise, 3.0)
@@ -217,8 +222,10 @@ def _without_rows(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
     mask[:, end:] = on[:, -1:]
     mask = ndimage.maximum_filter1d(mask, 3, axis=0)
     thin = ink - body
+    # darker ones are ink that crosses a line
     level = float(np.percentile(thin[mask & (thin >= faint)], 80))
     cleaned = np.where(mask & (thin > 0) & (ink <= 1.6 * level + 3 * noise), body, ink)
+    # one or two lines as dark and as thick as all else are strokes: the bar of a 7, the base of a 2
     count = int(ndimage.label(ndimage.maximum_filter1d((on & (shown >= 0.6)).any(1), 3))[1])
     if count < 3:
         rest = ndimage.grey_opening(cleaned, (thick + 1, thick + 1))
