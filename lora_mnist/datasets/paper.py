@@ -194,11 +194,14 @@ def _without_rows(ink: np.ndarray, thick: int, noise: float) -> np.ndarray:
         return ink
     step = width // STRIPS
     end = step * STRIPS
-    body = ndimage.grey_opening(ink, (thick + 1, 1))  # without what is thin from above to below
 
     def share(what: np.ndarray) -> np.ndarray:
-        return what[:, :end].reshape(height, STRIPS, step).mean(2)
+        return what[:, :end].reshape(height, STRIPS, step).mean(2, dtype=np.float32)
 
+    seen = share(ndimage.maximum_filter1d(ink >= faint, 3, axis=0))
+    if (seen.max(0) >= 0.6).sum() < FOLLOWED * STRIPS:  # most drawings end here
+        return ink
+    body = ndimage.grey_opening(ink, (thick + 1, 1))  # without what is thin from above to below
     line = ndimage.maximum_filter1d(ink - body >= faint, 3, axis=0)
     hidden = body >= CERTAIN * peak
     shown = share(line)
