@@ -181,6 +181,8 @@ def _pieces(ink: np.ndarray, noise: float, uneven: bool) -> tuple[np.ndarray, np
 
 def _spacing(pieces: np.ndarray) -> tuple[float, float] | None:
     """Side and distance in pixels of dots, as on an LED matrix; None if `pieces` int (H, W) are not such."""
+    if pieces.max() < DOTS[0]:
+        return None
     boxes = [box for box in ndimage.find_objects(pieces) if box]
     if not DOTS[0] <= len(boxes) <= DOTS[1]:
         return None
