@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow faults mutants test-oldest coverage audit lint bench tables clean
+.PHONY: demo test test-slow faults mutants test-oldest coverage audit lint bench tables docs clean
 
 demo: .venv/installed
 	$(BIN)/lora-mnist run --config rare
@@ -66,6 +66,13 @@ bench: .venv/installed-test
 # every table over seeds of README and docs/, on MNIST in data/ or LORA_MNIST_DATA; it takes hours, what is there is kept
 tables: .venv/installed-test
 	benchmarks/tables.sh
+
+# README, docs/ and the docstrings as a site in build/site, without a network; a link that leads nowhere is an error
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	rm -rf build/docs-source && mkdir -p build/docs-source
+	cp --parents --recursive *.md LICENSE docs configs benchmarks tests lora_mnist build/docs-source
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -1,32 +1,64 @@
 #!/usr/bin/env bash
 # Every table over seeds that the README and docs/ have, each printed by a sweep, on MNIST in data/ or LORA_MNIST_DATA.
-# It takes hours; what is finished is not done again. One thread, where it is set, makes the same bits on any number of
-# cores; the classic recipe and mnist-5k take torch's choice, as their runs do.
+# It takes hours; what is finished is not done again. A fine-tuning has one thread, which makes the same bits on any
+# number of cores; the classic recipe and mnist-5k take torch's choice, as their runs do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
+RESULTS=benchmarks/results
+
+made_by() { # commit, processor and versions, below a table
+  local commit cpu
+  commit=$(git describe --always --dirty --abbrev=10 --exclude '*')
+  cpu=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)
+  printf '\nMade at commit %s on %s, %s cores; Python %s, torch %s.\n' "$commit" "$cpu" "$(nproc)" \
+    "$(python -c 'import platform; print(platform.python_version())')" "$(python -c 'import torch; print(torch.__version__)')"
+}
 
 sweep() { # name of the table, folder of the sweep, options
   local name=$1 out=sweeps/$2
   shift 2
   lora-mnist sweep --engine local --rank config --out "$out" "$@"
-  cp "$out/report/tables.md" "benchmarks/results/$name.md"
+  { cat "$out/report/tables.md"; made_by; } >"$RESULTS/$name.md"
 }
 
+ten=(--dataset mnist --seed 0-9 --threads 1)
+five=(--dataset mnist --seed 0-4 --threads 1)
+
+# balanced bases, of one and of three epochs
 for epochs in 1 3; do
-  weakest=(--dataset mnist --digit weakest --seed 0-9 --threads 1 --set "pretrain.epochs=$epochs")
-  sweep "default-$epochs" "epochs$epochs" "${weakest[@]}" --full --control
-  sweep "thorough-$epochs" "epochs$epochs" "${weakest[@]}" --config thorough
-  sweep "rank1-$epochs" "epochs$epochs" "${weakest[@]}" --rank 1 --set finetune.focus=0.3 --set finetune.steps=3000
+  weakest=("${ten[@]}" --digit weakest --set "pretrain.epochs=$epochs")
+  sweep "default-$epochs" "balanced-$epochs" "${weakest[@]}" --full --control
+  sweep "thorough-$epochs" "balanced-$epochs" "${weakest[@]}" --config thorough
+  sweep "rank1-$epochs" "balanced-$epochs" "${weakest[@]}" --rank 1
 done
-sweep rounds epochs1 --dataset mnist --digit weakest --seed 0-9 --threads 1 --rounds 5
-sweep map epochs1 --dataset mnist --digit 0-9 --rank 1,2,4,8,16 --seed 0-2 --engine stacked
+sweep rounds balanced-1 --dataset mnist --digit weakest --seed 0-9 --threads 1 --rounds 5
+sweep map balanced-1 --dataset mnist --digit 0-9 --rank 1,2,4,8,16 --seed 0-2 --engine stacked
 sweep classic classic --dataset mnist --config classic --digit 9 --seed 0-4
+
+# bases that saw a share of the nines, and those of the same seeds that saw all of them
+for share in 0.02 0.1; do
+  rare=("${ten[@]}" --digit 9 --set pretrain.rare_digit=9 --set "pretrain.rare_share=$share")
+  sweep "rare-$share-default" "rare-$share" "${rare[@]}" --full --control
+  sweep "rare-$share-thorough" "rare-$share" "${rare[@]}" --config thorough
+  sweep "rare-$share-rank1" "rare-$share-rank1" "${rare[@]}" --config rare --control
+done
+sweep rare-none rare-none "${ten[@]}" --digit 9 --config rare --set 'pretrain.rare_digit="none"'
+sweep rare-ranks rare-ranks "${five[@]}" --digit 9 --config rare --rank 1,2,4,8,16,32
+for share in 0.005 0.01 0.05 0.2 0.5; do
+  sweep "rare-$share-rank1" rare-shares "${five[@]}" --digit 9 --config rare --set "pretrain.rare_share=$share"
+done
+{
+  python benchmarks/rare.py sweeps/rare-0.02 sweeps/rare-0.1 sweeps/rare-0.02-rank1 sweeps/rare-0.1-rank1 sweeps/rare-none \
+    sweeps/rare-shares
+  made_by
+} >"$RESULTS/rare.md"
+
+# mnist-5k
 for config in default rare; do
   sweep "mnist-5k-$config" "mnist-5k-$config" --dataset mnist-5k --config "$config" --digit weakest --seed 0-4 --control
 done
-for rank in 1 32; do
-  sweep "rare-r$rank" rare --dataset mnist --config rare --digit 9 --rank "$rank" --seed 0-9 --threads 1 --full --control
-done
+sweep mnist-5k-rare-r32 mnist-5k-rare-r32 --dataset mnist-5k --config rare --rank 32 --digit weakest --seed 0-4
+
 sweep search search --dataset mnist --digit weakest --seed 10-15 --threads 1 --hold-out --set data.val_share=0.1667 \
   --set finetune.hard_examples=0.35,0.0 --by hard_examples

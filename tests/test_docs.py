@@ -29,6 +29,11 @@ def test_every_file_it_links_to_is_there(page):
         assert (page.parent / target).is_file(), target
 
 
+def test_the_index_names_every_page():
+    index = (DOCS / "README.md").read_text()
+    assert [page.name for page in PAGES if page.name != "README.md" and f"]({page.name})" not in index] == []
+
+
 def test_the_manual_names_what_the_library_exports():
     table = (DOCS / "library.md").read_text().partition("## Names")[2]
     first_cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)

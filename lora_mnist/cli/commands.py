@@ -12,7 +12,7 @@ from lora_mnist.cli import completion, results, tables
 from lora_mnist.cli import options as o
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
-from lora_mnist.errors import NOTHING_KEPT, ProofError, UsageError
+from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.pipeline.finetune import FinetuneResult
@@ -351,7 +351,7 @@ def predict(
     index: list[int] | None = in_data("Test image to take instead of a file; the first is 0. May be repeated.", "N"),
     show: Path | None = in_output("Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
     force: bool = in_output("Let --show replace a file that is there."),
-) -> None:
+) -> int:
     """Say what the base takes a picture for, and what each adapter does, or those that are named.
 
     Example: lora-mnist predict three.png
@@ -364,12 +364,15 @@ def predict(
     if show:
         require_one_picture(len(images or index or ()), show, force)
     work = _open(run, session)
-    pictures = [*pictures_in(images or ()), *pictures_of(work, index or ())]
+    pictures, refused = pictures_in(images or ())
+    pictures += pictures_of(work, index or ())
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
     result = predict(work, pictures, chosen, adapters.allow_unverified)
+    result = result.model_copy(update={"refused": refused or None})
     if show:
         write_picture(pictures[0], show)
     print_result(result, session, tables.predictions, file=show)
+    return DataError.exit_code if refused else 0
 
 
 def export(

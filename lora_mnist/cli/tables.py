@@ -363,8 +363,14 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
 
 
 def predictions(document: Predictions) -> RenderableType:
-    """Of one picture per cent of every digit, a row for each network; of several pictures a line each."""
-    guesses, networks, notes = document.predictions[0].guesses, [], []
+    """Of one picture per cent of every digit, a row for each network; of several pictures a line each.
+
+    Below stands why others were refused.
+    """
+    notes = [Line(reason) for reason in (document.refused or {}).values()]
+    if not document.predictions:
+        return Group(*notes)
+    guesses, networks = document.predictions[0].guesses, []
     for guess in guesses:
         name, strength = (guess.adapter.name, guess.adapter.strength) if guess.adapter else ("base", 1)
         networks.append(name if strength == 1 else f"{name} at {strength:g}")

@@ -28,14 +28,16 @@ class LoRAConfig:
             a model of transformers, which `get_output_embeddings()` returns or is called `score` or `classifier`.
         rank: columns of B and rows of A.
         alpha: numerator of the scaling.
-        rank_pattern, alpha_pattern: another rank or alpha for the target layers that a pattern finds. Where several do,
-            the first counts.
+        rank_pattern, alpha_pattern: another rank or alpha for the target layers that a pattern finds; an expression is
+            for the end of a name too here, as in PEFT. Where several find a layer, the first counts.
         rslora: see `scaling`.
         dropout: probability that an input of `lora_A` is zeroed, in training mode.
         init: how `lora_A` starts: `kaiming` (uniform, as in loralib) or `gaussian`, N(0, 1). `lora_B` starts at 0, so
             the model starts as the base (section 4.1).
-        dtype: of A and B; None takes fp32 beside weights in fp16 or bf16, in which small steps are lost, and the dtype
-            of the weight beside others.
+        dtype: of A and B; None takes fp32 beside weights in fp16, bf16 or less, in which small steps are lost, and the
+            dtype of the weight beside others.
+        about: what PEFT's config says of the base and its use, such as `base_model_name_or_path` and `task_type`. It
+            does nothing here; `load_adapter` keeps it, and `save_adapter` writes it back.
     """
 
     targets: Sequence[str] = (ALL_LINEAR,)
@@ -47,6 +49,7 @@ class LoRAConfig:
     dropout: float = 0.0
     init: str = "kaiming"
     dtype: torch.dtype | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __new__(cls, *_: Any, **settings: Any) -> "LoRAConfig":
         known = [one.name for one in fields(cls)]
@@ -56,13 +59,16 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         targets = (self.targets,) if isinstance(self.targets, str) else self.targets  # one pattern
-        _require("targets", targets, isinstance(targets, Sequence) and bool(targets), "a list of at least one pattern")
+        listed = isinstance(targets, Sequence) and bool(targets) and all(isinstance(one, str) for one in targets)
+        _require("targets", targets, listed, "a list of at least one pattern")
         object.__setattr__(self, "targets", tuple(targets))  # equal whatever sequence they came in
         _require("dropout", self.dropout, _is_number(self.dropout) and 0 <= self.dropout < 1, "from 0 to below 1")
         _require("init", self.init, self.init in ("kaiming", "gaussian"), "kaiming or gaussian")
         _require("dtype", self.dtype, self.dtype is None or self.dtype in DTYPES, "None, or a float dtype of torch")
+        _require("rslora", self.rslora, isinstance(self.rslora, bool), "True or False")
         for name, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
-            _require(name, patterns, isinstance(patterns, Mapping), "a value by pattern")
+            mapping = isinstance(patterns, Mapping) and all(isinstance(one, str) for one in patterns)
+            _require(name, patterns, mapping, "a value by pattern")
         for rank in (self.rank, *self.rank_pattern.values()):
             whole = isinstance(rank, Integral) and not isinstance(rank, bool)
             _require("rank", rank, whole and 1 <= rank <= LARGEST, f"a whole number from 1 to {LARGEST:,}")
@@ -76,7 +82,7 @@ class LoRAConfig:
 
     def dtype_beside(self, weight: torch.dtype) -> torch.dtype:
         """Of the A and B of a layer whose weight has dtype `weight`."""
-        return self.dtype or (torch.float32 if weight in (torch.float16, torch.bfloat16) else weight)
+        return self.dtype or (weight if weight.is_complex or weight == torch.float64 else torch.float32)
 
     def of_layers(self, layers: Iterable[str]) -> dict[str, "LoRAConfig"]:
         """What it comes to for each of its target layers among `layers`, in their order; without patterns.
@@ -90,7 +96,7 @@ class LoRAConfig:
         for setting, patterns in (("rank", self.rank_pattern), ("alpha", self.alpha_pattern)):
             for pattern in reversed(list(patterns)):  # so that the first one has the last word
                 value: dict[str, Any] = {setting: patterns[pattern]}
-                for layer in find(pattern, list(own), "target layer"):
+                for layer in find(pattern, list(own), "target layer", of_end=True):
                     own[layer] = replace(own[layer], **value)
         return own
 
@@ -104,19 +110,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def find(pattern: str, names: Sequence[str], kind: str = "linear layer") -> set[str]:
+def find(pattern: str, names: Sequence[str], kind: str = "linear layer", of_end: bool = False) -> set[str]:
     """As `matching`; LoRAError also if it finds none, with `kind` for what `names` are names of."""
-    if found := matching(pattern, names):
+    if found := matching(pattern, names, of_end):
         return found
     there = f"The {kind}s are {', '.join(names)}." if names else "There is none to adapt."
     raise LoRAError(f"Target {pattern!r} matches no {kind}.", there)
 
 
-def matching(pattern: str, names: Sequence[str]) -> set[str]:
-    """The names among `names` that `pattern` finds. Raises LoRAError if it is not a valid expression."""
+def matching(pattern: str, names: Sequence[str], of_end: bool = False) -> set[str]:
+    """The names among `names` that `pattern` finds; as an expression, by the whole name or, if `of_end`, from a dot on.
+
+    Raises LoRAError if it is not a valid expression.
+    """
     if by_its_end := {name for name in names if name == pattern or name.endswith(f".{pattern}")}:
         return by_its_end
     try:
-        return {name for name in names if re.fullmatch(pattern, name)}
+        return {name for name in names if re.fullmatch(rf"(.*\.)?({pattern})" if of_end else pattern, name)}
     except re.error as error:
         raise LoRAError(f"Target {pattern!r} is not a regular expression: {error}.", "Correct it.") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,19 +11,21 @@ from torch import nn
 
 from lora_mnist.errors import DamagedError
 from lora_mnist.lora.config import DTYPES
-from lora_mnist.lora.model import base_tensors
+from lora_mnist.lora.layer import gathered, require_numbers
+from lora_mnist.lora.model import base_state, unsaved_buffers
 
 
 @dataclass(frozen=True)
 class Fingerprint:
     """SHA-256 of every tensor (over name, dtype, shape and raw bytes), by name, and one over all of them.
 
-    The last two are empty unless `fingerprint_model` made it.
+    The others are empty unless `fingerprint_model` made it.
     """
 
     tensors: dict[str, str]
     casts: dict[str, dict[str, str]] = field(default_factory=dict)  # of the floating tensors in other dtypes, by dtype
     buffers: tuple[str, ...] = ()  # names of the tensors that are no parameters, as running statistics are
+    unsaved: dict[str, str] = field(default_factory=dict)  # of the buffers that no state dict has, by name
 
     @property
     def sha256(self) -> str:
@@ -32,8 +35,9 @@ class Fingerprint:
     def to_text(self) -> str:
         """As it rides in the metadata of a safetensors file."""
         document: dict[str, object] = {"sha256": self.sha256, "tensors": self.tensors}
-        if self.casts or self.buffers:
+        if self.casts or self.buffers or self.unsaved:
             more = {"casts": self.casts, "buffers": list(self.buffers)}
+            more |= {"unsaved": self.unsaved} if self.unsaved else {}
             document |= {**more, "more_sha256": _sha256(more)}
         return json.dumps(document)
 
@@ -43,7 +47,9 @@ class Fingerprint:
         try:
             document = json.loads(text)
             more = {"casts": document.get("casts", {}), "buffers": document.get("buffers", [])}
-            fingerprint = cls(dict(document["tensors"]), dict(more["casts"]), tuple(more["buffers"]))
+            more |= {"unsaved": document["unsaved"]} if "unsaved" in document else {}
+            parts = dict(more["casts"]), tuple(more["buffers"]), dict(more.get("unsaved", {}))
+            fingerprint = cls(dict(document["tensors"]), *parts)
             digest = _sha256(more)
             whole = fingerprint.sha256 == document["sha256"] and document.get("more_sha256", digest) == digest
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -61,20 +67,24 @@ def compute_fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
 def fingerprint_model(model: nn.Module) -> Fingerprint:
     """Fingerprint the base of a model so that it is recognised in other dtypes, and its buffers apart from its weights.
 
-    It hashes every tensor once for each of four float dtypes.
+    It hashes every tensor once for each of four float dtypes. A UserWarning names what it cannot hash.
     """
-    tensors = dict(sorted(base_tensors(model).items()))
-    everything = model.state_dict(keep_vars=True)  # with parameters as such, not only their data
-    buffers = tuple(name for name in tensors if not isinstance(everything[name], nn.Parameter))
-    casts = {
-        str(dtype).removeprefix("torch."): {
-            name: _digest(name, tensor.to(dtype))
-            for name, tensor in tensors.items()
-            if tensor.is_floating_point() and tensor.dtype != dtype
-        }
-        for dtype in DTYPES
-    }
-    return Fingerprint(compute_fingerprint(tensors).tensors, casts, buffers)
+    state = dict(sorted(base_state(model).items()))
+    tensors = {name: value.detach() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    buffers = tuple(name for name in tensors if not isinstance(state[name], nn.Parameter))
+    if packed := [name for name, value in state.items() if name not in tensors and value is not None]:
+        warnings.warn(f"The fingerprint leaves out what is no tensor: {', '.join(packed)}.", stacklevel=2)
+    digests: dict[str, str] = {}
+    casts: dict[str, dict[str, str]] = {str(dtype).removeprefix("torch."): {} for dtype in DTYPES}
+    for name, part in tensors.items():
+        tensor = gathered(part)  # one after another, so that a sharded model is never whole
+        digests[name] = _digest(name, tensor)
+        # the dtype of a quantised tensor is only what it stands for
+        if tensor.is_floating_point() and not hasattr(tensor, "__tensor_flatten__"):
+            for known, dtype in zip(casts.values(), DTYPES, strict=True):
+                if tensor.dtype != dtype:
+                    known[name] = _digest(name, tensor.to(dtype))
+    return Fingerprint(digests, casts, buffers, compute_fingerprint(unsaved_buffers(model)).tensors)
 
 
 def differences(fingerprint: Fingerprint, found: Fingerprint) -> dict[str, str]:
@@ -110,12 +120,19 @@ def changed_bytes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.
 
 
 def _digest(name: str, tensor: torch.Tensor) -> str:
+    require_numbers(name, tensor)
     head = json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode()
-    return hashlib.sha256(head + b"\0" + _bytes(tensor).numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(head + b"\0")
+    digest.update(_bytes(tensor).numpy().data)
+    return digest.hexdigest()
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    tensor = gathered(tensor.detach())
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantised one: what it consists of
+        return torch.cat([_bytes(getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0]])
+    tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return tensor.cpu().contiguous().view(-1).view(torch.uint8)
 
 
 def _sha256(document: object) -> str:

@@ -73,7 +73,7 @@ class LoRAUpdate(nn.Module):
 
     def weight(self) -> torch.Tensor:
         """The update as one matrix (out, in)."""
-        return (self.scaling * self.strength) * (self.lora_B @ self.lora_A)
+        return (self.lora_B @ self.lora_A).mul_(self.scaling * self.strength)  # in place: it may be large
 
     def extra_repr(self) -> str:
         state = f"strength={self.strength:g}" if self.strength else "off"
@@ -100,18 +100,32 @@ class LoRALinear(nn.Linear):
     plain_class: type[nn.Linear]  # what the layer was before
     plain_forward: Callable[..., torch.Tensor] | None  # that somebody had put on this one layer, as accelerate does
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, in) → (…, out)."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(…, in) → (…, out). `input` is what nn.Linear calls it."""
         if self.merged is not None and not self.off:
             if self.training and torch.is_grad_enabled():
                 raise LoRAError("The model is merged, so its adapters cannot train.", "Call `unmerge`, or `eval`.")
-            return F.linear(x, self.merged, self.bias)
-        y = super().forward(x) if self.plain_forward is None else self.plain_forward(x)
+            return F.linear(input, self.merged, self.bias)
+        y = super().forward(input) if self.plain_forward is None else self.plain_forward(input)
         if not self.off:
             for update in self.updates.values():
                 if update.on:
-                    y = update(x, y)
+                    y = update(input, y)
         return y
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As accelerate takes its hooks off: it sets the forward from before, which the classes have anyway."""
+        function = getattr(value, "__func__", None)  # of a bound method
+        if name == "forward" and function in (LoRALinear.forward, self.plain_class.forward):
+            vars(self).pop("forward", None)
+            if function is not LoRALinear.forward:  # the hook was there before the adapter
+                self.plain_forward = None
+        else:
+            super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which would look for the class of an adapted subclass in this file."""
+        return _blank, (self.plain_class,), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def add(self, name: str, config: LoRAConfig, generator: torch.Generator | None = None) -> LoRAUpdate:
         """Add the update of adapter `name`. The patterns in `config` mean nothing here; `inject` resolves them.
@@ -153,8 +167,7 @@ def adapt(linear: nn.Linear) -> LoRALinear:
         raise LoRAError("A lazy linear layer has no shape to adapt yet.", "Run the model once before.")
     plain = type(linear)
     linear.requires_grad_(False)
-    # a subclass keeps what it does, such as the product of a quantised weight: ours comes first, and calls it
-    linear.__class__ = LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
+    linear.__class__ = _adapted_class(plain)
     assert isinstance(linear, LoRALinear)  # for the type checker
     linear.plain_class, linear.plain_forward = plain, vars(linear).pop("forward", None)
     linear.updates, linear.off = nn.ModuleDict().train(linear.training), False
@@ -165,6 +178,59 @@ def adapt(linear: nn.Linear) -> LoRALinear:
         linear.register_load_state_dict_pre_hook(_keep_adapters),  # type: ignore[no-untyped-call]
     )
     return linear
+
+
+def _adapted_class(plain: type[nn.Linear]) -> type[LoRALinear]:
+    # a subclass keeps what it does, such as the product of a quantised weight: ours comes first, and calls it
+    return LoRALinear if plain is nn.Linear else type(f"LoRA{plain.__name__}", (LoRALinear, plain), {})
+
+
+def _blank(plain: type[nn.Linear]) -> LoRALinear:
+    cls = _adapted_class(plain)
+    return cls.__new__(cls)
+
+
+def require_restorable(path: str, layer: LoRALinear) -> None:
+    """Raises LoRAError if somebody put a forward on the layer since, which would call what `restore` takes away."""
+    if "forward" in vars(layer):
+        raise LoRAError(f"{path} got another `forward` after its adapter.", "Take that off first.")
+
+
+def require_matrix(path: str, layer: nn.Linear, action: str) -> None:
+    """Raises LoRAError if the layer computes with more than its weight, or the weight is no plain matrix of floats."""
+    if isinstance(layer, LoRALinear):
+        plain, own = layer.plain_class, layer.plain_forward is not None
+    else:
+        plain, own = type(layer), "forward" in vars(layer)
+    W = layer.weight
+    if own or plain.forward is not nn.Linear.forward:
+        cause = f"{path} ({plain.__name__}) has a forward of its own, so it cannot be {action}."
+        raise LoRAError(cause, "Use it factored.")
+    if hasattr(W, "__tensor_flatten__") or not (W.is_floating_point() or W.is_complex()):  # quantised
+        cause = f"{path}.weight is a {type(W).__name__} of {W.dtype}, no plain matrix, so it cannot be {action}."
+        raise LoRAError(cause, "Use it factored.")
+    require_numbers(f"{path}.weight", W)
+
+
+def require_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Raises LoRAError if `tensor`, called `name`, is on the meta device, as that of a model that is offloaded."""
+    if tensor.is_meta:
+        raise LoRAError(f"{name} is on the meta device, so it has no numbers.", "Load the model's weights first.")
+
+
+def require_unsharded(
+    model: nn.Module, action: str, kinds: Iterable[str] = ("FSDPModule", "FullyShardedDataParallel")
+) -> None:
+    """Raises LoRAError if a part of it is sharded by one of `kinds`, by what `fully_shard` makes or its forerunner."""
+    # by name, since importing them takes a second
+    if found := {kind.__name__ for module in model.modules() for kind in type(module).__mro__}.intersection(kinds):
+        cause = f"The model is sharded over processes ({found.pop()}), so one cannot {action}."
+        raise LoRAError(cause, "Do that before it is sharded, or in one process with a model that is not.")
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor that is sharded over processes (FSDP2), every one of which has to ask; others as they are."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def restore(layer: LoRALinear) -> nn.Linear:
@@ -183,8 +249,8 @@ def restore(layer: LoRALinear) -> nn.Linear:
 class TrainedWhole(nn.Module):
     """A module (`base`), frozen, and a copy of it for every adapter that trains it whole.
 
-    A copy has no strength: it is used while its adapter's strength is not 0, and `base` while none is. In a state dict
-    the tensors of `base` have the names they had without the wrapper, so that the file of a base loads into it.
+    A copy has no strength: it is used while its adapter's strength is not 0, and `base` while none is. The state dict
+    of a model without the wrapper loads into one with it.
 
     Attributes:
         base: a module that is called, not a container; frozen from now on.
@@ -200,7 +266,6 @@ class TrainedWhole(nn.Module):
         self.active: str | None = None
         self.off = False
         self.train(base.training)
-        self.register_state_dict_post_hook(_name_as_in_the_base)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_name_as_here)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_keep_adapters)  # type: ignore[no-untyped-call]
 
@@ -219,6 +284,16 @@ class TrainedWhole(nn.Module):
             if name in ("base", "updates", "off", "active"):  # not made yet, or being copied
                 raise
             return getattr(self.module(), name)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Some go through an nn.Sequential by hand."""
+        return self.module()[index]  # type: ignore[index]
+
+    def __len__(self) -> int:
+        return len(self.module())  # type: ignore[arg-type]
+
+    def __bool__(self) -> bool:
+        return True  # whether there is a module
 
     def extra_repr(self) -> str:
         return f"active={None if self.off else self.active!r}"
@@ -251,12 +326,6 @@ def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, *_: An
     own = module.updates.state_dict(prefix=f"{prefix}updates.", keep_vars=True)
     if not any(key in state for key in own):
         state.update(own)
-
-
-def _name_as_in_the_base(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """`head.base.weight` → `head.weight`."""
-    for key in [key for key in state if key.startswith(prefix)]:  # all of them, to keep their order
-        state[prefix + key.removeprefix(prefix).removeprefix("base.")] = state.pop(key)
 
 
 def _name_as_here(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -7,13 +7,14 @@ approximation of one matrix by another of lower rank"). With D = U S Vᵀ: B = U
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layer import LoRAUpdate
+from lora_mnist.lora.layer import LoRAUpdate, gathered, require_matrix, require_unsharded
 from lora_mnist.lora.model import adapter_names, attach, base_tensors, copies_of, linear_layers, switch, updates_of
 
 Factors = tuple[torch.Tensor, torch.Tensor, torch.dtype]  # A (rank, in), B (out, rank), both fp64; their dtype at last
@@ -70,12 +71,17 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     others stay, switched off.
 
     Returns what each layer's difference, `tuned` less the base of `model`, became, by the layer's name. Raises
-    LoRAError if the two are not of one architecture or a weight is not finite, and as `inject` does.
+    LoRAError if the two are not of one architecture, a weight is not finite or only a part of what its layer computes
+    with, and as `inject` does.
     """
     _require_same_shapes(model, tuned)
+    for network in (model, tuned):
+        require_unsharded(network, "extract an adapter")
     after = linear_layers(tuned)
     factors, kept = {}, {}
     for path, layer in linear_layers(model).items():
+        require_matrix(path, layer, "extracted from")
+        require_matrix(path, after[path], "extracted from")
         a, b, kept[path] = factorise(after[path].weight.double() - layer.weight.double(), rank)
         factors[path] = (a, b, LoRAConfig().dtype_beside(layer.weight.dtype))
     _install(model, name, factors)
@@ -93,8 +99,8 @@ def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
     inside = {f"{path}.weight" for path in linear_layers(tuned, every_name=True)}
     moved = {}
     for name in sorted(after.keys() - inside):
-        norm = float(before[name].double().norm())
-        way = float((after[name].double() - before[name].double()).norm())
+        one, other = gathered(before[name]).double(), gathered(after[name]).double()
+        norm, way = float(one.norm()), float((other - one).norm())
         share = way / norm if norm else 0.0 if way == 0 else math.inf
         moved[name] = share if math.isfinite(share) else math.inf  # a caller's `max` would skip NaN
     return moved
@@ -127,12 +133,14 @@ def combine_svd(model: nn.Module, name: str, weights: Mapping[str, float], rank:
 
 def _side_by_side(model: nn.Module, weights: Mapping[str, float]) -> dict[str, Factors]:
     """For each layer, the A of all its adapters one below the other, and their B, weighted and scaled, side by side."""
+    if not isinstance(weights, Mapping):
+        raise LoRAError(f"Adapters are combined by weights, not {weights!r}.", "Write {'name': 1.0}.")
     if not weights:
         raise LoRAError("There is nothing to combine.", f"The adapters are {', '.join(adapter_names(model))}.")
     factors: dict[str, Factors] = {}
     for name, weight in weights.items():
-        if not math.isfinite(weight):
-            raise LoRAError(f"The weight of {name!r} (={weight}) must be a finite number.", "Correct that value.")
+        if not isinstance(weight, Real) or not math.isfinite(weight):
+            raise LoRAError(f"The weight of {name!r} (={weight!r}) must be a finite number.", "Correct that value.")
         if whole := copies_of(model, name):
             raise LoRAError(f"{name!r} trains {next(iter(whole))} whole, which has no sum.", "Combine other adapters.")
         for path, update in updates_of(model, name).items():

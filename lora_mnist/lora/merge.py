@@ -5,14 +5,17 @@ kept beside it, and unmerging drops that matrix.
 """
 
 import copy
+from collections import Counter
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.layer import restore
+from lora_mnist.lora.layer import LoRALinear, require_matrix, require_restorable, require_unsharded, restore
 from lora_mnist.lora.model import adapted_layers, exchange, whole_modules
+
+NO_ADAPTER = "There is nothing to merge: the model has no adapter.", "Add one with `inject`."
 
 
 def merge(model: nn.Module) -> None:
@@ -20,26 +23,29 @@ def merge(model: nn.Module) -> None:
 
     Merging again starts from W anew: twice is the same as once. Until `unmerge`, adapters can neither train, nor be
     added, removed or switched. The merged matrix takes the memory of W once more; to serve a model take `merged_copy`.
-    Raises LoRAError, and nothing is merged, if there is no adapter, a merged weight would not be finite, or a layer has
-    a forward of its own, as quantised layers do.
+    Raises LoRAError, and nothing is merged, if there is no adapter, a merged weight would not be finite, a layer has a
+    forward of its own, as quantised layers do, or a weight is sharded over processes.
     """
     layers = adapted_layers(model)
     if not layers:
-        raise LoRAError("There is nothing to merge: the model has no adapter.", "Add one with `inject`.")
-    weights = {}
-    for path, layer in layers.items():
-        if layer.plain_forward is not None or layer.plain_class.forward is not nn.Linear.forward:
-            kind = layer.plain_class.__name__
-            raise LoRAError(f"{path} ({kind}) has a forward of its own, so it cannot be merged.", "Use it factored.")
-        W = layer.weight  # (out, in)
-        # in the precision of the weights, whatever mode the caller is in
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(W.device.type, enabled=False):
-            merged = layer.merged_weight()
-            weights[path] = merged.clone() if merged is W else merged  # W itself where all adapters are off
-        if not weights[path].isfinite().all():
-            raise LoRAError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
+        raise LoRAError(*NO_ADAPTER)
+    require_unsharded(model, "merge it")
+    weights = {path: _merged_weight(path, layer) for path, layer in layers.items()}
     for path, layer in layers.items():
         layer.merged = weights[path]
+
+
+def _merged_weight(path: str, layer: LoRALinear) -> torch.Tensor:
+    """W' (out, in), which shares nothing with W."""
+    require_matrix(path, layer, "merged")
+    W = layer.weight  # (out, in)
+    # in the precision of the weights, whatever mode the caller is in
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(W.device.type, enabled=False):
+        merged = layer.merged_weight()
+        merged = merged.clone() if merged is W else merged  # W itself where all adapters are off
+    if not merged.isfinite().all():
+        raise LoRAError(f"Merging would make {path}.weight NaN or infinite.", "Choose a smaller strength.")
+    return merged
 
 
 def unmerge(model: nn.Module) -> None:
@@ -53,19 +59,36 @@ def is_merged(model: nn.Module) -> bool:
     return any(layer.merged is not None for layer in adapted_layers(model).values())
 
 
+@torch.no_grad()
 def merged_copy(model: nn.Module) -> nn.Module:
     """A copy without adapters that shares nothing: the layers it was before, with the merged weights in them.
 
-    Its parameters do not require gradients. Raises LoRAError as `merge` does.
+    Its parameters do not require gradients. It takes the memory of the copy and of a few matrices of the largest layer.
+    Raises LoRAError as `merge` does, and where a layer's weight is made anew by a hook at every call.
     """
-    plain = copy.deepcopy(model)
+    layers = adapted_layers(model)
+    if not layers:
+        raise LoRAError(*NO_ADAPTER)
+    require_unsharded(model, "merge it")
+    for path, layer in layers.items():  # before memory is taken
+        require_matrix(path, layer, "merged")
+        require_restorable(path, layer)
+        if "weight" in vars(layer):  # a parameter, or a parametrization's, is not an attribute of its own
+            cause = f"A hook makes {path}.weight anew at every call, so it cannot be merged."
+            raise LoRAError(cause, "Take off weight_norm, spectral_norm or pruning first.")
+    # what is in the memo is not copied: merged matrices are not wanted
+    plain = copy.deepcopy(model, {id(layer.merged): layer.merged for layer in layers.values()})
     unmerge(plain)
-    merge(plain)
-    for layer in adapted_layers(plain).values():
-        merged = layer.merged
+    parameters = [parameter for module in plain.modules() for parameter in module.parameters(recurse=False)]
+    owners = Counter(parameter.untyped_storage().data_ptr() for parameter in parameters)  # a tied weight has several
+    for path, layer in adapted_layers(plain).items():
+        merged = _merged_weight(path, layer)
         base = restore(layer)
         parametrized = getattr(base, "parametrizations", nn.ModuleDict())
         values = {name: getattr(base, name).detach().clone() for name in parametrized} | {"weight": merged}
+        if not len(parametrized) and owners[base.weight.untyped_storage().data_ptr()] == 1:  # W has memory of its own
+            base.weight.requires_grad_(False).copy_(merged)
+            continue
         if len(parametrized):
             # not `remove_parametrizations`: it takes the properties off a class that the copy shares with the model
             base.__class__ = parametrize.type_before_parametrizations(base)

@@ -11,18 +11,33 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
-from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, TrainedWhole, adapt, check_name, require_unmerged, restore
+from lora_mnist.lora.layer import (
+    LoRALinear,
+    LoRAUpdate,
+    TrainedWhole,
+    adapt,
+    check_name,
+    require_numbers,
+    require_restorable,
+    require_unmerged,
+    require_unsharded,
+    restore,
+)
 
 HEADS = ("score", "classifier")  # what transformers calls a classifier's output layer; PEFT knows the same two
 # nobody takes their matrices for linear layers
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NOT_LINEAR = (nn.Embedding, nn.EmbeddingBag, TrainedWhole, *CONVOLUTIONS)
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+INSIDE = ("_orig_mod", "_checkpoint_wrapped_module")  # what handles of torch.compile and activation checkpoints hold
 
 # What a model has -----------------------------------------------------------------------------------------------------
 
@@ -30,7 +45,20 @@ NOT_LINEAR = (nn.Embedding, nn.EmbeddingBag, TrainedWhole, *CONVOLUTIONS)
 def wrappers(model: nn.Module, every_name: bool = False) -> dict[str, LoRALinear | TrainedWhole]:
     """Everything that carries a part of an adapter, by name; what occurs twice under both if `every_name`."""
     modules = model.named_modules(remove_duplicate=not every_name)
-    return {path: module for path, module in modules if isinstance(module, LoRALinear | TrainedWhole)}
+    found = {path: module for path, module in modules if isinstance(module, LoRALinear | TrainedWhole)}
+    return {base_name(model, path): module for path, module in found.items()}
+
+
+def base_name(model: nn.Module, name: str) -> str:
+    """`name`, of a module or a tensor in `model`, without the parts that stand for a handle, as torch.compile's."""
+    parts: list[str] = []
+    module: Any = model
+    for part in name.split("."):
+        held = "module" if isinstance(module, PARALLEL) else "base" if isinstance(module, TrainedWhole) else None
+        if part not in (*INSIDE, held):
+            parts.append(part)
+        module = getattr(module, part, None) if isinstance(module, nn.Module) else module
+    return ".".join(parts)
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoRALinear]:
@@ -47,7 +75,8 @@ def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Modu
     """The modules that the model has without adapters, by name; a wrapped one is its wrapper."""
     inside = {part for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
     modules = model.named_modules(remove_duplicate=not every_name)
-    return {path: module for path, module in modules if module not in inside}
+    # a handle and what it stands around have one name, and the latter comes later
+    return {base_name(model, path): module for path, module in modules if module not in inside}
 
 
 def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear]:
@@ -63,9 +92,23 @@ def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Li
 
 def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors without its adapters, under the names they have in the base. Not copies."""
+    state = base_state(model).items()
+    return {name: tensor.detach() for name, tensor in state if isinstance(tensor, torch.Tensor)}  # no extra state
+
+
+def base_state(model: nn.Module) -> dict[str, Any]:
+    """The state of the base, parameters as such, and what is no tensor, as packed weights."""
     parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(parts)}
-    return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}  # no extra state
+    state = {base_name(model, name): value for name, value in model.state_dict(keep_vars=True).items()}
+    return {name: value for name, value in state.items() if not name.startswith(parts)}
+
+
+def unsaved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers of the base that no state dict has. Not copies."""
+    carriers, saved = wrappers(model, every_name=True), base_state(model)
+    ours = tuple(f"{path}.{part}".lstrip(".") for path in carriers for part in ("updates.", "merged"))
+    buffers = {base_name(model, name): buffer for name, buffer in model.named_buffers()}
+    return {name: buffer for name, buffer in buffers.items() if name not in saved and not name.startswith(ours)}
 
 
 def adapter_names(model: nn.Module) -> list[str]:
@@ -137,11 +180,12 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
 
 def _output_layers(model: nn.Module) -> list[str]:
     """The names of what a model of transformers ends in; none for other models, which have no such method."""
-    if not callable(ask := getattr(model, "get_output_embeddings", None)):
+    inner = model.module if isinstance(model, PARALLEL) else model
+    if not callable(ask := getattr(inner, "get_output_embeddings", None)):
         return []
     output = ask()
     if output is None:
-        return [name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)]
+        return [name for name in HEADS if isinstance(getattr(inner, name, None), nn.Module)]
     return [path for path, module in own_modules(model).items() if module is output]
 
 
@@ -156,12 +200,12 @@ def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[st
     """The names of the modules that `patterns`, or one, find, without those that lie in another of them."""
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
-    patterns = [patterns] if isinstance(patterns, str) else patterns
+    patterns = [patterns] if isinstance(patterns, str) else patterns or ()
     found = {path for pattern in patterns for path in find(pattern, names, "module")}
     whole = [path for path in names if path in found and not is_in(path, found - {path})]
     for path in whole:
         module = modules[path]
-        if isinstance(module, nn.ModuleList | nn.ModuleDict):  # a copy would stand where nobody calls it
+        if isinstance(module, CONTAINERS):  # a copy would stand where nobody calls it
             kind = type(module).__name__
             raise LoRAError(f"{path}, a {kind}, is not called, so no copy of it can be used.", "Name its parts.")
         if isinstance(module, TrainedWhole):
@@ -184,10 +228,11 @@ def inject(
 ) -> dict[str, LoRAUpdate]:
     """Freeze all of `model` and add adapter `name`, the only thing in it that trains.
 
-    Adapters that are there already stay on, frozen too. If it raises, the model is as it was. A UserWarning names what
-    a target seems to mean and cannot have (`Conv1D`, fused experts, quantised layers), and weights that a target shares
-    with another module, which then keeps W. The running statistics of nn.BatchNorm, which are part of the base, still
-    move in training mode: keep such layers in eval mode. Returns the new update of every adapted layer, by its name.
+    Adapters that are on stay on, frozen too, and this one adds to them: `switch` says which are on. If it raises, the
+    model is as it was. A UserWarning names what a target seems to mean and cannot have (`Conv1D`, fused experts), and
+    weights that a target shares with another module, which then keeps W. The running statistics of nn.BatchNorm, which
+    are part of the base, still move in training mode: keep such layers in eval mode. Returns the new update of every
+    adapted layer, by its name.
 
     Args:
         model: any module; its target layers become `LoRALinear` in place, wherever they occur in it.
@@ -197,9 +242,12 @@ def inject(
 
     Raises:
         LoRAError: a pattern matches nothing, the rank is above the smaller side of every target, a module to train
-            whole has adapters or is trained by one that is on, the model is merged, or the name is taken or unfit.
+            whole has adapters or is trained by one that is on, the model is merged, sharded (FSDP) or a target on the
+            meta device, or the name is taken or unfit.
     """
-    check_name(name, adapter_names(model))
+    if not isinstance(config, LoRAConfig):
+        raise LoRAError(f"`config` is a LoRAConfig, not a {type(config).__name__}.", "Write LoRAConfig(rank=8).")
+    _require_room(model, name)
     whole = modules_to_train(model, also_train)
     configs = _resolve_targets(model, config, whole)
     sides = {path: min(layer.in_features, layer.out_features) for path, layer in linear_layers(model).items()}
@@ -219,15 +267,23 @@ def inject(
     return attach(model, name, configs, generator, whole)
 
 
+def _require_room(model: nn.Module, name: str) -> None:
+    check_name(name, adapter_names(model))
+    # new A and B would be no part of what is sharded: every process would train its own
+    require_unsharded(model, "add an adapter")
+
+
 def attach(
     model: nn.Module, name: str, configs: Mapping[str, LoRAConfig], generator: torch.Generator | None, whole: list[str]
 ) -> dict[str, LoRAUpdate]:
     """`inject`, with a config for each layer by name, and the names that `modules_to_train` returned."""
-    check_name(name, adapter_names(model))
+    _require_room(model, name)
     modules, layers = own_modules(model), linear_layers(model)
     for path in configs:
-        if isinstance(layers[path].weight, nn.UninitializedParameter):
+        W = layers[path].weight
+        if isinstance(W, nn.UninitializedParameter):
             raise LoRAError(f"{path} is lazy and has no shape to adapt yet.", "Run the model once before.")
+        require_numbers(f"{path}.weight", W)
     require_unmerged(model, "add an adapter")
     bases = {path: module.base if isinstance(module, TrainedWhole) else module for path, module in modules.items()}
     with torch.inference_mode(False):  # what is made in that mode can never train
@@ -253,6 +309,9 @@ def remove(model: nn.Module, name: str) -> None:
     """
     parts, carriers = parts_of(model, name), wrappers(model)
     require_unmerged(model, "remove an adapter")
+    for path in parts:
+        if isinstance(layer := carriers[path], LoRALinear) and len(layer.updates) == 1:
+            require_restorable(path, layer)
     for wrapper in (carriers[path] for path in parts):
         del wrapper.updates[name]
         if isinstance(wrapper, TrainedWhole):

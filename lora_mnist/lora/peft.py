@@ -18,10 +18,19 @@ from safetensors.torch import load, save
 from torch import nn
 
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError, shown
-from lora_mnist.lora.config import DTYPES, LoRAConfig
+from lora_mnist.lora.config import ALL_LINEAR, DTYPES, LoRAConfig
 from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, differences, fingerprint_model
-from lora_mnist.lora.layer import LoRAUpdate
-from lora_mnist.lora.model import attach, base_tensors, is_in, linear_layers, modules_to_train, own_modules, parts_of
+from lora_mnist.lora.layer import LoRAUpdate, gathered, require_numbers, require_unsharded
+from lora_mnist.lora.model import (
+    attach,
+    base_tensors,
+    is_in,
+    linear_layers,
+    modules_to_train,
+    own_modules,
+    parts_of,
+    unsaved_buffers,
+)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, FACTORS = "base_model.model.", (".lora_A.weight", ".lora_B.weight")  # of the keys in the weights file
@@ -31,11 +40,20 @@ INITS = {"kaiming": True, "gaussian": "gaussian"}
 # Written out although they are PEFT's defaults: without `r` or `lora_alpha` PEFT silently takes 8.
 FIXED = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False}
 NUMBERS = {"r", "lora_alpha", "lora_dropout"}  # LoRAConfig checks them
+ABOUT = ("base_model_name_or_path", "revision", "task_type", "auto_mapping")  # what AutoPeftModel goes by
 # These change nothing in what a trained adapter computes. The weights file says which layers were chosen, and a task
 # that brings layers of its own along names them in `modules_to_save`.
 IGNORED = {
-    *("auto_mapping", "base_model_name_or_path", "peft_version", "revision", "inference_mode", "task_type"),
-    *("megatron_core", "qalora_group_size", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    *ABOUT,
+    *(
+        "peft_version",
+        "inference_mode",
+        "megatron_core",
+        "qalora_group_size",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+    ),
 }
 
 
@@ -51,10 +69,14 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerpri
         LoRAError: there is no such adapter, it is not finite, or a name of what it trains whole means more to PEFT.
         DiskError: the disk refused; what was in the folder before is still there.
     """
-    model = _unwrapped(model)
+    require_unsharded(model, "save an adapter", ["FullyShardedDataParallel"])  # which flattens A and B
     folder, parts = Path(folder), parts_of(model, name)
     document = _document_of(parts, list(own_modules(model, every_name=True)))
-    tensors = _by_key(parts)
+    if "base_model_name_or_path" not in document and getattr(model, "name_or_path", None):  # of transformers
+        document["base_model_name_or_path"] = model.name_or_path
+    tensors = {key: gathered(tensor) for key, tensor in _by_key(parts).items()}
+    for key, tensor in tensors.items():
+        require_numbers(key, tensor)
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise LoRAError(f"Adapter {name!r} has NaN or infinity in it.", "Train it with a lower learning rate.")
     for key, tensor in tensors.items():
@@ -89,6 +111,7 @@ def load_adapter(
 ) -> dict[str, LoRAUpdate]:
     """Add the adapter in `folder` to `model` as `name`, at strength 1, and return its updates by layer.
 
+    Adapters that are on stay on, and this one adds to them: `switch` says which are on.
     The weights file says which layers it adapts, and of what rank; the config says alpha. The base may be in another
     dtype than it was trained in. If only its buffers differ, as running statistics do after training, a UserWarning
     says so. What the adapter trained whole need not be the same. If it raises, the model is as it was.
@@ -103,7 +126,10 @@ def load_adapter(
             another base; the first tensor that differs is named.
         LoRAError: as `inject` does for the name, and for what is trained whole.
     """
-    model, folder = _unwrapped(model), Path(folder)
+    if base not in ("same", "any"):
+        raise LoRAError(f"`base` (={shown(base)}) must be 'same' or 'any'.", "Correct that value.")
+    require_unsharded(model, "add an adapter")
+    folder = Path(folder)
     (stored, tensors), document = _read_weights(folder / WEIGHTS), _read_document(folder / CONFIG)
     own = base_tensors(model)
     whole = modules_to_train(model, [module for module in own_modules(model) if _is_saved_whole(document, module)])
@@ -115,7 +141,9 @@ def load_adapter(
         if changed := first.get("other"):
             cause = f"The adapter in {folder} was trained on another base: tensor {changed} differs."
             raise AdapterError(cause, "Use it with the base it came from, or train it again on this one.")
-        if moved := first.get("buffer"):
+        unsaved = compute_fingerprint(unsaved_buffers(model)).tensors if stored.unsaved else {}
+        others = (name for name, digest in stored.unsaved.items() if unsaved.get(name) != digest)
+        if moved := first.get("buffer") or next((name for name in others if not is_in(name, whole)), None):
             text = f"The adapter in {folder} was trained on these weights, but other buffers: {moved} differs."
             warnings.warn(text, UserWarning, stacklevel=2)
     elif not allow_unverified:
@@ -154,14 +182,6 @@ def load_fingerprint(folder: Path | str) -> Fingerprint | None:
     return _read_weights(Path(folder) / WEIGHTS)[0]
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside a handle of DataParallel, DDP or torch.compile, whose prefix is not part of its names."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, parallel) or [name for name, _ in model.named_children()] == ["_orig_mod"]:
-        model = next(model.children())
-    return model
-
-
 # The config -----------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +193,7 @@ def _document_of(parts: Mapping[str, nn.Module], modules: list[str]) -> dict[str
     document = {
         **FIXED,
         "task_type": None,
+        **typical.about,
         "inference_mode": True,
         "r": typical.rank,
         "lora_alpha": typical.alpha,
@@ -233,6 +254,9 @@ def _layer_configs(
 ) -> dict[str, LoRAConfig]:
     """What `document` means for each of `layers` of which the weights file has A and B. The two must agree."""
     path, ranks = folder / CONFIG, {}
+    if tensors and not any(key.startswith(PREFIX) for key in tensors):
+        cause = f"{folder / WEIGHTS} is not of PEFT's format: it has {shown(next(iter(tensors)))}."
+        raise AdapterError(cause, f"Convert it: there, names begin with {PREFIX!r}.")
     for layer in layers:
         a, b = _factor_keys(layer)
         if (a in tensors) != (b in tensors):
@@ -243,6 +267,8 @@ def _layer_configs(
     try:
         # or a weights file that lost some of its layers would load as an adapter of fewer
         targets = document["target_modules"]
+        if targets in (ALL_LINEAR, [ALL_LINEAR]):  # as somebody writes by hand; PEFT stores what it found
+            targets = list(ranks)
         if isinstance(targets, list):  # of names or their ends: each finds something, be it trained whole
             lost = [name for name in targets if not any(_finds([name], module) for module in (*ranks, *whole))]
         else:  # an expression: all that it finds is there, unless PEFT went by `exclude_modules` too
@@ -261,6 +287,7 @@ def _layer_configs(
             configs[layer] = LoRAConfig(
                 targets=(layer,),
                 rank=rank,
+                about={key: document[key] for key in ABOUT if document.get(key) is not None},
                 alpha=_first(document.get("alpha_pattern"), layer, document["lora_alpha"]),
                 rslora=bool(document.get("use_rslora", False)),
                 dropout=document.get("lora_dropout", 0.0),
@@ -285,7 +312,7 @@ def _is_saved_whole(document: Mapping[str, Any], module: str) -> bool:
 
 def _first(patterns: Mapping[str, Any] | None, layer: str, default: Any) -> Any:
     """The value of the first key whose expression fits the end of the name, from a dot on; else `default`."""
-    found = (value for key, value in (patterns or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
+    found = (value for key, value in (patterns or {}).items() if re.fullmatch(rf"(.*\.)?({key})", layer))
     return next(found, default)
 
 
@@ -315,7 +342,17 @@ def _read_bytes(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():  # a pipe might never end
             raise AdapterError(f"{path} is not a regular file.", "Restore the adapter.")
-        return path.read_bytes()
+        if not path.parent.is_dir():
+            raise AdapterError(
+                f"There is no folder {path.parent}.", "Give the folder that has the adapter's two files."
+            )
+        if not path.exists() and (pickled := path.with_suffix(".bin")).exists():
+            cause = f"{pickled} is pickled, and nothing is unpickled here: there is no {path.name}."
+            raise AdapterError(cause, "Save it by PEFT with safe_serialization=True.")
+        content = path.read_bytes()
+        if content.startswith(b"version https://git-lfs"):
+            raise AdapterError(f"{path} is a pointer of Git LFS, not the file itself.", "Run `git lfs pull` there.")
+        return content
     except OSError as error:
         raise AdapterError(f"{path} cannot be read: {error.strerror or error}.", "Restore the adapter.") from error
 
@@ -353,11 +390,13 @@ def _take_out_the_base(
     path: Path, tensors: dict[str, torch.Tensor], own: Mapping[str, torch.Tensor], whole: Iterable[str], any_base: bool
 ) -> None:
     """PEFT stores an output layer that it adapts, and embeddings, with the adapter: they must be the base's."""
-    for key in list(tensors):
+    keys = set(tensors)
+    for key in sorted(keys):
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         if key.startswith(PREFIX) and name in own and not is_in(name, whole):
             stored, ours = tensors.pop(key), own[name]
-            if any_base and ".base_layer." in key:  # PEFT's copy of a layer that it adapts, of another base
+            # PEFT's copy of a layer that it adapts, of another base; a bias alone was trained
+            if any_base and ".base_layer." in key and f"{key.rpartition('.')[0]}.weight" in keys:
                 continue
             if not (stored.shape == ours.shape and torch.equal(stored.to(ours.dtype), ours.cpu())):
                 raise AdapterError(f"{path} has {name}, which is not the base's.", "Use it with its own base.")

@@ -124,8 +124,8 @@ def _normalisation(mean: float | None, std: float | None, pixels: str | None) ->
         raise UsageError(f"`pixels` (={pixels!r}) must be 0-1 or 0-255.", "Correct --pixels.")
     if mean is None or std is None:
         mean, std = (MEAN, STD) if pixels is None else (0.0, 1.0)
-    range = 255 if pixels == "0-255" else 1
-    return mean / range, std / range
+    white = 255 if pixels == "0-255" else 1
+    return mean / white, std / white
 
 
 def _options(mean: float, std: float) -> str:
@@ -189,7 +189,7 @@ def _require_fit(
     if shares[best] < POOR:
         raise RunError(
             f"{file} reads only {100 * shares[best]:.1f} % of val right, however it is given pixels: something else"
-            " than ReLU is between its layers, or it was trained on other images or labels.",
+            " than ReLU is between its layers, they are in another order, or it was trained on other images or labels.",
             LIBRARY,
         )
     if shares[asked] < POOR:

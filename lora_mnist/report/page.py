@@ -74,6 +74,7 @@ def write_report(run: Run, normalised: bool = False) -> Path:
             data=_data_for_script(adapters, sheet.places),
             script=source("report.js"),
             style=source("report.css"),
+            lora_picture=base64.b64encode(source("lora.svg").encode()).decode(),
             commands=tables.commands(documents),
         )
         files = {"index.html": page.encode(), "report.json": to_json(documents.model_dump(mode="json"))}

@@ -8,7 +8,7 @@ stands in both, which its key makes harmless; of the two, results.csv follows fr
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -146,8 +146,8 @@ class Store:
                 with atomic.disk_errors(self.folder):
                     for part in parts:
                         part.unlink()
-                    if not any((self.folder / PARTS).iterdir()):  # something of somebody else's is left alone
-                        (self.folder / PARTS).rmdir()
+                with suppress(OSError):  # it was never made, or has something of somebody else's in it
+                    (self.folder / PARTS).rmdir()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep rows that were finished together. Raises DiskError."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import (
@@ -272,10 +273,38 @@ def test_the_base_has_one_set_of_names_and_its_state_dict_loads_strictly():
     assert torch.equal(updates_of(model, "a")["linear1"].lora_B, update)
 
 
-def test_an_in_place_operation_behind_an_adapted_layer_can_be_trained():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
-    add(model, "a", LoRAConfig(rank=2), std=1)
-    y = model.train()(torch.randn(3, 4))
-    y += 1
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("operation", ["relu_", "mul_", "masked_fill_", "dropout", "view", "checkpoint"])
+def test_an_in_place_operation_behind_an_adapted_layer_can_be_trained(operation, shape):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 4)), torch.randn(shape)
+    add(model, "a", LoRAConfig(rank=2, dropout=0.5 if operation == "dropout" else 0.0), std=1)
+    y = checkpoint(model, x, use_reentrant=False) if operation == "checkpoint" else model.train()(x)
+    {
+        "relu_": F.relu_,
+        "mul_": lambda y: y.mul_(2),
+        "masked_fill_": lambda y: y.masked_fill_(y > 0, 0),
+        "dropout": lambda y: F.dropout(y, 0.5, inplace=True),
+        "view": lambda y: y.view(-1)[1:].add_(1),
+        "checkpoint": lambda y: y.neg_(),
+    }[operation](y)
     y.sum().backward()
     assert updates_of(model, "a")["0"].lora_B.grad is not None
+
+
+def test_what_is_written_past_autograd_is_never_stale():
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
+    update = add(model, "a", LoRAConfig(rank=2, alpha=3.0), std=1)["0"]
+    model.eval()
+    for write in (
+        lambda: model[0].weight.data.mul_(2),
+        lambda: setattr(update.lora_B, "data", torch.randn(4, 2)),
+        lambda: model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()}),
+        lambda: setattr(model[0], "weight", nn.Parameter(torch.randn(4, 6), requires_grad=False)),
+    ):
+        with torch.inference_mode():
+            model(x)
+        write()
+        expected = model[0].weight + 3 / 2 * update.lora_B @ update.lora_A
+        torch.testing.assert_close(model(x), F.linear(x, expected, model[0].bias))
+        torch.testing.assert_close(model[0].merged_weight(), expected)

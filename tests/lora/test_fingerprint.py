@@ -1,5 +1,6 @@
 """SHA-256 over every tensor: what it notices, what it says of a difference, and how it is stored."""
 
+import copy
 import hashlib
 import json
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import DamagedError
+from lora_mnist.lora import LoRAConfig, inject, load_adapter, save_adapter
 from lora_mnist.lora.fingerprint import (
     Fingerprint,
     changed_bytes,
@@ -103,6 +105,50 @@ def test_running_statistics_are_distinguished_from_weights(network):
     found = network.state_dict()
     del found["1.running_mean"]
     assert differences(fingerprint, compute_fingerprint(found))["1.running_mean"] == "other"  # missing is not moved
+
+
+class Odd(nn.Module):
+    """A base with what a plain state dict lacks."""
+
+    def __init__(self, extra=None):
+        super().__init__()
+        self.fc, self.extra = nn.Linear(4, 3), extra
+        self.register_buffer("unsaved", torch.ones(3), persistent=False)
+        self.register_buffer("sparse", torch.eye(3).to_sparse())
+        for dtype in (torch.complex64, torch.float8_e4m3fn, torch.bool, torch.uint16):
+            self.register_buffer(str(dtype)[6:], torch.ones(2).to(dtype))
+
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+@pytest.mark.parametrize("name", ["unsaved", "sparse", "complex64", "float8_e4m3fn", "bool", "uint16", "_extra_state"])
+def test_buffers_of_every_kind_are_known_also_if_no_state_dict_has_them(tmp_path, name):
+    torch.manual_seed(0)
+    model = Odd(extra=torch.ones(2))
+    other = copy.deepcopy(model)
+    inject(model, "a", LoRAConfig(rank=2))
+    save_adapter(tmp_path, model, "a")
+    assert (
+        Fingerprint.from_text(fingerprint_model(model).to_text())
+        == fingerprint_model(model)
+        == fingerprint_model(other)
+    )
+    load_adapter(tmp_path, copy.deepcopy(other), "a")  # a warning is an error in the tests
+    if name == "_extra_state":
+        other.extra = torch.zeros(2)
+    else:
+        setattr(other, name, torch.zeros_like(getattr(other, name)))
+    with pytest.warns(UserWarning, match=rf"other buffers: {name} differs"):
+        load_adapter(tmp_path, other, "a")
+
+
+def test_what_is_no_tensor_is_named_where_it_is_left_out():
+    with pytest.warns(UserWarning, match="leaves out what is no tensor: _extra_state"):
+        fingerprint_model(Odd(extra={"packed": 1}))
 
 
 def test_a_plain_fingerprint_has_neither_casts_nor_buffers(network):

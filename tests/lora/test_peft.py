@@ -11,7 +11,16 @@ from torch import nn
 
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError
-from lora_mnist.lora import LoRAConfig, adapter_names, base_tensors, combine_cat, remove, set_strength, updates_of
+from lora_mnist.lora import (
+    LoRAConfig,
+    adapter_names,
+    base_tensors,
+    combine_cat,
+    inject,
+    remove,
+    set_strength,
+    updates_of,
+)
 from lora_mnist.lora.fingerprint import compute_fingerprint, fingerprint_model
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
 from lora_mnist.training.model import MLP
@@ -132,6 +141,91 @@ def test_what_peft_saved_with_an_option_of_its_own_is_refused_by_name(peft, base
     with pytest.raises(AdapterError, match=rf"option '{name}'"):
         load_adapter(tmp_path, base, "theirs", allow_unverified=True)
     assert adapter_names(base) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("options", "forgotten"),
+    [
+        ({"modules_to_save": ["linear2"]}, {"modules_to_save": None}),
+        ({"bias": "lora_only"}, {"bias": "none"}),
+        ({"bias": "all"}, {"bias": "none"}),
+        ({"use_dora": True}, {"use_dora": False}),
+    ],
+    ids=str,
+)
+def test_tensors_that_peft_trained_beside_a_and_b_are_not_thrown_away(peft, base, tmp_path, options, forgotten):
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["linear1"], **options)
+    theirs = peft.get_peft_model(copy.deepcopy(base), config)
+    for parameter in theirs.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter.data.view(1, -1))
+    theirs.save_pretrained(tmp_path)
+    change(tmp_path, **{"modules_to_save": None, **forgotten})
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors (has|should not have)"):
+        load_adapter(tmp_path, base, "theirs", base="any")
+
+
+def test_what_pefts_config_says_of_the_base_is_kept(saved):
+    _, model, folder = saved
+    about = {"base_model_name_or_path": "org/name", "revision": "main", "task_type": "CAUSAL_LM"}
+    change(folder, **about)
+    load_adapter(folder, model, "b")
+    save_adapter(folder / "again", model, "b")
+    assert about.items() <= json.loads((folder / "again" / "adapter_config.json").read_text()).items()
+    model.name_or_path = "org/other"  # as models of transformers have it
+    save_adapter(folder / "new", model, "a")
+    assert json.loads((folder / "new" / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/other"
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (
+            lambda folder: (folder / "adapter_model.safetensors").write_bytes(POINTER),
+            r"pointer of Git LFS.*git lfs pull",
+        ),
+        (lambda folder: (folder / "adapter_config.json").write_bytes(POINTER), r"config\.json is a pointer of Git LFS"),
+        (lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"), "bin is pickled"),
+        (lambda folder: folder.rename(folder.with_name("moved")), "There is no folder"),
+        (
+            lambda folder: save_file({"linear1.lora_A": torch.ones(2)}, folder / "adapter_model.safetensors"),
+            "Convert it",
+        ),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_adapters_is_called_what_it_is(base, tmp_path, spoil, says):
+    _, folder = _save(tmp_path / "a", base, CONFIG)
+    spoil(folder)
+    with pytest.raises(AdapterError, match=says):
+        load_adapter(folder, base, "a", allow_unverified=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda model: inject(model, "b", {"rank": 2}),
+        lambda model: combine_cat(model, "b", ["a"]),
+        lambda model: combine_cat(model, "b", {"a": "1"}),
+        lambda model: load_adapter("nowhere", model, "b", base="all"),
+    ],
+)
+def test_an_argument_of_another_type_is_an_error_in_words(saved, wrong):
+    with pytest.raises(LoRAError, match=r"LoRAConfig|weight|'same' or 'any'"):
+        wrong(saved[1])
+    assert adapter_names(saved[1]) == ["a"]
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["all-linear"]], ids=str)
+def test_targets_that_somebody_wrote_by_hand_are_those_of_the_weights_file(saved, targets):
+    base, model, folder = saved
+    change(folder, target_modules=targets)
+    load_adapter(folder, base, "a")
+    assert torch.equal(base(IMAGES), model(IMAGES))
 
 
 def test_an_adapter_without_a_fingerprint_is_refused_unless_that_is_allowed(saved):

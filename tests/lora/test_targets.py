@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora import LoRAConfig, adapter_names, inject
 from lora_mnist.training.model import MLP
@@ -21,7 +22,8 @@ from ..models import Transformer, config
     [
         *[{"rank": 0}, {"rank": True}, {"rank": 2.0}, {"rank": 10**14}, {"alpha": math.nan}, {"alpha": 0}],
         *[{"alpha": 10**400}, {"dropout": 1.0}, {"init": "zeros"}, {"targets": ()}, {"rank_pattern": None}],
-        *[{"rank_pattern": {"linear1": 0}}, {"alpha_pattern": {"linear1": math.inf}}],
+        *[{"rank_pattern": {"linear1": 0}}, {"alpha_pattern": {"linear1": math.inf}}, {"targets": [1]}],
+        *[{"rslora": "no"}, {"targets": b"linear1"}, {"rank_pattern": {1: 2}}, {"dtype": torch.int8}],
     ],
     ids=str,
 )
@@ -73,6 +75,33 @@ def test_rank_and_alpha_by_pattern():
     }
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+@pytest.mark.parametrize(
+    ("targets", "ranks"),
+    [
+        (["up"], {"up": 4}),
+        (["q_proj", "proj"], {"proj": 4}),  # the one ends as the other does, without a dot before it
+        (["layers.1.up", "head"], {"1.up": 4}),
+        (["1.q_proj", "0.v_proj"], {"q_proj|v_proj": 4}),
+        (r".*\.(up|down)", {"up": 4, "layers.0.*": 5}),
+        (r"(?!layers).*", {"^pro.*": 4}),
+        (["q_proj", "v_proj"], {r"layers\.1\..*": 5, "q_proj": 4}),
+        ("all-linear", {"[kq]_proj": 4, "1.*": 5}),
+    ],
+    ids=str,
+)
+def test_names_expressions_and_patterns_of_rank_find_what_pefts_find(targets, ranks):
+    import_torchvision()
+    import peft
+
+    base = Transformer()
+    base.proj = nn.Linear(4, 4)
+    theirs = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(target_modules=targets, r=2, rank_pattern=ranks))
+    expected = {path: theirs.base_model.model.get_submodule(path).r["default"] for path in theirs.targeted_module_names}
+    updates = inject(base, "a", LoRAConfig(targets, rank=2, rank_pattern=ranks))
+    assert {path: len(update.lora_A) for path, update in updates.items()} == expected
+
+
 @pytest.mark.parametrize("target", ["linear2", "linear", "LINEAR1", "", "linear1.weight", "("])
 @pytest.mark.parametrize("where", ["targets", "rank_pattern", "alpha_pattern"])
 def test_a_pattern_that_finds_no_target_is_refused_and_nothing_is_changed(where, target):
@@ -122,6 +151,7 @@ def quietly(model, targets="all-linear", also_train=()):
 def test_without_targets_all_layers_are_adapted_but_the_output_layer_of_a_language_model():
     assert quietly(MLP((5, 4))) == ["linear1", "linear2", "linear3"]
     assert quietly(Model("lm_head", "lm_head")) == ["body"]
+    assert quietly(nn.DataParallel(Model("lm_head", "lm_head"))) == ["body"]
     assert quietly(Model("lm_head", "lm_head"), ("all-linear", "lm_head")) == ["body", "lm_head"]
     assert quietly(Model("lm_head", "lm_head"), ".*") == ["body", "lm_head"]
 

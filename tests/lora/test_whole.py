@@ -141,6 +141,26 @@ def test_what_cannot_be_trained_whole_is_refused_and_nothing_changed(also_train,
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        *[nn.ModuleList([nn.Linear(8, 8)]), nn.ModuleDict({"a": nn.Linear(8, 8)})],
+        *[nn.ParameterList([torch.ones(8)]), nn.ParameterDict({"a": torch.ones(8)})],
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_what_is_no_more_than_a_container_is_refused_and_a_sequence_is_gone_through(part):
+    model = Classifier()
+    model.part = part
+    with pytest.raises(LoRAError, match=rf"part, a {type(part).__name__}, is not called"):
+        inject(model, "a", CONFIG, also_train="part")
+    assert model.part is part
+    model.part = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    inject(model, "a", CONFIG, also_train="part")
+    copied = list(copies_of(model, "a")["part"])
+    assert [*model.part] == [model.part[i] for i in range(len(model.part))] == copied
+
+
 def test_its_numbers_count_as_the_adapters():
     table = parameter_table(trained()[0], "a")
     assert table.added == 2 * (6 + 8) + 8 * 3 + 3
@@ -172,9 +192,12 @@ def test_a_name_that_means_more_to_peft_is_refused_when_it_is_saved(tmp_path):
 def test_a_state_dict_has_the_copy_beside_the_base():
     model, base = trained()
     state = model.state_dict()
-    assert torch.equal(state["classifier.weight"], base.classifier.weight)
+    assert set(state) >= {name for name, _ in model.named_parameters()}
+    assert torch.equal(state["classifier.base.weight"], base.classifier.weight)
+    assert base_tensors(model).keys() == base.state_dict().keys()
     assert torch.equal(state["classifier.updates.a.weight"], copies_of(model, "a")["classifier"].weight)
     other, _ = trained()
     nn.init.zeros_(other.classifier.updates["a"].weight)
-    other.load_state_dict(state)
+    for plain_or_not in (base.state_dict(), state):
+        other.load_state_dict(plain_or_not)
     assert torch.equal(other(X), model(X))
