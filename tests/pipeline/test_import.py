@@ -66,7 +66,7 @@ class Foreign(NamedTuple):
 
 
 FOREIGN = {
-    "demonstration": Foreign("model.pth", ["linear1", "linear2", "linear3"], (100, 200)),
+    "named as ours": Foreign("model.pth", ["linear1", "linear2", "linear3"], (100, 200)),
     "fc": Foreign("fc.pt", ["fc1", "fc2"], (64,), plain_pixels, {"pixels": "0-1"}),
     "sequential": Foreign("net.pt", ["1", "3", "5", "7", "9"], (70, 30, 50, 20)),
     "one layer": Foreign("linear.pt", [""], (), plain_pixels, {"pixels": "0-1"}),
@@ -187,6 +187,40 @@ def test_a_network_comes_in_is_repaired_and_goes_back_as_it_came(tmp_path, one):
         assert float((forward(back, one.names, x) - logits).abs().max()) <= rounding * float(logits.abs().max())
     back = load_file(base.file) if file.suffix == ".safetensors" else torch.load(base.file)
     assert all(torch.equal(each, tensors[name]) for name, each in (back[one.key] if one.key else back).items())
+
+
+class Demonstration(nn.Module):
+    """The published one, as it is written there."""
+
+    def __init__(self, hidden_size_1=1000, hidden_size_2=2000):
+        super().__init__()
+        self.linear1 = nn.Linear(28 * 28, hidden_size_1)
+        self.linear2 = nn.Linear(hidden_size_1, hidden_size_2)
+        self.linear3 = nn.Linear(hidden_size_2, 10)
+        self.relu = nn.ReLU()
+
+    def forward(self, img):
+        x = img.view(-1, 28 * 28)
+        x = self.relu(self.linear1(x))
+        x = self.relu(self.linear2(x))
+        return self.linear3(x)
+
+
+def test_the_published_demonstration_comes_in(tmp_path):
+    torch.manual_seed(0)
+    net, x = Demonstration(), usual_pixels(IMAGES)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
+    for batch in torch.randperm(len(x))[:1000].split(10):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x[batch]), LABELS[batch].long()).backward()
+        optimizer.step()
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    found = bring_in(tmp_path / "run", tmp_path / "model.pt")
+    work = open_workspace(Request(run=tmp_path / "run"))
+    assert sum(one.numel() for one in work.base.parameters()) == 2_807_010
+    with torch.no_grad():
+        wrong = net(usual_pixels(work.dataset.test.images)).argmax(1) != work.dataset.test.labels
+    assert (found.splits["test"].errors, found.better) == (int(wrong.sum()), None)
 
 
 def test_layers_with_and_without_a_bias_go_together(tmp_path, usual):
