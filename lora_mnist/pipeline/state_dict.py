@@ -108,18 +108,19 @@ def _by_number(name: str) -> list[str | int]:
 
 
 def _from_torch(path: Path, content: bytes) -> Any:
-    if zipfile.is_zipfile(io.BytesIO(content)):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
+    try:
+        is_zip = content.startswith(b"PK\x03\x04")  # by which torch tells it from its older format
+        members = zipfile.ZipFile(io.BytesIO(content)).infolist() if is_zip else []
         if sum(member.file_size for member in members) > LARGEST:
             raise RunError(f"{path} holds more than {LARGEST:,} bytes when it is unpacked.", SAVE)
         if any(member.filename.endswith("/constants.pkl") for member in members):
             raise RunError(f"{path} is a TorchScript archive, whose code would have to run.", SAVE)
-    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a file's own torch stored otherwise
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make torch raise errors of many kinds
+    except RunError:
+        raise
+    except Exception as error:  # damaged files make zipfile and torch raise errors of many kinds
         if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
             cause = f"{path} holds {foreign[1]} beside or in place of tensors, and reading that could run anything."
             raise RunError(cause, SAVE) from error

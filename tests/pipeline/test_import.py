@@ -409,6 +409,7 @@ FILES = {
     "a folder": (lambda folder: folder, "is a folder"),
     "empty": (lambda folder: (folder / "file.pt").touch() or folder / "file.pt", "is empty"),
     "text": (write("file.pt", b"weights"), "is no file of torch.save"),
+    "damaged": (write("file.pt", b"PK\x03\x04" + bytes(200)), "is no file of torch.save, or a damaged one"),
     "cut short": (write("file.safetensors", b"\xff" * 40), "is no file of safetensors"),
     "another format": (write("model.onnx", b"\x08"), "does not end in .pt"),
 }
