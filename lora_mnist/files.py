@@ -1,7 +1,9 @@
-"""Read files that somebody else may have put there: only regular ones, of bounded size."""
+"""Read files that somebody else may have put there, only regular ones, of bounded size; leave no empty folders."""
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -21,3 +23,15 @@ def open_regular(path: Path) -> BufferedReader:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "it is not a regular file")
     return path.open("rb")
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """On leaving, remove `folder` and those above it that the block made, unless something is in them."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something is
+            for path in made:
+                path.rmdir()

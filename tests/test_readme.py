@@ -54,7 +54,7 @@ def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
     compiling every module of torch, which pip would: for its options that say no, 0 is yes."""
     run_all(script_of(README), clone, LORA_MNIST_DATA="", LORA_MNIST_OFFLINE="1", PIP_NO_COMPILE="0")
     assert (clone / "runs" / "mine" / "report" / "index.html").is_file()
-    assert (clone / "adapters" / "mine" / "adapter_config.json").is_file()
+    assert (clone / "runs" / "library" / "mine" / "adapter_config.json").is_file()
 
 
 def test_every_option_in_a_command_exists():

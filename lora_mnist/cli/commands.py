@@ -12,7 +12,7 @@ from lora_mnist.cli import completion, results, tables
 from lora_mnist.cli import options as o
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
-from lora_mnist.errors import NOTHING_KEPT, ProofError, UsageError
+from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.pipeline.finetune import FinetuneResult
@@ -92,6 +92,33 @@ def pretrain(
     work, pretraining = pretrain(o.request_of(run, session, common, **base.settings(**vars(loop))))
     more = verbose and tables.evaluation
     print_result(pretraining, session, results.pretraining, more, file=work.run.base.folder)
+
+
+def import_base(
+    common: o.ConfigOptions,
+    session: o.Session,
+    file: Path = argument("Data", "State dict or checkpoint: .pt, .pth, .bin, .ckpt or .safetensors.", "FILE", ...),
+    run: Path = o.RUN,
+    dataset: str | None = o.DATASET,
+    mean: float | None = in_data("What it subtracts from its pixels.", "X", show_default="0.1307"),
+    std: float | None = in_data(
+        "What it divides them by then; a negative one is for dark digits on light.", "X", show_default="0.3081"
+    ),
+    pixels: str | None = in_data(
+        "The pixels that --mean and --std are of; without these two it takes them as they are.", "0-1|0-255"
+    ),
+    verbose: bool = o.VERBOSE,
+) -> None:
+    """Make a trained network of your own the base of a run: linear layers from 784 to 10 with ReLU between them.
+
+    Example: lora-mnist import model.pt --run runs/mine
+    """
+    from lora_mnist.pipeline.import_base import import_base
+
+    request = o.request_of(run, session, common, **o.given("data", dataset=dataset))
+    work, imported = import_base(request, file, mean, std, pixels)
+    more = verbose and tables.evaluation
+    print_result(imported, session, results.imported, more, file=work.run.base.folder)
 
 
 def evaluate(
@@ -324,7 +351,7 @@ def predict(
     index: list[int] | None = in_data("Test image to take instead of a file; the first is 0. May be repeated.", "N"),
     show: Path | None = in_output("Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
     force: bool = in_output("Let --show replace a file that is there."),
-) -> None:
+) -> int:
     """Say what the base takes a picture for, and what each adapter does, or those that are named.
 
     Example: lora-mnist predict three.png
@@ -337,12 +364,15 @@ def predict(
     if show:
         require_one_picture(len(images or index or ()), show, force)
     work = _open(run, session)
-    pictures = [*pictures_in(images or ()), *pictures_of(work, index or ())]
+    pictures, refused = pictures_in(images or ())
+    pictures += pictures_of(work, index or ())
     chosen = replace(adapters, adapter=adapters.adapter or work.run.adapter_names()).applied()
     result = predict(work, pictures, chosen, adapters.allow_unverified)
+    result = result.model_copy(update={"refused": refused or None})
     if show:
         write_picture(pictures[0], show)
     print_result(result, session, tables.predictions, file=show)
+    return DataError.exit_code if refused else 0
 
 
 def export(
@@ -351,15 +381,16 @@ def export(
     force: bool = o.FORCE,
     run: Path = o.RUN,
     format: str = in_output(
-        "ONNX, which needs the extra onnx; what torch.export.load reads; or a page to draw on, for any browser.",
-        "onnx|torch|html",
+        "ONNX, which needs the extra onnx; what torch.export.load reads; of an imported base, as its file was; or a"
+        " page to draw on, for any browser.",
+        "onnx|torch|original|html",
         "onnx",
     ),
     out: Path | None = in_output(
         "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"
     ),
 ) -> None:
-    """Write the base with adapters as one file: ONNX, which phones run, or a page that shows what they do.
+    """Write the base with adapters as one file: ONNX, which phones run, another, or a page that shows what they do.
 
     Example: lora-mnist export --adapter digit9-r1 --format html
     """
@@ -444,7 +475,8 @@ def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptio
 
 
 def _print_tuning(tuning: "FinetuneResult", work: "Workspace", verbose: bool, output: o.Output) -> int:
-    run, is_rare = work.request.run, work.run.record.rare is not None
+    record, run = work.run.record, work.request.run
+    is_rare = record.rare is not None or record.source is not None
     place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
     more = verbose and tables.finetuning
     print_result(tuning, output, lambda one: results.finetuning(one, run, is_rare), more, file=place)

@@ -4,8 +4,10 @@ Imported before everything else, so nothing here takes time to import.
 """
 
 import functools
+import linecache
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from lora_mnist.errors import DiskError, LoraMnistError, sentence
+from lora_mnist.errors import DiskError, LoraMnistError, sentence, shown
 
 log = logging.getLogger("lora_mnist")
 
@@ -23,6 +25,7 @@ LINES = {
     signal.SIGINT: "Interrupted; what was finished before is kept.",
     signal.SIGTERM: "Terminated; what was finished before is kept.",
 }
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 GRACE = 0.8  # seconds to clean up in; what is left behind then is removed by the next writing command
 
 received: signal.Signals | None = None  # a library may raise something else since, or carry on as if nothing were
@@ -145,10 +148,36 @@ def _explain(error: BaseException) -> tuple[int, str]:
         type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
     ):
         return 2, "There is not enough memory for this. Choose smaller sizes, fewer steps or a lower rank."
+    if type(error) is RuntimeError and "home directory" in str(error):  # pathlib's, as for --install-completion
+        return 2, "It is not known which folder is your home. Set HOME to it."
+    if variable := _unusable_variable(error):
+        why = " ".join(str(error).split()).partition(". ")[0].rstrip(".") or type(error).__name__
+        cause = f"The environment's `{variable}` (={shown(os.environ[variable])}) is of no use: {why}."
+        return 2, f"{cause} Correct it, or unset it."
     if isinstance(error, OSError):
         return DiskError.exit_code, f"The system refused: {error}. Make room, or choose another place."
     name = type(error).__name__
     return 1, f"This is a bug in lora-mnist: {name}: {error}. Run it again with --debug and report that."
+
+
+def _unusable_variable(error: BaseException) -> str | None:
+    """The variable of the environment that made a library raise `error`, as TQDM_NCOLS=x does; None if none did.
+
+    The file that raised it reads that variable, or is of the package that the variable is named after; and either it
+    was about to be imported, or the error quotes the value.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or frames[-1].filename.startswith(OURS):
+        return None
+    file, source = frames[-1].filename, "".join(linecache.getlines(frames[-1].filename))
+    package = file.rpartition(f"-packages{os.sep}")[2].split(os.sep)[0]
+    in_import = frames[-1].name == "<module>" and not isinstance(error, ImportError)
+    for name, value in os.environ.items():
+        reads = re.search(rf"[\"']{re.escape(name)}[\"']", source) or name.lower().startswith(f"{package}_")
+        quotes = not isinstance(error, OSError) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", str(error))
+        if value and name != "_" and reads and (in_import or quotes):
+            return name
+    return None
 
 
 def _wrong_use(error: Any) -> str:

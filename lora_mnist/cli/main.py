@@ -17,12 +17,12 @@ from lora_mnist import __version__
 from lora_mnist.cli import commands as c
 from lora_mnist.cli import completion, errors
 from lora_mnist.cli.errors import handle_signals, report_error, returns_exit_code, silence_stdout
-from lora_mnist.cli.options import PANELS
+from lora_mnist.cli.options import PANELS, folder, in_home
 from lora_mnist.cli.sweep_commands import sweep
 from lora_mnist.settings.layers import overlay, read_config
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
-    "Main job": (c.run, c.pretrain, c.evaluate, c.finetune, c.verify, c.report),
+    "Main job": (c.run, c.pretrain, c.import_base, c.evaluate, c.finetune, c.verify, c.report),
     "Look": (c.adapters, c.compare, c.runs, c.params, c.predict, c.play, c.doctor),
     "Take along": (c.merge, c.extract, c.export),
     "More": (c.teach, sweep),
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     handle_signals()
     os.environ.pop("MPLBACKEND", None)  # Jupyter sets its own for every !command; our plots open no window
+    os.environ["MATPLOTLIBRC"] = os.devnull  # nor do they look as others should; a damaged one would end matplotlib
     os.environ["PYTHONSAFEPATH"] = "1"  # no process of ours imports a types.py that lies in the working folder
     try:
         codecs.register_error("plain", _plain)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plain(error: UnicodeError) -> tuple[str, int]:
     """What stands for characters that the terminal's encoding, as cp1252, does not have."""
     assert isinstance(error, UnicodeEncodeError)
-    likenesses = {"→": "->", "·": ".", "×": "x", "−": "-", "…": "...", "─": "-", "│": "|"}
+    likenesses = {"→": "->", "·": ".", "×": "x", "−": "-", "±": "+-", "…": "...", "–": "-", "─": "-", "│": "|"}
     return "".join(likenesses.get(one, "?") for one in error.object[error.start : error.end]), error.end
 
 
@@ -84,6 +85,8 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
         read = one.metadata["typer"](name)
         if one.default is None and read.show_default is True:
             read.show_default = default_in_config(function.__name__, name) or True
+        if read.parser is None and str(read.metavar).endswith(("DIR", "FILE", "FOLDER", "IMAGE", "RUN")):
+            read.parser = folder if "Path" in str(kind) else in_home
         keyword, annotation = inspect.Parameter.KEYWORD_ONLY, Annotated[kind, read]
         options.append(inspect.Parameter(name, keyword, default=one.default, annotation=annotation))
     # Typer shows the panels in the order in which it meets them
@@ -155,4 +158,5 @@ for _panel, _functions in COMMANDS.items():
     for _function in _functions:
         # `python -OO` drops docstrings, but not their source
         _help = _function.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(_function)).body[0])  # type: ignore
-        app.command(help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))
+        _name = _function.__name__.removesuffix("_base")  # `import` is no name that Python allows
+        app.command(_name, help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))

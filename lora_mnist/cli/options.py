@@ -1,5 +1,6 @@
 """Options that several commands share, spelled and explained once; and the request and settings that they become."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lora_mnist.cli import completion
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.layers import config_names
 
 if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
@@ -49,11 +50,19 @@ def argument(panel: str, text: str, metavar: str, default: object = None, **more
 in_run, in_repair, in_lora, in_training, in_data, in_output = (partial(option, panel) for panel in PANELS)
 
 
-def folder(name: str) -> Path:
+def folder(name: str | Path) -> Path:
     """A path that was typed; an empty one would be the working directory."""
     if not name:
         raise typer.BadParameter("'' names no folder. The one you are in is '.'.")
-    return Path(name).expanduser()  # a shell leaves the ~ of --run=~/x and of a quoted variable to us
+    return Path(in_home(name))
+
+
+def in_home(path: str | Path) -> str:
+    """A path or a name, with the home folder for `~`, which a shell leaves in --run=~/x and in a quoted variable."""
+    found = os.path.expanduser(str(path))
+    if found.startswith("~"):
+        raise typer.BadParameter(f"{shown(path)} is in no home folder that is known. Write the whole path.")
+    return found
 
 
 FORCE = in_run("Replace what is finished; replacing a base also removes its adapters.")
@@ -68,6 +77,10 @@ RARE = in_data(
     "Digit of which the base sees only a share of the training images: a real weakness, as networks have that need a"
     " repair. Without :SHARE, as many as the config says.",
     "DIGIT[:SHARE]|none",
+)
+DATASET = in_data(
+    "MNIST, or 5,000 of its images, which need no network; auto takes all of MNIST if it can be had.",
+    "auto|mnist|mnist-5k",
 )
 VERBOSE = in_output("Print every table, not just the summary.")
 OPEN = in_output("Show the page in the browser.")
@@ -164,10 +177,7 @@ class Adapters:
 class Base:
     """What a base is made of: images and how they are split, the network's shape, and how long it is trained."""
 
-    dataset: str | None = in_data(
-        "MNIST, or 5,000 of its images, which need no network; auto takes all of MNIST if it can be had.",
-        "auto|mnist|mnist-5k",
-    )
+    dataset: str | None = DATASET
     val_share: float | None = in_data(
         "Share of the training images set aside as val, by which all is decided.", "SHARE"
     )

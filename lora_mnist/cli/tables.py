@@ -253,6 +253,7 @@ def adapters(listing: Listing) -> RenderableType:
     """One line for every adapter, and for every checkpoint with all weights trained."""
     digest = labelled("digest", listing.digest)
     base = [Line(f"The base {listing.rare}.")] if listing.rare else []
+    base += [Line(f"The base was imported from {listing.imported}.")] if listing.imported else []
     if not listing.adapters:
         return Group(Line(f"{listing.run} has no adapters yet."), *base, digest)
     rows = table("adapter", "digit", "rank", "numbers", "missed", "false al.", "errors", "proof", "size")
@@ -294,6 +295,7 @@ def runs(document: Overview) -> RenderableType:
         base = [line.dataset or "", f"{100 * line.accuracy:.2f} %", str(line.adapters)]
         rows.add_row(name, *base, *best, _size(line.bytes), (line.digest or "")[:DIGEST])
         notes += [Line(f"{name}: the base {line.rare}.")] if line.rare else []
+        notes += [Line(f"{name}: the base was imported from {line.imported}.")] if line.imported else []
     return Group(titled(f"Runs below {document.folder}, with test figures", rows), *notes, *faults)
 
 
@@ -361,8 +363,14 @@ def _notes(document: SideBySide, shown: int) -> Iterator[str]:
 
 
 def predictions(document: Predictions) -> RenderableType:
-    """Of one picture per cent of every digit, a row for each network; of several pictures a line each."""
-    guesses, networks, notes = document.predictions[0].guesses, [], []
+    """Of one picture per cent of every digit, a row for each network; of several pictures a line each.
+
+    Below stands why others were refused.
+    """
+    notes = [Line(reason) for reason in (document.refused or {}).values()]
+    if not document.predictions:
+        return Group(*notes)
+    guesses, networks = document.predictions[0].guesses, []
     for guess in guesses:
         name, strength = (guess.adapter.name, guess.adapter.strength) if guess.adapter else ("base", 1)
         networks.append(name if strength == 1 else f"{name} at {strength:g}")

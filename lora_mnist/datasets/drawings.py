@@ -1,5 +1,6 @@
 """Drawings with their labels: a folder `0/*.png … 9/*.png`, read and prepared, to be trained on."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from lora_mnist.errors import DataError
 
 SIDE = 28  # pixels
 MOST = 10_000  # drawings: far beyond what anybody draws
+UNMEANT = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r")  # of systems and archives
 LAYOUT = "Put the pictures of every digit into a folder of its own: 7/one.png, 7/two.png, 9/one.png."
+
+log = logging.getLogger("lora_mnist")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Drawings(Split):
 
 
 def read_drawings(folder: Path) -> Drawings:
-    """The pictures in `folder`/0 … `folder`/9, each prepared as MNIST's were; hidden files are left out.
+    """The pictures in `folder`/0 … `folder`/9, each prepared as MNIST's were; hidden files and `UNMEANT` are left out.
 
     Raises:
         DataError: there is none, there is something else, or a picture, named, cannot be read or holds no one digit.
@@ -70,6 +74,11 @@ def _digits(folder: Path) -> list[tuple[int, Path]]:
 
 def _visible(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        found = sorted(folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}.", LAYOUT) from error
+    left_out = [path for path in found if path.name.startswith(".") or path.name.lower() in UNMEANT]
+    if left_out:
+        more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+        log.info("Note: left out of %s: %s%s.", folder, ", ".join(path.name for path in left_out[:4]), more)
+    return [path for path in found if path not in left_out]

@@ -20,7 +20,7 @@ from types import ModuleType
 import numpy as np
 
 from lora_mnist.errors import DataError, DiskError
-from lora_mnist.files import open_regular
+from lora_mnist.files import open_regular, removed_if_empty
 
 log = logging.getLogger("lora_mnist")
 
@@ -94,17 +94,18 @@ def download_mnist(folder: Path, quiet: bool = False) -> None:
     """
     raw = raw_folder(folder)
     try:
-        raw.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{TEMPORARY}*"):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True) as temporary:
-            _download_into(temporary, quiet)
-            for name in MNIST_FILES:
-                _read(raw_folder(Path(temporary)) / name, name)  # torchvision checks the md5 of the archive only
-            for name in MNIST_FILES:
-                if not _find(folder, name):
-                    os.replace(raw_folder(Path(temporary)) / name, raw / name)
+        with removed_if_empty(raw):
+            raw.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{TEMPORARY}*"):
+                if time.time() - left.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder, ignore_cleanup_errors=True) as temporary:
+                _download_into(temporary, quiet)
+                for name in MNIST_FILES:
+                    _read(raw_folder(Path(temporary)) / name, name)  # torchvision checks the md5 of the archive only
+                for name in MNIST_FILES:
+                    if not _find(folder, name):
+                        os.replace(raw_folder(Path(temporary)) / name, raw / name)
     except OSError as error:
         raise DiskError(f"Cannot write {raw}: {error.strerror}.", "Choose another place with --data.") from error
 
@@ -164,13 +165,15 @@ def import_torchvision() -> ModuleType:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """Where one of the four lies: in MNIST/raw/, as torchvision lays it, or in `folder` itself; plain or as .gz.
+    """Where one of the four lies: in MNIST/raw/, as torchvision lays it, raw/, or `folder` itself; plain or as .gz.
 
     Kaggle calls it train-images.idx3-ubyte, and unpacks it into a folder of its own name.
     """
-    for place in (raw_folder(folder), folder):
-        for spelling in (name, name.replace("-idx", ".idx")):
-            for path in (place / spelling, place / spelling / spelling, place / f"{spelling}.gz"):
+    spellings = (name, name.replace("-idx", ".idx"))
+    for place in (raw_folder(folder), folder / "raw", folder):
+        for spelling in spellings:
+            within = (place / spelling / inner for inner in spellings)
+            for path in (place / spelling, *within, place / f"{spelling}.gz"):
                 if path.is_file():
                     return path
     return None

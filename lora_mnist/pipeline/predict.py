@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import DataError, UsageError
 from lora_mnist.evaluation.metrics import require_finite
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
@@ -52,16 +52,26 @@ class Predictions(Document):
 
     dataset: str
     predictions: Many[Prediction]
+    refused: Maybe[dict[str, str]] = None  # other files, each with the reason, if there are any
 
 
-def pictures_in(files: Sequence[Path]) -> list[Picture]:
+def pictures_in(files: Sequence[Path]) -> tuple[list[Picture], dict[str, str]]:
     """Drawings or photographs of one digit each, prepared as `dataset` prepared its own.
 
-    Raises DataError, which names it, if one cannot be read, is blank or holds several digits.
+    Also the files that cannot be read, are blank or hold several digits, each with the reason. Raises DataError if that
+    is the only one.
     """
     from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
-    return [Picture(prepared(file), str(file)) for file in files]
+    pictures, refused = list[Picture](), dict[str, str]()
+    for file in files:
+        try:
+            pictures.append(Picture(prepared(file), str(file)))
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            refused[str(file)] = str(error)
+    return pictures, refused
 
 
 def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
@@ -106,6 +116,8 @@ def predict(
         LoRAError: a strength is not finite.
         RunError: an adapter, or one that it was trained on top of, is missing, damaged, or made on another base.
     """
+    if not pictures:
+        return Predictions(dataset=work.dataset.name, predictions=())
     images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
     guesses: list[list[Guess]] = [[] for _ in pictures]
     for one in (None, *adapters):

@@ -130,11 +130,14 @@ def hold(
     for layer in work.base.children():
         weight, scale, _ = _store(layer.weight.detach(), kind)
         sizes = {"in": layer.in_features, "out": layer.out_features}
-        layers.append(sizes | {"weight": _text(weight.t()), "scale": _text(scale), "bias": _text(layer.bias)})
+        bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
+        layers.append(sizes | {"weight": _text(weight.t()), "scale": _text(scale), "bias": _text(bias)})
     on = next((one for one in reversed(adapters) if "problem" not in one), None)
     shown = _choose_images(labels, decisions)
     return {
         "kind": kind,
+        "mean": work.base.mean,  # of grey levels from 0 to 1, and the deviation, as the base wants its pixels
+        "std": work.base.std,
         "layers": layers,
         "adapters": list(adapters),
         "on": [on["name"], *on["on_top_of"]] if on else [],

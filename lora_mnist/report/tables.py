@@ -6,6 +6,7 @@ Counts are of `test` unless a name says otherwise, shares are 0 to 1.
 import csv
 import io
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -272,10 +273,9 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def base_settings(documents: RunDocuments) -> dict[str, Any]:
-    """The settings that made the base, by the names that a config file has for them."""
-    return documents.run.settings.model_dump(
-        mode="json", include={"seed", "data", "model", "pretrain"}, exclude_none=True
-    )
+    """The settings that made the base, by the names that a config file has for them; of an imported one no training."""
+    trained = () if documents.run.source else ("seed", "pretrain")
+    return documents.run.settings.model_dump(mode="json", include={"data", "model", *trained}, exclude_none=True)
 
 
 def settings_of(stored: FinetunedDocuments) -> dict[str, Any]:
@@ -304,7 +304,13 @@ def commands(documents: RunDocuments) -> list[str]:
     def machine(provenance: Provenance) -> str:
         return f"--device {provenance.device} --threads {provenance.threads}"
 
-    lines = [f"lora-mnist pretrain {NEW_RUN} --config base.toml {machine(documents.base.provenance)}"]
+    make = f"pretrain {NEW_RUN}"
+    if source := documents.run.source:
+        model = documents.run.settings.model
+        make = f"import {shlex.quote(source.file)} {NEW_RUN} --mean {model.mean!r} --std {model.std!r}"
+    lines = [f"lora-mnist {make} --config base.toml {machine(documents.base.provenance)}"]
+    if source:
+        lines.insert(0, f"# {source.file}, SHA-256 {source.sha256}, is not in this folder: put it there")
     for one in documents.checkpoints:
         config = f"--config {one.name}.full.toml"
         lines.append(f"lora-mnist finetune --full {NEW_RUN} {config} {machine(one.provenance)}")

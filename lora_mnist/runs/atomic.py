@@ -18,10 +18,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_mnist.errors import AlteredError, BusyError, DiskError, UsageError
-from lora_mnist.files import open_regular, read_regular
+from lora_mnist.files import open_regular, read_regular, removed_if_empty
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 MANIFEST, LOCK, HOLDER = "manifest.json", ".lock", ".writer"
 TEMPORARY = ".new-"  # in the name of everything that is not in its place yet; readers never look at it
@@ -84,8 +87,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Create `folder` and check that files can be made in it, before any work is spent. Raises DiskError."""
-    with disk_errors(folder):
+    """Check that files can be made in `folder`, before any work is spent, and leave nothing. Raises DiskError."""
+    with disk_errors(folder), removed_if_empty(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"probe")
@@ -289,7 +292,7 @@ def one_writer(folder: Path) -> Iterator[bool]:
         BusyError: another command writes there. It names that command and does not wait.
         DiskError: the lock cannot be made.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     lock_file, holder = folder / LOCK, folder / HOLDER
     # a marker file in place of a lock would outlive a kill, so there is no soft lock to fall back on
@@ -298,15 +301,33 @@ def one_writer(folder: Path) -> Iterator[bool]:
         with lock:
             yield False
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with removed_if_empty(folder):
+        _acquire(lock, folder)
+        try:
+            with suppress(OSError):  # on a full disk the command's own files matter, not its name
+                command = shlex.join(["lora-mnist", *sys.argv[1:]])[:500]
+                since = datetime.now().astimezone().isoformat(" ", "seconds")
+                holder.write_bytes(f"process {os.getpid()} (`{command}`), since {since}".encode())
+            yield True
+        finally:
+            for path in (holder, lock_file):  # while the lock is held: filelock takes none on a file without a name
+                with suppress(OSError):
+                    path.unlink()
+            lock.release()
+
+
+def _acquire(lock: "FileLock", folder: Path) -> None:
+    """Make `folder` and take its lock, where its file system has locks. Raises as `one_writer` does."""
+    from filelock import Timeout
+
     with disk_errors(folder):
-        if lock_file.is_symlink():  # the file it links to would be written over
-            raise DiskError(f"{lock_file} is a link to another file.", "Remove it.")
+        if (folder / LOCK).is_symlink():  # the file it links to would be written over
+            raise DiskError(f"{folder / LOCK} is a link to another file.", "Remove it.")
         for attempt in (1, 2, 3):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire()
-                break
+                return
             except Timeout as error:
                 raise BusyError(
                     f"{folder} is being written by {writer_of(folder) or 'another command'}.",
@@ -315,23 +336,9 @@ def one_writer(folder: Path) -> Iterator[bool]:
             except OSError as error:
                 if error.errno in NO_LOCKS:
                     log.warning("Note: %s is on a file system without locks. Run one command at a time.", folder)
-                    break
+                    return
                 if attempt == 3 or not isinstance(error, FileNotFoundError):  # another command removed its empty folder
                     raise
-    try:
-        with suppress(OSError):  # on a full disk the command's own files matter, not its name
-            command = shlex.join(["lora-mnist", *sys.argv[1:]])[:500]
-            since = datetime.now().astimezone().isoformat(" ", "seconds")
-            holder.write_bytes(f"process {os.getpid()} (`{command}`), since {since}".encode())
-        yield True
-    finally:
-        for path in (holder, lock_file):  # while the lock is held: filelock takes none on a file without a name
-            with suppress(OSError):
-                path.unlink()
-        lock.release()
-        with suppress(OSError):  # something is in it
-            for path in made:
-                path.rmdir()
 
 
 def writer_of(folder: Path) -> str | None:

@@ -4,6 +4,7 @@
 The base and the images are in memory once on a machine: processes map them from a file, Ray's from its object store.
 """
 
+import io
 import itertools
 import logging
 import os
@@ -17,7 +18,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib.util import find_spec
 from multiprocessing import active_children, connection, get_context, parent_process
 from pathlib import Path
@@ -25,7 +26,8 @@ from typing import Any
 
 import torch
 
-from lora_mnist.errors import UsageError, shown
+from lora_mnist.errors import DiskError, UsageError, shown
+from lora_mnist.runs.atomic import disk_errors, require_writable
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.jobs import FEW, Outcome, SweepContext, failure_of, restore, run_jobs, stacks_of
 from lora_mnist.training.device import prepare_device, require_threads, without_interrupts
@@ -34,6 +36,7 @@ Show = Callable[[float], None]  # called with how many jobs' work is done by now
 Outcomes = Generator[list[Outcome], None, None]  # as soon as they are known; to close it ends what is at work
 Engine = Callable[[SweepContext, Sequence[Job], Show], Outcomes]
 
+OURS = Path(__file__).parents[2]
 RAY_RETRIES = 3  # of a task whose worker or machine died
 RAY_AHEAD = 4  # tasks that wait for each CPU of the cluster: a million of them need not be listed all the time
 RAY_STORE = 256 << 20  # bytes of a local object store beside what is put there; Ray would take a third of the memory
@@ -71,6 +74,9 @@ def engine_of(
         raise UsageError("--engine ray needs Ray, which is not installed.", "Install lora-mnist[ray].")
     if not 0 <= gpus <= 1:
         raise UsageError(f"`gpus` (={gpus}) must be from 0 to 1.", "A task computes on one GPU at most.")
+    address = address or os.environ.get("RAY_ADDRESS")  # which Ray takes too, but then not what is for one of our own
+    if gpus and not address and not torch.cuda.is_available():
+        raise UsageError(f"`gpus` (={gpus}) is more than this machine has: torch sees no GPU.", "Leave --gpus out.")
     return lambda context, jobs, show: _run_ray(context, jobs, processes, address, gpus)
 
 
@@ -96,7 +102,11 @@ def _run_pool(context: SweepContext, tasks: Sequence[Sequence[Job]], processes: 
     left = dict(enumerate(tasks))
     with tempfile.TemporaryDirectory(prefix="lora-mnist-") as folder:
         file = Path(folder) / "context.pt"
-        torch.save(context.flatten(), file)
+        content = io.BytesIO()
+        torch.save(context.flatten(), content)
+        with disk_errors(file):  # torch itself would raise a RuntimeError
+            file.write_bytes(content.getbuffer())
+        del content
         while left:
             try:
                 for number, outcomes in _run_until_death(file, left, min(processes, len(left))):
@@ -161,13 +171,20 @@ def _run_task(task: Sequence[Job]) -> list[Outcome]:
 
 
 def _run_ray(context: SweepContext, jobs: Sequence[Job], processes: int, address: str | None, gpus: float) -> Outcomes:
-    """Stacks as tasks of the cluster at `address`, or of one on this machine with `processes` workers."""
+    """Stacks as tasks of the cluster at `address`, or of one on this machine with `processes` workers.
+
+    Raises UsageError if no machine of it has what a task takes, or as `_connected` does.
+    """
     import ray
 
     flat = context.flatten()
     arrays = {name: one.cpu().numpy() if torch.is_tensor(one) else one for name, one in flat.items()}  # Ray maps arrays
     stacks = iter(stacks_of(context, jobs, processes, gpus > 0))
     with _connected(address, processes, sum(getattr(one, "nbytes", 0) for one in arrays.values())):
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(one.get("CPU", 0) >= 1 and one.get("GPU", 0) >= gpus for one in machines):  # Ray would wait for ever
+            share = f" and `gpus` (={gpus}) of a GPU" if gpus else ""
+            raise UsageError(f"No machine of the Ray cluster has a CPU{share} for a task.", "Choose another cluster.")
         settings = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RAY_RETRIES, "name": "lora_mnist_stack"}
         task: Any = ray.remote(_run_ray_task).options(**settings)
         shared = ray.put(arrays)
@@ -189,24 +206,32 @@ def _run_ray(context: SweepContext, jobs: Sequence[Job], processes: int, address
 
 @contextmanager
 def _connected(address: str | None, processes: int, size: int) -> Iterator[None]:
-    """Raises UsageError if there is no cluster at `address`; None starts one that holds `size` bytes of arrays."""
+    """Raises UsageError if there is no cluster at `address`. None starts one that holds `size` bytes of arrays; that
+    raises UsageError or DiskError in Ray's own words."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray reports home
-    address = address or os.environ.get("RAY_ADDRESS")  # which Ray takes too, but then not what is for one of our own
     local: dict[str, Any] = {"num_cpus": processes, "object_store_memory": size + RAY_STORE, "include_dashboard": False}
     terminated = signal.getsignal(signal.SIGTERM)
+    if not address:  # on a full disk Ray would wait half a minute, and not say why
+        require_writable(Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()))
     try:
         if address and (found := re.fullmatch(r"([\w.-]+):([0-9]+)", address)):  # where Ray would wait for minutes
             socket.create_connection((found[1], int(found[2])), RAY_WAIT).close()
-        with warnings.catch_warnings(action="ignore"):  # of what later versions of Ray will do
+        # the workers import from the driver's working folder, so that is to be where this package lies
+        with chdir(OURS), warnings.catch_warnings(action="ignore"):  # of what later versions of Ray will do
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
-    except (OSError, ValueError) as error:  # a ConnectionError is an OSError
-        cause = f"There is no Ray cluster at {address!r}: {error}."
-        raise UsageError(cause, "Start one with `ray start --head`.") from error
     except SystemExit:  # by which Ray answers SIGTERM
         signal.signal(signal.SIGTERM, terminated)
         signal.raise_signal(signal.SIGTERM)
+    except Exception as error:  # of many kinds
+        why = " ".join(str(error).split()).rstrip(".")
+        if address and isinstance(error, (OSError, ValueError)):  # a ConnectionError is an OSError
+            cause = f"There is no Ray cluster at {address!r}: {why}."
+            raise UsageError(cause, "Start one with `ray start --head`.") from error
+        kind = DiskError if isinstance(error, OSError) else UsageError
+        cause = f"Ray does not {f'connect to {address!r}' if address else 'start on this machine'}: {why}."
+        raise kind(cause, "Mend that, or use another --engine, which needs no Ray.") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray puts its own in its place
     try:

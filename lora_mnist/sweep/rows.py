@@ -8,7 +8,7 @@ stands in both, which its key makes harmless; of the two, results.csv follows fr
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ from lora_mnist.settings.config import (
 from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
-SCHEMA = 4  # of results.json; raised when it changes
+SCHEMA = 5  # of results.json; raised when it changes
 WAY_OUT = "Restore it from a copy, or give another --out."
 LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a control more
 
@@ -146,8 +146,8 @@ class Store:
                 with atomic.disk_errors(self.folder):
                     for part in parts:
                         part.unlink()
-                    if not any((self.folder / PARTS).iterdir()):  # something of somebody else's is left alone
-                        (self.folder / PARTS).rmdir()
+                with suppress(OSError):  # it was never made, or has something of somebody else's in it
+                    (self.folder / PARTS).rmdir()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Keep rows that were finished together. Raises DiskError."""

@@ -15,7 +15,7 @@ from torch.optim.adamw import adamw as adamw_step
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
-from lora_mnist.training.model import normalise
+from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
@@ -52,7 +52,7 @@ class History:
 
 
 def train(
-    model: nn.Module,
+    model: MLP,
     data: TrainingData,
     settings: TrainingSettings,
     description: str = "training",
@@ -63,7 +63,7 @@ def train(
     another, while the history has their mean.
 
     Args:
-        model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode. Of several
+        model: changed in place, left in eval mode. Of several
             jobs, the images of one stand after those of another.
         settings: optimizer, learning rate, schedule, weight decay.
         description, progress: what is shown of it, and how.
@@ -86,7 +86,7 @@ def train(
     model.train()
     with progress.counting(description, len(losses), losses) as show:
         for step, batch in enumerate(batches):
-            x = normalise(images[batch])  # (B, 28, 28)
+            x = model.normalise(images[batch])  # (B, 28, 28)
             if warps is not None:
                 x = warp(x, warps[step])
             logits = model(x)  # (B, 28, 28) -> (B, 10)

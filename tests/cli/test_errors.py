@@ -1,6 +1,7 @@
 """Exceptions → one message and an exit code."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,12 @@ def test_memory_that_is_refused_is_no_bug(refused, capsys):
 def test_another_error_that_speaks_of_allocation_is_a_bug(error, capsys):
     assert report_error(error("cannot allocate a digit to this image"), as_json=False) == 1
     assert "bug" in capsys.readouterr().err
+
+
+def test_a_home_that_is_not_known_is_no_bug(capsys):
+    unknown = raised(lambda: Path("~nobody-of-that-name/x").expanduser())
+    assert report_error(unknown, as_json=False) == 2
+    assert "Set HOME" in capsys.readouterr().err
 
 
 def test_an_error_before_torch_is_imported_does_not_import_it():

@@ -49,6 +49,27 @@ def test_several_pictures_have_a_line_each(succeeds, finished_run):
     assert pictures == ["test image 3", "test image 8"]
 
 
+@pytest.mark.parametrize("others", [("blank.png", "none.png"), ("seven.png", "blank.png", "seven.png", "none.png")])
+def test_of_several_pictures_each_has_its_answer_or_its_reason(cli, finished_run, seven, monkeypatch, others):
+    monkeypatch.chdir(seven.parent)
+    Image.new("L", (50, 50)).save("blank.png")
+    read = others.count("seven.png")
+    code, out, err = cli("predict", *others, "--run", finished_run)
+    assert (code, err) == (3, "")
+    out = " ".join(out.split())
+    assert out.count("seven.png") == read
+    assert "blank.png: The picture is blank" in out
+    assert "none.png cannot be read" in out
+    code, out, _ = cli("predict", *others, "--run", finished_run, "--json")
+    document = json.loads(out)
+    assert code == 3
+    assert [one["file"] for one in document["predictions"]] == read * ["seven.png"]
+    assert list(document["refused"]) == ["blank.png", "none.png"]
+    assert "nothing in it stands out" in document["refused"]["blank.png"]
+    code, out, _ = cli("predict", *others, "--run", finished_run, "--quiet")
+    assert (code, out) == (3, "")
+
+
 def test_many_adapters_still_fit_80_columns(succeeds, finished_run):
     folder = next((finished_run / "adapters").iterdir())
     names = [word for i in range(4) for word in ("--adapter", f"{folder}{'/.' * i}")]  # one, by four names

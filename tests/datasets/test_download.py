@@ -121,8 +121,7 @@ def test_without_a_good_mirror_the_reason_is_given_and_nothing_is_left(mirrors, 
     mirrors(answer, answer)
     with pytest.raises(DataError, match=why):
         choose("mnist", tmp_path)
-    assert os.listdir(tmp_path / "MNIST" / "raw") == []
-    assert os.listdir(tmp_path) == ["MNIST"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_what_torchvision_takes_for_mnist_is_checked_by_sha256(mirrors, tmp_path, monkeypatch):
@@ -138,7 +137,7 @@ def test_what_torchvision_takes_for_mnist_is_checked_by_sha256(mirrors, tmp_path
     mirrors(lambda handler: send(handler, packed[handler.path[1:-3]]))
     with pytest.raises(DataError, match="SHA-256 differs"):
         choose("mnist", tmp_path)
-    assert os.listdir(tmp_path / "MNIST" / "raw") == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_files_that_are_there_stay_and_old_leftovers_go(mirrors, good, mnist, tmp_path):
@@ -163,7 +162,7 @@ def test_a_full_disk_is_the_disks_fault(mirrors, good, tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(DiskError, match="No space left"):
         choose("mnist", tmp_path)
-    assert os.listdir(tmp_path) == ["MNIST"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made_is_the_disks_fault(tmp_path, caplog):

@@ -38,6 +38,21 @@ def test_any_size_and_polarity_will_do_and_hidden_files_are_left_out(tmp_path):
     assert int(found.images[0, 14].max()) > 150
 
 
+def test_files_that_a_system_or_an_archive_puts_there_are_left_out_with_a_note(folder, caplog):
+    plain = read_drawings(folder)
+    assert caplog.text == ""
+    (folder / "__MACOSX").mkdir()
+    (folder / "7" / "@eaDir").mkdir()
+    for name in ("Thumbs.db", "7/Thumbs.db", "7/desktop.ini", "7/.DS_Store", "7/._000.png", "7/ehthumbs.db"):
+        (folder / name).write_text("x")
+    with caplog.at_level("INFO", logger="lora_mnist"):
+        assert torch.equal(read_drawings(folder).images, plain.images)
+    assert [one.getMessage() for one in caplog.records] == [
+        f"Note: left out of {folder}: Thumbs.db, __MACOSX.",
+        f"Note: left out of {folder / '7'}: .DS_Store, ._000.png, @eaDir, Thumbs.db and 2 more.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [

@@ -44,7 +44,11 @@ def test_gz_files_laid_there_by_hand_serve(mnist_copy):
 
 
 @pytest.mark.parametrize(
-    "layout", ["{name}", "{kaggle}", "MNIST/raw/{kaggle}", "{kaggle}/{kaggle}", "{name}/{name}", "{kaggle}.gz"]
+    "layout",
+    [
+        *("{name}", "{kaggle}", "MNIST/raw/{kaggle}", "{kaggle}/{kaggle}", "{name}/{name}", "{kaggle}.gz"),
+        *("{kaggle}/{name}", "raw/{name}"),
+    ],
 )
 def test_files_are_found_as_others_lay_and_name_them(mnist_copy, tmp_path, layout):
     """Kaggle's names, a folder inside a folder of that name, and --data on the four files themselves."""

@@ -56,7 +56,7 @@ def test_a_drawing_is_prepared_and_named(finished_run, tmp_path):
     canvas = np.full((200, 300), 240, np.uint8)
     canvas[40:60, 100:180] = canvas[40:160, 160:180] = 10
     Image.fromarray(canvas).save(place)
-    (picture,) = pictures_in([place])
+    (picture,), _ = pictures_in([place])
     assert picture.image.shape == (28, 28)
     assert picture.image[0, 0] == 0
     (found,) = predict(work, [picture]).predictions

@@ -223,7 +223,7 @@ def test_it_holds_weights_and_no_results(exported):
     assert "unsafe" not in policy
     assert "connect-src" not in policy
     held = json.loads(re.search(r'id="held">(.*?)</script>', page)[1])
-    assert held.keys() == {"kind", "layers", "adapters", "on", "test", "images"}
+    assert held.keys() == {"kind", "mean", "std", "layers", "adapters", "on", "test", "images"}
     assert held["images"].keys() == {"pixels", "labels", "indices"}
     assert exported.same_decisions >= one_file.SAME
     assert exported.base_fingerprint in page

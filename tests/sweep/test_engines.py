@@ -1,6 +1,7 @@
 """Engines come to the same rows; a process or a command that dies loses nothing and leaves nothing."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from contextlib import closing, suppress
 from importlib.util import find_spec
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import DiskError, UsageError
 from lora_mnist.sweep import engines
 from lora_mnist.sweep.engines import engine_of
 from lora_mnist.sweep.grid import Job
@@ -110,6 +113,94 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"lora-mnist\[ray\]"):
         engine_of("ray")
+
+
+def test_a_temporary_folder_that_is_full_is_a_full_disk(small):
+    _, context, jobs = small
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(DiskError, match="File too large"):
+            next(local(context, jobs))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class FakeRay(SimpleNamespace):
+    """What of Ray is called before there is a task; `refusal` is what its start raises."""
+
+    def __init__(self, *machines, refusal=None):
+        nodes = [{"Alive": alive, "Resources": resources} for alive, resources in machines]
+        super().__init__(init=self.start, nodes=lambda: nodes, shutdown=lambda: None, refusal=refusal)
+
+    def start(self, *_, **options):
+        self.folder = Path.cwd()
+        if self.refusal:
+            raise self.refusal
+
+
+@pytest.fixture
+def first_of_ray(small, monkeypatch):
+    """Ask a Ray that is made up for the first outcomes."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+
+    def ask(ray: FakeRay, address=None, gpus=0.0):
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        _, context, jobs = small
+        return next(engine_of("ray", 2, address=address, gpus=gpus)(context, jobs, lambda done: None))
+
+    return ask
+
+
+def test_gpus_that_are_not_there_are_refused_before_anything_is_started(first_of_ray, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"`gpus` \(=0.5\) is more than this machine has"):
+        engine_of("ray", 2, gpus=0.5)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "machines"),
+    [
+        (0.5, [(True, {"CPU": 8.0})]),
+        (0.5, [(True, {"CPU": 8.0}), (True, {"GPU": 4.0})]),  # but none has both
+        (0.5, [(True, {"CPU": 8.0}), (False, {"CPU": 8.0, "GPU": 4.0})]),
+        (0.0, [(True, {"memory": 1e9})]),
+    ],
+)
+def test_a_cluster_where_a_task_would_wait_for_ever_is_refused(first_of_ray, gpus, machines):
+    with pytest.raises(UsageError, match="No machine of the Ray cluster has a CPU" + (" and `gpus`" if gpus else "")):
+        first_of_ray(FakeRay(*machines), "auto", gpus)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "address", "kind", "said"),
+    [
+        (ValueError("the object store is too\nsmall."), None, UsageError, "start on this machine: the object store is"),
+        (RuntimeError("Timed out."), None, UsageError, r"start on this machine: Timed out\."),
+        (OSError(28, "No space left on device"), None, DiskError, "start on this machine: .*No space left"),
+        (ConnectionError("nobody answers"), "auto", UsageError, "no Ray cluster at 'auto': nobody answers"),
+        (RuntimeError("Version mismatch"), "auto", UsageError, "not connect to 'auto': Version mismatch"),
+    ],
+)
+def test_a_ray_that_does_not_start_says_so_in_its_own_words(first_of_ray, refusal, address, kind, said):
+    with pytest.raises(kind, match=said):
+        first_of_ray(FakeRay(refusal=refusal), address)
+
+
+def test_the_workers_of_ray_do_not_import_from_the_working_folder(first_of_ray, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ray = FakeRay()
+    with pytest.raises(UsageError, match="No machine"):
+        first_of_ray(ray)
+    assert (ray.folder, Path.cwd()) == (ROOT, tmp_path)
+
+
+def test_a_local_ray_needs_room_for_its_files(first_of_ray, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(DiskError, match="file"):
+        first_of_ray(FakeRay())
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ const ONE_DIGIT = "Draw one digit only: Undo takes back the last stroke.";
 const NOTHING = { pixels: null, problem: null, index: null, label: null };
 
 const held = JSON.parse(find("#held").textContent); // the networks and what is known of them
-const network = new Network(held.layers, held.kind);
+const network = new Network(held);
 let subject = NOTHING; // what is on the sheet
 
 /** Show what is on the sheet, and what the networks see in it. */

@@ -1,7 +1,5 @@
 // The network itself: the layers of the base, and the low-rank updates of the adapters that are on.
 
-const MEAN = 0.1307, STD = 0.3081; // of MNIST's training pixels; the network was trained on (grey / 255 - MEAN) / STD
-
 /** The bytes that a text holds as base64. */
 function bytesOf(text) {
   const letters = atob(text), bytes = new Uint8Array(letters.length);
@@ -57,18 +55,20 @@ function addUpdate(y, { rank, a, b }, x, factor) {
 }
 
 class Network {
-  /** `layers`: weight, scale and bias as base64, in and out; the weights are of a `kind`: int8, fp16 or fp32. */
-  constructor(layers, kind) {
+  /** `layers`: weight, scale and bias as base64, in and out; the weights are of a `kind`: int8, fp16 or fp32.
+   * What goes in is (grey / 255 - mean) / std. */
+  constructor({ layers, kind, mean, std }) {
+    Object.assign(this, { mean, std });
     this.layers = layers.map((one) => ({ weight: weightsOf(one, kind), bias: floatsOf(one.bias) }));
     const [first] = this.layers;
-    const black = new Float32Array(layers[0].in).fill(-MEAN / STD); // what no ink adds, which is the same for all images
+    const black = new Float32Array(layers[0].in).fill(-mean / std); // what no ink adds, which is the same for all images
     this.start = first.bias.slice();
     addProduct(this.start, first.weight, black);
   }
 
   /** Logits (10) of 784 grey levels, with `adapters` at a strength: by layer `{ rank, scaling, a, b }`, or nothing. */
   logits(pixels, adapters = [], strength = 1) {
-    let x = Float32Array.from(pixels, (grey) => (grey / 255 - MEAN) / STD), y = this.first(pixels).slice();
+    let x = Float32Array.from(pixels, (grey) => (grey / 255 - this.mean) / this.std), y = this.first(pixels).slice();
     for (let i = 0; ; i++) {
       for (const { layers } of adapters) if (layers[i]) addUpdate(y, layers[i], x, strength * layers[i].scaling);
       if (i === this.layers.length - 1) return y;
@@ -83,7 +83,7 @@ class Network {
     if (this.seen !== pixels) {
       this.seen = pixels;
       this.made = this.start.slice();
-      addProduct(this.made, this.layers[0].weight, Float32Array.from(pixels, (grey) => grey / 255 / STD));
+      addProduct(this.made, this.layers[0].weight, Float32Array.from(pixels, (grey) => grey / 255 / this.std));
     }
     return this.made;
   }
