@@ -13,7 +13,6 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import uvicorn
@@ -36,12 +35,10 @@ from lora_mnist.play.teaching import Teacher
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import Document, first_fault
 from lora_mnist.settings.request import Request as RunRequest
-from lora_mnist.training.device import prepare_device
 
 log = logging.getLogger("lora_mnist")
 
 D = TypeVar("D", bound=Document)
-T = TypeVar("T")
 
 ADDRESS = "127.0.0.1"  # this machine alone
 HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?")  # any port, since a tunnel may lead here from another
@@ -107,11 +104,6 @@ async def read_body(request: Request, kind: type[D]) -> D:
     return kind.model_validate_json(bytes(body))
 
 
-def json_response(document: Document) -> Response:
-    """A document, as JSON."""
-    return Response(document.model_dump_json(), media_type="application/json")
-
-
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error, as JSON."""
     return JSONResponse({"error": {"status": status, "message": message}}, status, headers)
@@ -134,10 +126,10 @@ async def handle_error(request: Request, error: Exception) -> Response:
     return error_response(500, f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Please report it.")
 
 
-def adapters_now(work: Workspace) -> list[dict[str, Any]]:
-    """The adapters of the run as they are on disk, packed for the page; of a damaged one its `problem`.
+def run_now(work: Workspace) -> dict[str, Any]:
+    """The adapters of the run as they are on disk, packed for the page, and a free name for the next one.
 
-    Raises RunError if the base was replaced.
+    Of a damaged adapter there is its `problem`. Raises RunError if the base was replaced.
     """
     run, model, packed = Run(work.run.path), copy.deepcopy(work.base), []
     if run.base.evaluation.base_fingerprint != work.fingerprint.sha256:
@@ -149,26 +141,20 @@ def adapters_now(work: Workspace) -> list[dict[str, Any]]:
         except RunError as error:
             problem = error.cause if isinstance(error, AlteredError) else str(error)
             packed.append({"name": name, "on_top_of": [], "problem": problem})
-    return packed
-
-
-def run_now(work: Workspace) -> dict[str, Any]:
-    """What the page reads again when an adapter was kept: all adapters, and a free name for the next."""
-    adapters = adapters_now(work)
-    return {"adapters": adapters, "taught": free_name(TAUGHT, {one["name"] for one in adapters})}
+    return {"adapters": packed, "taught": free_name(TAUGHT, run.adapter_names())}
 
 
 def page_now(work: Workspace) -> tuple[bytes, str]:
     """The page with the run as it is on disk, and its content security policy."""
-    now, logits = run_now(work), [work.logits_with(())["test"]]
-    usable = [one["name"] for one in now["adapters"] if "problem" not in one]
-    logits += [Run(work.run.path).adapter(name).logits()["test"] for name in usable]
-    held = hold(work, "fp32", now["adapters"], [one.argmax(1) for one in logits])
-    return render(work, held | {"taught": now["taught"]}, "fp32, as the run has them", teach=True)
+    run, now = Run(work.run.path), run_now(work)
+    usable = [run.adapter(one["name"]) for one in now["adapters"] if "problem" not in one]
+    logits = [work.logits_with(())["test"], *(saved.logits()["test"] for saved in usable)]
+    held = hold(work, "fp32", now["adapters"], [one.argmax(1) for one in logits]) | {"taught": now["taught"]}
+    return render(work, held, "fp32, as the run has them", teach=True)
 
 
 class Server(uvicorn.Server):
-    """The playground of a run. The networks compute in the page; what reads the run has one thread of its own here.
+    """The playground of a run: it reads the run and teaches. The networks compute in the page.
 
     Raises RunError if there is no base.
     """
@@ -176,9 +162,7 @@ class Server(uvicorn.Server):
     def __init__(self, request: RunRequest):
         self.teacher = Teacher(request)
         self._work = open_workspace(request)
-        adapters_now(self._work)  # so that a damaged run is reported now
-        # some of what `prepare_device` sets holds for one thread only
-        self._thread = ThreadPoolExecutor(1, "play", lambda: prepare_device(request.device, request.threads) and None)
+        run_now(self._work)  # so that a damaged run is reported now
         routes = [
             Route("/", self._page),
             Route("/api/run", self._run_info),
@@ -207,13 +191,13 @@ class Server(uvicorn.Server):
         self.teacher.close()
         await super().shutdown(sockets)
 
-    async def _page(self, request: Request) -> Response:
-        page, policy = await self._compute(page_now, self._work)
+    def _page(self, request: Request) -> Response:  # as all that are not async, in a thread: it takes a while
+        page, policy = page_now(self._work)
         headers = {"Content-Security-Policy": f"{policy}; frame-ancestors 'none'"}
         return Response(page, media_type="text/html", headers=headers)
 
-    async def _run_info(self, request: Request) -> Response:
-        return JSONResponse(await self._compute(run_now, self._work))
+    def _run_info(self, request: Request) -> Response:
+        return JSONResponse(run_now(self._work))
 
     async def _lesson_adapter(self, request: Request) -> Response:
         return JSONResponse(self.teacher.adapter)  # null unless a lesson waits for a decision
@@ -238,10 +222,7 @@ class Server(uvicorn.Server):
                 self.teacher.discard()
             case _:
                 raise HTTPException(404)
-        return json_response(self.teacher.state)
-
-    async def _compute(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return Response(self.teacher.state.model_dump_json(), media_type="application/json")
 
 
 def serve(request: RunRequest, port: int, announce: Callable[[str], None]) -> None:

@@ -1,9 +1,11 @@
 """The page with a network in it, opened from the disk: what it computes is what torch and Python compute."""
 
 import base64
+import copy
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from lora_mnist.errors import DataError, ProofError, UsageError
 from lora_mnist.lora import copies_of, switch
 from lora_mnist.pipeline import Request, finetune, open_workspace
 from lora_mnist.play import one_file
-from lora_mnist.play.one_file import export_page
+from lora_mnist.play.one_file import export_page, hold, render
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
@@ -103,6 +105,17 @@ def test_the_page_computes_what_torch_computes(opened, work, tmp_path, monkeypat
         assert (ours.argmax(1) == theirs.argmax(1)).float().mean() >= (0.99 if kind == "int8" else 1)
         if kind == "fp32":
             assert (ours - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_base_that_wants_its_pixels_otherwise(opened, work, tmp_path):
+    base = copy.deepcopy(work.base)
+    base.mean, base.std, base.linear1.bias = 0.3, -0.5, None  # as an imported one may
+    page = replace(work, base=base)
+    (tmp_path / "page.html").write_bytes(render(page, hold(page, "fp32", [], [torch.zeros(1000).long()]), "fp32")[0])
+    images = work.dataset.test.images
+    theirs = through(opened(tmp_path / "page.html"), images, [], 0)
+    assert (logits_of(base, images) - theirs).abs().max() < 1e-4
 
 
 def pictures(images: torch.Tensor) -> dict[str, np.ndarray]:
