@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from jinja2 import StrictUndefined, Template
 from markupsafe import Markup
-from torch import nn
 
 from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import base_tensors, copies_of, switch, updates_of
+from lora_mnist.lora import base_tensors, copies_of, linear_layers, switch, updates_of
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.report.page import policy_hash, source
 from lora_mnist.runs.artifact import Artifact
@@ -30,6 +29,7 @@ from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Count, Document, Many
 from lora_mnist.settings.layers import DATASETS
 from lora_mnist.settings.request import Applied
+from lora_mnist.training.model import MLP
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (  # in this order they make one script
@@ -87,7 +87,7 @@ def export_page(
         ours = [_logits(work, model, on) for on in checked]
         for kind in KINDS:
             read = copy.deepcopy(model)
-            for layer in read.children():
+            for layer in linear_layers(read).values():
                 layer.weight.data = _store(layer.weight.data, kind)[2]
             pairs = [(one, _logits(work, read, on)) for one, on in zip(ours, checked, strict=True)]
             same = min(float((one.argmax(1) == other.argmax(1)).float().mean()) for one, other in pairs)
@@ -127,7 +127,7 @@ def hold(
         decisions: int64 (N,) on `test`, of the base and each adapter: which images are shown depends on them.
     """
     images, labels, layers = work.dataset.test.images.cpu(), work.dataset.test.labels.cpu(), []
-    for layer in work.base.children():
+    for layer in linear_layers(work.base).values():
         weight, scale, _ = _store(layer.weight.detach(), kind)
         sizes = {"in": layer.in_features, "out": layer.out_features}
         bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
@@ -146,12 +146,12 @@ def hold(
     }
 
 
-def pack_adapter(model: nn.Module, name: str, saved: Artifact | None = None) -> dict[str, Any]:
+def pack_adapter(model: MLP, name: str, saved: Artifact | None = None) -> dict[str, Any]:
     """An adapter of `model`: its A and B, and what the run says of it, where it is `saved` in one."""
     updates = updates_of(model, name)
     layers = [
         one and {"rank": len(one.lora_A), "scaling": one.scaling, "a": _text(one.lora_A), "b": _text(one.lora_B)}
-        for one in (updates.get(layer) for layer, _ in model.named_children())
+        for one in map(updates.get, linear_layers(model))
     ]
     added = sum(one.lora_A.numel() + one.lora_B.numel() for one in updates.values())
     of_base = sum(tensor.numel() for tensor in base_tensors(model).values())
@@ -210,7 +210,7 @@ def render(
     return page.encode(), policy
 
 
-def _logits(work: Workspace, model: nn.Module, on: Mapping[str, float]) -> torch.Tensor:
+def _logits(work: Workspace, model: MLP, on: Mapping[str, float]) -> torch.Tensor:
     """(N, 10) of all held-out images."""
     switch(model, on)
     logits = held_out_logits(model, work.dataset)
