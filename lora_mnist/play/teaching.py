@@ -29,7 +29,7 @@ from lora_mnist.settings.request import Request
 from lora_mnist.training.device import without_interrupts
 from lora_mnist.training.progress import Step
 
-NICENESS = 10  # lower priority than the server, which has to answer strokes
+NICENESS = 10  # lower priority than the browser, in which the networks answer strokes
 REPORT_INTERVAL = 0.1  # seconds between two training steps that are reported
 RUNNING: tuple[Phase, ...] = ("starting", "training", "keeping")
 UNCHANGED = "The run is as it was before."

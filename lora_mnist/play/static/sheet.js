@@ -1,7 +1,6 @@
 // The sheet: strokes of a mouse, pen, finger or the keyboard, or a test image. It tells when it has changed.
 
 const SIZE = 1000; // coordinates of a stroke go from 0 to this, right and down
-const MAX_STROKES = 100, MAX_POINTS = 5000;
 const PEN = 84; // the width of a stroke
 const NEAR = 5; // points closer to the last one are left out
 
@@ -24,7 +23,6 @@ class Sheet {
 
   /** Begin a stroke; a test image makes room for it. */
   begin(point) {
-    if (this.strokes.length >= MAX_STROKES) return;
     this.image = null;
     this.strokes.push([point]);
     this.tell();
@@ -33,10 +31,9 @@ class Sheet {
   /** Go on with the last stroke. */
   extend(points) {
     const stroke = this.strokes.at(-1);
-    let room = MAX_POINTS - this.strokes.reduce((sum, one) => sum + one.length, 0);
     for (const [x, y] of points) {
       const [lastX, lastY] = stroke.at(-1);
-      if (room > 0 && Math.hypot(x - lastX, y - lastY) >= NEAR) { stroke.push([x, y]); room--; }
+      if (Math.hypot(x - lastX, y - lastY) >= NEAR) stroke.push([x, y]);
     }
     this.tell();
   }

@@ -53,7 +53,13 @@ class Lesson {
     else if (phase === "kept") this.say(isOurs ? `Kept as ${state.name}. It is on now.` : `Another tab kept ${state.name}.`);
     else this.say(OVER[phase] ?? "");
     if (phase === "kept" && before !== null) readRun(isOurs ? [state.name] : choice.names);
-    else if (!isOpen && choice.adapters.has(UNKEPT)) readRun(choice.names);
+    else if (!isOpen && choice.adapters.has(UNKEPT)) this.withdraw();
+  }
+
+  /** Take the adapter that was not kept out of the list again. */
+  withdraw() {
+    const others = choice.names.filter((name) => name !== UNKEPT);
+    readRun(others.length ? others : held.on);
   }
 
   /** What the buttons below the tray can do now. */
