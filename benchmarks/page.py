@@ -1,6 +1,7 @@
 """The page with a network in it against our own logits, in headless Chromium: decisions, strokes, times, requests.
 
     python benchmarks/page.py PAGE --run DIR --adapter NAME [--data DIR] [--images 10000] [--drawings 1000]
+        [--out build/bench]
 
 PAGE is what `lora-mnist export --format html` wrote with that adapter. All test images go through the page's own code.
 The drawings are skeletons of test images, drawn with the page's pen, and prepared by the page and by
@@ -13,12 +14,14 @@ import shutil
 import statistics
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from playwright.sync_api import Page, sync_playwright
+from timing import finish, machine
 
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
@@ -112,8 +115,8 @@ def prepared(grey: np.ndarray) -> np.ndarray | str:
         return error.cause
 
 
-def measure(page: Page, arguments: Namespace) -> None:
-    """All of it, printed as it comes."""
+def measured(page: Page, arguments: Namespace) -> Iterator[tuple[str, float | int | str]]:
+    """What was measured, and how it came out."""
     work = open_workspace(Request(run=arguments.run, data=arguments.data, threads=1))
     model, _ = work.adapted([Applied(arguments.adapter)])
     images = work.dataset.test.images[: arguments.images]
@@ -122,8 +125,8 @@ def measure(page: Page, arguments: Namespace) -> None:
         ours, theirs = logits_of(model, images), through(page, images, arguments.adapter, strength)
         same = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
         difference = float((ours.softmax(1) - theirs.softmax(1)).abs().max())
-        print(f"strength {strength}: {100 * same:.2f} % of {len(images):,} decisions alike", end=", ")
-        print(f"probabilities within {difference:.4f}")
+        yield f"strength {strength:g}: {len(images):,} test images decided alike, %", 100 * same
+        yield f"strength {strength:g}: largest difference of a probability", difference
 
     drawings = [strokes_of(image.numpy()) for image in work.dataset.test.images[: arguments.drawings]]
     drawn = [one for i in range(0, len(drawings), 50) for one in page.evaluate(DRAWN, drawings[i : i + 50])]
@@ -141,12 +144,12 @@ def measure(page: Page, arguments: Namespace) -> None:
     other = sum(one != two for one, two in pairs)
     refused = sum(isinstance(theirs, str) for _, theirs in pairs)
     right = sum(one == label for (_, one), label in zip(pairs, work.dataset.test.labels.tolist(), strict=False))
-    print(f"{len(pairs):,} drawings: {other} other decisions, {refused} refused, {right} right")
+    yield f"{len(pairs):,} drawings as strokes: decided otherwise than prepared by Python", other
+    yield f"{len(pairs):,} drawings as strokes: refused, and right", f"{refused}, {right}"
 
     times = page.evaluate(STROKE)
-    print(
-        f"a stroke to its bars: median {statistics.median(times):.1f} ms, 90th percentile {sorted(times)[180]:.1f} ms"
-    )
+    yield "from a stroke to its bars, median, ms", statistics.median(times)
+    yield "from a stroke to its bars, 90th percentile, ms", float(sorted(times)[180])
 
     adapters = [pack_adapter(model, arguments.adapter)]
     exact, _ = render(work, hold(work, "fp32", adapters, [work.logits_with(())["test"].argmax(1)]), "fp32")
@@ -155,8 +158,7 @@ def measure(page: Page, arguments: Namespace) -> None:
     page.goto(file.resolve().as_uri())
     switch(model, {arguments.adapter: 1.0})
     ours, theirs = logits_of(model, images[:1000]), through(page, images[:1000], arguments.adapter, 1.0)
-    difference, largest = float((ours - theirs).abs().max()), float(ours.abs().max())
-    print(f"with fp32 weights: logits within {difference:.1e}, the largest {largest:.3g}")
+    yield "with fp32 weights, 1,000 images: largest difference of a logit", float((ours - theirs).abs().max())
     file.unlink()
 
 
@@ -169,6 +171,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--drawings", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("build/bench"))
     arguments = parser.parse_args()
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
@@ -181,11 +184,11 @@ def main() -> None:
             started = time.perf_counter()
             page.goto(arguments.page.resolve().as_uri())  # until the script has run
             ready.append(time.perf_counter() - started)
-        print(f"{arguments.page.stat().st_size / 1e6:.2f} MB, ready in {statistics.median(ready):.2f} s from the disk")
-        measure(page, arguments)
-        others = [url for url in asked if not url.startswith("file://")]
-        print(f"asked for {len(asked)} files on the disk, which are the pages, and {len(others)} elsewhere")
+        rows = [("size, MB", arguments.page.stat().st_size / 1e6), ("ready from the disk, s", statistics.median(ready))]
+        rows += measured(page, arguments)
+        rows.append(("requests for anything but the page", sum(not url.startswith("file://") for url in asked)))
         browser.close()
+    finish("page", [{"the page": name, "": value} for name, value in rows], arguments.out, machine(1))
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ class Choice {
       if (box.checked) this.switchOn(adapter.on_top_of);
       this.changed();
     });
-    const words = [adapter.problem ?? adapter.summary, ...(adapter.on_top_of.length ? [`on top of ${adapter.on_top_of.join(", ")}`] : [])];
-    const text = make("span", {}, adapter.name, make("small", {}, words.filter(Boolean).join(", ")));
+    const below = adapter.on_top_of.length ? `, on top of ${adapter.on_top_of.join(", ")}` : "";
+    const text = make("span", {}, adapter.name, make("small", {}, `${adapter.problem ?? adapter.summary}${below}`));
     return make("label", { className: adapter.problem ? "broken" : "" }, box, text);
   }
 

@@ -10,11 +10,18 @@ function showFacts(adapters, test) {
 
 function factsOf(adapter) {
   const { before, after, digit, verdict } = adapter;
-  const rows = [[`Missed ${digit}s`, "missed"], [`False alarms: others taken for ${a(digit)}`, "false_alarms"], ["Wrong images in all", "errors"]];
+  const rows = [
+    [`Missed ${digit}s`, "missed"],
+    [`False alarms: others taken for ${a(digit)}`, "false_alarms"],
+    ["Wrong images in all", "errors"],
+  ];
   const change = (count) => (count ? `${count < 0 ? "−" : "+"}${thousands(Math.abs(count))}` : "0");
   const cells = (key) => [before[key], after[key]].map((count) => make("td", {}, thousands(count)));
-  const body = rows.map(([title, key]) => make("tr", {}, make("th", { scope: "row" }, title), ...cells(key),
-    make("td", { className: after[key] < before[key] ? "better" : after[key] > before[key] ? "worse" : "" }, change(after[key] - before[key]))));
+  const tone = (more) => (more < 0 ? "better" : more > 0 ? "worse" : "");
+  const body = rows.map(([title, key]) => {
+    const more = after[key] - before[key], changed = make("td", { className: tone(more) }, change(more));
+    return make("tr", {}, make("th", { scope: "row" }, title), ...cells(key), changed);
+  });
   const head = ["", adapter.on_top_of.length ? "before" : "base", "with it", "change"].map((title) => (
     title ? make("th", { scope: "col" }, title) : make("td")));
   return make("article", {}, make("h3", {}, adapter.name), make("p", { className: "quiet small" }, adapter.size),

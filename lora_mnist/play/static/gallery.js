@@ -1,7 +1,9 @@
 // Test images, and what becomes of each with the adapters that are on. All of it is computed here.
 
 const AT_ONCE = 8; // images computed in one go, so that a stroke never waits
-const KINDS = { fixed: "the adapter fixes it", broken: "the adapter breaks it", wrong: "both are wrong", right: "both are right" };
+const KINDS = {
+  fixed: "the adapter fixes it", broken: "the adapter breaks it", wrong: "both are wrong", right: "both are right",
+};
 
 class Gallery {
   /** `images`: pixels as base64, labels and indices; `show(image)` is called with the one that the reader takes. */
@@ -51,7 +53,8 @@ class Gallery {
     for (const image of this.images) {
       image.thumb.className = image.kind ?? "";
       image.thumb.hidden = this.filter !== "all" && image.kind !== this.filter;
-      image.thumb.ariaLabel = `Test image ${thousands(image.index)}, ${a(image.label)}${image.kind ? `: ${KINDS[image.kind]}` : ""}`;
+      const became = image.kind ? `: ${KINDS[image.kind]}` : "";
+      image.thumb.ariaLabel = `Test image ${thousands(image.index)}, ${a(image.label)}${became}`;
     }
     const shown = this.shown;
     find("#no-thumb").hidden = shown.length > 0;

@@ -8,10 +8,17 @@ function showLesson(lesson, verdict) {
   const how = unseen ? "each tested with an adapter that has not seen it" : "all seen in training";
   const drawings = card("Drawings that are right", one.before, one.after, unseen?.images ?? sum(lesson.drawings), 1, how);
   const cards = make("dl", {}, drawings);
-  if (val) cards.append(card("Wrong images on val", val.before, val.after, val.images, -1, "of the data set, held back to decide on"));
+  const heldBack = "of the data set, held back to decide on";
+  if (val) cards.append(card("Wrong images on val", val.before, val.after, val.images, -1, heldBack));
   const parts = [make("p", { className: `verdict ${tone}` }, verdict.words, " ", verdict.side_effects), cards];
-  if (val) parts.push(make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:"), digits(val, verdict.worse));
-  if (lesson.scale !== null && lesson.scale !== 1) parts.push(make("p", {}, `If you keep it, it is kept at ${lesson.scale} of the trained update: the most that the guard allows.`));
+  if (val) {
+    const title = make("p", { className: "quiet small" }, "Change of the wrong images on val, digit by digit:");
+    parts.push(title, digits(val, verdict.worse));
+  }
+  if (lesson.scale !== null && lesson.scale !== 1) {
+    const kept = `If you keep it, it is kept at ${lesson.scale} of the trained update: the most that the guard allows.`;
+    parts.push(make("p", {}, kept));
+  }
   find(".lesson-result").replaceChildren(...parts);
 }
 

@@ -31,7 +31,7 @@ function prepare(grey, width, height) {
   const isKept = ofDigit.map((one) => one > 0 && one >= SPECK * all);
   if (sum(ofDigit.filter((_, piece) => isKept[piece])) < MAIN * all) return { problem: smallPieces(sum(isCertain)) };
   for (let i = 0; i < labels.length; i++) if (!isKept[labels[i]]) labels[i] = 0;
-  const digit = cropped(ink, labels, width, height), digits = countDigits(digit);
+  const digit = cropped(ink, labels, width), digits = countDigits(digit);
   return digits > 1 ? { problem: severalDigits(digits) } : { pixels: centred(scaled(digit)) };
 }
 
@@ -97,10 +97,10 @@ const longer = (box) => Math.max(box.width, box.height);
 function cropped(ink, labels, width) {
   const boxes = [...boxesOf(labels, width).values()], most = (key, choose) => choose(...boxes.map((one) => one[key]));
   const left = most("left", Math.min), top = most("top", Math.min);
-  const box = { left, top, width: most("right", Math.max) - left + 1, height: most("bottom", Math.max) - top + 1 };
-  const inside = { width: box.width, height: box.height, ink: new Float32Array(box.width * box.height), labels: new Int32Array(box.width * box.height) };
-  for (let y = 0; y < box.height; y++) for (let x = 0; x < box.width; x++) {
-    const from = (box.top + y) * width + box.left + x, to = y * box.width + x;
+  const across = most("right", Math.max) - left + 1, down = most("bottom", Math.max) - top + 1, size = across * down;
+  const inside = { width: across, height: down, ink: new Float32Array(size), labels: new Int32Array(size) };
+  for (let y = 0; y < down; y++) for (let x = 0; x < across; x++) {
+    const from = (top + y) * width + left + x, to = y * across + x;
     inside.ink[to] = ink[from];
     inside.labels[to] = labels[from];
   }
@@ -124,7 +124,7 @@ function countDigits({ ink, labels, width, height }) {
 /** A mask of what is no farther than `reach` from a piece. */
 function grown(labels, width, height, reach) {
   const mask = new Uint8Array(labels.length), rows = Math.floor(reach);
-  const isInside = (i) => i >= width && i < labels.length - width && labels[i - 1] && labels[i + 1] && labels[i - width] && labels[i + width];
+  const isInside = (i) => [i - 1, i + 1, i - width, i + width].every((beside) => labels[beside]);
   labels.forEach((label, i) => {
     if (!label) return;
     mask[i] = 1;
@@ -145,7 +145,9 @@ function scaled({ ink, labels, width, height }) {
   const part = new Float64Array(across); // one row of the drawing, already as narrow
   for (let y = 0; y < height; y++) {
     part.fill(0);
-    columns.forEach((shares, k) => shares.forEach(([x, share]) => { if (labels[y * width + x]) part[k] += share * ink[y * width + x]; }));
+    columns.forEach((shares, k) => shares.forEach(([x, share]) => {
+      if (labels[y * width + x]) part[k] += share * ink[y * width + x];
+    }));
     rows.forEach((shares, k) => shares.forEach(([line, share]) => {
       if (line === y) part.forEach((one, x) => { small[k * across + x] += share * one; });
     }));
