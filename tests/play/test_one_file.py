@@ -129,17 +129,36 @@ def pictures(images: torch.Tensor) -> dict[str, np.ndarray]:
         made[f"digit {number}"] = (
             255 - canvas if number % 3 == 0 else np.where(canvas > 110, 255, 0) if number % 3 == 1 else canvas
         )
-    blank, bar = np.zeros((280, 280), np.uint8), np.zeros((280, 280), np.uint8)
-    bar[60:220, 50:74] = 255
-    two, five, speck, faint = bar.copy(), bar.copy(), bar.copy(), blank + 0
-    two[60:220, 180:204] = 255
-    five[40:60, 80:160] = 255  # apart from the stroke, and still a part of it
-    speck[10:14, 250:254] = 255
-    faint[100:180, 130:150] = 20
-    three = two.copy()
-    three[60:220, 250:270] = 255
-    made |= {"blank": blank, "bar": bar, "two": two, "five": five, "speck": speck, "faint": faint, "three": three}
-    return made | {"dot": np.pad(np.full((20, 20), 255, np.uint8), 130), "edge": np.eye(280, dtype=np.uint8) * 255}
+    blank = np.zeros((280, 280), np.uint8)
+
+    def inked(*boxes: tuple[int, int, int, int], level: int = 255) -> np.ndarray:
+        picture = blank.copy()
+        for top, left, height, width in boxes:
+            picture[top : top + height, left : left + width] = level
+        return picture
+
+    bar = (60, 50, 160, 24)
+    made |= {
+        "blank": blank,
+        "faint": inked(bar, level=20),
+        "grey": inked(bar, level=30),
+        "dot": inked((130, 130, 20, 20)),
+    }
+    made |= {"edge": np.eye(280, dtype=np.uint8) * 255, "three": inked(bar, (60, 120, 160, 24), (60, 200, 160, 24))}
+    # nothing is symmetric: where the centre lies between two pixels, the last bit of a sum decides
+    # on both sides of every threshold: how far apart, how long, how much ink, how many small pieces
+    made |= {f"apart by {gap}": inked(bar, (70, 74 + gap, 150, 19)) for gap in (20, 28, 31, 33, 36, 60)}
+    made |= {f"long {side}": inked(bar, (60, 180, side, 24)) for side in (60, 78, 82, 120)}
+    made |= {f"wide {side}": inked(bar, (60, 180, 100, side)) for side in (2, 3, 4, 6)}
+    made |= {f"speck of {side}": inked(bar, (10, 200, side, side)) for side in (6, 10, 12, 16)}
+    for grey in (80, 115, 140):  # and how dark a piece is somewhere
+        made[f"as dark as {grey}"] = np.maximum(inked(bar), inked((60, 180, 120, 24), level=grey))
+    for small in (2, 5, 8):  # no squares: Python takes six of those for an LED matrix, which nobody draws
+        crumbs = ((20 + 30 * i, 200, *((9, 1) if i % 2 else (1, 9))) for i in range(small))
+        made[f"{small} crumbs"] = inked((60, 50, 60, 6), *crumbs)
+    spread = ((10 + 50 * (i // 8), 10 + 33 * (i % 8), *((9, 1) if i % 2 else (1, 9))) for i in range(40))
+    made["many crumbs"] = inked(*spread)
+    return made
 
 
 def prepared(grey: np.ndarray) -> np.ndarray | str:
@@ -162,7 +181,7 @@ def test_pictures_are_prepared_as_python_does(opened, exported, work):
             refused += 1
         else:  # the last bit of a sum can decide how a grey level is rounded
             assert np.abs(np.array(found) - expected.ravel()).max() <= 1, name
-    assert refused == 4
+    assert 10 <= refused <= 25
 
 
 @pytest.mark.slow
