@@ -102,7 +102,7 @@ def plots_of(
         yield errors_per_digit(base)
     if not (losses := run.base.losses()):
         raise AlteredError(f"{run.base.folder / HISTORY} holds no losses.", RESTORE)
-    yield loss_curve("base", losses, "Loss of every pretraining step.")
+    yield loss_curve("base", losses, "Loss of every pretraining step.", run.base.val_curve())
     if len(lines) > len(adapters[:1]):  # several, or only a checkpoint
         yield side_by_side(lines)
     for one in adapters:
@@ -114,8 +114,9 @@ def plots_of(
             figure = directions(pictures, next(iter(one.layers.values())).singular_values)
             alt = "Weights of each pixel in what the first layer's update looks for, the strongest direction first."
             yield Plot(f"{one.name}-directions", figure, alt, f"{one.name}-layers.csv")
-        if losses := run.adapter(one.name).losses():  # an extracted adapter was not trained
-            yield loss_curve(one.name, losses, "Loss of every fine-tuning step.")
+        saved = run.adapter(one.name)
+        if losses := saved.losses():  # an extracted adapter was not trained
+            yield loss_curve(one.name, losses, "Loss of every fine-tuning step.", saved.val_curve())
 
 
 def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
@@ -315,23 +316,44 @@ def _in_words(counts: Counts) -> str:
     return f"{counts.missed} missed, {counts.false_alarms} false alarms, {counts.errors} errors in all"
 
 
-def loss_curve(name: str, losses: Sequence[float], alt: str) -> Plot:
-    """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
-    figure, axes = framed("step", "cross-entropy")
+def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple[int, float, float]] = ()) -> Plot:
+    """The loss of every step, faint, and its running mean over about a fiftieth of all steps.
+
+    Args:
+        val: step, loss and accuracy where they were measured on `val`; accuracy has an axis of its own, on the right.
+    """
+    figure, axes = framed("step", "cross-entropy", 4 if val else 2)
     window = max(1, len(losses) // 50)
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     steps = np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color=GREY, alpha=0.35, linewidth=0.8, label="each step")
     axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
+    marked = range(0, len(mean), max(1, len(mean) // 50))
+    marks = [Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked]
+    if val:
+        at, val_losses, accuracies = zip(*val, strict=True)
+        percent = [100 * one for one in accuracies]
+        axes.plot(at, val_losses, color=ORANGE, marker=".", linewidth=1.8, label="on val")
+        right = axes.twinx()
+        right.set_ylabel("accuracy on val, %")
+        right.spines["top"].set_visible(False)
+        for one, label in ((right, None), (axes, "accuracy on val (right)")):  # the second for the legend alone
+            x, y = (at, percent) if one is right else ([], [])
+            one.plot(x, y, "--", color=SERIES[2], marker=".", linewidth=1.8, label=label)
+        left, bottom, width, height = axes.get_position().bounds
+        for one in (axes, right):
+            one.set_position((left, bottom, width - 0.09, height))  # room for the second axis
+        alt = f"{alt} On val at the end: loss {val_losses[-1]:.3g}, accuracy {percent[-1]:.2f} %."
+        marks += [
+            Mark(*one, f"step {one[0]}, on val: {one[1]:.3g}, {100 * accuracy:.2f} % right") for *one, accuracy in val
+        ]
     if min(losses) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be set by mathtext, which is slow
         axes.yaxis.set_minor_formatter("")
-    axes.legend(frameon=False)
-    marked = range(0, len(mean), max(1, len(mean) // 50))
-    marks = tuple(Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked)
-    return Plot(f"{name}-loss", figure, alt, f"{name}-loss.csv", marks)
+    legend_above(axes)
+    return Plot(f"{name}-loss", figure, alt, f"{name}-loss.csv", tuple(marks))
 
 
 def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure:

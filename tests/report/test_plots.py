@@ -118,6 +118,16 @@ def test_a_loss_curve_of_any_length_is_in_the_page_with_its_words_escaped(losses
     assert page.inline(plot) == drawing  # the same numbers, the same bytes
 
 
+def test_what_was_measured_on_val_is_in_the_loss_plot_with_an_axis_for_accuracy():
+    plot = plots.loss_curve("a", [2.0, 1.0], "Losses.", [(1, 1.5, 0.5), (2, 1.25, 0.9)])
+    left, right = plot.figure.axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
+    assert drawn["on val"] == [[1, 1.5], [2, 1.25]]
+    assert right.lines[0].get_xydata().tolist() == [[1, 50], [2, 90]]
+    assert plot.marks[-1].words == "step 2, on val: 1.25, 90.00 % right"
+    assert plot.alt == "Losses. On val at the end: loss 1.25, accuracy 90.00 %."
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_every_direction_is_drawn_on_one_scale(count):
     pictures = np.arange(count * 784, dtype=float).reshape(count, 28, 28)
