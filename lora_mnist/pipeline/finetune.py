@@ -17,9 +17,11 @@ from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
-from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
+from lora_mnist.lora import parameter_table, save_adapter, scale_alpha, updates_of
+from lora_mnist.pipeline.card import CARD, base_name, model_card
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
+from lora_mnist.runs.atomic import write_file
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -160,12 +162,17 @@ def prove_and_save(
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
 
+    for update in updates_of(adapted, name).values():  # what PEFT's config says of the base
+        about = {"base_model_name_or_path": base_name(work.fingerprint)}
+        update.config = replace(update.config, about=about)
     with work.run.new(work.run.adapter(name)) as writer:
         save_adapter(writer.folder, adapted, name, work.fingerprint)
         writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
         writer.history(history)
         writer.results(evaluation, logits, control.logits if control else None)
         writer.tensors(PICTURES, shown)
+        card = model_card(record, analysis, work.fingerprint, work.dataset.name)
+        write_file(writer.folder / CARD, card.encode())
         write_more(writer)
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 

@@ -20,7 +20,7 @@ def test_a_run_lies_as_designed(finished_run):
     outcome = {"history.csv", "evaluation.json", "logits.safetensors", "provenance.json", "manifest.json"}
     base = {f"base/{name}" for name in outcome | {"model.safetensors", "run.json"}}
     adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
-    adapter |= {"pictures.safetensors"}
+    adapter |= {"pictures.safetensors", "README.md"}
     name = Run(finished_run).adapter_names()[0]
     assert found == {"run.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
 
