@@ -362,8 +362,9 @@ def export(
 
     Example: lora-mnist export --adapter digit9-r1
     """
-    from lora_mnist.pipeline.export import export
+    from lora_mnist.pipeline.export import export, require_format
 
+    require_format(format)  # before the run is read
     work = _open(run, session, o.ConfigOptions(force=force))
     exported = export(work, adapters.applied(), format, out, adapters.allow_unverified)
     print_result(exported, session, results.exported, file=exported.file)

@@ -88,13 +88,7 @@ def export(
         ProofError: the exported network's logits are not ours; nothing is written.
         DiskError: the disk refuses.
     """
-    if format not in SUFFIXES:
-        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
-    if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
-        raise UsageError(
-            f"ONNX needs {' and '.join(missing)}, not installed here.",
-            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
-        )
+    require_format(format)
     with work.writing() if out is None else nullcontext():
         model, used = work.adapted(adapters, allow_unverified)
         name = "-".join(one.name for one in used) or "base"
@@ -129,6 +123,17 @@ def export(
         largest_logit=largest,
         provenance=about,
     )
+
+
+def require_format(format: str) -> None:
+    """Raises UsageError if the format is unknown, or what it needs is not installed."""
+    if format not in SUFFIXES:
+        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
+    if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
+        raise UsageError(
+            f"ONNX needs {' and '.join(missing)}, not installed here.",
+            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
+        )
 
 
 def _exported(
