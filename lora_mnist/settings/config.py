@@ -211,9 +211,5 @@ def resolve(layers: Sequence[ConfigTables], dataset: str, origin: str = "the com
 
 def _setting_keys() -> list[str]:
     """Every setting by its dotted name."""
-    tables = {name: field.annotation for name, field in Settings.model_fields.items()}
-    names = list[str]()
-    for name, kind in tables.items():
-        is_table = isinstance(kind, type) and issubclass(kind, Document)
-        names += [f"{name}.{key}" for key in kind.model_fields] if is_table else [name]
-    return names
+    tables = Settings.model_validate(overlay([load_config("default")], "mnist")).model_dump()
+    return ["seed", *(f"{name}.{key}" for name, table in tables.items() if isinstance(table, dict) for key in table)]
