@@ -277,7 +277,7 @@ def _write_strengths(axes: Axes, strengths: Sequence[StrengthPoint]) -> None:
             taken.append(place)
             # to the lower right, where no curve goes
             place_in_points: dict[str, Any] = {
-                "xytext": (5, -11),
+                "xytext": (6, -13),
                 "textcoords": "offset points",
                 "fontsize": 8,
                 "color": BLUE,
@@ -358,7 +358,7 @@ def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple
         right = axes.twinx()
         right.set_ylabel("accuracy on val, %")
         right.spines["top"].set_visible(False)
-        right.yaxis.set_major_locator(MaxNLocator(5))
+        right.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         for one, label in ((right, None), (axes, "accuracy on val (right)")):  # the second for the legend alone
             x, y = (at, percent) if one is right else ([], [])
             one.plot(x, y, "--", color=SERIES[2], marker=".", linewidth=1.8, label=label)

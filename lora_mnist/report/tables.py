@@ -6,6 +6,7 @@ Counts are of `test` unless a name says otherwise, shares are 0 to 1.
 import csv
 import io
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -309,7 +310,9 @@ def commands(documents: RunDocuments) -> list[str]:
     def machine(provenance: Provenance) -> str:
         return f"--device {provenance.device} --threads {provenance.threads}"
 
-    lines = [f"lora-mnist pretrain {NEW_RUN} --config base.toml {machine(documents.base.provenance)}"]
+    place = documents.base.provenance.data  # of MNIST, if it is that; the new run remembers it
+    data = f" --data {shlex.quote(place)}" if place else ""
+    lines = [f"lora-mnist pretrain {NEW_RUN} --config base.toml {machine(documents.base.provenance)}{data}"]
     for one in documents.checkpoints:
         config = f"--config {one.name}.full.toml"
         lines.append(f"lora-mnist finetune --full {NEW_RUN} {config} {machine(one.provenance)}")
