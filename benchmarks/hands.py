@@ -84,8 +84,10 @@ def lesson(work: Workspace, pictures: np.ndarray, labels: torch.Tensor, which: t
 
 def opened(base: int, arguments: argparse.Namespace) -> Workspace:
     """A run with the base of that seed, trained if it is not there."""
-    options, run = {"seed": base, "data": {"dataset": "mnist"}}, arguments.runs / f"base-{base}"
-    return pretrain(Request(run, arguments.data, options=options, threads=arguments.threads), resume=True)[0]
+    options = {"seed": base, "data": {"dataset": arguments.dataset}}
+    run = arguments.runs / f"{arguments.config}-{arguments.dataset}-{base}"
+    request = Request(run, arguments.data, config=arguments.config, options=options, threads=arguments.threads)
+    return pretrain(request, resume=True)[0]
 
 
 def print_times(arguments: argparse.Namespace) -> None:
@@ -125,7 +127,7 @@ def _errors(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) 
 
 def table(rows: list[dict]) -> str:
     """Markdown: a line for every hand and kind of seeds, and then every run."""
-    lines = ["| hand | seeds | errors of the others | change | MNIST `test` errors | change |"]
+    lines = ["| hand | seeds | errors of the others | change | `test` errors | change |"]
     lines.append("|---|---|---|---|---|---|")
     kinds: dict[str, Callable[[dict], bool]] = {
         "each its own base": lambda row: row["base"] == row["draw"],
@@ -136,7 +138,7 @@ def table(rows: list[dict]) -> str:
             some = [row for row in rows if row["hand"] == hand and belongs(row)]
             if some:
                 lines.append(f"| {hand} | {kind} ({len(some)}) | {_sums(some)} |")
-    lines += ["", "| hand | base, draw | of | errors | MNIST `test` | own drawings | strength |"]
+    lines += ["", "| hand | base, draw | of | errors | `test` | own drawings | scale |"]
     lines.append("|---|---|---|---|---|---|---|")
     return "\n".join([*lines, *map(_line, rows)])
 
@@ -159,7 +161,7 @@ def _line(row: dict) -> str:
     lesson, mnist = row["lesson"], row["mnist"]
     cells = [row["hand"], f"{row['base']}, {row['draw']}", f"{row['images']:,}", f"{row['before']} → {row['after']}"]
     cells += [f"{mnist[0]} → {mnist[1]}" if mnist else "", f"{lesson['before']} → {lesson['after']}"]
-    cells.append(str(lesson["strength"]))
+    cells.append(str(lesson["scale"]))
     return f"| {' | '.join(cells)} |"
 
 
@@ -170,6 +172,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("build/hands"))
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--config", default="default", help="of the bases; rare: such as hardly saw a nine")
+    parser.add_argument("--dataset", choices=("mnist", "mnist-5k"), default="mnist")
     parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

@@ -94,6 +94,32 @@ def pretrain(
     print_result(pretraining, session, results.pretraining, more, file=work.run.base.folder)
 
 
+def import_base(
+    common: o.ConfigOptions,
+    session: o.Session,
+    file: Path = argument("Data", "State dict or checkpoint: .pt, .pth, .bin, .ckpt or .safetensors.", "FILE", ...),
+    run: Path = o.RUN,
+    mean: float | None = in_data("What it subtracts from its pixels.", "X", show_default="0.1307"),
+    std: float | None = in_data(
+        "What it divides them by then; a negative one is for dark digits on light.", "X", show_default="0.3081"
+    ),
+    pixels: str | None = in_data(
+        "The pixels that --mean and --std are of; without these two it takes them as they are.", "0-1|0-255"
+    ),
+    verbose: bool = o.VERBOSE,
+) -> None:
+    """Make a trained network of your own the base of a run: linear layers from 784 to 10 with ReLU between them.
+
+    Example: lora-mnist import model.pt --run runs/mine
+    """
+    from lora_mnist.pipeline.import_base import import_base
+
+    request = o.request_of(run, session, common)
+    work, imported = import_base(request, file, mean, std, pixels)
+    more = verbose and tables.evaluation
+    print_result(imported, session, results.imported, more, file=work.run.base.folder)
+
+
 def evaluate(
     adapters: o.Adapters,
     session: o.Session,
@@ -360,12 +386,16 @@ def export(
     session: o.Session,
     force: bool = o.FORCE,
     run: Path = o.RUN,
-    format: str = in_output("ONNX, which needs the extra onnx, or what torch.export.load reads.", "onnx|torch", "onnx"),
+    format: str = in_output(
+        "ONNX, which needs the extra onnx; what torch.export.load reads; or, of an imported base, as its file was.",
+        "onnx|torch|original",
+        "onnx",
+    ),
     out: Path | None = in_output(
         "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"
     ),
 ) -> None:
-    """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run.
+    """Write the base, with adapters merged into it, as one ONNX file, which phones and browsers run, or another.
 
     Example: lora-mnist export --adapter digit9-r1
     """
@@ -445,7 +475,8 @@ def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptio
 
 
 def _print_tuning(tuning: "FinetuneResult", work: "Workspace", verbose: bool, output: o.Output) -> int:
-    run, is_rare = work.request.run, work.run.record.rare is not None
+    record, run = work.run.record, work.request.run
+    is_rare = record.rare is not None or record.source is not None
     place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
     more = verbose and tables.finetuning
     print_result(tuning, output, lambda one: results.finetuning(one, run, is_rare), more, file=place)

@@ -22,7 +22,7 @@ from lora_mnist.cli.sweep_commands import sweep
 from lora_mnist.settings.layers import overlay, read_config
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], ...]] = {
-    "Main job": (c.run, c.pretrain, c.evaluate, c.finetune, c.verify, c.report),
+    "Main job": (c.run, c.pretrain, c.import_base, c.evaluate, c.finetune, c.verify, c.report),
     "Look": (c.adapters, c.compare, c.runs, c.params, c.predict, c.play, c.doctor),
     "Take along": (c.merge, c.extract, c.export),
     "More": (c.teach, sweep),
@@ -158,4 +158,5 @@ for _panel, _functions in COMMANDS.items():
     for _function in _functions:
         # `python -OO` drops docstrings, but not their source
         _help = _function.__doc__ or ast.get_docstring(ast.parse(inspect.getsource(_function)).body[0])  # type: ignore
-        app.command(help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))
+        _name = _function.__name__.removesuffix("_base")  # `import` is no name that Python allows
+        app.command(_name, help=_help, rich_help_panel=_panel)(returns_exit_code(flattened(_function)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.convert import Merging
     from lora_mnist.pipeline.export import Export
     from lora_mnist.pipeline.finetune import FinetuneResult
+    from lora_mnist.pipeline.import_base import ImportResult
     from lora_mnist.pipeline.pretrain import PretrainResult
     from lora_mnist.pipeline.run import Done, RunResult
     from lora_mnist.pipeline.teach import TeachResult
@@ -27,17 +28,46 @@ PROVED = "passed: no byte of the base changed; adapter off, it is the base"
 
 def pretraining(document: PretrainResult) -> RenderableType:
     """How good the base is, digit by digit, a row for each split, and which is the weakest."""
+    first = f"{_accuracy(document)}, after {document.seconds:.1f} s of training."
+    return Group(Line(first, style="bold"), Line(_weakest(document)), *_base(document))
+
+
+def imported(document: ImportResult) -> RenderableType:
+    """The same of an imported base, with what was read and how its pixels were measured."""
+    source, model, (asked, *others) = document.source, document.architecture, document.pixels
+    assert source is not None
+    casts = ", ".join(sorted({one.dtype for one in source.tensors} - {"float32"}))
+    sizes = " → ".join(map(str, (784, *model.hidden, 10)))
+    shares = {way: f"{100 * share:.2f} %" for way, share in document.pixels.items()}
+    pixels = f"{asked}: {shares[asked]} of val are right, and clearly more in none of {len(others)} other ways"
+    if better := document.better:
+        pixels = f"{shares[better]} of val are right with {better}, and with {asked} as asked {shares[asked]}:"
+        pixels += f" import it again with {better} --force"
+    halves = "val and test are halves of the test images, since its training probably saw all training images"
+    if document.dataset.name == "mnist-5k":
+        halves += "; these 5,000 are all training images of MNIST, so it may have seen them too"
+    return Group(
+        Line(f"{_accuracy(document)}.", style="bold"),
+        Line(_weakest(document)),
+        labelled(
+            "imported", f"{source.file}: {sizes}, ReLU assumed between them{f'; {casts} → float32' if casts else ''}"
+        ),
+        labelled("pixels", pixels),
+        labelled("images", halves),
+        Line(document.base_fingerprint, "fingerprint  "),
+        *_base(document),
+    )
+
+
+def _base(document: PretrainResult) -> Iterator[RenderableType]:
+    """Wrong images, a row for each split, where it is and what to do next."""
     digits = (*map(str, range(10)), "all")
     wrong = plain_table(f"wrong ({DATASETS[document.dataset.name]})", *digits, apart=1)
     for split, part in document.splits.items():
         wrong.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in tables.by_digit(part)))
-    return Group(
-        Line(f"{_accuracy(document)}, after {document.seconds:.1f} s of training.", style="bold"),
-        Line(_weakest(document)),
-        wrong,
-        labelled("saved", str(Path(document.run) / "base")),
-        to_copy("next", command_line("finetune", Path(document.run))),
-    )
+    yield wrong
+    yield labelled("saved", str(Path(document.run) / "base"))
+    yield to_copy("next", command_line("finetune", Path(document.run)))
 
 
 def _accuracy(document: PretrainResult) -> str:
@@ -56,7 +86,7 @@ def _weakest(document: PretrainResult) -> str:
 def finetuning(tuning: FinetuneResult, run: Path, is_rare: bool) -> RenderableType:
     """The verdict, the counts, side effects, the proof, where it is and what to do next: at most 17 lines.
 
-    `is_rare`: the base saw only a share of a digit.
+    `is_rare`: the base saw only a share of a digit, or nobody here knows what it saw.
     """
     parts, facts, analysis = [answer(tuning)], tuning.record.extraction, tuning.analysis
     if facts and analysis:  # how much of the change the adapter holds, and what all of the change does
@@ -143,17 +173,23 @@ def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
         labelled("merged", f"the {tables.with_adapters(document.merged)}"),
         labelled("exact", f"no logit differs from base and adapters apart by more than {exact}"),
         labelled("saved", document.file),
+        *(
+            [labelled("original", f"{document.original}, with the names and the format of your file")]
+            if document.original
+            else []
+        ),
         to_copy("next", command_line("evaluate", run, f"--checkpoint {document.name}")),
     )
 
 
 def exported(document: Export) -> RenderableType:
     """Where it lies, how it is called, and how far its logits are from ours."""
-    about, kind = document.provenance, f"ONNX, opset {document.opset}" if document.opset else "torch.export"
+    about, is_original = document.provenance, document.format == "original"
+    kind = f"ONNX, opset {document.opset}" if document.opset else "as imported" if is_original else "torch.export"
     difference = f"{document.largest_difference:.1e} at most; the largest is {document.largest_logit:.3g}"
     return Group(
         labelled("network", f"{tables.with_adapters(about.adapters)}, on {DATASETS[about.dataset.name]}"),
-        labelled("input", f"{about.input}; normalised inside"),
+        labelled("input", about.input if is_original else f"{about.input}; normalised inside"),
         labelled("output", about.output),
         labelled("checked", f"on {document.images:,} held-out images the logits differ from ours by {difference}"),
         labelled("saved", f"{document.file}: {kind}, {document.bytes / 1e6:.1f} MB"),
@@ -173,6 +209,7 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     Stages that were finished before are held back until one had something to do, so a finished run has no lines.
     """
     from lora_mnist.pipeline.pretrain import PretrainResult
+    from lora_mnist.pipeline.run import STAGES
     from lora_mnist.pipeline.verify import VerifyResult
 
     lines: list[RenderableType] = []
@@ -180,7 +217,8 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     for i, one in list(enumerate(done))[first:]:
         result, time = one.result, "before" if one.skipped else f"{one.seconds:.1f} s"
         if isinstance(result, PretrainResult):
-            lines.append(stage_line(1, time, f"{_accuracy(result)}. {_weakest(result)}"))
+            made = "import" if result.source else STAGES[0]
+            lines.append(_timed(f"1/{len(STAGES)} {made}", time, f"{_accuracy(result)}. {_weakest(result)}"))
         elif isinstance(result, VerifyResult):
             what = f"base and {_count(len(result.adapters), 'adapter')}"
             lines.append(stage_line(3, time, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files"))
@@ -223,7 +261,8 @@ def whole(document: RunResult, run: Path) -> RenderableType:
         lines.append(saved(last, run))
     if kept:
         lines.append(to_copy("to use it", command_line("merge", run, *(f"--adapter {name}" for name in names))))
-    return Group("", *lines, next_step(kept[-1] if kept else last, run, document.pretraining.rare is not None))
+    is_rare = document.pretraining.rare is not None or document.pretraining.source is not None
+    return Group("", *lines, next_step(kept[-1] if kept else last, run, is_rare))
 
 
 def finished(document: RunResult, page: Path) -> RenderableType:

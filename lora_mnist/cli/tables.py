@@ -253,6 +253,7 @@ def adapters(listing: Listing) -> RenderableType:
     """One line for every adapter, and for every checkpoint with all weights trained."""
     digest = labelled("digest", listing.digest)
     base = [Line(f"The base {listing.rare}.")] if listing.rare else []
+    base += [Line(f"The base was imported from {listing.imported}.")] if listing.imported else []
     if not listing.adapters:
         return Group(Line(f"{listing.run} has no adapters yet."), *base, digest)
     rows = table("adapter", "digit", "rank", "numbers", "missed", "false al.", "errors", "proof", "size")
@@ -294,6 +295,7 @@ def runs(document: Overview) -> RenderableType:
         base = [line.dataset or "", f"{100 * line.accuracy:.2f} %", str(line.adapters)]
         rows.add_row(name, *base, *best, _size(line.bytes), (line.digest or "")[:DIGEST])
         notes += [Line(f"{name}: the base {line.rare}.")] if line.rare else []
+        notes += [Line(f"{name}: the base was imported from {line.imported}.")] if line.imported else []
     return Group(titled(f"Runs below {document.folder}, with test figures", rows), *notes, *faults)
 
 

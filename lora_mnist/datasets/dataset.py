@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -85,14 +86,20 @@ def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False
 
 
 def load(
-    name: KnownDataset, folder: Path, val_share: float, split_seed: int, device: torch.device | str = "cpu"
+    name: KnownDataset,
+    folder: Path,
+    val_share: float,
+    split_seed: int,
+    device: torch.device | str = "cpu",
+    val_from: Literal["train", "test"] = "train",
 ) -> Dataset:
     """Read data set `name` (`mnist` or `mnist-5k`) and split it.
 
     Args:
         folder: holds MNIST/raw/; not used by `mnist-5k`.
-        val_share: share of the training images, per class, that becomes `val`; 0 for none.
+        val_share: share of the images of `val_from`, per class, that becomes `val`; 0 for none.
         split_seed: seeds that choice.
+        val_from: `test` where the network may have been trained on all of `train`, as an imported one.
 
     Raises DataError if a file is missing or is not the published one.
     """
@@ -104,18 +111,15 @@ def load(
         images, labels, test_images, test_labels = images[rest], labels[rest], images[test], labels[test]
     else:
         raise ValueError(f"{name!r} is no data set; `choose` decides between mnist and mnist-5k")
-    train, val = _stratified(labels, val_share, split_seed)
-
-    def split(images: np.ndarray, labels: np.ndarray) -> Split:
-        return Split(torch.tensor(images, device=device), torch.tensor(labels, dtype=torch.int64, device=device))
-
-    return Dataset(
-        name,
-        sha256,
-        split(images[train], labels[train]),
-        split(images[val], labels[val]),
-        split(test_images, test_labels),
-    )
+    parts = {"train": (images, labels), "test": (test_images, test_labels)}
+    images, labels = parts[val_from]
+    rest, val = _stratified(labels, val_share, split_seed)
+    parts |= {val_from: (images[rest], labels[rest]), "val": (images[val], labels[val])}
+    splits = {
+        split: Split(torch.tensor(images, device=device), torch.tensor(labels, dtype=torch.int64, device=device))
+        for split, (images, labels) in parts.items()
+    }
+    return Dataset(name, sha256, **splits)
 
 
 def count_seen(images: int, share: float) -> int:

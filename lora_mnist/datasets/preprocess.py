@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
+from lora_mnist.datasets import paper
+from lora_mnist.datasets.paper import CERTAIN, EDGE, FAINTEST
 from lora_mnist.errors import DataError
 from lora_mnist.files import read_regular
 
@@ -24,16 +26,16 @@ NUMPY = b"\x93NUMPY"  # how a saved array begins
 SAVE_AS = "Save it as PNG, JPEG, WebP or .npy."
 LARGEST = 64 << 20  # bytes of a file; a photograph has a tenth
 
-FAINTEST = 24.0  # grey levels of 255 by which ink stands out at least; paper and JPEG blocks vary by fewer
-CERTAIN = 0.4  # of the darkest ink: what certainly is some; each stroke holds a pixel that is darker
-EDGE = 0.05  # of the darkest ink: where strokes end; low, since MNIST's boxes hold its faintest pixels too
 NOISE = 5.0  # standard deviations of the paper that are not taken for ink: one pixel in three million
 SPECK = 0.03  # of all the ink: an isolated piece with less is dust
+MAIN = 0.6  # of all the ink: what is left without the dust; text and patterns are nothing but small pieces
+DOTS = (6, 400)  # how many make up a digit on an LED matrix
 GAP = 0.2  # of the larger one's longer side: pieces with less between them are one digit, as a 5 and its bar
 LIKE = 0.5  # of the larger one's longer side: smaller pieces are parts, not other digits
 SHARE = 0.1  # of the larger one's ink: likewise, and a 1 beside a broad 0 has more
 
 WAY_OUT = "Give a picture of one digit, dark on light or light on dark."
+BETTER_LIGHT = "Take it in even light, without a shadow on it."
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -77,21 +79,25 @@ def prepare(grey: np.ndarray) -> np.ndarray:
     """The picture that MNIST would have made of a digit.
 
     Args:
-        grey: (H, W), uint8 or other numbers from 0 to 255, or floats or bools from 0 to 1; dark on light or light on
-            dark.
+        grey: (H, W), also (1, H, W) or (H, W, 1); uint8 or other numbers from 0 to 255, floats or bools from 0 to 1,
+            or uint16 of 8 to 16 bits; dark on light or light on dark.
 
     Returns:
         uint8 (28, 28), light on dark: the digit's box scaled by area averaging to 20 pixels along its longer side,
         placed by its centre of mass.
 
-    Raises DataError if it is blank, holds several digits, or is no picture.
+    Raises DataError if it is blank, too unevenly lit, holds several digits or a pattern, or is no picture.
     """
-    ink, noise = _ink_of(_averaged(levels(grey)))
-    peak = float(ink.max())
-    edge = max(EDGE * peak, NOISE * noise)
-    if peak < FAINTEST or edge > CERTAIN * peak:
-        raise DataError("The picture is blank: nothing in it stands out from its background.", WAY_OUT)
-    pieces, box = _without_specks(ink, _pieces(ink, edge, CERTAIN * peak))
+    # a photograph's paper first; on a clean canvas these two change nothing
+    ink, noise, uneven = paper.ink_of(paper.without_table(_averaged(levels(grey))))
+    ink = paper.without_lines(ink, noise)
+    ink, pieces = _pieces(ink, noise, uneven)
+    around = paper.surroundings(ink, pieces) if pieces.max() > 1 else ()
+    if len(around):
+        ink, pieces = _pieces(np.where(np.isin(pieces, around), 0, ink), noise, uneven)
+    if (dots := _spacing(pieces)) is not None:
+        ink, pieces = _pieces(_joined(ink * (pieces > 0), *dots), noise, uneven)
+    pieces, box = _without_specks(ink, pieces)
     _refuse_several(ink[box], pieces[box])
     digit = _scaled(np.where(pieces[box], ink[box], 0))
     return _centred(digit, ndimage.center_of_mass(digit))
@@ -99,11 +105,15 @@ def prepare(grey: np.ndarray) -> np.ndarray:
 
 def levels(picture: np.ndarray) -> np.ndarray:
     """Grey levels float32 (H, W) from 0 to 255 of numbers as `prepare` takes them. Raises DataError for others."""
+    while picture.ndim > 2 and 1 in (picture.shape[0], picture.shape[-1]):  # a channel of grey, or a batch of one
+        picture = picture[0] if picture.shape[0] == 1 else picture[..., 0]
     if picture.ndim != 2 or not picture.size:
         raise DataError(f"A picture has rows and columns; here the shape is {picture.shape}.", WAY_OUT)
     if picture.dtype.kind not in "buif":
         raise DataError(f"A picture is made of numbers, not of {picture.dtype}.", WAY_OUT)
     low, high = float(picture.min()), float(picture.max())
+    if picture.dtype == np.uint16:  # of which cameras and scanners fill 10, 12, 14 or all 16 bits
+        return picture.astype(np.float32) * np.float32(255 / (2 ** max(int(high).bit_length(), 8) - 1))
     if not 0 <= low <= high <= 255:  # nor if one is NaN
         raise DataError(f"Grey levels reach from 0 to 255; here from {low:g} to {high:g}.", WAY_OUT)
     scale = 255 if picture.dtype.kind in "bf" and high <= 1 else 1
@@ -114,7 +124,7 @@ def _array_in(content: bytes) -> np.ndarray:
     array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     if array.size > (Image.MAX_IMAGE_PIXELS or array.size):
         raise Image.DecompressionBombError
-    if array.ndim == 3 and array.dtype == np.uint8:  # colours, with or without transparency
+    if array.ndim == 3 and array.shape[2] in (2, 3, 4) and array.dtype == np.uint8:  # with or without transparency
         return _grey(Image.fromarray(array))
     return np.rint(levels(array)).astype(np.uint8)
 
@@ -123,7 +133,7 @@ def _picture_in(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            return (np.asarray(upright) / 257).round().clip(0, 255).astype(np.uint8)
+            return np.rint(levels(np.asarray(upright).clip(0, 65535).astype(np.uint16))).astype(np.uint8)
         return _grey(upright)
 
 
@@ -152,48 +162,61 @@ def _averaged(grey: np.ndarray) -> np.ndarray:
     return blocks.mean((1, 3))
 
 
-def _ink_of(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """How far every pixel stands out from the paper to the side where the ink is, float32 (H, W), never negative.
+def _pieces(ink: np.ndarray, noise: float, uneven: bool) -> tuple[np.ndarray, np.ndarray]:
+    """`ink`, and its connected pieces of which a part certainly is ink: their numbers, int (H, W), 0 for none.
 
-    Also the standard deviation of the paper's noise. Ink is where most departs from the paper: the third power keeps
-    the sign and lets noise, which goes both ways, cancel out.
+    Raises DataError if there are none.
     """
-    away = grey - np.median(_border(grey))
-    if _noise(away):
-        away = min(away, grey - _slope(grey), key=_noise)
-    return (away if np.vdot(away * away, away) > 0 else -away).clip(0), _noise(away)
-
-
-def _slope(grey: np.ndarray) -> np.ndarray:
-    """Paper in uneven light, float32 (H, W): what the sides' medians say, since a stroke may touch the border."""
-    top, bottom, left, right = (np.median(side) for side in (grey[0], grey[-1], grey[:, 0], grey[:, -1]))
-    down, across = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in grey.shape)
-    middle = np.float32((top + bottom + left + right) / 4)
-    return middle + (bottom - top) * down[:, None] + (right - left) * across
-
-
-def _noise(away: np.ndarray) -> float:
-    """Standard deviation along the border by the median of its size, which strokes that touch it hardly change."""
-    return 1.4826 * float(np.median(np.abs(_border(away))))  # the factor is that of a normal distribution
-
-
-def _border(picture: np.ndarray) -> np.ndarray:
-    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-
-
-def _pieces(ink: np.ndarray, edge: float, certain: float) -> np.ndarray:
-    """Connected pieces of at least `edge` that somewhere hold `certain` ink: their numbers, int (H, W), 0 for none."""
+    peak = float(ink.max())
+    edge = max(EDGE * peak, NOISE * noise)
+    if peak < FAINTEST or edge > CERTAIN * peak:
+        if uneven:
+            raise DataError("The light on the paper is too uneven to tell ink from shadow.", BETTER_LIGHT)
+        raise DataError("The picture is blank: nothing in it stands out from its background.", WAY_OUT)
     touching = np.ones((3, 3))  # also by a corner
     pieces, _ = ndimage.label(ink >= edge, touching)
-    strong = np.unique(pieces[ink >= certain])
-    return np.where(np.isin(pieces, strong), pieces, 0)
+    strong = np.unique(pieces[ink >= CERTAIN * peak])
+    return ink, np.where(np.isin(pieces, strong), pieces, 0)
+
+
+def _spacing(pieces: np.ndarray) -> tuple[float, float] | None:
+    """Side and distance in pixels of dots, as on an LED matrix; None if `pieces` int (H, W) are not such."""
+    if pieces.max() < DOTS[0]:
+        return None
+    boxes = [box for box in ndimage.find_objects(pieces) if box]
+    if not DOTS[0] <= len(boxes) <= DOTS[1]:
+        return None
+    sides = np.array([[part.stop - part.start for part in box] for box in boxes])
+    side = float(np.median(sides))
+    full = np.bincount(pieces.ravel())[1:]
+    full = full[full > 0] / sides.prod(1)
+    if np.mean((np.abs(sides / side - 1) <= 0.5).all(1) & (full >= 0.6)) < 0.8:
+        return None
+    centres = np.array([[(part.start + part.stop) / 2 for part in box] for box in boxes])
+    apart = np.linalg.norm(centres[:, None] - centres, axis=2)
+    return side, float(np.median(np.sort(apart, 0)[1]))
+
+
+def _joined(ink: np.ndarray, side: float, apart: float) -> np.ndarray:
+    """Strokes of dots: each grows until it meets the next one. Raises DataError if they fill an area."""
+    margin = round(apart)
+    strokes = ndimage.maximum_filter(np.pad(ink, margin), round(apart - side) + 1)
+    (box,) = ndimage.find_objects((strokes >= CERTAIN * ink.max()).astype(np.int8))
+    height, width = (part.stop - part.start for part in box)
+    if (strokes[box] >= CERTAIN * ink.max()).mean() > 0.85 and max(height, width) < 3 * min(height, width):
+        raise DataError("The picture holds a pattern of dots and no digit.", WAY_OUT)
+    return ndimage.gaussian_filter(strokes, apart / 4)
 
 
 def _without_specks(ink: np.ndarray, pieces: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice]]:
     """`pieces` without those that are too small to belong to a digit, and the box around what is left."""
     marked = pieces > 0
     amounts = np.bincount(pieces[marked], ink[marked])
-    pieces = np.where((amounts >= SPECK * amounts.sum())[pieces] & marked, pieces, 0)
+    kept = amounts >= SPECK * amounts.sum()
+    if amounts[kept].sum() < MAIN * amounts.sum():
+        count = len(np.unique(pieces[marked]))
+        raise DataError(f"The picture holds {count} small pieces, as text or a pattern does, and no digit.", WAY_OUT)
+    pieces = np.where(kept[pieces] & marked, pieces, 0)
     (box,) = ndimage.find_objects((pieces > 0).astype(np.int8))
     return pieces, box
 

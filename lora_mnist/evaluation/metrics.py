@@ -3,16 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, Scores, ScoreTable, SplitResult
-from lora_mnist.training.model import logits_of
+from lora_mnist.training.model import MLP, logits_of
 
 
-def held_out_logits(model: nn.Module, dataset: Dataset) -> dict[str, torch.Tensor]:
+def held_out_logits(model: MLP, dataset: Dataset) -> dict[str, torch.Tensor]:
     """Logits (N, 10) fp32 on the CPU of `val`, where there is one, and `test`."""
     return {split: logits_of(model, part.images) for split, part in dataset.held_out.items()}
 

@@ -10,23 +10,22 @@ import copy
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
 
 from lora_mnist.evaluation.results import Frozen, Off, On, Proof
 from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference
 from lora_mnist.lora.model import adapted_layers, adapter_names, base_tensors, disabled, updates_of
-from lora_mnist.training.model import logits_of
+from lora_mnist.training.model import MLP, logits_of
 
 # of the largest logit; fp32 sums of a thousand products in another order differ by less than 1e-6 here
 TOLERANCE = 1e-5
 
 
 def prove(
-    base: nn.Module,
+    base: MLP,
     images: Mapping[str, torch.Tensor],
     stored: Mapping[str, torch.Tensor],
     fingerprint: Fingerprint,
-    adapted: nn.Module,
+    adapted: MLP,
 ) -> tuple[Proof, dict[str, torch.Tensor]]:
     """Check all three claims for the adapters in `adapted`: one, or several on top of each other.
 
@@ -97,7 +96,7 @@ def failures(proof: Proof) -> list[str]:
 
 
 @torch.no_grad()
-def _by_formula(base: nn.Module, adapted: nn.Module) -> tuple[nn.Module, list[str]]:
+def _by_formula(base: MLP, adapted: MLP) -> tuple[MLP, list[str]]:
     """A plain copy of `base` with W + scaling · B A written out; and the layers whose merged weight is not that."""
     weights: dict[str, torch.Tensor] = {}
     for name in adapter_names(adapted):

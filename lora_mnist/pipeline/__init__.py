@@ -6,7 +6,7 @@
     repaired = finetune(work)
 
 Here are the stages of the main job. The others load what it does not need, so they are imported from their own files,
-`compare`, `convert` (merge and extract), `doctor`, `export`, `predict` and `teach`:
+`compare`, `convert` (merge and extract), `doctor`, `export`, `import_base`, `predict` and `teach`:
 
     from lora_mnist.pipeline.predict import pictures_in, predict
 """

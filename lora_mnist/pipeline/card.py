@@ -61,8 +61,7 @@ model, _ = load_network(Path("../../base/model.safetensors"))
 model.eval()
 ```
 
-Both take `lora_mnist.training.model.normalise(images)`, with uint8 images (N, 28, 28), light on dark, and give logits
-(N, 10).
+Both take `model.normalise(images)`, with uint8 images (N, 28, 28), light on dark, and give logits (N, 10).
 """
 
 

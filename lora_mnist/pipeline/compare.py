@@ -6,8 +6,10 @@ Everything comes from what the stages stored: counts from their documents, tests
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import RunError
@@ -17,7 +19,7 @@ from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine, adapter_lines
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import DatasetName
-from lora_mnist.settings.config import Count, Digit, Document, Many, Maybe
+from lora_mnist.settings.config import Count, DataSettings, Digit, Document, Many, Maybe
 
 _Stored = tuple[Path, torch.Tensor | None]  # the folder of a network, and its logits (N, 10) of `test`
 
@@ -29,9 +31,16 @@ class Network(Document):
     run: str
     name: str  # of the adapter or checkpoint; `base`
     dataset: DatasetName
+    data: Annotated[DataSettings, Field(exclude=True)]  # which of the images are `test`
     images: Count  # of `test`
     errors: Count
     adapter: Maybe[AdapterLine] = None  # what was trained and what it did; a base has none
+
+    @property
+    def test_images(self) -> tuple[object, ...]:
+        """What is the same of two networks with the same `test`, which does not depend on how `train` is split."""
+        halves = (self.data.val_share, self.data.split_seed) if self.data.val_from == "test" else ()
+        return (self.dataset.sha256, *halves)
 
 
 class PairOfNetworks(Document):
@@ -51,11 +60,11 @@ class SideBySide(Document):
     pairs: Many[PairOfNetworks]
 
     @property
-    def datasets(self) -> dict[str, list[Network]]:
-        """The networks of each data set, by its SHA-256."""
-        found: dict[str, list[Network]] = {}
+    def datasets(self) -> dict[tuple[object, ...], list[Network]]:
+        """The networks with the same test images, by these."""
+        found: dict[tuple[object, ...], list[Network]] = {}
         for network in self.networks:
-            found.setdefault(network.dataset.sha256, []).append(network)
+            found.setdefault(network.test_images, []).append(network)
         return found
 
 
@@ -85,6 +94,7 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
                 run=str(run.path),
                 name=saved.name,
                 dataset=saved.evaluation.dataset,
+                data=run.record.settings.data,
                 images=test.count,
                 errors=test.errors,
                 adapter=line,
@@ -96,8 +106,8 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
             f"There is {', '.join(dict.fromkeys(names)) or 'none yet'}.",
         )
     pairs = list[PairOfNetworks]()
-    for sha256 in dict.fromkeys(network.dataset.sha256 for network in networks):
-        pairs += _pairs({network: one for network, one in networks.items() if network.dataset.sha256 == sha256}, data)
+    for same in dict.fromkeys(network.test_images for network in networks):
+        pairs += _pairs({network: one for network, one in networks.items() if network.test_images == same}, data)
     return SideBySide(networks=tuple(networks), pairs=tuple(pairs))
 
 
@@ -106,7 +116,8 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNe
     if len(networks) < 2:
         return
     one = next(iter(networks))
-    dataset = load(one.dataset.name, data, val_share=0, split_seed=0)  # `test` is the same however `train` is split
+    share, seed, val_from = one.data.val_share, one.data.split_seed, one.data.val_from
+    dataset = load(one.dataset.name, data, share, seed, val_from=val_from)
     if dataset.sha256 != one.dataset.sha256:
         raise RunError(f"{one.run} was trained on other images of the same name.", "Leave it out.")
     labels, logits = dataset.test.labels, {}

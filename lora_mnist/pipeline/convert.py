@@ -11,9 +11,10 @@ from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora import compute_fingerprint, left_out, merged_copy
 from lora_mnist.lora import extract as extract_update
 from lora_mnist.pipeline.finetune import FinetuneResult, prove_and_save, record_of
+from lora_mnist.pipeline.state_dict import original_content
 from lora_mnist.pipeline.workspace import Workspace, name_from
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, MERGE, PROVENANCE, WEIGHTS
-from lora_mnist.runs.atomic import sha256_of
+from lora_mnist.runs.atomic import sha256_of, write_file
 from lora_mnist.runs.schemas import (
     CheckpointCounts,
     Evaluation,
@@ -24,6 +25,7 @@ from lora_mnist.runs.schemas import (
     Provenance,
     record_provenance,
 )
+from lora_mnist.settings.config import Maybe
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 
@@ -32,6 +34,7 @@ class Merging(Provenance, MergeRecord):
     """What was merged, how, the file that holds it, and what it does."""
 
     file: str
+    original: Maybe[str] = None  # the same, as the file was that the base was imported from
     evaluation: Evaluation
 
 
@@ -65,13 +68,22 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool =
             largest_difference=largest_of(before[split] - logits[split] for split in logits),
             largest_logit=largest_of(logits.values()),
         )
-        provenance = record_provenance(work.device, started)
+        provenance, source = record_provenance(work.device, started), work.run.record.source
         with work.run.new(place) as writer:
             writer.network(merged)
             writer.documents({MERGE: record, PROVENANCE: provenance})
             writer.history(None)
             writer.results(evaluation, logits)
-        return Merging(**dict(record), **dict(provenance), file=str(place.folder / WEIGHTS), evaluation=evaluation)
+            if source:
+                original = f"original{source.suffix}"
+                write_file(writer.folder / original, original_content(source, merged))
+        return Merging(
+            **dict(record),
+            **dict(provenance),
+            file=str(place.folder / WEIGHTS),
+            original=str(place.folder / original) if source else None,
+            evaluation=evaluation,
+        )
 
 
 def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> FinetuneResult:

@@ -161,4 +161,5 @@ def _run(run: Run) -> str:
         load_network(run.require_checkpoint(checkpoint.name).file(WEIGHTS))
     lock = f"being written by {writer}" if (writer := writer_of(run.path)) else "nobody writes"
     count = len(adapters) + len(checkpoints)
-    return f"manifests and fingerprints are right, of the base and {count} made from it; {lock}"
+    imported = f", which {run.record.source}," if run.record.source else ""
+    return f"manifests and fingerprints are right, of the base{imported} and {count} made from it; {lock}"

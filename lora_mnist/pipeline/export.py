@@ -1,5 +1,7 @@
-"""The base with adapters in its weights as one file for elsewhere: ONNX for phones and browsers, or torch.export's."""
+"""The base with adapters in its weights as one file for elsewhere: ONNX for phones and browsers, torch.export's, or,
+of an imported base, one like the file that it came from."""
 
+import copy
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,24 +17,26 @@ from lora_mnist.errors import ProofError, UsageError, shown
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora import merged_copy
+from lora_mnist.pipeline.state_dict import original_content, tensors_in
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_unused, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
 from lora_mnist.settings.config import Count, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
-from lora_mnist.training.model import BATCH, normalise
+from lora_mnist.training.model import BATCH, MLP, normalise
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "original": "that of the file"}
 ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")
 OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), which runtimes have had years to learn
 IMAGES, LOGITS = "images", "logits"  # the names of input and output
 ABOUT = "lora_mnist"  # under which the provenance stands in the file
 Network = Callable[[torch.Tensor], torch.Tensor]  # images as below -> logits
 TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
+ROUNDED = 0.05  # likewise, where a file's own dtype has only 8 or 11 bits of a merged weight
 
 
 class Provenance(Document):
-    """What stands in the file itself, as JSON under the name lora_mnist."""
+    """What stands in the file itself, as JSON under the name lora_mnist; an original has no place for it."""
 
     lora_mnist: str
     run: str
@@ -59,13 +63,14 @@ class Export(Document):
 class PlainNetwork(nn.Module):
     """uint8 images (N, 28, 28) → logits (N, 10), of torch's own layers only, which exporters know."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: MLP):
         super().__init__()
+        self.mean, self.std = network.mean, network.std
         *hidden, last = network.children()
         self.layers = nn.Sequential(*(module for layer in hidden for module in (layer, nn.ReLU())), last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(normalise(images).flatten(1))  # (N, 28, 28) -> (N, 784) -> (N, 10)
+        return self.layers(normalise(images, self.mean, self.std).flatten(1))  # (N, 28, 28) -> (N, 784) -> (N, 10)
 
 
 def export(
@@ -78,21 +83,27 @@ def export(
     """Write the base with `adapters` merged into its weights, once its logits are seen to be ours.
 
     Args:
-        format: `onnx` or `torch`.
+        format: `onnx`, `torch`, or `original`: names, order, dtypes and format of the file that the base came from.
         out: the file; None is one in the run's exports/, named after the adapters.
 
     Raises:
-        UsageError: the format is unknown, what it needs is not installed, the file is there, or logits are not finite.
+        UsageError: the format is unknown or not for this base, what it needs is not installed, the file is there, or
+            logits are not finite.
         LoRAError: the merged weights are not finite.
         RunError: an adapter is missing, damaged, or made on another base; or another command writes to the run.
         ProofError: the exported network's logits are not ours; nothing is written.
         DiskError: the disk refuses.
     """
     require_format(format)
+    source = work.run.record.source
+    if format == "original" and source is None:
+        cause = f"The base of {work.run.path} was trained here, so there is no original to write it like."
+        raise UsageError(cause, "Take another --format; only the base of `lora-mnist import` has one.")
     with work.writing() if out is None else nullcontext():
         model, used = work.adapted(adapters, allow_unverified)
         name = "-".join(one.name for one in used) or "base"
-        file = out or work.run.exports / f"{name}{SUFFIXES[format]}"
+        original = source if format == "original" else None
+        file = out or work.run.exports / f"{name}{original.suffix if original else SUFFIXES[format]}"
         require_unused(file, work.request.force)
         ours = held_out_logits(model, work.dataset)
         require_finite(ours, "Choose a smaller --strength.")
@@ -102,11 +113,20 @@ def export(
             dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),
             base_fingerprint=work.fingerprint.sha256,
             adapters=used,
+            **({"input": _wanted(work.base)} if original else {}),
         )
-        content, theirs = _exported(work, merged_copy(model) if used else model, format, about)
+        merged = merged_copy(model) if used else model
+        assert isinstance(merged, MLP)
+        if original:
+            content, written = original_content(original, merged), copy.deepcopy(merged)
+            written.load_state_dict(tensors_in(original, content))
+            theirs = held_out_logits(written, work.dataset)
+        else:
+            content, theirs = _exported(work, merged, format, about)
         largest = largest_of(ours.values())
         difference = largest_of(part - theirs[split] for split, part in ours.items())
-        if not difference <= TOLERANCE * largest:  # nor if it is NaN
+        tolerance = ROUNDED if original and original.rounds else TOLERANCE
+        if not difference <= tolerance * largest:  # nor if it is NaN
             raise ProofError(
                 f"The exported network's logits differ from ours by {difference:.1e}, and the largest is"
                 f" {largest:.3g}.",
@@ -128,7 +148,7 @@ def export(
 def require_format(format: str) -> None:
     """Raises UsageError if the format is unknown, or what it needs is not installed."""
     if format not in SUFFIXES:
-        raise UsageError(f"`format` (={shown(format)}) must be {' or '.join(SUFFIXES)}.", "Correct --format.")
+        raise UsageError(f"`format` (={shown(format)}) must be {', '.join(SUFFIXES)}.", "Correct --format.")
     if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
         raise UsageError(
             f"ONNX needs {' and '.join(missing)}, not installed here.",
@@ -136,9 +156,12 @@ def require_format(format: str) -> None:
         )
 
 
-def _exported(
-    work: Workspace, merged: nn.Module, format: str, about: Provenance
-) -> tuple[bytes, dict[str, torch.Tensor]]:
+def _wanted(network: MLP) -> str:
+    """The input of a network without its normalisation, in words."""
+    return f"(grey values from 0 to 1 - {network.mean:g}) / {network.std:g}, light on dark: float32 (N, 784)"
+
+
+def _exported(work: Workspace, merged: MLP, format: str, about: Provenance) -> tuple[bytes, dict[str, torch.Tensor]]:
     """The file's content, and the logits (N, 10) by split of the network that is read back from it."""
     plain = PlainNetwork(merged).cpu().eval().requires_grad_(False)
     through = _through_onnx if format == "onnx" else _through_torch

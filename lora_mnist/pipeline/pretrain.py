@@ -2,9 +2,12 @@
 
 import logging
 import time
+from collections.abc import Mapping
+
+import torch
 
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.dataset import choose, data_folder, load
+from lora_mnist.datasets.dataset import Dataset, choose, data_folder, load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
@@ -16,8 +19,10 @@ from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import (
     DatasetFacts,
     Evaluation,
+    Provenance,
     RareDigit,
     RunRecord,
+    Source,
     evaluation_of,
     rare_digit,
     record_provenance,
@@ -25,6 +30,8 @@ from lora_mnist.runs.schemas import (
 from lora_mnist.settings.config import Maybe, Settings
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import prepare_device
+from lora_mnist.training.loop import History
+from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import train_base
 
@@ -32,12 +39,13 @@ log = logging.getLogger("lora_mnist")
 
 
 class PretrainResult(Evaluation):
-    """What a base does, where it lies, how many seconds its training took, and its weakest digit, if `val` tells."""
+    """What a base does, where it lies, how many seconds it took, and its weakest digit, if `val` tells."""
 
     run: str
     seconds: float
     weakest: WeakestDigit | None
     rare: Maybe[RareDigit] = None  # the digit of which it saw only a share
+    source: Maybe[Source] = None  # the file that it was imported from
 
 
 def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, PretrainResult]:
@@ -59,7 +67,8 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
         elif resume:
             run.require_base()
             run.tidy()
-            sections = ("seed", "data", "model", "pretrain")  # what made the base; the rest belongs to an adapter
+            # what made the base; the rest belongs to an adapter, and of an imported one the seed too
+            sections = ("data", "model", "pretrain", *(() if run.record.source else ("seed",)))
             stored = run.record.settings.model_dump(mode="json")
             request.refuse_contradictions(stored, sections, run.record.dataset.name, run.base.folder)
             work = open_workspace(request, run)
@@ -69,18 +78,24 @@ def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> 
                 f"{run.base.folder} is finished already.",
                 "Go on with `lora-mnist finetune`, choose another --run, or train it again with --force.",
             )
-    base, weakest = work.run.base, None
+    return work, result_of(work)
+
+
+def result_of(work: Workspace) -> PretrainResult:
+    """What the base of an opened run does."""
+    base, record, weakest = work.run.base, work.run.record, None
     if len(work.dataset.val):
         digit = weakest_digit(base.logits()["val"], work.dataset.val.labels)
         val = base.evaluation.splits["val"]
         low, high = wilson(val.wrong[digit], val.images[digit])
         weakest = WeakestDigit(digit=digit, wrong=val.wrong[digit], images=val.images[digit], low=low, high=high)
-    return work, PretrainResult(
+    return PretrainResult(
         **dict(base.evaluation),
-        run=str(request.run),
+        run=str(work.request.run),
         seconds=base.provenance.seconds,
         weakest=weakest,
-        rare=run.record.rare,
+        rare=record.rare,
+        source=record.source,
     )
 
 
@@ -90,13 +105,17 @@ def _stored_settings(request: Request, run: Run) -> Settings | None:
         return None
     try:
         run.base.require_saved(RECORD)
-        return run.record.settings
+        record = run.record
     except RunError as error:
         if request.config is None:
             cause = f"{error.cause} So it is not known with what settings to train again."
             raise type(error)(cause, "Name them with --config, or choose another --run.") from error
         log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
         return None
+    if record.source:  # and nobody else may have the network any more
+        cause = f"{run.base.folder} {record.source}, and is not replaced by one that is trained here."
+        raise RunError(cause, "Choose another --run, or replace it with `lora-mnist import --force`.")
+    return record.settings
 
 
 def _train(request: Request, run: Run) -> Workspace:
@@ -111,13 +130,37 @@ def _train(request: Request, run: Run) -> Workspace:
     if stored and stored.data.dataset != name:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)
-    dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device)
+    dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, settings.data.val_from)
 
     started = time.perf_counter()
     model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage), watch=True)
     provenance = record_provenance(device, started, data if name == "mnist" else None)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")
+    save_base(run, model, settings, dataset, logits, provenance, history)
+    return opened(request, run, settings, device, dataset)
+
+
+def save_base(
+    run: Run,
+    model: MLP,
+    settings: Settings,
+    dataset: Dataset,
+    logits: Mapping[str, torch.Tensor],
+    provenance: Provenance,
+    history: History | None = None,
+    source: Source | None = None,
+) -> None:
+    """Make `model` the base of `run`; what was made from an old one is removed, and a warning names it.
+
+    Args:
+        logits: (N, 10) by split, of `model`.
+        history: of its training, or `source`, the file that it was imported from.
+
+    Raises:
+        BusyError: another command writes to the run.
+        DiskError: the disk refuses.
+    """
     try:
         replaced = run.base.evaluation.base_fingerprint if run.base.is_finished else None
     except RunError:
@@ -130,6 +173,7 @@ def _train(request: Request, run: Run) -> Workspace:
         dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
         base_fingerprint=fingerprint.sha256,
         rare=rare_digit(settings.pretrain, dataset),
+        source=source,
         replaced_fingerprint=replaced,
     )
     removed = [saved.name for saved in run.dependents()] + [file.name for file in sorted(run.exports.glob("*"))]
@@ -140,4 +184,3 @@ def _train(request: Request, run: Run) -> Workspace:
         writer.results(evaluation_of(dataset, fingerprint, logits), logits)
     if removed:
         log.warning("Removed what was made from the old base: %s.", ", ".join(removed))
-    return opened(request, run, settings, device, dataset)

@@ -216,7 +216,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     device = prepare_device(request.device, request.threads)
     data = data_folder(request.data, base.provenance.data)
     choose(name, data, request.quiet, request.offline)
-    dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device)
+    dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, settings.data.val_from)
     facts = run.record.dataset
     if dataset.sha256 != facts.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")

@@ -101,9 +101,10 @@ def plots_of(
     yield Plot("base-confusion", figure, alt, "base-confusion.csv")
     if not adapters:
         yield errors_per_digit(base)
-    if not (losses := run.base.losses()):
+    if losses := run.base.losses():
+        yield loss_curve("base", losses, "Loss of every pretraining step.", run.base.val_curve())
+    elif not run.record.source:
         raise AlteredError(f"{run.base.folder / HISTORY} holds no losses.", RESTORE)
-    yield loss_curve("base", losses, "Loss of every pretraining step.", run.base.val_curve())
     if len(lines) > len(adapters[:1]):  # several, or only a checkpoint
         yield side_by_side(lines)
     for one in adapters:

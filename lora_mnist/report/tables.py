@@ -278,10 +278,9 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def base_settings(documents: RunDocuments) -> dict[str, Any]:
-    """The settings that made the base, by the names that a config file has for them."""
-    return documents.run.settings.model_dump(
-        mode="json", include={"seed", "data", "model", "pretrain"}, exclude_none=True
-    )
+    """The settings that made the base, by the names that a config file has for them; of an imported one no training."""
+    trained = () if documents.run.source else ("seed", "pretrain")
+    return documents.run.settings.model_dump(mode="json", include={"data", "model", *trained}, exclude_none=True)
 
 
 def settings_of(stored: FinetunedDocuments) -> dict[str, Any]:
@@ -310,9 +309,15 @@ def commands(documents: RunDocuments) -> list[str]:
     def machine(provenance: Provenance) -> str:
         return f"--device {provenance.device} --threads {provenance.threads}"
 
+    make = f"pretrain {NEW_RUN}"
+    if source := documents.run.source:
+        model = documents.run.settings.model
+        make = f"import {shlex.quote(source.file)} {NEW_RUN} --mean {model.mean!r} --std {model.std!r}"
     place = documents.base.provenance.data  # of MNIST, if it is that; the new run remembers it
     data = f" --data {shlex.quote(place)}" if place else ""
-    lines = [f"lora-mnist pretrain {NEW_RUN} --config base.toml {machine(documents.base.provenance)}{data}"]
+    lines = [f"lora-mnist {make} --config base.toml {machine(documents.base.provenance)}{data}"]
+    if source:
+        lines.insert(0, f"# {source.file}, SHA-256 {source.sha256}, is not in this folder: put it there")
     for one in documents.checkpoints:
         config = f"--config {one.name}.full.toml"
         lines.append(f"lora-mnist finetune --full {NEW_RUN} {config} {machine(one.provenance)}")

@@ -268,7 +268,7 @@ class ArtifactWriter:
 
         tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         fingerprint = compute_fingerprint(tensors).to_text()
-        about = {"architecture": {"class": "MLP", "hidden": model.hidden}, "fingerprint": fingerprint}
+        about = {"architecture": {"class": "MLP", **model.architecture}, "fingerprint": fingerprint}
         self.tensors(WEIGHTS, tensors, {ABOUT: json.dumps(about)})
 
     def results(
@@ -325,7 +325,8 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, F
         raise RunError(f"{path} cannot be read: {error}.", RESTORE) from error
     try:
         about = json.loads(metadata[ABOUT])
-        hidden, text = about["architecture"]["hidden"], about["fingerprint"]
+        architecture, text = {**about["architecture"]}, about["fingerprint"]
+        architecture.pop("class")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} does not say what network it holds.", RESTORE) from error
     stored = Fingerprint.from_text(text)
@@ -333,10 +334,10 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, F
         raise AlteredError(f"{path}: tensor {name} does not have the recorded fingerprint.", RESTORE)
     try:
         with torch.device("meta"):  # shapes first, before memory is taken for them
-            shapes = {name: tensor.shape for name, tensor in MLP(hidden).state_dict().items()}
+            shapes = {name: tensor.shape for name, tensor in MLP(**architecture).state_dict().items()}
         if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
-            raise RuntimeError(f"its tensors are not those of the layers {hidden!r}")
-        model = MLP(hidden)
+            raise RuntimeError(f"its tensors are not those of the layers {architecture!r}")
+        model = MLP(**architecture)
         model.load_state_dict(tensors)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".:")  # torch's goes on with frames of C++

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 
 from lora_mnist import SCHEMA
@@ -40,6 +40,7 @@ class Listing(Document):
     digest: str
     adapters: Many[AdapterLine]
     rare: Maybe[RareDigit] = None  # a digit of which the base saw only a share
+    imported: Maybe[str] = None  # the file that the base was imported from
 
 
 def list_adapters(run: Run) -> Listing:
@@ -55,6 +56,7 @@ def list_adapters(run: Run) -> Listing:
         digest=run.digest(),
         adapters=tuple(adapter_lines(run)),
         rare=run.record.rare,
+        imported=run.record.source.file if run.record.source else None,
     )
 
 
@@ -121,6 +123,7 @@ class RunLine(Document):
     errors: Maybe[Count] = None  # of the base on them
     adapters: Maybe[Count] = None  # with the checkpoints that have all weights trained
     rare: Maybe[RareDigit] = None  # a digit of which the base saw only a share
+    imported: Maybe[str] = None  # the file that the base was imported from
     best: Maybe[AdapterLine] = None  # the one of them with the fewest errors in all, if these are fewer than the base's
     digest: Maybe[str] = None
 
@@ -157,6 +160,7 @@ def list_runs(folder: Path) -> Overview:
                 errors=errors,
                 adapters=len(adapters),
                 rare=run.record.rare,
+                imported=run.record.source.file if run.record.source else None,
                 best=min(better, key=lambda line: line.after.errors, default=None),
                 digest=run.digest(),
             )
@@ -190,7 +194,7 @@ class SizeTable(Document):
     """What full fine-tuning and LoRA train."""
 
     layers: dict[str, tuple[int, int]]  # (out, in) of every adapted layer
-    biases: bool  # whether full fine-tuning has a bias (out) in each of them too
+    biases: bool  # whether full fine-tuning has biases (out) in them too
     full: Count
     ranks: Many[Size]
 
@@ -206,7 +210,7 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
     """
     if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6})*", ranks):
         raise UsageError(f"`rank` (={ranks!r}) is not a list of whole numbers from 1.", "Write it as 1,2,4,8.")
-    layers, biases = {}, not shapes
+    layers, biases = {}, tuple[bool, ...]()
     for i, shape in enumerate(shapes or ()):
         match = re.fullmatch(r"0*([1-9]\d{0,8})[x×]0*([1-9]\d{0,8})", shape)
         if not match:
@@ -214,10 +218,13 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
         layers[f"{i}"] = int(match[1]), int(match[2])
     if not shapes:
         run.require_base()
-        sizes = (28 * 28, *run.record.settings.model.hidden, 10)
+        model = run.record.settings.model
+        sizes = (28 * 28, *model.hidden, 10)
         layers = {f"linear{i}": (fan_out, fan_in) for i, (fan_in, fan_out) in enumerate(pairwise(sizes), 1)}
-    full = sum(rows * columns + rows * biases for rows, columns in layers.values())
+        biases = model.biases
+    full = sum(rows * columns for rows, columns in layers.values())
+    full += sum(rows for rows, _ in compress(layers.values(), biases))
     sides = sum(rows + columns for rows, columns in layers.values())
     counts = [int(rank) for rank in ranks.split(",")]
     table = tuple(Size(rank=rank, lora=rank * sides, share=rank * sides / full) for rank in counts)
-    return SizeTable(layers=layers, biases=biases, full=full, ranks=table)
+    return SizeTable(layers=layers, biases=any(biases), full=full, ranks=table)

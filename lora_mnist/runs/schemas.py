@@ -91,6 +91,40 @@ class Provenance(Document):
     data: Maybe[str] = None  # of a base: the folder in which MNIST was found
 
 
+Format = Literal["torch", "safetensors"]  # of a file of weights: what torch.save writes, or safetensors
+
+
+class SourceTensor(Document):
+    """A tensor's name and dtype in the file that it was read from, and its name in the base."""
+
+    name: str
+    tensor: str
+    dtype: str
+
+
+class Source(Document):
+    """The file that a base was imported from."""
+
+    file: str  # its name
+    sha256: str
+    format: Format
+    key: Maybe[str] = None  # under which its tensors are, in a checkpoint that holds more
+    tensors: Many[SourceTensor]  # in the file's order
+
+    @property
+    def suffix(self) -> str:
+        """What its name ends in, which says the format."""
+        return Path(self.file).suffix
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it cannot hold every float32."""
+        return any(one.dtype not in ("float32", "float64") for one in self.tensors)
+
+    def __str__(self) -> str:
+        return f"was imported from {self.file}"
+
+
 class RunRecord(Document):
     """How the base was made: run.json."""
 
@@ -99,6 +133,7 @@ class RunRecord(Document):
     dataset: DatasetFacts
     base_fingerprint: str
     rare: Maybe[RareDigit] = None
+    source: Maybe[Source] = None  # of an imported base; then `settings.pretrain` means nothing
     replaced_fingerprint: Maybe[str] = None  # of the base whose place it took
 
 

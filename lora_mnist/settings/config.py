@@ -6,9 +6,18 @@ Layers, lowest first: `default.toml`, the run's stored settings, a `--config`, t
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
 
 from lora_mnist.errors import UsageError, did_you_mean, shown
 from lora_mnist.settings.layers import ConfigTables, config_path, overlay, read_config, setting_name
@@ -86,17 +95,38 @@ def require_name(name: str) -> str:
 
 
 class DataSettings(Document):
-    """Which images, and how many of the training ones take the decisions."""
+    """Which images, and how many of them take the decisions."""
 
     dataset: Literal["auto", "mnist", "mnist-5k"]
+    val_from: Literal["train", "test"]
     val_share: float = Field(ge=0, le=0.5)
     split_seed: Seed
 
 
-class ModelSettings(Document):
-    """The network's shape."""
+def _require_divisor(std: float) -> float:
+    if not std:
+        raise ValueError("must not be 0, because pixels are divided by it")
+    return std
 
-    hidden: Some[Positive]
+
+class ModelSettings(Document):
+    """The network's shape, and how it wants its pixels."""
+
+    hidden: Many[Positive]
+    bias: bool | Many[bool]
+    mean: float
+    std: Annotated[float, AfterValidator(_require_divisor)]
+
+    @model_validator(mode="after")
+    def _has_a_bias_or_none_in_each_layer(self) -> Self:
+        if len(self.biases) != len(self.hidden) + 1:
+            raise ValueError(f"must have one bias or {len(self.hidden) + 1}, as many as there are layers")
+        return self
+
+    @property
+    def biases(self) -> tuple[bool, ...]:
+        """Of each layer, whether it has one."""
+        return (self.bias,) * (len(self.hidden) + 1) if isinstance(self.bias, bool) else self.bias
 
 
 class TrainingSettings(Document):

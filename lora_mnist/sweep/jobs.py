@@ -70,7 +70,8 @@ class SweepContext:
     def flatten(self) -> dict[str, Any]:
         """The same as tensors, numbers and text by name, which other processes can map without a copy."""
         flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
-        flat["bases"] = {key: (one.fingerprint, one.network.hidden, [*one.logits]) for key, one in self.bases.items()}
+        bases = self.bases.items()
+        flat["bases"] = {key: (one.fingerprint, one.network.architecture, [*one.logits]) for key, one in bases}
         for split in SPLITS:
             part: Split = getattr(self.dataset, split)
             flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
@@ -85,9 +86,9 @@ def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
     """The context that was flattened, made of these very tensors if they are on `device` already."""
     splits = [Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device)) for split in SPLITS]
     bases = {}
-    for key, (fingerprint, hidden, known) in flat["bases"].items():
+    for key, (fingerprint, architecture, known) in flat["bases"].items():
         with torch.device("meta"):  # takes no memory
-            network = MLP(hidden).requires_grad_(False).eval()
+            network = MLP(**architecture).requires_grad_(False).eval()
         weights = {name: flat[f"{key}/weights/{name}"].to(device) for name in network.state_dict()}
         network.load_state_dict(weights, assign=True)
         logits = {split: flat[f"{key}/logits/{split}"] for split in known}

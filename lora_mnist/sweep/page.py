@@ -1,6 +1,7 @@
 """A summary → one self-contained HTML page with its plots, and the same as Markdown, JSON and CSV beside it."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,8 +81,9 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
 
 
 def relative(value: float, to: float) -> str:
-    """By how many per cent it is more or less, with its sign."""
-    return f"{100 * (value / to - 1):+.0f} %".replace("-", "−") if to else "–"
+    """By how many per cent it is more or less, with its sign; of a handful, or many times as much, that says little."""
+    share = 100 * (value / to - 1) if to >= 5 else math.inf
+    return f" ({share:+.0f} %)".replace("-", "−") if abs(share) < 1000 else ""
 
 
 def _lines(summary: Summary) -> Iterator[dict[str, Any]]:

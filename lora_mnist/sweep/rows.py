@@ -35,7 +35,7 @@ from lora_mnist.settings.config import (
 from lora_mnist.sweep.grid import MOST_JOBS, Method
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
-SCHEMA = 4  # of results.json; raised when it changes
+SCHEMA = 5  # of results.json; raised when it changes
 WAY_OUT = "Restore it from a copy, or give another --out."
 LARGEST = MOST_JOBS * 8_000  # bytes of a file of rows, each of which takes some 3 thousand, a control more
 

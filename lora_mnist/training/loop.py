@@ -16,7 +16,7 @@ from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
-from lora_mnist.training.model import logits_of, normalise
+from lora_mnist.training.model import MLP, logits_of
 from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
@@ -63,7 +63,7 @@ class History:
 
 
 def train(
-    model: nn.Module,
+    model: MLP,
     data: TrainingData,
     settings: TrainingSettings,
     description: str = "training",
@@ -75,7 +75,7 @@ def train(
     another, while the history has their mean.
 
     Args:
-        model: maps normalised images (B, 28, 28) to logits (B, 10); changed in place, left in eval mode. Of several
+        model: changed in place, left in eval mode. Of several
             jobs, the images of one stand after those of another.
         settings: optimizer, learning rate, schedule, weight decay.
         description, progress: what is shown of it, and how.
@@ -100,7 +100,7 @@ def train(
     model.train()
     with progress.counting(description, len(losses), losses) as show:
         for step, batch in enumerate(batches):
-            x = normalise(images[batch])  # (B, 28, 28)
+            x = model.normalise(images[batch])  # (B, 28, 28)
             if warps is not None:
                 x = warp(x, warps[step])
             logits = model(x)  # (B, 28, 28) -> (B, 10)
@@ -123,7 +123,7 @@ def train(
     return History(tuple(losses.tolist()), rates, tuple(curve))
 
 
-def _measured(model: nn.Module, val: Split, step: int) -> ValPoint:
+def _measured(model: MLP, val: Split, step: int) -> ValPoint:
     logits, labels = logits_of(model, val.images), val.labels.cpu()  # in eval mode: dropout draws nothing
     loss, accuracy = F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()
     return ValPoint(step, float(loss), float(accuracy))

@@ -33,7 +33,8 @@ def train_base(
         watch: measure it on images of `val` on the way.
     """
     torch.manual_seed(settings.seed)
-    model = MLP(settings.model.hidden).to(device)  # initialised on the CPU, so that every device starts the same
+    # initialised on the CPU, so that every device starts the same
+    model = MLP(**settings.model.model_dump()).to(device)
     recipe, seen = settings.pretrain, dataset.train
     if recipe.rare_digit != "none":  # fine-tuning sees all of its images
         seen = thin_out(seen, recipe.rare_digit, recipe.rare_share, settings.data.split_seed)
@@ -160,6 +161,7 @@ def train_stack(
     """
     networks = [with_adapter(start, NAME, job.finetune, job.seed, share_base=True).eval() for _, job in jobs]
     stacked = stack(networks, NAME)
+    assert isinstance(stacked, MLP)
     parts = [finetuning_data(digit, job, dataset, uncertainty) for digit, job in jobs]
     warps = [part.warps for part in parts if part.warps is not None]  # all or none, by `shape_of`
     data = replace(

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lora_mnist.datasets import preprocess
 from lora_mnist.datasets.embedded import read_mnist_5k
@@ -130,6 +130,12 @@ def test_nothing_but_paper_is_blank(size, kind):
         prepare(pictures[kind])
 
 
+def test_a_channel_of_grey_may_come_first_or_last():
+    for digit in DIGITS:
+        for picture in (digit[None], digit[..., None], digit[None, ..., None]):
+            assert np.array_equal(prepare(picture), prepare(digit))
+
+
 @pytest.mark.parametrize("picture", [np.zeros(5), np.zeros((2, 2, 2, 2)), np.zeros((0, 5))])
 def test_what_has_no_rows_and_columns_is_no_picture(picture):
     with pytest.raises(DataError, match="rows and columns"):
@@ -177,6 +183,225 @@ def test_a_five_may_have_its_bar_apart():
     assert prepare(np.pad(five, 30))[4:6].any()
 
 
+# Photographs ----------------------------------------------------------------------------------------------------------
+
+SIDE, PAPER, INK = 400, 220.0, 40.0
+DOWN, ACROSS = np.mgrid[0:SIDE, 0:SIDE]
+NOISE = np.random.default_rng(2)
+
+
+def on_paper(image, paper=PAPER, ink=INK):
+    """A digit of 240 pixels in the middle of a sheet of 400, float."""
+    big = np.asarray(Image.fromarray(image).resize((240, 240), Image.Resampling.BICUBIC)) / 255
+    return paper + (ink - paper) * np.pad(big, 80)
+
+
+def ruled(sheet, grey, every=40, width=2.0, slope=0.0, bend=0.0, squared=False, margin=0):
+    """Lines under the ink, each `slope` pixels lower from column to column."""
+    lines = (DOWN + slope * ACROSS + bend * np.sin(ACROSS / 130)) % every < width
+    if squared:
+        lines |= (ACROSS - slope * DOWN) % every < width
+    lines &= np.abs(ACROSS - (SIDE - 1) / 2) < SIDE / 2 - margin
+    return np.minimum(sheet, np.where(lines, grey, 255.0))
+
+
+def on_table(sheet, level=60.0, sides=(0, 40, 0, 0), texture=0.0):
+    """With so many pixels of table above, below, left and right of it."""
+    top, bottom, left, right = sides
+    table = np.full((SIDE + top + bottom, SIDE + left + right), float(level))
+    table += NOISE.normal(0, 1, table.shape) * texture + texture * np.sin(np.arange(len(table)) / 7)[:, None]
+    table[top : top + SIDE, left : left + SIDE] = sheet
+    return table
+
+
+def framed(sheet, away, width=4, radius=0, shape="rounded_rectangle"):
+    frame = Image.new("L", (SIDE, SIDE), 255)
+    more = {"radius": radius} if shape == "rounded_rectangle" else {}
+    near, far = 80 - away, 319 + away
+    getattr(ImageDraw.Draw(frame), shape)((near, near, far, far), outline=int(INK), width=width, **more)
+    return np.minimum(sheet, np.asarray(frame))
+
+
+def shaded(sheet, share, across=1.0, down=1.0, soft=15.0):
+    """The light falls by `share` at a line through the middle."""
+    along = (ACROSS - SIDE / 2) * across + (DOWN - SIDE / 2) * down
+    return sheet * (1 - share / (1 + np.exp(-(along / soft).clip(-50, 50))))
+
+
+def vignette(sheet, share):
+    return sheet * (1 - share * ((ACROSS - SIDE / 2) ** 2 + (DOWN - SIDE / 2) ** 2) / (SIDE**2 / 2))
+
+
+def noisy(picture):
+    file = io.BytesIO()
+    Image.fromarray(grey_levels(picture + NOISE.normal(0, 4, picture.shape))).save(file, "JPEG", quality=75)
+    return np.asarray(Image.open(file)).astype(float)
+
+
+def grey_levels(picture):
+    return np.rint(picture.clip(0, 255)).astype(np.uint8)
+
+
+ON_PAPER = [prepare(grey_levels(on_paper(digit))) for digit in DIGITS]
+PHOTOGRAPHS = {
+    "ruled, faint": lambda sheet: ruled(sheet, 205),
+    "ruled": lambda sheet: ruled(sheet, 150),
+    "ruled, black": lambda sheet: ruled(sheet, INK, every=50),
+    "ruled, broad": lambda sheet: ruled(sheet, 170, every=57, width=5),
+    "ruled, slanted": lambda sheet: ruled(sheet, 150, slope=0.06),
+    "ruled, bent": lambda sheet: ruled(sheet, 150, bend=8),
+    "ruled, with margins": lambda sheet: ruled(sheet, 150, margin=30),
+    "ruled, with a line for the margin": lambda sheet: np.where(ACROSS // 4 == 15, 140, ruled(sheet, 170)),
+    "ruled, light on dark": lambda sheet: 255 - ruled(sheet, 150),
+    "squared": lambda sheet: ruled(sheet, 195, squared=True),
+    "squared, narrow": lambda sheet: ruled(sheet, 180, every=20, width=1, squared=True),
+    "squared, slanted, noisy": lambda sheet: noisy(ruled(sheet, 160, every=33, slope=0.03, squared=True)),
+    "millimetre paper": lambda sheet: ruled(ruled(sheet, 190, 8, 1, squared=True), 150, 80, squared=True),
+    "one thick line": lambda sheet: np.where((DOWN >= 330) & (DOWN < 344), INK, sheet),
+    "a table on one side": on_table,
+    "a textured table": lambda sheet: on_table(sheet, 80, (0, 0, 40, 0), texture=15),
+    "a table on two sides": lambda sheet: on_table(sheet, sides=(0, 40, 0, 40)),
+    "a table on three sides": lambda sheet: on_table(sheet, 150, sides=(0, 60, 60, 60)),
+    "on a table": lambda sheet: on_table(sheet, sides=(40, 40, 40, 40)),
+    "on a large table": lambda sheet: on_table(sheet, sides=(180, 180, 180, 180)),
+    "on a lighter table": lambda sheet: on_table(sheet - 40, 240, (40, 40, 40, 40)),
+    "on a textured table": lambda sheet: on_table(sheet, 90, (40, 40, 40, 40), texture=15),
+    "a dark card": lambda sheet: 255 - on_table(sheet, sides=(40, 40, 40, 40)),
+    "ruled, on a table": lambda sheet: on_table(ruled(sheet, 170), sides=(40, 40, 40, 40)),
+    "in a box": lambda sheet: framed(sheet, 30),
+    "in a box that it touches": lambda sheet: framed(sheet, -33),
+    "in a close box": lambda sheet: framed(sheet, -20),
+    "in a box of thick strokes": lambda sheet: framed(sheet, 30, width=16),
+    "in a box at the border": lambda sheet: framed(sheet, 79),
+    "in two boxes": lambda sheet: framed(framed(sheet, 30), 50),
+    "in a rounded box": lambda sheet: framed(sheet, 20, width=6, radius=40),
+    "in a circle": lambda sheet: framed(sheet, 30, shape="ellipse"),
+    "in a box, light on dark": lambda sheet: 255 - framed(sheet, 30),
+    "half in shadow": lambda sheet: shaded(sheet, 0.2),
+    "half in deep shadow": lambda sheet: shaded(sheet, 0.5),
+    "a sharp shadow": lambda sheet: shaded(sheet, 0.3, soft=1),
+    "a shadow from below": lambda sheet: shaded(sheet, 0.35, across=0, soft=8),
+    "a shadow, noisy": lambda sheet: noisy(shaded(sheet, 0.3, down=0.4)),
+    "a shadow, light on dark": lambda sheet: shaded(255 - sheet, 0.4),
+    "ruled, in shadow": lambda sheet: shaded(ruled(sheet, 170), 0.25),
+    "dark corners": lambda sheet: vignette(sheet, 0.5),
+    "dark corners, noisy": lambda sheet: noisy(vignette(sheet, 0.6)),
+    "a fold": lambda sheet: sheet * np.where(ACROSS > 200, 0.93, 1),
+}
+
+
+@pytest.mark.parametrize("kind", PHOTOGRAPHS)
+def test_only_the_digit_is_read(kind):
+    for number, digit in enumerate(DIGITS):
+        seen = prepare(grey_levels(PHOTOGRAPHS[kind](on_paper(digit))))
+        far = [difference(seen, picture) for picture in ON_PAPER]
+        assert far[number] == min(far)
+        assert far[number] < 30
+
+
+def test_a_sheet_may_lie_at_an_angle():
+    for digit in DIGITS:
+        sheet = Image.fromarray(grey_levels(on_paper(digit)))
+        alone = sheet.rotate(8, Image.Resampling.BICUBIC, fillcolor=int(PAPER))
+        on_it = Image.new("L", (520, 520), 60)
+        on_it.paste(sheet.rotate(8, Image.Resampling.BICUBIC, expand=True, fillcolor=60), (33, 33))
+        assert difference(prepare(np.asarray(on_it)), prepare(np.asarray(alone))) < 9
+
+
+@pytest.mark.parametrize("factor", [1, 8, 14])
+@pytest.mark.parametrize("light_on_dark", [True, False])
+def test_a_digit_that_fills_the_picture_is_no_paper(factor, light_on_dark):
+    """Its strokes along the border are neither table nor lines, and its loops are no frames and no sheets."""
+    for digit in read_mnist_5k()[0][::100]:
+        rows, columns = np.flatnonzero(digit.any(1)), np.flatnonzero(digit.any(0))
+        cut = np.kron(digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], np.ones((factor, factor), np.uint8))
+        if (np.concatenate([cut[0], cut[-1], cut[:, 0], cut[:, -1]]) > 12).mean() < 0.35:  # else ink may be paper
+            seen = prepare(cut if light_on_dark else 255 - cut)
+            assert difference(seen, prepare(np.pad(cut, 4 * factor))) < 1
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_stroke_may_reach_the_border(across):
+    one = np.zeros((280, 280), np.uint8)
+    one[:, 130:154] = 255
+    seven = one.copy()
+    seven[20:44, :154] = 255
+    for drawing, columns in ((one, 2), (seven, 7)):
+        picture = prepare(drawing.T if across else drawing)
+        assert ((picture if not across else picture.T) > 100).any(0).sum() >= columns
+        assert ((picture if not across else picture.T) > 100).any(1).sum() == 20
+
+
+def test_a_closed_loop_is_no_frame():
+    zero = np.zeros((300, 300), np.uint8)
+    zero[50:250, 80:220] = 255
+    zero[70:230, 100:200] = 0
+    dotted = zero.copy()
+    dotted[140:160, 140:160] = 255
+    for drawing in (zero, dotted):
+        picture = prepare(drawing)
+        assert (picture > 100).any(1).sum() == 20
+        assert picture[14, 8:20].max() == 255
+
+
+def test_empty_paper_in_shadow_is_told_as_uneven_light():
+    with pytest.raises(DataError, match="uneven"):
+        prepare(grey_levels(shaded(np.full((SIDE, SIDE), PAPER), 0.4, soft=1)))
+
+
+# Dots and patterns ----------------------------------------------------------------------------------------------------
+
+
+def lamps(lit, every=40, size=26, off=0):
+    """An LED matrix, light on dark, of bools (h, w)."""
+    height, width = lit.shape
+    panel = Image.new("L", (width * every + 80, height * every + 80))
+    draw = ImageDraw.Draw(panel)
+    for (down, across), on in np.ndenumerate(lit):
+        place = 40 + across * every, 40 + down * every
+        draw.ellipse((*place, place[0] + size, place[1] + size), fill=255 if on else off)
+    return np.asarray(panel)
+
+
+@pytest.mark.parametrize(("every", "size", "off"), [(40, 26, 0), (40, 20, 40), (24, 16, 0), (60, 24, 0)])
+def test_dots_that_lie_close_together_are_one_digit(every, size, off):
+    for digit in DIGITS:
+        lit = digit[4:24, 4:24].reshape(10, 2, 10, 2).mean((1, 3)) > 90
+        solid = np.kron(lit, np.full((20, 20), 255, np.uint8))
+        assert difference(prepare(lamps(lit, every, size, off)), prepare(np.pad(solid, 40))) < 22
+
+
+def test_two_digits_of_dots_are_two():
+    three = np.array([[1, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1]], bool)
+    apart = np.hstack([three, np.zeros((5, 3), bool), three])
+    with pytest.raises(DataError, match="2 digits"):
+        prepare(lamps(apart))
+
+
+def text() -> np.ndarray:
+    page = Image.new("L", (600, 400), 255)
+    draw = ImageDraw.Draw(page)
+    for line in range(10, 390, 14):
+        draw.text((10, line), "the quick brown fox jumps over the lazy dog 0123456789", fill=0)
+    return np.asarray(page)
+
+
+PATTERNS = {
+    "all lamps lit": lambda: lamps(np.ones((9, 9), bool), size=12),
+    "dots": lambda: np.where((DOWN % 20 == 10) & (ACROSS % 20 == 10), 0, 255),
+    "text": text,
+    "squared paper": lambda: ruled(np.full((SIDE, SIDE), PAPER), 150, every=20, width=1, squared=True),
+    "ruled paper": lambda: ruled(np.full((SIDE, SIDE), PAPER), 150),
+}
+
+
+@pytest.mark.parametrize("kind", PATTERNS)
+def test_a_pattern_is_no_digit(kind):
+    for picture in (PATTERNS[kind](), 255 - PATTERNS[kind]()):
+        with pytest.raises(DataError):
+            prepare(grey_levels(picture))
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 GREY = drawn(DIGITS[0], size=(200, 200), at=(10, 20), factor=6)
@@ -198,6 +423,9 @@ PICTURES = {
     "dark.png": lambda file: Image.fromarray(255 - GREY).save(file),
     "palette.png": lambda file: Image.fromarray(GREY).convert("P").save(file),
     "16bit.png": lambda file: Image.fromarray(GREY.astype(np.uint16) * 257).save(file),
+    "12bit.png": lambda file: Image.fromarray((GREY / 255 * 4095).astype(np.uint16)).save(file),
+    "10bit.png": lambda file: Image.fromarray((GREY / 255 * 1023).astype(np.uint16)).save(file),
+    "8bit-in-16.png": lambda file: Image.fromarray(GREY.astype(np.uint16)).save(file),
     "colours.webp": lambda file: Image.fromarray(COLOURS).save(file, lossless=True),
     "colours.jpg": lambda file: Image.fromarray(COLOURS).save(file, quality=95),
     "print.jpg": lambda file: Image.fromarray(COLOURS).convert("CMYK").save(file, quality=95),
@@ -208,6 +436,10 @@ PICTURES = {
     "card-with-corners.png": lambda file: Image.fromarray(CORNERS).save(file),
     "levels.npy": lambda file: np.save(file, GREY),
     "shares.npy": lambda file: np.save(file, (GREY / 255).astype(np.float32)),
+    "12bit.npy": lambda file: np.save(file, (GREY / 255 * 4095).astype(np.uint16)),
+    "channel-first.npy": lambda file: np.save(file, GREY[None]),
+    "channel-last.npy": lambda file: np.save(file, GREY[..., None]),
+    "shares-in-a-batch.npy": lambda file: np.save(file, (GREY / 255)[None, None].astype(np.float32)),
     "colours.npy": lambda file: np.save(file, COLOURS),
     "named.dat": lambda file: Image.fromarray(GREY).save(file, "PNG"),
 }

@@ -8,7 +8,6 @@ import torch
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.pipeline import finetune
 from lora_mnist.runs.run import Run
-from lora_mnist.training.model import normalise
 
 from ..conftest import workspace
 
@@ -17,7 +16,6 @@ def test_its_lines_load_the_adapter_with_peft_and_with_us(run_copy, adapter, mon
     import_torchvision()  # which PEFT imports
     work = workspace(run_copy, digit=3, rank=1)
     above = finetune(work, [adapter.name]).record.name
-    x = normalise(work.dataset.test.images)
     for name in (adapter.name, above):
         saved = Run(run_copy).require_adapter(name)
         monkeypatch.chdir(saved.folder)
@@ -25,7 +23,7 @@ def test_its_lines_load_the_adapter_with_peft_and_with_us(run_copy, adapter, mon
             names: dict = {}
             exec(block, names)
             with torch.no_grad():
-                found = names["model"](x)
+                found = names["model"](names["model"].normalise(work.dataset.test.images))
             torch.testing.assert_close(found, saved.logits()["test"], rtol=1e-4, atol=1e-4)
 
 

@@ -111,7 +111,7 @@ def test_one_writes_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", '{"schema_version": 4}', '{"schema_version": 4, "sha256": "", "rows": [{"key": 3}]}']
+    "content", ["{", '{"schema_version": 5}', '{"schema_version": 5, "sha256": "", "rows": [{"key": 3}]}']
 )
 def test_what_is_no_result_is_refused(tmp_path, content):
     (tmp_path / JSON).write_text(content)
