@@ -20,7 +20,7 @@ tags:
 
 # {name}
 
-A LoRA adapter of rank {rank} for {what} with an MNIST network: {added:,} numbers beside the {frozen:,} of the
+A LoRA adapter of rank {rank} {what} an MNIST network: {added:,} numbers beside the {frozen:,} of the
 base, which is in `../../base`{below}.
 
 {verdict}
@@ -86,7 +86,7 @@ def model_card(record: FinetuneRecord, analysis: Analysis, fingerprint: Fingerpr
         name=record.name,
         rank=record.rank,
         digit=record.digit,
-        what=f"{lesson.count:,} drawings" if lesson else f"the digit {record.digit}",
+        what=f"that taught {lesson.count:,} drawings to" if lesson else f"for the digit {record.digit} of",
         added=parameters.added,
         frozen=parameters.base,
         below=f", with {' and '.join(record.on_top_of)} on" if record.on_top_of else "",

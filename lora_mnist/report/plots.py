@@ -412,7 +412,7 @@ def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes
 
 
 def whole_ticks(axes: Axes, which: Literal["x", "y", "both"]) -> None:
-    """Count in whole numbers on those axes, with room at both ends for what marks a point."""
+    """Count in whole numbers on those axes."""
     for axis in (axes.xaxis, axes.yaxis) if which == "both" else (getattr(axes, f"{which}axis"),):
         axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
