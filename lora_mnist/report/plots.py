@@ -238,21 +238,23 @@ def trade(one: AdapterResults) -> Plot:
     if recommended not in (0, 1):  # those are before and after
         points.append((f"recommended strength {recommended:g}", one.at_recommended))
     shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]  # two ways that start at the base
+    # a threshold that ruins everything further on does not squeeze the rest: its curve ends where it leaves the axes
+    everything = [counts.errors for counts in (*shifts, *strengths, *(counts for _, counts in points))]
+    lowest, highest = min(everything), max(counts.errors for _, counts in points)
+    top = max(errors for errors in everything if errors <= 2 * highest - lowest)
+    margin = 0.2 * (top - lowest) + 4
     figure, axes = framed(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
+    axes.set_ylim(max(0, lowest - margin), top + margin)
     for label, curve, colour, style in (
         (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
         (f"{name} at strengths 0 to 1.5", strengths, BLUE, "-"),
     ):
-        x, y = [counts.missed for counts in curve], [counts.errors for counts in curve]
+        until = len(list(itertools.takewhile(lambda counts: counts.errors <= top, curve))) + 1
+        x, y = [counts.missed for counts in curve[:until]], [counts.errors for counts in curve[:until]]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
         colour = INK if i else GREY
         axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
-    # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
-    highest = max(counts.errors for _, counts in points)
-    lowest = min(counts.errors for counts in (*shifts, *strengths, *(counts for _, counts in points)))
-    margin = 0.2 * (highest - lowest) + 4
-    axes.set_ylim(max(0, lowest - margin), highest + margin)
     whole_ticks(axes, "both")
     _write_strengths(axes, strengths)
     legend_above(axes)
@@ -271,6 +273,7 @@ def trade(one: AdapterResults) -> Plot:
 
 def _write_strengths(axes: Axes, strengths: Sequence[StrengthPoint]) -> None:
     """Each strength at its point of the curve, but for those too near to one that is written already."""
+    axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
     taken: list[np.ndarray] = []
     for point in sorted(strengths, key=lambda point: (point.strength not in (0, 1), point.strength)):
         place = axes.transData.transform((point.missed, point.errors))

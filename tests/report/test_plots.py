@@ -103,6 +103,7 @@ def test_the_trade_shows_every_curve_and_every_point():
     assert drawn["a number added to the logit of 9"] == [[9, 50], [5, 60], [1, 400]]
     assert drawn["a at strengths 0 to 1.5"] == [[9, 50], [2, 40]]
     assert drawn["control"] == [[6, 30]]
+    assert {text.get_text(): text.xy for text in axes.texts} == {"0": (9, 50), "1": (2, 40)}  # along the blue curve
     low, high = axes.get_ylim()
     assert low < 30 < 50 < high < 100  # a threshold that ruins everything does not squeeze the rest
     assert "control: 6 missed, 30 errors" in plot.alt
