@@ -1,10 +1,10 @@
 """What preparation makes of a drawing: MNIST's test digits at a random place, size and polarity, and two at once.
 
-    python benchmarks/drawing.py [--data DIR] [--images 10000] [--bases 1] [--threads 1]
+    python benchmarks/drawing.py [--dataset mnist-5k] [--config rare] [--images 10000] [--bases 1] [--threads 1]
 
 Every digit is drawn anew onto 320×320 pixels: enlarged to between 40 and 320 by bicubic interpolation, dark on light or
 light on dark. *Smooth* is that; *pen* has hard edges, as a canvas without antialiasing; *photograph* has less contrast,
-uneven light, noise and JPEG's artefacts. The bases are trained to default.toml, one epoch, a seed each. The choices in
+uneven light, noise and JPEG's artefacts. The bases are trained to a config, one epoch, a seed each. The choices in
 `lora_mnist/datasets/preprocess.py` were made on `val`, with other drawings; here they are only measured.
 """
 
@@ -112,13 +112,13 @@ def prepared(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
     return np.array(images), refused
 
 
-def bases(count: int, folder: Path) -> tuple[list[torch.nn.Module], data.Dataset]:
+def bases(name: str, config: str, count: int, folder: Path) -> tuple[list[torch.nn.Module], data.Dataset]:
     """Trained bases of seeds 0, 1, …, and the images."""
     device = torch.device("cpu")
     networks = []
     for seed in range(count):
-        settings = resolve([load_config("default"), {"seed": seed}], "mnist")
-        dataset = data.load("mnist", folder, settings.data.val_share, settings.data.split_seed, device)
+        settings = resolve([load_config("default"), load_config(config), {"seed": seed}], name)
+        dataset = data.load(name, folder, settings.data.val_share, settings.data.split_seed, device)
         networks.append(train_base(settings, dataset, device)[0])
     return networks, dataset
 
@@ -127,12 +127,14 @@ def main() -> None:
     """Print a line for every way of drawing, then one for every gap."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("LORA_MNIST_DATA", "data")))
+    parser.add_argument("--dataset", choices=("mnist", "mnist-5k"), default="mnist")
+    parser.add_argument("--config", default="default", help="of the bases; rare: such as hardly saw a nine")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--bases", type=int, default=1)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     prepare_device("cpu", arguments.threads)
-    networks, dataset = bases(arguments.bases, arguments.data)
+    networks, dataset = bases(arguments.dataset, arguments.config, arguments.bases, arguments.data)
     images, labels = dataset.test.images.numpy()[: arguments.images], dataset.test.labels[: arguments.images]
 
     def accuracy(pictures: np.ndarray) -> float:

@@ -4,6 +4,7 @@ Every message is two sentences: the cause with the value received, and the way o
 """
 
 import re
+from collections.abc import Iterable
 
 QUOTED = 200  # characters that an error quotes of a value, a path, or what a server sent
 LONGEST = 1000  # characters of a sentence, whatever it quotes
@@ -24,6 +25,14 @@ def sentence(text: str) -> str:
     words = re.sub(rf"\S{{{QUOTED + 1},}}", lambda word: shortened(word[0], QUOTED), shortened(text, 100 * LONGEST))
     text = shortened(words, LONGEST)
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The question that a way out begins with, if one of the `known` is spelled like `word`; else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"Did you mean {close[0]}?" if close else ""
 
 
 NOTHING_KEPT = 7  # exit code of a training whose adapter met its guard at no scale: no error, and nothing to use

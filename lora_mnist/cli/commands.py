@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_mnist.cli import completion, results, tables
 from lora_mnist.cli import options as o
-from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair
+from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair, in_run
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
 from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
 
@@ -99,7 +99,6 @@ def import_base(
     session: o.Session,
     file: Path = argument("Data", "State dict or checkpoint: .pt, .pth, .bin, .ckpt or .safetensors.", "FILE", ...),
     run: Path = o.RUN,
-    dataset: str | None = o.DATASET,
     mean: float | None = in_data("What it subtracts from its pixels.", "X", show_default="0.1307"),
     std: float | None = in_data(
         "What it divides them by then; a negative one is for dark digits on light.", "X", show_default="0.3081"
@@ -115,7 +114,7 @@ def import_base(
     """
     from lora_mnist.pipeline.import_base import import_base
 
-    request = o.request_of(run, session, common, **o.given("data", dataset=dataset))
+    request = o.request_of(run, session, common)
     work, imported = import_base(request, file, mean, std, pixels)
     more = verbose and tables.evaluation
     print_result(imported, session, results.imported, more, file=work.run.base.folder)
@@ -261,6 +260,8 @@ def compare(
         autocompletion=completion.runs,
         show_default=str(completion.DEFAULT_RUN),
     ),
+    run: list[Path] | None = o.run_folder("Another way to name such a folder. May be repeated.", show_default="none"),
+    threads: int | None = o.THREADS,
     adapter: list[str] | None = o.adapters(
         "Adapter or checkpoint to compare. May be repeated.", show_default="all, and the bases"
     ),
@@ -274,29 +275,31 @@ def compare(
     Example: lora-mnist compare runs/default runs/mine --adapter digit9-r1
     """
     from lora_mnist.pipeline.compare import compare
+    from lora_mnist.training.device import prepare_device
 
-    compared = compare(runs or [completion.DEFAULT_RUN], adapter or (), data)
+    prepare_device("cpu", threads)
+    compared = compare([*(runs or ()), *(run or ())] or [completion.DEFAULT_RUN], adapter or (), data)
     print_result(compared, output, lambda one: tables.side_by_side(one, verbose))
 
 
-def runs(output: o.Output, folder: Path = o.BELOW) -> None:
+def runs(output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN) -> None:
     """List the runs below a folder: data, accuracy of the base, adapters, what the best one did, size, digest.
 
     Example: lora-mnist runs runs
     """
     from lora_mnist.runs.listing import list_runs
 
-    print_result(list_runs(folder), output, tables.runs)
+    print_result(list_runs(run or folder), output, tables.runs)
 
 
-def doctor(machine: o.Here, output: o.Output, folder: Path = o.BELOW) -> int:
+def doctor(machine: o.Here, output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor
     """
     from lora_mnist.pipeline.doctor import doctor
 
-    diagnosis = doctor(folder, machine.data, machine.device, machine.threads)
+    diagnosis = doctor(run or folder, machine.data, machine.device, machine.threads)
     print_result(diagnosis, output, tables.diagnosis)
     return diagnosis.exit_code
 
@@ -324,6 +327,9 @@ def report(
     run: Path = o.RUN,
     normalise: bool = in_output("Confusion in per cent of each true digit instead of counts."),
     open: bool = o.OPEN,
+    threads: int | None = in_run(
+        "For scripts that give it to every command: a report is drawn by one thread.", "N", min=1
+    ),
 ) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
 
@@ -394,8 +400,10 @@ def export(
 
     Example: lora-mnist export --adapter digit9-r1 --format html
     """
-    from lora_mnist.pipeline.export import export
+    from lora_mnist.pipeline.export import export, require_format
 
+    if format != "html":
+        require_format(format)  # before the run is read
     work = _open(run, session, o.ConfigOptions(force=force))
     if format == "html":
         from lora_mnist.play.one_file import export_page

@@ -42,10 +42,11 @@ def words_of(metavar: str) -> Callable[[], list[str]]:
 
 def _runs_of(ctx: typer.Context) -> list[Path]:
     """Those of `compare`, or the one that every other command has."""
-    if "run" in ctx.params:
-        return [Path(ctx.params["run"])]
+    named = ctx.params.get("run")
+    if named is not None and not isinstance(named, (list, tuple)):
+        return [Path(named)]
     # an option that still lacks its value keeps Typer from telling arguments apart
-    return [Path(run) for run in ctx.params.get("runs") or ctx.args] or [DEFAULT_RUN]
+    return [Path(run) for run in (*(ctx.params.get("runs") or ctx.args), *(named or ()))] or [DEFAULT_RUN]
 
 
 def _found(search: Callable[[Path], Iterable[Path]], folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ LINES = {
     signal.SIGTERM: "Terminated; what was finished before is kept.",
 }
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+MOST_NAMED = 5  # commands that take an option, where one does not
 GRACE = 0.8  # seconds to clean up in; what is left behind then is removed by the next writing command
 
 received: signal.Signals | None = None  # a library may raise something else since, or carry on as if nothing were
@@ -189,5 +190,8 @@ def _wrong_use(error: Any) -> str:
         return message
     commands = error.ctx.find_root().command.commands.values()
     if others := [one.name for one in commands if any(error.option_name in option.opts for option in one.params)]:
-        return f"{message} It belongs to {' and '.join(others)}."
+        if (more := len(others) - MOST_NAMED) > 1:
+            others[MOST_NAMED:] = [f"{more} others"]
+        *first, last = others
+        return f"{message} It belongs to {', '.join(first)}{' and ' if first else ''}{last}."
     return f"{message} Did you mean {error.possibilities[0]}?" if error.possibilities else message

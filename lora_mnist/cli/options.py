@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lora_mnist.cli import completion
-from lora_mnist.errors import UsageError, shown
+from lora_mnist.errors import UsageError, did_you_mean, shown
 from lora_mnist.settings.layers import config_names
 
 if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
@@ -97,6 +97,8 @@ checkpoints = partial(in_run, metavar="NAME|FILE", autocompletion=completion.fin
 adapters = partial(in_lora, metavar="NAME", autocompletion=completion.finished_in("adapters"))
 a_rank = partial(in_lora, "How many directions each layer may change in: lora_B lora_A has this rank.", "N")
 a_name = partial(in_output, "Name under which it is saved in the run.", "NAME")
+THREADS = in_run("CPU threads to compute with.", "N", show_default="torch's choice")
+ONE_RUN = run_folder("Look at this run alone.", show_default="all below the folder")
 RUN = run_folder("Folder of the run: its base, adapters and report.", default=completion.DEFAULT_RUN)
 NAME = a_name(show_default="made of digit and rank")
 
@@ -107,7 +109,7 @@ class Here:
 
     data: Path = DATA
     device: str = in_run("Where to compute; auto takes a GPU where there is one.", "auto|cpu|cuda|cuda:N", "auto")
-    threads: int | None = in_run("CPU threads to compute with.", "N", show_default="torch's choice")
+    threads: int | None = THREADS
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Session(Here, Output):
-    """What there is to compute with, whether images may be fetched, and what is printed."""
+    """What there is to compute with, on which images, whether they may be fetched, and what is printed."""
 
     offline: bool = in_data(
         "Never use the network, not even to fetch MNIST; so does LORA_MNIST_OFFLINE=1.", envvar="LORA_MNIST_OFFLINE"
     )
+    dataset: str | None = DATASET
 
 
 @dataclass(frozen=True)
@@ -175,9 +178,8 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Base:
-    """What a base is made of: images and how they are split, the network's shape, and how long it is trained."""
+    """What a base is made of, beside its images: how they are split, the network's shape, how long it is trained."""
 
-    dataset: str | None = DATASET
     val_share: float | None = in_data(
         "Share of the training images set aside as val, by which all is decided.", "SHARE"
     )
@@ -187,9 +189,8 @@ class Base:
 
     def settings(self, **loop: Any) -> "ConfigTables":
         """What was given, with the options of a `Loop`, in the tables of a config file."""
-        data = given("data", dataset=self.dataset, val_share=self.val_share)
         return {
-            **data,
+            **given("data", val_share=self.val_share),
             **given("model", hidden=self.hidden),
             **given("pretrain", epochs=self.epochs, rare=self.rare, **loop),
         }
@@ -263,9 +264,19 @@ class Finetuning:
 
 
 def request_of(run: Path, session: Session, common: ConfigOptions = ConfigOptions(), **settings: Any) -> "Request":
-    """The `Request` of a command; `settings` are tables as in a config file."""
+    """The `Request` of a command; `settings` are tables as in a config file.
+
+    Raises UsageError if there is no such data set.
+    """
+    from lora_mnist.settings.layers import DATASETS
     from lora_mnist.settings.request import Request
 
+    if session.dataset is not None:
+        known = ("auto", *DATASETS)
+        if session.dataset not in known:
+            cause = f"`dataset` (={shown(session.dataset)}) is none of {', '.join(known)}."
+            raise UsageError(cause, f"{did_you_mean(session.dataset, known)} Choose one of these.".lstrip())
+        settings["data"] = {**settings.get("data", {}), "dataset": session.dataset}
     return Request(
         run=run,
         data=session.data,
@@ -282,15 +293,8 @@ def request_of(run: Path, session: Session, common: ConfigOptions = ConfigOption
 def given(table: str, **options: Any) -> "ConfigTables":
     """The `table` of a config file with the options that were not left out. Raises UsageError for what is malformed."""
     there = {name: value for name, value in options.items() if value not in (None, [])}
-    if rare := there.pop("rare", None):
-        there["rare_digit"], colon, share = rare.partition(":")
-        try:
-            there |= {"rare_share": float(share)} if colon else {}
-        except ValueError as error:
-            raise UsageError(f"`rare` (={rare!r}) is not a digit and a share.", "Write it as 9:0.02.") from error
-    for name in ("digit", "rare_digit"):
-        if re.fullmatch("[0-9]{1,9}", there.get(name, "")):
-            there[name] = int(there[name])
+    if re.fullmatch("[0-9]{1,9}", there.get("digit", "")):
+        there["digit"] = int(there["digit"])
     if hidden := there.get("hidden"):
         try:
             there["hidden"] = [int(size) for size in hidden.split(",")]

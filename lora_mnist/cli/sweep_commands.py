@@ -27,7 +27,6 @@ def sweep(
         *("Folder of the results; what is finished there is not done again.", "DIR", Path("sweeps/default")),
         parser=o.folder,
     ),
-    dataset: str | None = in_data("MNIST, or 5,000 of its images.", "auto|mnist|mnist-5k"),
     rare: str | None = o.RARE,
     full: bool = in_repair("Train all weights too, for every combination but of ranks."),
     control: bool = in_repair(
@@ -75,8 +74,7 @@ def sweep(
 
     if keep is not None and hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
-    settings = {**o.given("data", dataset=dataset), **o.given("pretrain", rare=rare)}
-    request = o.request_of(out, session, o.ConfigOptions(config=config), **settings)
+    request = o.request_of(out, session, o.ConfigOptions(config=config), **o.given("pretrain", rare=rare))
     axes = parse_axes(digit, rank, seed, set or ())
     if rounds:
         require_rounds(rounds)

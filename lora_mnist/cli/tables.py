@@ -302,18 +302,19 @@ def runs(document: Overview) -> RenderableType:
 def sizes(document: SizeTable) -> RenderableType:
     """Numbers that full fine-tuning and LoRA train, a row per rank."""
     shapes = ", ".join(map(_shape, document.layers.values()))
-    rows = table("rank", "LoRA", "share", "fewer")
+    rows = table("rank", "LoRA", "share of full")
     for row in document.ranks:
-        rows.add_row(str(row.rank), f"{row.lora:,}", f"{100 * row.share:.2f} %", f"{1 / row.share:,.1f} x")
+        rows.add_row(str(row.rank), f"{row.lora:,}", f"{100 * row.share:.3g} %")
     return Group(Line(f"Full: {document.full:,} numbers in {shapes}{' and biases' * document.biases}"), rows)
 
 
 def diagnosis(document: Diagnosis) -> RenderableType:
-    """What is good and what is not, and what to do about that."""
+    """What is good, what could be better, and what is not good; and what to do about that."""
     lines = []
     for check in document.checks:
         way_out = "" if check.way_out is None else f". {check.way_out}"
-        lines.append(_checked(check.passed, f"{check.name}: {check.finding}{way_out}", "good", "BAD "))
+        word = "good" if check.way_out is None else "note"
+        lines.append(_checked(check.passed, f"{check.name}: {check.finding}{way_out}", word, "BAD "))
     failed = sum(not check.passed for check in document.checks)
     end = "All is well." if not failed else f"{failed} of {len(document.checks)} are not good."
     return Group(*lines, Line(end, style="bold"))

@@ -26,12 +26,18 @@ from lora_mnist.training.device import prepare_device
 ROOM = 500_000_000  # bytes: the data, and some runs
 
 
+class _NoteError(LoraMnistError):
+    """What makes commands slower, and stops none."""
+
+    exit_code = 0
+
+
 class Check(Document):
     """One thing that was looked at."""
 
     name: str
     finding: str  # what is there, in a clause
-    way_out: Maybe[str] = None  # what to do where it is not good
+    way_out: Maybe[str] = None  # what to do where it is not good, or could be better
     exit_code: int = 0  # of an error of the kind; 0 if it is good
 
     @property
@@ -110,10 +116,10 @@ def _threads() -> str:
     threads = torch.get_num_threads()
     found = f"{threads} for {cores} cores, load {load:.1f}"
     if threads > cores:
-        raise UsageError(f"{found}: more threads than cores wait for each other.", f"Use --threads {cores}.")
+        raise _NoteError(f"{found}: more threads than cores wait for each other.", f"Use --threads {cores}.")
     free = cores - round(load)
     if threads > 1 and free < threads:
-        raise UsageError(
+        raise _NoteError(
             f"{found}: on a busy machine the threads of a step wait for the slowest, and all is many times slower.",
             f"Use --threads {max(1, free)}, or wait.",
         )

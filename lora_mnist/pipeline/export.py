@@ -94,13 +94,7 @@ def export(
         ProofError: the exported network's logits are not ours; nothing is written.
         DiskError: the disk refuses.
     """
-    if format not in SUFFIXES:
-        raise UsageError(f"`format` (={shown(format)}) must be {', '.join(SUFFIXES)} or html.", "Correct --format.")
-    if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
-        raise UsageError(
-            f"ONNX needs {' and '.join(missing)}, not installed here.",
-            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
-        )
+    require_format(format)
     source = work.run.record.source
     if format == "original" and source is None:
         cause = f"The base of {work.run.path} was trained here, so there is no original to write it like."
@@ -149,6 +143,17 @@ def export(
         largest_logit=largest,
         provenance=about,
     )
+
+
+def require_format(format: str) -> None:
+    """Raises UsageError if the format is unknown, or what it needs is not installed."""
+    if format not in SUFFIXES:
+        raise UsageError(f"`format` (={shown(format)}) must be {', '.join(SUFFIXES)} or html.", "Correct --format.")
+    if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
+        raise UsageError(
+            f"ONNX needs {' and '.join(missing)}, not installed here.",
+            "Install the extra `onnx`, in a checkout by pip install -e '.[onnx]', or take --format torch.",
+        )
 
 
 def _wanted(network: MLP) -> str:

@@ -17,9 +17,11 @@ from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import failures, prove
 from lora_mnist.evaluation.results import Analysis
 from lora_mnist.evaluation.verdict import Verdict, verdict_of
-from lora_mnist.lora import parameter_table, save_adapter, scale_alpha
+from lora_mnist.lora import parameter_table, save_adapter, scale_alpha, updates_of
+from lora_mnist.pipeline.card import CARD, base_name, model_card
 from lora_mnist.pipeline.workspace import Workspace, free_name
 from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
+from lora_mnist.runs.atomic import write_file
 from lora_mnist.runs.schemas import (
     AdapterParameters,
     AppliedAdapter,
@@ -109,7 +111,7 @@ def finetune(
         # train, and select the scale on `val`
         started, before = time.perf_counter(), work.logits_with(below)
         start, _ = work.adapted([Applied(one) for one in below])
-        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress)
+        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress, watch=True)
         guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
         decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
         settings = recipe.model_copy(update={"digit": digit, "name": name})
@@ -160,12 +162,17 @@ def prove_and_save(
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
 
+    for update in updates_of(adapted, name).values():  # what PEFT's config says of the base
+        about = {"base_model_name_or_path": base_name(work.fingerprint)}
+        update.config = replace(update.config, about=about)
     with work.run.new(work.run.adapter(name)) as writer:
         save_adapter(writer.folder, adapted, name, work.fingerprint)
         writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
         writer.history(history)
         writer.results(evaluation, logits, control.logits if control else None)
         writer.tensors(PICTURES, shown)
+        card = model_card(record, analysis, work.fingerprint, work.dataset.name)
+        write_file(writer.folder / CARD, card.encode())
         write_more(writer)
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 
@@ -183,7 +190,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
         work.warn_of_no_miss(digit)
 
         started = time.perf_counter()
-        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
+        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress, watch=True)
         provenance = record_provenance(work.device, started)
         logits = held_out_logits(tuned, work.dataset)
         require_finite(logits, "Choose a lower --learning-rate.")

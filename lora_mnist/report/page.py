@@ -227,7 +227,7 @@ def inline(plot: Plot) -> Markup:
     drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)  # the same in every plot; what is referred to is no group
     drawing = re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), drawing)
     drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
-    drawing = re.sub(r"-?\d+\.\d{3,}(?![\w%])", lambda found: f"{float(found[0]):.2f}", drawing)
+    drawing = re.sub(r"(?<![>\d-])-?\d+\.\d{3,}(?![\w%])", lambda found: f"{float(found[0]):.2f}", drawing)
     drawing = re.sub(r"\s*\n\s*", "\n", drawing)
     head = f'<svg class="plot" role="img" aria-label="{escape(plot.alt)}" fill="currentColor" stroke-linejoin="round"'
     return Markup(drawing.replace("<svg", head, 1) + "".join(_circles(plot)) + "</svg>")

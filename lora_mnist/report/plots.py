@@ -8,17 +8,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from lora_mnist.errors import AlteredError
-from lora_mnist.evaluation.results import Counts, Matrix, SplitResult
+from lora_mnist.evaluation.results import Counts, Matrix, SplitResult, StrengthPoint
 from lora_mnist.evaluation.significance import LEVEL
 from lora_mnist.report.tables import AdapterResults, confusion_changes, digit_rows, strength_rows
 from lora_mnist.runs.artifact import HISTORY
@@ -31,6 +31,7 @@ WIDTH = 5.6  # inches: text is then 12 to 16 pixels high where the page gives a 
 BLUE, ORANGE, GREY, INK = "#0072b2", "#b34a00", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
 SERIES = (BLUE, ORANGE, "#00664b", "#7a3fa0", "#8a6d00", "#b0306a", "#3d5a80", "#5c4033")  # of several adapters
 MARKERS = "os^DvPX*"
+APART = 22  # pixels at 100 dpi between two strengths that are written beside a curve
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def plots_of(
     if not adapters:
         yield errors_per_digit(base)
     if losses := run.base.losses():
-        yield loss_curve("base", losses, "Loss of every pretraining step.")
+        yield loss_curve("base", losses, "Loss of every pretraining step.", run.base.val_curve())
     elif not run.record.source:
         raise AlteredError(f"{run.base.folder / HISTORY} holds no losses.", RESTORE)
     if len(lines) > len(adapters[:1]):  # several, or only a checkpoint
@@ -115,8 +116,9 @@ def plots_of(
             figure = directions(pictures, next(iter(one.layers.values())).singular_values)
             alt = "Weights of each pixel in what the first layer's update looks for, the strongest direction first."
             yield Plot(f"{one.name}-directions", figure, alt, f"{one.name}-layers.csv")
-        if losses := run.adapter(one.name).losses():  # an extracted adapter was not trained
-            yield loss_curve(one.name, losses, "Loss of every fine-tuning step.")
+        saved = run.adapter(one.name)
+        if losses := saved.losses():  # an extracted adapter was not trained
+            yield loss_curve(one.name, losses, "Loss of every fine-tuning step.", saved.val_curve())
 
 
 def _confusions(one: AdapterResults, normalised: bool) -> Iterator[Plot]:
@@ -188,6 +190,7 @@ def errors_per_digit(base: SplitResult) -> Plot:
     axes.bar_label(bars, fontsize=8, color=INK)
     axes.set_xticks(DIGITS, list(map(str, DIGITS)))
     axes.margins(y=0.12)
+    whole_ticks(axes, "y")
     pairs = enumerate(zip(base.wrong, base.images, strict=True))
     marks = tuple(Mark(digit, wrong, f"{digit}: {wrong} of {images} wrong") for digit, (wrong, images) in pairs)
     alt = f"Wrong test images per digit: {list(base.wrong)}."
@@ -235,22 +238,25 @@ def trade(one: AdapterResults) -> Plot:
     if recommended not in (0, 1):  # those are before and after
         points.append((f"recommended strength {recommended:g}", one.at_recommended))
     shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]  # two ways that start at the base
+    # a threshold that ruins everything further on does not squeeze the rest: its curve ends where it leaves the axes
+    everything = [counts.errors for counts in (*shifts, *strengths, *(counts for _, counts in points))]
+    lowest, highest = min(everything), max(counts.errors for _, counts in points)
+    top = max(errors for errors in everything if errors <= 2 * highest - lowest)
+    margin = 0.2 * (top - lowest) + 4
     figure, axes = framed(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
+    axes.set_ylim(max(0, lowest - margin), top + margin)
     for label, curve, colour, style in (
         (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
         (f"{name} at strengths 0 to 1.5", strengths, BLUE, "-"),
     ):
-        x, y = [counts.missed for counts in curve], [counts.errors for counts in curve]
+        until = len(list(itertools.takewhile(lambda counts: counts.errors <= top, curve))) + 1
+        x, y = [counts.missed for counts in curve[:until]], [counts.errors for counts in curve[:until]]
         axes.plot(x, y, style, color=colour, linewidth=1.8, marker=".", markersize=5, label=label)
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
         colour = INK if i else GREY
         axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
-    # up to the worst point: a threshold that ruins everything further on does not squeeze the rest
-    highest = max(counts.errors for _, counts in points)
-    lowest = min(counts.errors for counts in (*shifts, *strengths, *(counts for _, counts in points)))
-    margin = 0.2 * (highest - lowest) + 4
-    axes.set_ylim(max(0, lowest - margin), highest + margin)
-    axes.set_xlim(left=0)
+    whole_ticks(axes, "both")
+    _write_strengths(axes, strengths)
     legend_above(axes)
     marks = []
     for counts in shifts:
@@ -263,6 +269,24 @@ def trade(one: AdapterResults) -> Plot:
     words = "; ".join(f"{label}: {counts.missed} missed, {counts.errors} errors" for label, counts in points)
     alt = f"Missed {digit}s against all errors. {words}."
     return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", tuple(marks))
+
+
+def _write_strengths(axes: Axes, strengths: Sequence[StrengthPoint]) -> None:
+    """Each strength at its point of the curve, but for those too near to one that is written already."""
+    axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
+    taken: list[np.ndarray] = []
+    for point in sorted(strengths, key=lambda point: (point.strength not in (0, 1), point.strength)):
+        place = axes.transData.transform((point.missed, point.errors))
+        if axes.bbox.contains(*place) and all(np.hypot(*(place - other)) > APART for other in taken):
+            taken.append(place)
+            # to the lower right, where no curve goes
+            place_in_points: dict[str, Any] = {
+                "xytext": (6, -13),
+                "textcoords": "offset points",
+                "fontsize": 8,
+                "color": BLUE,
+            }
+            axes.annotate(f"{point.strength:g}", (point.missed, point.errors), **place_in_points)
 
 
 def strength_curve(one: AdapterResults) -> Plot:
@@ -279,6 +303,7 @@ def strength_curve(one: AdapterResults) -> Plot:
         axes.plot(x, y, style, color=colour, marker=".", linewidth=1.8, label=label)
     label = f"recommended: {curve.recommended:g}"
     axes.axvline(curve.recommended, color=GREY, linestyle=":", linewidth=1.5, label=label)
+    axes.margins(y=0.1)  # for the ring that the slider draws around a point
     legend_above(axes)
     marks = []
     for row in rows:
@@ -306,7 +331,7 @@ def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
         axes.plot(x[1], y[1], marker, color=colour, markersize=8, label=label, linestyle="none")
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
         words.append(f"{label}: {x[0]} to {x[1]} of its digit, {y[0]} to {y[1]} of the others")
-    axes.set_xlim(left=0)
+    whole_ticks(axes, "both")
     legend_above(axes)
     alt = f"Wrong test images. {'; '.join(words)}."
     return Plot("side-by-side", figure, alt, "adapters.csv", tuple(marks))
@@ -316,23 +341,47 @@ def _in_words(counts: Counts) -> str:
     return f"{counts.missed} missed, {counts.false_alarms} false alarms, {counts.errors} errors in all"
 
 
-def loss_curve(name: str, losses: Sequence[float], alt: str) -> Plot:
-    """The loss of every step, faint, and its running mean over about a fiftieth of all steps."""
-    figure, axes = framed("step", "cross-entropy")
+def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple[int, float, float]] = ()) -> Plot:
+    """The loss of every step, faint, and its running mean over about a fiftieth of all steps.
+
+    Args:
+        val: step, loss and accuracy where they were measured on `val`; accuracy has an axis of its own, on the right.
+    """
+    figure, axes = framed("step", "cross-entropy", 4 if val else 2)
     window = max(1, len(losses) // 50)
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     steps = np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color=GREY, alpha=0.35, linewidth=0.8, label="each step")
     axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
+    marked = range(0, len(mean), max(1, len(mean) // 50))
+    marks = [Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked]
+    if val:
+        at, val_losses, accuracies = zip(*val, strict=True)
+        percent = [100 * one for one in accuracies]
+        axes.plot(at, val_losses, color=ORANGE, marker=".", linewidth=1.8, label="on val")
+        right = axes.twinx()
+        right.set_ylabel("accuracy on val, %")
+        right.spines["top"].set_visible(False)
+        right.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        for one, label in ((right, None), (axes, "accuracy on val (right)")):  # the second for the legend alone
+            x, y = (at, percent) if one is right else ([], [])
+            one.plot(x, y, "--", color=SERIES[2], marker=".", linewidth=1.8, label=label)
+        left, bottom, width, height = axes.get_position().bounds
+        for one in (axes, right):
+            one.set_position((left, bottom, width - 0.115, height))  # room for the second axis
+        alt = f"{alt} On val at the end: loss {val_losses[-1]:.3g}, accuracy {percent[-1]:.2f} %."
+        marks += [
+            Mark(step, loss, f"step {step}, on val: {loss:.3g}, {100 * accuracy:.2f} % right")
+            for step, loss, accuracy in val
+        ]
+    whole_ticks(axes, "x")
     if min(losses) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")  # powers of ten would be set by mathtext, which is slow
         axes.yaxis.set_minor_formatter("")
-    axes.legend(frameon=False)
-    marked = range(0, len(mean), max(1, len(mean) // 50))
-    marks = tuple(Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked)
-    return Plot(f"{name}-loss", figure, alt, f"{name}-loss.csv", marks)
+    legend_above(axes)
+    return Plot(f"{name}-loss", figure, alt, f"{name}-loss.csv", tuple(marks))
 
 
 def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure:
@@ -363,6 +412,12 @@ def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
+
+
+def whole_ticks(axes: Axes, which: Literal["x", "y", "both"]) -> None:
+    """Count in whole numbers on those axes."""
+    for axis in (axes.xaxis, axes.yaxis) if which == "both" else (getattr(axes, f"{which}axis"),):
+        axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def legend_above(axes: Axes) -> None:

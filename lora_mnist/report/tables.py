@@ -27,7 +27,7 @@ from lora_mnist.evaluation.results import (
 from lora_mnist.evaluation.significance import LEVEL, mcnemar, paired_interval, wilson
 from lora_mnist.evaluation.verdict import LessonVerdict, Verdict, verdict_of
 from lora_mnist.report.images import Images, read_images
-from lora_mnist.runs.artifact import ANALYSIS, DRAWINGS, EVALUATION
+from lora_mnist.runs.artifact import ANALYSIS, DRAWINGS, EVALUATION, VAL_COLUMNS, Artifact
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine
 from lora_mnist.runs.run import Run
@@ -213,10 +213,9 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
         "base-digits.csv": base_digit_rows(base),
         "base-scores.csv": score_rows(base.scores),
         "base-confusion.csv": _matrix_rows(count=base.confusion),
-        "base-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(run.base.losses(), 1)],
+        "base-loss.csv": _loss_rows(run.base),
     }
     for one in adapters:
-        losses = run.adapter(one.name).losses()
         shifts, strengths = one.stored.analysis.threshold.curve, one.curve.splits["test"]
         trade: list[Row] = []
         for way, amount, points in (("threshold", "shift", shifts), ("strength", "strength", strengths)):
@@ -238,11 +237,17 @@ def tables_of(run: Run, adapters: Sequence[AdapterResults], lines: Sequence[Adap
                 | {"singular_values": " ".join(f"{value:.6g}" for value in effect.singular_values)}
                 for layer, effect in one.layers.items()
             ],
-            f"{one.name}-loss.csv": [{"step": step, "loss": loss} for step, loss in enumerate(losses, 1)],
+            f"{one.name}-loss.csv": _loss_rows(run.adapter(one.name)),
             f"{one.name}-strength_curve.csv": strength_rows(one),
             f"{one.name}-trade.csv": trade,
         }
     return {name: to_csv(rows) for name, rows in files.items() if rows}
+
+
+def _loss_rows(saved: Artifact) -> list[Row]:
+    """The loss of every step, and that on `val` with its accuracy where they were measured."""
+    val = {step: dict(zip(VAL_COLUMNS, measured, strict=True)) for step, *measured in saved.val_curve()}
+    return [{"step": step, "loss": loss, **val.get(step, {})} for step, loss in enumerate(saved.losses(), 1)]
 
 
 def _line_row(line: AdapterLine) -> Row:
@@ -308,7 +313,9 @@ def commands(documents: RunDocuments) -> list[str]:
     if source := documents.run.source:
         model = documents.run.settings.model
         make = f"import {shlex.quote(source.file)} {NEW_RUN} --mean {model.mean!r} --std {model.std!r}"
-    lines = [f"lora-mnist {make} --config base.toml {machine(documents.base.provenance)}"]
+    place = documents.base.provenance.data  # of MNIST, if it is that; the new run remembers it
+    data = f" --data {shlex.quote(place)}" if place else ""
+    lines = [f"lora-mnist {make} --config base.toml {machine(documents.base.provenance)}{data}"]
     if source:
         lines.insert(0, f"# {source.file}, SHA-256 {source.sha256}, is not in this folder: put it there")
     for one in documents.checkpoints:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from lora_mnist.training.model import MLP
 
 D = TypeVar("D", bound=Document)
+T = TypeVar("T")
 
 RECORD, FINETUNE, EVALUATION, ANALYSIS = "run.json", "finetune.json", "evaluation.json", "analysis.json"
 PROVENANCE, MERGE, HISTORY = "provenance.json", "merge.json", "history.csv"
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 LOGITS, PICTURES = "logits.safetensors", "pictures.safetensors"
 OURS = (RECORD, FINETUNE, EVALUATION, ANALYSIS, PROVENANCE, MERGE, HISTORY, WEIGHTS, ADAPTER_WEIGHTS, LOGITS, PICTURES)
+VAL_COLUMNS = ("val_loss", "val_accuracy")  # of the history
 CONTROL = "control."  # before the name of a split, for the control's logits
 DRAWINGS = "drawings"  # the folder of those that an adapter was taught: drawings/7/0012.png
 DRAWING = re.compile(rf"{DRAWINGS}/([0-9])/([0-9]{{4}})\.png")
@@ -160,8 +162,19 @@ class Artifact:
 
     def losses(self) -> list[float]:
         """The loss of every training step; none if nothing was trained. Raises RunError if they cannot be read."""
+        return self._history(lambda row: float(row["loss"]))
+
+    def val_curve(self) -> list[tuple[int, float, float]]:
+        """Step, loss and accuracy where `val` was looked at in training. Raises RunError if they cannot be read."""
+        loss, accuracy = VAL_COLUMNS
+        found = self._history(
+            lambda row: (int(row["step"]), float(row[loss]), float(row[accuracy])) if row.get(loss) else None
+        )
+        return [point for point in found if point is not None]
+
+    def _history(self, read: Callable[[dict[str, str]], T]) -> list[T]:
         try:
-            return [float(row["loss"]) for row in csv.DictReader(io.StringIO(self.content(HISTORY).decode()))]
+            return [read(row) for row in csv.DictReader(io.StringIO(self.content(HISTORY).decode()))]
         except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise AlteredError(f"{self.folder / HISTORY} is not a table of losses: {error!r}.", RESTORE) from error
 
@@ -269,12 +282,14 @@ class ArtifactWriter:
         self.tensors(LOGITS, {**logits, **{f"{CONTROL}{split}": one for split, one in (control or {}).items()}})
 
     def history(self, history: History | None) -> None:
-        """Loss and learning rate of every step; an empty table if nothing was trained."""
+        """Loss and learning rate of every step, and after each tenth what the network does on `val`; an empty table if
+        nothing was trained."""
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["step", "learning_rate", "loss"])
+        writer.writerow(["step", "learning_rate", "loss", *VAL_COLUMNS])
         steps = zip(history.rates, history.losses, strict=True) if history else ()
-        writer.writerows((number, *step) for number, step in enumerate(steps, 1))
+        val = {one.step: (one.loss, one.accuracy) for one in history.val} if history else {}
+        writer.writerows((number, *step, *val.get(number, ("", ""))) for number, step in enumerate(steps, 1))
         write_file(self.folder / HISTORY, table.getvalue().encode())
 
     def drawings(self, drawings: Drawings) -> None:

@@ -3,6 +3,7 @@
 Layers, lowest first: `default.toml`, the run's stored settings, a `--config`, the command line.
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -18,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from lora_mnist.errors import UsageError, shown
-from lora_mnist.settings.layers import ConfigTables, config_path, overlay, read_config
+from lora_mnist.errors import UsageError, did_you_mean, shown
+from lora_mnist.settings.layers import ConfigTables, config_path, overlay, read_config, setting_name
 
 T = TypeVar("T")
 
@@ -227,5 +228,18 @@ def resolve(layers: Sequence[ConfigTables], dataset: str, origin: str = "the com
         key, fault, value, rule = first_fault(error)
         if fault == "extra_forbidden":
             cause = f"There is no setting `{key}` (in {origin})."
-            raise UsageError(cause, f"Settings and their meaning stand in {config_path('default')}.") from error
-        raise UsageError(f"`{key}` (={shown(value)}) {rule} (in {origin}).", "Correct that value.") from error
+            known = _setting_keys()
+            # another table's, as of a key above all tables; else one of the same table that is spelled like it
+            meant = [one for one in known if one.endswith(f".{setting_name(key.rpartition('.')[2])}")][:1]
+            guess = f"Did you mean {meant[0]}?" if meant else did_you_mean(key, known)
+            way_out = f"{guess} Settings and their meaning stand in {config_path('default')}."
+            raise UsageError(cause, way_out.lstrip()) from error
+        words = re.findall("'(.+?)'", rule) if fault == "literal_error" else []
+        way_out = f"{did_you_mean(str(value), words)} Correct that value.".lstrip()
+        raise UsageError(f"`{key}` (={shown(value)}) {rule} (in {origin}).", way_out) from error
+
+
+def _setting_keys() -> list[str]:
+    """Every setting by its dotted name."""
+    tables = Settings.model_validate(overlay([load_config("default")], "mnist")).model_dump()
+    return ["seed", *(f"{name}.{key}" for name, table in tables.items() if isinstance(table, dict) for key in table)]

@@ -3,16 +3,19 @@
 A layer may carry a `mnist-5k` table, laid over the rest of that layer when that is the data set.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_mnist.errors import UsageError
+from lora_mnist.errors import UsageError, shown
 from lora_mnist.files import read_regular
 
 LARGEST = 1 << 20  # bytes of a config
 EMBEDDED = "mnist-5k"
+# what other tools call a setting; as an option it has these names too
+ALIASES = {"lr": "learning_rate", "batch": "batch_size", "use_rslora": "rslora", "target_modules": "targets"}
 DATASETS = {"mnist": "MNIST", EMBEDDED: "mnist-5k"}  # as they are shown
 PACKAGE = Path(__file__).parents[1]
 # in the package when installed from a wheel, beside it in a checkout
@@ -57,6 +60,36 @@ def overlay(layers: Sequence[ConfigTables], dataset: str) -> dict[str, Any]:
         if not isinstance(special, Mapping):
             special = {EMBEDDED: special}  # kept as it is, for the validation to refuse by name
         for key, value in (*own.items(), *special.items()):
-            are_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-            merged[key] = {**merged[key], **value} if are_tables else value
+            if isinstance(value, Mapping):
+                below = merged.get(key)
+                merged[key] = {**(below if isinstance(below, Mapping) else {}), **_by_their_names(value)}
+            else:
+                merged[key] = value
     return merged
+
+
+def setting_name(key: str) -> str:
+    """The name of a setting, however it is spelled: as an option, or as other tools call it."""
+    name = key.replace("-", "_")
+    return ALIASES.get(name, name)
+
+
+def _by_their_names(table: ConfigTables) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        named = _rare(value) if key == "rare" else {setting_name(key): value}
+        if twice := found.keys() & named:
+            cause = f"`{twice.pop()}` is given twice, once as `{key}`."
+            raise UsageError(cause, "Keep one of them.")
+        found |= named
+    return found
+
+
+def _rare(value: Any) -> dict[str, Any]:
+    """`9:0.02`, `9` or `none` as the two settings that it stands for."""
+    digit, colon, share = str(value).partition(":")
+    try:
+        more = {"rare_share": float(share)} if colon else {}
+    except ValueError as error:
+        raise UsageError(f"`rare` (={shown(value)}) is not a digit and a share.", "Write it as 9:0.02.") from error
+    return {"rare_digit": int(digit) if re.fullmatch("[0-9]{1,9}", digit) else digit, **more}

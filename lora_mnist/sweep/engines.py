@@ -71,7 +71,8 @@ def engine_of(
     if name != "ray":
         raise UsageError(f"`engine` (={name!r}) is none of stacked, local, ray.", "Choose one of these.")
     if find_spec("ray") is None:
-        raise UsageError("--engine ray needs Ray, which is not installed.", "Install lora-mnist[ray].")
+        way_out = "Install the extra `ray`, in a checkout by pip install -e '.[ray]'."
+        raise UsageError("--engine ray needs Ray, which is not installed.", way_out)
     if not 0 <= gpus <= 1:
         raise UsageError(f"`gpus` (={gpus}) must be from 0 to 1.", "A task computes on one GPU at most.")
     address = address or os.environ.get("RAY_ADDRESS")  # which Ray takes too, but then not what is for one of our own

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.settings.config import DataSettings, Document, ModelSettings, PretrainSettings, Settings
+from lora_mnist.settings.layers import setting_name
 
 MOST_JOBS = 200_000  # of one folder, whose rows are in memory at once
 LONGEST = 1_000  # characters of one value
@@ -83,9 +84,11 @@ def parse_axes(digits: str, ranks: str, seeds: str, settings: Iterable[str] = ()
         axes["finetune.rank"] = parse_values("rank", ranks)
     for entry in settings:
         name, equals, text = entry.partition("=")
-        if not equals or not re.fullmatch(r"\w+(\.\w+)*", name):
+        if not equals or not re.fullmatch(r"\w[\w-]*(\.\w[\w-]*)*", name):
             cause = f"`set` (={shown(entry)}) is not a setting and its values."
             raise UsageError(cause, "Write --set finetune.focus=0.2,0.35.")
+        table, *keys = name.split(".")
+        name = ".".join([table, *map(setting_name, keys[:1]), *keys[1:]])  # however it is spelled
         if name in FORBIDDEN or any(f"{name}.".startswith(f"{other}.") for other in axes):  # seed.x is none, for one
             raise UsageError(f"`set` (={shown(entry)}) names {name}, which is not set there.", "Leave it out.")
         axes[name] = parse_values(name, text)

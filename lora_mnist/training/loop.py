@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.optim.adam import adam as adam_step
 from torch.optim.adamw import adamw as adamw_step
 
+from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import TrainingSettings
 from lora_mnist.training.augment import warp
-from lora_mnist.training.model import MLP
+from lora_mnist.training.model import MLP, logits_of
 from lora_mnist.training.progress import SILENT, WINDOW, Progress
 
 
@@ -44,11 +45,21 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class ValPoint:
+    """What the network does on images of `val` once `step` steps are done: mean cross-entropy, and accuracy."""
+
+    step: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
 class History:
-    """The loss of every step, before that step's update, and its learning rate."""
+    """The loss of every step, before that step's update, and its learning rate; and what was seen on `val`."""
 
     losses: tuple[float, ...]
     rates: tuple[float, ...]
+    val: tuple[ValPoint, ...] = ()
 
 
 def train(
@@ -58,6 +69,7 @@ def train(
     description: str = "training",
     progress: Progress = SILENT,
     job_rates: Sequence[float] | None = None,
+    val: Split | None = None,
 ) -> History:
     """Minimise the mean cross-entropy of each batch in turn; of several jobs the sum of theirs, so that none changes
     another, while the history has their mean.
@@ -68,6 +80,7 @@ def train(
         settings: optimizer, learning rate, schedule, weight decay.
         description, progress: what is shown of it, and how.
         job_rates: of several jobs, a factor on the learning rate of each.
+        val: images to measure on at each tenth of the steps, which changes nothing in what is trained.
 
     Raises:
         UsageError: the loss or a weight became NaN or infinite; not of several jobs, where one must not end the others.
@@ -82,7 +95,8 @@ def train(
     offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)  # -> (jobs * batch, 10)
     gradient = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
     rates = learning_rates(settings, len(batches))
-    losses = torch.zeros(len(rates), device=device)
+    losses, curve = torch.zeros(len(rates), device=device), list[ValPoint]()
+    tenths = {len(rates) * tenth // 10 for tenth in range(1, 11)} if val is not None and len(val) else set()
     model.train()
     with progress.counting(description, len(losses), losses) as show:
         for step, batch in enumerate(batches):
@@ -99,11 +113,20 @@ def train(
             if look and len(wrong := (~losses[: step + 1].isfinite()).nonzero().flatten()):
                 cause = f"The loss became {float(losses[wrong[0]])} in step {int(wrong[0]) + 1}."
                 raise UsageError(cause, "Choose a lower --learning-rate.")
+            if val is not None and step + 1 in tenths:
+                curve.append(_measured(model, val, step + 1))
+                model.train()
             show(step + 1)
     model.eval()
     if job_rates is None and not all(bool(weight.isfinite().all()) for weight in weights):
         raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
-    return History(tuple(losses.tolist()), rates)
+    return History(tuple(losses.tolist()), rates, tuple(curve))
+
+
+def _measured(model: MLP, val: Split, step: int) -> ValPoint:
+    logits, labels = logits_of(model, val.images), val.labels.cpu()  # in eval mode: dropout draws nothing
+    right = int((logits.argmax(1) == labels).sum())
+    return ValPoint(step, float(F.cross_entropy(logits, labels)), right / len(labels))
 
 
 def learning_rates(settings: TrainingSettings, steps: int) -> tuple[float, ...]:

@@ -25,9 +25,13 @@ ALIKE = (  # what the jobs of one stack have in common; the rest of a recipe may
 
 
 def train_base(
-    settings: Settings, dataset: Dataset, device: torch.device, progress: Progress = SILENT
+    settings: Settings, dataset: Dataset, device: torch.device, progress: Progress = SILENT, watch: bool = False
 ) -> tuple[MLP, History]:
-    """A new base and its history."""
+    """A new base and its history.
+
+    Args:
+        watch: measure it on images of `val` on the way.
+    """
     torch.manual_seed(settings.seed)
     # initialised on the CPU, so that every device starts the same
     model = MLP(**settings.model.model_dump()).to(device)
@@ -35,7 +39,9 @@ def train_base(
     if recipe.rare_digit != "none":  # fine-tuning sees all of its images
         seen = thin_out(seen, recipe.rare_digit, recipe.rare_share, settings.data.split_seed)
     batches = epoch_batches(len(seen), recipe.batch_size, recipe.epochs, torch.default_generator)
-    return model, train(model, TrainingData(seen.images, seen.labels, batches), recipe, "pretraining", progress)
+    val = watched(dataset.val, batches.numel()) if watch else None
+    data = TrainingData(seen.images, seen.labels, batches)
+    return model, train(model, data, recipe, "pretraining", progress, val=val)
 
 
 def train_adapter(
@@ -46,14 +52,16 @@ def train_adapter(
     dataset: Dataset,
     progress: Progress = SILENT,
     uncertainty: torch.Tensor | None = None,
+    watch: bool = False,
 ) -> tuple[MLP, History]:
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
 
     Args:
         uncertainty: (N,), how unsure `start` is of each training image (see `least_confidence`); None computes it.
+        watch: measure it on images of `val` on the way.
     """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
-    return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty)
+    return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty, watch)
 
 
 def train_all_weights(
@@ -63,21 +71,38 @@ def train_all_weights(
     dataset: Dataset,
     progress: Progress = SILENT,
     uncertainty: torch.Tensor | None = None,
+    watch: bool = False,
 ) -> tuple[MLP, History]:
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
     settings = settings.model_copy(update={"finetune": recipe})
-    return tuned, _finetune(tuned, digit, settings, dataset, progress, uncertainty)
+    return tuned, _finetune(tuned, digit, settings, dataset, progress, uncertainty, watch)
 
 
 def _finetune(
-    model: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress, uncertainty: torch.Tensor | None
+    model: MLP,
+    digit: int,
+    settings: Settings,
+    dataset: Dataset,
+    progress: Progress,
+    uncertainty: torch.Tensor | None,
+    watch: bool,
 ) -> History:
     if settings.finetune.hard_examples and uncertainty is None:
         uncertainty = least_confidence(model, dataset.train.images)
     data = finetuning_data(digit, settings, dataset, uncertainty)
-    return train(model, data, settings.finetune, f"fine-tuning {digit}", progress)
+    val = watched(dataset.val, data.batches.numel()) if watch else None
+    return train(model, data, settings.finetune, f"fine-tuning {digit}", progress, val=val)
+
+
+def watched(val: Split, trained: int) -> Split:
+    """Images of `val` to measure on ten times while `trained` images pass through a training: 1,000 of them at most,
+    and no more than take about 3 % of its time, but 100.
+    """
+    count = min(len(val), 1000, max(100, trained // 128))
+    chosen = torch.linspace(0, max(0, len(val) - 1), count).long()  # evenly, as they may lie in the order of digits
+    return Split(val.images[chosen], val.labels[chosen])
 
 
 def train_on_drawings(

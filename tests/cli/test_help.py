@@ -9,6 +9,7 @@ import typer
 from lora_mnist.cli.main import TABLES, app
 from lora_mnist.cli.options import PANELS
 from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.settings.layers import overlay
 
 COMMANDS = typer.main.get_command(app).commands
 CONFIGS = {dataset: resolve([load_config("default")], dataset) for dataset in ("mnist", "mnist-5k")}
@@ -94,6 +95,17 @@ def test_a_default_is_the_one_in_the_config(name):
     assert compared >= 4
     if name == "finetune":
         assert shown["learning_rate"] == "0.004; 0.001 with --full"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_spelling_of_an_option_is_a_key_of_a_config_too(name):
+    compared = 0
+    for section in filter(None, TABLES[name]):
+        for option in (one for one in options_of(name) if hasattr(getattr(CONFIGS["mnist"], section), one.name)):
+            for key in (spelling.removeprefix("--") for spelling in option.opts):
+                assert overlay([{section: {key: 1}}], "mnist") == {section: {option.name: 1}}
+                compared += 1
+    assert compared >= 4
 
 
 @pytest.mark.parametrize(

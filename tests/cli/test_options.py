@@ -33,12 +33,49 @@ def test_an_option_that_was_given_is_a_setting(group, settings):
 
 def test_the_settings_of_a_base_stand_in_three_tables():
     assert o.Base().settings() == {"data": {}, "model": {}, "pretrain": {}}
-    given = o.Base(dataset="mnist-5k", hidden="20,10", epochs=3).settings()
-    assert given == {"data": {"dataset": "mnist-5k"}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
+    given = o.Base(val_share=0.1, hidden="20,10", epochs=3).settings()
+    assert given == {"data": {"val_share": 0.1}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
     given = o.Base(epochs=3).settings(**vars(o.Loop(batch_size=8)))
     assert given["pretrain"] == {"epochs": 3, "batch_size": 8}
     request = o.request_of(Path("run"), o.Session(), o.ConfigOptions(seed=4), **given)
     assert request.options == {**given, "seed": 4}
+    request = o.request_of(Path("run"), o.Session(dataset="mnist-5k"), data={"val_share": 0.1})
+    assert request.options == {"data": {"val_share": 0.1, "dataset": "mnist-5k"}}
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "evaluate", "finetune", "verify", "merge", "predict --index 1", "sweep --plan"]
+)
+def test_a_data_set_that_is_none_is_answered_with_those_there_are(fails, finished_run, command):
+    out = ("--out" if "sweep" in command else "--run", finished_run)
+    says = "`dataset` (='fashion') is none of auto, mnist, mnist-5k."
+    fails(2, *command.split(), *out, "--dataset", "fashion", says=says)
+
+
+def test_the_data_set_of_the_run_may_be_said_again_and_no_other(succeeds, fails, finished_run):
+    succeeds("evaluate", "--run", finished_run, "--dataset", "mnist-5k", "--threads", "1", err="")
+    fails(2, "evaluate", "--run", finished_run, "--dataset", "mnist", says="contradicts")
+
+
+def test_a_run_is_named_by_the_same_option_everywhere(succeeds, run_copy):
+    for command in ("compare", "runs", "doctor"):
+        assert str(run_copy) in succeeds(command, "--run", run_copy).replace("\n", "")
+    succeeds("compare", run_copy, "--threads", "1")
+    succeeds("report", "--run", run_copy, "--threads", "1")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("params --threads 1", "It belongs to run, pretrain, "),
+        ("runs --rank 3", "It belongs to run, finetune, params, extract, teach and sweep."),
+        ("finetune --rnk 3", "Did you mean --rank?"),
+        ("run --guard evry-digit", "Did you mean every-digit?"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_what_was_meant(fails, tmp_path, monkeypatch, line, says):
+    monkeypatch.chdir(tmp_path)
+    assert len(fails(2, *line.split(), says=says)) < 180
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_mnist.pipeline import export as export_file
 from lora_mnist.runs.run import Run
 
 
@@ -116,6 +117,12 @@ def test_export_prints_where_it_lies_and_nothing_of_the_exporters(cli, succeeds,
     assert document["file"] == str(place.with_suffix(".pt2"))
     assert document["largest_difference"] <= 1e-4 * document["largest_logit"]
     assert cli("export", "--run", run_copy)[0] == 2  # it is there
+
+
+def test_an_export_without_its_extra_says_so_before_the_run_is_read(fails, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_file, "find_spec", lambda name: None)
+    err = fails(2, "export", "--run", tmp_path / "none", says="ONNX needs onnx and onnxruntime and onnxscript")
+    assert "pip install -e '.[onnx]'" in err
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn"])

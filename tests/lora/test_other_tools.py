@@ -131,7 +131,7 @@ def subclass(dtype):
 @pytest.mark.parametrize(
     ("make", "dtype"),
     [*[(Quantised, dtype) for dtype in (torch.int8, torch.uint8, torch.float8_e4m3fn)], (subclass, torch.float32)],
-    ids=str,
+    ids=lambda one: getattr(one, "__name__", str(one)),
 )
 def test_a_quantised_layer_trains_and_is_saved_and_cannot_be_merged(tmp_path, make, dtype):
     base = nn.Sequential(make(dtype))

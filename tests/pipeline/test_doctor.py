@@ -90,10 +90,13 @@ def test_a_torchvision_of_another_torch_is_named(healthy, monkeypatch):
 
 def test_traps_of_the_machine_are_named(healthy, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    failed(healthy(threads=3), "threads", 2, "--threads 2")
+    checks, diagnosis = healthy(threads=3)
+    assert (checks["threads"].way_out, diagnosis.exit_code) == ("Use --threads 2.", 0)
     monkeypatch.setattr(os, "getloadavg", lambda: (1.2, 0.0, 0.0))
-    failed(healthy(threads=2), "threads", 2, "2 for 2 cores, load 1.2", "--threads 1")
-    assert healthy(threads=1)[1].passed
+    checks, diagnosis = healthy(threads=2)  # load slows commands down and stops none
+    assert checks["threads"].finding.startswith("2 for 2 cores, load 1.2")
+    assert (checks["threads"].way_out, diagnosis.exit_code) == ("Use --threads 1, or wait.", 0)
+    assert healthy(threads=1)[0]["threads"].way_out is None
     failed(healthy(threads=1, device="cuda:77"), "device", 2, "cuda:77")
     monkeypatch.setattr("shutil.disk_usage", lambda place: namedtuple("usage", "free")(free=10**6))
     failed(healthy(threads=1), "disk", 6, "0.0 GB free")

@@ -13,6 +13,7 @@ from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.verify import verify
 from lora_mnist.pipeline.workspace import open_workspace
 from lora_mnist.runs.run import Run
+from lora_mnist.settings.layers import overlay
 from lora_mnist.settings.request import Request
 from lora_mnist.training.train import finetuning_data, least_confidence, train_base
 
@@ -86,7 +87,8 @@ def test_bad_values_are_refused_by_name(tmp_path, setting):
 def test_how_it_is_asked_for(text, asked):
     from lora_mnist.cli.options import Base
 
-    assert Base(rare=text).settings()["pretrain"] == asked
+    assert overlay([Base(rare=text).settings()], "mnist")["pretrain"] == asked
+    assert overlay([{"pretrain": {"rare": text}}], "mnist")["pretrain"] == asked  # in a config likewise
 
 
 def test_the_command_line_says_what_the_base_saw(cli, tmp_path):

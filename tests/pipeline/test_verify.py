@@ -122,7 +122,7 @@ def test_a_report_is_looked_at_too_and_an_old_one_is_only_noted(fails, succeeds,
     write_report(Run(run_copy))
     assert "passed  report" in succeeds("verify", "--run", run_copy)
     page = run_copy / "report" / "index.html"
-    page.write_text(page.read_text().replace("How it was made", "How it was forged"))
+    page.write_text(page.read_text().replace("<h2>Provenance", "<h2>Forged"))
     fails(5, "verify", "--run", run_copy, says="index.html is not the saved file")
     write_report(Run(run_copy))
     for file, key, value in ((adapter / "finetune.json", "seed", 77), (page.with_name("report.json"), "adapters", [])):

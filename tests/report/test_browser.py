@@ -75,6 +75,16 @@ def test_nothing_is_wrong_on_any_screen(browser, report, alone, scheme):
         assert troubles_of(browser, file, scheme, 390, 1280, 1920) == []
 
 
+def test_no_table_is_cut_on_a_phone(browser, report, alone):
+    for file in (report, alone):
+        page = _unfolded(browser, file)
+        page.set_viewport_size({"width": 390, "height": 844})
+        cut = "() => [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
+        assert page.evaluate(f"({cut})().map(one => one.innerText)") == []
+        first = page.locator(".folds td").first  # whose column is not above it any more
+        assert first.evaluate("element => getComputedStyle(element, '::before').content") not in ("none", '""')
+
+
 def test_axe_finds_nothing_serious(browser, report):
     page = _unfolded(browser, report)
     assert serious(page) == {}
@@ -105,6 +115,10 @@ def test_the_slider_moves_the_point_and_the_numbers(browser, alone):
         page.locator(".slider input").fill(str(i))
         for key in ("missed", "false_alarms", "errors"):  # of the large numbers
             assert page.locator(f"[data-count='{key}']").inner_text() == f"{point.of(key):,}"
+        for part in page.locator("[data-share]").all():  # of the small ones below
+            share = point.of(part.get_attribute("data-share")) / int(part.get_attribute("data-of"))
+            assert part.inner_text() == f"{100 * share:.2f}\N{NO-BREAK SPACE}%"
+        assert page.locator(".not-as-kept").is_visible() == (point.strength != 1)  # says of what the verdict speaks
         for digit, (now, before) in enumerate(zip(point.wrong, base.wrong, strict=True)):  # of the row of digits
             change = f"{now - before:+,}".replace("-", "−") if now != before else "0"
             assert page.locator(f"[data-digit='{digit}']").inner_text() == change
@@ -121,6 +135,7 @@ def test_the_slider_moves_the_point_and_the_numbers(browser, alone):
         )
         place = now.get_attribute("cx"), now.get_attribute("cy")
         assert place == (mark.get_attribute("cx"), mark.get_attribute("cy"))
+        assert page.locator("[data-plot$='/trade'] .now-label").text_content() == f"strength {strength}"
         assert f"{point.missed} missed" in mark.locator("title").text_content()
         places.add(place)
     assert len(places) > 1

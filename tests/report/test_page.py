@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import html5lib
 import pytest
@@ -98,7 +99,7 @@ def test_it_needs_nothing_from_elsewhere(rich, rich_run):
     assert all(page.alts)
     assert len(page.ids) == len(set(page.ids))
     first = Run(rich_run).on_top_of("on-top")[0]
-    assert f"evaluate --adapter {first} --strength 1 --adapter on-top --strength" in page.visible
+    assert f"evaluate --run .. --adapter {first} --strength 1 --adapter on-top --strength" in page.visible
     assert Run(rich_run).digest() in page.visible
 
 
@@ -195,6 +196,23 @@ def test_cells_share_one_scale_and_a_change_is_coloured_by_its_sign():
     assert (cells["after"][9][4], cells["after"][4][4]) == (("·", ""), ("10", "right"))
     assert (cells["change"][4][9], cells["change"][9][4]) == (("+6", f"o{LEVELS}"), ("−1", "p1"))
     assert matrix_cells(before, after, "change", True)[4][9].text == "+37.5"  # of the 16 before
+
+
+def test_its_sections_have_the_names_that_the_documentation_has(plain):
+    table = (Path(__file__).parents[2] / "docs" / "commands.md").read_text().partition("## The report")[2]
+    named = [name for name in re.findall(r"^\| ([a-z -]+) \|", table, re.MULTILINE) if name != "section"]
+    nav = re.search(r"<nav.*?</nav>", plain, re.DOTALL)[0]
+    assert re.findall(r">([^<]+)</a>", nav) == [name.capitalize() for name in named if name != "side by side"]
+
+
+def test_every_command_that_stands_in_its_text_is_complete(plain, plain_run, cli, monkeypatch):
+    found = re.findall(r"<code>lora-mnist (.*?)</code>", plain)
+    found = [command for command in found if " " in command]  # a name alone is none
+    assert len(found) >= 1
+    monkeypatch.chdir(plain_run / "report")
+    for command in found:
+        code, _, err = cli(*command.split())
+        assert code == 0, (command, err)
 
 
 def test_the_commands_on_the_page_make_the_same_run_again(rich, rich_run, cli, monkeypatch):

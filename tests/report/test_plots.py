@@ -103,6 +103,7 @@ def test_the_trade_shows_every_curve_and_every_point():
     assert drawn["a number added to the logit of 9"] == [[9, 50], [5, 60], [1, 400]]
     assert drawn["a at strengths 0 to 1.5"] == [[9, 50], [2, 40]]
     assert drawn["control"] == [[6, 30]]
+    assert {text.get_text(): text.xy for text in axes.texts} == {"0": (9, 50), "1": (2, 40)}  # along the blue curve
     low, high = axes.get_ylim()
     assert low < 30 < 50 < high < 100  # a threshold that ruins everything does not squeeze the rest
     assert "control: 6 missed, 30 errors" in plot.alt
@@ -116,6 +117,16 @@ def test_a_loss_curve_of_any_length_is_in_the_page_with_its_words_escaped(losses
     assert 'aria-label="A &quot;loss&quot; of &lt;b&gt; &amp; more."' in drawing
     assert drawing.count('<circle class="mark"') == len(plot.marks) <= len(losses)
     assert page.inline(plot) == drawing  # the same numbers, the same bytes
+
+
+def test_what_was_measured_on_val_is_in_the_loss_plot_with_an_axis_for_accuracy():
+    plot = plots.loss_curve("a", [2.0, 1.0], "Losses.", [(1, 1.5, 0.5), (2, 1.25, 0.9)])
+    left, right = plot.figure.axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
+    assert drawn["on val"] == [[1, 1.5], [2, 1.25]]
+    assert right.lines[0].get_xydata().tolist() == [[1, 50], [2, 90]]
+    assert plot.marks[-1].words == "step 2, on val: 1.25, 90.00 % right"
+    assert plot.alt == "Losses. On val at the end: loss 1.25, accuracy 90.00 %."
 
 
 @pytest.mark.parametrize("count", [1, 5])

@@ -31,6 +31,15 @@ def newest(path) -> AdapterResults:
     return read_adapter(run, documents.adapters[0], documents.checkpoints)
 
 
+def test_the_commands_say_where_mnist_lay(finished_run):
+    documents = documents_of(Run(finished_run))
+    provenance = documents.base.provenance.model_copy(update={"data": "/my data"})
+    base = documents.base.model_copy(update={"provenance": provenance})
+    first, *others = tables.commands(documents.model_copy(update={"base": base}))
+    assert first.endswith(" --data '/my data'")
+    assert not any("--data" in line for line in others)  # the new run remembers it
+
+
 @pytest.fixture(scope="module")
 def facts(finished_run):
     """What the report reads of the one adapter, and from the files alone: labels and predictions on test."""

@@ -20,7 +20,7 @@ def test_a_run_lies_as_designed(finished_run):
     outcome = {"history.csv", "evaluation.json", "logits.safetensors", "provenance.json", "manifest.json"}
     base = {f"base/{name}" for name in outcome | {"model.safetensors", "run.json"}}
     adapter = {"adapter_config.json", "adapter_model.safetensors", "finetune.json", "analysis.json"}
-    adapter |= {"pictures.safetensors"}
+    adapter |= {"pictures.safetensors", "README.md"}
     name = Run(finished_run).adapter_names()[0]
     assert found == {"run.json"} | base | {f"adapters/{name}/{file}" for file in outcome | adapter}
 
@@ -188,5 +188,16 @@ def test_what_is_missing_is_named_with_what_is_there(run_copy, adapter):
 
 def test_the_table_of_losses_has_a_head_and_a_line_for_every_step(run_copy):
     head, *lines = (run_copy / "base" / "history.csv").read_text().splitlines()
-    assert head == "step,learning_rate,loss"
+    assert head == "step,learning_rate,loss,val_loss,val_accuracy"
     assert [line.partition(",")[0] for line in lines] == [str(i + 1) for i in range(len(lines))]
+    curve = Run(run_copy).base.val_curve()
+    assert [step for step, *_ in curve] == [len(lines) * tenth // 10 for tenth in range(1, 11)]
+    assert all(loss > 0 and 0 <= accuracy <= 1 for _, loss, accuracy in curve)
+    assert len(Run(run_copy).adapters()[0].val_curve()) == 10
+
+
+def test_a_history_without_val_is_read_too(run_copy):
+    history = run_copy / "base" / "history.csv"
+    history.write_text("step,learning_rate,loss\n1,0.1,2.5\n")
+    base = Run(run_copy).base
+    assert (base.losses(), base.val_curve()) == ([2.5], [])

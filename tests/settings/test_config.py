@@ -124,6 +124,32 @@ def test_an_unknown_key_is_named_with_its_file(tmp_path, text):
     assert "mine.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("rank = 3", "finetune.rank"),
+        ("[finetune]\nlearning_rat = 0.1", "finetune.learning_rate"),
+        ("[data]\nepochs = 3", "pretrain.epochs"),
+        ('[finetune]\nguard = "error"', "errors"),
+        ('[data]\ndataset = "mnist5k"', "mnist-5k"),
+    ],
+)
+def test_what_was_meant_is_asked(tmp_path, text, meant):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError, match=rf"Did you mean {meant}\?"):
+        load_config(str(tmp_path / "mine.toml"))
+
+
+def test_keys_may_be_spelled_as_the_options_are_but_once(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[finetune]\nlearning-rate = 0.5\nuse_rslora = false\n[finetune.rank-pattern]\n"a-b" = 3\n')
+    found = resolve([DEFAULT, load_config(str(path))], "mnist").finetune
+    assert (found.learning_rate, found.rslora, found.rank_pattern) == (0.5, False, {"a-b": 3})
+    path.write_text("[finetune]\nlr = 0.5\nlearning_rate = 0.1")
+    with pytest.raises(UsageError, match="`learning_rate` is given twice"):
+        load_config(str(path))
+
+
 def test_a_byte_order_mark_is_no_error(tmp_path):
     (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseed = 3\n")
     assert load_config(str(tmp_path / "bom.toml")) == {"seed": 3}

@@ -111,7 +111,7 @@ def test_what_takes_time_is_imported_where_it_is_used():
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"lora-mnist\[ray\]"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[ray\]'"):
         engine_of("ray")
 
 

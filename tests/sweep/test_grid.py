@@ -44,6 +44,7 @@ def test_all_weights_are_a_job_for_everything_but_the_rank():
 
 def test_every_combination_is_a_job_with_its_settings():
     axes = parse_axes("3,8", "1,4", "0-2", ["finetune.focus=0.2,0.4"])
+    assert parse_axes("3", "1", "0", ["finetune.learning-rate=1"]) == parse_axes("3", "1", "0", ["finetune.lr=1"])
     jobs = make_jobs(axes, resolved)
     assert len(jobs) == 2 * 2 * 3 * 2
     found = {(j.digit, j.settings.finetune.rank, j.settings.seed, j.settings.finetune.focus) for j in jobs}

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
+from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.settings.config import PretrainSettings
 from lora_mnist.training.loop import Adam, TrainingData, train
@@ -68,6 +70,22 @@ def test_the_loss_falls_and_the_model_is_left_in_eval_mode():
     model, history = trained(learning_rate=1e-2)
     assert sum(history.losses[-10:]) < 0.7 * sum(history.losses[:10])
     assert not model.training
+
+
+def test_looking_at_val_at_each_tenth_changes_no_bit_of_what_is_trained():
+    plain = MLP((12, 11))
+    inject(plain, "a", LoRAConfig(rank=2, dropout=0.3))  # dropout draws numbers, but only in training
+    watched, val = copy.deepcopy(plain), Split(IMAGES[::2], LABELS[::2])
+    torch.manual_seed(1)
+    history = train(plain, DATA, settings(learning_rate=0.1))
+    torch.manual_seed(1)
+    seen = train(watched, DATA, settings(learning_rate=0.1), val=val)
+    assert compute_fingerprint(watched.state_dict()) == compute_fingerprint(plain.state_dict())
+    assert (seen.losses, history.val) == (history.losses, ())
+    assert [point.step for point in seen.val] == [6, 12, 18, 24, 30, 36, 42, 48, 54, 60]
+    logits = watched(normalise(val.images)).detach()
+    assert seen.val[-1].loss == pytest.approx(float(F.cross_entropy(logits, val.labels)))
+    assert seen.val[-1].accuracy == pytest.approx(float((logits.argmax(1) == val.labels).float().mean()))
 
 
 def test_what_requires_no_gradient_keeps_its_bytes():

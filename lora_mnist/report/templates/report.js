@@ -27,7 +27,9 @@ function startSlider(box) {
   const now = document.createElementNS(trade.namespaceURI, "circle");
   now.setAttribute("class", "now");
   now.setAttribute("r", 5);
-  trade.append(now);
+  const label = document.createElementNS(trade.namespaceURI, "text");
+  label.setAttribute("class", "now-label");
+  trade.append(now, label);
 
   function show() {
     const point = points[input.value];
@@ -41,6 +43,10 @@ function startSlider(box) {
       part.textContent = signed(change ? point[change] - base[change] : point.wrong[digit] - base.wrong[digit]);
       part.className = asKept ? kept[i] : "quiet";
     });
+    for (const part of section.querySelectorAll("[data-share]")) {
+      part.textContent = `${(100 * point[part.dataset.share] / part.dataset.of).toFixed(2)}\u00a0%`;
+    }
+    section.querySelector(".not-as-kept").hidden = asKept;
     for (const part of section.querySelectorAll(".as-kept")) part.style.visibility = asKept ? "" : "hidden";
     input.setAttribute("aria-valuetext", `${point.strength}: ${point.missed} missed, ${point.false_alarms} false alarms, ${point.errors} errors`);
     for (const mark of marks) {
@@ -48,6 +54,11 @@ function startSlider(box) {
       mark.classList.toggle("at", here);
       if (!here || !trade.contains(mark)) continue;
       for (const axis of ["cx", "cy"]) now.setAttribute(axis, mark.getAttribute(axis));
+      const x = Number(mark.getAttribute("cx")), onLeft = x > trade.viewBox.baseVal.width / 2;
+      label.setAttribute("x", x + (onLeft ? -6 : 6));
+      label.setAttribute("y", mark.getAttribute("cy") - 17);  // above the ring, and mostly above the curve
+      label.setAttribute("text-anchor", onLeft ? "end" : "start");
+      label.textContent = `strength ${point.strength}`;
     }
   }
 
@@ -174,6 +185,13 @@ function compare(one, other) {
   return typeof one === "number" ? -1 : 1;
 }
 
+// a phone folds each row into lines, which then need the names of their columns
+function startFolding(table) {
+  const names = [...table.tHead.rows[0].cells].map(header => header.textContent);
+  for (const row of table.tBodies[0].rows) for (const cell of row.cells) cell.dataset.label = names[cell.cellIndex];
+  table.classList.add("named");
+}
+
 function startTable(table) {
   const headers = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   headers.forEach((header, column) => {
@@ -190,6 +208,7 @@ function startTable(table) {
 }
 
 document.querySelectorAll(".slider").forEach(startSlider);
+document.querySelectorAll("table.folds").forEach(startFolding);
 document.querySelectorAll("table.sortable").forEach(startTable);
 if (sheet) sheet.decode().then(() => document.querySelectorAll(".gallery").forEach(startGallery));
 
