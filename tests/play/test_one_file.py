@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from lora_mnist.datasets.preprocess import prepare
-from lora_mnist.errors import DataError, ProofError, UsageError
+from lora_mnist.errors import DataError, UsageError
 from lora_mnist.lora import copies_of, switch
 from lora_mnist.pipeline import Request, finetune, open_workspace
 from lora_mnist.play import one_file
@@ -275,13 +275,12 @@ def test_the_command_writes_it_once_and_says_what_was_checked(succeeds, fails, r
     fails(2, *where, "--format", "pdf", says="html")
 
 
-def test_weights_that_decide_otherwise_are_not_written(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(one_file, "SAME", 1.1)
-    with pytest.raises(ProofError, match="decides"):
-        export_page(work, out=tmp_path / "page.html")
-    monkeypatch.setattr(one_file, "SAME", 0.9995)
-    monkeypatch.setattr(one_file, "_store", lambda weight, kind: (weight, weight, weight * (kind == "fp16")))
-    assert export_page(work, out=tmp_path / "page.html").weights == "fp16"
+@pytest.mark.parametrize("right", ["int8", "fp16", "fp32"])
+def test_the_smallest_weights_that_keep_the_decisions_are_taken(work, tmp_path, monkeypatch, right):
+    kinds = ("int8", "fp16", "fp32")
+    keeps = dict(zip(kinds, [kinds.index(kind) >= kinds.index(right) for kind in kinds], strict=True))
+    monkeypatch.setattr(one_file, "_store", lambda weight, kind: (weight, weight, weight * keeps[kind]))
+    assert export_page(work, out=tmp_path / "page.html").weights == right
 
 
 def test_an_adapter_that_trains_whole_modules_is_refused(work, monkeypatch):
