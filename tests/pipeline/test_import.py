@@ -294,9 +294,11 @@ def test_the_command_says_what_came_in_and_what_fits_better(tmp_path, succeeds):
     said = " ".join(succeeds("import", file, *asked).split())
     assert "784 → 50 → 10, ReLU assumed" in said
     assert "halves of the test images" in said
-    assert "import it again with --pixels 0-1 --force" in said
+    assert "of val are right with --pixels 0-1, and with --mean 0.25 --std 0.5 as asked" in said
+    assert "import it again with that and --force" in said
     said = " ".join(succeeds("import", file, *asked[:4], "--pixels", "0-1", "--force").split())
-    assert "clearly more in none of 5 other ways" in said
+    assert "with --pixels 0-1, as asked. Accuracy hardly tells it from --pixels 0-255 (" in said
+    assert "import it again" not in said
 
 
 def test_networks_whose_test_images_differ_are_not_compared(imported, finished_run, succeeds):
