@@ -187,12 +187,14 @@ def render(
     style = joined("style.css", *(["teach.css"] if teach else []))
     policy = f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; img-src data:"
     policy += "; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if teach else "")
+    mended = {one["digit"] for one in held["adapters"] if one.get("summary", "").startswith("digit")}
     template = Template(joined("page.html.j2"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = template.render(
         work=work,
         held=held,
         weights=weights,
         strength=strength,
+        mended=" and ".join(f"{digit}s" for digit in sorted(mended)),
         teach=teach,
         version=__version__,
         dataset=DATASETS[work.dataset.name],
