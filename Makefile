@@ -25,7 +25,7 @@ test: .venv/installed-test lint
 test-slow: .venv/installed-test
 	$(PYTEST) -m slow
 
-# every attack of docs/trust.md, of which `make test` tries a few; writes its table; twelve minutes on two cores, with
+# every attack of docs/trust.md, of which `make test` tries a few; writes its table; 14 minutes on two cores, with
 # FAULTS=30 for no more than about 30 of each
 faults: .venv/installed-test
 	LORA_MNIST_FAULTS=$(or $(FAULTS),all) $(BIN)/python -m pytest tests/faults

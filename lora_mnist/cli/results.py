@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.play.one_file import PageExport
     from lora_mnist.runs.schemas import Evaluation
 
-ALIKE = 0.01  # of val: ways to take pixels that differ by less in what is read right are hardly told apart
 PROVED = "passed: no byte of the base changed; adapter off, it is the base"
 
 
@@ -41,20 +40,15 @@ def imported(document: ImportResult) -> RenderableType:
     casts = ", ".join(sorted({one.dtype for one in source.tensors} - {"float32"}))
     sizes = " → ".join(map(str, (784, *model.hidden, 10)))
     shares = {way: f"{100 * share:.2f} %" for way, share in document.pixels.items()}
-    best = document.better or asked
-    alike = [
-        f"{way} ({shares[way]})"
-        for way in (asked, *others)
-        if way != best and document.pixels[way] > document.pixels[best] - ALIKE
-    ]
-    pixels = f"{shares[best]} of val are right with {best}"
+    pixels = f"{shares[document.best]} of val are right with {document.best}"
     pixels += f", and with {asked} as asked {shares[asked]}" if document.better else ", as asked"
-    if alike:  # a network with ReLU hardly notices a factor, and what is trained for the wrong one is no good elsewhere
-        pixels += f". Accuracy hardly tells it from {', '.join(alike)}: look up which one your training used"
+    if document.alike:  # a repair that was trained for the wrong pixels is none in the program that uses the others
+        alike = ", ".join(f"{way} ({shares[way]})" for way in document.alike)
+        pixels += f". Accuracy hardly tells it from {alike}: look up which one your training used"
     elif not document.better:
         pixels += f", and not nearly as many in {len(others)} other ways"
     if document.better:
-        pixels += f"; import it again with {'that' if alike else best} and --force"
+        pixels += f"; import it again with {'that' if document.alike else document.best} and --force"
     halves = "val and test are halves of the test images, since its training probably saw all training images"
     if document.dataset.name == "mnist-5k":
         halves += "; these 5,000 are all training images of MNIST, so it may have seen them too"

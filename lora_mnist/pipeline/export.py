@@ -25,7 +25,8 @@ from lora_mnist.settings.config import Count, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import BATCH, MLP, normalise
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "original": "that of the file"}
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+FORMATS = (*SUFFIXES, "original")  # the last has the suffix of the file that the base came from
 ONNX_NEEDS = ("onnx", "onnxruntime", "onnxscript")
 OPSET, IR = 18, 8  # operators and file format of ONNX 1.13 (December 2022), which runtimes have had years to learn
 IMAGES, LOGITS = "images", "logits"  # the names of input and output
@@ -147,8 +148,8 @@ def export(
 
 def require_format(format: str) -> None:
     """Raises UsageError if the format is unknown, or what it needs is not installed."""
-    if format not in SUFFIXES:
-        raise UsageError(f"`format` (={shown(format)}) must be {', '.join(SUFFIXES)} or html.", "Correct --format.")
+    if format not in FORMATS:
+        raise UsageError(f"`format` (={shown(format)}) must be {', '.join(FORMATS)} or html.", "Correct --format.")
     if missing := [name for name in ONNX_NEEDS if format == "onnx" and find_spec(name) is None]:
         raise UsageError(
             f"ONNX needs {' and '.join(missing)}, not installed here.",

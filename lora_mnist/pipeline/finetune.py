@@ -111,7 +111,7 @@ def finetune(
         # train, and select the scale on `val`
         started, before = time.perf_counter(), work.logits_with(below)
         start, _ = work.adapted([Applied(one) for one in below])
-        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress, watch=True)
+        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress)
         guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
         decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
         settings = recipe.model_copy(update={"digit": digit, "name": name})
@@ -190,7 +190,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
         work.warn_of_no_miss(digit)
 
         started = time.perf_counter()
-        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress, watch=True)
+        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
         provenance = record_provenance(work.device, started)
         logits = held_out_logits(tuned, work.dataset)
         require_finite(logits, "Choose a lower --learning-rate.")

@@ -41,7 +41,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 POOR = 0.5  # of val right: whatever it was trained on, it was not this
 CLEAR = 1e-3  # p of McNemar's test, for one of a dozen guesses to count as better
-SAME = 0.005  # of val: 0-1 and 0-255 differ by the size of the biases alone, so the first of them is taken
+ALIKE = 0.01  # of val: a network with ReLU hardly notices a factor, so ways closer than this are hardly told apart
 SAMPLE = 1000  # images that other activations are tried on
 
 
@@ -51,6 +51,17 @@ class ImportResult(PretrainResult):
     pixels: dict[str, float]  # what was asked for first
     architecture: ModelSettings
     better: Maybe[str] = None  # the way that fits clearly better than that, if there is one
+
+    @property
+    def best(self) -> str:
+        """The way to take pixels that fits: what was asked for, unless another is clearly better."""
+        return self.better or next(iter(self.pixels))
+
+    @property
+    def alike(self) -> list[str]:
+        """The ways that accuracy hardly tells from the best one."""
+        least = self.pixels[self.best] - ALIKE
+        return [way for way, share in self.pixels.items() if way != self.best and share > least]
 
 
 def import_base(
@@ -170,7 +181,7 @@ def _require_fit(
     """
     shares = {way: float(right.float().mean()) for way, right in measured.items()}
     asked, most = next(iter(ways)), max(shares.values())
-    best = next(way for way in ways if shares[way] >= most - SAME)
+    best = next(way for way in ways if shares[way] > most - ALIKE)
     sample = slice(None, None, -(-len(val) // SAMPLE))
     with_relu, part = measured[best][sample], Split(val.images[sample], val.labels[sample])
     others = {

@@ -133,7 +133,7 @@ def _train(request: Request, run: Run) -> Workspace:
     dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, settings.data.val_from)
 
     started = time.perf_counter()
-    model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage), watch=True)
+    model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
     provenance = record_provenance(device, started, data if name == "mnist" else None)
     logits = held_out_logits(model, dataset)
     require_finite(logits, "Choose a lower --learning-rate.")

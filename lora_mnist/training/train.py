@@ -25,13 +25,9 @@ ALIKE = (  # what the jobs of one stack have in common; the rest of a recipe may
 
 
 def train_base(
-    settings: Settings, dataset: Dataset, device: torch.device, progress: Progress = SILENT, watch: bool = False
+    settings: Settings, dataset: Dataset, device: torch.device, progress: Progress = SILENT
 ) -> tuple[MLP, History]:
-    """A new base and its history.
-
-    Args:
-        watch: measure it on images of `val` on the way.
-    """
+    """A new base and its history."""
     torch.manual_seed(settings.seed)
     # initialised on the CPU, so that every device starts the same
     model = MLP(**settings.model.model_dump()).to(device)
@@ -39,8 +35,7 @@ def train_base(
     if recipe.rare_digit != "none":  # fine-tuning sees all of its images
         seen = thin_out(seen, recipe.rare_digit, recipe.rare_share, settings.data.split_seed)
     batches = epoch_batches(len(seen), recipe.batch_size, recipe.epochs, torch.default_generator)
-    val = watched(dataset.val, batches.numel()) if watch else None
-    data = TrainingData(seen.images, seen.labels, batches)
+    data, val = TrainingData(seen.images, seen.labels, batches), watched(dataset.val, batches.numel())
     return model, train(model, data, recipe, "pretraining", progress, val=val)
 
 
@@ -52,16 +47,14 @@ def train_adapter(
     dataset: Dataset,
     progress: Progress = SILENT,
     uncertainty: torch.Tensor | None = None,
-    watch: bool = False,
 ) -> tuple[MLP, History]:
     """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
 
     Args:
         uncertainty: (N,), how unsure `start` is of each training image (see `least_confidence`); None computes it.
-        watch: measure it on images of `val` on the way.
     """
     adapted = with_adapter(start, name, settings.finetune, settings.seed)
-    return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty, watch)
+    return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty)
 
 
 def train_all_weights(
@@ -71,28 +64,21 @@ def train_all_weights(
     dataset: Dataset,
     progress: Progress = SILENT,
     uncertainty: torch.Tensor | None = None,
-    watch: bool = False,
 ) -> tuple[MLP, History]:
     """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
     tuned = copy.deepcopy(base).requires_grad_(True)
     recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
     settings = settings.model_copy(update={"finetune": recipe})
-    return tuned, _finetune(tuned, digit, settings, dataset, progress, uncertainty, watch)
+    return tuned, _finetune(tuned, digit, settings, dataset, progress, uncertainty)
 
 
 def _finetune(
-    model: MLP,
-    digit: int,
-    settings: Settings,
-    dataset: Dataset,
-    progress: Progress,
-    uncertainty: torch.Tensor | None,
-    watch: bool,
+    model: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress, uncertainty: torch.Tensor | None
 ) -> History:
     if settings.finetune.hard_examples and uncertainty is None:
         uncertainty = least_confidence(model, dataset.train.images)
     data = finetuning_data(digit, settings, dataset, uncertainty)
-    val = watched(dataset.val, data.batches.numel()) if watch else None
+    val = watched(dataset.val, data.batches.numel())
     return train(model, data, settings.finetune, f"fine-tuning {digit}", progress, val=val)
 
 
