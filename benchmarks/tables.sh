@@ -25,6 +25,23 @@ sweep() { # name of the table, folder of the sweep, options
 ten=(--dataset mnist --seed 0-9 --threads 1)
 five=(--dataset mnist --seed 0-4 --threads 1)
 
+# bases that saw a share of the nines, and those of the same seeds that saw all of them
+for share in 0.02 0.1; do
+  rare=("${ten[@]}" --digit 9 --set pretrain.rare_digit=9 --set "pretrain.rare_share=$share")
+  sweep "rare-$share-default" "rare-$share" "${rare[@]}" --full --control
+  sweep "rare-$share-thorough" "rare-$share" "${rare[@]}" --config thorough
+  sweep "rare-$share-rank1" "rare-$share" "${rare[@]}" --config rare --control
+  sweep "rare-$share-ranks" "rare-$share" "${rare[@]}" --config rare --rank 1,2,4,8,16,32
+done
+sweep rare-none rare-none "${ten[@]}" --digit 9 --config rare --set 'pretrain.rare_digit="none"'
+for share in 0.005 0.01 0.05 0.2 0.5; do
+  sweep "rare-$share-rank1" rare-shares "${five[@]}" --digit 9 --config rare --set "pretrain.rare_share=$share"
+done
+{
+  python benchmarks/rare.py sweeps/rare-0.02 sweeps/rare-0.1 sweeps/rare-none sweeps/rare-shares
+  made_by
+} >"$RESULTS/rare.md"
+
 # balanced bases, of one and of three epochs
 for epochs in 1 3; do
   weakest=("${ten[@]}" --digit weakest --set "pretrain.epochs=$epochs")
@@ -35,24 +52,6 @@ done
 sweep rounds balanced-1 --dataset mnist --digit weakest --seed 0-9 --threads 1 --rounds 5
 sweep map balanced-1 --dataset mnist --digit 0-9 --rank 1,2,4,8,16 --seed 0-2 --engine stacked
 sweep classic classic --dataset mnist --config classic --digit 9 --seed 0-4
-
-# bases that saw a share of the nines, and those of the same seeds that saw all of them
-for share in 0.02 0.1; do
-  rare=("${ten[@]}" --digit 9 --set pretrain.rare_digit=9 --set "pretrain.rare_share=$share")
-  sweep "rare-$share-default" "rare-$share" "${rare[@]}" --full --control
-  sweep "rare-$share-thorough" "rare-$share" "${rare[@]}" --config thorough
-  sweep "rare-$share-rank1" "rare-$share-rank1" "${rare[@]}" --config rare --control
-done
-sweep rare-none rare-none "${ten[@]}" --digit 9 --config rare --set 'pretrain.rare_digit="none"'
-sweep rare-ranks rare-ranks "${five[@]}" --digit 9 --config rare --rank 1,2,4,8,16,32
-for share in 0.005 0.01 0.05 0.2 0.5; do
-  sweep "rare-$share-rank1" rare-shares "${five[@]}" --digit 9 --config rare --set "pretrain.rare_share=$share"
-done
-{
-  python benchmarks/rare.py sweeps/rare-0.02 sweeps/rare-0.1 sweeps/rare-0.02-rank1 sweeps/rare-0.1-rank1 sweeps/rare-none \
-    sweeps/rare-shares
-  made_by
-} >"$RESULTS/rare.md"
 
 # mnist-5k
 for config in default rare; do
