@@ -9,7 +9,8 @@ RESULTS=benchmarks/results
 
 made_by() { # commit, processor and versions, below a table
   local commit cpu
-  commit=$(git describe --always --dirty --abbrev=10 --exclude '*')
+  commit=$(git rev-parse --short=10 HEAD)
+  git diff --quiet HEAD -- . ":!$RESULTS" || commit+=-dirty
   cpu=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)
   printf '\nMade at commit %s on %s, %s cores; Python %s, torch %s.\n' "$commit" "$cpu" "$(nproc)" \
     "$(python -c 'import platform; print(platform.python_version())')" "$(python -c 'import torch; print(torch.__version__)')"
