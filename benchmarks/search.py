@@ -1,0 +1,67 @@
+"""What every recipe that was tried comes to, named by how it differs from a config.
+
+    python benchmarks/search.py default sweeps/search
+
+Means over the bases of the sweep with 95 % intervals (Student's t), on the images that `sweep --hold-out` held out.
+*Worst other digit* is the largest rise, in points, of another digit's error rate, as in the tables of a sweep.
+"""
+
+import argparse
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from rare import SPLIT, counts_of
+
+from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.sweep.rows import Row, Store
+from lora_mnist.sweep.summary import estimate_of
+
+HEAD = ("recipe", "missed", "false alarms", "all errors", "worst other digit", "verdicts")
+
+
+def main() -> None:
+    """Print the table: of each share of a rare digit the base, then the recipes, those with the fewest errors first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("sweep", type=Path)
+    arguments = parser.parse_args()
+    bases = defaultdict[str, dict[str, list[Row]]](lambda: defaultdict(list))
+    for row in Store(arguments.sweep).rows.values():
+        pretrain = row.pretrain
+        base = "the base" if pretrain.rare_digit == "none" else f"a base that saw {100 * pretrain.rare_share:g} %"
+        bases[base][name_of(row, arguments.config)].append(row)
+    print_line(*HEAD)
+    print_line(*len(HEAD) * ["---"])
+    for base, recipes in bases.items():
+        everyone = [row for rows in recipes.values() for row in rows]
+        print_line(base, *counts_of({row.seed: row.before[SPLIT] for row in everyone}, {})[:3], "", "")
+        for name, rows in sorted(recipes.items(), key=lambda one: sum(row.after[SPLIT].errors for row in one[1])):
+            after = counts_of({row.seed: row.after[SPLIT] for row in rows}, {})[:3]
+            worst = estimate_of((row.seed, worst_other(row)) for row in rows)
+            verdicts = Counter(row.verdict or "nothing kept" for row in rows)
+            said = ", ".join(f"{count} {kind}" for kind, count in verdicts.most_common())
+            print_line(name, *after, worst.points, said)
+
+
+def name_of(row: Row, config: str) -> str:
+    """Every setting of its recipe that `config` has otherwise, the digit apart."""
+    usual = resolve([load_config("default"), load_config(config)], row.dataset).finetune.model_dump(mode="json")
+    tried = row.settings.model_dump(mode="json")
+    differs = [f"{name} {tried[name]}" for name in tried if tried[name] != usual[name] and name != "digit"]
+    return ", ".join(differs).replace("_", " ") or f"**`{config}.toml`**"
+
+
+def worst_other(row: Row) -> float:
+    """The largest rise of another digit's error rate, in points."""
+    before, after = row.before[SPLIT], row.after[SPLIT]
+    others = [digit for digit in range(10) if digit != row.digit]
+    return max(100 * (after.wrong[digit] - before.wrong[digit]) / after.images[digit] for digit in others)
+
+
+def print_line(*cells: str) -> None:
+    """As a line of a table in Markdown."""
+    print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
