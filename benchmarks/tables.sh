@@ -32,8 +32,8 @@ for share in 0.02 0.1; do
   sweep "rare-$share-default" "rare-$share" "${rare[@]}" --full --control
   sweep "rare-$share-thorough" "rare-$share" "${rare[@]}" --config thorough
   sweep "rare-$share-rank1" "rare-$share" "${rare[@]}" --config rare --control
-  sweep "rare-$share-ranks" "rare-$share" "${rare[@]}" --config rare --rank 1,2,4,8,16,32
 done
+sweep rare-ranks rare-0.02 "${ten[@]}" --digit 9 --config rare --rank 1,2,4,8,16,32
 sweep rare-none rare-none "${ten[@]}" --digit 9 --config rare --set 'pretrain.rare_digit="none"'
 for share in 0.005 0.01 0.05 0.2 0.5; do
   sweep "rare-$share-rank1" rare-shares "${five[@]}" --digit 9 --config rare --set "pretrain.rare_share=$share"
@@ -80,7 +80,7 @@ tried search --dataset mnist --digit weakest --seed 10-15 --set data.val_share=0
   "$(set_to steps=1500 batch_size=64)" "$(set_to logit_adjustment=0.3)" "$(set_to learning_rate=0.002)" \
   "$(set_to 'optimizer="adamw"' weight_decay=0.01)" '--config thorough'
 tried search-rare --dataset mnist --digit 9 --seed 10-14 --config rare -- \
-  "$(set_to steps=300,600,900,1200,1500 focus=0.1,0.15,0.2,0.25)" "$(set_to hard_examples=0)" \
+  "$(set_to steps=300,600,900,1200,1500)" "$(set_to focus=0.1,0.15,0.25)" "$(set_to hard_examples=0)" \
   "$(set_to hard_examples=0.6)" "$(set_to shift=0.5 rotate=5 zoom=0.05)" "$(set_to shift=0 rotate=0 zoom=0)" \
   "$(set_to logit_adjustment=0.3)"
 tried search-mnist-5k --dataset mnist-5k --digit 9 --seed 10-19 --config rare \
