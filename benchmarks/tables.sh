@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Every table over seeds that the README and docs/ have, each printed by a sweep, on MNIST in data/ or LORA_MNIST_DATA.
-# It takes hours; what is finished is not done again. There are as many fine-tunings at once as there are cores, each
-# with one thread.
+# It takes hours; what is finished is not done again. Each training has one thread, and there are as many
+# fine-tunings at once as there are cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 RESULTS=benchmarks/results
+export OMP_NUM_THREADS=1
 
 made_by() { # commit, processor and versions, below a table
   local commit cpu
