@@ -13,7 +13,7 @@ made_by() { # commit, processor and versions, below a table
   commit=$(git rev-parse --short=10 HEAD)
   git diff --quiet HEAD -- . ":!$RESULTS" || commit+=-dirty
   cpu=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)
-  printf '\nMade at commit %s on %s, %s cores; Python %s, torch %s.\n' "$commit" "$cpu" "$(nproc)" \
+  printf '\nMade at commit %s on %s, %s cores; Python %s, torch %s.\n' "$commit" "$cpu" "$(nproc --all)" \
     "$(python -c 'import platform; print(platform.python_version())')" "$(python -c 'import torch; print(torch.__version__)')"
 }
 
