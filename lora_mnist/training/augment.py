@@ -28,14 +28,9 @@ def draw_warps(
 
 
 def warp(images: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
-    """Turn, zoom and shift every image about its middle, interpolating bilinearly; the border goes on outwards.
+    """Images float (B, H, W), turned, zoomed and shifted about their middle by `warps` (B, 4) from `draw_warps`.
 
-    Args:
-        images: float (B, H, W).
-        warps: (B, 4), from `draw_warps`.
-
-    Returns:
-        float (B, H, W).
+    Interpolates bilinearly; the border goes on outwards.
     """
     _, height, width = images.shape
     angle, zoom, right, down = warps[:, :, None, None].unbind(1)  # (B, 1, 1) each

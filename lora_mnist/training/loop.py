@@ -75,15 +75,14 @@ def train(
     another, while the history has their mean.
 
     Args:
-        model: changed in place, left in eval mode. Of several
-            jobs, the images of one stand after those of another.
+        model: changed in place, left in eval mode. Of several jobs, the images of one stand after those of another.
         settings: optimizer, learning rate, schedule, weight decay.
         description, progress: what is shown of it, and how.
         job_rates: of several jobs, a factor on the learning rate of each.
         val: images to measure on at each tenth of the steps, which changes nothing in what is trained.
 
-    Raises:
-        UsageError: the loss or a weight became NaN or infinite; not of several jobs, where one must not end the others.
+    Raises UsageError if the loss or a weight became NaN or infinite; not of several jobs, where one must not end the
+    others.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Adam(weights, settings.weight_decay, settings.optimizer == "adamw", job_rates)
