@@ -278,18 +278,6 @@ def test_a_tied_output_layer_is_adapted_and_the_whole_saved(tmp_path):
     assert torch.equal(loaded(**batch).logits, model(**batch).logits)  # B is 0 still
 
 
-@pytest.mark.parametrize("named", ["Conv1D", "MixtralExperts"])
-def test_what_of_a_model_cannot_be_adapted_is_named(named):
-    if named == "Conv1D":
-        config = transformers.GPT2Config(vocab_size=97, n_embd=8, n_layer=1, n_head=2)
-        model = transformers.GPT2LMHeadModel(config)
-    else:
-        config = transformers.MixtralConfig(vocab_size=97, num_key_value_heads=2, num_local_experts=2, **SMALL)
-        model = transformers.MixtralForCausalLM(config)
-    with pytest.warns(UserWarning, match=named):
-        inject(model, "a", LoRAConfig((".*",), rank=2))
-
-
 # Single layers, merging and combining ---------------------------------------------------------------------------------
 
 
