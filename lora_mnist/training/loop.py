@@ -24,24 +24,16 @@ from lora_mnist.training.progress import SILENT, WINDOW, Progress
 class TrainingData:
     """Images, which of them each step sees, and how the loss takes the network's logits for them.
 
-    Attributes:
-        images: uint8 (N, 28, 28), on the model's device.
-        labels: int64 (N,), there too.
-        batches: int64 (steps, batch), indices into both.
-        warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
-        offsets: float32 (10,), added to the logits in training only (see `batches.prior_offsets`); None adds nothing.
-        smoothing: the share of each label that is spread evenly over all digits (label smoothing).
-
     Of several jobs that train at once (see `train.train_stack`), `batches`, `warps` and `offsets` have one more
     dimension, in front.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    batches: torch.Tensor
-    warps: torch.Tensor | None = None
-    offsets: torch.Tensor | None = None
-    smoothing: float = 0.0
+    images: torch.Tensor  # uint8 (N, 28, 28), on the model's device
+    labels: torch.Tensor  # int64 (N,), there too
+    batches: torch.Tensor  # int64 (steps, batch), indices into both
+    warps: torch.Tensor | None = None  # float32 (steps, batch, 4), how each image is moved (see `augment`)
+    offsets: torch.Tensor | None = None  # float32 (10,), added to the logits in training (see `batches.prior_offsets`)
+    smoothing: float = 0.0  # the share of each label that is spread evenly over all digits (label smoothing)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lora_mnist.datasets.dataset import Dataset, Split, thin_out
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.model import inject
 from lora_mnist.lora.stacked import stack, unstack
-from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings
+from lora_mnist.settings.config import LORA_SETTINGS, AdapterSettings, FinetuneSettings, Settings
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, mixed_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
@@ -86,10 +86,8 @@ def train_on_drawings(
 ) -> tuple[MLP, History]:
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
-    Args:
-        uncertainty: (N,), how unsure `base` is of each training image (see `least_confidence`); None draws them alike.
-
-    Raises UsageError if the share of a batch rounds to no drawing at all.
+    Images are drawn by `uncertainty` (N,), how unsure `base` is of each (see `least_confidence`), or alike if it is
+    None. Raises UsageError if the share of a batch rounds to no drawing at all.
     """
     recipe, known = settings.teach, dataset.train
     adapted = with_adapter(base, name, recipe, settings.seed)
@@ -150,32 +148,17 @@ def train_stack(
 def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int, share_base: bool = False) -> MLP:
     """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains.
 
-    Args:
-        share_base: the copy has the tensors of `start` itself, so that many of them need little memory.
+    If `share_base`, it has the tensors of `start` itself, so that many of them need little memory.
     """
     shared = {id(parameter): parameter for parameter in start.parameters()} if share_base else {}
     adapted = copy.deepcopy(start, shared)
     torch.manual_seed(seed)  # draws A
-    config = LoRAConfig(
-        targets=recipe.targets,
-        rank=recipe.rank,
-        alpha=recipe.alpha,
-        rank_pattern=recipe.rank_pattern or {},
-        alpha_pattern=recipe.alpha_pattern or {},
-        rslora=recipe.rslora,
-        dropout=recipe.dropout,
-        init=recipe.init,
-    )
-    inject(adapted, name, config)
+    inject(adapted, name, LoRAConfig(**recipe.model_dump(include=set(LORA_SETTINGS), exclude_none=True)))
     return adapted
 
 
 def finetuning_data(digit: int, settings: Settings, dataset: Dataset, uncertainty: torch.Tensor | None) -> TrainingData:
-    """What each step of a fine-tuning sees, as the seed draws it.
-
-    Args:
-        uncertainty: see `least_confidence`; not looked at if `hard_examples` is 0.
-    """
+    """What each step of a fine-tuning sees, as the seed draws it. `uncertainty` counts if `hard_examples` is not 0."""
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator, recipe = torch.Generator().manual_seed(settings.seed), settings.finetune
     weights = uncertainty**recipe.hard_examples if recipe.hard_examples and uncertainty is not None else None

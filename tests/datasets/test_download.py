@@ -7,8 +7,6 @@ import gzip
 import hashlib
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -216,16 +214,6 @@ def test_the_embedded_digits_need_neither_disk_nor_network(cli, run_copy, tmp_pa
 
 
 # torchvision ----------------------------------------------------------------------------------------------------------
-
-
-def test_torchvision_can_be_imported_beside_any_torch():
-    program = (
-        "from lora_mnist.datasets.mnist import import_torchvision\n"
-        "import_torchvision()\n"
-        "import torchvision.datasets, torchvision.transforms"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_another_error_of_torchvision_is_not_hidden(monkeypatch):
