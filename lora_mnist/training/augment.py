@@ -19,8 +19,7 @@ def draw_warps(
         rotate: up to so many degrees, either way.
         zoom: factor from 1 − zoom to 1 + zoom.
 
-    Returns:
-        float32 (steps, batch_size, 4): radians, factor, pixels to the right, pixels down.
+    Returns float32 (steps, batch_size, 4): radians, factor, pixels to the right, pixels down.
     """
     uniform = torch.rand(steps, batch_size, 4, generator=generator) * 2 - 1
     scale = torch.tensor([math.radians(rotate), zoom, shift, shift])

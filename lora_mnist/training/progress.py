@@ -20,7 +20,7 @@ BAR = "{desc} {percentage:3.0f} % {bar} {remaining} left{postfix}"
 class Progress:
     """Whether and how work is shown, on standard error."""
 
-    quiet: bool = True  # not at all
+    quiet: bool = True  # nothing is
     stage: str = ""  # what is put before it, such as "2/4 "
 
     @contextmanager
