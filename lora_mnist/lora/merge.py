@@ -71,7 +71,7 @@ def merged_copy(model: nn.Module) -> nn.Module:
     Raises LoRAError as `merge` does, and where a layer's weight is made anew by a hook at every call.
     """
     layers = _mergeable_layers(model)
-    for path, layer in layers.items():
+    for path, layer in layers.items():  # before memory is taken
         require_restorable(path, layer)
         if "weight" in vars(layer):  # a parameter, or a parametrization's, is not an attribute of its own
             cause = f"A hook makes {path}.weight anew at every call, so it cannot be merged."
