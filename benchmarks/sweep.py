@@ -43,7 +43,7 @@ from lora_mnist.sweep.jobs import split_counts
 from lora_mnist.training.device import prepare_device
 from lora_mnist.training.loop import Adam
 from lora_mnist.training.model import MLP
-from lora_mnist.training.train import NAME, least_confidence, train_adapter, train_base, train_stack
+from lora_mnist.training.train import NAME, least_confidence, train_base, train_on_digit, train_stack
 
 CASES = {  # name: settings, adapters, how many of them are trained one after the other
     "rank 1, 100 batches of 10": ({"rank": 1, "steps": 100, "batch_size": 10}, 100, 6),
@@ -77,7 +77,7 @@ def alone(jobs: Sequence[tuple[int, Settings]]) -> float:
     base, dataset, uncertainty = _there
     started = time.process_time()
     for digit, settings in jobs:
-        train_adapter(base, NAME, digit, settings, dataset, uncertainty=uncertainty)
+        train_on_digit(base, NAME, digit, settings, dataset, uncertainty=uncertainty)
     return time.process_time() - started
 
 
@@ -182,12 +182,12 @@ def equal(arguments: argparse.Namespace) -> None:
     rows = []
     for rank in arguments.ranks:
         jobs = jobs_of({"rank": rank, "steps": 100, "batch_size": 10}, arguments.count)
-        singly = [train_adapter(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs]
+        singly = [train_on_digit(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs]
         compared = {"stack": train_stack(base, jobs, dataset, uncertainty=uncertainty)}
         if arguments.yardstick:
             torch.set_num_threads(2)
             compared["two threads"] = [
-                train_adapter(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs
+                train_on_digit(base, NAME, d, s, dataset, uncertainty=uncertainty)[0] for d, s in jobs
             ]
             torch.set_num_threads(1)
         row = {"rank": rank}

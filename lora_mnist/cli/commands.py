@@ -159,12 +159,12 @@ def finetune(
     Example: lora-mnist finetune --digit 9 --rank 1
     """
     from lora_mnist.pipeline.finetune import finetune, finetune_full
-    from lora_mnist.settings.config import OF_ADAPTERS
+    from lora_mnist.settings.config import LORA_SETTINGS
 
     options = {**vars(repair), **vars(other), **vars(loop)}
     if full:
         given = {**options, "control": control, "on_top_of": on_top_of}
-        for name in (*OF_ADAPTERS, "control", "on_top_of"):
+        for name in (*LORA_SETTINGS, "guard", "control", "on_top_of"):
             if given[name] not in (None, [], False):
                 cause = f"--{name.replace('_', '-')} means nothing with --full, which trains no adapter."
                 raise UsageError(cause, "Leave one of them out.")

@@ -60,22 +60,19 @@ def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False
         wanted: `mnist` (or an error), `mnist-5k`, or `auto`: MNIST if it can be had, else mnist-5k with a warning.
         offline: nothing may be downloaded.
 
-    Raises:
-        DataError: MNIST is wanted and cannot be had.
-        DiskError: it cannot be written.
+    Raises DataError if MNIST is wanted and cannot be had, DiskError if it cannot be written.
     """
     if wanted == "mnist-5k":
         return "mnist-5k"
     if is_there(folder):
         return "mnist"
     raw = raw_folder(folder)
+    missing = f"MNIST is not in {raw}{what_lies_in(folder)}"
     try:
         if offline:
-            raise DataError(
-                f"MNIST is not in {raw}{what_lies_in(folder)}; --offline, or LORA_MNIST_OFFLINE, forbids a download.",
-                f"Lay the four files into {raw}, point --data to them, or let them be downloaded.",
-            )
-        log.info("MNIST is not in %s%s: downloading it (11 MB).", raw, what_lies_in(folder))
+            cause = f"{missing}; --offline, or LORA_MNIST_OFFLINE, forbids a download."
+            raise DataError(cause, f"Lay the four files into {raw}, point --data to them, or let them be downloaded.")
+        log.info("%s: downloading it (11 MB).", missing)
         download_mnist(folder, quiet)
     except (DataError, DiskError) as error:
         if wanted == "mnist":
@@ -105,12 +102,10 @@ def load(
     """
     if name == "mnist":
         sha256, (images, labels, test_images, test_labels) = MNIST_SHA256, read_mnist(folder)
-    elif name == "mnist-5k":
+    else:
         sha256, (images, labels) = MNIST_5K_SHA256, read_mnist_5k()
         rest, test = _stratified(labels, TEST_SHARE, seed=0)
         images, labels, test_images, test_labels = images[rest], labels[rest], images[test], labels[test]
-    else:
-        raise ValueError(f"{name!r} is no data set; `choose` decides between mnist and mnist-5k")
     parts = {"train": (images, labels), "test": (test_images, test_labels)}
     images, labels = parts[val_from]
     rest, val = _stratified(labels, val_share, split_seed)

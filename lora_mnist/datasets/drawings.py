@@ -49,12 +49,15 @@ class Drawings(Split):
 def read_drawings(folder: Path) -> Drawings:
     """The pictures in `folder`/0 … `folder`/9, each prepared as MNIST's were; hidden files and `UNMEANT` are left out.
 
-    Raises:
-        DataError: there is none, there is something else, or a picture, named, cannot be read or holds no one digit.
+    Raises DataError if there is none, there is something else, or a picture, named, cannot be read or holds no digit.
     """
     from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
 
-    files = [(digit, path) for digit, part in _digits(folder) for path in _visible(part)]
+    files: list[tuple[int, Path]] = []
+    for part in _visible(folder):
+        if part.name not in map(str, range(10)) or not part.is_dir():
+            raise DataError(f"{part} is no folder of a digit.", LAYOUT)
+        files += [(int(part.name), path) for path in _visible(part)]
     if not files:
         raise DataError(f"There are no drawings in {folder}.", LAYOUT)
     if len(files) > MOST:
@@ -62,14 +65,6 @@ def read_drawings(folder: Path) -> Drawings:
     images = [prepared(path) for _, path in files]
     labels = torch.tensor([digit for digit, _ in files], dtype=torch.int64)
     return Drawings(torch.from_numpy(np.stack(images)), labels)
-
-
-def _digits(folder: Path) -> list[tuple[int, Path]]:
-    parts = _visible(folder)
-    for part in parts:
-        if part.name not in map(str, range(10)) or not part.is_dir():
-            raise DataError(f"{part} is no folder of a digit.", LAYOUT)
-    return [(int(part.name), part) for part in parts]
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -65,9 +65,8 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     for name in MNIST_FILES:
         path = _find(folder, name)
         if path is None:
-            raise DataError(
-                f"{raw_folder(folder) / name} is missing{what_lies_in(folder)}.", "Lay it there, plain or as .gz."
-            )
+            cause = f"{raw_folder(folder) / name} is missing{what_lies_in(folder)}."
+            raise DataError(cause, "Lay it there, plain or as .gz.")
         content = _read(path, name)
         # idx format: two zero bytes, a type byte, the number of dimensions, each dimension as a big-endian uint32
         shape = np.frombuffer(content, ">u4", count=content[3], offset=4)
@@ -88,9 +87,7 @@ def what_lies_in(folder: Path) -> str:
 def download_mnist(folder: Path, quiet: bool = False) -> None:
     """Let torchvision download the four files, check them, and move them into `folder`. Files that are there stay.
 
-    Raises:
-        DataError: no mirror had them, or what it sent is not MNIST.
-        DiskError: they cannot be written.
+    Raises DataError if no mirror had them or what it sent is not MNIST, DiskError if they cannot be written.
     """
     raw = raw_folder(folder)
     try:
@@ -181,14 +178,12 @@ def _find(folder: Path, name: str) -> Path | None:
 
 def _read(path: Path, name: str) -> bytes:
     """The decompressed bytes of one of the four files, exactly as published. Raises DataError for any others."""
-    sha256, size = MNIST_FILES[name]
+    (sha256, size), way_out = MNIST_FILES[name], "Delete it; MNIST is then downloaded again."
     try:
         with open_regular(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             content = file.read(size + 1)  # one more shows that it is too long, without unpacking gigabytes
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "Delete it; MNIST is then downloaded again.") from error
+        raise DataError(f"{path} cannot be read: {error}.", way_out) from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(
-            f"{path} is not the published file: its SHA-256 differs.", "Delete it; MNIST is then downloaded again."
-        )
+        raise DataError(f"{path} is not the published file: its SHA-256 differs.", way_out)
     return content

@@ -41,8 +41,7 @@ BETTER_LIGHT = "Take it in even light, without a shadow on it."
 def read_image(path: Path) -> np.ndarray:
     """The picture in a PNG, JPEG, WebP or NumPy file as grey levels uint8 (H, W), upright, without transparency.
 
-    Raises:
-        DataError: it cannot be read, is none of these, is damaged, or has more pixels than Pillow takes for safe.
+    Raises DataError if it cannot be read, is none of these, is damaged, or has more pixels than Pillow takes for safe.
     """
     try:
         content = read_regular(path, LARGEST)
@@ -63,11 +62,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def prepared(path: Path) -> np.ndarray:
-    """`prepare` of the picture in a file.
-
-    Raises:
-        DataError: as `read_image` and `prepare` do; the message names the file.
-    """
+    """`prepare` of the picture in a file. Raises DataError as `read_image` and `prepare` do; it names the file."""
     grey = read_image(path)
     try:
         return prepare(grey)

@@ -46,17 +46,13 @@ class Fingerprint:
         """Raises DamagedError if `text` is not a fingerprint, or not a whole one."""
         try:
             document = json.loads(text)
-            more = {"casts": document.get("casts", {}), "buffers": document.get("buffers", [])}
-            more |= {"unsaved": document["unsaved"]} if "unsaved" in document else {}
-            parts = dict(more["casts"]), tuple(more["buffers"]), dict(more.get("unsaved", {}))
-            fingerprint = cls(dict(document["tensors"]), *parts)
-            digest = _sha256(more)
-            whole = fingerprint.sha256 == document["sha256"] and document.get("more_sha256", digest) == digest
+            casts, unsaved = dict(document.get("casts", {})), dict(document.get("unsaved", {}))
+            fingerprint = cls(dict(document["tensors"]), casts, tuple(document.get("buffers", [])), unsaved)
+            if json.loads(fingerprint.to_text()) == document:
+                return fingerprint
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            whole = False
-        if not whole:
-            raise DamagedError("The stored fingerprint is damaged.", "Restore the file it came from.")
-        return fingerprint
+            pass
+        raise DamagedError("The stored fingerprint is damaged.", "Restore the file it came from.")
 
 
 def compute_fingerprint(tensors: Mapping[str, torch.Tensor]) -> Fingerprint:

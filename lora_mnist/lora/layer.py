@@ -266,7 +266,6 @@ class TrainedWhole(nn.Module):
         self.active: str | None = None
         self.off = False
         self.train(base.training)
-        self.register_load_state_dict_pre_hook(_name_as_here)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_keep_adapters)  # type: ignore[no-untyped-call]
 
     def module(self) -> nn.Module:
@@ -323,14 +322,10 @@ def _keep_adapters(module: nn.Module, state: dict[str, Any], prefix: str, *_: An
     """A plain base's state dict loads as it is, with `strict=True` too: what it has no adapters for stays."""
     assert isinstance(module, LoRALinear | TrainedWhole)
     require_unmerged(module, "load weights")
+    if isinstance(module, TrainedWhole):  # `head.weight` → `head.base.weight`
+        for name in sorted(module.base.state_dict(), key=len, reverse=True):  # a longer one might be in the way
+            if prefix + name in state:
+                state[f"{prefix}base.{name}"] = state.pop(prefix + name)
     own = module.updates.state_dict(prefix=f"{prefix}updates.", keep_vars=True)
     if not any(key in state for key in own):
         state.update(own)
-
-
-def _name_as_here(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """`head.weight` → `head.base.weight`."""
-    assert isinstance(module, TrainedWhole)
-    for name in sorted(module.base.state_dict(), key=len, reverse=True):  # a longer one might be in the way
-        if prefix + name in state:
-            state[f"{prefix}base.{name}"] = state.pop(prefix + name)

@@ -15,8 +15,6 @@ from lora_mnist.errors import LoRAError
 from lora_mnist.lora.layer import LoRALinear, require_matrix, require_restorable, require_unsharded, restore
 from lora_mnist.lora.model import adapted_layers, exchange, whole_modules
 
-NO_ADAPTER = "There is nothing to merge: the model has no adapter.", "Add one with `inject`."
-
 
 def merge(model: nn.Module) -> None:
     """Let every adapted layer compute with W + strength · scaling · B A over its adapters, as one matrix.
@@ -26,18 +24,24 @@ def merge(model: nn.Module) -> None:
     Raises LoRAError, and nothing is merged, if there is no adapter, a merged weight would not be finite, a layer has a
     forward of its own, as quantised layers do, or a weight is sharded over processes.
     """
-    layers = adapted_layers(model)
-    if not layers:
-        raise LoRAError(*NO_ADAPTER)
-    require_unsharded(model, "merge it")
+    layers = _mergeable_layers(model)
     weights = {path: _merged_weight(path, layer) for path, layer in layers.items()}
     for path, layer in layers.items():
         layer.merged = weights[path]
 
 
+def _mergeable_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    layers = adapted_layers(model)
+    if not layers:
+        raise LoRAError("There is nothing to merge: the model has no adapter.", "Add one with `inject`.")
+    require_unsharded(model, "merge it")
+    for path, layer in layers.items():
+        require_matrix(path, layer, "merged")
+    return layers
+
+
 def _merged_weight(path: str, layer: LoRALinear) -> torch.Tensor:
     """W' (out, in), which shares nothing with W."""
-    require_matrix(path, layer, "merged")
     W = layer.weight  # (out, in)
     # in the precision of the weights, whatever mode the caller is in
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(W.device.type, enabled=False):
@@ -66,12 +70,8 @@ def merged_copy(model: nn.Module) -> nn.Module:
     Its parameters do not require gradients. It takes the memory of the copy and of a few matrices of the largest layer.
     Raises LoRAError as `merge` does, and where a layer's weight is made anew by a hook at every call.
     """
-    layers = adapted_layers(model)
-    if not layers:
-        raise LoRAError(*NO_ADAPTER)
-    require_unsharded(model, "merge it")
+    layers = _mergeable_layers(model)
     for path, layer in layers.items():  # before memory is taken
-        require_matrix(path, layer, "merged")
         require_restorable(path, layer)
         if "weight" in vars(layer):  # a parameter, or a parametrization's, is not an attribute of its own
             cause = f"A hook makes {path}.weight anew at every call, so it cannot be merged."

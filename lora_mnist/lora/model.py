@@ -247,7 +247,6 @@ def inject(
     """
     if not isinstance(config, LoRAConfig):
         raise LoRAError(f"`config` is a LoRAConfig, not a {type(config).__name__}.", "Write LoRAConfig(rank=8).")
-    _require_room(model, name)
     whole = modules_to_train(model, also_train)
     configs = _resolve_targets(model, config, whole)
     sides = {path: min(layer.in_features, layer.out_features) for path, layer in linear_layers(model).items()}
@@ -267,17 +266,13 @@ def inject(
     return attach(model, name, configs, generator, whole)
 
 
-def _require_room(model: nn.Module, name: str) -> None:
-    check_name(name, adapter_names(model))
-    # new A and B would be no part of what is sharded: every process would train its own
-    require_unsharded(model, "add an adapter")
-
-
 def attach(
     model: nn.Module, name: str, configs: Mapping[str, LoRAConfig], generator: torch.Generator | None, whole: list[str]
 ) -> dict[str, LoRAUpdate]:
     """`inject`, with a config for each layer by name, and the names that `modules_to_train` returned."""
-    _require_room(model, name)
+    check_name(name, adapter_names(model))
+    # new A and B would be no part of what is sharded: every process would train its own
+    require_unsharded(model, "add an adapter")
     modules, layers = own_modules(model), linear_layers(model)
     for path in configs:
         W = layers[path].weight

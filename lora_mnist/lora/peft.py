@@ -43,18 +43,8 @@ NUMBERS = {"r", "lora_alpha", "lora_dropout"}  # LoRAConfig checks them
 ABOUT = ("base_model_name_or_path", "revision", "task_type", "auto_mapping")  # what AutoPeftModel goes by
 # These change nothing in what a trained adapter computes. The weights file says which layers were chosen, and a task
 # that brings layers of its own along names them in `modules_to_save`.
-IGNORED = {
-    *ABOUT,
-    *(
-        "peft_version",
-        "inference_mode",
-        "megatron_core",
-        "qalora_group_size",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-    ),
-}
+IGNORED = {*ABOUT, "peft_version", "inference_mode", "megatron_core", "qalora_group_size"}
+IGNORED |= {"exclude_modules", "layers_to_transform", "layers_pattern"}
 
 
 def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerprint: Fingerprint | None = None) -> None:
@@ -343,9 +333,8 @@ def _read_bytes(path: Path) -> bytes:
         if path.exists() and not path.is_file():  # a pipe might never end
             raise AdapterError(f"{path} is not a regular file.", "Restore the adapter.")
         if not path.parent.is_dir():
-            raise AdapterError(
-                f"There is no folder {path.parent}.", "Give the folder that has the adapter's two files."
-            )
+            cause = f"There is no folder {path.parent}."
+            raise AdapterError(cause, "Give the folder that has the adapter's two files.")
         if not path.exists() and (pickled := path.with_suffix(".bin")).exists():
             cause = f"{pickled} is pickled, and nothing is unpickled here: there is no {path.name}."
             raise AdapterError(cause, "Save it by PEFT with safe_serialization=True.")

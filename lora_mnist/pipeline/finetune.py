@@ -38,7 +38,7 @@ from lora_mnist.settings.config import Document
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.loop import History
 from lora_mnist.training.model import MLP
-from lora_mnist.training.train import train_adapter, train_all_weights
+from lora_mnist.training.train import train_on_digit
 
 log = logging.getLogger("lora_mnist")
 
@@ -111,7 +111,7 @@ def finetune(
         # train, and select the scale on `val`
         started, before = time.perf_counter(), work.logits_with(below)
         start, _ = work.adapted([Applied(one) for one in below])
-        adapted, history = train_adapter(start, name, digit, work.settings, work.dataset, work.progress)
+        adapted, history = train_on_digit(start, name, digit, work.settings, work.dataset, work.progress)
         guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image
         decision = select_scale(adapted, name, guard, before.get("val"), work.dataset.val, digit)
         settings = recipe.model_copy(update={"digit": digit, "name": name})
@@ -190,7 +190,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
         work.warn_of_no_miss(digit)
 
         started = time.perf_counter()
-        tuned, history = train_all_weights(work.base, digit, work.settings, work.dataset, work.progress)
+        tuned, history = train_on_digit(work.base, None, digit, work.settings, work.dataset, work.progress)
         provenance = record_provenance(work.device, started)
         logits = held_out_logits(tuned, work.dataset)
         require_finite(logits, "Choose a lower --learning-rate.")
@@ -238,7 +238,7 @@ def _train_control(work: Workspace, start: MLP, name: str, digit: int, guard: Gu
     recipe = work.settings.finetune.model_copy(update={"focus": share, "hard_examples": 0.0})
     settings = work.settings.model_copy(update={"finetune": recipe})
     progress = replace(work.progress, stage=f"{work.progress.stage}control: ")
-    control, _ = train_adapter(start, name, digit, settings, work.dataset, progress)
+    control, _ = train_on_digit(start, name, digit, settings, work.dataset, progress)
     scale = select_scale(control, name, guard, before.get("val"), work.dataset.val, digit).scale
     logits = before
     if scale:

@@ -191,7 +191,8 @@ class TeachSettings(AdapterSettings):
     folds: int = Field(ge=2, le=20)  # parts of the drawings, each judged by an adapter that was trained on the others
 
 
-OF_ADAPTERS = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init", "guard")
+# of `AdapterSettings`: what `lora.LoRAConfig` calls so too
+LORA_SETTINGS = ("rank", "alpha", "rank_pattern", "alpha_pattern", "rslora", "targets", "dropout", "init")
 
 
 class Settings(Document):

@@ -43,10 +43,8 @@ def read_config(name_or_path: str) -> ConfigTables:
     try:
         return tomllib.loads(read_regular(path, LARGEST).decode("utf-8-sig"))
     except OSError as error:
-        raise UsageError(
-            f"There is no config {name_or_path!r}: {error.strerror}.",
-            f"Give a TOML file or one of {', '.join(config_names())}.",
-        ) from error
+        cause = f"There is no config {name_or_path!r}: {error.strerror}."
+        raise UsageError(cause, f"Give a TOML file or one of {', '.join(config_names())}.") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.", "Correct it there.") from error
 
@@ -79,8 +77,7 @@ def _by_their_names(table: ConfigTables) -> dict[str, Any]:
     for key, value in table.items():
         named = _rare(value) if key == "rare" else {setting_name(key): value}
         if twice := found.keys() & named:
-            cause = f"`{twice.pop()}` is given twice, once as `{key}`."
-            raise UsageError(cause, "Keep one of them.")
+            raise UsageError(f"`{twice.pop()}` is given twice, once as `{key}`.", "Keep one of them.")
         found |= named
     return found
 

@@ -65,10 +65,8 @@ class Request:
         asked, known = overlay(self._asked(), dataset), _flat(stored)
         for key, wanted in _flat({name: asked[name] for name in sections if name in asked}).items():
             if wanted not in (known.get(key), "auto", "weakest"):  # these two agree with whatever was found
-                raise UsageError(
-                    f"`{key}` (={shown(wanted)}) contradicts {what}, which was made with {shown(known.get(key))}.",
-                    "Leave it out, choose another --run, or make it again with --force.",
-                )
+                cause = f"`{key}` (={shown(wanted)}) contradicts {what}, which was made with {shown(known.get(key))}."
+                raise UsageError(cause, "Leave it out, choose another --run, or make it again with --force.")
 
     def layers(self, stored: Settings | None, dataset: str) -> list[ConfigTables]:
         """What `settings` lays over each other, the lowest first; from the third on, what is asked for here."""

@@ -23,7 +23,7 @@ from lora_mnist.sweep.grid import CONTROLS, Job
 from lora_mnist.sweep.rows import Failure, Round, Row, SplitCounts
 from lora_mnist.training.model import MLP
 from lora_mnist.training.progress import CallbackProgress
-from lora_mnist.training.train import NAME, shape_of, train_adapter, train_all_weights, train_stack
+from lora_mnist.training.train import NAME, shape_of, train_on_digit, train_stack
 
 Outcome = Row | Failure
 
@@ -203,11 +203,11 @@ def _train(job: Job, base: Base, dataset: Dataset, network: MLP | None) -> Train
     if job.method == "rounds":
         return _train_rounds(job, base, dataset)
     if job.method == "full":  # on the batches that an adapter would see, without a guard: what one could reach
-        network, _ = train_all_weights(base.network, job.digit, job.settings, dataset, uncertainty=base.uncertainty)
+        network, _ = train_on_digit(base.network, None, job.digit, job.settings, dataset, uncertainty=base.uncertainty)
         return Trained(_logits_of(network, dataset), 1.0, sum(weight.numel() for weight in network.parameters()))
     if network is None:
         settings = settings_of(job, dataset)
-        network, _ = train_adapter(base.network, NAME, job.digit, settings, dataset, uncertainty=base.uncertainty)
+        network, _ = train_on_digit(base.network, NAME, job.digit, settings, dataset, uncertainty=base.uncertainty)
     elif not all(bool(weight.isfinite().all()) for weight in network.parameters() if weight.requires_grad):
         raise UsageError("A weight became NaN or infinite.", TOO_HIGH)
     return _select(network, NAME, Guard(job.settings.finetune.guard), base.logits, dataset, job.digit)
@@ -220,7 +220,7 @@ def _train_rounds(job: Job, base: Base, dataset: Dataset) -> Trained:
     scale, parameters = None, 0
     for number in range(job.rounds):
         digit, name = weakest_digit(logits["val"], dataset.val.labels), f"round{number + 1}"
-        network, _ = train_adapter(network, name, digit, job.settings, dataset)
+        network, _ = train_on_digit(network, name, digit, job.settings, dataset)
         # one more adapter has to save at least one image
         guard = Guard(job.settings.finetune.guard, gain=1 if number else 0)
         found = _select(network, name, guard, logits, dataset, digit)

@@ -19,8 +19,7 @@ def draw_warps(
         rotate: up to so many degrees, either way.
         zoom: factor from 1 − zoom to 1 + zoom.
 
-    Returns:
-        float32 (steps, batch_size, 4): radians, factor, pixels to the right, pixels down.
+    Returns float32 (steps, batch_size, 4): radians, factor, pixels to the right, pixels down.
     """
     uniform = torch.rand(steps, batch_size, 4, generator=generator) * 2 - 1
     scale = torch.tensor([math.radians(rotate), zoom, shift, shift])
@@ -28,14 +27,9 @@ def draw_warps(
 
 
 def warp(images: torch.Tensor, warps: torch.Tensor) -> torch.Tensor:
-    """Turn, zoom and shift every image about its middle, interpolating bilinearly; the border goes on outwards.
+    """Images float (B, H, W), turned, zoomed and shifted about their middle by `warps` (B, 4) from `draw_warps`.
 
-    Args:
-        images: float (B, H, W).
-        warps: (B, 4), from `draw_warps`.
-
-    Returns:
-        float (B, H, W).
+    Interpolates bilinearly; the border goes on outwards.
     """
     _, height, width = images.shape
     angle, zoom, right, down = warps[:, :, None, None].unbind(1)  # (B, 1, 1) each

@@ -11,17 +11,13 @@ from lora_mnist.errors import UsageError
 def epoch_batches(count: int, batch_size: int, epochs: int, generator: torch.Generator) -> torch.Tensor:
     """Every epoch is a fresh permutation of `count` images, cut into batches; a last, smaller one is left out.
 
-    Returns:
-        int64 (epochs * (count // batch_size), batch_size), values in [0, count).
-
-    Raises UsageError if one batch is more than all images.
+    Returns int64 (epochs * (count // batch_size), batch_size), values in [0, count). Raises UsageError if one batch is
+    more than all images.
     """
     per_epoch = count // batch_size
     if per_epoch == 0:
-        raise UsageError(
-            f"`pretrain.batch_size` (={batch_size}) is more than the {count} training images.",
-            "Choose a smaller --batch-size.",
-        )
+        cause = f"`pretrain.batch_size` (={batch_size}) is more than the {count} training images."
+        raise UsageError(cause, "Choose a smaller --batch-size.")
     orders = [_permutation(count, generator)[: per_epoch * batch_size] for _ in range(epochs)]
     return torch.cat(orders).view(epochs * per_epoch, batch_size)
 
@@ -46,17 +42,12 @@ def mixed_batches(
         weights: float64 (N,), none negative; a pool whose weights are all 0 is drawn from evenly.
         setting: the name of the share, for the error.
 
-    Returns:
-        int64 (steps, batch_size), values in [0, N).
-
-    Raises UsageError if the share rounds to no image at all.
+    Returns int64 (steps, batch_size), values in [0, N). Raises UsageError if the share rounds to no image at all.
     """
     count = round(share * batch_size)
     if count == 0:
-        raise UsageError(
-            f"`{setting}` (={share}) of a batch of {batch_size} is not even one image.",
-            f"Choose a larger {setting} or batch size.",
-        )
+        cause = f"`{setting}` (={share}) of a batch of {batch_size} is not even one image."
+        raise UsageError(cause, f"Choose a larger {setting} or batch size.")
     columns = []
     for wanted, width in ((True, count), (False, batch_size - count)):
         if width == 0:
@@ -78,12 +69,8 @@ def prior_offsets(labels: torch.Tensor, batches: torch.Tensor, strength: float) 
     strength · log(share of the digit in the batches / its share of all images): logit adjustment (Menon et al. 2021,
     arXiv 2007.07314, section 4.2), with the shares of the training set in place of even ones.
 
-    Args:
-        labels: int64 (N,).
-        batches: int64 (steps, batch), indices into them.
-
-    Returns:
-        float32 (10,); 0 for a digit that is missing in either.
+    `labels` int64 (N,), `batches` int64 (steps, batch) indices into them → float32 (10,); 0 for a digit that is missing
+    in either.
     """
     in_batches, in_all = (torch.bincount(part, minlength=10).double() for part in (labels[batches].flatten(), labels))
     ratio = (in_batches / in_batches.sum()) / (in_all / in_all.sum())

@@ -49,10 +49,8 @@ def prepare_device(device: str = "auto", threads: int | None = None) -> torch.de
         raise UsageError(f"`device` (={shown(device)}) is none of auto, cpu, cuda, cuda:N.", "Choose one of these.")
     number = int(match[2] or 0)
     if number >= count:
-        raise UsageError(
-            f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices.",
-            "Use --device cpu, or auto.",
-        )
+        cause = f"`device` (={device!r}) is not here: torch {torch.__version__} sees {count} CUDA devices."
+        raise UsageError(cause, "Use --device cpu, or auto.")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
     torch.use_deterministic_algorithms(True)
     return torch.device("cuda", number)
@@ -61,9 +59,8 @@ def prepare_device(device: str = "auto", threads: int | None = None) -> torch.de
 def require_threads(threads: int | None) -> None:
     """Raises UsageError if they are out of their range."""
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(
-            f"`threads` (={threads}) must be from 1 to {MOST_THREADS}.", "Leave --threads out to let torch choose."
-        )
+        cause = f"`threads` (={threads}) must be from 1 to {MOST_THREADS}."
+        raise UsageError(cause, "Leave --threads out to let torch choose.")
 
 
 @contextmanager

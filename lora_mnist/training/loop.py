@@ -24,24 +24,16 @@ from lora_mnist.training.progress import SILENT, WINDOW, Progress
 class TrainingData:
     """Images, which of them each step sees, and how the loss takes the network's logits for them.
 
-    Attributes:
-        images: uint8 (N, 28, 28), on the model's device.
-        labels: int64 (N,), there too.
-        batches: int64 (steps, batch), indices into both.
-        warps: float32 (steps, batch, 4), how each image is moved (see `augment`); None leaves all as they are.
-        offsets: float32 (10,), added to the logits in training only (see `batches.prior_offsets`); None adds nothing.
-        smoothing: the share of each label that is spread evenly over all digits (label smoothing).
-
     Of several jobs that train at once (see `train.train_stack`), `batches`, `warps` and `offsets` have one more
     dimension, in front.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    batches: torch.Tensor
-    warps: torch.Tensor | None = None
-    offsets: torch.Tensor | None = None
-    smoothing: float = 0.0
+    images: torch.Tensor  # uint8 (N, 28, 28), on the model's device
+    labels: torch.Tensor  # int64 (N,), there too
+    batches: torch.Tensor  # int64 (steps, batch), indices into both
+    warps: torch.Tensor | None = None  # float32 (steps, batch, 4), how each image is moved (see `augment`)
+    offsets: torch.Tensor | None = None  # float32 (10,), added to the logits in training (see `batches.prior_offsets`)
+    smoothing: float = 0.0  # the share of each label that is spread evenly over all digits (label smoothing)
 
 
 @dataclass(frozen=True)
@@ -75,15 +67,14 @@ def train(
     another, while the history has their mean.
 
     Args:
-        model: changed in place, left in eval mode. Of several
-            jobs, the images of one stand after those of another.
+        model: changed in place, left in eval mode. Of several jobs, the images of one stand after those of another.
         settings: optimizer, learning rate, schedule, weight decay.
         description, progress: what is shown of it, and how.
         job_rates: of several jobs, a factor on the learning rate of each.
         val: images to measure on at each tenth of the steps, which changes nothing in what is trained.
 
-    Raises:
-        UsageError: the loss or a weight became NaN or infinite; not of several jobs, where one must not end the others.
+    Raises UsageError if the loss or a weight became NaN or infinite; not of several jobs, where one must not end the
+    others.
     """
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Adam(weights, settings.weight_decay, settings.optimizer == "adamw", job_rates)

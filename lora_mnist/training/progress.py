@@ -18,15 +18,10 @@ BAR = "{desc} {percentage:3.0f} % {bar} {remaining} left{postfix}"
 
 @dataclass(frozen=True)
 class Progress:
-    """Whether and how work is shown, on standard error.
+    """Whether and how work is shown, on standard error."""
 
-    Attributes:
-        quiet: not at all.
-        stage: what is put before it, such as "2/4 ".
-    """
-
-    quiet: bool = True
-    stage: str = ""
+    quiet: bool = True  # nothing is
+    stage: str = ""  # what is put before it, such as "2/4 "
 
     @contextmanager
     def counting(
@@ -34,8 +29,7 @@ class Progress:
     ) -> Iterator[Callable[[float], None]]:
         """Show how much of `total` is done: call what is given with that, as often as it is known.
 
-        Args:
-            losses: (steps,), of a training, filled as it goes on; `total` is its steps.
+        Of a training, `total` is its steps, and `losses` (steps,) is filled as it goes on.
         """
         description = self.stage + description
         if self.quiet or not total:
@@ -77,16 +71,11 @@ SILENT = Progress()
 
 @dataclass(frozen=True)
 class Step:
-    """How far a training is.
+    """How far a training is."""
 
-    Attributes:
-        step, steps: so many are done, of so many.
-        loss: the mean of the last `WINDOW` steps.
-    """
-
-    step: int
+    step: int  # so many are done
     steps: int
-    loss: float
+    loss: float  # the mean of the last `WINDOW` steps
     seconds_left: float
 
 
@@ -94,16 +83,13 @@ class Step:
 class CallbackProgress(Progress):
     """Progress that is not shown but passed on after every step; what `tell` raises ends the training.
 
-    Attributes:
-        tell: called with how far all trainings are that belong together, one after the other.
-        steps: of all of them; `before`: of those before this one.
-        started: when the first began, by `time.monotonic`.
+    It is that of all trainings that belong together, one after the other.
     """
 
     tell: Callable[[Step], None] = lambda step: None
-    steps: int = 0
-    before: int = 0
-    started: float = field(default_factory=time.monotonic)
+    steps: int = 0  # of all of them
+    before: int = 0  # of those before this one
+    started: float = field(default_factory=time.monotonic)  # when the first began
 
     @contextmanager
     def counting(

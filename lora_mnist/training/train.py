@@ -10,7 +10,7 @@ from lora_mnist.datasets.dataset import Dataset, Split, thin_out
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.model import inject
 from lora_mnist.lora.stacked import stack, unstack
-from lora_mnist.settings.config import AdapterSettings, FinetuneSettings, Settings
+from lora_mnist.settings.config import LORA_SETTINGS, AdapterSettings, FinetuneSettings, Settings
 from lora_mnist.training.augment import draw_warps
 from lora_mnist.training.batches import epoch_batches, mixed_batches, prior_offsets
 from lora_mnist.training.loop import History, TrainingData, train
@@ -35,58 +35,42 @@ def train_base(
     if recipe.rare_digit != "none":  # fine-tuning sees all of its images
         seen = thin_out(seen, recipe.rare_digit, recipe.rare_share, settings.data.split_seed)
     batches = epoch_batches(len(seen), recipe.batch_size, recipe.epochs, torch.default_generator)
-    data, val = TrainingData(seen.images, seen.labels, batches), watched(dataset.val, batches.numel())
-    return model, train(model, data, recipe, "pretraining", progress, val=val)
+    data = TrainingData(seen.images, seen.labels, batches)
+    return model, train(model, data, recipe, "pretraining", progress, val=watched(dataset.val, batches))
 
 
-def train_adapter(
+def train_on_digit(
     start: MLP,
-    name: str,
+    name: str | None,
     digit: int,
     settings: Settings,
     dataset: Dataset,
     progress: Progress = SILENT,
     uncertainty: torch.Tensor | None = None,
 ) -> tuple[MLP, History]:
-    """A copy of `start` (a base, with or without adapters) with a trained adapter `name`; and its history.
+    """A copy of `start` (a base, with or without adapters), fine-tuned; and its history.
 
     Args:
+        name: of the adapter that is trained; None trains all weights, on the batches that an adapter would see.
         uncertainty: (N,), how unsure `start` is of each training image (see `least_confidence`); None computes it.
     """
-    adapted = with_adapter(start, name, settings.finetune, settings.seed)
-    return adapted, _finetune(adapted, digit, settings, dataset, progress, uncertainty)
-
-
-def train_all_weights(
-    base: MLP,
-    digit: int,
-    settings: Settings,
-    dataset: Dataset,
-    progress: Progress = SILENT,
-    uncertainty: torch.Tensor | None = None,
-) -> tuple[MLP, History]:
-    """A copy of `base`, trained whole on the batches that an adapter with these settings would see; and its history."""
-    tuned = copy.deepcopy(base).requires_grad_(True)
-    recipe = settings.finetune.model_copy(update={"learning_rate": settings.finetune.full_learning_rate})
-    settings = settings.model_copy(update={"finetune": recipe})
-    return tuned, _finetune(tuned, digit, settings, dataset, progress, uncertainty)
-
-
-def _finetune(
-    model: MLP, digit: int, settings: Settings, dataset: Dataset, progress: Progress, uncertainty: torch.Tensor | None
-) -> History:
-    if settings.finetune.hard_examples and uncertainty is None:
+    recipe = settings.finetune
+    if name is None:
+        model = copy.deepcopy(start).requires_grad_(True)
+        recipe = recipe.model_copy(update={"learning_rate": recipe.full_learning_rate})
+    else:
+        model = with_adapter(start, name, recipe, settings.seed)
+    if recipe.hard_examples and uncertainty is None:
         uncertainty = least_confidence(model, dataset.train.images)
     data = finetuning_data(digit, settings, dataset, uncertainty)
-    val = watched(dataset.val, data.batches.numel())
-    return train(model, data, settings.finetune, f"fine-tuning {digit}", progress, val=val)
+    return model, train(model, data, recipe, f"fine-tuning {digit}", progress, val=watched(dataset.val, data.batches))
 
 
-def watched(val: Split, trained: int) -> Split:
-    """Images of `val` to measure on ten times while `trained` images pass through a training: 1,000 of them at most,
-    and no more than take about 3 % of its time, but 100.
+def watched(val: Split, batches: torch.Tensor) -> Split:
+    """Images of `val` to measure on ten times while `batches` are trained on: 1,000 of them at most, and no more than
+    take about 3 % of that time, but 100.
     """
-    count = min(len(val), 1000, max(100, trained // 128))
+    count = min(len(val), 1000, max(100, batches.numel() // 128))
     chosen = torch.linspace(0, max(0, len(val) - 1), count).long()  # evenly, as they may lie in the order of digits
     return Split(val.images[chosen], val.labels[chosen])
 
@@ -102,10 +86,8 @@ def train_on_drawings(
 ) -> tuple[MLP, History]:
     """A copy of `base` with an adapter `name`, trained on `drawings` beside training images; and its history.
 
-    Args:
-        uncertainty: (N,), how unsure `base` is of each training image (see `least_confidence`); None draws them alike.
-
-    Raises UsageError if the share of a batch rounds to no drawing at all.
+    Images are drawn by `uncertainty` (N,), how unsure `base` is of each (see `least_confidence`), or alike if it is
+    None. Raises UsageError if the share of a batch rounds to no drawing at all.
     """
     recipe, known = settings.teach, dataset.train
     adapted = with_adapter(base, name, recipe, settings.seed)
@@ -166,32 +148,17 @@ def train_stack(
 def with_adapter(start: MLP, name: str, recipe: AdapterSettings, seed: int, share_base: bool = False) -> MLP:
     """A copy of `start` with an adapter `name` that does nothing yet, and is all that trains.
 
-    Args:
-        share_base: the copy has the tensors of `start` itself, so that many of them need little memory.
+    If `share_base`, it has the tensors of `start` itself, so that many of them need little memory.
     """
     shared = {id(parameter): parameter for parameter in start.parameters()} if share_base else {}
     adapted = copy.deepcopy(start, shared)
     torch.manual_seed(seed)  # draws A
-    config = LoRAConfig(
-        targets=recipe.targets,
-        rank=recipe.rank,
-        alpha=recipe.alpha,
-        rank_pattern=recipe.rank_pattern or {},
-        alpha_pattern=recipe.alpha_pattern or {},
-        rslora=recipe.rslora,
-        dropout=recipe.dropout,
-        init=recipe.init,
-    )
-    inject(adapted, name, config)
+    inject(adapted, name, LoRAConfig(**recipe.model_dump(include=set(LORA_SETTINGS), exclude_none=True)))
     return adapted
 
 
 def finetuning_data(digit: int, settings: Settings, dataset: Dataset, uncertainty: torch.Tensor | None) -> TrainingData:
-    """What each step of a fine-tuning sees, as the seed draws it.
-
-    Args:
-        uncertainty: see `least_confidence`; not looked at if `hard_examples` is 0.
-    """
+    """What each step of a fine-tuning sees, as the seed draws it. `uncertainty` counts if `hard_examples` is not 0."""
     # its own generator, so that adapters of every rank, and all weights, are trained on the same batches
     generator, recipe = torch.Generator().manual_seed(settings.seed), settings.finetune
     weights = uncertainty**recipe.hard_examples if recipe.hard_examples and uncertainty is not None else None

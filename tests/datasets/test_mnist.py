@@ -34,20 +34,11 @@ def test_mnist_is_what_torchvision_reads(mnist_copy):
     assert torch.equal(theirs.targets, ours.labels)
 
 
-def test_gz_files_laid_there_by_hand_serve(mnist_copy):
-    for name in MNIST_FILES:
-        plain = mnist_copy / "MNIST" / "raw" / name
-        plain.with_name(f"{name}.gz").write_bytes(gzip.compress(plain.read_bytes(), 1))
-        plain.unlink()
-    assert choose("mnist", mnist_copy) == "mnist"
-    assert len(load("mnist", mnist_copy, 0.0, 0).train) == 60_000
-
-
 @pytest.mark.parametrize(
     "layout",
     [
         *("{name}", "{kaggle}", "MNIST/raw/{kaggle}", "{kaggle}/{kaggle}", "{name}/{name}", "{kaggle}.gz"),
-        *("{kaggle}/{name}", "raw/{name}"),
+        *("{kaggle}/{name}", "raw/{name}", "MNIST/raw/{name}.gz"),
     ],
 )
 def test_files_are_found_as_others_lay_and_name_them(mnist_copy, tmp_path, layout):

@@ -1,6 +1,5 @@
 """Adapters by name on several models: what is on, what trains, what a pattern finds, and what is refused."""
 
-import copy
 import math
 from contextlib import suppress
 
@@ -30,7 +29,7 @@ from lora_mnist.lora import (
 )
 from lora_mnist.training.model import MLP
 
-from ..models import Transformer, adapted, add, by_hand, config, generator
+from ..models import adapted, add, by_hand, config, generator
 
 
 class Scaled(nn.Linear):
@@ -38,13 +37,6 @@ class Scaled(nn.Linear):
 
     def forward(self, x):
         return 2 * super().forward(x)
-
-
-def test_a_new_adapter_changes_nothing_yet():
-    base, images = MLP((12, 11)), torch.randn(4, 28, 28)
-    model = copy.deepcopy(base)
-    inject(model, "a", config(), generator())
-    assert torch.equal(model(images), base(images))
 
 
 def test_a_second_adapter_freezes_the_first_and_adds_to_it():
@@ -115,17 +107,6 @@ def test_the_parameter_table_of_layers_without_a_bias_and_without_a_part():
         LayerParameters("1", (2, 3), (2,), None, None, None),
     )
     assert (table.base, table.added, table.total, table.share) == (20, 14, 34, 14 / 20)
-
-
-def test_a_transformer_adapted_at_q_and_v_only():
-    torch.manual_seed(0)
-    model, x = Transformer(), torch.randn(2, 5, 24)
-    base = copy.deepcopy(model)
-    updates = add(model, "a", LoRAConfig(("q_proj", "v_proj"), rank=4, alpha=10.0))
-    assert list(updates) == [f"layers.{i}.{name}" for i in (0, 1) for name in ("q_proj", "v_proj")]
-    torch.testing.assert_close(model(x), by_hand(base, updates, 10 / 4)(x), rtol=1e-5, atol=1e-5)
-    trains = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert trains == {f"{path}.updates.a.{part}" for path in updates for part in ("lora_A", "lora_B")}
 
 
 @pytest.mark.parametrize(
@@ -210,24 +191,20 @@ def test_a_lazy_layer_and_a_model_without_layers_are_refused_with_a_way_out():
         inject(nn.ReLU(), "a", LoRAConfig(rank=1))
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        lambda model: inject(model, "b", config()),
-        lambda model: remove(model, "a"),
-        lambda model: set_strength(model, "a", 0.5),
-        lambda model: switch(model, {}),
-        lambda model: model.load_state_dict(model.state_dict()),
-        lambda model: model.linear1.add("b", config()),
-        lambda model: model.train()(torch.randn(2, 28, 28)),
-    ],
-    ids=["inject", "remove", "set_strength", "switch", "load", "add", "train"],
-)
+@pytest.mark.parametrize("action", ["inject", "remove", "set_strength", "switch", "load", "add", "train"])
 def test_what_would_not_show_while_merged_is_refused(action):
     model, _ = adapted("a")
     merge(model)
     with pytest.raises(LoRAError, match=r"merged, so (one|its adapters) cannot [a-z]+( [a-z]+)*\."):
-        action(model)
+        {
+            "inject": lambda: inject(model, "b", config()),
+            "remove": lambda: remove(model, "a"),
+            "set_strength": lambda: set_strength(model, "a", 0.5),
+            "switch": lambda: switch(model, {}),
+            "load": lambda: model.load_state_dict(model.state_dict()),
+            "add": lambda: model.linear1.add("b", config()),
+            "train": lambda: model.train()(torch.randn(2, 28, 28)),
+        }[action]()
     assert adapter_names(model) == ["a"]
     assert strengths(model) == {"a": 1.0}
 

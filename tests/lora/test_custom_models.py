@@ -1,9 +1,8 @@
-"""Small models of many kinds, tried as PEFT's, loralib's, torchtune's and minLoRA's own tests try theirs."""
+"""Small models of many kinds, tried as PEFT's and torchtune's own tests try theirs."""
 
 import copy
 from collections import OrderedDict
 
-import loralib
 import pytest
 import torch
 from torch import nn
@@ -12,8 +11,6 @@ from torch.nn import functional as F
 from lora_mnist.datasets.mnist import import_torchvision
 from lora_mnist.lora import (
     LoRAConfig,
-    adapt,
-    adapter_names,
     base_tensors,
     changed_bytes,
     disabled,
@@ -23,13 +20,12 @@ from lora_mnist.lora import (
     merged_copy,
     remove,
     save_adapter,
-    switch,
     unmerge,
     updates_of,
 )
 
 from ..conftest import relative
-from ..models import add, by_hand, generator
+from ..models import by_hand, generator
 
 
 def sequence(**layers):
@@ -127,39 +123,26 @@ def test_training_moves_a_and_b_and_no_byte_of_the_base_and_gives_w_plus_scaling
     assert relative(model(x), expected(x)) < 1e-5
 
 
-def test_off_it_is_the_base_and_on_again_what_it_was(case):
+def test_what_was_trained_is_switched_saved_merged_and_removed(case, tmp_path):
     base, model, x = case
     train(model, x)
-    on = model(x)
+    trained = model.eval()(x)
     with disabled(model):
         assert torch.equal(model(x), base(x))
-    assert torch.equal(model(x), on)
-    remove(model, "a")
-    assert [type(module) for module in model.modules()] == [type(module) for module in base.modules()]
-
-
-def test_it_is_saved_and_loaded_bit_by_bit(case, tmp_path):
-    base, model, x = case
-    train(model, x)
     save_adapter(tmp_path, model, "a")
     loaded = copy.deepcopy(base)
     load_adapter(tmp_path, loaded, "b")
-    assert torch.equal(loaded(x), model(x))
+    assert torch.equal(loaded(x), trained)
     torch.testing.assert_close(base_tensors(loaded), base.state_dict(), rtol=0, atol=0)
-
-
-def test_merged_it_says_the_same_again_and_again(case):
-    base, model, x = case
-    train(model, x)
-    factored = model.eval()(x)
-    for _ in range(3):
-        merge(model)
-        assert relative(model(x), factored) < 1e-5
-        unmerge(model)
-        assert torch.equal(model(x), factored)
+    merge(model)
+    assert relative(model(x), trained) < 1e-5
+    unmerge(model)
+    assert torch.equal(model(x), trained)
     plain = merged_copy(model)
     assert plain.state_dict().keys() == base.state_dict().keys()
-    assert relative(plain(x), factored) < 1e-5
+    assert relative(plain(x), trained) < 1e-5
+    remove(model, "a")
+    assert [type(module) for module in model.modules()] == [type(module) for module in base.modules()]
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
@@ -181,43 +164,7 @@ def test_pefts_trains_to_the_same_numbers(case):
     assert relative(model(x), theirs(x)) < 1e-4
 
 
-# loralib: the layer in training and merged, and what of a model is saved ----------------------------------------------
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (2, 7), (4, 1), (6, 16)])
-def test_a_layer_is_loralibs_before_and_after_its_eval(rank, alpha, bias):
-    torch.manual_seed(0)
-    theirs, x = loralib.Linear(6, 8, r=rank, lora_alpha=alpha, bias=bias), numbers(5, 6)
-    ours = adapt(nn.Linear(6, 8, bias=bias))
-    update = ours.add("a", LoRAConfig(rank=rank, alpha=alpha))
-    nn.init.normal_(theirs.lora_B)
-    state = dict(theirs.state_dict())
-    update.load_state_dict({name: state.pop(name) for name in ("lora_A", "lora_B")})
-    ours.load_state_dict(state)  # the rest are the base's names, and all of them
-    assert relative(ours(x), theirs(x)) < 1e-5
-    theirs.eval()  # where it merges
-    assert relative(ours.eval()(x), theirs(x)) < 1e-5
-    torch.testing.assert_close(ours.merged_weight(), theirs.weight)
-    loralib.mark_only_lora_as_trainable(theirs)
-    loralib.mark_only_lora_as_trainable(ours)  # it goes by names
-    names = {name.rpartition(".")[2] for name in loralib.lora_state_dict(ours)}
-    assert names == {name for name, p in theirs.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
-
-
-# torchtune: fixed numbers, trainable parameters, missing keys, merged checkpoints -------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(2,), (3, 2), (2, 3, 2)], ids=str)
-@pytest.mark.parametrize("rank", [1, 2])
-def test_ones_in_a_and_b_add_alpha_times_the_sum_of_the_input(rank, shape):
-    layer = adapt(nn.Linear(2, 4))
-    update = layer.add("a", LoRAConfig(rank=rank, alpha=3.0))
-    for parameter in (layer.weight, layer.bias, update.lora_A, update.lora_B):
-        nn.init.ones_(parameter)
-    x = numbers(*shape)
-    # W x + b = Σx + 1, and B A x is rank · Σx, of which scaling takes alpha / rank
-    torch.testing.assert_close(layer(input=x), (4 * x.sum(-1, keepdim=True) + 1).expand(*shape[:-1], 4))
+# torchtune: missing keys ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lost", ["lin0.weight", "lin1.bias", "lin0.updates.a.lora_A", "lin1.updates.a.lora_B"])
@@ -231,23 +178,3 @@ def test_a_key_that_a_state_dict_lacks_is_reported(lost):
         model.load_state_dict(state)
     result = model.load_state_dict({**model.state_dict(), "lin0.updates.b.lora_A": torch.ones(2)}, strict=False)
     assert (result.missing_keys, result.unexpected_keys) == ([], ["lin0.updates.b.lora_A"])
-
-
-# minLoRA: many adapters of one base, one after another ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_every_adapter_gives_its_own_output_whatever_was_on_before(name):
-    base, x = MODELS["mlp"]()
-    model = copy.deepcopy(base)
-    for seed, one in enumerate("abc"):
-        add(model, one, LoRAConfig(rank=2, alpha=3.0), seed, std=1)
-    expected = by_hand(base, updates_of(model, name), 3 / 2)(x)
-    for before in "abc":
-        switch(model, {before: 1.0})
-        switch(model, {name: 1.0})
-        assert relative(model(x), expected) < 1e-5
-    for other in sorted(set("abc") - {name}):
-        remove(model, other)
-    assert adapter_names(model) == [name]
-    assert relative(merged_copy(model)(x), expected) < 1e-5

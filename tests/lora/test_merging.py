@@ -2,8 +2,6 @@
 
 import copy
 import math
-import sys
-import threading
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from lora_mnist.lora.fingerprint import changed_bytes, compute_fingerprint
 from lora_mnist.lora.model import base_tensors
 
 from ..conftest import relative
-from ..models import LAYERS, Transformer, adapted, adapted_layer, add, config
+from ..models import LAYERS, adapted, adapted_layer, add, config
 
 IMAGES = torch.randn(6, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -30,7 +28,9 @@ def test_a_thousand_cycles_leave_every_byte_of_the_base():
         switch(model, {"a": 1.0 + cycle, "b": -0.3})
         merge(model)
         unmerge(model)
-    assert changed_bytes(before, base_tensors(model)) == {}  # in `test_parity`, adding and subtracting fails at this
+    assert changed_bytes(before, base_tensors(model)) == {}
+    W, change = before["linear1.weight"], updates_of(model, "a")["linear1"].weight().detach()
+    assert not torch.equal(W + change - change, W)  # adding and subtracting, as loralib and PEFT do, fails at this
     assert compute_fingerprint(base_tensors(model)) == compute_fingerprint(base.state_dict())
 
 
@@ -122,11 +122,7 @@ def test_a_merged_copy_keeps_shared_layers_shared_and_tied_weights_untouched():
     assert torch.equal(model[2].weight, embedding)
 
 
-def test_a_merged_copy_of_a_transformer_and_of_one_layer():
-    torch.manual_seed(0)
-    model, x = Transformer().eval(), torch.randn(2, 5, 24)
-    add(model, "a", LoRAConfig(("q_proj", "down"), rank=4, alpha=10.0))
-    torch.testing.assert_close(merged_copy(model)(x), model(x), rtol=1e-5, atol=1e-5)
+def test_a_merged_copy_of_one_layer():
     layer, _ = adapted_layer()
     assert type(merged_copy(layer)) is nn.Linear
     torch.testing.assert_close(merged_copy(layer)(torch.ones(6)), layer(torch.ones(6)))
@@ -204,40 +200,3 @@ def test_a_merged_layer_is_its_base_with_the_merged_weight_bit_for_bit(autocast,
         with torch.inference_mode():
             assert torch.equal(layer(x), expected)
     assert expected.dtype == (torch.bfloat16 if autocast else torch.float32)
-
-
-def calls_in_threads(call, threads=4, times=2000):
-    """`call` by several threads that take turns as often as Python can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        workers = [threading.Thread(target=lambda: [call() for _ in range(times)]) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    finally:
-        sys.setswitchinterval(before)
-
-
-def test_threads_that_share_a_merged_model_leave_its_base_alone():
-    layer, x = adapted_layer()[0], torch.randn(3, 6)
-    merge(layer.eval())
-    weight, before, expected = layer.weight, compute_fingerprint(base_tensors(layer)), layer(x)
-    wrong = []
-    calls_in_threads(lambda: None if torch.equal(layer(x), expected) else wrong.append(1))
-    assert not wrong
-    assert layer.weight is weight
-    assert compute_fingerprint(base_tensors(layer)) == before
-
-
-def test_that_is_noticed_where_a_weight_is_exchanged_for_the_time_of_a_call():
-    """What torch.func.functional_call does; without this the test above could be passed by anything."""
-    base, merged, x = nn.Linear(6, 4), torch.randn(4, 6), torch.randn(3, 6)
-    weight = base.weight
-
-    def is_lost() -> bool:
-        calls_in_threads(lambda: torch.func.functional_call(base, {"weight": merged}, (x,)))
-        return base.weight is not weight
-
-    assert any(is_lost() for _ in range(50))

@@ -69,47 +69,33 @@ def test_settings_survive_being_stored():
     assert resolve([DEFAULT, stored], "mnist") == settings
 
 
-@pytest.mark.parametrize(
-    ("table", "key", "value"),
-    [
-        ("finetune", "digit", 10),
-        ("finetune", "digit", True),
-        ("finetune", "digit", "nine"),
-        ("finetune", "rank", 0),
-        ("finetune", "rank", True),
-        ("finetune", "rank", "1"),
-        ("finetune", "rank", 1.0),
-        ("finetune", "alpha", 0.0),
-        ("finetune", "dropout", 1.0),
-        ("finetune", "focus", 0.0),
-        ("finetune", "focus", 1.5),
-        ("finetune", "targets", []),
-        ("finetune", "name", "../up"),
-        ("finetune", "name", ""),
-        ("finetune", "name", "base"),
-        ("finetune", "name", "x" * 65),
-        ("finetune", "targets", "linear1"),
-        ("finetune", "steps", 10**9),
-        ("finetune", "learning_rate", -1.0),
-        ("finetune", "learning_rate", 0.0),
-        ("finetune", "learning_rate", float("inf")),
-        ("finetune", "learning_rate", float("nan")),
-        ("pretrain", "epochs", 0),
-        ("pretrain", "epochs", 10**6),
-        ("pretrain", "optimizer", "sgd"),
-        ("pretrain", "schedule", "linear"),
-        ("model", "std", 0.0),
-        ("model", "mean", float("nan")),
-        ("model", "hidden", [0]),
-        ("model", "hidden", [True]),
-        ("data", "val_share", 0.9),
-        ("data", "dataset", "cifar"),
-    ],
-)
-def test_a_wrong_value_is_named_with_what_was_received(table, key, value):
+WRONG = {  # values by setting
+    "finetune.digit": [10, True, "nine"],
+    "finetune.rank": [0, True, "1", 1.0],
+    "finetune.alpha": [0.0],
+    "finetune.dropout": [1.0],
+    "finetune.focus": [0.0, 1.5],
+    "finetune.targets": [[], "linear1"],
+    "finetune.name": ["../up", "", "base", "x" * 65],
+    "finetune.steps": [10**9],
+    "finetune.learning_rate": [-1.0, 0.0, float("inf"), float("nan")],
+    "pretrain.epochs": [0, 10**6],
+    "pretrain.optimizer": ["sgd"],
+    "pretrain.schedule": ["linear"],
+    "model.std": [0.0],
+    "model.mean": [float("nan")],
+    "model.hidden": [[0], [True]],
+    "data.val_share": [0.9],
+    "data.dataset": ["cifar"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_named_with_what_was_received(name, value):
+    table, key = name.split(".")
     with pytest.raises(UsageError) as caught:
         resolve([DEFAULT, {table: {key: value}}], "mnist")
-    assert f"`{table}.{key}" in str(caught.value)
+    assert f"`{name}" in str(caught.value)
     assert "must" in str(caught.value)
 
 

@@ -36,6 +36,7 @@ def trained(**changes):
 @pytest.mark.parametrize(("optimizer", "schedule"), [("adam", "cosine"), ("adamw", "cosine"), ("adam", "constant")])
 def test_it_is_the_textbook_loop(optimizer, schedule):
     model, history = trained(optimizer=optimizer, weight_decay=0.1, schedule=schedule)
+    assert not model.training
     torch.manual_seed(0)
     plain = MLP((12, 11))
     kind = torch.optim.Adam if optimizer == "adam" else torch.optim.AdamW
@@ -64,12 +65,6 @@ def test_offsets_and_smoothing_are_in_the_loss_and_not_in_the_model():
     by_hand = -(wanted * (logits + offsets).log_softmax(1)).sum(1).mean()
     assert history.losses[0] == pytest.approx(float(by_hand), rel=1e-5)
     torch.testing.assert_close(model(normalise(IMAGES[BATCHES[0]])).detach(), logits)
-
-
-def test_the_loss_falls_and_the_model_is_left_in_eval_mode():
-    model, history = trained(learning_rate=1e-2)
-    assert sum(history.losses[-10:]) < 0.7 * sum(history.losses[:10])
-    assert not model.training
 
 
 def test_looking_at_val_at_each_tenth_changes_no_bit_of_what_is_trained():

@@ -19,8 +19,8 @@ from lora_mnist.training.train import (
     finetuning_data,
     least_confidence,
     shape_of,
-    train_adapter,
     train_base,
+    train_on_digit,
     train_stack,
 )
 from tests.conftest import relative
@@ -80,7 +80,7 @@ def test_pretraining_is_the_plain_scripts_to_rounding(digits, settings):
 
 def test_classic_finetuning_is_the_plain_scripts_to_rounding(digits, settings):
     base, _ = train_base(settings, digits, CPU)
-    adapted, history = train_adapter(base, "a", 9, settings, digits)
+    adapted, history = train_on_digit(base, "a", 9, settings, digits)
 
     torch.manual_seed(settings.seed)
     base.requires_grad_(False)
@@ -150,7 +150,7 @@ def test_every_job_ends_where_it_ends_alone(base, digits, common):
     uncertainty = least_confidence(base, digits.train.images)
     before = fingerprint_model(base)
     for (digit, one), tuned in zip(jobs, train_stack(base, jobs, digits, uncertainty=uncertainty), strict=True):
-        alone, _ = train_adapter(base, NAME, digit, one, digits)
+        alone, _ = train_on_digit(base, NAME, digit, one, digits)
         for path, update in updates_of(alone, NAME).items():
             ours = updates_of(tuned, NAME)[path]
             assert relative(ours.lora_A, update.lora_A) < 1e-3
