@@ -12,7 +12,7 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.pipeline.pretrain import PretrainResult, result_of, save_base
-from lora_mnist.pipeline.state_dict import LIBRARY, layers_of, read_state_dict, source_of
+from lora_mnist.pipeline.state_dict import LIBRARY, read_layers
 from lora_mnist.pipeline.workspace import Workspace, opened
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import record_provenance
@@ -80,8 +80,7 @@ def import_base(
     """
     # what the file holds, before anything else is touched
     asked = _normalisation(mean, std, pixels)
-    state = read_state_dict(file)
-    layers = layers_of(state)
+    layers, source = read_layers(file)
     names = [f"linear{i}" for i in range(1, len(layers) + 1)]
     biases = ["bias" in layer.tensors for layer in layers]
     shape = {"hidden": [layer.sizes[1] for layer in layers[:-1]], "bias": biases if len({*biases}) > 1 else biases[0]}
@@ -120,7 +119,7 @@ def import_base(
         logits = held_out_logits(model, dataset)
         require_finite(logits, "Its weights are too large.")
         provenance = record_provenance(device, started, data if name == "mnist" else None)
-        save_base(run, model, settings, dataset, logits, provenance, source=source_of(state, layers))
+        save_base(run, model, settings, dataset, logits, provenance, source=source)
     work = opened(request, run, settings, device, dataset)
     shares = {way: float(right.float().mean()) for way, right in measured.items()}
     better = best if _is_clearly_better(measured[best], measured[_options(*asked)]) else None
