@@ -14,8 +14,8 @@ from lora_mnist.cli.output import Line, labelled, plain_table, to_copy
 from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # what --help does without, as with all that is imported further down
-    from lora_mnist.pipeline.convert import Merging
-    from lora_mnist.pipeline.export import Export
+    from lora_mnist.pipeline.convert import MergeResult
+    from lora_mnist.pipeline.export import ExportResult
     from lora_mnist.pipeline.finetune import FinetuneResult
     from lora_mnist.pipeline.import_base import ImportResult
     from lora_mnist.pipeline.pretrain import PretrainResult
@@ -170,7 +170,7 @@ def taught(result: TeachResult, run: Path, dataset: str) -> RenderableType:
     return Group(*lines)
 
 
-def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
+def merged(document: MergeResult, base: Evaluation, run: Path) -> RenderableType:
     """How good the merged network is, of what it was made, how exactly, and where it is."""
     dataset, accuracy = document.evaluation.dataset.name, ", ".join(tables.accuracies(document.evaluation, base))
     exact = f"{document.largest_difference:.1e} of {document.largest_logit:.3g}"
@@ -188,7 +188,7 @@ def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
     )
 
 
-def exported(document: Export) -> RenderableType:
+def exported(document: ExportResult) -> RenderableType:
     """Where it lies, how it is called, and how far its logits are from ours."""
     about, is_original = document.provenance, document.format == "original"
     kind = f"ONNX, opset {document.opset}" if document.opset else "as imported" if is_original else "torch.export"

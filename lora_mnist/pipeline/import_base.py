@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import Split, choose, data_folder, load
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.pipeline.pretrain import PretrainResult, result_of, save_base
 from lora_mnist.pipeline.state_dict import LIBRARY, read_layers
@@ -115,11 +114,8 @@ def import_base(
         measured = {way: _right(model, dataset.val, *pixels_of) for way, pixels_of in ways.items()}
         best = _require_fit(file, model, dataset.val, ways, measured)
 
-        # evaluate, fingerprint, save
-        logits = held_out_logits(model, dataset)
-        require_finite(logits, "Its weights are too large.")
         provenance = record_provenance(device, started, data if name == "mnist" else None)
-        save_base(run, model, settings, dataset, logits, provenance, source=source)
+        save_base(run, model, settings, dataset, provenance, source=source)
     work = opened(request, run, settings, device, dataset)
     shares = {way: float(right.float().mean()) for way, right in measured.items()}
     better = best if _is_clearly_better(measured[best], measured[_options(*asked)]) else None

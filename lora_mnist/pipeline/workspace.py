@@ -19,7 +19,7 @@ from lora_mnist.lora.peft import CONFIG
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of, rare_digit
+from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of, facts_of, rare_digit
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare_device
@@ -217,17 +217,15 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     data = data_folder(request.data, base.provenance.data)
     choose(name, data, request.quiet, request.offline)
     dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, settings.data.val_from)
-    facts = run.record.dataset
-    if dataset.sha256 != facts.sha256:
+    if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
-    for split in ("train", "val", "test"):
-        recorded, found = getattr(facts, split), len(getattr(dataset, split))
-        if recorded != found:  # a `val_share` changed by hand would put other images into each split
-            raise AlteredError(
-                f"{base.folder / RECORD} says {recorded} {split} images, but its settings give {found}.", RESTORE
-            )
-    if run.record.rare != rare_digit(stored.pretrain, dataset):
-        raise AlteredError(f"{base.folder / RECORD} counts other images of the rare digit than it has.", RESTORE)
+    # a `val_share` changed by hand would put other images into each split
+    for what, recorded, found in (
+        ("images in each split", run.record.dataset, facts_of(dataset)),
+        ("images of the rare digit", run.record.rare, rare_digit(stored.pretrain, dataset)),
+    ):
+        if recorded != found:
+            raise AlteredError(f"{base.folder / RECORD} counts other {what} than its settings give.", RESTORE)
     return opened(request, run, settings, device, dataset)
 
 

@@ -5,10 +5,12 @@ import re
 from collections.abc import Sequence
 from itertools import compress, pairwise
 from pathlib import Path
+from typing import Any
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.atomic import is_finished
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RareDigit, RunDocuments
@@ -88,27 +90,23 @@ def documents_of(run: Run) -> RunDocuments:
 
     Raises RunError if there is no base, or a document cannot be read or belongs to another base.
     """
-    base, adapters, checkpoints = run.require_base(), run.adapters(), run.full_checkpoints()
-    made = []
-    for one in (*adapters, *checkpoints):
+    base = run.require_base()
+
+    def stored(one: Artifact) -> dict[str, Any]:
         if one.evaluation.base_fingerprint != base.evaluation.base_fingerprint:
             raise RunError(f"{one.name!r} was trained on another base.", f"Remove {one.folder}, or train it again.")
-        documents = FinetunedDocuments(
-            name=one.name,
-            sha256=one.hashes[one.weights],
-            finetune=one.finetune,
-            evaluation=one.evaluation,
-            analysis=one.analysis,
-            provenance=one.provenance,
-        )
-        made.append(documents)
+        return {"sha256": one.hashes[one.weights], "evaluation": one.evaluation, "provenance": one.provenance}
+
+    def finetuned(one: Artifact) -> FinetunedDocuments:
+        return FinetunedDocuments(name=one.name, finetune=one.finetune, analysis=one.analysis, **stored(one))
+
     return RunDocuments(
         schema_version=SCHEMA,
         run_digest=run.digest(),
         run=run.record,
-        base=BaseDocuments(sha256=base.hashes[base.weights], evaluation=base.evaluation, provenance=base.provenance),
-        adapters=tuple(reversed(made[: len(adapters)])),
-        checkpoints=tuple(made[len(adapters) :]),
+        base=BaseDocuments(**stored(base)),
+        adapters=tuple(map(finetuned, reversed(run.adapters()))),
+        checkpoints=tuple(map(finetuned, run.full_checkpoints())),
     )
 
 
