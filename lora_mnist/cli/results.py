@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.finetune import FinetuneResult
     from lora_mnist.pipeline.import_base import ImportResult
     from lora_mnist.pipeline.pretrain import PretrainResult
-    from lora_mnist.pipeline.run import Done, RunResult
+    from lora_mnist.pipeline.run_all import Done, RunResult
     from lora_mnist.pipeline.teach import TeachResult
     from lora_mnist.play.one_file import PageExport
     from lora_mnist.runs.schemas import Evaluation
@@ -226,7 +226,7 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     Stages that were finished before are held back until one had something to do, so a finished run has no lines.
     """
     from lora_mnist.pipeline.pretrain import PretrainResult
-    from lora_mnist.pipeline.run import STAGES
+    from lora_mnist.pipeline.run_all import STAGES
     from lora_mnist.pipeline.verify import VerifyResult
 
     lines: list[RenderableType] = []
@@ -307,7 +307,7 @@ def finished(document: RunResult, page: Path) -> RenderableType:
 
 def stage_line(number: int, time: str, text: str) -> RenderableType:
     """What a stage did; `time` says how long it took, or that it was finished before."""
-    from lora_mnist.pipeline.run import STAGES
+    from lora_mnist.pipeline.run_all import STAGES
 
     return _timed(f"{number}/{len(STAGES)} {STAGES[number - 1]}", time, text)
 
