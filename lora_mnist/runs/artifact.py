@@ -27,7 +27,6 @@ from lora_mnist.runs.atomic import (
     is_finished,
     parse_manifest,
     require_same,
-    sha256_of,
     to_json,
     version_of,
     where_is,
@@ -110,12 +109,7 @@ class Artifact:
 
     def require_saved(self, name: str) -> None:
         """Raises RunError if a file cannot be read, AlteredError if it is not the saved one."""
-        try:
-            is_kept = name.endswith(".json")  # so that each is read once
-            found = hashlib.sha256(self.content(name)).hexdigest() if is_kept else sha256_of(self.file(name))
-        except OSError as error:
-            raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
-        require_same(self.folder / name, found, self.hashes.get(name))
+        require_same(self.folder / name, hashlib.sha256(self.content(name)).hexdigest(), self.hashes.get(name))
 
     def require_unchanged(self) -> None:
         """Raises RunError if another command has replaced or removed the folder since this was made."""
@@ -235,7 +229,7 @@ class Artifact:
         if name in self._contents:
             return self._contents[name]
         try:
-            largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
+            largest = LARGEST_DOCUMENT if name.endswith((".json", ".csv")) else LARGEST_WEIGHTS
             content = read_regular(self.file(name), largest)
         except OSError as error:
             self.require_unchanged()
