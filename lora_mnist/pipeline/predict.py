@@ -86,11 +86,9 @@ def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
 
 
 def require_one_picture(count: int, file: Path, force: bool) -> None:
-    """Make sure that `write_picture` can do what it is asked.
+    """Check that `write_picture` can do what it is asked, before any work is spent.
 
-    Raises:
-        UsageError: there are several pictures, `file` is no PNG, or it is there and not to be replaced.
-        DiskError: the disk refuses.
+    Raises UsageError if there are several pictures or `file` is no PNG, and what `require_unused` raises.
     """
     if count != 1:
         raise UsageError(f"{file} can show one picture, and there are {count}.", "Name one, or leave --show out.")

@@ -148,8 +148,7 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         settings = taught.settings.model_copy(update={"name": name})
         details = {"seed": taught.seed, "guard": taught.guard, "lesson": taught.lesson}
         record = record_of("taught", adapted, name, taught.digit, settings, weakest=False, **details)
-        provenance, history, drawings = taught.provenance, taught.history, taught.drawings
-        prove_and_save(work, adapted, record, provenance, history, write_more=lambda writer: writer.drawings(drawings))
+        prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
         return work.run.adapter(name).folder
 
 

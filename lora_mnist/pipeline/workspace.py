@@ -77,9 +77,7 @@ class Workspace:
     def claim(self, saved: Artifact) -> None:
         """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
 
-        Raises:
-            RunError: it is finished already, and not to be replaced.
-            DiskError: the disk refuses.
+        Raises RunError if it is finished already and not to be replaced, DiskError if the disk refuses.
         """
         self.run.tidy()
         self.run.require_unused(saved, self.request.force)
@@ -204,9 +202,8 @@ class Workspace:
 def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     """Open the run of `request`, or go on with it if it is opened already.
 
-    Raises:
-        RunError: it has no base, or one that is damaged or was trained on other images.
-        UsageError: what was asked contradicts it.
+    Raises RunError if it has no base, or a damaged one or one of other images, UsageError if what was asked contradicts
+    it.
     """
     run = run or Run(request.run)
     base = run.require_base()

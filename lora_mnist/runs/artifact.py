@@ -91,9 +91,8 @@ class Artifact:
     def require_whole(self) -> None:
         """Compare every file with the manifest, once.
 
-        Raises:
-            RunError: a file is missing, or another command replaced the folder meanwhile.
-            AlteredError: a file, named, is not the saved one.
+        Raises RunError if one is missing or another command replaced the folder meanwhile, AlteredError, with its name,
+        if one is not as it was saved.
         """
         if self._is_whole:
             return
@@ -139,9 +138,7 @@ class Artifact:
     def document(self, name: str, kind: type[D]) -> D:
         """Read and validate a JSON file.
 
-        Raises:
-            RunError: it cannot be read.
-            AlteredError: it is not JSON, or not what it should be; file and field are named.
+        Raises RunError if it cannot be read, AlteredError, with file and field, if it is not what it should be.
         """
         path = self.folder / name
         try:
@@ -202,9 +199,7 @@ class Artifact:
     def labelled_drawings(self) -> list[tuple[int, numpy.ndarray]]:
         """The drawings it was taught, in their order: the digit, and uint8 (28, 28). Read without torch.
 
-        Raises:
-            RunError: one cannot be read.
-            AlteredError: there is none, or one is not what `ArtifactWriter.drawings` writes.
+        Raises RunError if one cannot be read, AlteredError if there is none or one is not what `ArtifactWriter` writes.
         """
         import numpy as np
         from PIL import Image
@@ -299,9 +294,7 @@ class ArtifactWriter:
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Fingerprint]:
     """The network in `path`, rebuilt from that file alone, and its fingerprint.
 
-    Raises:
-        RunError: it is missing or damaged.
-        AlteredError: its tensors do not have the fingerprint that it carries.
+    Raises RunError if it is missing or damaged, AlteredError if its tensors do not have the fingerprint it carries.
     """
     import torch
     from safetensors import SafetensorError

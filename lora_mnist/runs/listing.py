@@ -202,9 +202,7 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
 
     rank · (in + out) numbers for each W (out, in): A (rank, in) and B (out, rank).
 
-    Raises:
-        RunError: there is no base, and no shape was given.
-        UsageError: the ranks are not `1,2,4`, or a shape is not `4096x4096`.
+    Raises UsageError if the ranks are not `1,2,4` or a shape is not `4096x4096`, RunError if there is no base or shape.
     """
     if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6})*", ranks):
         raise UsageError(f"`rank` (={ranks!r}) is not a list of whole numbers from 1.", "Write it as 1,2,4,8.")
