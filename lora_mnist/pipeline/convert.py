@@ -93,9 +93,8 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
     Args:
         checkpoint: a checkpoint of the run or a file; None is the latest that `finetune --full` made.
 
-    Raises:
-        RunError: there is no such checkpoint, or an adapter of that name already.
-        LoRAError: the rank is out of its range, or the checkpoint is not of the base's shape.
+    Raises RunError if there is no such checkpoint or an adapter of that name already, LoRAError if the rank is out of
+    its range or the checkpoint is not of the base's shape.
     """
     with work.writing():
         tuned, source = work.checkpoint(checkpoint)

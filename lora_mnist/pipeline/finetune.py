@@ -144,9 +144,7 @@ def prove_and_save(
         history: of its training, if it was trained.
         drawings: that it was taught, to be saved with it.
 
-    Raises:
-        ProofError: the proof failed; nothing is saved.
-        UsageError: the logits are not finite; nothing is saved.
+    Raises ProofError if the proof failed, UsageError if the logits are not finite; then nothing is saved.
     """
     name, digit, below = record.name, record.digit, record.on_top_of
     proof, logits = prove(work.base, work.images, work.logits_with(()), work.fingerprint, adapted)

@@ -80,9 +80,7 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
     Args:
         digest: that the run should have (see `Run.digest`), or its first 16 characters or more.
 
-    Raises:
-        RunError: something is missing altogether, or belongs to another base.
-        UsageError: `digest` is not a run digest.
+    Raises RunError if something is missing altogether or belongs to another base, UsageError if `digest` is none.
     """
     if digest is not None and not re.fullmatch("[0-9a-f]{16,64}", digest := digest.lower()):
         raise UsageError(

@@ -113,9 +113,11 @@ class Workspace:
         Raises UsageError if the weakest is wanted and there is no `val`.
         """
         digit, val = self.settings.finetune.digit, self.dataset.val
-        if digit == "weakest" and not len(val):
+        if digit != "weakest":
+            return digit
+        if not len(val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        return weakest_digit(self.logits_with(on_top_of)["val"], val.labels) if digit == "weakest" else digit
+        return weakest_digit(self.logits_with(on_top_of)["val"], val.labels)
 
     def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
         """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
@@ -129,9 +131,8 @@ class Workspace:
     ) -> tuple[MLP, tuple[AppliedAdapter, ...]]:
         """A copy of the base with adapters, and what an evaluation says of them.
 
-        Raises:
-            RunError: one is missing, damaged, or made on another base; or has no fingerprint, unless that is allowed.
-            LoRAError: a strength is not finite.
+        Raises RunError if one is missing, damaged, made on another base, or has no fingerprint and that is not allowed,
+        LoRAError if a strength is not finite.
         """
         model, used = copy.deepcopy(self.base), list[AppliedAdapter]()
         for one in adapters:
@@ -217,12 +218,9 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
     # a `val_share` changed by hand would put other images into each split
-    for what, recorded, found in (
-        ("images in each split", run.record.dataset, facts_of(dataset)),
-        ("images of the rare digit", run.record.rare, rare_digit(stored.pretrain, dataset)),
-    ):
-        if recorded != found:
-            raise AlteredError(f"{base.folder / RECORD} counts other {what} than its settings give.", RESTORE)
+    if (run.record.dataset, run.record.rare) != (facts_of(dataset), rare_digit(stored.pretrain, dataset)):
+        cause = f"{base.folder / RECORD} counts other images in a split, or of the rare digit, than its settings give."
+        raise AlteredError(cause, RESTORE)
     return opened(request, run, settings, device, dataset)
 
 

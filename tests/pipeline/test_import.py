@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from lora_mnist.report.page import write_report
 from lora_mnist.runs.listing import count_parameters
 from lora_mnist.runs.run import Run
 
-from ..conftest import snapshot
+from ..conftest import smoke, snapshot
 
 IMAGES, LABELS = (torch.from_numpy(part) for part in read_mnist_5k())
 PREPARE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # uint8 pixels -> those that a network was trained on
@@ -82,20 +83,17 @@ def forward(tensors: dict[str, torch.Tensor], names: list[str], x: torch.Tensor)
     return x
 
 
-def train(hidden: tuple[int, ...], pixels: str, bias: bool = True, act=F.relu) -> list[nn.Linear]:
-    """Two passes over every third image of the training set."""
+def train(hidden: tuple[int, ...], pixels: str, bias: bool = True, act=nn.ReLU) -> list[nn.Linear]:
+    """Three passes over every third image of the data set."""
     torch.manual_seed(1)
-    sizes = (784, *hidden, 10)
-    layers = [nn.Linear(a, b, bias) for a, b in pairwise(sizes)]
+    layers = [nn.Linear(a, b, bias) for a, b in pairwise((784, *hidden, 10))]
+    network = nn.Sequential(*(part for layer in layers for part in (layer, act())))[:-1]
     x, y = PREPARE[pixels](IMAGES[::3].flatten(1)), LABELS[::3].long()
     rate = 1e-3 if pixels == "0 to 255" else 3e-3
-    optimizer = torch.optim.Adam([one for layer in layers for one in layer.parameters()], rate)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
     for batch in torch.cat([torch.randperm(len(x)) for _ in range(3)]).split(50):
-        out = x[batch]
-        for layer in layers:
-            out = layer(out) if layer is layers[-1] else act(layer(out))
         optimizer.zero_grad()
-        F.cross_entropy(out, y[batch]).backward()
+        F.cross_entropy(network(x[batch]), y[batch]).backward()
         optimizer.step()
     return layers
 
@@ -108,12 +106,8 @@ def save(path: Path, tensors: dict[str, torch.Tensor], key: str | None = None) -
     return path
 
 
-def request(run: Path, **changes: object) -> Request:
-    return Request(run=run, config="smoke", options={"data": {"dataset": "mnist-5k"}}, **changes)
-
-
 def bring_in(run: Path, file: Path, **options: object) -> ImportResult:
-    return import_base(request(run), file, **options)[1]
+    return import_base(smoke(run), file, **options)[1]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +227,7 @@ def test_import_replaces_a_finished_base_only_by_force(run_copy, tmp_path, usual
     with pytest.raises(RunError, match="finished already"):
         bring_in(run_copy, file)
     assert snapshot(run_copy) == before
-    import_base(request(run_copy, force=True), file)
+    import_base(replace(smoke(run_copy), force=True), file)
     assert "Removed what was made from the old base" in caplog.text
     assert Run(run_copy).record.source.file == "mine.pt"
 
@@ -396,7 +390,7 @@ def test_a_hostile_file_runs_nothing(tmp_path, usual, refused, how):
     assert mark.exists()
 
 
-@pytest.mark.parametrize(("name", "act"), {"tanh": torch.tanh, "sigmoid": torch.sigmoid}.items())
+@pytest.mark.parametrize(("name", "act"), {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}.items())
 def test_another_activation_is_found_by_what_it_reads(tmp_path, name, act):
     file = save(tmp_path / "file.pt", tensors_by(["a", "b", "c"], train((60, 60), "usual", act=act)))
     with pytest.raises(RunError, match=f"not trained with ReLU: with {name} between"):
