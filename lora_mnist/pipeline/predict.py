@@ -123,9 +123,10 @@ def predict(
         model, used = work.adapted([*map(Applied, below), one] if one else [], allow_unverified)
         logits = logits_of(model, images)  # (N, 10)
         require_finite({"": logits}, "Choose a smaller --strength.")
-        about = {"adapter": used[-1] if one else None, "on_top_of": below}
-        rows = logits.double().softmax(1).tolist()
-        guesses.append([Guess(**about, digit=row.index(max(row)), probabilities=tuple(row)) for row in rows])
+        on, rows = used[-1] if one else None, logits.double().softmax(1).tolist()
+        guesses.append(
+            [Guess(adapter=on, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row)) for row in rows]
+        )
     predictions = tuple(
         Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=of_networks)
         for picture, of_networks in zip(pictures, zip(*guesses, strict=True), strict=True)

@@ -107,7 +107,8 @@ def verify_workspace(work: Workspace, adapters: Sequence[str] = (), digest: str 
     adapter_checks = [_check_adapter(work, name, plain, not base_failures) for name in names]
     checkpoint_checks = [] if adapters else [_check_checkpoint(work, one.name) for one in run.checkpoints()]
     failed = [f"base: {clause}" for clause in base_failures]
-    failed += [f"{one.name}: {clause}" for one in (*adapter_checks, *checkpoint_checks) for clause in one.failures]
+    failed += [f"{one.name}: {clause}" for one in adapter_checks for clause in one.failures]
+    failed += [f"{one.name}: {clause}" for one in checkpoint_checks for clause in one.failures]
     report, notes = None, list[str]()
     if not adapters:
         failed += [f"{folder} has no manifest" for folder in run.unfinished()]

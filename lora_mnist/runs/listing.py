@@ -37,7 +37,7 @@ class Listing(Document):
     """Every adapter of a run, oldest first, then every checkpoint with all weights trained; and the run's `digest`."""
 
     run: str
-    dataset: str
+    dataset: KnownDataset
     base_fingerprint: str
     digest: str
     adapters: Many[AdapterLine]
@@ -147,20 +147,19 @@ def list_runs(folder: Path) -> Overview:
         files = [os.path.join(place, name) for place, _, names in os.walk(run.path) for name in names]
         size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
         try:
-            base, adapters = run.require_base().evaluation, adapter_lines(run)
-            errors = base.splits["test"].errors
-            better = [line for line in adapters if line.after.errors < errors]
+            found, test = list_adapters(run), run.base.evaluation.splits["test"]
+            better = [line for line in found.adapters if line.after.errors < test.errors]
             line = RunLine(
-                run=str(run.path),
+                run=found.run,
                 bytes=size,
-                dataset=base.dataset.name,
-                images=base.splits["test"].count,
-                errors=errors,
-                adapters=len(adapters),
-                rare=run.record.rare,
-                imported=run.record.source.file if run.record.source else None,
+                dataset=found.dataset,
+                images=test.count,
+                errors=test.errors,
+                adapters=len(found.adapters),
+                rare=found.rare,
+                imported=found.imported,
                 best=min(better, key=lambda line: line.after.errors, default=None),
-                digest=run.digest(),
+                digest=found.digest,
             )
         except RunError as error:
             line = RunLine(run=str(run.path), bytes=size, fault=error.cause)
