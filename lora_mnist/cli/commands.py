@@ -16,7 +16,7 @@ from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.pipeline.finetune import FinetuneResult
-    from lora_mnist.pipeline.run import Done
+    from lora_mnist.pipeline.run_all import Done
     from lora_mnist.pipeline.verify import VerifyResult
     from lora_mnist.pipeline.workspace import Workspace
 
@@ -38,7 +38,7 @@ def run(
 
     Example: lora-mnist run --config rare --run runs/rare
     """
-    from lora_mnist.pipeline.run import run as run_stages
+    from lora_mnist.pipeline.run_all import run as run_stages
     from lora_mnist.report.page import write_report
     from lora_mnist.runs.run import Run
 

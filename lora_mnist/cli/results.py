@@ -14,12 +14,12 @@ from lora_mnist.cli.output import Line, labelled, plain_table, to_copy
 from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # what --help does without, as with all that is imported further down
-    from lora_mnist.pipeline.convert import Merging
-    from lora_mnist.pipeline.export import Export
+    from lora_mnist.pipeline.convert import MergeResult
+    from lora_mnist.pipeline.export import ExportResult
     from lora_mnist.pipeline.finetune import FinetuneResult
     from lora_mnist.pipeline.import_base import ImportResult
     from lora_mnist.pipeline.pretrain import PretrainResult
-    from lora_mnist.pipeline.run import Done, RunResult
+    from lora_mnist.pipeline.run_all import Done, RunResult
     from lora_mnist.pipeline.teach import TeachResult
     from lora_mnist.play.one_file import PageExport
     from lora_mnist.runs.schemas import Evaluation
@@ -170,7 +170,7 @@ def taught(result: TeachResult, run: Path, dataset: str) -> RenderableType:
     return Group(*lines)
 
 
-def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
+def merged(document: MergeResult, base: Evaluation, run: Path) -> RenderableType:
     """How good the merged network is, of what it was made, how exactly, and where it is."""
     dataset, accuracy = document.evaluation.dataset.name, ", ".join(tables.accuracies(document.evaluation, base))
     exact = f"{document.largest_difference:.1e} of {document.largest_logit:.3g}"
@@ -188,7 +188,7 @@ def merged(document: Merging, base: Evaluation, run: Path) -> RenderableType:
     )
 
 
-def exported(document: Export) -> RenderableType:
+def exported(document: ExportResult) -> RenderableType:
     """Where it lies, how it is called, and how far its logits are from ours."""
     about, is_original = document.provenance, document.format == "original"
     kind = f"ONNX, opset {document.opset}" if document.opset else "as imported" if is_original else "torch.export"
@@ -226,7 +226,7 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     Stages that were finished before are held back until one had something to do, so a finished run has no lines.
     """
     from lora_mnist.pipeline.pretrain import PretrainResult
-    from lora_mnist.pipeline.run import STAGES
+    from lora_mnist.pipeline.run_all import STAGES
     from lora_mnist.pipeline.verify import VerifyResult
 
     lines: list[RenderableType] = []
@@ -307,7 +307,7 @@ def finished(document: RunResult, page: Path) -> RenderableType:
 
 def stage_line(number: int, time: str, text: str) -> RenderableType:
     """What a stage did; `time` says how long it took, or that it was finished before."""
-    from lora_mnist.pipeline.run import STAGES
+    from lora_mnist.pipeline.run_all import STAGES
 
     return _timed(f"{number}/{len(STAGES)} {STAGES[number - 1]}", time, text)
 

@@ -64,7 +64,7 @@ def sweep(
     Example: lora-mnist sweep --rank 1,4 --set finetune.focus=0.2,0.35 --out sweeps/focus
     """
     from lora_mnist.cli import sweep_tables
-    from lora_mnist.pipeline.run import require_rounds
+    from lora_mnist.pipeline.run_all import require_rounds
     from lora_mnist.sweep import run as sweeps
     from lora_mnist.sweep.engines import engine_of
     from lora_mnist.sweep.grid import Comparisons, parse_axes

@@ -14,7 +14,7 @@ Here are the stages of the main job. The others load what it does not need, so t
 from lora_mnist.pipeline.evaluate import evaluate
 from lora_mnist.pipeline.finetune import FinetuneResult, finetune, finetune_full
 from lora_mnist.pipeline.pretrain import PretrainResult, pretrain
-from lora_mnist.pipeline.run import RunResult, run
+from lora_mnist.pipeline.run_all import RunResult, run
 from lora_mnist.pipeline.verify import VerifyResult, verify
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.settings.request import Applied, Request

@@ -21,7 +21,7 @@ from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import DatasetName
 from lora_mnist.settings.config import Count, DataSettings, Digit, Document, Many, Maybe
 
-_Stored = tuple[Path, torch.Tensor | None]  # the folder of a network, and its logits (N, 10) of `test`
+_Stored = tuple[Path, dict[str, torch.Tensor]]  # the folder of a network, and its logits (N, 10) by split
 
 
 class Network(Document):
@@ -84,7 +84,7 @@ def compare(runs: Sequence[Path], adapters: Sequence[str] = (), data: Path = Pat
         base, lines = run.require_base(), adapter_lines(run)
         made = zip((*run.adapters(), *run.full_checkpoints()), lines, strict=True)
         for saved, line in ((base, None), *made):
-            logits = saved.logits().get("test")  # read with the documents, as they may be replaced
+            logits = saved.logits()  # read with the documents, as they may be replaced
             names += [saved.name] if line else []
             if adapters and not (line and saved.name in adapters):
                 continue
@@ -120,14 +120,13 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNe
     dataset = load(one.dataset.name, data, share, seed, val_from=val_from)
     if dataset.sha256 != one.dataset.sha256:
         raise RunError(f"{one.run} was trained on other images of the same name.", "Leave it out.")
-    labels, logits = dataset.test.labels, {}
-    for network, (folder, stored) in networks.items():
-        if stored is None or stored.shape != (len(labels), 10):
+    labels = dataset.test.labels
+    for folder, logits in networks.values():
+        if logits["test"].shape != (len(labels), 10):
             raise RunError(f"{folder} has no logits for each of the {len(labels)} test images.", RESTORE)
-        logits[network] = {"test": stored}
-    for first, second in itertools.combinations(networks, 2):
+    for (first, (_, before)), (second, (_, after)) in itertools.combinations(networks.items(), 2):
         digits = {network.adapter.digit for network in (first, second) if network.adapter}
         digit = digits.pop() if len(digits) == 1 else None  # None too where drawings were taught
-        found = metrics.compare(logits[first], logits[second], {"test": labels}, digit or 0)["test"].pairs
+        found = metrics.compare(before, after, {"test": labels}, digit or 0)["test"].pairs
         errors, missed = tested(found.errors), None if digit is None else tested(found.missed)
         yield PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)

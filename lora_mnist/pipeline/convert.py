@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
@@ -30,7 +31,7 @@ from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import MLP
 
 
-class Merging(Provenance, MergeRecord):
+class MergeResult(Provenance, MergeRecord):
     """What was merged, how, the file that holds it, and what it does."""
 
     file: str
@@ -38,7 +39,7 @@ class Merging(Provenance, MergeRecord):
     evaluation: Evaluation
 
 
-def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool = False) -> Merging:
+def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool = False) -> MergeResult:
     """Write the base with `adapters` merged into its weights as a checkpoint of its own, beside the base.
 
     Raises:
@@ -75,9 +76,9 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool =
             writer.history(None)
             writer.results(evaluation, logits)
             if source:
-                original = f"original{source.suffix}"
+                original = f"original{Path(source.file).suffix}"
                 write_file(writer.folder / original, original_content(source, merged))
-        return Merging(
+        return MergeResult(
             **dict(record),
             **dict(provenance),
             file=str(place.folder / WEIGHTS),
@@ -92,9 +93,8 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
     Args:
         checkpoint: a checkpoint of the run or a file; None is the latest that `finetune --full` made.
 
-    Raises:
-        RunError: there is no such checkpoint, or an adapter of that name already.
-        LoRAError: the rank is out of its range, or the checkpoint is not of the base's shape.
+    Raises RunError if there is no such checkpoint or an adapter of that name already, LoRAError if the rank is out of
+    its range or the checkpoint is not of the base's shape.
     """
     with work.writing():
         tuned, source = work.checkpoint(checkpoint)

@@ -36,7 +36,7 @@ TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
 ROUNDED = 0.05  # likewise, where a file's own dtype has only 8 or 11 bits of a merged weight
 
 
-class Provenance(Document):
+class FileProvenance(Document):
     """What stands in the file itself, as JSON under the name lora_mnist; an original has no place for it."""
 
     lora_mnist: str
@@ -48,7 +48,7 @@ class Provenance(Document):
     output: str = f"{LOGITS}: float32 (N, 10)"
 
 
-class Export(Document):
+class ExportResult(Document):
     """What was written, and the largest difference of its logits from ours on held-out images."""
 
     file: str
@@ -58,7 +58,7 @@ class Export(Document):
     images: Count
     largest_difference: float
     largest_logit: float
-    provenance: Provenance
+    provenance: FileProvenance
 
 
 class PlainNetwork(nn.Module):
@@ -80,7 +80,7 @@ def export(
     format: str = "onnx",
     out: Path | None = None,
     allow_unverified: bool = False,
-) -> Export:
+) -> ExportResult:
     """Write the base with `adapters` merged into its weights, once its logits are seen to be ours.
 
     Args:
@@ -104,11 +104,12 @@ def export(
         model, used = work.adapted(adapters, allow_unverified)
         name = "-".join(one.name for one in used) or "base"
         original = source if format == "original" else None
-        file = out or work.run.exports / f"{name}{original.suffix if original else SUFFIXES[format]}"
+        suffix = Path(original.file).suffix if original else SUFFIXES[format]
+        file = out or work.run.exports / f"{name}{suffix}"
         require_unused(file, work.request.force)
         ours = held_out_logits(model, work.dataset)
         require_finite(ours, "Choose a smaller --strength.")
-        about = Provenance(
+        about = FileProvenance(
             lora_mnist=__version__,
             run=work.run.path.resolve().name,
             dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),
@@ -123,7 +124,7 @@ def export(
             written.load_state_dict(tensors_in(original, content))
             theirs = held_out_logits(written, work.dataset)
         else:
-            content, theirs = _exported(work, merged, format, about)
+            content, theirs = _exported(work, merged, format, about.model_dump_json())
         largest = largest_of(ours.values())
         difference = largest_of(part - theirs[split] for split, part in ours.items())
         tolerance = ROUNDED if original and original.rounds else TOLERANCE
@@ -134,7 +135,7 @@ def export(
                 f"{file} was not written. Report that, with the versions that `lora-mnist doctor` prints.",
             )
         write_file(file, content)
-    return Export(
+    return ExportResult(
         file=str(file),
         format=format,
         opset=OPSET if format == "onnx" else None,
@@ -162,7 +163,7 @@ def _wanted(network: MLP) -> str:
     return f"(grey values from 0 to 1 - {network.mean:g}) / {network.std:g}, light on dark: float32 (N, 784)"
 
 
-def _exported(work: Workspace, merged: MLP, format: str, about: Provenance) -> tuple[bytes, dict[str, torch.Tensor]]:
+def _exported(work: Workspace, merged: MLP, format: str, about: str) -> tuple[bytes, dict[str, torch.Tensor]]:
     """The file's content, and the logits (N, 10) by split of the network that is read back from it."""
     plain = PlainNetwork(merged).cpu().eval().requires_grad_(False)
     through = _through_onnx if format == "onnx" else _through_torch
@@ -174,7 +175,7 @@ def _exported(work: Workspace, merged: MLP, format: str, about: Provenance) -> t
         program = torch.export.export(plain, (example,), dynamic_shapes=batch)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # places in source files of this machine
-        content, network = through(program, about.model_dump_json())
+        content, network = through(program, about)
         with torch.inference_mode():
             batches = {split: images.cpu().split(BATCH) for split, images in work.images.items()}
             return content, {split: torch.cat([network(one) for one in parts]) for split, parts in batches.items()}

@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from lora_mnist import SCHEMA
+from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
 from lora_mnist.evaluation.analysis import add_adapter, analyse, first_directions, pictures, wrong_images
 from lora_mnist.evaluation.baselines import Control, Logits
@@ -20,7 +21,7 @@ from lora_mnist.evaluation.verdict import Verdict, verdict_of
 from lora_mnist.lora import parameter_table, save_adapter, scale_alpha, updates_of
 from lora_mnist.pipeline.card import CARD, base_name, model_card
 from lora_mnist.pipeline.workspace import Workspace, free_name
-from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS, ArtifactWriter
+from lora_mnist.runs.artifact import ANALYSIS, FINETUNE, PICTURES, PROVENANCE, WEIGHTS
 from lora_mnist.runs.atomic import write_file
 from lora_mnist.runs.schemas import (
     AdapterParameters,
@@ -134,18 +135,16 @@ def prove_and_save(
     provenance: Provenance,
     history: History | None = None,
     control: Control | None = None,
-    write_more: Callable[[ArtifactWriter], None] = lambda writer: None,
+    drawings: Drawings | None = None,
 ) -> FinetuneResult:
     """Prove the adapters in `adapted`, evaluate the new one on top of the others, and save it.
 
     Args:
         record: of the new one, without a proof.
         history: of its training, if it was trained.
-        write_more: writes what else is saved with it.
+        drawings: that it was taught, to be saved with it.
 
-    Raises:
-        ProofError: the proof failed; nothing is saved.
-        UsageError: the logits are not finite; nothing is saved.
+    Raises ProofError if the proof failed, UsageError if the logits are not finite; then nothing is saved.
     """
     name, digit, below = record.name, record.digit, record.on_top_of
     proof, logits = prove(work.base, work.images, work.logits_with(()), work.fingerprint, adapted)
@@ -173,7 +172,8 @@ def prove_and_save(
         writer.tensors(PICTURES, shown)
         card = model_card(record, analysis, work.fingerprint, work.dataset.name)
         write_file(writer.folder / CARD, card.encode())
-        write_more(writer)
+        if drawings:
+            writer.drawings(drawings)
     return FinetuneResult(record=record, provenance=provenance, analysis=analysis, evaluation=evaluation)
 
 

@@ -1,7 +1,7 @@
 """Make a network that was trained elsewhere the base of a run: read, measure, evaluate, fingerprint, save."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,10 +9,9 @@ from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import Split, choose, data_folder, load
 from lora_mnist.errors import RunError, UsageError
-from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.pipeline.pretrain import PretrainResult, result_of, save_base
-from lora_mnist.pipeline.state_dict import LIBRARY, layers_of, read_state_dict, source_of
+from lora_mnist.pipeline.state_dict import LIBRARY, read_layers
 from lora_mnist.pipeline.workspace import Workspace, opened
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import record_provenance
@@ -80,8 +79,7 @@ def import_base(
     """
     # what the file holds, before anything else is touched
     asked = _normalisation(mean, std, pixels)
-    state = read_state_dict(file)
-    layers = layers_of(state)
+    layers, source = read_layers(file)
     names = [f"linear{i}" for i in range(1, len(layers) + 1)]
     biases = ["bias" in layer.tensors for layer in layers]
     shape = {"hidden": [layer.sizes[1] for layer in layers[:-1]], "bias": biases if len({*biases}) > 1 else biases[0]}
@@ -112,18 +110,10 @@ def import_base(
         tensors = zip(names, layers, strict=True)
         model.load_state_dict({f"{name}.{kind}": one for name, layer in tensors for kind, one in layer.tensors.items()})
         model.to(device)
-        ways = {_options(*asked): asked, **PIXELS}
-        measured = {way: _right(model, dataset.val, *pixels_of) for way, pixels_of in ways.items()}
-        best = _require_fit(file, model, dataset.val, ways, measured)
-
-        # evaluate, fingerprint, save
-        logits = held_out_logits(model, dataset)
-        require_finite(logits, "Its weights are too large.")
+        shares, better = _measure_fit(file, model, dataset.val, asked)
         provenance = record_provenance(device, started, data if name == "mnist" else None)
-        save_base(run, model, settings, dataset, logits, provenance, source=source_of(state, layers))
+        save_base(run, model, settings, dataset, provenance, source=source)
     work = opened(request, run, settings, device, dataset)
-    shares = {way: float(right.float().mean()) for way, right in measured.items()}
-    better = best if _is_clearly_better(measured[best], measured[_options(*asked)]) else None
     return work, ImportResult(**dict(result_of(work)), pixels=shares, architecture=settings.model, better=better)
 
 
@@ -137,12 +127,6 @@ def _normalisation(mean: float | None, std: float | None, pixels: str | None) ->
         mean, std = (MEAN, STD) if pixels is None else (0.0, 1.0)
     white = 255 if pixels == "0-255" else 1
     return mean / white, std / white
-
-
-def _options(mean: float, std: float) -> str:
-    """The options that ask for this."""
-    known = (way for way, pixels in PIXELS.items() if pixels == (mean, std))
-    return next(known, f"--mean {mean:g} --std {std:g}")
 
 
 @torch.inference_mode()
@@ -166,21 +150,20 @@ def _is_clearly_better(one: torch.Tensor, other: torch.Tensor) -> bool:
     return fixed > broken and mcnemar(fixed, broken) < CLEAR
 
 
-def _require_fit(
-    file: Path, model: MLP, val: Split, ways: Mapping[str, tuple[float, float]], measured: Mapping[str, torch.Tensor]
-) -> str:
-    """The way in which it reads most of `val` with ReLU between its layers.
+def _measure_fit(
+    file: Path, model: MLP, val: Split, pixels: tuple[float, float]
+) -> tuple[dict[str, float], str | None]:
+    """The share of `val` that it reads right, by how it may want its pixels; and the way that is clearly better.
 
-    A state dict does not say what stood there or how it wants its pixels, but what it reads does.
-
-    Args:
-        ways: how it may want its pixels, what was asked for first.
-        measured: (N,), what it reads right with each of them.
+    A state dict does not say that, nor what stood between its layers, but what it reads does.
 
     Raises RunError if it reads clearly more with something else than ReLU, or little with what was asked for or at all.
     """
+    asked = next((way for way, known in PIXELS.items() if known == pixels), "--mean {:g} --std {:g}".format(*pixels))
+    ways = {asked: pixels, **PIXELS}
+    measured = {way: _right(model, val, *wanted) for way, wanted in ways.items()}
     shares = {way: float(right.float().mean()) for way, right in measured.items()}
-    asked, most = next(iter(ways)), max(shares.values())
+    most = max(shares.values())
     best = next(way for way in ways if shares[way] > most - ALIKE)
     sample = slice(None, None, -(-len(val) // SAMPLE))
     with_relu, part = measured[best][sample], Split(val.images[sample], val.labels[sample])
@@ -206,4 +189,4 @@ def _require_fit(
     if shares[asked] < POOR:
         cause = f"{file} reads {100 * shares[asked]:.1f} % of val right with {asked}, {100 * shares[best]:.1f} % with"
         raise RunError(f"{cause} {best}.", f"Give it {best}.")
-    return best
+    return shares, best if _is_clearly_better(measured[best], measured[asked]) else None

@@ -86,11 +86,9 @@ def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
 
 
 def require_one_picture(count: int, file: Path, force: bool) -> None:
-    """Make sure that `write_picture` can do what it is asked.
+    """Check that `write_picture` can do what it is asked, before any work is spent.
 
-    Raises:
-        UsageError: there are several pictures, `file` is no PNG, or it is there and not to be replaced.
-        DiskError: the disk refuses.
+    Raises UsageError if there are several pictures or `file` is no PNG, and what `require_unused` raises.
     """
     if count != 1:
         raise UsageError(f"{file} can show one picture, and there are {count}.", "Name one, or leave --show out.")
@@ -119,18 +117,18 @@ def predict(
     if not pictures:
         return Predictions(dataset=work.dataset.name, predictions=())
     images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
-    guesses: list[list[Guess]] = [[] for _ in pictures]
+    guesses: list[list[Guess]] = []  # by network, then by picture
     for one in (None, *adapters):
         below = work.run.on_top_of(one.reference) if one else ()
         model, used = work.adapted([*map(Applied, below), one] if one else [], allow_unverified)
         logits = logits_of(model, images)  # (N, 10)
         require_finite({"": logits}, "Choose a smaller --strength.")
-        on = used[-1] if one else None
-        for of_picture, row in zip(guesses, logits.double().softmax(1).tolist(), strict=True):
-            guess = Guess(adapter=on, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row))
-            of_picture.append(guess)
-    predictions = [
-        Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=tuple(found))
-        for picture, found in zip(pictures, guesses, strict=True)
-    ]
-    return Predictions(dataset=work.dataset.name, predictions=tuple(predictions))
+        on, rows = used[-1] if one else None, logits.double().softmax(1).tolist()
+        guesses.append(
+            [Guess(adapter=on, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row)) for row in rows]
+        )
+    predictions = tuple(
+        Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=of_networks)
+        for picture, of_networks in zip(pictures, zip(*guesses, strict=True), strict=True)
+    )
+    return Predictions(dataset=work.dataset.name, predictions=predictions)

@@ -2,9 +2,6 @@
 
 import logging
 import time
-from collections.abc import Mapping
-
-import torch
 
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, choose, data_folder, load
@@ -17,13 +14,13 @@ from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import (
-    DatasetFacts,
     Evaluation,
     Provenance,
     RareDigit,
     RunRecord,
     Source,
     evaluation_of,
+    facts_of,
     rare_digit,
     record_provenance,
 )
@@ -135,9 +132,7 @@ def _train(request: Request, run: Run) -> Workspace:
     started = time.perf_counter()
     model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
     provenance = record_provenance(device, started, data if name == "mnist" else None)
-    logits = held_out_logits(model, dataset)
-    require_finite(logits, "Choose a lower --learning-rate.")
-    save_base(run, model, settings, dataset, logits, provenance, history)
+    save_base(run, model, settings, dataset, provenance, history)
     return opened(request, run, settings, device, dataset)
 
 
@@ -146,7 +141,6 @@ def save_base(
     model: MLP,
     settings: Settings,
     dataset: Dataset,
-    logits: Mapping[str, torch.Tensor],
     provenance: Provenance,
     history: History | None = None,
     source: Source | None = None,
@@ -154,23 +148,24 @@ def save_base(
     """Make `model` the base of `run`; what was made from an old one is removed, and a warning names it.
 
     Args:
-        logits: (N, 10) by split, of `model`.
         history: of its training, or `source`, the file that it was imported from.
 
     Raises:
+        UsageError: its logits are not finite.
         BusyError: another command writes to the run.
         DiskError: the disk refuses.
     """
+    logits = held_out_logits(model, dataset)
+    require_finite(logits, "Choose a lower --learning-rate." if history else "Its weights are too large.")
     try:
         replaced = run.base.evaluation.base_fingerprint if run.base.is_finished else None
     except RunError:
         replaced = None  # damaged, which may be why it is trained again
     fingerprint = compute_fingerprint(model.state_dict())
-    sizes = {"train": len(dataset.train), "val": len(dataset.val), "test": len(dataset.test)}
     record = RunRecord(
         schema_version=SCHEMA,
         settings=settings,
-        dataset=DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes),
+        dataset=facts_of(dataset),
         base_fingerprint=fingerprint.sha256,
         rare=rare_digit(settings.pretrain, dataset),
         source=source,

@@ -5,9 +5,9 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice, pairwise, permutations
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,17 +33,6 @@ LIBRARY = "What comes in is a chain of linear layers from 784 to 10; docs/librar
 
 
 @dataclass(frozen=True)
-class StateDict:
-    """A file's tensors by their names there, in the order of the file; `key` is where they stand in a checkpoint."""
-
-    path: Path
-    sha256: str
-    format: Format
-    key: str | None
-    tensors: Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
 class Linear:
     """A layer: fp32 tensors by `weight` (out, in) and, if it has one, `bias` (out,), and their names in the file."""
 
@@ -60,10 +49,11 @@ class Linear:
         return f"`{self.names['weight']}` ({_shape(self.tensors['weight'])})"
 
 
-def read_state_dict(path: Path) -> StateDict:
-    """Read what torch.save or safetensors wrote. Nothing in the file is run.
+def read_layers(path: Path) -> tuple[list[Linear], Source]:
+    """The linear layers, in their order, in what torch.save or safetensors wrote; and how that file is laid out.
 
-    Raises RunError if it cannot be read, or holds anything but tensors with names.
+    Nothing in the file is run. Raises RunError if it cannot be read, or holds anything but the layers of one network
+    that takes 784 pixels and gives 10 logits.
     """
     if path.is_dir():
         raise RunError(f"{path} is a folder.", "Name the file in it that holds the weights.")
@@ -76,7 +66,7 @@ def read_state_dict(path: Path) -> StateDict:
         raise RunError(f"{path} does not end in {', '.join(FORMATS)}, the formats that are read.", SAVE)
     if not content:
         raise RunError(f"{path} is empty.", "Name a file with the weights.")
-    found = _content_of(path, content, format)
+    found = _load(path, content, format)
     key = next((key for key in KEYS if isinstance(found, Mapping) and isinstance(found.get(key), Mapping)), None)
     tensors = found if key is None else found[key]
     if not isinstance(tensors, Mapping) or not any(isinstance(one, torch.Tensor) for one in tensors.values()):
@@ -84,14 +74,16 @@ def read_state_dict(path: Path) -> StateDict:
         if isinstance(found, Mapping):
             what = f"only {', '.join(shown(one) for one in list(tensors)[:3]) or 'nothing'}"
         raise RunError(f"{path} holds no state dict, but {what}.", SAVE)
-    return StateDict(path, hashlib.sha256(content).hexdigest(), format, key, tensors)
+    layers = _layers_in(path, tensors)
+    ours = {layer.names[kind]: f"linear{i}.{kind}" for i, layer in enumerate(layers, 1) for kind in layer.names}
+    laid_out = tuple(SourceTensor(name=one, tensor=ours[one], dtype=_dtype(tensors[one])) for one in tensors)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return layers, Source(file=path.name, sha256=sha256, format=format, key=key, tensors=laid_out)
 
 
-def _content_of(path: Path, content: bytes, format: Format) -> Any:
-    return _from_safetensors(path, content) if format == "safetensors" else _from_torch(path, content)
-
-
-def _from_safetensors(path: Path, content: bytes) -> Mapping[str, torch.Tensor]:
+def _load(path: Path, content: bytes, format: Format) -> Any:
+    if format == "torch":
+        return _from_torch(path, content)
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -127,28 +119,24 @@ def _from_torch(path: Path, content: bytes) -> Any:
         raise RunError(f"{path} is no file of torch.save, or a damaged one.", SAVE) from error
 
 
-def layers_of(state: StateDict) -> list[Linear]:
-    """Its linear layers, from the one that takes 784 pixels to the one that gives 10 logits.
-
-    The order of the file is taken for that of the layers if they fit so, else the one order in which they do. Raises
-    RunError if there are several or none, or anything else is in the file.
-    """
+def _layers_in(path: Path, tensors: Mapping[str, torch.Tensor]) -> list[Linear]:
+    """The order of the file is taken for that of the layers if they fit so, else the one order in which they do."""
 
     def refuse(what: str, way_out: str = LIBRARY) -> NoReturn:
-        raise RunError(f"{state.path}: {what}.", way_out)
+        raise RunError(f"{path}: {what}.", way_out)
 
-    for name, tensor in state.tensors.items():
+    for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             refuse(f"{shown(name)} is of type {type(tensor).__name__}: no tensor that has a name", SAVE)
         if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
             refuse(f"`{name}` is no plain tensor", SAVE)
-    if sum(one.numel() for one in state.tensors.values()) > LARGEST // 4:  # as a few bytes can claim to be
+    if sum(one.numel() for one in tensors.values()) > LARGEST // 4:  # as a few bytes can claim to be
         refuse(f"its tensors have more than {LARGEST // 4:,} numbers")
 
-    shapes = [one.shape for one in state.tensors.values() if one.dim() == 2]
+    shapes = [one.shape for one in tensors.values() if one.dim() == 2]
     inputs, outputs = {shape[1] for shape in shapes}, {shape[0] for shape in shapes}
     parts: dict[str, Linear] = {}
-    for name, tensor in state.tensors.items():
+    for name, tensor in tensors.items():
         what = f"`{name}` ({_shape(tensor)})"
         if "lora_" in name:
             refuse(f"{what} is part of a LoRA adapter, not of a network", "Use it as --adapter FOLDER on its own base.")
@@ -180,29 +168,20 @@ def layers_of(state: StateDict) -> list[Linear]:
             refuse(f"`{layer.names['bias']}` ({_shape(layer.tensors['bias'])}) is not the bias of {layer}")
 
     layers = list(parts.values())
-    if _fits(layers):
+    if _is_chain(layers):
         return layers
-    orders = list(islice(_orders(layers), 2)) if len(layers) <= MOST_SEARCHED else []
+    orders = list(islice(filter(_is_chain, permutations(layers)), 2)) if len(layers) <= MOST_SEARCHED else []
     if not orders:
         refuse(_misfit(layers, inputs, outputs))
     if len(orders) > 1:
         first, second = (" → ".join(layer.names["weight"] for layer in order) for order in orders)
         refuse(f"its layers fit as {first} and as {second}", "Save them in their order, with torch.save.")
-    return orders[0]
+    return list(orders[0])
 
 
-def _fits(layers: Sequence[Linear]) -> bool:
+def _is_chain(layers: Sequence[Linear]) -> bool:
     ends = (layers[0].sizes[0], layers[-1].sizes[1])
     return ends == (784, 10) and all(one.sizes[1] == other.sizes[0] for one, other in pairwise(layers))
-
-
-def _orders(left: Sequence[Linear], takes: int = 784) -> Iterator[list[Linear]]:
-    """All orders in which each layer takes what the one before it gives, up to 10."""
-    if not left and takes == 10:
-        yield []
-    for i, layer in enumerate(left):
-        if layer.sizes[0] == takes:
-            yield from ([layer, *rest] for rest in _orders([*left[:i], *left[i + 1 :]], layer.sizes[1]))
 
 
 def _misfit(layers: Sequence[Linear], inputs: set[int], outputs: set[int]) -> str:
@@ -223,20 +202,6 @@ def _shape(tensor: torch.Tensor) -> str:
 
 def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def source_of(state: StateDict, layers: Sequence[Linear]) -> Source:
-    """How the file is laid out, and which of its tensors became which of the base's."""
-    ours = {layer.names[kind]: f"linear{i}.{kind}" for i, layer in enumerate(layers, 1) for kind in layer.names}
-    return Source(
-        file=state.path.name,
-        sha256=state.sha256,
-        format=state.format,
-        key=state.key,
-        tensors=tuple(
-            SourceTensor(name=name, tensor=ours[name], dtype=_dtype(tensor)) for name, tensor in state.tensors.items()
-        ),
-    )
 
 
 def original_content(source: Source, network: MLP) -> bytes:
@@ -260,6 +225,6 @@ def original_content(source: Source, network: MLP) -> bytes:
 
 def tensors_in(source: Source, content: bytes) -> dict[str, torch.Tensor]:
     """What `original_content` made, read again: tensors by our names."""
-    found = _content_of(Path(source.file), content, source.format)
+    found = _load(Path(source.file), content, source.format)
     tensors = found if source.key is None else found[source.key]
     return {one.tensor: tensors[one.name] for one in source.tensors}

@@ -1,7 +1,7 @@
 """Teach a network drawings of one's own: train an adapter on them, test it, and keep it if that is wanted."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +65,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     """Train an adapter on `drawings` beside training images, and test it. Nothing is written.
 
     The settings are those of `work`, `[teach]`. Where there are enough drawings, adapters that have not seen them judge
-    them (see `_test_unseen`).
+    them.
 
     Args:
         report: called after every step; what it raises ends the training. None shows a bar where the workspace does.
@@ -95,17 +95,29 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     decision = select_scale(adapted, NAME, guard, work.logits_with(()).get("val"), val, digit)
     scale_alpha(adapted, NAME, decision.scale or 1.0)
 
-    def train_without(number: int) -> MLP:
-        others = Drawings(drawings.images[~parts[number]], drawings.labels[~parts[number]])
-        tester, _ = train(others, brief, recipe.steps + number * brief.steps)
-        scale_alpha(tester, NAME, decision.scale or 1.0)
-        return tester
-
+    unseen = None
+    if parts:  # cross-validation: every part is tested with an adapter that was trained on the others
+        now_right = torch.zeros_like(was_right)
+        with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
+            for number, part in enumerate(parts):
+                others = Drawings(drawings.images[~part], drawings.labels[~part])
+                tester, _ = train(others, brief, recipe.steps + number * brief.steps)
+                scale_alpha(tester, NAME, decision.scale or 1.0)
+                now_right[part] = is_right(tester, drawings)[part]
+        unseen = Unseen(
+            images=len(was_right),
+            before=int(was_right.sum()),
+            after=int(now_right.sum()),
+            fixed=int((~was_right & now_right).sum()),
+            broken=int((was_right & ~now_right).sum()),
+            folds=len(parts),
+            steps=brief.steps,
+        )
     lesson = LessonResult(
         drawings=drawings.counts,
         before=int(was_right.sum()),
         after=int(is_right(adapted, drawings).sum()),
-        unseen=_test_unseen(work, drawings, was_right, parts, train_without, brief.steps) if parts else None,
+        unseen=unseen,
         val=_on_val(work, adapted, digit) if len(val) else None,
         scale=decision.scale,
     )
@@ -136,8 +148,7 @@ def keep(work: Workspace, taught: TaughtAdapter, name: str | None = None) -> Pat
         settings = taught.settings.model_copy(update={"name": name})
         details = {"seed": taught.seed, "guard": taught.guard, "lesson": taught.lesson}
         record = record_of("taught", adapted, name, taught.digit, settings, weakest=False, **details)
-        provenance, history, drawings = taught.provenance, taught.history, taught.drawings
-        prove_and_save(work, adapted, record, provenance, history, write_more=lambda writer: writer.drawings(drawings))
+        prove_and_save(work, adapted, record, taught.provenance, taught.history, drawings=taught.drawings)
         return work.run.adapter(name).folder
 
 
@@ -173,30 +184,6 @@ def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     if len(different) < 2 * folds:
         return []
     return [which % folds == part for part in range(folds)]
-
-
-def _test_unseen(
-    work: Workspace,
-    drawings: Drawings,
-    was_right: torch.Tensor,
-    parts: Sequence[torch.Tensor],
-    train_without: Callable[[int], MLP],
-    steps: int,
-) -> Unseen:
-    """Cross-validation: test every part of the drawings with an adapter that was trained on the others."""
-    now_right = torch.zeros_like(was_right)
-    with work.progress.waiting("testing each drawing with an adapter that has not seen it"):
-        for number, part in enumerate(parts):
-            now_right[part] = is_right(train_without(number), drawings)[part]
-    return Unseen(
-        images=len(was_right),
-        before=int(was_right.sum()),
-        after=int(now_right.sum()),
-        fixed=int((~was_right & now_right).sum()),
-        broken=int((was_right & ~now_right).sum()),
-        folds=len(parts),
-        steps=steps,
-    )
 
 
 def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:

@@ -80,9 +80,7 @@ def verify(request: Request, adapters: Sequence[str] = (), digest: str | None = 
     Args:
         digest: that the run should have (see `Run.digest`), or its first 16 characters or more.
 
-    Raises:
-        RunError: something is missing altogether, or belongs to another base.
-        UsageError: `digest` is not a run digest.
+    Raises RunError if something is missing altogether or belongs to another base, UsageError if `digest` is none.
     """
     if digest is not None and not re.fullmatch("[0-9a-f]{16,64}", digest := digest.lower()):
         raise UsageError(
@@ -206,16 +204,16 @@ def _unlike_logits(
 ) -> list[str]:
     """The documents that do not follow from the stored logits, a clause each; of the base, unless others are named."""
     logits, applied = artifact.logits(), [AppliedAdapter(name=one, strength=1.0) for one in adapters]
-    wrong = [] if same(artifact.evaluation, work.evaluation(logits, applied, checkpoint)) else [EVALUATION]
+    wrong = [] if _same(artifact.evaluation, work.evaluation(logits, applied, checkpoint)) else [EVALUATION]
     if artifact.is_finetuned:
         kept = artifact.analysis.control if adapters else None  # a checkpoint has none
         control = Control(kept.scale, artifact.logits(control=True)) if kept else None
         found = analyse(work.logits_with(adapters[:-1]), logits, work.labels, artifact.finetune.digit, control)
-        wrong += [] if same(artifact.analysis, found, NOT_RECOMPUTED if adapters else None) else [ANALYSIS]
+        wrong += [] if _same(artifact.analysis, found, NOT_RECOMPUTED if adapters else None) else [ANALYSIS]
     return [f"{name} does not follow from its logits" for name in wrong]
 
 
-def same(stored: Document, found: Document, exclude: set[str] | None = None) -> bool:
+def _same(stored: Document, found: Document, exclude: set[str] | None = None) -> bool:
     """Whether two documents are equal: floats to a relative 1e-6, everything else exactly."""
     return _equal(stored.model_dump(mode="json", exclude=exclude), found.model_dump(mode="json", exclude=exclude))
 

@@ -19,7 +19,7 @@ from lora_mnist.lora.peft import CONFIG
 from lora_mnist.runs.artifact import ADAPTER_WEIGHTS, EVALUATION, LOGITS, RECORD, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.run import Run
-from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of, rare_digit
+from lora_mnist.runs.schemas import AppliedAdapter, Evaluation, evaluation_of, facts_of, rare_digit
 from lora_mnist.settings.config import Settings
 from lora_mnist.settings.request import Applied, Request
 from lora_mnist.training.device import prepare_device
@@ -77,9 +77,7 @@ class Workspace:
     def claim(self, saved: Artifact) -> None:
         """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
 
-        Raises:
-            RunError: it is finished already, and not to be replaced.
-            DiskError: the disk refuses.
+        Raises RunError if it is finished already and not to be replaced, DiskError if the disk refuses.
         """
         self.run.tidy()
         self.run.require_unused(saved, self.request.force)
@@ -115,9 +113,11 @@ class Workspace:
         Raises UsageError if the weakest is wanted and there is no `val`.
         """
         digit, val = self.settings.finetune.digit, self.dataset.val
-        if digit == "weakest" and not len(val):
+        if digit != "weakest":
+            return digit
+        if not len(val):
             raise UsageError("The weakest digit is found on `val`, and this run has none.", "Name one with --digit.")
-        return weakest_digit(self.logits_with(on_top_of)["val"], val.labels) if digit == "weakest" else digit
+        return weakest_digit(self.logits_with(on_top_of)["val"], val.labels)
 
     def warn_of_no_miss(self, digit: int, on_top_of: Sequence[str] = ()) -> None:
         """Say, before anything is trained, that `val` holds no wrong image of `digit`."""
@@ -131,9 +131,8 @@ class Workspace:
     ) -> tuple[MLP, tuple[AppliedAdapter, ...]]:
         """A copy of the base with adapters, and what an evaluation says of them.
 
-        Raises:
-            RunError: one is missing, damaged, or made on another base; or has no fingerprint, unless that is allowed.
-            LoRAError: a strength is not finite.
+        Raises RunError if one is missing, damaged, made on another base, or has no fingerprint and that is not allowed,
+        LoRAError if a strength is not finite.
         """
         model, used = copy.deepcopy(self.base), list[AppliedAdapter]()
         for one in adapters:
@@ -204,9 +203,8 @@ class Workspace:
 def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     """Open the run of `request`, or go on with it if it is opened already.
 
-    Raises:
-        RunError: it has no base, or one that is damaged or was trained on other images.
-        UsageError: what was asked contradicts it.
+    Raises RunError if it has no base, or a damaged one or one of other images, UsageError if what was asked contradicts
+    it.
     """
     run = run or Run(request.run)
     base = run.require_base()
@@ -217,17 +215,12 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     data = data_folder(request.data, base.provenance.data)
     choose(name, data, request.quiet, request.offline)
     dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, settings.data.val_from)
-    facts = run.record.dataset
-    if dataset.sha256 != facts.sha256:
+    if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")
-    for split in ("train", "val", "test"):
-        recorded, found = getattr(facts, split), len(getattr(dataset, split))
-        if recorded != found:  # a `val_share` changed by hand would put other images into each split
-            raise AlteredError(
-                f"{base.folder / RECORD} says {recorded} {split} images, but its settings give {found}.", RESTORE
-            )
-    if run.record.rare != rare_digit(stored.pretrain, dataset):
-        raise AlteredError(f"{base.folder / RECORD} counts other images of the rare digit than it has.", RESTORE)
+    # a `val_share` changed by hand would put other images into each split
+    if (run.record.dataset, run.record.rare) != (facts_of(dataset), rare_digit(stored.pretrain, dataset)):
+        cause = f"{base.folder / RECORD} counts other images in a split, or of the rare digit, than its settings give."
+        raise AlteredError(cause, RESTORE)
     return opened(request, run, settings, device, dataset)
 
 

@@ -27,7 +27,6 @@ from lora_mnist.runs.atomic import (
     is_finished,
     parse_manifest,
     require_same,
-    sha256_of,
     to_json,
     version_of,
     where_is,
@@ -92,9 +91,8 @@ class Artifact:
     def require_whole(self) -> None:
         """Compare every file with the manifest, once.
 
-        Raises:
-            RunError: a file is missing, or another command replaced the folder meanwhile.
-            AlteredError: a file, named, is not the saved one.
+        Raises RunError if one is missing or another command replaced the folder meanwhile, AlteredError, with its name,
+        if one is not as it was saved.
         """
         if self._is_whole:
             return
@@ -110,12 +108,7 @@ class Artifact:
 
     def require_saved(self, name: str) -> None:
         """Raises RunError if a file cannot be read, AlteredError if it is not the saved one."""
-        try:
-            is_kept = name.endswith(".json")  # so that each is read once
-            found = hashlib.sha256(self.content(name)).hexdigest() if is_kept else sha256_of(self.file(name))
-        except OSError as error:
-            raise RunError(f"{self.folder / name} cannot be read: {error.strerror}.", RESTORE) from error
-        require_same(self.folder / name, found, self.hashes.get(name))
+        require_same(self.folder / name, hashlib.sha256(self.content(name)).hexdigest(), self.hashes.get(name))
 
     def require_unchanged(self) -> None:
         """Raises RunError if another command has replaced or removed the folder since this was made."""
@@ -145,9 +138,7 @@ class Artifact:
     def document(self, name: str, kind: type[D]) -> D:
         """Read and validate a JSON file.
 
-        Raises:
-            RunError: it cannot be read.
-            AlteredError: it is not JSON, or not what it should be; file and field are named.
+        Raises RunError if it cannot be read, AlteredError, with file and field, if it is not what it should be.
         """
         path = self.folder / name
         try:
@@ -208,9 +199,7 @@ class Artifact:
     def labelled_drawings(self) -> list[tuple[int, numpy.ndarray]]:
         """The drawings it was taught, in their order: the digit, and uint8 (28, 28). Read without torch.
 
-        Raises:
-            RunError: one cannot be read.
-            AlteredError: there is none, or one is not what `ArtifactWriter.drawings` writes.
+        Raises RunError if one cannot be read, AlteredError if there is none or one is not what `ArtifactWriter` writes.
         """
         import numpy as np
         from PIL import Image
@@ -235,7 +224,7 @@ class Artifact:
         if name in self._contents:
             return self._contents[name]
         try:
-            largest = LARGEST_WEIGHTS if name.endswith(".safetensors") else LARGEST_DOCUMENT
+            largest = LARGEST_DOCUMENT if name.endswith((".json", ".csv")) else LARGEST_WEIGHTS
             content = read_regular(self.file(name), largest)
         except OSError as error:
             self.require_unchanged()
@@ -305,9 +294,7 @@ class ArtifactWriter:
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[MLP, Fingerprint]:
     """The network in `path`, rebuilt from that file alone, and its fingerprint.
 
-    Raises:
-        RunError: it is missing or damaged.
-        AlteredError: its tensors do not have the fingerprint that it carries.
+    Raises RunError if it is missing or damaged, AlteredError if its tensors do not have the fingerprint it carries.
     """
     import torch
     from safetensors import SafetensorError

@@ -97,9 +97,7 @@ def require_writable(folder: Path) -> None:
 def require_unused(path: Path, force: bool) -> None:
     """Check that a file of the user's choice can be written, before any work is spent.
 
-    Raises:
-        UsageError: something is there and must not be replaced, or it is not a file.
-        DiskError: the disk refuses.
+    Raises UsageError if something is there and must not be replaced, or is no file, DiskError if the disk refuses.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Name a file in it.")
@@ -171,12 +169,12 @@ def where_is(place: Path) -> Path:
 
 
 def is_finished(place: Path) -> bool:
-    """Whether `place` was saved whole. Cheap: the manifest is written last, and only its presence is checked."""
+    """Whether `place` was saved whole: the manifest is written last, and only its presence is checked."""
     return (where_is(place) / MANIFEST).is_file()
 
 
 def version_of(place: Path) -> tuple[int, int] | None:
-    """Changes whenever a folder is saved there; None if none is. Cheap: nothing is read."""
+    """Changes whenever a folder is saved there; None if none is. Nothing is read."""
     try:
         found = (where_is(place) / MANIFEST).stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -5,10 +5,12 @@ import re
 from collections.abc import Sequence
 from itertools import compress, pairwise
 from pathlib import Path
+from typing import Any
 
 from lora_mnist import SCHEMA
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.results import Counts
+from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.atomic import is_finished
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import BaseDocuments, FinetunedDocuments, Method, RareDigit, RunDocuments
@@ -35,7 +37,7 @@ class Listing(Document):
     """Every adapter of a run, oldest first, then every checkpoint with all weights trained; and the run's `digest`."""
 
     run: str
-    dataset: str
+    dataset: KnownDataset
     base_fingerprint: str
     digest: str
     adapters: Many[AdapterLine]
@@ -88,27 +90,23 @@ def documents_of(run: Run) -> RunDocuments:
 
     Raises RunError if there is no base, or a document cannot be read or belongs to another base.
     """
-    base, adapters, checkpoints = run.require_base(), run.adapters(), run.full_checkpoints()
-    made = []
-    for one in (*adapters, *checkpoints):
+    base = run.require_base()
+
+    def stored(one: Artifact) -> dict[str, Any]:
         if one.evaluation.base_fingerprint != base.evaluation.base_fingerprint:
             raise RunError(f"{one.name!r} was trained on another base.", f"Remove {one.folder}, or train it again.")
-        documents = FinetunedDocuments(
-            name=one.name,
-            sha256=one.hashes[one.weights],
-            finetune=one.finetune,
-            evaluation=one.evaluation,
-            analysis=one.analysis,
-            provenance=one.provenance,
-        )
-        made.append(documents)
+        return {"sha256": one.hashes[one.weights], "evaluation": one.evaluation, "provenance": one.provenance}
+
+    def finetuned(one: Artifact) -> FinetunedDocuments:
+        return FinetunedDocuments(name=one.name, finetune=one.finetune, analysis=one.analysis, **stored(one))
+
     return RunDocuments(
         schema_version=SCHEMA,
         run_digest=run.digest(),
         run=run.record,
-        base=BaseDocuments(sha256=base.hashes[base.weights], evaluation=base.evaluation, provenance=base.provenance),
-        adapters=tuple(reversed(made[: len(adapters)])),
-        checkpoints=tuple(made[len(adapters) :]),
+        base=BaseDocuments(**stored(base)),
+        adapters=tuple(map(finetuned, reversed(run.adapters()))),
+        checkpoints=tuple(map(finetuned, run.full_checkpoints())),
     )
 
 
@@ -149,20 +147,19 @@ def list_runs(folder: Path) -> Overview:
         files = [os.path.join(place, name) for place, _, names in os.walk(run.path) for name in names]
         size = sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
         try:
-            base, adapters = run.require_base().evaluation, adapter_lines(run)
-            errors = base.splits["test"].errors
-            better = [line for line in adapters if line.after.errors < errors]
+            found, test = list_adapters(run), run.base.evaluation.splits["test"]
+            better = [line for line in found.adapters if line.after.errors < test.errors]
             line = RunLine(
-                run=str(run.path),
+                run=found.run,
                 bytes=size,
-                dataset=base.dataset.name,
-                images=base.splits["test"].count,
-                errors=errors,
-                adapters=len(adapters),
-                rare=run.record.rare,
-                imported=run.record.source.file if run.record.source else None,
+                dataset=found.dataset,
+                images=test.count,
+                errors=test.errors,
+                adapters=len(found.adapters),
+                rare=found.rare,
+                imported=found.imported,
                 best=min(better, key=lambda line: line.after.errors, default=None),
-                digest=run.digest(),
+                digest=found.digest,
             )
         except RunError as error:
             line = RunLine(run=str(run.path), bytes=size, fault=error.cause)
@@ -204,9 +201,7 @@ def count_parameters(run: Run, ranks: str, shapes: Sequence[str] | None = None) 
 
     rank · (in + out) numbers for each W (out, in): A (rank, in) and B (out, rank).
 
-    Raises:
-        RunError: there is no base, and no shape was given.
-        UsageError: the ranks are not `1,2,4`, or a shape is not `4096x4096`.
+    Raises UsageError if the ranks are not `1,2,4` or a shape is not `4096x4096`, RunError if there is no base or shape.
     """
     if not re.fullmatch(r"0*[1-9]\d{0,6}(,0*[1-9]\d{0,6})*", ranks):
         raise UsageError(f"`rank` (={ranks!r}) is not a list of whole numbers from 1.", "Write it as 1,2,4,8.")

@@ -22,6 +22,7 @@ from lora_mnist.runs.atomic import (
     finished_folders,
     new_folder,
     one_writer,
+    parse_json,
     recover,
     remove_folder,
     require_writable,
@@ -29,7 +30,6 @@ from lora_mnist.runs.atomic import (
     write_file,
 )
 from lora_mnist.runs.schemas import RunRecord
-from lora_mnist.settings.config import Document
 
 log = logging.getLogger("lora_mnist")
 
@@ -100,8 +100,8 @@ class Run:
     def record(self) -> RunRecord:
         """How the base was made. Raises RunError if there is no base, or it was made by another version."""
         self._require_finished_base()
-        found = self.base.document(RECORD, _AnyVersion).schema_version
-        if found != SCHEMA:
+        document = parse_json(self.base.folder / RECORD, self.base.content(RECORD))
+        if isinstance(document, dict) and (found := document.get("schema_version")) != SCHEMA:
             raise RunError(
                 f"{self.path} was made by another version of lora-mnist: its schema is {found}, not {SCHEMA}.",
                 "Use that version, choose another --run, or train it again with `pretrain --force --config …`.",
@@ -248,7 +248,3 @@ class Run:
             return replaced not in (None, present) and artifact.evaluation.base_fingerprint == replaced
         except RunError:
             return False  # damaged, which `require_…` will say
-
-
-class _AnyVersion(Document, extra="allow"):
-    schema_version: object = None

@@ -112,11 +112,6 @@ class Source(Document):
     tensors: Many[SourceTensor]  # in the file's order
 
     @property
-    def suffix(self) -> str:
-        """What its name ends in, which says the format."""
-        return Path(self.file).suffix
-
-    @property
     def rounds(self) -> bool:
         """Whether it cannot hold every float32."""
         return any(one.dtype not in ("float32", "float64") for one in self.tensors)
@@ -311,6 +306,12 @@ class RunDocuments(Document):
     base: BaseDocuments
     adapters: Many[FinetunedDocuments]  # the newest first
     checkpoints: Many[FinetunedDocuments]  # those with all weights trained, the oldest first
+
+
+def facts_of(dataset: Dataset) -> DatasetFacts:
+    """What a run records of its images."""
+    sizes = {split: len(getattr(dataset, split)) for split in ("train", "val", "test")}
+    return DatasetFacts(name=dataset.name, sha256=dataset.sha256, **sizes)
 
 
 def rare_digit(pretraining: PretrainSettings, dataset: Dataset) -> RareDigit | None:

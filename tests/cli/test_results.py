@@ -14,7 +14,7 @@ from lora_mnist.evaluation.verdict import side_effects, verdict_of
 from lora_mnist.pipeline import FinetuneResult, Request, RunResult, finetune_full, verify
 from lora_mnist.pipeline.convert import extract, merge
 from lora_mnist.pipeline.pretrain import pretrain
-from lora_mnist.pipeline.run import Done
+from lora_mnist.pipeline.run_all import Done
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.request import Applied
 from lora_mnist.training import train as recipe

@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -26,30 +27,16 @@ from lora_mnist.report.page import write_report
 from lora_mnist.runs.listing import count_parameters
 from lora_mnist.runs.run import Run
 
-from ..conftest import snapshot
+from ..conftest import smoke, snapshot
 
 IMAGES, LABELS = (torch.from_numpy(part) for part in read_mnist_5k())
-Prepare = Callable[[torch.Tensor], torch.Tensor]  # uint8 pixels -> those that a network was trained on
-
-
-def usual_pixels(images: torch.Tensor) -> torch.Tensor:
-    return (images / 255 - 0.1307) / 0.3081
-
-
-def plain_pixels(images: torch.Tensor) -> torch.Tensor:
-    return images / 255
-
-
-def whole_pixels(images: torch.Tensor) -> torch.Tensor:
-    return images.float()
-
-
-def centred_pixels(images: torch.Tensor) -> torch.Tensor:
-    return images / 127.5 - 1
-
-
-def dark_on_light(images: torch.Tensor) -> torch.Tensor:
-    return 1 - images / 255
+PREPARE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # uint8 pixels -> those that a network was trained on
+    "usual": lambda images: (images / 255 - 0.1307) / 0.3081,
+    "0 to 1": lambda images: images / 255,
+    "0 to 255": torch.Tensor.float,
+    "-1 to 1": lambda images: images / 127.5 - 1,
+    "dark on light": lambda images: 1 - images / 255,
+}
 
 
 class Foreign(NamedTuple):
@@ -58,7 +45,7 @@ class Foreign(NamedTuple):
     file: str
     names: list[str]  # of the layers, in their order
     hidden: tuple[int, ...]
-    prepare: Prepare = usual_pixels
+    pixels: str = "usual"
     options: Mapping[str, object] = MappingProxyType({})
     bias: bool = True
     dtype: torch.dtype = torch.float32
@@ -67,15 +54,13 @@ class Foreign(NamedTuple):
 
 FOREIGN = {
     "named as ours": Foreign("model.pth", ["linear1", "linear2", "linear3"], (100, 200)),
-    "fc": Foreign("fc.pt", ["fc1", "fc2"], (64,), plain_pixels, {"pixels": "0-1"}),
+    "fc": Foreign("fc.pt", ["fc1", "fc2"], (64,), "0 to 1", {"pixels": "0-1"}),
     "sequential": Foreign("net.pt", ["1", "3", "5", "7", "9"], (70, 30, 50, 20)),
-    "one layer": Foreign("linear.pt", [""], (), plain_pixels, {"pixels": "0-1"}),
+    "one layer": Foreign("linear.pt", [""], (), "0 to 1", {"pixels": "0-1"}),
     "compiled": Foreign("compiled.bin", ["_orig_mod.body.0", "_orig_mod.body.2"], (33,), key="model"),
     "parallel": Foreign("ddp.ckpt", ["module.a", "module.b", "module.head"], (64, 17), key="state_dict"),
-    "no bias": Foreign(
-        "free.pt", ["in", "mid", "out"], (40, 40), centred_pixels, {"mean": 0.5, "std": 0.5}, bias=False
-    ),
-    "bytes": Foreign("raw.pt", ["input", "output"], (50,), whole_pixels, {"pixels": "0-255"}, key="model_state_dict"),
+    "no bias": Foreign("free.pt", ["in", "mid", "out"], (40, 40), "-1 to 1", {"mean": 0.5, "std": 0.5}, bias=False),
+    "bytes": Foreign("raw.pt", ["input", "output"], (50,), "0 to 255", {"pixels": "0-255"}, key="model_state_dict"),
     "half": Foreign("half.safetensors", ["net.0", "net.2"], (60,), dtype=torch.float16),
     "sorted": Foreign("z.safetensors", [f"layers.{i}" for i in (0, 3, 6, 9, 12)], (30, 30, 30, 30)),
 }
@@ -98,20 +83,17 @@ def forward(tensors: dict[str, torch.Tensor], names: list[str], x: torch.Tensor)
     return x
 
 
-def train(hidden: tuple[int, ...], prepare: Prepare, bias: bool = True, act=F.relu) -> list[nn.Linear]:
-    """Two passes over every third image of the training set."""
+def train(hidden: tuple[int, ...], pixels: str, bias: bool = True, act=nn.ReLU) -> list[nn.Linear]:
+    """Three passes over every third image of the data set."""
     torch.manual_seed(1)
-    sizes = (784, *hidden, 10)
-    layers = [nn.Linear(a, b, bias) for a, b in pairwise(sizes)]
-    x, y = prepare(IMAGES[::3].flatten(1)), LABELS[::3].long()
-    rate = 1e-3 if prepare is whole_pixels else 3e-3
-    optimizer = torch.optim.Adam([one for layer in layers for one in layer.parameters()], rate)
+    layers = [nn.Linear(a, b, bias) for a, b in pairwise((784, *hidden, 10))]
+    network = nn.Sequential(*(part for layer in layers for part in (layer, act())))[:-1]
+    x, y = PREPARE[pixels](IMAGES[::3].flatten(1)), LABELS[::3].long()
+    rate = 1e-3 if pixels == "0 to 255" else 3e-3
+    optimizer = torch.optim.Adam(network.parameters(), rate)
     for batch in torch.cat([torch.randperm(len(x)) for _ in range(3)]).split(50):
-        out = x[batch]
-        for layer in layers:
-            out = layer(out) if layer is layers[-1] else act(layer(out))
         optimizer.zero_grad()
-        F.cross_entropy(out, y[batch]).backward()
+        F.cross_entropy(network(x[batch]), y[batch]).backward()
         optimizer.step()
     return layers
 
@@ -124,18 +106,14 @@ def save(path: Path, tensors: dict[str, torch.Tensor], key: str | None = None) -
     return path
 
 
-def request(run: Path, **changes: object) -> Request:
-    return Request(run=run, config="smoke", options={"data": {"dataset": "mnist-5k"}}, **changes)
-
-
 def bring_in(run: Path, file: Path, **options: object) -> ImportResult:
-    return import_base(request(run), file, **options)[1]
+    return import_base(smoke(run), file, **options)[1]
 
 
 @pytest.fixture(scope="module")
 def usual() -> OrderedDict:
     """A trained state dict: 784 → 40 → 20 → 10."""
-    return tensors_by(["a", "b", "c"], train((40, 20), usual_pixels))
+    return tensors_by(["a", "b", "c"], train((40, 20), "usual"))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +127,7 @@ def imported(tmp_path_factory, usual) -> Path:
 
 @pytest.mark.parametrize("one", FOREIGN.values(), ids=FOREIGN)
 def test_a_network_comes_in_is_repaired_and_goes_back_as_it_came(tmp_path, one):
-    tensors = tensors_by(one.names, train(one.hidden, one.prepare, one.bias), one.dtype)
+    tensors = tensors_by(one.names, train(one.hidden, one.pixels, one.bias), one.dtype)
     file = save(tmp_path / one.file, tensors, one.key)
     found = bring_in(tmp_path / "run", file, **one.options)
     assert found.better is None
@@ -157,7 +135,7 @@ def test_a_network_comes_in_is_repaired_and_goes_back_as_it_came(tmp_path, one):
     # what plain PyTorch counts on the same images, by its own names
     work = open_workspace(Request(run=tmp_path / "run"))
     for split, part in work.dataset.held_out.items():
-        right = forward(tensors, one.names, one.prepare(part.images.flatten(1))).argmax(1) == part.labels
+        right = forward(tensors, one.names, PREPARE[one.pixels](part.images.flatten(1))).argmax(1) == part.labels
         assert (found.splits[split].count, found.splits[split].errors) == (len(right), int((~right).sum()))
     assert found.splits["test"].accuracy > 0.8
 
@@ -187,40 +165,6 @@ def test_a_network_comes_in_is_repaired_and_goes_back_as_it_came(tmp_path, one):
         assert float((forward(back, one.names, x) - logits).abs().max()) <= rounding * float(logits.abs().max())
     back = load_file(base.file) if file.suffix == ".safetensors" else torch.load(base.file)
     assert all(torch.equal(each, tensors[name]) for name, each in (back[one.key] if one.key else back).items())
-
-
-class Demonstration(nn.Module):
-    """The published one, as it is written there."""
-
-    def __init__(self, hidden_size_1=1000, hidden_size_2=2000):
-        super().__init__()
-        self.linear1 = nn.Linear(28 * 28, hidden_size_1)
-        self.linear2 = nn.Linear(hidden_size_1, hidden_size_2)
-        self.linear3 = nn.Linear(hidden_size_2, 10)
-        self.relu = nn.ReLU()
-
-    def forward(self, img):
-        x = img.view(-1, 28 * 28)
-        x = self.relu(self.linear1(x))
-        x = self.relu(self.linear2(x))
-        return self.linear3(x)
-
-
-def test_the_published_demonstration_comes_in(tmp_path):
-    torch.manual_seed(0)
-    net, x = Demonstration(), usual_pixels(IMAGES)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
-    for batch in torch.randperm(len(x))[:1000].split(10):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x[batch]), LABELS[batch].long()).backward()
-        optimizer.step()
-    torch.save(net.state_dict(), tmp_path / "model.pt")
-    found = bring_in(tmp_path / "run", tmp_path / "model.pt")
-    work = open_workspace(Request(run=tmp_path / "run"))
-    assert sum(one.numel() for one in work.base.parameters()) == 2_807_010
-    with torch.no_grad():
-        wrong = net(usual_pixels(work.dataset.test.images)).argmax(1) != work.dataset.test.labels
-    assert (found.splits["test"].errors, found.better) == (int(wrong.sum()), None)
 
 
 def test_layers_with_and_without_a_bias_go_together(tmp_path, usual):
@@ -283,13 +227,13 @@ def test_import_replaces_a_finished_base_only_by_force(run_copy, tmp_path, usual
     with pytest.raises(RunError, match="finished already"):
         bring_in(run_copy, file)
     assert snapshot(run_copy) == before
-    import_base(request(run_copy, force=True), file)
+    import_base(replace(smoke(run_copy), force=True), file)
     assert "Removed what was made from the old base" in caplog.text
     assert Run(run_copy).record.source.file == "mine.pt"
 
 
 def test_the_command_says_what_came_in_and_what_fits_better(tmp_path, succeeds):
-    file = save(tmp_path / "bytes.pt", tensors_by(["x", "y"], train((50,), plain_pixels)))
+    file = save(tmp_path / "bytes.pt", tensors_by(["x", "y"], train((50,), "0 to 1")))
     asked = ("--dataset", "mnist-5k", "--run", tmp_path / "run", "--mean", 0.25, "--std", 0.5)
     said = " ".join(succeeds("import", file, *asked).split())
     assert "784 → 50 → 10, ReLU assumed" in said
@@ -326,52 +270,34 @@ class Unsafe:
         return (Path.touch, (self.mark,))
 
 
-class Pickled(nn.Module):
-    """A whole module, not its state dict."""
-
-    def __init__(self):
-        super().__init__()
-        self.only = nn.Linear(784, 10)
-
-
-def changed(usual: dict[str, torch.Tensor], **changes: torch.Tensor | None) -> OrderedDict:
-    tensors = OrderedDict(usual)
-    for name, tensor in changes.items():
-        tensors[name.replace("__", ".")] = tensor
-    return OrderedDict((name, tensor) for name, tensor in tensors.items() if tensor is not None)
-
-
 def four_layers(*names: str) -> dict[str, torch.Tensor]:
     shapes = {"in": (20, 784), "x": (20, 20), "y": (20, 20), "out": (10, 20)}
     return {f"{name}.weight": torch.randn(shapes[name]) for name in names}
 
 
-def with_nan(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.clone()
-    tensor[0, 0] = float("nan")
-    return tensor
-
-
 CONTENTS = {  # what torch.save is given, and what the error says
-    "convolution": (lambda u: changed(u, a__weight=torch.zeros(8, 1, 3, 3)), "`a.weight` (8 × 1 × 3 × 3) is a convo"),
-    "batch norm": (lambda u: changed(u, bn__running_mean=torch.zeros(40)), "`bn.running_mean` (40) is neither"),
-    "layer norm": (lambda u: changed(u, norm__weight=torch.ones(40)), "`norm.weight` (40) is neither"),
+    "convolution": (lambda u: u | {"a.weight": torch.zeros(8, 1, 3, 3)}, "`a.weight` (8 × 1 × 3 × 3) is a convo"),
+    "batch norm": (lambda u: u | {"bn.running_mean": torch.zeros(40)}, "`bn.running_mean` (40) is neither"),
+    "layer norm": (lambda u: u | {"norm.weight": torch.ones(40)}, "`norm.weight` (40) is neither"),
     "transposed": (lambda u: {"dense/kernel": torch.zeros(784, 10), "dense/bias": torch.zeros(10)}, "is transposed"),
     "wrong input": (
-        lambda u: changed(u, a__weight=torch.zeros(40, 1024)),
+        lambda u: u | {"a.weight": torch.zeros(40, 1024)},
         "`a.weight` (40 × 1024) takes 1,024 numbers",
     ),
-    "wrong output": (lambda u: changed(u, c__weight=torch.zeros(26, 20), c__bias=torch.zeros(26)), "gives 26 numbers"),
-    "a gap": (lambda u: changed(u, b__weight=torch.zeros(20, 41)), "`b.weight` (20 × 41) takes 41 numbers, but `a.w"),
-    "three dimensions": (lambda u: changed(u, a__weight=torch.zeros(1, 40, 784)), "(1 × 40 × 784) is no matrix"),
-    "nan": (lambda u: changed(u, b__weight=with_nan(u["b.weight"])), "`b.weight` (20 × 40) holds NaN, infinity"),
-    "too large for float32": (
-        lambda u: changed(u, b__weight=u["b.weight"].double() * 1e300),
+    "wrong output": (lambda u: u | {"c.weight": torch.zeros(26, 20), "c.bias": torch.zeros(26)}, "gives 26 numbers"),
+    "a gap": (lambda u: u | {"b.weight": torch.zeros(20, 41)}, "`b.weight` (20 × 41) takes 41 numbers, but `a.w"),
+    "three dimensions": (lambda u: u | {"a.weight": torch.zeros(1, 40, 784)}, "(1 × 40 × 784) is no matrix"),
+    "nan": (
+        lambda u: u | {"b.weight": u["b.weight"].index_fill(0, torch.tensor(3), torch.nan)},
         "`b.weight` (20 × 40) holds NaN, infinity",
     ),
-    "another bias": (lambda u: changed(u, b__bias=torch.zeros(21)), "`b.bias` (21) is not the bias of `b.weight`"),
-    "a bias alone": (lambda u: changed(u, d__bias=torch.zeros(20)), "`d.bias` is a bias without a weight"),
-    "whole numbers": (lambda u: changed(u, b__weight=torch.zeros(20, 40, dtype=torch.int8)), "is int8, not float16"),
+    "too large for float32": (
+        lambda u: u | {"b.weight": u["b.weight"].double() * 1e300},
+        "`b.weight` (20 × 40) holds NaN, infinity",
+    ),
+    "another bias": (lambda u: u | {"b.bias": torch.zeros(21)}, "`b.bias` (21) is not the bias of `b.weight`"),
+    "a bias alone": (lambda u: u | {"d.bias": torch.zeros(20)}, "`d.bias` is a bias without a weight"),
+    "whole numbers": (lambda u: u | {"b.weight": torch.zeros(20, 40, dtype=torch.int8)}, "is int8, not float16"),
     "language model": (
         lambda u: {"wte.weight": torch.zeros(50, 16), "h.0.attn.c_attn.weight": torch.zeros(16, 48)},
         "`wte.weight` (50 × 16) takes 16 numbers",
@@ -379,31 +305,39 @@ CONTENTS = {  # what torch.save is given, and what the error says
     "adapter": (lambda u: {"a.lora_A.weight": torch.zeros(1, 784)}, "is part of a LoRA adapter"),
     "optimizer": (lambda u: {"state": {}, "param_groups": [{"lr": 0.1}]}, "no state dict, but only 'state', 'param"),
     "a list": (lambda u: [1, 2], "holds no state dict, but a list"),
-    "beside numbers": (lambda u: changed(u, epoch=3), "'epoch' is of type int: no tensor"),
+    "beside numbers": (lambda u: u | {"epoch": 3}, "'epoch' is of type int: no tensor"),
     "two orders": (
         lambda u: four_layers("x", "in", "out", "y"),
         "its layers fit as in.weight → x.weight → y.weight → out.weight and as in.w",
     ),
-    "stretched": (lambda u: changed(u, a__weight=torch.zeros(1).expand(10**6, 784)), "more than 268,435,456 numbers"),
+    "stretched": (lambda u: u | {"a.weight": torch.zeros(1).expand(10**6, 784)}, "more than 268,435,456 numbers"),
+    "sparse": (lambda u: {"a.weight": torch.zeros(10, 784).to_sparse()}, "`a.weight` is no plain tensor"),
+    "meta": (lambda u: {"a.weight": torch.zeros(10, 784, device="meta")}, "`a.weight` is no plain tensor"),
     "untrained": (lambda u: {name: torch.randn_like(one) for name, one in u.items()}, "however it is given pixels"),
 }
 
 
+@pytest.fixture
+def refused(tmp_path, fails):
+    """Import a file that is not taken, and makes nothing: what is said."""
+
+    def call(file: Path, says: str) -> str:
+        said = fails(4, "import", file, "--run", tmp_path / "run", "--dataset", "mnist-5k", says=says)
+        assert not (tmp_path / "run").exists()
+        return said
+
+    return call
+
+
 @pytest.mark.parametrize(("content", "says"), CONTENTS.values(), ids=CONTENTS)
-def test_what_is_no_such_network_is_one_error_and_makes_nothing(tmp_path, usual, fails, content, says):
+def test_what_is_no_such_network_is_one_error(tmp_path, usual, refused, content, says):
     torch.manual_seed(0)
     torch.save(content(usual), tmp_path / "file.pt")
-    fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k", says=says)
-    assert not (tmp_path / "run").exists()
+    refused(tmp_path / "file.pt", says)
 
 
 def write(name: str, content: bytes):
     return lambda folder: (folder / name).write_bytes(content) and folder / name
-
-
-def scripted(folder: Path) -> Path:
-    torch.jit.save(torch.jit.trace(nn.Linear(784, 10), torch.zeros(1, 784)), folder / "file.pt")
-    return folder / "file.pt"
 
 
 FILES = {
@@ -418,62 +352,53 @@ FILES = {
 
 
 @pytest.mark.parametrize(("make", "says"), FILES.values(), ids=FILES)
-def test_what_cannot_be_read_is_one_error_and_makes_nothing(tmp_path, fails, make, says):
-    fails(4, "import", make(tmp_path), "--run", tmp_path / "run", "--dataset", "mnist-5k", says=says)
-    assert not (tmp_path / "run").exists()
+def test_what_cannot_be_read_is_one_error(tmp_path, refused, make, says):
+    refused(make(tmp_path), says)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_a_torchscript_archive_is_refused(tmp_path, fails):
-    file = scripted(tmp_path)
-    fails(4, "import", file, "--run", tmp_path / "run", "--dataset", "mnist-5k", says="is a TorchScript archive")
+def test_a_torchscript_archive_is_refused(tmp_path, refused):
+    torch.jit.save(torch.jit.trace(nn.Linear(784, 10), torch.zeros(1, 784)), tmp_path / "file.pt")
+    refused(tmp_path / "file.pt", "is a TorchScript archive")
 
 
-def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, fails, monkeypatch):
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, refused, monkeypatch):
     torch.save({"a.weight": torch.zeros(10, 784)}, tmp_path / "plain.pt")
     with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "file.pt", "w", 8) as packed:
         for member in plain.namelist():
             packed.writestr(member, plain.read(member))
     monkeypatch.setattr("lora_mnist.pipeline.state_dict.LARGEST", 20_000)
     for name, says in {"plain.pt": "has more than 20,000 bytes", "file.pt": "bytes when it is unpacked"}.items():
-        fails(4, "import", tmp_path / name, "--run", tmp_path / "run", "--dataset", "mnist-5k", says=says)
-
-
-@pytest.mark.parametrize("plain", [torch.zeros(10, 784).to_sparse(), torch.zeros(10, 784, device="meta")])
-def test_tensors_that_hold_no_numbers_of_their_own_are_refused(tmp_path, fails, plain):
-    torch.save({"a.weight": plain}, tmp_path / "file.pt")
-    fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k", says="no plain tensor")
+        refused(tmp_path / name, says)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_whole_module_is_refused_with_what_to_save(tmp_path, fails, legacy):
-    torch.save(Pickled(), tmp_path / "file.pt", _use_new_zipfile_serialization=not legacy)
-    said = fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k")
-    assert "test_import.Pickled" in said
+def test_a_whole_module_is_refused_with_what_to_save(tmp_path, refused, legacy):
+    torch.save(nn.Linear(784, 10), tmp_path / "file.pt", _use_new_zipfile_serialization=not legacy)
+    said = refused(tmp_path / "file.pt", "holds torch.nn.modules.linear.Linear")
     assert "torch.save(model.state_dict(), FILE)" in said
 
 
 @pytest.mark.parametrize("how", [torch.save, lambda thing, file: file.write_bytes(pickle.dumps(thing))])
-def test_a_hostile_file_runs_nothing(tmp_path, usual, fails, how):
+def test_a_hostile_file_runs_nothing(tmp_path, usual, refused, how):
     mark = tmp_path / "it ran"
     for hostile in (Unsafe(mark), {"state_dict": usual, "note": Unsafe(mark)}):
         how(hostile, tmp_path / "file.pt")
-        fails(4, "import", tmp_path / "file.pt", "--run", tmp_path / "run", "--dataset", "mnist-5k", says="file.pt ")
+        refused(tmp_path / "file.pt", "file.pt ")
         assert not mark.exists()
-        assert not (tmp_path / "run").exists()
     pickle.loads(pickle.dumps(Unsafe(mark)))  # which is what it would have done
     assert mark.exists()
 
 
-@pytest.mark.parametrize(("name", "act"), {"tanh": torch.tanh, "sigmoid": torch.sigmoid}.items())
+@pytest.mark.parametrize(("name", "act"), {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}.items())
 def test_another_activation_is_found_by_what_it_reads(tmp_path, name, act):
-    file = save(tmp_path / "file.pt", tensors_by(["a", "b", "c"], train((60, 60), usual_pixels, act=act)))
+    file = save(tmp_path / "file.pt", tensors_by(["a", "b", "c"], train((60, 60), "usual", act=act)))
     with pytest.raises(RunError, match=f"not trained with ReLU: with {name} between"):
         bring_in(tmp_path / "run", file)
 
 
 def test_pixels_that_fit_not_at_all_are_refused_with_those_that_do(tmp_path):
-    file = save(tmp_path / "file.pt", tensors_by(["a", "b"], train((60,), dark_on_light)))
+    file = save(tmp_path / "file.pt", tensors_by(["a", "b"], train((60,), "dark on light")))
     with pytest.raises(RunError, match=r"right with --mean 0.1307 --std 0.3081, .*--std -.*Give it --mean"):
         bring_in(tmp_path / "run", file)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scipy.special import softmax
 
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.pipeline import Applied, finetune
@@ -11,12 +11,6 @@ from lora_mnist.runs.atomic import remove_folder
 from lora_mnist.runs.run import Run
 
 from ..conftest import workspace
-
-
-def shares(logits: torch.Tensor) -> list[float]:
-    """By the formula, not by torch."""
-    powers = np.exp(np.asarray(logits, np.float64))
-    return list(powers / powers.sum())
 
 
 def test_a_test_image_is_guessed_as_it_was_evaluated(finished_run):
@@ -30,7 +24,7 @@ def test_a_test_image_is_guessed_as_it_was_evaluated(finished_run):
         assert prediction.file is None
         for guess, saved in zip(prediction.guesses, (run.base, adapter), strict=True):
             logits = load_file(saved.file("logits.safetensors"))["test"][index]
-            assert guess.probabilities == pytest.approx(shares(logits), abs=1e-6)
+            assert guess.probabilities == pytest.approx(softmax(logits.double()), abs=1e-6)
             assert guess.digit == int(logits.argmax())
         assert [guess.adapter and guess.adapter.name for guess in prediction.guesses] == [None, adapter.name]
     (off,) = predict(work, pictures_of(work, [0]), [Applied(adapter.name, 0.0)]).predictions
@@ -43,7 +37,7 @@ def test_an_adapter_is_on_those_it_was_trained_on(run_copy, adapter):
     (found,) = predict(work, pictures_of(work, [5]), [Applied(upper)]).predictions
     assert found.guesses[1].on_top_of == (adapter.name,)
     stored = load_file(run_copy / "adapters" / upper / "logits.safetensors")["test"][5]  # of both together
-    assert found.guesses[1].probabilities == pytest.approx(shares(stored), abs=1e-6)
+    assert found.guesses[1].probabilities == pytest.approx(softmax(stored.double()), abs=1e-6)
     remove_folder(adapter)
     work = workspace(run_copy)
     with pytest.raises(RunError, match=adapter.name):

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
 from lora_mnist.errors import AlteredError, RunError
 from lora_mnist.pipeline import Request, finetune, pretrain, verify
@@ -12,14 +11,6 @@ from lora_mnist.report.page import write_report
 from lora_mnist.runs.run import Run
 
 from ..conftest import smoke, snapshot, workspace
-
-
-def test_the_same_settings_give_the_same_bytes(finished_run, tmp_path):
-    work, _ = pretrain(smoke(tmp_path / "second"))
-    finetune(work)
-    weights = ["base/model.safetensors", f"adapters/{Run(finished_run).adapter_names()[0]}/adapter_model.safetensors"]
-    for file in weights:
-        assert (tmp_path / "second" / file).read_bytes() == (finished_run / file).read_bytes()
 
 
 def test_another_seed_gives_other_bytes_on_the_same_split(finished_run, tmp_path):
@@ -39,16 +30,6 @@ def test_what_is_returned_is_what_was_stored(tmp_path):
     assert weakest["digit"] == work.target_digit()
     assert (weakest["wrong"], weakest["images"]) == (max(stored["splits"]["val"]["wrong"]), 100)
     assert work.fingerprint.sha256 == pretraining.base_fingerprint
-
-
-def test_the_record_shows_how_the_run_was_made(finished_run):
-    record = json.loads((finished_run / "run.json").read_text())
-    provenance = json.loads((finished_run / "base" / "provenance.json").read_text())
-    assert provenance["versions"]["torch"] == torch.__version__
-    assert {"device", "threads", "seconds", "date"} <= set(provenance)
-    assert record["dataset"]["name"] == "mnist-5k"
-    assert record["settings"]["data"]["dataset"] == "mnist-5k"
-    assert "base_fingerprint" in record
 
 
 def test_finished_work_is_not_replaced_without_force(run_copy, adapter):
@@ -72,12 +53,12 @@ def test_a_forced_pretrain_removes_the_old_adapters_and_says_so(run_copy, adapte
     assert Run(run_copy).record.settings.seed == 5
 
 
-@pytest.mark.parametrize("place", ["adapters", "report", "base"])
+@pytest.mark.parametrize("place", ["adapters", "checkpoints", "report", "base"])
 def test_nothing_that_lies_where_a_run_would_go_is_removed_unasked(tmp_path, place):
     (tmp_path / place).mkdir()
     (tmp_path / place / "thesis.txt").write_text("years of work")
     before = snapshot(tmp_path)
-    with pytest.raises(RunError, match=place):
+    with pytest.raises(RunError, match=f"{place} exists, but there is no finished base"):
         pretrain(smoke(tmp_path))
     assert snapshot(tmp_path) == before
 

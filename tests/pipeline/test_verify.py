@@ -35,13 +35,9 @@ def test_verify_passes_on_an_honest_run(finished_run):
         *(f"A/{name}" for name in ("adapter_model.safetensors", "adapter_config.json", "finetune.json")),
     ],
 )
-@pytest.mark.parametrize("damage", ["one bit", "truncated"])
-def test_verify_catches_a_damaged_file(run_copy, adapter, file, damage):
+def test_verify_catches_one_changed_bit_in_any_file(run_copy, adapter, file):
     path = run_copy / file.replace("A/", f"adapters/{adapter.name}/")
-    if damage == "one bit":
-        flip_bit(path, -20)
-    else:
-        path.write_bytes(path.read_bytes()[:30])
+    flip_bit(path, -20)
     findings = verify(Request(run=run_copy))
     assert not findings.passed
     assert str(path.parent) in findings.failures[0]

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-from lora_mnist.errors import RunError, UsageError
-from lora_mnist.pipeline import Applied, Request, evaluate, finetune, finetune_full, open_workspace, verify
+from lora_mnist.errors import RunError
+from lora_mnist.pipeline import Applied, evaluate, finetune, finetune_full
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.training.model import logits_of
@@ -45,13 +45,6 @@ def test_a_checkpoint_by_name_folder_file_or_as_the_latest(run_copy, monkeypatch
         assert (found.name, found.folder.resolve()) == ("digit3-full", folder.resolve())
 
 
-@pytest.mark.parametrize("opening", [open_workspace, verify])
-def test_before_pretrain_it_is_said_what_to_do(tmp_path, opening):
-    with pytest.raises(RunError, match="lora-mnist pretrain"):
-        opening(Request(run=tmp_path / "nothing"))
-    assert not (tmp_path / "nothing").exists()
-
-
 def test_evaluate_agrees_with_what_was_stored(finished_run):
     run, work = Run(finished_run), workspace(finished_run)
     assert evaluate(work) == run.base.evaluation
@@ -59,13 +52,6 @@ def test_evaluate_agrees_with_what_was_stored(finished_run):
     assert evaluate(work, [Applied(adapter.name)]) == adapter.evaluation
     off = evaluate(work, [Applied(adapter.name, 0.0)])
     assert off.splits == run.base.evaluation.splits
-
-
-def test_an_adapter_that_does_not_exist_or_beside_a_checkpoint_is_refused(finished_run):
-    with pytest.raises(RunError, match="nine"):
-        evaluate(workspace(finished_run), [Applied("nine")])
-    with pytest.raises(UsageError, match="no adapters"):
-        evaluate(workspace(finished_run), [Applied("a")], checkpoint="b")
 
 
 def test_an_adapter_used_without_the_one_below_is_mentioned(run_copy, adapter, caplog):

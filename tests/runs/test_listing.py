@@ -32,9 +32,3 @@ def test_parameters_of_the_runs_network(finished_run):
     table = count_parameters(Run(finished_run), "1,2")
     assert table.full == 784 * 24 + 24 + 24 * 16 + 16 + 16 * 10 + 10
     assert [row.lora for row in table.ranks] == [874, 1748]
-
-
-def test_parameters_of_shapes_need_no_run(tmp_path):
-    table = count_parameters(Run(tmp_path), "3", ["40x20", "5x7"])
-    assert list(table.layers.values()) == [(40, 20), (5, 7)]
-    assert (table.full, table.ranks[0].lora) == (40 * 20 + 5 * 7, 3 * (40 + 20) + 3 * (5 + 7))

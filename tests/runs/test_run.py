@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from lora_mnist.runs.atomic import manifest_of
 from lora_mnist.runs.listing import documents_of, list_adapters
 from lora_mnist.runs.run import Run
 
-from ..conftest import edited, rehash, snapshot
+from ..conftest import edited, rehash, snapshot, workspace
 
 
 def test_a_run_lies_as_designed(finished_run):
@@ -35,51 +34,42 @@ def test_the_copy_at_the_top_follows_the_base(run_copy):
 
 def test_a_killed_replacement_is_finished_by_the_next_writer(run_copy, adapter):
     """The new base is in place, the process died before it removed the old adapters."""
-    record = json.loads((run_copy / "run.json").read_text())
     stranger = shutil.copytree(adapter, adapter.with_name("stranger"))
-    evaluation = json.loads((stranger / "evaluation.json").read_text())
-    (stranger / "evaluation.json").write_text(json.dumps({**evaluation, "base_fingerprint": "of a third base"}))
-    new = {**record, "base_fingerprint": "of the new base", "replaced_fingerprint": record["base_fingerprint"]}
-    (run_copy / "base" / "run.json").write_text(json.dumps(new))
+    for path, key, base in (
+        (run_copy / "base" / "run.json", "replaced_fingerprint", "of the old base"),
+        (adapter / "evaluation.json", "base_fingerprint", "of the old base"),
+        (stranger / "evaluation.json", "base_fingerprint", "of a third base"),
+    ):
+        with edited(path) as document:
+            document[key] = base
     assert Run(run_copy).adapter_names() == ["stranger"]  # readers go past it
-    Run(run_copy).tidy()
-    assert not adapter.exists()
-    assert stranger.exists()
+    with pytest.raises(RunError, match="no adapter"):
+        Run(run_copy).require_adapter(adapter.name)
+    assert finetune(workspace(run_copy, name=adapter.name)).kept  # it is not in the way of another
+    assert Run(run_copy).adapter_names() == ["stranger", adapter.name]
 
 
-def set_aside(place: Path) -> None:
-    """As a writer leaves a folder that is killed between the two renames of its replacement."""
-    place.rename(place.with_name(f".{place.name}.old"))
-
-
-def test_readers_find_what_a_killed_writer_set_aside_and_move_nothing(run_copy, adapter):
+def test_what_a_killed_writer_set_aside_is_read_there_and_put_back_by_the_next_writer(run_copy, adapter):
+    """As between the two renames of its replacement."""
     request = Request(run=run_copy)
     merged = merge(open_workspace(request), [Applied(adapter.name)]).name
 
     def seen():
         return documents_of(Run(run_copy)), list_adapters(Run(run_copy)), verify(request)
 
-    expected = seen()
+    expected, whole = seen(), snapshot(run_copy)
     for place in (run_copy / "base", adapter, run_copy / "checkpoints" / merged):
-        set_aside(place)
+        place.rename(place.with_name(f".{place.name}.old"))
     before = snapshot(run_copy)
     assert seen() == expected
     assert expected[-1].passed
     work = open_workspace(request)
     assert evaluate(work, [Applied(adapter.name)]).splits == evaluate(work, checkpoint=merged).splits
-    saved = Run(run_copy).adapter(adapter.name)
-    assert len(saved.losses()) == 20
-    assert set(saved.pictures()) == {"examples", "directions", "wrong", "wrong_index", "wrong_label"}
+    assert set(Run(run_copy).adapter(adapter.name).pictures()) >= {"examples", "wrong"}
     assert snapshot(run_copy) == before
-
-
-def test_the_next_writer_puts_it_back(run_copy, adapter):
-    before = snapshot(run_copy)
-    for place in (run_copy / "base", adapter):
-        set_aside(place)
     with Run(run_copy).writing():
         pass
-    assert snapshot(run_copy) == before
+    assert snapshot(run_copy) == whole
 
 
 def test_adapters_come_oldest_first_and_only_whole_ones(run_copy, adapter):
@@ -102,11 +92,6 @@ def test_what_was_stored_comes_back(finished_run):
     assert len(pictures["examples"]) == len(adapter.analysis.examples)
 
 
-def test_json_on_disk_has_no_nan(finished_run):
-    for file in finished_run.rglob("*.json"):
-        assert json.loads(file.read_text(), parse_constant=pytest.fail)
-
-
 @pytest.mark.parametrize("content", [None, "[]"])
 def test_a_damaged_adapter_can_be_made_again(run_copy, adapter, content):
     record = adapter / "finetune.json"
@@ -124,36 +109,12 @@ def test_a_damaged_adapter_is_not_in_the_way_of_a_checkpoint(run_copy, adapter):
     assert merge(work, [Applied(adapter.name)]).name == merged.name
 
 
-def test_what_belongs_to_a_replaced_base_is_not_there_and_makes_room(run_copy, adapter):
-    """As after a kill between the exchange of the bases and the removal of what was made from the old one."""
-    for path, key in (
-        (run_copy / "base" / "run.json", "replaced_fingerprint"),
-        (adapter / "evaluation.json", "base_fingerprint"),
-    ):
-        with edited(path) as document:
-            document[key] = "of the old base"
-    with pytest.raises(RunError, match="no adapter"):
-        Run(run_copy).require_adapter(adapter.name)
-    assert finetune(open_workspace(Request(run=run_copy, options={"finetune": {"name": adapter.name}}))).kept
-
-
-def put_files(folder, change):
-    """A manifest with other files, and a hash that fits them."""
-    path = folder / "manifest.json"
-    path.write_bytes(manifest_of(change(json.loads(path.read_text())["files"])))
-
-
 @pytest.mark.parametrize("name", ["a\0", "a\ud800", "../x", "", "/etc/passwd"])
 def test_a_manifest_with_other_names_than_files_have_is_damaged(run_copy, adapter, name):
-    put_files(adapter, lambda files: {**files, name: "0" * 64})
+    path = adapter / "manifest.json"
+    path.write_bytes(manifest_of(json.loads(path.read_text())["files"] | {name: "0" * 64}))  # its own hash fits
     with pytest.raises(AlteredError, match=r"manifest.json is damaged"):
         Run(run_copy).require_adapter(adapter.name)
-
-
-def test_an_adapter_whose_manifest_lists_no_weights_is_named(run_copy, adapter):
-    put_files(adapter, lambda files: {name: one for name, one in files.items() if not name.startswith("adapter_model")})
-    with pytest.raises(AlteredError, match=r"manifest.json does not list adapter_model"):
-        list_adapters(Run(run_copy))
 
 
 @pytest.mark.parametrize(
@@ -173,13 +134,6 @@ def test_a_report_names_the_file_that_is_not_what_it_should_be(run_copy, adapter
         write_report(Run(run_copy))
 
 
-@pytest.mark.parametrize("name", ["base", "adapters", "checkpoints", "report"])
-def test_a_place_with_remains_of_anything_is_not_vacant(tmp_path, name):
-    (tmp_path / name / "x").mkdir(parents=True)
-    with pytest.raises(RunError, match=f"{name} exists, but there is no finished base"):
-        Run(tmp_path).require_vacant()
-
-
 def test_what_is_missing_is_named_with_what_is_there(run_copy, adapter):
     shutil.copytree(adapter, adapter.with_name("second"))
     with pytest.raises(RunError, match=rf"no adapter 'third' .* It has {adapter.name}, second\."):
@@ -194,10 +148,3 @@ def test_the_table_of_losses_has_a_head_and_a_line_for_every_step(run_copy):
     assert [step for step, *_ in curve] == [len(lines) * tenth // 10 for tenth in range(1, 11)]
     assert all(loss > 0 and 0 <= accuracy <= 1 for _, loss, accuracy in curve)
     assert len(Run(run_copy).adapters()[0].val_curve()) == 10
-
-
-def test_a_history_without_val_is_read_too(run_copy):
-    history = run_copy / "base" / "history.csv"
-    history.write_text("step,learning_rate,loss\n1,0.1,2.5\n")
-    base = Run(run_copy).base
-    assert (base.losses(), base.val_curve()) == ([2.5], [])

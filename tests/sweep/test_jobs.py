@@ -7,7 +7,7 @@ import torch
 
 from lora_mnist.lora import fingerprint_model
 from lora_mnist.pipeline import Request, finetune, open_workspace
-from lora_mnist.pipeline.run import repair
+from lora_mnist.pipeline.run_all import repair
 from lora_mnist.sweep.engines import engine_of
 from lora_mnist.sweep.grid import Comparisons
 from lora_mnist.sweep.jobs import COPIES, STACK_BYTES, STACK_IMAGES, adapter_size, restore, run_jobs, stacks_of

@@ -7,7 +7,7 @@ import pytest
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.pipeline import FinetuneResult, PretrainResult, Request, VerifyResult, finetune, run
-from lora_mnist.pipeline.run import repair
+from lora_mnist.pipeline.run_all import repair
 from lora_mnist.runs.run import Run
 
 from ..conftest import resume, smoke, snapshot, workspace
