@@ -1,4 +1,4 @@
-"""What an adapter does at every strength, and how much of it is kept, on networks whose answers are known by hand."""
+"""How much of an adapter is kept, on a network whose answers are known by hand."""
 
 import copy
 import math
@@ -8,9 +8,8 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.guard import SCALES, STRENGTHS, Guard, select_scale, strength_curve
-from lora_mnist.evaluation.metrics import counts_of, summarise
-from lora_mnist.evaluation.results import Counts, GuardDecision, StrengthPoint
+from lora_mnist.evaluation.guard import SCALES, Guard, select_scale
+from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.training.model import logits_of
 
@@ -144,65 +143,3 @@ def test_logits_that_are_not_finite_and_a_rule_without_images_are_errors(judged)
     lift(network, DIGIT, math.inf)
     with pytest.raises(UsageError, match="finite"):
         select_scale(network, "a", Guard("errors"), before, val, DIGIT)
-
-
-# The strength curve ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def turned():
-    """A base, the same with an adapter that does something, and random images in two splits."""
-    base, images, labels = labelled_by_a_network(600, 80)
-    adapted = copy.deepcopy(base)
-    update = inject(adapted, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))["linear2"]
-    torch.nn.init.normal_(update.lora_B.data, std=0.3)
-    return base, adapted, {"val": Split(images[::2], labels[::2]), "test": Split(images[1::2], labels[1::2])}
-
-
-def by_hand(base, adapted, strength, split):
-    """Counts of a plain network with W + strength · scaling · B A written out."""
-    plain, update = copy.deepcopy(base), updates_of(adapted, "a")["linear2"]
-    with torch.no_grad():
-        plain.linear2.weight += strength * 1.5 * (update.lora_B @ update.lora_A)
-    logits = logits_of(plain, split.images)
-    found, wrong = counts_of(logits, split.labels, DIGIT), split.labels[logits.argmax(1) != split.labels]
-    return StrengthPoint(strength=strength, **dict(found), wrong=tuple(wrong.bincount(minlength=10).tolist()))
-
-
-def curve_of(base, adapted, held_out):
-    ends = tuple(
-        {name: summarise(logits_of(network, split.images), split.labels) for name, split in held_out.items()}
-        for network in (base, adapted)
-    )
-    return strength_curve(adapted, "a", held_out, DIGIT, ends)
-
-
-def test_every_strength_is_what_the_merged_network_does(turned):
-    base, adapted, held_out = turned
-    curve = curve_of(base, adapted, held_out)
-    assert curve.measured_on == "val"
-    assert curve.splits["val"] == tuple(by_hand(base, adapted, s, held_out["val"]) for s in STRENGTHS)
-    wanted = sorted({*STRENGTHS, curve.recommended})
-    assert curve.splits["test"] == tuple(by_hand(base, adapted, s, held_out["test"]) for s in wanted)
-
-
-def test_the_recommended_strength_is_the_best_of_those_without_more_errors(turned):
-    base, adapted, held_out = turned
-    curve = curve_of(base, adapted, held_out)
-    points = {one.strength: one for one in curve.splits["val"]}
-    fewest = min(one.errors for one in points.values())
-    assert curve.recommended == max(s for s, one in points.items() if one.errors == fewest)
-    del held_out["val"]
-    curve = curve_of(base, adapted, held_out)
-    assert (curve.measured_on, list(curve.splits)) == ("test", ["test"])
-    assert [one.strength for one in curve.splits["test"]] == list(STRENGTHS)
-
-
-def test_it_ends_where_logits_are_no_longer_finite(turned):
-    base, adapted, held_out = turned
-    updates_of(adapted, "a")["linear2"].lora_B.data.fill_(3e38)
-    curve = curve_of(base, adapted, held_out)
-    measured = [one.strength for one in curve.splits["val"]]
-    assert measured == list(STRENGTHS[: len(measured)])
-    assert len(measured) < len(STRENGTHS)
-    assert curve.recommended in measured
