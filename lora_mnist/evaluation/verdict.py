@@ -142,10 +142,10 @@ class Verdict(Document):
         facts = self.facts
         if facts.missed.change >= 0:
             return ""
-        sentence = _than(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
+        sentence = _compared(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
         if not facts.control:
             return sentence
-        beside = _than(facts.after, facts.control, "The control with a shifted threshold")
+        beside = _compared(facts.after, facts.control, "The control with a shifted threshold")
         as_well = not facts.control.pair.is_fewer
         return f"{sentence} {beside}{' So uniform sampling with a threshold does as well.' * as_well}"
 
@@ -169,7 +169,7 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     def baseline(shifted: ShiftedLogit) -> Baseline:
         return Baseline(counts=shifted.splits["test"], pair=tested(shifted.pairs["test"]))
 
-    digits = family(compared)
+    digits = tested_digits(compared)
     facts = Facts(
         digit=digit,
         before=compared.before,
@@ -193,7 +193,7 @@ def tested(*pairs: Pair) -> Tested:
     return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
-def family(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
+def tested_digits(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
     """The ten digits, with their p corrected for being asked together."""
     pairs = list(zip(compared.fixed, compared.broken, strict=True))
     corrected = holm([mcnemar(fixed, broken) for fixed, broken in pairs])
@@ -238,7 +238,7 @@ def side_effects(digits: Sequence[Tested], among: Sequence[int] = range(10)) -> 
     )
 
 
-def _than(after: Counts, other: Baseline, name: str) -> str:
+def _compared(after: Counts, other: Baseline, name: str) -> str:
     ours, theirs = after.errors, other.counts.errors
     same = "as many" if other.counts.missed == after.missed else f"{other.counts.missed:,}"
     if ours == theirs:
@@ -359,7 +359,7 @@ class LessonResult(Document):
         """Whether it learnt them, and at what side effects."""
         one, worse, effects, more_errors = self.unseen, list[int](), "", False
         if self.val:
-            digits = family(self.val)
+            digits = tested_digits(self.val)
             worse, effects = sorted(worse_digits(digits)), side_effects(digits)
             more_errors = tested(*digits).is_more
         kind = self._kind(bool(worse) or more_errors)

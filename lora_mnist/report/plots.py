@@ -254,14 +254,13 @@ def trade(one: AdapterResults) -> Plot:
     axes.locator_params(**WHOLE)
     _write_strengths(axes, strengths)
     legend_above(axes)
-    marks = []
-    for counts in shifts:
-        words = f"{counts.shift:+.2f} on the logit of {digit}: {_in_words(counts)}".replace("-", "−")
-        marks.append(Mark(counts.missed, counts.errors, words))
-    marks += [Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}") for label, counts in points]
-    for counts in strengths:
-        words = f"strength {counts.strength:g}: {_in_words(counts)}"
-        marks.append(Mark(counts.missed, counts.errors, words, counts.strength))
+
+    def mark(label: str, counts: Counts, strength: float | None = None) -> Mark:
+        return Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}", strength)
+
+    marks = [mark(f"{counts.shift:+.2f} on the logit of {digit}".replace("-", "−"), counts) for counts in shifts]
+    marks += [mark(*point) for point in points]
+    marks += [mark(f"strength {counts.strength:g}", counts, counts.strength) for counts in strengths]
     words = "; ".join(f"{label}: {counts.missed} missed, {counts.errors} errors" for label, counts in points)
     alt = f"Missed {digit}s against all errors. {words}."
     return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", tuple(marks))
