@@ -12,7 +12,7 @@ import torch
 
 from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import compare, counts_of, require_finite
+from lora_mnist.evaluation.metrics import compare_split, counts_of, require_finite
 from lora_mnist.evaluation.results import GuardDecision, TriedScale
 from lora_mnist.evaluation.verdict import tested_digits, worse_digits
 from lora_mnist.lora import set_strength
@@ -60,7 +60,7 @@ def select_scale(
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
         after = logits_at(adapted, name, scale, val.images)
-        found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
+        found = compare_split(before, after, val.labels, digit)
         worse = tuple(sorted(worse_digits(tested_digits(found))))
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
         hurts = guard.rule == "every-digit" and worse

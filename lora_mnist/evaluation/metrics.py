@@ -82,12 +82,13 @@ def compare(
     labels: Mapping[str, torch.Tensor],
     digit: int,
 ) -> dict[str, Comparison]:
-    """What changed for the target `digit`, and for all, between logits (N, 10) on the same labels (N,), by split."""
-    return {split: _compare(before[split], after[split], truth.cpu(), digit) for split, truth in labels.items()}
+    """`compare_split`, by split."""
+    return {split: compare_split(before[split], after[split], truth, digit) for split, truth in labels.items()}
 
 
-def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, digit: int) -> Comparison:
-    was, now = before.argmax(1), after.argmax(1)
+def compare_split(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, digit: int) -> Comparison:
+    """What changed for the target `digit`, and for all, between logits (N, 10) on the same labels (N,)."""
+    truth, was, now = labels.cpu(), before.argmax(1), after.argmax(1)
     is_digit, moved = truth == digit, was != now
     fixed, broken = moved & (now == truth), moved & (was == truth)
     return Comparison(

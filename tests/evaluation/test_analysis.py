@@ -70,7 +70,7 @@ def test_images_that_are_wrong_before_or_after():
     assert {MOST_WRONG, MOST_WRONG + 1, MOST_WRONG + 2} <= set(chosen)
 
 
-def test_a_control_stands_there_with_one_number_too():
+def test_a_control_is_compared_with_a_shifted_threshold_of_its_own():
     generator = torch.Generator().manual_seed(1)
     labels = {split: torch.randint(10, (300,), generator=generator) for split in ("val", "test")}
 

@@ -60,7 +60,7 @@ def test_the_best_scale_that_meets_the_rule_is_selected(judged, amount, rule, co
     assert all(one.numbers == counts[one.scale].numbers for one in found.tried)
 
 
-def test_a_digit_that_pays_is_found_by_a_test_of_its_own(judged):
+def test_a_digit_that_gets_worse_is_found_by_a_test_of_its_own(judged):
     """All errors fall by far, and yet the other digits that are taken for the target now keep the adapter out."""
     from scipy.stats import binomtest
     from statsmodels.stats.multitest import multipletests
