@@ -169,7 +169,7 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     def baseline(shifted: ShiftedLogit) -> Baseline:
         return Baseline(counts=shifted.splits["test"], pair=tested(shifted.pairs["test"]))
 
-    digits = tested_digits(compared)
+    digits = changes_by_digit(compared)
     facts = Facts(
         digit=digit,
         before=compared.before,
@@ -193,8 +193,8 @@ def tested(*pairs: Pair) -> Tested:
     return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
-def tested_digits(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
-    """The ten digits, with their p corrected for being asked together."""
+def changes_by_digit(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
+    """What changed of each of the ten digits, with their p corrected for being asked together."""
     pairs = list(zip(compared.fixed, compared.broken, strict=True))
     corrected = holm([mcnemar(fixed, broken) for fixed, broken in pairs])
     return tuple(Tested(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True))
@@ -359,7 +359,7 @@ class LessonResult(Document):
         """Whether it learnt them, and at what side effects."""
         one, worse, effects, more_errors = self.unseen, list[int](), "", False
         if self.val:
-            digits = tested_digits(self.val)
+            digits = changes_by_digit(self.val)
             worse, effects = sorted(worse_digits(digits)), side_effects(digits)
             more_errors = tested(*digits).is_more
         kind = self._kind(bool(worse) or more_errors)
