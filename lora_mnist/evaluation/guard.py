@@ -14,7 +14,7 @@ from lora_mnist.datasets.dataset import Split
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import compare_split, counts_of, require_finite
 from lora_mnist.evaluation.results import GuardDecision, TriedScale
-from lora_mnist.evaluation.verdict import changes_by_digit, worse_digits
+from lora_mnist.evaluation.verdict import changes_by_digit
 from lora_mnist.lora import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP, logits_of
@@ -61,7 +61,7 @@ def select_scale(
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
         after = logits_at(adapted, name, scale, val.images)
         found = compare_split(before, after, val.labels, digit)
-        worse = tuple(sorted(worse_digits(changes_by_digit(found))))
+        worse = tuple(digit for digit, change in enumerate(changes_by_digit(found)) if change.is_more)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
         hurts = guard.rule == "every-digit" and worse
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:

@@ -200,7 +200,7 @@ def changes_by_digit(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
     return tuple(Tested(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True))
 
 
-def worse_digits(digits: Sequence[Tested], among: Sequence[int] = range(10)) -> list[int]:
+def worse_digits(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
     """Those of `among` with more errors than chance allows, the largest rise first."""
     return sorted((digit for digit in among if digits[digit].is_more), key=lambda digit: -digits[digit].change)
 
@@ -357,12 +357,9 @@ class LessonResult(Document):
     @property
     def verdict(self) -> LessonVerdict:
         """Whether it learnt them, and at what side effects."""
-        one, worse, effects, more_errors = self.unseen, list[int](), "", False
-        if self.val:
-            digits = changes_by_digit(self.val)
-            worse, effects = sorted(worse_digits(digits)), side_effects(digits)
-            more_errors = tested(*digits).is_more
-        kind = self._kind(bool(worse) or more_errors)
+        one, digits = self.unseen, changes_by_digit(self.val) if self.val else ()
+        worse = tuple(digit for digit, change in enumerate(digits) if change.is_more)
+        kind = self._kind(bool(worse) or tested(*digits).is_more)
         if one is None:
             counted = f"{self.before} → {self.after} of {self.count} drawings right, all seen in training"
         else:
@@ -371,8 +368,8 @@ class LessonResult(Document):
         return LessonVerdict(
             kind=kind,
             words=f"{LESSON_TITLES[kind]}: {counted}.",
-            side_effects=effects,
-            worse=tuple(worse),
+            side_effects=side_effects(digits) if digits else "",
+            worse=worse,
         )
 
     def _kind(self, has_side_effect: bool) -> LessonKind:
