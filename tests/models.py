@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lora_mnist.evaluation.results import Counts
 from lora_mnist.lora import LoRAConfig, adapt, inject
 from lora_mnist.training.model import MLP, logits_of
 
@@ -63,6 +64,13 @@ def labelled_by_a_network(count, of_digit):
     labels = logits_of(network, images).argmax(1)
     labels[:of_digit] = DIGIT
     return network, images, labels
+
+
+def counts_by_hand(logits, labels, digit):
+    """Missed, false alarms and all errors."""
+    wrong, taken = logits.argmax(1) != labels, logits.argmax(1) == digit
+    missed, false_alarms = wrong & (labels == digit), wrong & taken
+    return Counts(missed=int(missed.sum()), false_alarms=int(false_alarms.sum()), errors=int(wrong.sum()))
 
 
 class Block(nn.Module):

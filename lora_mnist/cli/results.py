@@ -254,7 +254,7 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
 
 def whole(document: RunResult, run: Path) -> RenderableType:
     """What all stages come to, how to use it, and what to do next."""
-    from lora_mnist.evaluation.verdict import listed, side_effects
+    from lora_mnist.evaluation.verdict import changes_by_digit, listed, side_effects
 
     *_, last = document.rounds
     kept = [tuning for tuning in document.rounds if tuning.kept]
@@ -269,7 +269,7 @@ def whole(document: RunResult, run: Path) -> RenderableType:
         lines = [
             Line(f"{_count(len(kept), 'round')} kept: all errors {moved}.", style="bold"),
             labelled("verdicts", f"{said} (on test)."),
-            labelled("digits", side_effects(document.overall["test"])),
+            labelled("digits", side_effects(changes_by_digit(document.overall["test"]))),
             *([] if last.kept else [labelled("not kept", tables.not_kept(last.record))]),
             labelled("proof", PROVED),
             labelled("saved", f"{run / 'adapters'}: {', '.join(names)}"),

@@ -1,20 +1,30 @@
 """What a repair did, compared with what needs no repair, and what the adapter learnt: the document of analysis.json."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
 
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.dataset import Dataset
+from lora_mnist.datasets.dataset import Dataset, Split
+from lora_mnist.errors import LoRAError, UsageError
 from lora_mnist.evaluation.baselines import Control, compare_control, shifted_on_test, shifted_threshold
-from lora_mnist.evaluation.guard import strength_curve
-from lora_mnist.evaluation.metrics import compare
-from lora_mnist.evaluation.results import Analysis, Example, Guess, LayerEffect, SplitResult
+from lora_mnist.evaluation.guard import logits_at
+from lora_mnist.evaluation.metrics import compare, counts_in, summarise
+from lora_mnist.evaluation.results import (
+    Analysis,
+    Example,
+    Guess,
+    LayerEffect,
+    SplitResult,
+    StrengthCurve,
+    StrengthPoint,
+)
 from lora_mnist.lora.lowrank import factorise_product
 from lora_mnist.lora.model import adapted_layers, updates_of
 from lora_mnist.training.model import MLP, logits_of
 
+STRENGTHS = tuple(step / 4 for step in range(7))  # of the strength curve; each takes a forward pass over all images
 PICTURES = 8  # directions of the first layer that the report shows
 MOST = 24  # examples of either kind
 MOST_WRONG = 2000  # images that the report can show one by one: 1.6 MB on disk
@@ -41,24 +51,41 @@ def analyse(
     )
 
 
-def add_adapter(
-    analysis: Analysis,
+def strength_curve(
     adapted: MLP,
     name: str,
+    held_out: Mapping[str, Split],
     digit: int,
-    dataset: Dataset,
-    ends: tuple[Mapping[str, SplitResult], Mapping[str, SplitResult]],
-) -> Analysis:
-    """`analysis` with what takes forward passes: adapter `name` at every strength, and layer by layer.
+    known: Mapping[float, Mapping[str, SplitResult]],
+) -> StrengthCurve:
+    """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the recommended one.
+
+    That is the strength with the fewest errors of all digits on `val`; of equals, the largest. The curve ends where
+    logits are no longer finite.
 
     Args:
-        adapted: the network analysed, with the adapter at strength 1 on top of those it was trained on.
-        ends: what the network does without and with it (see `strength_curve`).
+        adapted: a network with adapter `name` at strength 1, all on.
+        known: by strength and split, the results that need no forward pass.
     """
-    curve = strength_curve(adapted, name, dataset.held_out, digit, ends)
-    of_digit = dataset.test.images[dataset.test.labels == digit]
-    layers = layer_effects(adapted, name, of_digit, digit)
-    return analysis.model_copy(update={"strength_curve": curve, "layers": layers})
+
+    def measure(split: str, strengths: Iterable[float]) -> tuple[StrengthPoint, ...]:
+        part, points = held_out[split], []
+        for strength in sorted(strengths):
+            try:
+                found = known.get(strength, {}).get(split)
+                found = found or summarise(logits_at(adapted, name, strength, part.images), part.labels)
+            except (UsageError, LoRAError):  # too large to apply, or for finite logits
+                break
+            counts = counts_in(found.confusion, digit)
+            points.append(StrengthPoint(strength=strength, **dict(counts), wrong=found.wrong))
+        return tuple(points)
+
+    measured_on: Literal["val", "test"] = "val" if "val" in held_out else "test"
+    splits = {str(measured_on): measure(measured_on, STRENGTHS)}
+    recommended = min(reversed(splits[measured_on]), key=lambda one: one.errors).strength
+    if measured_on != "test":
+        splits["test"] = measure("test", {*STRENGTHS, recommended})
+    return StrengthCurve(measured_on=measured_on, recommended=recommended, splits=splits)
 
 
 def changed_images(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor) -> tuple[Example, ...]:

@@ -1,27 +1,25 @@
-"""The guard: at which scale an adapter is kept, if at all, judged on `val`; and what it does at every strength.
+"""The guard: at which scale an adapter is kept, if at all, judged on `val`.
 
 Training moves the weights along a line from the base, and the fewest errors are often made before its end. So the guard
 keeps the adapter at the scale that is best on `val` (the idea of WiSE-FT, arXiv 2109.01903, section 3), and not at all
-if every scale makes something worse. Best is the fewest errors of all digits; of equals, the largest scale or strength.
+if every scale makes something worse. Best is the fewest errors of all digits; of equals, the largest scale.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from lora_mnist.datasets.dataset import Split
-from lora_mnist.errors import LoRAError, UsageError
-from lora_mnist.evaluation.metrics import compare, counts_in, counts_of, require_finite, summarise
-from lora_mnist.evaluation.results import GuardDecision, SplitResult, StrengthCurve, StrengthPoint, TriedScale
-from lora_mnist.evaluation.verdict import family, worse_digits
+from lora_mnist.errors import UsageError
+from lora_mnist.evaluation.metrics import compare_split, counts_of, require_finite
+from lora_mnist.evaluation.results import GuardDecision, TriedScale
+from lora_mnist.evaluation.verdict import changes_by_digit
 from lora_mnist.lora import set_strength
 from lora_mnist.settings.config import GuardRule
 from lora_mnist.training.model import MLP, logits_of
 
 SCALES = tuple(step / 10 for step in range(10, 0, -1))
-STRENGTHS = tuple(step / 4 for step in range(7))  # of the strength curve; each takes a forward pass over all images
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ def select_scale(
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
         after = logits_at(adapted, name, scale, val.images)
-        found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
-        worse = tuple(sorted(worse_digits(family(found.by_digit), range(10))))
+        found = compare_split(before, after, val.labels, digit)
+        worse = tuple(digit for digit, change in enumerate(changes_by_digit(found)) if change.is_more)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
         hurts = guard.rule == "every-digit" and worse
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
@@ -95,39 +93,3 @@ def logits_at(adapted: MLP, name: str, strength: float, images: torch.Tensor) ->
         set_strength(adapted, name, 1.0)
     require_finite({"": logits}, "Choose a lower --learning-rate or a smaller strength.")
     return logits
-
-
-def strength_curve(
-    adapted: MLP,
-    name: str,
-    held_out: Mapping[str, Split],
-    digit: int,
-    ends: tuple[Mapping[str, SplitResult], Mapping[str, SplitResult]],
-) -> StrengthCurve:
-    """Counts by strength: in quarters from 0 to 1.5, and on `test` also at the strength that is best on `val`.
-
-    It ends where logits are no longer finite.
-
-    Args:
-        adapted: a base with adapter `name` at strength 1.
-        ends: by split, what the network does without and with it: the points at 0 and 1, which need no forward pass.
-    """
-
-    def measure(split: str, strengths: Sequence[float]) -> tuple[StrengthPoint, ...]:
-        part, known = held_out[split], {0.0: ends[0][split], 1.0: ends[1][split]}
-        measured = []
-        for strength in sorted({*strengths, *known}):
-            try:
-                found = known.get(strength) or summarise(logits_at(adapted, name, strength, part.images), part.labels)
-            except (UsageError, LoRAError):  # too large to apply, or for finite logits
-                break
-            counts = counts_in(found.confusion, digit)
-            measured.append(StrengthPoint(strength=strength, **dict(counts), wrong=found.wrong))
-        return tuple(measured)
-
-    measured_on: Literal["val", "test"] = "val" if "val" in held_out else "test"
-    splits = {str(measured_on): measure(measured_on, STRENGTHS)}
-    recommended = min(reversed(splits[measured_on]), key=lambda one: one.errors).strength
-    if measured_on != "test":
-        splits["test"] = measure("test", (*STRENGTHS, recommended))
-    return StrengthCurve(measured_on=measured_on, recommended=recommended, splits=splits)

@@ -1,13 +1,13 @@
 """Images → logits → confusion matrix, errors per digit, and what changed between two networks on the same images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch.nn import functional as F
 
 from lora_mnist.datasets.dataset import Dataset
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.results import Comparison, Counts, Pair, Pairs, Scores, ScoreTable, SplitResult
+from lora_mnist.evaluation.results import Comparison, Counts, Matrix, Pair, Pairs, Scores, ScoreTable, SplitResult
 from lora_mnist.training.model import MLP, logits_of
 
 
@@ -22,25 +22,25 @@ def require_finite(logits: Mapping[str, torch.Tensor], way_out: str) -> None:
         raise UsageError("The network's logits are no longer finite numbers.", way_out)
 
 
-def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(N, 10), (N,) → int64 (10, 10): row true digit, column predicted digit."""
-    return torch.bincount(labels.cpu() * 10 + logits.argmax(1), minlength=100).view(10, 10)
+def confusion_matrix(logits: torch.Tensor, labels: torch.Tensor) -> Matrix:
+    """Counts (10, 10) of logits (N, 10) on labels (N,): row true digit, column predicted digit."""
+    counts = torch.bincount(labels.cpu() * 10 + logits.argmax(1), minlength=100)
+    return tuple(map(tuple, counts.view(10, 10).tolist()))
 
 
 def summarise(logits: torch.Tensor, labels: torch.Tensor) -> SplitResult:
     """Confusion matrix and errors of logits (N, 10) on labels (N,)."""
     confusion = confusion_matrix(logits, labels)
-    right = confusion.diagonal()
     return SplitResult(
         count=len(labels),
-        accuracy=int(right.sum()) / len(labels),
-        wrong=tuple((confusion.sum(1) - right).tolist()),
-        confusion=_rows(confusion),
-        scores=scores_in(confusion.tolist()),
+        accuracy=sum(row[digit] for digit, row in enumerate(confusion)) / len(labels),
+        wrong=tuple(sum(row) - row[digit] for digit, row in enumerate(confusion)),
+        confusion=confusion,
+        scores=scores_in(confusion),
     )
 
 
-def scores_in(confusion: Sequence[Sequence[int]]) -> ScoreTable:
+def scores_in(confusion: Matrix) -> ScoreTable:
     """Precision, recall and F1 of every digit, of a confusion matrix (10, 10), rows true digit; and their means."""
     digits = []
     for digit, row in enumerate(confusion):
@@ -61,7 +61,7 @@ def weakest_digit(logits: torch.Tensor, labels: torch.Tensor) -> int:
     return max(digits, key=lambda digit: (float(wrong[labels == digit].mean()), float(losses[labels == digit].mean())))
 
 
-def counts_in(confusion: Sequence[Sequence[int]], digit: int) -> Counts:
+def counts_in(confusion: Matrix, digit: int) -> Counts:
     """What a confusion matrix (10, 10), rows true digit, says of `digit`."""
     hits = confusion[digit][digit]
     return Counts(
@@ -73,7 +73,7 @@ def counts_in(confusion: Sequence[Sequence[int]], digit: int) -> Counts:
 
 def counts_of(logits: torch.Tensor, labels: torch.Tensor, digit: int) -> Counts:
     """`counts_in` of logits (N, 10) on labels (N,)."""
-    return counts_in(confusion_matrix(logits, labels).tolist(), digit)
+    return counts_in(confusion_matrix(logits, labels), digit)
 
 
 def compare(
@@ -82,12 +82,13 @@ def compare(
     labels: Mapping[str, torch.Tensor],
     digit: int,
 ) -> dict[str, Comparison]:
-    """What changed for the target `digit`, and for all, between logits (N, 10) on the same labels (N,), by split."""
-    return {split: _compare(before[split], after[split], truth.cpu(), digit) for split, truth in labels.items()}
+    """`compare_split`, by split."""
+    return {split: compare_split(before[split], after[split], truth, digit) for split, truth in labels.items()}
 
 
-def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, digit: int) -> Comparison:
-    was, now = before.argmax(1), after.argmax(1)
+def compare_split(before: torch.Tensor, after: torch.Tensor, labels: torch.Tensor, digit: int) -> Comparison:
+    """What changed for the target `digit`, and for all, between logits (N, 10) on the same labels (N,)."""
+    truth, was, now = labels.cpu(), before.argmax(1), after.argmax(1)
     is_digit, moved = truth == digit, was != now
     fixed, broken = moved & (now == truth), moved & (was == truth)
     return Comparison(
@@ -100,14 +101,10 @@ def _compare(before: torch.Tensor, after: torch.Tensor, truth: torch.Tensor, dig
             false_alarms=_pair(moved & ~is_digit & (was == digit), moved & ~is_digit & (now == digit)),
             errors=_pair(fixed, broken),
         ),
-        scores_before=scores_in(confusion_matrix(before, truth).tolist()),
-        came=_rows(confusion_matrix(after[moved], truth[moved])),
-        went=_rows(confusion_matrix(before[moved], truth[moved])),
+        scores_before=scores_in(confusion_matrix(before, truth)),
+        came=confusion_matrix(after[moved], truth[moved]),
+        went=confusion_matrix(before[moved], truth[moved]),
     )
-
-
-def _rows(matrix: torch.Tensor) -> tuple[tuple[int, ...], ...]:
-    return tuple(map(tuple, matrix.tolist()))
 
 
 def _pair(fixed: torch.Tensor, broken: torch.Tensor) -> Pair:

@@ -128,11 +128,6 @@ class Comparison(Document):
     came: Matrix  # images by the digit that they are taken for only after
     went: Matrix  # and by the digit that they are taken for only before
 
-    @property
-    def by_digit(self) -> list[Pair]:
-        """Images fixed and broken of every true digit."""
-        return [Pair(fixed=fixed, broken=broken) for fixed, broken in zip(self.fixed, self.broken, strict=True)]
-
 
 class StrengthPoint(Counts):
     """What an adapter does at one strength."""

@@ -90,11 +90,6 @@ class Facts(Document):
         """The other digits with more errors than chance allows, the largest side effect first."""
         return worse_digits(self.digits, self.others)
 
-    @property
-    def largest_side_effect(self) -> int:
-        """The other digit whose errors rose most, or fell least."""
-        return max(self.others, key=lambda digit: self.digits[digit].change)
-
 
 class Verdict(Document):
     """What became of the target digit and of the others, and whether a shifted threshold would have done as well.
@@ -139,7 +134,7 @@ class Verdict(Document):
     @property
     def side_effects(self) -> str:
         """The second: what happened to the other nine digits."""
-        return _side_effects(self.facts.digits, self.facts.others)
+        return side_effects(self.facts.digits, self.facts.others)
 
     @property
     def compared(self) -> str:
@@ -147,10 +142,10 @@ class Verdict(Document):
         facts = self.facts
         if facts.missed.change >= 0:
             return ""
-        sentence = _than(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
+        sentence = _compared(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
         if not facts.control:
             return sentence
-        beside = _than(facts.after, facts.control, "The control with a shifted threshold")
+        beside = _compared(facts.after, facts.control, "The control with a shifted threshold")
         as_well = not facts.control.pair.is_fewer
         return f"{sentence} {beside}{' So uniform sampling with a threshold does as well.' * as_well}"
 
@@ -174,7 +169,7 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     def baseline(shifted: ShiftedLogit) -> Baseline:
         return Baseline(counts=shifted.splits["test"], pair=tested(shifted.pairs["test"]))
 
-    digits = family(compared.by_digit)
+    digits = changes_by_digit(compared)
     facts = Facts(
         digit=digit,
         before=compared.before,
@@ -198,10 +193,11 @@ def tested(*pairs: Pair) -> Tested:
     return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
-def family(by_digit: Sequence[Pair]) -> tuple[Tested, ...]:
-    """The ten digits, with their p corrected for being asked together."""
-    corrected = holm([mcnemar(pair.fixed, pair.broken) for pair in by_digit])
-    return tuple(Tested(fixed=pair.fixed, broken=pair.broken, p=p) for pair, p in zip(by_digit, corrected, strict=True))
+def changes_by_digit(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
+    """What changed of each of the ten digits, with their p corrected for being asked together."""
+    pairs = list(zip(compared.fixed, compared.broken, strict=True))
+    corrected = holm([mcnemar(fixed, broken) for fixed, broken in pairs])
+    return tuple(Tested(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True))
 
 
 def worse_digits(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
@@ -225,12 +221,8 @@ def _kind(facts: Facts) -> Kind:
     return "side effect" if facts.worse else "repair"
 
 
-def side_effects(compared: "Comparison | OnVal") -> str:
-    """One sentence on how the errors of any of the ten digits changed, as after several repairs."""
-    return _side_effects(family(compared.by_digit), range(10))
-
-
-def _side_effects(digits: Sequence[Tested], among: Sequence[int]) -> str:
+def side_effects(digits: Sequence[Tested], among: Sequence[int] = range(10)) -> str:
+    """One sentence on how the errors of some of the ten digits changed; of all of them, as after several repairs."""
     other = "other " if len(among) < 10 else ""
     if worse := worse_digits(digits, among):
         p = format_p(max(digits[one].p for one in worse))
@@ -246,7 +238,7 @@ def _side_effects(digits: Sequence[Tested], among: Sequence[int]) -> str:
     )
 
 
-def _than(after: Counts, other: Baseline, name: str) -> str:
+def _compared(after: Counts, other: Baseline, name: str) -> str:
     ours, theirs = after.errors, other.counts.errors
     same = "as many" if other.counts.missed == after.missed else f"{other.counts.missed:,}"
     if ours == theirs:
@@ -313,16 +305,6 @@ class OnVal(Document):
     fixed: PerDigit
     broken: PerDigit
 
-    @property
-    def by_digit(self) -> list[Pair]:
-        """Images fixed and broken of every digit."""
-        return [Pair(fixed=fixed, broken=broken) for fixed, broken in zip(self.fixed, self.broken, strict=True)]
-
-    @property
-    def change(self) -> list[int]:
-        """How many more images of every digit are wrong."""
-        return [pair.broken - pair.fixed for pair in self.by_digit]
-
 
 class LessonVerdict(Document):
     """The verdict on a `LessonResult`.
@@ -375,9 +357,9 @@ class LessonResult(Document):
     @property
     def verdict(self) -> LessonVerdict:
         """Whether it learnt them, and at what side effects."""
-        worse = sorted(worse_digits(family(self.val.by_digit), range(10))) if self.val else []
-        more_errors = self.val is not None and tested(*self.val.by_digit).is_more
-        kind, one = self._kind(bool(worse) or more_errors), self.unseen
+        one, digits = self.unseen, changes_by_digit(self.val) if self.val else ()
+        worse = tuple(digit for digit, change in enumerate(digits) if change.is_more)
+        kind = self._kind(bool(worse) or tested(*digits).is_more)
         if one is None:
             counted = f"{self.before} → {self.after} of {self.count} drawings right, all seen in training"
         else:
@@ -386,8 +368,8 @@ class LessonResult(Document):
         return LessonVerdict(
             kind=kind,
             words=f"{LESSON_TITLES[kind]}: {counted}.",
-            side_effects=side_effects(self.val) if self.val else "",
-            worse=tuple(worse),
+            side_effects=side_effects(digits) if digits else "",
+            worse=worse,
         )
 
     def _kind(self, has_side_effect: bool) -> LessonKind:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import RunError
-from lora_mnist.evaluation import metrics
+from lora_mnist.evaluation.metrics import compare_split
 from lora_mnist.evaluation.verdict import Tested, tested
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine, adapter_lines
@@ -127,6 +127,6 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNe
     for (first, (_, before)), (second, (_, after)) in itertools.combinations(networks.items(), 2):
         digits = {network.adapter.digit for network in (first, second) if network.adapter}
         digit = digits.pop() if len(digits) == 1 else None  # None too where drawings were taught
-        found = metrics.compare(before, after, {"test": labels}, digit or 0)["test"].pairs
+        found = compare_split(before["test"], after["test"], labels, digit or 0).pairs
         errors, missed = tested(found.errors), None if digit is None else tested(found.missed)
         yield PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)

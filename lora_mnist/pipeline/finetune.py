@@ -11,7 +11,14 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from lora_mnist import SCHEMA
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import ProofError, UsageError
-from lora_mnist.evaluation.analysis import add_adapter, analyse, first_directions, pictures, wrong_images
+from lora_mnist.evaluation.analysis import (
+    analyse,
+    first_directions,
+    layer_effects,
+    pictures,
+    strength_curve,
+    wrong_images,
+)
 from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
@@ -156,8 +163,11 @@ def prove_and_save(
     before = work.logits_with(below)
     evaluation = work.evaluation(logits, [AppliedAdapter(name=one, strength=1.0) for one in (*below, name)])
     analysis = analyse(before, logits, work.labels, digit, control)
-    ends = work.evaluation(before).splits, evaluation.splits
-    analysis = add_adapter(analysis, adapted, name, digit, work.dataset, ends)
+    known = {0.0: work.evaluation(before).splits, 1.0: evaluation.splits}
+    curve = strength_curve(adapted, name, work.dataset.held_out, digit, known)
+    of_digit = work.dataset.test.images[work.dataset.test.labels == digit]
+    layers = layer_effects(adapted, name, of_digit, digit)
+    analysis = analysis.model_copy(update={"strength_curve": curve, "layers": layers})
     wrong = wrong_images(before["test"], logits["test"], work.labels["test"].cpu())
     shown = {**pictures(analysis, wrong, work.dataset), "directions": first_directions(adapted, name)}
 

@@ -11,7 +11,7 @@ import torch
 from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
-from lora_mnist.evaluation.metrics import compare
+from lora_mnist.evaluation.metrics import compare_split
 from lora_mnist.evaluation.results import GuardDecision
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
 from lora_mnist.lora import scale_alpha, updates_of
@@ -189,7 +189,7 @@ def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
 def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:
     val = work.dataset.val
     before, after = work.logits_with(())["val"], logits_of(adapted, val.images)
-    found = compare({"val": before}, {"val": after}, {"val": val.labels}, digit)["val"]
+    found = compare_split(before, after, val.labels, digit)
     errors = {"before": found.before.errors, "after": found.after.errors}
     return OnVal(images=len(val), **errors, fixed=found.fixed, broken=found.broken)
 

@@ -89,24 +89,17 @@ def _probabilities(artifact: Artifact) -> np.ndarray:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One PNG with the pictures of many images, row by row, and by an image's index its place there."""
+def sheet_of(adapters: Iterable[Images]) -> tuple[str, dict[int, int]]:
+    """One PNG, as the source of an <img>, with the wrong images of all adapters, row by row, each once; and the place
+    there of each image by its index. At most `MOST_PICTURES`; an empty source where there are none.
 
-    source: str  # of an <img>
-    places: Mapping[int, int]
-
-
-def sheet_of(adapters: Iterable[Images]) -> Sheet:
-    """Wrong images of all adapters, each once, up to `MOST_PICTURES`; without a source where there are none.
-
-    One picture for all: as a file of its own each would take 0.3 KB more in the page, and again for every adapter.
+    As a file of its own each would take 0.3 KB more in the page, and again for every adapter.
     """
     found: dict[int, np.ndarray] = {}
     for one in adapters:
         found |= dict(zip(one.pictures["wrong_index"].tolist(), one.pictures["wrong"], strict=True))
     if not found:
-        return Sheet("", {})
+        return "", {}
     chosen = sorted(found)[:MOST_PICTURES]
     ink = np.zeros((-(-len(chosen) // COLUMNS) * SIDE, COLUMNS * SIDE), np.uint8)
     for place, index in enumerate(chosen):
@@ -114,7 +107,7 @@ def sheet_of(adapters: Iterable[Images]) -> Sheet:
         ink[row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE] = found[index]
     shades = Image.fromarray(SHADES - 1 - (ink.astype(np.uint16) * SHADES // 256).astype(np.uint8), "P")
     shades.putpalette([level * 17 for level in range(SHADES) for _ in range(3)])
-    return Sheet(_source(shades, bits=4, optimize=True), {index: place for place, index in enumerate(chosen)})
+    return _source(shades, bits=4, optimize=True), {index: place for place, index in enumerate(chosen)}
 
 
 def picture_source(image: np.ndarray) -> str:

@@ -60,7 +60,7 @@ def write_report(run: Run, normalised: bool = False) -> Path:
         adapters = [read_adapter(run, one, documents.checkpoints) for one in documents.adapters]
         run.require_writable()
         plots = {plot.name: plot for plot in plots_of(run, adapters, lines, normalised)}
-        sheet = sheet_of(one.images for one in adapters)
+        sheet, places = sheet_of(one.images for one in adapters)
         with_section = [line for line in reversed(lines) if line.method != "full"]  # the newest first, as sections are
         template = environment().get_template("report.html.j2")
         page = template.render(
@@ -71,8 +71,8 @@ def write_report(run: Run, normalised: bool = False) -> Path:
             normalised=normalised,
             exports=sorted(page.name for page in run.exports.glob("*.html")),
             plots=plots,
-            sheet=sheet.source,
-            data=_data_for_script(adapters, sheet.places),
+            sheet=sheet,
+            data=_data_for_script(adapters, places),
             script=source("report.js"),
             style=source("report.css"),
             lora_picture=base64.b64encode(source("lora.svg").encode()).decode(),
@@ -122,8 +122,10 @@ def _data_for_script(adapters: Sequence[AdapterResults], places: Mapping[int, in
         for image in one.images.wrong:
             if (place := places.get(image.index)) is not None:
                 images[place] = [image.index, image.label, image.agreed]
-                seen = [(one, round(100 * sure), round(100 * own)) for one, own, sure in (image.before, image.after)]
-                predictions.append([place, *seen[0], *seen[1]])
+                row = [place]
+                for guess in (image.before, image.after):
+                    row += [guess.prediction, round(100 * guess.confidence), round(100 * guess.probability)]
+                predictions.append(row)
         strengths = [point.model_dump() for point in one.curve.splits["test"]]
         by_adapter[one.name] = {"strengths": strengths, "predictions": predictions}
     data = {"columns": COLUMNS, "images": [images[place] for place in range(len(images))], "adapters": by_adapter}

@@ -6,11 +6,11 @@ Only matplotlib's objects are used, nothing global, and the same numbers give th
 import io
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -31,7 +31,11 @@ WIDTH = 5.6  # inches: text is then 12 to 16 pixels high where the page gives a 
 BLUE, ORANGE, GREY, INK = "#0072b2", "#b34a00", "#6b6b6b", "#1a1a1a"  # differ in lightness, so for the colour-blind too
 SERIES = (BLUE, ORANGE, "#00664b", "#7a3fa0", "#8a6d00", "#b0306a", "#3d5a80", "#5c4033")  # of several adapters
 MARKERS = "os^DvPX*"
+WHOLE: dict[str, Any] = {"integer": True, "nbins": 10, "steps": [1, 2, 5, 10]}  # ticks of an axis that counts
 APART = 22  # pixels at 100 dpi between two strengths that are written beside a curve
+
+# draw and save as matplotlib does by default, whatever the user's matplotlibrc or theme says
+default_style = partial(matplotlib.style.context, "default")
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,6 @@ class Plot:
         with matplotlib.rc_context({"svg.hashsalt": self.name}):  # else its ids are random
             self.figure.savefig(file, format=kind, **options)
         return file.getvalue()
-
-
-@contextmanager
-def default_style() -> Iterator[None]:
-    """Draw and save as matplotlib does by default, whatever the user's matplotlibrc or theme says."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        yield
 
 
 def plots_of(
@@ -190,7 +186,7 @@ def errors_per_digit(base: SplitResult) -> Plot:
     axes.bar_label(bars, fontsize=8, color=INK)
     axes.set_xticks(DIGITS, list(map(str, DIGITS)))
     axes.margins(y=0.12)
-    whole_ticks(axes, "y")
+    axes.locator_params("y", **WHOLE)
     pairs = enumerate(zip(base.wrong, base.images, strict=True))
     marks = tuple(Mark(digit, wrong, f"{digit}: {wrong} of {images} wrong") for digit, (wrong, images) in pairs)
     alt = f"Wrong test images per digit: {list(base.wrong)}."
@@ -255,17 +251,16 @@ def trade(one: AdapterResults) -> Plot:
     for i, ((label, counts), marker) in enumerate(zip(points, itertools.cycle(MARKERS), strict=False)):
         colour = INK if i else GREY
         axes.plot(counts.missed, counts.errors, marker, color=colour, markersize=8, linestyle="none", label=label)
-    whole_ticks(axes, "both")
+    axes.locator_params(**WHOLE)
     _write_strengths(axes, strengths)
     legend_above(axes)
-    marks = []
-    for counts in shifts:
-        words = f"{counts.shift:+.2f} on the logit of {digit}: {_in_words(counts)}".replace("-", "−")
-        marks.append(Mark(counts.missed, counts.errors, words))
-    marks += [Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}") for label, counts in points]
-    for counts in strengths:
-        words = f"strength {counts.strength:g}: {_in_words(counts)}"
-        marks.append(Mark(counts.missed, counts.errors, words, counts.strength))
+
+    def mark(label: str, counts: Counts, strength: float | None = None) -> Mark:
+        return Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}", strength)
+
+    marks = [mark(f"{counts.shift:+.2f} on the logit of {digit}".replace("-", "−"), counts) for counts in shifts]
+    marks += [mark(*point) for point in points]
+    marks += [mark(f"strength {counts.strength:g}", counts, counts.strength) for counts in strengths]
     words = "; ".join(f"{label}: {counts.missed} missed, {counts.errors} errors" for label, counts in points)
     alt = f"Missed {digit}s against all errors. {words}."
     return Plot(f"{name}-trade", figure, alt, f"{name}-trade.csv", tuple(marks))
@@ -276,17 +271,12 @@ def _write_strengths(axes: Axes, strengths: Sequence[StrengthPoint]) -> None:
     axes.get_xlim(), axes.get_ylim()  # matplotlib settles them when it is asked
     taken: list[np.ndarray] = []
     for point in sorted(strengths, key=lambda point: (point.strength not in (0, 1), point.strength)):
-        place = axes.transData.transform((point.missed, point.errors))
+        at = point.missed, point.errors
+        place = axes.transData.transform(at)
         if axes.bbox.contains(*place) and all(np.hypot(*(place - other)) > APART for other in taken):
             taken.append(place)
             # to the lower right, where no curve goes
-            place_in_points: dict[str, Any] = {
-                "xytext": (6, -13),
-                "textcoords": "offset points",
-                "fontsize": 8,
-                "color": BLUE,
-            }
-            axes.annotate(f"{point.strength:g}", (point.missed, point.errors), **place_in_points)
+            axes.annotate(f"{point.strength:g}", at, (6, -13), textcoords="offset points", fontsize=8, color=BLUE)
 
 
 def strength_curve(one: AdapterResults) -> Plot:
@@ -331,7 +321,7 @@ def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
         axes.plot(x[1], y[1], marker, color=colour, markersize=8, label=label, linestyle="none")
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
         words.append(f"{label}: {x[0]} to {x[1]} of its digit, {y[0]} to {y[1]} of the others")
-    whole_ticks(axes, "both")
+    axes.locator_params(**WHOLE)
     legend_above(axes)
     alt = f"Wrong test images. {'; '.join(words)}."
     return Plot("side-by-side", figure, alt, "adapters.csv", tuple(marks))
@@ -363,9 +353,9 @@ def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple
         right.set_ylabel("accuracy on val, %")
         right.spines["top"].set_visible(False)
         right.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        for one, label in ((right, None), (axes, "accuracy on val (right)")):  # the second for the legend alone
-            x, y = (at, percent) if one is right else ([], [])
-            one.plot(x, y, "--", color=SERIES[2], marker=".", linewidth=1.8, label=label)
+        look: dict[str, Any] = {"color": SERIES[2], "marker": ".", "linewidth": 1.8}
+        right.plot(at, percent, "--", **look)
+        axes.plot([], [], "--", **look, label="accuracy on val (right)")  # for the legend alone
         left, bottom, width, height = axes.get_position().bounds
         for one in (axes, right):
             one.set_position((left, bottom, width - 0.115, height))  # room for the second axis
@@ -374,7 +364,7 @@ def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple
             Mark(step, loss, f"step {step}, on val: {loss:.3g}, {100 * accuracy:.2f} % right")
             for step, loss, accuracy in val
         ]
-    whole_ticks(axes, "x")
+    axes.locator_params("x", **WHOLE)
     if min(losses) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -412,12 +402,6 @@ def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     return figure, axes
-
-
-def whole_ticks(axes: Axes, which: Literal["x", "y", "both"]) -> None:
-    """Count in whole numbers on those axes."""
-    for axis in (axes.xaxis, axes.yaxis) if which == "both" else (getattr(axes, f"{which}axis"),):
-        axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
 def legend_above(axes: Axes) -> None:

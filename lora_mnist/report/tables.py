@@ -157,8 +157,8 @@ def base_digit_rows(base: SplitResult) -> list[Row]:
 
 def digit_rows(adapter: AdapterResults) -> list[Row]:
     """Wrong images of every digit before and after; `net` is the change, `low` and `high` are the interval of `net` /
-    `images` (see `significance.paired_interval`), and `p` is McNemar's, corrected for ten
-    digits."""
+    `images` (see `significance.paired_interval`), and `p` is McNemar's, corrected for ten digits.
+    """
     rows: list[Row] = []
     for digit, pair in enumerate(adapter.verdict.facts.digits):
         images = adapter.before.images[digit]

@@ -1,22 +1,31 @@
+"""What follows from logits before and after, what the adapter learnt, and what it does at every strength."""
+
+import copy
+
 import numpy as np
 import pytest
 import torch
 
+from lora_mnist.datasets.dataset import Split
 from lora_mnist.evaluation.analysis import (
     MOST,
     MOST_WRONG,
     PICTURES,
+    STRENGTHS,
     analyse,
     changed_images,
     first_directions,
     layer_effects,
+    strength_curve,
     wrong_images,
 )
 from lora_mnist.evaluation.baselines import Control
+from lora_mnist.evaluation.metrics import counts_of, summarise
+from lora_mnist.evaluation.results import StrengthPoint
 from lora_mnist.lora import LoRAConfig, inject, strengths, updates_of
 from lora_mnist.training.model import MLP, logits_of
 
-from ..models import adapted, add, config
+from ..models import DIGIT, adapted, add, by_hand, config, labelled_by_a_network
 
 
 def logits(*rows):
@@ -52,9 +61,7 @@ def test_images_that_are_wrong_before_or_after():
     before, after = torch.eye(10)[[1, 2, 3, 3]], torch.eye(10)[[1, 1, 3, 2]]
     assert wrong_images(before, after, torch.tensor([1, 1, 3, 3])).tolist() == [1, 3]
     assert wrong_images(before, before, torch.tensor([1, 2, 3, 3])).tolist() == []
-
-
-def test_of_too_many_wrong_images_every_way_keeps_some():
+    # of too many, every way to be wrong keeps some
     labels = torch.zeros(MOST_WRONG + 3, dtype=torch.int64)
     before = torch.eye(10)[[1] * MOST_WRONG + [2, 2, 3]]
     chosen = wrong_images(before, before, labels).tolist()
@@ -63,7 +70,7 @@ def test_of_too_many_wrong_images_every_way_keeps_some():
     assert {MOST_WRONG, MOST_WRONG + 1, MOST_WRONG + 2} <= set(chosen)
 
 
-def test_a_control_stands_there_with_one_number_too():
+def test_a_control_is_compared_with_a_shifted_threshold_of_its_own():
     generator = torch.Generator().manual_seed(1)
     labels = {split: torch.randint(10, (300,), generator=generator) for split in ("val", "test")}
 
@@ -141,3 +148,57 @@ def test_without_the_first_layer_there_is_no_direction():
     assert len(first_directions(model, "a")) == 0
     inject(model, "b", LoRAConfig(("linear1",), rank=1))
     assert len(first_directions(model, "b")) == 1
+
+
+# The strength curve ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turned():
+    """A base, the same with an adapter that does something, and random images in two splits."""
+    base, images, labels = labelled_by_a_network(600, 80)
+    network = copy.deepcopy(base)
+    update = inject(network, "a", LoRAConfig(("linear2",), rank=2, alpha=3.0))["linear2"]
+    torch.nn.init.normal_(update.lora_B.data, std=0.3)
+    return base, network, {"val": Split(images[::2], labels[::2]), "test": Split(images[1::2], labels[1::2])}
+
+
+def point_by_hand(base, network, strength, split):
+    """Counts of a plain network with W + strength · scaling · B A written out."""
+    logits = logits_of(by_hand(base, updates_of(network, "a"), strength * 1.5), split.images)
+    wrong = split.labels[logits.argmax(1) != split.labels].bincount(minlength=10)
+    counts = counts_of(logits, split.labels, DIGIT)
+    return StrengthPoint(strength=strength, **dict(counts), wrong=tuple(wrong.tolist()))
+
+
+def curve_of(base, network, held_out):
+    known = {
+        strength: {name: summarise(logits_of(one, split.images), split.labels) for name, split in held_out.items()}
+        for strength, one in ((0.0, base), (1.0, network))
+    }
+    return strength_curve(network, "a", held_out, DIGIT, known)
+
+
+def test_every_strength_is_what_the_merged_network_does_and_the_best_on_val_is_recommended(turned):
+    base, network, held_out = turned
+    curve = curve_of(base, network, held_out)
+    points = {s: point_by_hand(base, network, s, held_out["val"]) for s in STRENGTHS}
+    assert (curve.measured_on, curve.splits["val"]) == ("val", tuple(points.values()))
+    fewest = min(one.errors for one in points.values())
+    assert curve.recommended == max(s for s, one in points.items() if one.errors == fewest)
+    wanted = sorted({*STRENGTHS, curve.recommended})
+    assert curve.splits["test"] == tuple(point_by_hand(base, network, s, held_out["test"]) for s in wanted)
+    del held_out["val"]
+    curve = curve_of(base, network, held_out)
+    assert (curve.measured_on, list(curve.splits)) == ("test", ["test"])
+    assert [one.strength for one in curve.splits["test"]] == list(STRENGTHS)
+
+
+def test_it_ends_where_logits_are_no_longer_finite(turned):
+    base, network, held_out = turned
+    updates_of(network, "a")["linear2"].lora_B.data.fill_(3e38)
+    curve = curve_of(base, network, held_out)
+    measured = [one.strength for one in curve.splits["val"]]
+    assert measured == list(STRENGTHS[: len(measured)])
+    assert len(measured) < len(STRENGTHS)
+    assert curve.recommended in measured

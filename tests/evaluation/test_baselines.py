@@ -4,6 +4,8 @@ import torch
 from lora_mnist.evaluation.baselines import find_shift, shifted_threshold, shifted_to_miss
 from lora_mnist.evaluation.results import Counts
 
+from ..models import counts_by_hand
+
 
 def splits(seed, count=400):
     generator = torch.Generator().manual_seed(seed)
@@ -11,15 +13,6 @@ def splits(seed, count=400):
 
 
 LABELS = {name: torch.arange(400) % 10 for name in ("val", "test")}
-
-
-def counts(logits, labels, digit):
-    said = logits.argmax(1)
-    return Counts(
-        missed=int(((labels == digit) & (said != digit)).sum()),
-        false_alarms=int(((labels != digit) & (said == digit)).sum()),
-        errors=int((said != labels).sum()),
-    )
 
 
 def moved(logits, digit, shift):
@@ -37,9 +30,9 @@ def test_the_shift_is_the_smallest_that_misses_no_more(missed_after):
     found = shifted_threshold(before, after, LABELS, digit)
     assert found.chosen_on == "val"
     for name in ("val", "test"):
-        assert found.splits[name] == counts(moved(before[name], digit, found.shift), LABELS[name], digit)
+        assert found.splits[name] == counts_by_hand(moved(before[name], digit, found.shift), LABELS[name], digit)
     assert found.splits["val"].missed == missed_after
-    a_little_less = counts(moved(before["val"], digit, found.shift - 1e-4), LABELS["val"], digit)
+    a_little_less = counts_by_hand(moved(before["val"], digit, found.shift - 1e-4), LABELS["val"], digit)
     assert a_little_less.missed == missed_after + 1
 
 

@@ -65,7 +65,7 @@ def test_a_lesson_writes_nothing_and_says_what_it_gained_and_cost(run_copy):
     wrong = [logits_of(model, val.images).argmax(1) != val.labels for model in (work.base, adapted)]
     assert (lesson.val.before, lesson.val.after) == tuple(int(part.sum()) for part in wrong)
     by_digit = [int((wrong[1] & (val.labels == d)).sum() - (wrong[0] & (val.labels == d)).sum()) for d in range(10)]
-    assert lesson.val.change == by_digit
+    assert [b - f for f, b in zip(lesson.val.fixed, lesson.val.broken, strict=True)] == by_digit
 
 
 def test_no_drawing_is_judged_by_an_adapter_that_has_seen_it(run_copy, monkeypatch):

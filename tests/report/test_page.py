@@ -52,13 +52,12 @@ def plain_run(finished_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(plain_run):
-    """The page of `plain_run`, whose report lies beside it."""
+    """Its page, with the report beside it."""
     return written(plain_run)
 
 
 @pytest.fixture(scope="module")
 def rich(rich_run):
-    """Likewise."""
     return written(rich_run)
 
 
@@ -156,12 +155,23 @@ def test_plots_numbers_and_settings_lie_beside_the_page(plain, plain_run):
 
 
 def test_the_headline_is_what_the_run_stored(rich, rich_run):
-    """Counts, McNemar's p by scipy, and Wilson's intervals by scipy, of every adapter."""
-    text = Page(rich).visible.replace(",", "")
+    """Counts, McNemar's p by scipy and the colour that follows, Wilson's intervals by scipy, F1, of every adapter."""
+
+    def exact(fixed: int, broken: int) -> float:
+        return binomtest(fixed, fixed + broken).pvalue if fixed + broken else 1.0
+
+    def colour(fixed: int, broken: int, p: float) -> str:
+        return "quiet" if p > 0.05 or fixed == broken else "good" if fixed > broken else "bad"
+
     for stored in documents_of(Run(rich_run)).adapters:
-        test, evaluated = stored.analysis.splits["test"], stored.evaluation.splits["test"]
-        assert verdict_of(stored.analysis, stored.finetune.digit).words.replace(",", "") in text
-        of_digit = evaluated.images[stored.finetune.digit]
+        section = re.search(rf'<section id="adapter:{stored.name}">.*?</section>', rich, re.DOTALL)[0]
+        text = Page(section).visible.replace(",", "").replace("\N{NO-BREAK SPACE}", " ")
+        test, evaluated, digit = stored.analysis.splits["test"], stored.evaluation.splits["test"], stored.finetune.digit
+        assert verdict_of(stored.analysis, digit).words.replace(",", "") in text
+        digits = list(zip(test.fixed, test.broken, strict=True))
+        corrected = multipletests([exact(*one) for one in digits], method="holm")[1]
+        colours = {f"digit={i}": colour(*one, p) for i, (one, p) in enumerate(zip(digits, corrected, strict=True))}
+        of_digit = evaluated.images[digit]
         sizes = {"missed": of_digit, "false_alarms": evaluated.count - of_digit, "errors": evaluated.count}
         for key, images in sizes.items():
             cells = []
@@ -170,14 +180,19 @@ def test_the_headline_is_what_the_run_stored(rich, rich_run):
                 low, high = (abs(100 * end) for end in interval)
                 cells.append(f"{count} {100 * count / images:.2f} % ( {low:.2f} to {high:.2f} % )")
             pair = getattr(test.pairs, key)
-            p = binomtest(pair.fixed, pair.fixed + pair.broken).pvalue if pair.fixed + pair.broken else 1.0
-            if key == "missed":  # one of ten digits that are asked together
-                digits = zip(test.fixed, test.broken, strict=True)
-                ps = [binomtest(a, a + b).pvalue if a + b else 1.0 for a, b in digits]
-                p = multipletests(ps, method="holm")[1][stored.finetune.digit]
+            p = corrected[digit] if key == "missed" else exact(pair.fixed, pair.broken)
+            colours[f"change={key}"] = colour(pair.fixed, pair.broken, p)
             change = f"{pair.broken - pair.fixed:+}".replace("-", "−").replace("+0", "0")
             wanted = f"of {images} {' '.join(cells)} {change} p {f'= {p:.2g}' if p >= 1e-4 else '< 0.0001'}"
             assert re.sub(r"\W+", " ", wanted) in re.sub(r"\W+", " ", text)
+        found = re.findall(r'data-(change|digit)="(\w+)" class="(\w+)"', section)
+        assert {f"{kind}={name}": shown for kind, name, shown in found} == colours
+        del colours[f"digit={digit}"], colours["change=missed"]
+        assert ("None beyond chance" in text) == ("bad" not in colours.values())
+        hits = [of_digit - one.missed for one in (test.before, test.after)]
+        taken = [hit + one.false_alarms for hit, one in zip(hits, (test.before, test.after), strict=True)]
+        f1 = [f"{200 * hit / (of_digit + all_taken):.2f} %" for hit, all_taken in zip(hits, taken, strict=True)]
+        assert f"F1 of {digit}: {' → '.join(f1)}" in text
 
 
 def test_cells_share_one_scale_and_a_change_is_coloured_by_its_sign():
@@ -231,13 +246,17 @@ def test_the_commands_on_the_page_make_the_same_run_again(rich, rich_run, cli, m
     assert len(one) == 6
 
 
-def test_a_run_without_adapters_gets_a_page_too(run_copy, adapter):
+def test_a_run_without_adapters_gets_a_page_too_and_links_its_export(run_copy, adapter):
     shutil.rmtree(adapter)
+    (run_copy / "exports").mkdir()
+    (run_copy / "exports" / "digit8-r2.html").write_text("a page")
     text = written(run_copy)
     assert faults_of(text) == []
     page = Page(text)
     assert "a base and no adapter" in page.visible
     assert page.sections == ["base", "made", "words"]
+    assert "../exports/digit8-r2.html" in page.links
+    assert (run_copy / "report" / "../exports/digit8-r2.html").is_file()
 
 
 def test_awkward_runs_have_valid_pages(tmp_path):
@@ -292,10 +311,3 @@ def test_hostile_names_are_only_text(run_copy, adapter):
     assert len(re.findall("<script", text)) == 2  # the data, and the page's own
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     assert list(json.loads(data)["adapters"]) == [name]
-
-
-def test_a_page_to_draw_on_is_linked(run_copy):
-    (run_copy / "exports").mkdir()
-    (run_copy / "exports" / "digit8-r2.html").write_text("a page")
-    assert "../exports/digit8-r2.html" in Page(written(run_copy)).links
-    assert (run_copy / "report" / "../exports/digit8-r2.html").is_file()
