@@ -456,14 +456,7 @@ def play(
 
     Example: lora-mnist play --run runs/default --open
     """
-    try:
-        from lora_mnist.play.server import serve
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("starlette", "uvicorn"):
-            raise
-        way_out = "Install the extra `play`, in a checkout by pip install -e '.[play]'."
-        raise UsageError(f"The playground needs {missing}, which is not installed.", way_out) from error
+    from lora_mnist.play.server import serve
 
     def announce(address: str) -> None:
         if session.json:

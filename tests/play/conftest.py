@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_mnist.pipeline import Request
-from lora_mnist.play.server import Server, listening
+from lora_mnist.play.server import Server
 from lora_mnist.play.teaching import Teacher
 
 NINE = [[[620, 380], [500, 280], [380, 360], [380, 480], [500, 520], [600, 460], [630, 360]], [[630, 360], [580, 820]]]
@@ -56,15 +56,14 @@ class Client:
 @contextmanager
 def serving(run: Path, **teach: object) -> Iterator[Client]:
     """A playground in a thread of this process; `teach` are settings of its lessons."""
-    listener = listening(0)
-    server = Server(Request(run=run, threads=1, options={"teach": teach}))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield Client(listener.getsockname()[1], run, server.teacher)
-    finally:
-        server.should_exit = True
-        thread.join()
+    with Server(Request(run=run, threads=1, options={"teach": teach}), 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield Client(server.server_address[1], run, server.teacher)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")

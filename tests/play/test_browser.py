@@ -236,13 +236,13 @@ def test_a_lesson_that_is_cancelled_killed_or_discarded_leaves_nothing(browser, 
         teach.click()
         expect(page.locator(".how-far")).to_contain_text("Step", timeout=60_000)
         assert client.ask("/api/teaching/start", {"drawings": [{"pixels": "00" * 784, "label": 1}]})[0] == 409
-        os.kill(client.teacher.worker.process.pid, signal.SIGKILL)
+        os.kill(client.teacher.process.pid, signal.SIGKILL)
         expect(outcome).to_contain_text("was killed by signal 9 in the middle of the training")
         expect(outcome).to_contain_text("The run is as it was before.")
         teach.click()  # and once more, before it has begun
         expect(page.locator(".how-far")).to_have_text("Opening the run …")
         expect(outcome).to_be_hidden()
-        os.kill(client.teacher.worker.process.pid, signal.SIGKILL)
+        os.kill(client.teacher.process.pid, signal.SIGKILL)
         expect(outcome).to_contain_text("was killed by signal 9")
         expect(teach).to_be_enabled()
     assert snapshot(run) == before

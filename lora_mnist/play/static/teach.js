@@ -80,12 +80,11 @@ class Lesson {
   }
 
   /** Show the result, and offer the adapter, so that it can be tried. */
-  async open(state, isOurs) {
+  open(state, isOurs) {
     showLesson(state.lesson, state.verdict);
     for (const part of document.querySelectorAll(".may-be-kept")) part.hidden = state.lesson.scale === null;
     if (isOurs) decision.querySelector("h3").focus();
-    const adapter = await ask("teaching/adapter").catch(() => null);
-    if (adapter && this.phase === "taught") offer([...offered, adapter], isOurs ? [adapter.name] : choice.names);
+    readRun(isOurs && state.lesson.scale !== null ? [UNKEPT] : choice.names);
   }
 }
 
@@ -104,19 +103,17 @@ function putAside(label) {
   ask("teaching/ready", {}).catch((error) => warn(error.message));
 }
 
-/** Offer the adapters that the run has now; `on` are the names of those that are on. */
+/** Offer the adapters that the run has now, and the one that waits for a decision; `on` are the names of those that are on. */
 async function readRun(on) {
   try {
     const run = await ask("run");
-    offered = run.adapters;
     nameField.value = run.taught;
-    offer(offered, on);
+    offer(run.adapters, on);
   } catch (error) {
     warn(error.message);
   }
 }
 
-let offered = held.adapters;
 let lesson = null;
 const drawings = new Tray(() => lesson?.offer());
 nameField.value = held.taught;
