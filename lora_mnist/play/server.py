@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -35,8 +37,8 @@ log = logging.getLogger("lora_mnist")
 ADDRESS = "127.0.0.1"  # this machine alone
 HOST = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?")  # any port, since a tunnel may lead here from another
 MAX_BODY_BYTES = 1 << 20  # 500 drawings are 0.8 MB
-IDLE = 15.0  # seconds after which a reader of lesson states is sent a blank, to notice that it is gone
-STATUS_BY_EXIT_CODE = {3: 422, 4: 404, 6: 507}  # of an error; others are 400
+INTERVAL = 0.1  # seconds between two lesson states that a browser is sent; it misses those in between
+IDLE = 15.0  # seconds without a new one, after which it is sent a blank, to notice that it is gone
 UNKEPT = "this lesson"  # what the page calls an adapter that is not kept yet; no kept one can have a space in its name
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -48,7 +50,7 @@ SECURITY_HEADERS = {
 }
 
 
-def refusal_reason(method: str, path: str, headers: Mapping[str, str]) -> str | None:
+def refusal_reason(method: str, path: str, headers: Mapping[str, str] | Message) -> str | None:
     """Why a request is refused, and the way out; None if it is allowed."""
     host, origin = headers.get("host", ""), headers.get("origin")
     if not HOST.fullmatch(host):
@@ -88,8 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             key, _, value, rule = first_fault(error)
             self.send_error(400, f"`{key or 'body'}` (={shown(value)}) {rule[:1].lower()}{rule[1:]}. Correct it.")
         except LoraMnistError as error:
-            status = 409 if isinstance(error, BusyError) else STATUS_BY_EXIT_CODE.get(error.exit_code, 400)
-            self.send_error(status, str(error))
+            self.send_error(409 if isinstance(error, BusyError) else 400, str(error))
         except Exception as error:
             log.error("This is a bug in the playground.", exc_info=error)
             self.send_error(500, f"This is a bug in lora-mnist: {type(error).__name__}: {error}. Please report it.")
@@ -114,8 +115,6 @@ class Handler(BaseHTTPRequestHandler):
                 teacher.warm_up()
             case "POST", "/api/teaching/start":
                 teacher.start(TeachRequest.model_validate_json(body))
-            case "POST", "/api/teaching/cancel":
-                teacher.cancel()
             case "POST", "/api/teaching/keep":
                 teacher.keep(KeepRequest.model_validate_json(body).name)
             case "POST", "/api/teaching/discard":
@@ -134,6 +133,7 @@ class Handler(BaseHTTPRequestHandler):
             event = ":" if state is seen else f"data: {state.model_dump_json()}"
             self.wfile.write(f"{event}\n\n".encode())
             seen = state
+            time.sleep(INTERVAL)
 
     def _begin(self, status: int, kind: str, policy: str = "default-src 'none'") -> None:
         self.send_response_only(status)
@@ -155,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingTCPServer):
-    """The playground of a run: it reads the run and teaches. The networks compute in the page.
+    """The playground of a run: it reads the run and teaches, from `serve_forever` until the `with` around it ends.
 
     Args:
         port: on this machine; 0 takes a free one.
@@ -178,6 +178,11 @@ class Server(ThreadingTCPServer):
                 f"`port` (={port}) cannot be used: {why}.", "Use --port 0, which takes a free one."
             ) from error
 
+    @property
+    def url(self) -> str:
+        """Where a browser finds the page."""
+        return f"http://{ADDRESS}:{self.server_address[1]}/"
+
     def server_close(self) -> None:
         """Listen no longer, and end the lesson."""
         super().server_close()
@@ -185,18 +190,6 @@ class Server(ThreadingTCPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A connection that breaks is no news."""
-
-
-def serve(request: Request, port: int, announce: Callable[[str], None]) -> None:
-    """Serve the playground of a run until a signal ends it. Raises as `Server` does.
-
-    Args:
-        port: on this machine; 0 takes a free one.
-        announce: called with the address when the page can be opened.
-    """
-    with Server(request, port) as server:
-        announce(f"http://{ADDRESS}:{server.server_address[1]}/")
-        server.serve_forever()
 
 
 def run_now(work: Workspace, taught: TaughtAdapter | None = None) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Annotated, Any, Literal
@@ -23,14 +22,13 @@ from lora_mnist.errors import BusyError, LoraMnistError, RunError
 from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict
 from lora_mnist.pipeline.teach import TaughtAdapter, keep, teach
 from lora_mnist.pipeline.workspace import open_workspace
-from lora_mnist.settings.config import Count, Digit, Document, Many, Name
+from lora_mnist.settings.config import Digit, Document, Many, Name
 from lora_mnist.settings.request import Request
 from lora_mnist.training.device import without_interrupts
 from lora_mnist.training.progress import Step
 
 MAX_DRAWINGS = 500  # of one lesson; the page has the same limit
 NICENESS = 10  # lower priority than the browser, in which the networks answer strokes
-REPORT_INTERVAL = 0.1  # seconds between two training steps that are reported
 
 Phase = Literal["idle", "starting", "training", "taught", "keeping", "kept", "discarded", "cancelled", "failed"]
 
@@ -62,10 +60,7 @@ class LessonState(Document):
 
     phase: Phase = "idle"
     tab: str | None = None  # that began it; others may follow it too
-    step: Count = 0
-    steps: Count = 0
-    loss: float | None = None
-    seconds_left: float | None = None  # None until it can be estimated
+    progress: Step | None = None  # None before the first step
     lesson: LessonResult | None = None  # from the end of the training, and so is its verdict
     verdict: LessonVerdict | None = None
     name: str | None = None  # under which it is saved
@@ -87,15 +82,6 @@ def train(request: Request, pipe: Connection) -> None:
     """Train on the drawings that come, and send steps, then a `TaughtAdapter`, or a LoraMnistError if there is none."""
     if hasattr(os, "nice"):
         os.nice(NICENESS)
-    last_report = 0.0
-
-    def report(step: Step) -> None:
-        nonlocal last_report
-        now = time.monotonic()
-        if now - last_report >= REPORT_INTERVAL or step.step == step.steps:
-            last_report = now
-            pipe.send(step)
-
     with contextlib.suppress(EOFError, BrokenPipeError):  # the server has ended
         result: TaughtAdapter | LoraMnistError
         try:
@@ -104,7 +90,7 @@ def train(request: Request, pipe: Connection) -> None:
             pixels = torch.frombuffer(bytearray(b"".join(one.pixels for one in lesson.drawings)), dtype=torch.uint8)
             images = pixels.view(-1, SIDE, SIDE)  # (K * 784) -> (K, 28, 28)
             labels = torch.tensor([one.label for one in lesson.drawings])
-            result = teach(work, Drawings(images.to(work.device), labels.to(work.device)), report)
+            result = teach(work, Drawings(images.to(work.device), labels.to(work.device)), pipe.send)
         except LoraMnistError as error:
             result = error
         pipe.send_bytes(pickle.dumps(result))  # `send` would share the tensors' memory, which ends with the process
@@ -119,6 +105,7 @@ class Teacher:
         self.process: BaseProcess | None = None
         self._request = replace(request, quiet=True)
         self._changed = threading.Condition()
+        self._saving = threading.Lock()
 
     def state_after(self, seen: LessonState | None, seconds: float) -> LessonState:
         """The state, as soon as it is another than `seen`, or after `seconds`."""
@@ -144,49 +131,42 @@ class Teacher:
             follow = threading.Thread(target=self._follow, args=(self.process, self._pipe, lesson), daemon=True)
         follow.start()
 
-    def cancel(self) -> None:
-        """End the training. Raises RunError if there is none."""
-        with self._changed:
-            if self.state.phase not in ("starting", "training"):
-                raise RunError("There is no training to cancel.", "It is over, or was never begun.")
-            self.close()
-            self._finish("cancelled")
-
     def keep(self, name: str) -> None:
         """Save the taught adapter in the run; the state says whether that worked. Raises RunError if there is none."""
         with self._changed:
-            taught = self._undecided("keep")
+            if self.state.phase != "taught" or self.taught is None:
+                raise RunError("There is nothing to keep.", "Teach first.")
+            taught = self.taught
             self._update(phase="keeping", name=name, problem=None)
-        try:
-            keep(open_workspace(self._request), taught, name)
-            self._finish("kept", name=name)
-        except Exception as error:  # the name is taken, or the disk is full
-            self._update(phase="taught", name=None, problem=f"It was not kept. {error}")
-            if not isinstance(error, LoraMnistError):
-                raise
+        with self._saving:
+            try:
+                keep(open_workspace(self._request), taught, name)
+                self._finish("kept", name=name)
+            except Exception as error:  # the name is taken, or the disk is full
+                self._update(phase="taught", name=None, problem=f"It was not kept. {error}")
+                if not isinstance(error, LoraMnistError):
+                    raise
 
     def discard(self) -> None:
-        """Forget the taught adapter. Raises RunError if there is none."""
+        """End the training, or forget what it taught. Raises RunError if there is neither."""
         with self._changed:
-            self._undecided("discard")
-            self._finish("discarded")
+            if self.state.phase not in ("starting", "training", "taught"):
+                raise RunError("There is nothing to discard.", "Teach first.")
+            self.close()
+            self._finish("discarded" if self.taught else "cancelled")
 
     def close(self) -> None:
-        """End the process."""
-        if self.process:
-            self.process.kill()
-        self.process = None
-
-    def _undecided(self, verb: str) -> TaughtAdapter:
-        if self.state.phase != "taught" or self.taught is None:
-            raise RunError(f"There is nothing to {verb}.", "Teach first.")
-        return self.taught
+        """End the process, once what is being saved is saved."""
+        with self._saving:
+            if self.process:
+                self.process.kill()
+            self.process = None
 
     def _follow(self, process: BaseProcess, pipe: Connection, lesson: TeachRequest) -> None:
         """In a thread: hand over the drawings, and take what the process sends until it ends or is cancelled."""
         with contextlib.suppress(OSError):  # it has ended, and may have said why
             pipe.send(lesson)
-        while True:
+        while process is self.process:  # or it was cancelled
             try:
                 event = pipe.recv()
             except (EOFError, OSError):
@@ -195,18 +175,17 @@ class Teacher:
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 event = f"The training process {how} in the middle of the training."
             with self._changed:
-                if process is not self.process:  # cancelled
-                    return
-                if isinstance(event, Step):
-                    self._update(phase="training", **asdict(event))
-                    continue
-                self.process = None  # it ends, so the next lesson has another
-                if isinstance(event, TaughtAdapter):
-                    self.taught = event
-                    self._update(phase="taught", lesson=event.lesson, verdict=event.lesson.verdict)
-                else:
-                    self._finish("failed", problem=f"{event} The run is as it was before.")
-                return
+                if process is not self.process:
+                    break
+                match event:
+                    case Step():
+                        self._update(phase="training", progress=event)
+                    case TaughtAdapter():
+                        self.process, self.taught = None, event  # it ends by itself; the next lesson has another
+                        self._update(phase="taught", lesson=event.lesson, verdict=event.lesson.verdict)
+                    case _:
+                        self.process = None
+                        self._finish("failed", problem=f"{event} The run is as it was before.")
 
     def _finish(self, phase: Phase, **fields: Any) -> None:
         self.taught = None

@@ -13,7 +13,7 @@ class Lesson {
     this.phase = null; // nothing was heard yet
     this.losses = [];
     start.addEventListener("click", () => this.do("start", { drawings: tray.drawings, tab: TAB }));
-    find("#cancel").addEventListener("click", () => this.do("cancel", {}));
+    find("#cancel").addEventListener("click", () => this.do("discard", {}));
     find("#discard").addEventListener("click", () => this.do("discard", {}));
     find(".keep").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -70,11 +70,12 @@ class Lesson {
     empty.hidden = count === 0 || start.hidden;
   }
 
-  showProgress(state) {
-    if (state.step === 0) this.losses = [];
-    else this.losses.push([state.step / state.steps, state.loss]);
-    bar.value = state.steps ? state.step / state.steps : 0;
-    find(".how-far").textContent = state.steps ? howFar(state) : "Opening the run …";
+  showProgress({ progress }) {
+    const done = progress ? progress.step / progress.steps : 0;
+    if (progress) this.losses.push([done, progress.loss]);
+    else this.losses = [];
+    bar.value = done;
+    find(".how-far").textContent = progress ? howFar(progress) : "Opening the run …";
     const most = Math.max(...this.losses.map(([, loss]) => loss), 0);
     curve.setAttribute("points", this.losses.map(([x, loss]) => `${100 * x},${30 - 28 * (loss / most)}`).join(" "));
   }
@@ -88,10 +89,8 @@ class Lesson {
   }
 }
 
-function howFar(state) {
-  const left = state.seconds_left === null ? "" : ` · ${Math.ceil(state.seconds_left)} s left`;
-  return `Step ${thousands(state.step)} of ${thousands(state.steps)} · loss ${state.loss.toFixed(2)}${left}`;
-}
+const howFar = ({ step, steps, loss, seconds_left }) => (
+  `Step ${thousands(step)} of ${thousands(steps)} · loss ${loss.toFixed(2)} · ${Math.ceil(seconds_left)} s left`);
 
 /** Put what is on the sheet into the tray, and make room for the next. */
 function putAside(label) {
