@@ -10,25 +10,17 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from lora_mnist.pipeline import Request, finetune, open_workspace, verify
+from lora_mnist.pipeline import Request, open_workspace, verify
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
-from ..conftest import serious, snapshot, workspace
-from .conftest import NINE, Client, serving
+from ..conftest import serious, snapshot
+from .conftest import NINE, Client, draw, serving
 
 pytestmark = pytest.mark.slow
 
 RELOADED = "net::ERR_ABORTED"  # what a reload does to a request
 SEVEN = [[[300, 250], [700, 250], [450, 820]]]
-
-
-@pytest.fixture(scope="module")
-def run(finished_run, tmp_path_factory):
-    """A run with two adapters."""
-    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("play") / "run")
-    finetune(workspace(run, digit=3, rank=1))
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +45,6 @@ def opened(browser, client: Client, width: int = 1280, **more):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert troubles == []
     context.close()
-
-
-def draw(page: Page, strokes=NINE) -> None:
-    """With the mouse."""
-    page.evaluate("scrollTo(0, 0)")
-    box = page.locator("#sheet").bounding_box()
-    at = [[(box["x"] + x / 1000 * box["width"], box["y"] + y / 1000 * box["height"]) for x, y in s] for s in strokes]
-    for first, *others in at:
-        page.mouse.move(*first)
-        page.mouse.down()
-        for place in others:
-            page.mouse.move(*place, steps=4)
-        page.mouse.up()
 
 
 def put_aside(page: Page, digit: int, strokes=NINE) -> None:
