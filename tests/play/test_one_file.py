@@ -146,6 +146,10 @@ def pictures(images: torch.Tensor) -> dict[str, np.ndarray]:
     made |= {f"speck of {side}": inked(bar, (10, 200, side, side)) for side in (6, 10, 12, 16)}
     for grey in (80, 115, 140):  # and how dark a piece is somewhere
         made[f"as dark as {grey}"] = np.maximum(inked(bar), inked((60, 180, 120, 24), level=grey))
+    paper = (40 + random.integers(-3, 4, blank.shape)).astype(np.uint8)  # five standard deviations of it are 15 levels
+    for more in (12, 18):  # which a twentieth of the darkest ink, 11, is not
+        faint = np.where(inked((60, 50, 200, 17)), 40 + more, paper)
+        made[f"{more} above the paper"] = np.where(inked(bar), 255, faint)
     for small in (2, 5, 8):  # no squares: Python takes six of those for an LED matrix, which nobody draws
         crumbs = ((20 + 30 * i, 200, *((9, 1) if i % 2 else (1, 9))) for i in range(small))
         made[f"{small} crumbs"] = inked((60, 50, 60, 6), *crumbs)
