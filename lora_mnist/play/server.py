@@ -215,8 +215,8 @@ def run_now(work: Workspace, taught: TaughtAdapter | None = None) -> dict[str, A
 
 def page_now(work: Workspace) -> tuple[bytes, str]:
     """The page with the run as it is on disk, and its content security policy."""
-    run, now = Run(work.run.path), run_now(work)
-    usable = [run.adapter(one["name"]) for one in now["adapters"] if "problem" not in one]
+    run, adapters = Run(work.run.path), run_now(work)["adapters"]
+    usable = [run.adapter(one["name"]) for one in adapters if "problem" not in one]
     logits = [work.logits_with(())["test"], *(saved.logits()["test"] for saved in usable)]
-    held = hold(work, "fp32", now["adapters"], [one.argmax(1) for one in logits]) | {"taught": now["taught"]}
+    held = hold(work, "fp32", adapters, [one.argmax(1) for one in logits])
     return render(work, held, "fp32, as the run has them", teach=True)

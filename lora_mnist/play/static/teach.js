@@ -115,7 +115,6 @@ async function readRun(on) {
 
 let lesson = null;
 const drawings = new Tray(() => lesson?.offer());
-nameField.value = held.taught;
 for (let digit = 0; digit < 10; digit++) {
   const button = make("button", { type: "button", textContent: digit, disabled: true });
   button.addEventListener("click", () => putAside(digit));
