@@ -154,6 +154,23 @@ def test_a_process_killed_before_the_lesson_is_replaced(lesson, teacher):
     assert lesson.processes[1].is_killed
 
 
+def test_the_end_waits_for_an_adapter_that_is_being_saved(lesson, teacher, taught, monkeypatch):
+    order = []
+    ending = threading.Thread(target=lambda: (teacher.close(), order.append("ended")))
+
+    def save(*_):
+        ending.start()
+        ending.join(0.2)
+        order.append("saved")
+
+    monkeypatch.setattr(teaching, "keep", save)
+    teacher.start(LESSON)
+    lesson.after(taught)
+    teacher.keep("mine")
+    ending.join()
+    assert order == ["saved", "ended"]
+
+
 def test_a_reader_gets_the_current_state_and_waits_for_the_next(teacher):
     idle = teacher.state_after(None, 20)
     assert idle.phase == "idle"
