@@ -11,7 +11,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE /src/
 COPY configs /src/configs
 COPY lora_mnist /src/lora_mnist
 RUN pip install --constraint /src/constraints.txt torch \
- && pip install --constraint /src/constraints.txt "/src[play,onnx]"
+ && pip install --constraint /src/constraints.txt "/src[onnx]"
 WORKDIR /work
 ENTRYPOINT ["lora-mnist"]
 CMD ["run", "--config", "rare"]

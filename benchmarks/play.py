@@ -25,7 +25,7 @@ LESSON, TURN = 30, 30  # drawings, degrees
 
 
 class Playground:
-    """`lora-mnist play` as its own process, and one connection to it, as a browser keeps it."""
+    """`lora-mnist play` as its own process, and a client of it."""
 
     def __init__(self, arguments: Namespace):
         command = [
@@ -59,14 +59,8 @@ class Playground:
         self._connection.request("GET", "/")
         self._connection.getresponse().read()
 
-    def rest(self, seconds: float) -> None:
-        """Ask nothing for so long; the server then closes the connection, and the next question opens another."""
-        self._connection.close()
-        time.sleep(seconds)
-
     def wait(self, is_reached: Callable[[dict], bool]) -> None:
         """Until the lesson stands so."""
-        self._connection.close()
         events = HTTPConnection("127.0.0.1", self._port)
         events.request("GET", "/api/teaching")
         for line in events.getresponse():
@@ -132,7 +126,7 @@ def measure(arguments: Namespace) -> None:
             pages.append(time.perf_counter() - started)
         for _ in range(arguments.rounds):
             playground.ask("/api/teaching/ready", {})
-            playground.rest(8)  # a person draws for longer
+            time.sleep(8)  # a person draws for longer
             seconds.append(timed(playground, drawings))
         rows = [row("the page is there", "s", pages, 1), row(f"a lesson of {LESSON} drawings", "s", seconds, 10)]
     finally:

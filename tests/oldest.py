@@ -16,7 +16,7 @@ def oldest(*but: str) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     tried = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.partition("==")[0] in but]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(line for extra in ("onnx", "play", "ray", "test") for line in extras[extra])]
+    wanted = [*project["dependencies"], *(line for extra in ("onnx", "ray", "test") for line in extras[extra])]
     bounds = [re.match(r"(?P<name>[\w-]+)>=(?P<version>[\w.]+)", line) for line in wanted]
     return [f"{bound['name']}=={bound['version']}" for bound in bounds if bound and bound["name"] not in but] + tried
 

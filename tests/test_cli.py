@@ -409,7 +409,7 @@ def test_piped_output_has_no_escapes_and_no_bars(finished_run, run_copy):
 # Help -----------------------------------------------------------------------------------------------------------------
 
 
-HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "numpy", "starlette", "uvicorn")
+HEAVY = ("torch", "torchvision", "matplotlib", "sklearn", "numpy")
 
 
 @pytest.mark.parametrize(

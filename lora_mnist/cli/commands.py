@@ -456,24 +456,16 @@ def play(
 
     Example: lora-mnist play --run runs/default --open
     """
-    try:
-        from lora_mnist.play.server import serve
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("starlette", "uvicorn"):
-            raise
-        way_out = "Install the extra `play`, in a checkout by pip install -e '.[play]'."
-        raise UsageError(f"The playground needs {missing}, which is not installed.", way_out) from error
+    from lora_mnist.play.server import Server
 
-    def announce(address: str) -> None:
+    with Server(o.request_of(run, session), port) as server:
         if session.json:
-            print_json({"address": address, "run": str(run)})
+            print_json({"address": server.url, "run": str(run)})
         else:
-            write(f"{address}\n" if session.quiet else f"Playing with {run} at {address} (Ctrl-C ends it)\n")
+            write(f"{server.url}\n" if session.quiet else f"Playing with {run} at {server.url} (Ctrl-C ends it)\n")
         if open:
-            open_in_browser(address)
-
-    serve(o.request_of(run, session), port, announce)
+            open_in_browser(server.url)
+        server.serve_forever()
 
 
 def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptions(), **settings: Any) -> "Workspace":

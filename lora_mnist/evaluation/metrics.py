@@ -10,6 +10,8 @@ from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.results import Comparison, Counts, Matrix, Pair, Pairs, Scores, ScoreTable, SplitResult
 from lora_mnist.training.model import MLP, logits_of
 
+SAMPLED, OUTCOMES = 200, {"fixed": 60, "broken": 40, "wrong": 40}  # of a sample at most; the others are right
+
 
 def held_out_logits(model: MLP, dataset: Dataset) -> dict[str, torch.Tensor]:
     """Logits (N, 10) fp32 on the CPU of `val`, where there is one, and `test`."""
@@ -109,3 +111,21 @@ def compare_split(before: torch.Tensor, after: torch.Tensor, labels: torch.Tenso
 
 def _pair(fixed: torch.Tensor, broken: torch.Tensor) -> Pair:
     return Pair(fixed=int(fixed.sum()), broken=int(broken.sum()))
+
+
+def sample_by_outcome(labels: torch.Tensor, base: torch.Tensor, *adapted: torch.Tensor) -> torch.Tensor:
+    """int64 (K,) up to `SAMPLED` images, in their order: some that an adapter fixes or breaks, or none gets right.
+
+    Args:
+        labels: int64 (N,).
+        base, adapted: int64 (N,), what the base takes them for, and with each adapter.
+    """
+    right, others = base == labels, [decided == labels for decided in adapted or (base,)]
+    some, every = torch.stack(others).any(0), torch.stack(others).all(0)
+    outcomes = {"fixed": ~right & some, "broken": right & ~every, "wrong": ~right & ~some, "right": right & every}
+    chosen: list[int] = []
+    for outcome, mask in outcomes.items():
+        found = mask.nonzero().flatten()
+        count = min(OUTCOMES.get(outcome, SAMPLED - len(chosen)), len(found))
+        chosen += [int(found[i * len(found) // count]) for i in range(count)]  # evenly spread
+    return torch.tensor(sorted(chosen))

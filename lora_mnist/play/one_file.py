@@ -5,7 +5,6 @@ browser, by `static/network.js`. The playground serves the same page, with what 
 """
 
 import base64
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,9 +17,10 @@ from markupsafe import Markup
 
 from lora_mnist import __version__
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import held_out_logits, require_finite
+from lora_mnist.evaluation.metrics import sample_by_outcome
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import base_tensors, copies_of, linear_layers, switch, updates_of
+from lora_mnist.lora import base_tensors, copies_of, linear_layers, updates_of
+from lora_mnist.pipeline.export import smallest_weights, store_weight
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.report.page import policy_hash, source
 from lora_mnist.runs.artifact import Artifact
@@ -37,10 +37,7 @@ SCRIPTS = (  # in this order they make one script
     *("gallery", "facts", "main"),
 )
 TEACHING = ("api", "tray", "lesson", "teach")  # what only the playground has; they follow the others
-KINDS = ("int8", "fp16", "fp32")  # of stored weights: the smallest that keeps `SAME` of the decisions
-SAME = 0.9995
 STRENGTHS = (0.5, 1.0)  # at which every adapter is checked, beside the base
-SHOWN, MOST = {"fixed": 60, "broken": 40, "wrong": 40}, 200  # test images on the page; the others are right
 
 
 class PageExport(Document):
@@ -83,19 +80,12 @@ def export_page(
         for name in names:
             on = {name, *work.run.on_top_of(name)} & set(names)
             checked += [dict.fromkeys(on, strength) for strength in STRENGTHS]
-        ours = [_logits(work, model, on) for on in checked]
-        for kind in KINDS:
-            read = copy.deepcopy(model)
-            for layer in linear_layers(read).values():
-                layer.weight.data = _store(layer.weight.data, kind)[2]
-            pairs = [(one, _logits(work, read, on)) for one, on in zip(ours, checked, strict=True)]
-            same = min(int((one.argmax(1) == other.argmax(1)).sum()) / len(one) for one, other in pairs)
-            if same >= SAME:  # fp32 always does
-                break
+        kind, same, logits = smallest_weights(work, model, checked)
         stored = {one.reference: work.run.adapter(one.reference) for one in adapters if one.reference in names}
         packed = [pack_adapter(model, name, stored.get(name)) for name in names]
-        decisions = [logits[-len(work.dataset.test) :].argmax(1) for logits in ours[:: len(STRENGTHS)]]  # test is last
-        words = f"{kind}; {100 * same:.2f} % of {len(ours[0]):,} held-out images are decided as in fp32"
+        images, test = len(logits[0][0]), len(work.dataset.test)
+        decisions = [ours[-test:].argmax(1) for ours, _ in logits[:: len(STRENGTHS)]]  # test is last
+        words = f"{kind}; {100 * same:.2f} % of {images:,} held-out images are decided as in fp32"
         strength = adapters[0].strength if adapters else 1.0
         page, _ = render(work, hold(work, kind, packed, decisions), words, strength)
         write_file(file, page)
@@ -103,9 +93,9 @@ def export_page(
         file=str(file),
         bytes=len(page),
         weights=kind,
-        images=len(ours[0]),
+        images=images,
         same_decisions=same,
-        largest_difference=max(float((one.softmax(1) - other.softmax(1)).abs().max()) for one, other in pairs),
+        largest_difference=max(float((ours.softmax(1) - theirs.softmax(1)).abs().max()) for ours, theirs in logits),
         base_fingerprint=work.fingerprint.sha256,
         run_digest=work.run.digest(),
         adapters=used,
@@ -124,12 +114,12 @@ def hold(
     """
     images, labels, layers = work.dataset.test.images.cpu(), work.dataset.test.labels.cpu(), []
     for layer in linear_layers(work.base).values():
-        weight, scale, _ = _store(layer.weight.detach(), kind)
+        weight, scale, _ = store_weight(layer.weight.detach(), kind)
         sizes = {"in": layer.in_features, "out": layer.out_features}
         bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
         layers.append(sizes | {"weight": _text(weight.t()), "scale": _text(scale), "bias": _text(bias)})
     on = next((one for one in reversed(adapters) if "problem" not in one), None)
-    shown = _choose_images(labels, decisions)
+    shown = sample_by_outcome(labels, *decisions)
     return {
         "kind": kind,
         "mean": work.base.mean,  # of grey levels from 0 to 1, and the deviation, as the base wants its pixels
@@ -208,37 +198,6 @@ def render(
     return page.encode(), policy
 
 
-def _logits(work: Workspace, model: MLP, on: Mapping[str, float]) -> torch.Tensor:
-    """(N, 10) of all held-out images."""
-    switch(model, on)
-    logits = held_out_logits(model, work.dataset)
-    require_finite(logits, "Leave that adapter out.")
-    return torch.cat(list(logits.values()))
-
-
-def _store(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A weight (out, in) as stored, the scale of its rows (out, 1), and the fp32 that the script makes of both."""
-    if kind != "int8":
-        stored = weight.to({"fp16": torch.float16, "fp32": torch.float32}[kind])
-        return stored, torch.ones(len(weight), 1), stored.float()
-    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-    stored = (weight / scale).round().to(torch.int8)
-    return stored, scale, stored * scale
-
-
 def _text(tensor: torch.Tensor) -> str:
     """The numbers as base64, little-endian."""
     return base64.b64encode(tensor.detach().cpu().contiguous().numpy().tobytes()).decode()
-
-
-def _choose_images(labels: torch.Tensor, decisions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Indices of the test images to show, in their order: some that an adapter fixes or breaks, or none gets right."""
-    base, *adapted = (decided == labels for decided in decisions)
-    some, every = torch.stack(adapted or [base]).any(0), torch.stack(adapted or [base]).all(0)
-    kinds = {"fixed": ~base & some, "broken": base & ~every, "wrong": ~base & ~some, "right": base & every}
-    shown: list[int] = []
-    for kind, mask in kinds.items():
-        found = mask.nonzero().flatten()
-        count = min(SHOWN.get(kind, MOST - len(shown)), len(found))
-        shown += [int(found[i * len(found) // count]) for i in range(count)]  # evenly spread
-    return torch.tensor(sorted(shown))

@@ -1,7 +1,7 @@
 """`predict`, `export` and `play`, as they are typed."""
 
 import json
-import sys
+import socket
 
 import numpy as np
 import pytest
@@ -125,22 +125,9 @@ def test_an_export_without_its_extra_says_so_before_the_run_is_read(fails, tmp_p
     assert "pip install -e '.[onnx]'" in err
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
-def test_play_without_its_extra_says_what_to_install(fails, finished_run, monkeypatch, package):
-    for name in list(sys.modules):
-        if name.startswith((package, "lora_mnist.play")):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    says = f"The playground needs {package}, which is not installed."
-    err = fails(2, "play", "--run", finished_run, says=says)
-    assert "pip install -e '.[play]'" in err
-
-
 def test_play_refuses_a_run_without_a_base_and_a_port_that_is_taken(fails, finished_run, tmp_path):
-    from lora_mnist.play.server import listening
-
     fails(4, "play", "--run", tmp_path / "none", "--port", 0, says="There is no base")
-    with listening(0) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         fails(2, "play", "--run", finished_run, "--port", port, says=f"`port` (={port}) cannot be used")
     fails(2, "play", "--run", finished_run, "--port", 70000)

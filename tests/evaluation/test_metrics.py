@@ -12,6 +12,7 @@ from lora_mnist.evaluation.metrics import (
     counts_of,
     held_out_logits,
     require_finite,
+    sample_by_outcome,
     summarise,
     weakest_digit,
 )
@@ -95,3 +96,14 @@ def test_one_logit_that_is_no_number_is_an_error(value):
     with pytest.raises(UsageError, match="finite") as caught:
         require_finite(logits, "Do this.")
     assert "Do this." in str(caught.value)
+
+
+def test_a_sample_holds_images_of_every_outcome():
+    labels = torch.zeros(1000, dtype=torch.int64)
+    base, adapted = labels.clone(), labels.clone()
+    base[:200], adapted[100:350] = 1, 2  # 100 fixed, 100 both wrong, 150 broken
+    sampled = sample_by_outcome(labels, base, adapted)
+    parts = [(0, 100), (100, 200), (200, 350), (350, 1000)]
+    assert [int(((sampled >= start) & (sampled < end)).sum()) for start, end in parts] == [60, 40, 40, 60]
+    assert sampled.tolist() == sorted(set(sampled.tolist()))
+    assert (sample_by_outcome(labels, base) < 200).sum() == 40  # of the base alone

@@ -10,25 +10,17 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from lora_mnist.pipeline import Request, finetune, open_workspace, verify
+from lora_mnist.pipeline import Request, open_workspace, verify
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
-from ..conftest import serious, snapshot, workspace
-from .conftest import NINE, Client, serving
+from ..conftest import serious, snapshot
+from .conftest import NINE, Client, draw, serving
 
 pytestmark = pytest.mark.slow
 
 RELOADED = "net::ERR_ABORTED"  # what a reload does to a request
 SEVEN = [[[300, 250], [700, 250], [450, 820]]]
-
-
-@pytest.fixture(scope="module")
-def run(finished_run, tmp_path_factory):
-    """A run with two adapters."""
-    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("play") / "run")
-    finetune(workspace(run, digit=3, rank=1))
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +45,6 @@ def opened(browser, client: Client, width: int = 1280, **more):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert troubles == []
     context.close()
-
-
-def draw(page: Page, strokes=NINE) -> None:
-    """With the mouse."""
-    page.evaluate("scrollTo(0, 0)")
-    box = page.locator("#sheet").bounding_box()
-    at = [[(box["x"] + x / 1000 * box["width"], box["y"] + y / 1000 * box["height"]) for x, y in s] for s in strokes]
-    for first, *others in at:
-        page.mouse.move(*first)
-        page.mouse.down()
-        for place in others:
-            page.mouse.move(*place, steps=4)
-        page.mouse.up()
 
 
 def put_aside(page: Page, digit: int, strokes=NINE) -> None:
@@ -122,16 +101,17 @@ def test_the_page_shows_what_torch_computes(browser, run, there):
 def test_undo_and_clear(browser, there):
     with opened(browser, there) as page:
         undo, clear = page.locator("#undo"), page.locator("#clear")
+        expect(page.locator("#sentence")).to_contain_text("Fixed.", timeout=30_000)  # an example
+        clear.click()
         expect(undo).to_be_disabled()
         draw(page)
         expect(page.locator("#sentence")).to_contain_text("The base sees a")
         for _ in NINE:
             undo.click()
         expect(undo).to_be_disabled()
-        expect(page.locator("#hint")).to_be_visible()
-        draw(page)
-        clear.click()
         expect(page.locator("#sentence")).to_have_text("Draw a digit, and see what the network reads.")
+        page.evaluate("gallery.update().then(showExample)")  # there is no other example
+        expect(page.locator("#hint")).to_be_visible()
 
 
 def test_everything_can_be_done_by_keys(browser, there):
@@ -236,13 +216,13 @@ def test_a_lesson_that_is_cancelled_killed_or_discarded_leaves_nothing(browser, 
         teach.click()
         expect(page.locator(".how-far")).to_contain_text("Step", timeout=60_000)
         assert client.ask("/api/teaching/start", {"drawings": [{"pixels": "00" * 784, "label": 1}]})[0] == 409
-        os.kill(client.teacher.worker.process.pid, signal.SIGKILL)
+        os.kill(client.teacher.process.pid, signal.SIGKILL)
         expect(outcome).to_contain_text("was killed by signal 9 in the middle of the training")
         expect(outcome).to_contain_text("The run is as it was before.")
         teach.click()  # and once more, before it has begun
         expect(page.locator(".how-far")).to_have_text("Opening the run …")
         expect(outcome).to_be_hidden()
-        os.kill(client.teacher.worker.process.pid, signal.SIGKILL)
+        os.kill(client.teacher.process.pid, signal.SIGKILL)
         expect(outcome).to_contain_text("was killed by signal 9")
         expect(teach).to_be_enabled()
     assert snapshot(run) == before

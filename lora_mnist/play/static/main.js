@@ -73,7 +73,15 @@ let settledGallery = 0;
 
 function updateGallery() {
   clearTimeout(settledGallery);
-  settledGallery = setTimeout(() => gallery.update(), SETTLED);
+  settledGallery = setTimeout(async () => { await gallery.update(); showExample(); }, SETTLED);
+}
+
+/** As long as nobody has drawn anything, take an image that the adapter fixes: if it can be, one of the digit it is for. */
+function showExample() {
+  if (subject !== NOTHING || !sheet.isBlank) return;
+  const fixed = gallery.images.filter((one) => one.kind === "fixed");
+  const example = fixed.find((one) => choice.on.some((adapter) => adapter.digit === one.label)) ?? fixed[0];
+  if (example) gallery.take(example);
 }
 
 drawByKeys(sheet, (digit) => document.dispatchEvent(new CustomEvent("labelled", { detail: digit }))); // for the playground

@@ -13,7 +13,7 @@ class Lesson {
     this.phase = null; // nothing was heard yet
     this.losses = [];
     start.addEventListener("click", () => this.do("start", { drawings: tray.drawings, tab: TAB }));
-    find("#cancel").addEventListener("click", () => this.do("cancel", {}));
+    find("#cancel").addEventListener("click", () => this.do("discard", {}));
     find("#discard").addEventListener("click", () => this.do("discard", {}));
     find(".keep").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -70,29 +70,27 @@ class Lesson {
     empty.hidden = count === 0 || start.hidden;
   }
 
-  showProgress(state) {
-    if (state.step === 0) this.losses = [];
-    else this.losses.push([state.step / state.steps, state.loss]);
-    bar.value = state.steps ? state.step / state.steps : 0;
-    find(".how-far").textContent = state.steps ? howFar(state) : "Opening the run …";
+  showProgress({ progress }) {
+    const done = progress ? progress.step / progress.steps : 0;
+    if (progress) this.losses.push([done, progress.loss]);
+    else this.losses = [];
+    bar.value = done;
+    find(".how-far").textContent = progress ? howFar(progress) : "Opening the run …";
     const most = Math.max(...this.losses.map(([, loss]) => loss), 0);
     curve.setAttribute("points", this.losses.map(([x, loss]) => `${100 * x},${30 - 28 * (loss / most)}`).join(" "));
   }
 
   /** Show the result, and offer the adapter, so that it can be tried. */
-  async open(state, isOurs) {
+  open(state, isOurs) {
     showLesson(state.lesson, state.verdict);
     for (const part of document.querySelectorAll(".may-be-kept")) part.hidden = state.lesson.scale === null;
     if (isOurs) decision.querySelector("h3").focus();
-    const adapter = await ask("teaching/adapter").catch(() => null);
-    if (adapter && this.phase === "taught") offer([...offered, adapter], isOurs ? [adapter.name] : choice.names);
+    readRun(isOurs && state.lesson.scale !== null ? [UNKEPT] : choice.names);
   }
 }
 
-function howFar(state) {
-  const left = state.seconds_left === null ? "" : ` · ${Math.ceil(state.seconds_left)} s left`;
-  return `Step ${thousands(state.step)} of ${thousands(state.steps)} · loss ${state.loss.toFixed(2)}${left}`;
-}
+const howFar = ({ step, steps, loss, seconds_left }) => (
+  `Step ${thousands(step)} of ${thousands(steps)} · loss ${loss.toFixed(2)} · ${Math.ceil(seconds_left)} s left`);
 
 /** Put what is on the sheet into the tray, and make room for the next. */
 function putAside(label) {
@@ -104,22 +102,19 @@ function putAside(label) {
   ask("teaching/ready", {}).catch((error) => warn(error.message));
 }
 
-/** Offer the adapters that the run has now; `on` are the names of those that are on. */
+/** Offer the adapters that the run has now, and the one that waits for a decision; `on` are the names of those that are on. */
 async function readRun(on) {
   try {
     const run = await ask("run");
-    offered = run.adapters;
     nameField.value = run.taught;
-    offer(offered, on);
+    offer(run.adapters, on);
   } catch (error) {
     warn(error.message);
   }
 }
 
-let offered = held.adapters;
 let lesson = null;
 const drawings = new Tray(() => lesson?.offer());
-nameField.value = held.taught;
 for (let digit = 0; digit < 10; digit++) {
   const button = make("button", { type: "button", textContent: digit, disabled: true });
   button.addEventListener("click", () => putAside(digit));
