@@ -1,4 +1,1 @@
-"""The playground: a local page to draw digits, compare the base with its adapters, and teach it your own handwriting.
-
-Only `server` imports `starlette` and `uvicorn`, the extra `play`.
-"""
+"""The playground: a local page to draw digits, compare the base with its adapters, and teach it your own handwriting."""
