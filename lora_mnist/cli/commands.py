@@ -43,12 +43,11 @@ def run(
     from lora_mnist.runs.run import Run
 
     request = o.request_of(run, session, common, **base.settings(), **o.given("finetune", **vars(repair)))
-    silent = session.json or session.quiet
     done: list[Done] = []
 
     def show(stage: "Done") -> None:
         done.append(stage)
-        if not silent:
+        if not (session.json or session.quiet):
             print_all(*results.stage_lines(done, rounds))
 
     with Run(run).writing():  # from the first stage to the last, not only during each of them
@@ -57,19 +56,16 @@ def run(
         started = time.perf_counter()
         with replace(work.progress, stage="4/4 ").waiting("writing the report"):
             file = write_report(work.run)
-    if session.json:
-        pretraining, *tunings = (one.model_dump(mode="json") for one in (whole.pretraining, *whole.rounds))
-        print_json({"pretrain": pretraining, "finetune": tunings[0], "rounds": tunings, "report": str(file)})
-    elif session.quiet:
-        write(f"{file}\n")
-    elif results.was_finished(done):
-        print_all(results.finished(whole, file))
+    document = {"pretrain": whole.pretraining, "finetune": whole.rounds[0], "rounds": whole.rounds, "report": str(file)}
+    if results.was_finished(done):
+        parts = [results.finished(whole, file)]
     else:
         report_line = results.stage_line("4/4 report", f"{time.perf_counter() - started:.1f} s", str(file))
-        print_all(report_line, results.whole(whole, run))
-    if verbose and not silent:
-        each = map(tables.finetuning, whole.rounds)
-        print_all(tables.evaluation(whole.pretraining), *each, tables.path(whole.rounds))
+        parts = [report_line, results.whole(whole, run)]
+    if verbose:
+        parts += [tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds)]
+        parts.append(tables.path(whole.rounds))
+    print_result(document, session, *parts, file=file)
     if open:
         open_in_browser(file.resolve().as_uri())
     return 0 if any(one.kept for one in whole.rounds) else NOTHING_KEPT

@@ -332,7 +332,7 @@ def given(table: str, **options: Any) -> "ConfigTables":
             there["hidden"] = [int(size) for size in hidden.split(",")]
         except ValueError as error:
             raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
-    for name in [one for one in there if one in ("rank_pattern", "alpha_pattern")]:
+    for name in there.keys() & {"rank_pattern", "alpha_pattern"}:
         pairs = [entry.rsplit("=", 1) for entry in there[name]]
         try:  # a rank has to be a whole number
             there[name] = {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}
