@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +11,10 @@ from lora_mnist.cli import results, tables
 from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.evaluation.verdict import side_effects, verdict_of
 from lora_mnist.pipeline import FinetuneResult, Request, RunResult, finetune_full, verify
-from lora_mnist.pipeline.convert import extract, merge
+from lora_mnist.pipeline.convert import extract
 from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.run import Done
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.request import Applied
 from lora_mnist.training import train as recipe
 
 from ..conftest import drawings_of, smoke, snapshot, workspace, write_drawings
@@ -234,23 +232,12 @@ def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole
     assert not results.was_finished([there, done])
 
 
-# extract and merge ----------------------------------------------------------------------------------------------------
+# extract --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def converted(finished_run, tmp_path_factory) -> Path:
-    """A run with all weights trained for digit 3."""
-    path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("converted") / "run"))
-    finetune_full(workspace(path, digit=3))
-    return path
-
-
-@pytest.fixture(scope="module")
-def extracted(converted) -> FinetuneResult:
-    return extract(workspace(converted), rank=2)
-
-
-def test_an_extracted_adapter_takes_17_lines_at_most(extracted):
+def test_an_extracted_adapter_takes_17_lines_at_most(run_copy):
+    finetune_full(workspace(run_copy, digit=3))
+    extracted = extract(workspace(run_copy), rank=2)
     lines = printed(results.finetuning(extracted, HERE, RARE))
     assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
@@ -263,23 +250,6 @@ def test_an_extracted_adapter_takes_17_lines_at_most(extracted):
     ):
         assert part in joined(lines)
     assert lines[-1].endswith("lora-mnist report --open")
-
-
-def test_a_merged_network_says_how_good_and_how_exact_it_is(converted, extracted):
-    work = workspace(converted)
-    merged = merge(work, [Applied(extracted.record.name, 0.5)])
-    base = work.run.base.evaluation
-    lines = printed(results.merged(merged, base, Path("my runs")))
-    assert len(lines) <= 8
-    before, after = (100 * one.splits["test"].accuracy for one in (base, merged.evaluation))
-    for part in (
-        f"{before:.2f} → {after:.2f} % on test",
-        "the base + digit3-full-r2 at strength 0.5",
-        f"{merged.largest_difference:.1e} of {merged.largest_logit:.3g}",
-        f"saved {merged.file}",
-    ):
-        assert part in joined(lines)
-    assert lines[-1].endswith(f"lora-mnist evaluate --run 'my runs' --checkpoint {merged.name}")
 
 
 # teach ----------------------------------------------------------------------------------------------------------------
