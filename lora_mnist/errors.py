@@ -4,7 +4,7 @@ Every message is two sentences: the cause with the value received, and the way o
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 QUOTED = 200  # characters that an error quotes of a value, a path, or what a server sent
 LONGEST = 1000  # characters of a sentence, whatever it quotes
@@ -33,6 +33,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     close = difflib.get_close_matches(word, list(known), 1)
     return f"Did you mean {close[0]}?" if close else ""
+
+
+def listed(names: Sequence[object]) -> str:
+    """As in a sentence: 1, 2 and 3."""
+    *first, last = [*map(str, names)] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 NOTHING_KEPT = 7  # exit code of a training whose adapter met its guard at no scale: no error, and nothing to use

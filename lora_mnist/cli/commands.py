@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_mnist.cli import completion, results, tables
 from lora_mnist.cli import options as o
+from lora_mnist.cli import results, tables
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair, in_run
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
 from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
@@ -43,12 +43,11 @@ def run(
     from lora_mnist.runs.run import Run
 
     request = o.request_of(run, session, common, **base.settings(), **o.given("finetune", **vars(repair)))
-    silent = session.json or session.quiet
     done: list[Done] = []
 
     def show(stage: "Done") -> None:
         done.append(stage)
-        if not silent:
+        if not (session.json or session.quiet):
             print_all(*results.stage_lines(done, rounds))
 
     with Run(run).writing():  # from the first stage to the last, not only during each of them
@@ -57,19 +56,16 @@ def run(
         started = time.perf_counter()
         with replace(work.progress, stage="4/4 ").waiting("writing the report"):
             file = write_report(work.run)
-    if session.json:
-        pretraining, *tunings = (one.model_dump(mode="json") for one in (whole.pretraining, *whole.rounds))
-        print_json({"pretrain": pretraining, "finetune": tunings[0], "rounds": tunings, "report": str(file)})
-    elif session.quiet:
-        write(f"{file}\n")
-    elif results.was_finished(done):
-        print_all(results.finished(whole, file))
+    document = {"pretrain": whole.pretraining, "finetune": whole.rounds[0], "rounds": whole.rounds, "report": str(file)}
+    if results.was_finished(done):
+        parts = [results.finished(whole, file)]
     else:
-        report_line = results.stage_line(4, f"{time.perf_counter() - started:.1f} s", str(file))
-        print_all(report_line, results.whole(whole, run))
-    if verbose and not silent:
-        each = map(tables.finetuning, whole.rounds)
-        print_all(tables.evaluation(whole.pretraining), *each, tables.path(whole.rounds))
+        report_line = results.stage_line("4/4 report", f"{time.perf_counter() - started:.1f} s", str(file))
+        parts = [report_line, results.whole(whole, run)]
+    if verbose:
+        parts += [tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds)]
+        parts.append(tables.path(whole.rounds))
+    print_result(document, session, *parts, file=file)
     if open:
         open_in_browser(file.resolve().as_uri())
     return 0 if any(one.kept for one in whole.rounds) else NOTHING_KEPT
@@ -90,8 +86,8 @@ def pretrain(
     from lora_mnist.pipeline.pretrain import pretrain
 
     work, pretraining = pretrain(o.request_of(run, session, common, **base.settings(**vars(loop))))
-    more = verbose and tables.evaluation
-    print_result(pretraining, session, results.pretraining, more, file=work.run.base.folder)
+    more = verbose and tables.evaluation(pretraining)
+    print_result(pretraining, session, results.pretraining(pretraining), more, file=work.run.base.folder)
 
 
 def import_base(
@@ -116,8 +112,8 @@ def import_base(
 
     request = o.request_of(run, session, common)
     work, imported = import_base(request, file, mean, std, pixels)
-    more = verbose and tables.evaluation
-    print_result(imported, session, results.imported, more, file=work.run.base.folder)
+    more = verbose and tables.evaluation(imported)
+    print_result(imported, session, results.imported(imported), more, file=work.run.base.folder)
 
 
 def evaluate(
@@ -137,7 +133,7 @@ def evaluate(
     work = _open(run, session)
     evaluation = evaluate(work, adapters.applied(), checkpoint, adapters.allow_unverified)
     base = work.run.base.evaluation if evaluation.adapters or evaluation.checkpoint else None
-    print_result(evaluation, session, lambda one: tables.evaluation(one, base))
+    print_result(evaluation, session, tables.evaluation(evaluation, base))
 
 
 def finetune(
@@ -194,7 +190,7 @@ def verify(
 
     findings = verify(o.request_of(run, session), adapter or (), digest)
     if findings.passed or not session.json:  # which is one object, the error's
-        print_result(findings, session, tables.verification)
+        print_result(findings, session, tables.verification(findings))
     _raise_failures(findings)
 
 
@@ -214,8 +210,8 @@ def merge(
 
     work = _open(run, session, o.ConfigOptions(force=force), **o.given("finetune", name=name))
     merged, base = merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
-    more = verbose and (lambda one: tables.evaluation(one.evaluation, base))
-    print_result(merged, session, lambda one: results.merged(one, base, run), more, file=merged.file)
+    more = verbose and tables.evaluation(merged.evaluation, base)
+    print_result(merged, session, results.merged(merged, base, run), more, file=merged.file)
 
 
 def extract(
@@ -250,15 +246,16 @@ def adapters(output: o.Output, run: Path = o.RUN) -> None:
     from lora_mnist.runs.listing import list_adapters
     from lora_mnist.runs.run import Run
 
-    print_result(list_adapters(Run(run)), output, tables.adapters)
+    listing = list_adapters(Run(run))
+    print_result(listing, output, tables.adapters(listing))
 
 
 def compare(
     output: o.Output,
     runs: list[Path] | None = argument(
         *("Run", "Folders of the runs to compare, one or several.", "RUN"),
-        autocompletion=completion.runs,
-        show_default=str(completion.DEFAULT_RUN),
+        autocompletion=o.complete_runs,
+        show_default=str(o.DEFAULT_RUN),
     ),
     run: list[Path] | None = o.run_folder("Another way to name such a folder. May be repeated.", show_default="none"),
     threads: int | None = o.THREADS,
@@ -278,8 +275,8 @@ def compare(
     from lora_mnist.training.device import prepare_device
 
     prepare_device("cpu", threads)
-    compared = compare([*(runs or ()), *(run or ())] or [completion.DEFAULT_RUN], adapter or (), data)
-    print_result(compared, output, lambda one: tables.side_by_side(one, verbose))
+    compared = compare([*(runs or ()), *(run or ())] or [o.DEFAULT_RUN], adapter or (), data)
+    print_result(compared, output, tables.side_by_side(compared, verbose))
 
 
 def runs(output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN) -> None:
@@ -289,7 +286,8 @@ def runs(output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN)
     """
     from lora_mnist.runs.listing import list_runs
 
-    print_result(list_runs(run or folder), output, tables.runs)
+    listing = list_runs(run or folder)
+    print_result(listing, output, tables.runs(listing))
 
 
 def doctor(machine: o.Here, output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN) -> int:
@@ -300,7 +298,7 @@ def doctor(machine: o.Here, output: o.Output, folder: Path = o.BELOW, run: Path 
     from lora_mnist.pipeline.doctor import doctor
 
     diagnosis = doctor(run or folder, machine.data, machine.device, machine.threads)
-    print_result(diagnosis, output, tables.diagnosis)
+    print_result(diagnosis, output, tables.diagnosis(diagnosis))
     return diagnosis.exit_code
 
 
@@ -319,7 +317,8 @@ def params(
     from lora_mnist.runs.listing import count_parameters
     from lora_mnist.runs.run import Run
 
-    print_result(count_parameters(Run(run), rank, shape), output, tables.sizes)
+    counted = count_parameters(Run(run), rank, shape)
+    print_result(counted, output, tables.sizes(counted))
 
 
 def report(
@@ -377,7 +376,7 @@ def predict(
     result = result.model_copy(update={"refused": refused or None})
     if show:
         write_picture(pictures[0], show)
-    print_result(result, session, tables.predictions, file=show)
+    print_result(result, session, tables.predictions(result), file=show)
     return DataError.exit_code if refused else 0
 
 
@@ -409,10 +408,10 @@ def export(
         from lora_mnist.play.one_file import export_page
 
         page = export_page(work, adapters.applied(), out, adapters.allow_unverified)
-        print_result(page, session, results.page_exported, file=page.file)
-        return
-    exported = export(work, adapters.applied(), format, out, adapters.allow_unverified)
-    print_result(exported, session, results.exported, file=exported.file)
+        print_result(page, session, results.page_exported(page), file=page.file)
+    else:
+        exported = export(work, adapters.applied(), format, out, adapters.allow_unverified)
+        print_result(exported, session, results.exported(exported), file=exported.file)
 
 
 def teach(
@@ -438,9 +437,8 @@ def teach(
 
     settings = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
     work = _open(run, session, common, **settings)
-    dataset = work.dataset.name
     taught = teach_and_keep(work, read_drawings(folder), dry_run)
-    print_result(taught, session, lambda one: results.taught(one, run, dataset), file=taught.folder)
+    print_result(taught, session, results.taught(taught, run, work.dataset.name), file=taught.folder)
     return NOTHING_KEPT if taught.lesson.scale is None else 0
 
 
@@ -475,11 +473,10 @@ def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptio
 
 
 def _print_tuning(tuning: "FinetuneResult", work: "Workspace", verbose: bool, output: o.Output) -> int:
-    record, run = work.run.record, work.request.run
-    is_rare = record.rare is not None or record.source is not None
+    run = work.request.run
     place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
-    more = verbose and tables.finetuning
-    print_result(tuning, output, lambda one: results.finetuning(one, run, is_rare), more, file=place)
+    answer, more = results.finetuning(tuning, run, work.run.record), verbose and tables.finetuning(tuning)
+    print_result(tuning, output, answer, more, file=place)
     return 0 if tuning.kept else NOTHING_KEPT
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from lora_mnist.errors import DiskError, LoraMnistError, sentence, shown
+from lora_mnist.errors import DiskError, LoraMnistError, listed, sentence, shown
 
 log = logging.getLogger("lora_mnist")
 
@@ -192,6 +192,5 @@ def _wrong_use(error: Any) -> str:
     if others := [one.name for one in commands if any(error.option_name in option.opts for option in one.params)]:
         if (more := len(others) - MOST_NAMED) > 1:
             others[MOST_NAMED:] = [f"{more} others"]
-        *first, last = others
-        return f"{message} It belongs to {', '.join(first)}{' and ' if first else ''}{last}."
+        return f"{message} It belongs to {listed(others)}."
     return f"{message} Did you mean {error.possibilities[0]}?" if error.possibilities else message

@@ -15,7 +15,7 @@ import typer
 
 from lora_mnist import __version__
 from lora_mnist.cli import commands as c
-from lora_mnist.cli import completion, errors
+from lora_mnist.cli import errors
 from lora_mnist.cli.errors import handle_signals, report_error, returns_exit_code, silence_stdout
 from lora_mnist.cli.options import PANELS, folder, in_home
 from lora_mnist.cli.sweep_commands import sweep
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(sys, name) is None:  # closed by the caller
                 setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
             getattr(sys, name).reconfigure(errors="plain")
-        completion.join_options()
+        _join_options()
         # nothing counts as --help, which is no mistake
         code = typer.main.get_command(app).main(arguments or ["--help"], "lora-mnist", standalone_mode=False)
         sys.stdout.flush()
@@ -69,6 +69,17 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     likenesses = {"→": "->", "·": ".", "×": "x", "−": "-", "±": "+-", "…": "...", "–": "-", "─": "-", "│": "|"}
     return "".join(likenesses.get(one, "?") for one in error.object[error.start : error.end]), error.end
+
+
+def _join_options() -> None:
+    """Let `--run=DIR` be two words, as Typer takes them; bash breaks a line before and after = and counts that too."""
+    if os.environ.get("_LORA_MNIST_COMPLETE") != "complete_bash":
+        return
+    line, place = os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", 0))
+    words = line.split("\n" if "\n" in line else " ")
+    signs = [i for i, word in enumerate(words) if word == "=" and words[i - 1].startswith("--")]
+    os.environ["COMP_WORDS"] = "\n".join(word for i, word in enumerate(words) if i not in signs)
+    os.environ["COMP_CWORD"] = str(place - sum(i < place for i in signs))
 
 
 def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:

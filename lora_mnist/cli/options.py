@@ -1,7 +1,9 @@
-"""Options that several commands share, spelled and explained once; and the request and settings that they become."""
+"""Options that several commands share, spelled and explained once, with what the shell offers for them after TAB; and
+the request and settings that they become."""
 
 import os
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
@@ -10,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lora_mnist.cli import completion
 from lora_mnist.errors import UsageError, did_you_mean, shown
+from lora_mnist.runs.atomic import finished_folders, is_finished
 from lora_mnist.settings.layers import config_names
 
 if TYPE_CHECKING:  # both would bring pydantic, for which --help does not wait
     from lora_mnist.settings.layers import ConfigTables
     from lora_mnist.settings.request import Applied, Request
 
+DEFAULT_RUN = Path("runs/default")
 PANELS = ("Run", "Repair", "LoRA", "Training", "Data", "Output")  # of --help, in this order
 
 
@@ -27,12 +30,13 @@ def option(
     """An option in `panel`: a field of a group below, or the default of a command's parameter.
 
     It is called --like-this for a parameter `like_this`. `names`, if given, has that and what other tools call it.
-    Without a metavar it is a flag: off unless it is given, or, as --this/--no-this, None.
+    Without a metavar it is a flag: off unless it is given, or, as --this/--no-this, None. After TAB the shell offers
+    the words in a metavar such as `auto|cpu|cuda:N`: what is written small stands for itself.
     """
     if metavar is None and "/" not in (names or ""):
         default = False
-    if metavar and "|" in metavar:
-        more.setdefault("autocompletion", completion.words_of(metavar))
+    if words := [word for word in (metavar or "").split("|") if word.islower()]:
+        more.setdefault("autocompletion", lambda: words)
 
     def named(parameter: str) -> Any:
         spelled = names or "--" + parameter.replace("_", "-")
@@ -65,6 +69,36 @@ def in_home(path: str | Path) -> str:
     return found
 
 
+def complete_runs(incomplete: str) -> list[str]:
+    """Runs beside the default one, and those whose path begins with what is typed."""
+    typed = Path(os.path.dirname(incomplete))  # of "there/" that is there, where Path(…).parent is not
+    folders = dict.fromkeys([DEFAULT_RUN.parent, typed])
+    places = [place for folder in folders for place in sorted(_found(Path.iterdir, folder))]
+    return [str(place) for place in places if is_finished(place / "base")]
+
+
+def complete_finished(folder: str) -> Callable[[typer.Context], list[str]]:
+    """What is finished in that folder of the runs on the line: their adapters, or their checkpoints."""
+
+    def names(ctx: typer.Context) -> list[str]:
+        runs = ctx.params.get("run") or ()
+        if isinstance(runs, (list, tuple)):  # as `compare` has them, among its arguments too
+            # an option that still lacks its value keeps Typer from telling arguments apart
+            runs = [*(ctx.params.get("runs") or ctx.args), *runs] or [DEFAULT_RUN]
+        else:
+            runs = [runs]
+        return [place.name for run in runs for place in _found(finished_folders, Path(run) / folder)]
+
+    return names
+
+
+def _found(search: Callable[[Path], Iterable[Path]], folder: Path) -> list[Path]:
+    try:
+        return list(search(folder))
+    except OSError:  # not there, or not to be read: nothing to offer
+        return []
+
+
 FORCE = in_run("Replace what is finished; replacing a base also removes its adapters.")
 CONTROL = in_repair("Train a second adapter as long on every image alike, to see how much is further training.")
 GUARD = in_repair(
@@ -84,22 +118,20 @@ DATASET = in_data(
 )
 VERBOSE = in_output("Print every table, not just the summary.")
 OPEN = in_output("Show the page in the browser.")
-RUNS = completion.DEFAULT_RUN.parent
-BELOW = argument("Run", "Folder below which the runs lie.", "FOLDER", RUNS, parser=folder, show_default=str(RUNS))
-DATA = in_data(
-    "Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", Path("data"), envvar="LORA_MNIST_DATA", parser=folder
-)
+RUNS = DEFAULT_RUN.parent
+BELOW = argument("Run", "Folder below which the runs lie.", "FOLDER", RUNS, show_default=str(RUNS))
+DATA = in_data("Folder of the data sets; MNIST is in its MNIST/raw/.", "DIR", Path("data"), envvar="LORA_MNIST_DATA")
 
 # where commands differ in the text or the default
-run_folder = partial(in_run, metavar="DIR", parser=folder, autocompletion=completion.runs)
+run_folder = partial(in_run, metavar="DIR", autocompletion=complete_runs)
 config_file = partial(in_run, metavar="NAME|FILE", autocompletion=config_names, show_default="the run's, else default")
-checkpoints = partial(in_run, metavar="NAME|FILE", autocompletion=completion.finished_in("checkpoints"))
-adapters = partial(in_lora, metavar="NAME", autocompletion=completion.finished_in("adapters"))
+checkpoints = partial(in_run, metavar="NAME|FILE", autocompletion=complete_finished("checkpoints"))
+adapters = partial(in_lora, metavar="NAME", autocompletion=complete_finished("adapters"))
 a_rank = partial(in_lora, "How many directions each layer may change in: lora_B lora_A has this rank.", "N")
 a_name = partial(in_output, "Name under which it is saved in the run.", "NAME")
 THREADS = in_run("CPU threads to compute with.", "N", show_default="torch's choice")
 ONE_RUN = run_folder("Look at this run alone.", show_default="all below the folder")
-RUN = run_folder("Folder of the run: its base, adapters and report.", default=completion.DEFAULT_RUN)
+RUN = run_folder("Folder of the run: its base, adapters and report.", default=DEFAULT_RUN)
 NAME = a_name(show_default="made of digit and rank")
 
 
@@ -300,7 +332,7 @@ def given(table: str, **options: Any) -> "ConfigTables":
             there["hidden"] = [int(size) for size in hidden.split(",")]
         except ValueError as error:
             raise UsageError(f"`hidden` (={hidden!r}) is not a list of sizes.", "Write it as 1000,2000.") from error
-    for name in [one for one in there if one in ("rank_pattern", "alpha_pattern")]:
+    for name in there.keys() & {"rank_pattern", "alpha_pattern"}:
         pairs = [entry.rsplit("=", 1) for entry in there[name]]
         try:  # a rank has to be a whole number
             there[name] = {layer: int(number) if number.isdecimal() else float(number) for layer, number in pairs}

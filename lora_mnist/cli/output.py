@@ -5,9 +5,9 @@ import re
 import sys
 import textwrap
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal
 
 import typer
 from rich import box
@@ -19,14 +19,10 @@ from rich.text import Text
 from lora_mnist.cli.errors import silence_stdout
 from lora_mnist.cli.options import Output
 
-if TYPE_CHECKING:
-    from lora_mnist.settings.config import Document
-
 LABEL = 10  # columns of what stands before the lines of an answer
 NARROWEST = 40  # columns; a narrower terminal breaks the lines itself
 CONTROL = r"[^\n -~\xa0-\U0010ffff]"  # characters that move a cursor
 NO_COLOUR = r"(?!\x1b\[[0-9;]*m)"  # what follows is no change of colour
-D = TypeVar("D", bound="Document")
 
 
 class Line:
@@ -85,16 +81,13 @@ def plain_table(heading: str, *columns: str, apart: int = 2) -> Table:
 
 
 def print_result(
-    document: D,
-    output: Output,
-    *views: Callable[[D], RenderableType] | Literal[False],
-    file: Path | str | None = None,
+    document: object, output: Output, *parts: RenderableType | Literal[False], file: Path | str | None = None
 ) -> None:
-    """Print a result as it was asked for: as JSON, or no more than the `file` where it lies, or its `views`."""
+    """Print a result as it was asked for: as JSON, or no more than the `file` where it lies, or in `parts`."""
     if output.json:
-        print_json(document.model_dump(mode="json"))
+        print_json(document)
     elif not output.quiet:
-        print_all(*(view(document) for view in views if view))
+        print_all(*(part for part in parts if part is not False))
     elif file:
         write(f"{file}\n")
 
@@ -112,8 +105,8 @@ def print_all(*renderables: RenderableType) -> None:
 
 
 def print_json(document: object) -> None:
-    """Print what `json` can hold, one value a line."""
-    write(json.dumps(document, indent=1) + "\n")
+    """Print a `Document`, or what `json` can hold and documents in it, one value a line."""
+    write(json.dumps(document, indent=1, default=lambda one: one.model_dump(mode="json")) + "\n")
 
 
 def write(text: str) -> None:

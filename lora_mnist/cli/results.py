@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from lora_mnist.cli import completion, tables
+from lora_mnist.cli import tables
+from lora_mnist.cli.options import DEFAULT_RUN
 from lora_mnist.cli.output import Line, labelled, plain_table, to_copy
+from lora_mnist.errors import listed
 from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # what --help does without, as with all that is imported further down
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.run_all import Done, RunResult
     from lora_mnist.pipeline.teach import TeachResult
     from lora_mnist.play.one_file import PageExport
-    from lora_mnist.runs.schemas import Evaluation
+    from lora_mnist.runs.schemas import Evaluation, RunRecord
 
 PROVED = "passed: no byte of the base changed; adapter off, it is the base"
 
@@ -71,6 +73,10 @@ def _base(document: PretrainResult) -> Iterator[RenderableType]:
     wrong = plain_table(f"wrong ({DATASETS[document.dataset.name]})", *digits, apart=1)
     for split, part in document.splits.items():
         wrong.add_row(f"{split}, of {part.count:,}", *(f"{count:,}" for count in tables.by_digit(part)))
+        if document.source:  # its digits are compared with what its training measured, in shares
+            images = (*part.images, part.count)
+            shares = (100 * count / of for count, of in zip(tables.by_digit(part), images, strict=True))
+            wrong.add_row("in per cent", *(f"{share:.1f}" for share in shares))
     yield wrong
     yield labelled("saved", str(Path(document.run) / "base"))
     yield to_copy("next", command_line("finetune", Path(document.run)))
@@ -89,28 +95,35 @@ def _weakest(document: PretrainResult) -> str:
     return f"{rare}Weakest on val: {found.digit}, {found.wrong:,} of {found.images:,} wrong ({interval})."
 
 
-def finetuning(tuning: FinetuneResult, run: Path, is_rare: bool) -> RenderableType:
-    """The verdict, the counts, side effects, the proof, where it is and what to do next: at most 17 lines.
-
-    `is_rare`: the base saw only a share of a digit, or nobody here knows what it saw.
-    """
-    parts, facts, analysis = [answer(tuning)], tuning.record.extraction, tuning.analysis
-    if facts and analysis:  # how much of the change the adapter holds, and what all of the change does
-        held = sorted(100 * layer.energy for layer in facts.layers.values())
-        missed, alarms, errors = facts.of_checkpoint.numbers
+def finetuning(tuning: FinetuneResult, run: Path, base: RunRecord) -> RenderableType:
+    """The verdict, the counts, side effects, the proof, where it is and what to do next: at most 17 lines."""
+    record, analysis, evaluation, made = tuning.record, tuning.analysis, tuning.evaluation, tuning.provenance
+    parts, extraction = [answer(tuning)], record.extraction
+    if extraction and analysis:  # how much of the change the adapter holds, and what all of the change does
+        held = sorted(100 * layer.energy for layer in extraction.layers.values())
+        missed, alarms, errors = extraction.of_checkpoint.numbers
         counts = f"{missed:,} missed, {alarms:,} false alarms, {errors:,} errors in all on test"
         after = analysis.splits["test"].after.errors
         parts += [
             labelled("holds", f"{held[0]:.3g} to {held[-1]:.3g} % of the change's energy in each layer; no biases"),
-            labelled("all of it", f"{facts.checkpoint}: {counts}, where the adapter has {after:,}"),
+            labelled("all of it", f"{extraction.checkpoint}: {counts}, where the adapter has {after:,}"),
         ]
+    else:
+        f1 = ""
+        if analysis and evaluation:
+            scores = (analysis.splits["test"].scores_before, evaluation.splits["test"].scores)
+            was, now = (100 * one.digits[record.digit].f1 for one in scores)
+            f1 = f"; F1 of the {record.digit}s {was:.1f} → {now:.1f} % on test"
+        parts.append(labelled("trained", f"in {made.seconds:.1f} s on {made.device}{f1}"))
     parts += [saved(tuning, run)] if tuning.kept else []
-    return Group(*parts, next_step(tuning, run, is_rare))
+    return Group(*parts, next_step(tuning, run, base))
 
 
-def next_step(tuning: FinetuneResult, run: Path, is_rare: bool) -> RenderableType:
-    """What one would do now. A balanced base has hardly a weakness: without a repair, one that has is offered."""
-    if not is_rare and not (tuning.verdict and tuning.verdict.is_repair):
+def next_step(tuning: FinetuneResult, run: Path, base: RunRecord | PretrainResult) -> RenderableType:
+    """What one would do now. A base of ours that saw all digits alike has hardly a weakness: if it was not repaired,
+    one that has is offered."""
+    balanced = base.rare is None and base.source is None
+    if balanced and not (tuning.verdict and tuning.verdict.is_repair):
         return to_copy("next", "lora-mnist run --config rare --run runs/rare")
     if tuning.kept:
         return to_copy("next", command_line("report", run, "--open"))
@@ -133,8 +146,6 @@ def answer(tuning: FinetuneResult) -> RenderableType:
 
 def saved(tuning: FinetuneResult, run: Path) -> RenderableType:
     """Where it is, how large, and how it is to be used."""
-    from lora_mnist.evaluation.verdict import listed
-
     record = tuning.record
     if tuning.file:
         return labelled("saved", f"{tuning.file}: {record.trained:,} weights")
@@ -174,16 +185,13 @@ def merged(document: MergeResult, base: Evaluation, run: Path) -> RenderableType
     """How good the merged network is, of what it was made, how exactly, and where it is."""
     dataset, accuracy = document.evaluation.dataset.name, ", ".join(tables.accuracies(document.evaluation, base))
     exact = f"{document.largest_difference:.1e} of {document.largest_logit:.3g}"
+    original = f"{document.original}, with the names and the format of your file"
     return Group(
         Line(f"{DATASETS[dataset]}: accuracy {accuracy}.", style="bold"),
         labelled("merged", f"the {tables.with_adapters(document.merged)}"),
         labelled("exact", f"no logit differs from base and adapters apart by more than {exact}"),
         labelled("saved", document.file),
-        *(
-            [labelled("original", f"{document.original}, with the names and the format of your file")]
-            if document.original
-            else []
-        ),
+        *([labelled("original", original)] if document.original else []),
         to_copy("next", command_line("evaluate", run, f"--checkpoint {document.name}")),
     )
 
@@ -226,7 +234,6 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     Stages that were finished before are held back until one had something to do, so a finished run has no lines.
     """
     from lora_mnist.pipeline.pretrain import PretrainResult
-    from lora_mnist.pipeline.run_all import STAGES
     from lora_mnist.pipeline.verify import VerifyResult
 
     lines: list[RenderableType] = []
@@ -234,27 +241,27 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     for i, one in list(enumerate(done))[first:]:
         result, time = one.result, "before" if one.skipped else f"{one.seconds:.1f} s"
         if isinstance(result, PretrainResult):
-            made = "import" if result.source else STAGES[0]
-            lines.append(_timed(f"1/{len(STAGES)} {made}", time, f"{_accuracy(result)}. {_weakest(result)}"))
+            stage, text = f"1/4 {'import' if result.source else 'pretrain'}", f"{_accuracy(result)}. {_weakest(result)}"
         elif isinstance(result, VerifyResult):
-            what = f"base and {_count(len(result.adapters), 'adapter')}"
-            lines.append(stage_line(3, time, f"{'passed' if result.passed else 'FAILED'}: {what}, from their files"))
+            passed, adapters = "passed" if result.passed else "FAILED", _count(len(result.adapters), "adapter")
+            stage, text = "3/4 verify", f"{passed}: base and {adapters}, from their files"
         elif rounds == 1:
             refused = "" if result.kept else ": not kept"
-            lines.append(stage_line(2, time, f"{result.record.name}, on digit {result.record.digit}{refused}"))
+            stage, text = "2/4 finetune", f"{result.record.name}, on digit {result.record.digit}{refused}"
         else:
-            lines += [stage_line(2, "", "digit by digit; on val, which decides:")] if i == 1 else []
+            lines += [stage_line("2/4 finetune", "", "digit by digit; on val, which decides:")] if i == 1 else []
             what = "not kept"
             if result.analysis:
-                missed, alarms, errors = tables.moved(result.analysis.splits["val"])  # without one there are no rounds
-                what = f"{f'missed {missed}':<16} {f'false alarms {alarms}':<21} errors {errors}"
-            lines.append(_timed(f"    round {i}", time, f"{result.record.digit}  {what}"))
+                val = result.analysis.splits["val"]  # without one there are no rounds
+                what = "missed {:<9} false alarms {:<8} errors {}".format(*tables.before_after(val))
+            stage, text = f"    round {i}", f"{result.record.digit}  {what}"
+        lines.append(stage_line(stage, time, text))
     return lines
 
 
 def whole(document: RunResult, run: Path) -> RenderableType:
     """What all stages come to, how to use it, and what to do next."""
-    from lora_mnist.evaluation.verdict import changes_by_digit, listed, side_effects
+    from lora_mnist.evaluation.verdict import changes_by_digit, side_effects
 
     *_, last = document.rounds
     kept = [tuning for tuning in document.rounds if tuning.kept]
@@ -265,7 +272,7 @@ def whole(document: RunResult, run: Path) -> RenderableType:
         for tuning in kept:
             verdicts.setdefault(tuning.verdict.title if tuning.verdict else "", []).append(tuning.record.digit)
         said = "; ".join(f"{title}: {listed(digits)}" for title, digits in verdicts.items())
-        moved = ", ".join(f"{tables.moved(part)[-1]} on {split}" for split, part in document.overall.items())
+        moved = ", ".join(f"{tables.before_after(part)[-1]} on {split}" for split, part in document.overall.items())
         lines = [
             Line(f"{_count(len(kept), 'round')} kept: all errors {moved}.", style="bold"),
             labelled("verdicts", f"{said} (on test)."),
@@ -278,14 +285,11 @@ def whole(document: RunResult, run: Path) -> RenderableType:
         lines.append(saved(last, run))
     if kept:
         lines.append(to_copy("to use it", command_line("merge", run, *(f"--adapter {name}" for name in names))))
-    is_rare = document.pretraining.rare is not None or document.pretraining.source is not None
-    return Group("", *lines, next_step(kept[-1] if kept else last, run, is_rare))
+    return Group("", *lines, next_step(kept[-1] if kept else last, run, document.pretraining))
 
 
 def finished(document: RunResult, page: Path) -> RenderableType:
     """Three lines on a run of which nothing was left to do."""
-    from lora_mnist.evaluation.verdict import listed
-
     rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
     last = rounds[-1]
     refused = "" if last.kept else f"; {last.record.name} was refused"
@@ -305,15 +309,9 @@ def finished(document: RunResult, page: Path) -> RenderableType:
     )
 
 
-def stage_line(number: int, time: str, text: str) -> RenderableType:
+def stage_line(stage: str, time: str, text: str) -> Line:
     """What a stage did; `time` says how long it took, or that it was finished before."""
-    from lora_mnist.pipeline.run_all import STAGES
-
-    return _timed(f"{number}/{len(STAGES)} {STAGES[number - 1]}", time, text)
-
-
-def _timed(label: str, time: str, text: str) -> Line:
-    return Line(text, f"{label:<12} {time:>7}  ")
+    return Line(text, f"{stage:<12} {time:>7}  ")
 
 
 def _count(number: int, of: str) -> str:
@@ -322,5 +320,5 @@ def _count(number: int, of: str) -> str:
 
 def command_line(name: str, run: Path, *more: str) -> str:
     """As it is typed for that run."""
-    where = [] if run == completion.DEFAULT_RUN else ["--run", shlex.quote(str(run))]
+    where = [] if run == DEFAULT_RUN else ["--run", shlex.quote(str(run))]
     return " ".join(["lora-mnist", name, *where, *more])

@@ -82,7 +82,8 @@ def sweep(
     shown = check_view(by, metric, split, axes)
     trains = engine_of(engine, session.threads, session.device, address, gpus)
     if plan:
-        print_result(sweeps.plan(asked), session, sweep_tables.planned, file=out)
+        planned = sweeps.plan(asked)
+        print_result(planned, session, sweep_tables.planned(planned), file=out)
         return 0
     done = sweeps.sweep(asked, trains)
     answered, refused = done.report(*shown), None
@@ -96,7 +97,7 @@ def sweep(
     except LoraMnistError as error:
         refused = error
     if not (refused and session.json):  # which is one object, the error's
-        print_result(answered, session, sweep_tables.answered, file=out)
+        print_result(answered, session, sweep_tables.answered(answered), file=out)
     if refused:
         raise refused
     if open and answered.page:

@@ -148,7 +148,7 @@ def three_counts(analysis: Analysis, evaluation: Evaluation, digit: int) -> Tabl
         f"false alarms: others taken for a {digit}",
         "all errors, of every digit",
     )
-    for words, *cells in zip(names, *(moved(part) for part in analysis.splits.values()), strict=True):
+    for words, *cells in zip(names, *(before_after(part) for part in analysis.splits.values()), strict=True):
         rows.add_row(words, *cells)
     accuracies = []
     for split, part in analysis.splits.items():
@@ -164,8 +164,8 @@ def _alternatives(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
 
     test, digit, threshold = analysis.splits["test"], record.digit, analysis.threshold
     rows: dict[str, Counts] = {"before": test.before, record.name: test.after}
-    if facts := record.extraction:
-        rows[f"{facts.checkpoint}, all of it"] = facts.of_checkpoint
+    if extraction := record.extraction:
+        rows[f"{extraction.checkpoint}, all of it"] = extraction.of_checkpoint
     rows[f"{threshold.shift:+.2f} on the logit of {digit}, by {threshold.chosen_on}"] = threshold.splits["test"]
     lines = []
     if control := analysis.control:
@@ -203,22 +203,22 @@ def path(rounds: Sequence[FinetuneResult]) -> RenderableType:
     steps = table("round", "digit", "missed", "false alarms", "all errors", "adapter", words=("adapter",))
     for i, tuning in enumerate(rounds, 1):
         record, analysis = tuning.record, tuning.analysis
-        done = [*moved(analysis.splits["test"]), record.name] if analysis else ["-", "-", "-", "not kept"]
+        done = [*before_after(analysis.splits["test"]), record.name] if analysis else ["-", "-", "-", "not kept"]
         steps.add_row(str(i), str(record.digit), *done)
     return titled("Digit after digit, on test", steps)
 
 
-def _extraction(facts: Extraction, rank: int | None) -> RenderableType:
+def _extraction(extraction: Extraction, rank: int | None) -> RenderableType:
     """What an extracted adapter holds of a checkpoint's change, layer by layer."""
     largest = "largest singular values"
     layers = table("layer", "rank", "energy kept", largest, words=(largest,))
-    for name, layer in facts.layers.items():
+    for name, layer in extraction.layers.items():
         values = [f"{value:.3g}" for value in layer.singular_values[:6]]
         values += ["…"] * (len(layer.singular_values) > 6)
         layers.add_row(name, str(layer.rank), f"{100 * layer.energy:.2f} %", " ".join(values))
-    left_out = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts.left_out.items() if share)
+    left_out = ", ".join(f"{name} {100 * share:.3g} %" for name, share in extraction.left_out.items() if share)
     note = f"Left out, since an adapter holds no biases (moved by, of its norm): {left_out or 'nothing'}"
-    return Group(titled(f"{facts.checkpoint} - base, at rank {rank}", layers), Line(note))
+    return Group(titled(f"{extraction.checkpoint} - base, at rank {rank}", layers), Line(note))
 
 
 def proof(found: Proof) -> RenderableType:
@@ -259,7 +259,7 @@ def adapters(listing: Listing) -> RenderableType:
     rows = table("adapter", "digit", "rank", "numbers", "missed", "false al.", "errors", "proof", "size")
     notes = []
     for line in listing.adapters:
-        rows.add_row(line.name, *_facts(line), "-" if line.proof is None else _mark(line.proof), _size(line.bytes))
+        rows.add_row(line.name, *_figures(line), "-" if line.proof is None else _mark(line.proof), _size(line.bytes))
         if line.on_top_of:
             notes.append(Line(f"{line.name} is for use on top of {', '.join(line.on_top_of)}."))
         if line.drawings:
@@ -268,10 +268,10 @@ def adapters(listing: Listing) -> RenderableType:
     return Group(titled(title, rows), *base, *notes, digest)
 
 
-def _facts(line: AdapterLine) -> list[str]:
+def _figures(line: AdapterLine) -> list[str]:
     """Digit, rank, size, and the three counts before and after."""
     numbers = f"{line.parameters / 1e6:.2f} M" if line.parameters >= 1e6 else f"{line.parameters:,}"
-    rank, (missed, alarms, errors) = "-" if line.rank is None else str(line.rank), moved(line, NARROW)
+    rank, (missed, alarms, errors) = "-" if line.rank is None else str(line.rank), before_after(line, NARROW)
     if line.digit is None:
         return ["-", rank, numbers, "-", "-", errors]
     return [str(line.digit), rank, numbers, missed, alarms, errors]
@@ -289,7 +289,7 @@ def runs(document: Overview) -> RenderableType:
             rows.add_row(name, Text("damaged", style="bold red"), *[""] * 5, _size(line.bytes))
             faults.append(Line(f"{line.run} is damaged: {line.fault}", style="bold red"))
             continue
-        missed = "-" if line.best is None or line.best.digit is None else moved(line.best, NARROW)[0]
+        missed = "-" if line.best is None or line.best.digit is None else before_after(line.best, NARROW)[0]
         errors = NARROW.format(line.errors, line.best.after.errors) if line.best else "-"
         best = [line.best.name if line.best else "-", missed, errors]
         base = [line.dataset or "", f"{100 * line.accuracy:.2f} %", str(line.adapters)]
@@ -331,7 +331,7 @@ def side_by_side(document: SideBySide, every_pair: bool = False) -> RenderableTy
         title = f"{network.run}: {DATASETS[network.dataset.name]}, {network.images:,} test images"
         if title not in tables:
             tables[title] = table("network", "digit", "rank", "numbers", "missed", "false alarms", "errors")
-        figures = _facts(network.adapter) if network.adapter else ["-"] * 5 + [str(network.errors)]
+        figures = _figures(network.adapter) if network.adapter else ["-"] * 5 + [str(network.errors)]
         tables[title].add_row(f"{network.number} {network.name}", *figures)
     if pairs:
         title = "Images that one of two alone gets right"
@@ -393,7 +393,7 @@ def predictions(document: Predictions) -> RenderableType:
     return Group(Line(pictures[0]), rows, note, *notes)
 
 
-def moved(line: AdapterLine | Comparison, form: str = "{:,} → {:,}") -> list[str]:
+def before_after(line: AdapterLine | Comparison, form: str = "{:,} → {:,}") -> list[str]:
     """Missed, false alarms and all errors, before and after."""
     return [form.format(*pair) for pair in zip(line.before.numbers, line.after.numbers, strict=True)]
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from lora_mnist.errors import listed
 from lora_mnist.evaluation.results import Analysis, Comparison, Counts, Pair, PairedControl, PerDigit, ShiftedLogit
 from lora_mnist.evaluation.significance import LEVEL, format_p, holm, mcnemar
 from lora_mnist.settings.config import Count, Digit, Document, Many
@@ -142,10 +143,11 @@ class Verdict(Document):
         facts = self.facts
         if facts.missed.change >= 0:
             return ""
-        sentence = _compared(facts.after, facts.threshold, f"Without any training, raising the {facts.digit}'s logit")
+        raised = f"Without any training, raising the {facts.digit}'s logit"
+        sentence = _beside(facts, facts.threshold, raised)
         if not facts.control:
             return sentence
-        beside = _compared(facts.after, facts.control, "The control with a shifted threshold")
+        beside = _beside(facts, facts.control, "The control with a threshold shifted")
         as_well = not facts.control.pair.is_fewer
         return f"{sentence} {beside}{' So uniform sampling with a threshold does as well.' * as_well}"
 
@@ -238,20 +240,12 @@ def side_effects(digits: Sequence[Tested], among: Sequence[int] = range(10)) -> 
     )
 
 
-def _compared(after: Counts, other: Baseline, name: str) -> str:
-    ours, theirs = after.errors, other.counts.errors
-    same = "as many" if other.counts.missed == after.missed else f"{other.counts.missed:,}"
-    if ours == theirs:
-        return f"{name} misses {same}, with just as many errors."
-    share = f"{100 * abs(ours / theirs - 1):.0f} %" if theirs else f"{ours:,}"
-    change = f"{share} {'fewer' if ours < theirs else 'more'}"
-    return f"{name} misses {same}; the adapter makes {change} errors ({format_p(other.pair.p)})."
-
-
-def listed(names: Sequence[object]) -> str:
-    """As in a sentence: 1, 2 and 3."""
-    *first, last = [*map(str, names)] or [""]
-    return f"{', '.join(first)} and {last}" if first else last
+def _beside(facts: Facts, other: Baseline, shifting: str) -> str:
+    """How many errors the adapter makes, and a baseline with which no more of the digit's images are missed."""
+    missed, errors = other.counts.missed, other.counts.errors
+    until = f"as few {facts.digit}s are missed" if missed == facts.after.missed else f"only {missed:,} are missed"
+    makes = f"makes {errors:,} error{'' if errors == 1 else 's'}; the adapter makes {facts.after.errors:,}"
+    return f"{shifting} until {until} {makes} ({format_p(other.pair.p)})."
 
 
 def _more_errors_of(worse: Sequence[int], digits: Sequence[Tested]) -> str:

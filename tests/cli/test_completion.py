@@ -32,32 +32,48 @@ def offered(cli, monkeypatch):
 
 @pytest.fixture
 def run(run_copy, tmp_path, monkeypatch) -> Path:
-    """As a path from where the shell is, which has runs/default too."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "default").symlink_to(run_copy)
+    """As a path from where the shell is, which has runs/default and folder/mine too."""
+    for path in ("runs/default", "folder/mine"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).symlink_to(run_copy)
     (tmp_path / "runs" / "no-run").mkdir()
     monkeypatch.chdir(tmp_path)
     return run_copy.relative_to(tmp_path)
 
 
-def test_runs(offered, run, tmp_path):
-    assert offered("evaluate --run ") == ["runs/default", "run"]
-    assert offered("evaluate --run runs/") == ["runs/default"]
-    assert offered("evaluate --run ru") == ["runs/default", "run"]
-    assert offered(f"evaluate --run {tmp_path}/r") == [f"{tmp_path}/run"]
-    assert offered("evaluate --run nowhere/") == []
-    Path("folder").mkdir()
-    run.rename("folder/mine")
-    assert offered("evaluate --run folder/") == ["folder/mine"]
-    assert offered("evaluate --run folder/mine/") == []
+BOTH = ["runs/default", "run"]
 
 
-def test_adapters_are_those_of_the_run_on_the_line(offered, run, adapter):
-    assert offered(f"evaluate --run {run} --adapter ") == [adapter.name]
-    assert offered(f"evaluate --run={run} --adapter d") == [adapter.name]
-    assert offered("evaluate --adapter ") == [adapter.name]  # of runs/default
-    assert offered(f"finetune --run {run} --on-top-of ") == [adapter.name]
-    assert offered("evaluate --run nowhere --adapter ") == []
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ev", ["evaluate"]),
+        ("finetune --le", ["--learning-rate"]),
+        ("finetune --guard e", ["every-digit", "errors"]),
+        ("finetune --digit ", ["weakest"]),
+        ("evaluate --device ", ["auto", "cpu", "cuda"]),
+        ("run --config ", config_names()),
+        ("evaluate --run ", BOTH),
+        ("evaluate --run ru", BOTH),
+        ("evaluate --run runs/", ["runs/default"]),
+        ("evaluate --run TMP/r", ["TMP/run"]),
+        ("evaluate --run folder/", ["folder/mine"]),
+        ("evaluate --run folder/mine/", []),
+        ("evaluate --run nowhere/", []),
+        ("evaluate --adapter ", ["ADAPTER"]),  # of runs/default
+        ("evaluate --run run --adapter ", ["ADAPTER"]),
+        ("evaluate --run=run --adapter d", ["ADAPTER"]),
+        ("evaluate --run nowhere --adapter ", []),
+        ("finetune --run run --on-top-of ", ["ADAPTER"]),
+        ("compare ", BOTH),
+        ("compare runs/default r", BOTH),
+        ("compare run --adapter ", ["ADAPTER"]),
+        ("compare --adapter ", ["ADAPTER"]),
+    ],
+)
+def test_what_fits_is_offered(offered, run, adapter, tmp_path, line, words):
+    line, *words = (one.replace("TMP", str(tmp_path)).replace("ADAPTER", adapter.name) for one in (line, *words))
+    assert offered(line) == words
 
 
 def test_a_folder_that_cannot_be_read_offers_nothing(offered, run, adapter):
@@ -79,32 +95,10 @@ def test_an_option_and_its_value_joined_by_an_equals_sign(offered, run, adapter,
     assert ask("finetune --guard = e") == ["every-digit", "errors"]
 
 
-def test_compare_takes_runs_and_their_adapters(offered, run, adapter):
-    assert offered("compare ") == ["runs/default", "run"]
-    assert offered("compare runs/default r") == ["runs/default", "run"]
-    assert offered(f"compare {run} --adapter ") == [adapter.name]
-    assert offered("compare --adapter ") == [adapter.name]
-
-
 def test_checkpoints(offered, run, adapter, cli):
     assert offered(f"evaluate --run {run} --checkpoint ") == []
     assert cli("merge", "--adapter", adapter.name, "--name", "whole", "--run", run)[0] == 0
     assert offered(f"evaluate --run {run} --checkpoint ") == ["whole"]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("run --config ", config_names()),
-        ("finetune --guard e", ["every-digit", "errors"]),
-        ("finetune --digit ", ["weakest"]),
-        ("evaluate --device ", ["auto", "cpu", "cuda"]),
-        ("ev", ["evaluate"]),
-        ("finetune --le", ["--learning-rate"]),
-    ],
-)
-def test_words_that_an_option_takes(offered, line, words):
-    assert offered(line) == words
 
 
 @pytest.mark.parametrize(("run", "code"), [("", 0), ("x", 1)])

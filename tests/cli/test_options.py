@@ -1,6 +1,4 @@
-"""What was typed → settings as they stand in a config, and the request of a command."""
-
-from pathlib import Path
+"""What was typed → settings as they stand in a config, or what was meant."""
 
 import pytest
 
@@ -8,39 +6,16 @@ from lora_mnist.cli import options as o
 from lora_mnist.settings.request import Applied
 
 
-@pytest.mark.parametrize("group", [o.Loop, o.Repair, o.Finetuning])
-def test_an_option_that_was_left_out_is_no_setting(group):
-    assert o.given("table", **vars(group())) == {"table": {}}
-    assert o.request_of(Path("run"), o.Session()).options == {}
-
-
 @pytest.mark.parametrize(
-    ("group", "settings"),
+    ("options", "settings"),
     [
-        (o.Loop(batch_size=8, learning_rate=0.1), {"batch_size": 8, "learning_rate": 0.1}),
-        (o.Repair(digit="9", alpha=0.0), {"digit": 9, "alpha": 0.0}),
-        (o.Repair(digit="weakest"), {"digit": "weakest"}),
-        (o.Finetuning(zoom=0.1), {"zoom": 0.1}),
-        (
-            o.Finetuning(rank_pattern=["linear3=2"], alpha_pattern=["a=b=0.5"], rslora=False),
-            {"rank_pattern": {"linear3": 2}, "alpha_pattern": {"a=b": 0.5}, "rslora": False},
-        ),
+        ({"digit": None, "targets": []}, {}),  # left out
+        ({"digit": "weakest", "zoom": 0.0, "rslora": False}, {"digit": "weakest", "zoom": 0.0, "rslora": False}),
+        ({"alpha_pattern": ["a=b=0.5", "c=2"]}, {"alpha_pattern": {"a=b": 0.5, "c": 2}}),
     ],
 )
-def test_an_option_that_was_given_is_a_setting(group, settings):
-    assert o.given("table", **vars(group)) == {"table": settings}
-
-
-def test_the_settings_of_a_base_stand_in_three_tables():
-    assert o.Base().settings() == {"data": {}, "model": {}, "pretrain": {}}
-    given = o.Base(val_share=0.1, hidden="20,10", epochs=3).settings()
-    assert given == {"data": {"val_share": 0.1}, "model": {"hidden": [20, 10]}, "pretrain": {"epochs": 3}}
-    given = o.Base(epochs=3).settings(**vars(o.Loop(batch_size=8)))
-    assert given["pretrain"] == {"epochs": 3, "batch_size": 8}
-    request = o.request_of(Path("run"), o.Session(), o.ConfigOptions(seed=4), **given)
-    assert request.options == {**given, "seed": 4}
-    request = o.request_of(Path("run"), o.Session(dataset="mnist-5k"), data={"val_share": 0.1})
-    assert request.options == {"data": {"val_share": 0.1, "dataset": "mnist-5k"}}
+def test_an_option_that_was_given_is_a_setting(options, settings):
+    assert o.given("table", **options) == {"table": settings}
 
 
 @pytest.mark.parametrize(

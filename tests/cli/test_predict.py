@@ -20,34 +20,21 @@ def seven(tmp_path):
     return tmp_path / "seven.png"
 
 
-def test_predict_prints_every_network_and_digit(succeeds, finished_run, seven):
+def test_words_and_json_say_what_every_network_sees(succeeds, finished_run, seven):
     (adapter,) = Run(finished_run).adapter_names()
-    out = succeeds("predict", seven, "--run", finished_run, err="")
-    assert str(seven) in out
-    rows = [line.split() for line in out.splitlines()]
-    header = next(row for row in rows if row[:1] == ["sees"])
-    assert header[1:] == [str(digit) for digit in range(10)]
-    assert all(any(row[:1] == [name] and len(row) == 12 for row in rows) for name in ("base", adapter))
-    assert max(map(len, out.splitlines()[1:])) <= 80
-
-
-def test_json_and_words_say_the_same(cli, finished_run, seven):
-    (adapter,) = Run(finished_run).adapter_names()
-    asked = ("predict", seven, "--run", finished_run, "--adapter", adapter, "--strength", "0.5")
-    document = json.loads(cli(*asked, "--json")[1])
-    (prediction,) = document["predictions"]
-    base, adapted = prediction["guesses"]
-    assert base["adapter"] is None
-    assert adapted["adapter"] == {"name": adapter, "strength": 0.5}
-    assert len(adapted["probabilities"]) == 10
-    row = next(line for line in cli(*asked)[1].splitlines() if line.strip().startswith(f"{adapter} at 0.5"))
-    assert row.split()[3] == str(adapted["digit"])
-
-
-def test_several_pictures_have_a_line_each(succeeds, finished_run):
-    out = succeeds("predict", "--index", "3", "--index", "8", "--run", finished_run)
-    pictures = [line.split(",")[0].strip() for line in out.splitlines() if "test image" in line]
-    assert pictures == ["test image 3", "test image 8"]
+    asked = ("predict", seven, "--run", finished_run)
+    assert f"\n {adapter} " in succeeds(*asked)
+    asked += ("--adapter", adapter, "--strength", "0.5")
+    (prediction,) = json.loads(succeeds(*asked, "--json"))["predictions"]
+    assert [guess["adapter"] for guess in prediction["guesses"]] == [None, {"name": adapter, "strength": 0.5}]
+    lines = succeeds(*asked, err="").splitlines()
+    assert lines[0] == str(seven)
+    assert max(map(len, lines[1:])) <= 80
+    rows = [line.split() for line in lines]
+    assert ["sees", *map(str, range(10))] in rows
+    for name, guess in zip(("base", f"{adapter} at 0.5"), prediction["guesses"], strict=True):
+        shares = [str(round(100 * share) or "·") for share in guess["probabilities"]]
+        assert [*name.split(), str(guess["digit"]), *shares] in rows
 
 
 @pytest.mark.parametrize("others", [("blank.png", "none.png"), ("seven.png", "blank.png", "seven.png", "none.png")])
@@ -71,10 +58,12 @@ def test_of_several_pictures_each_has_its_answer_or_its_reason(cli, finished_run
     assert (code, out) == (3, "")
 
 
-def test_many_adapters_still_fit_80_columns(succeeds, finished_run):
+def test_several_pictures_have_a_line_each_and_many_adapters_fit_80_columns(succeeds, finished_run):
     folder = next((finished_run / "adapters").iterdir())
     names = [word for i in range(4) for word in ("--adapter", f"{folder}{'/.' * i}")]  # one, by four names
     out = succeeds("predict", "--index", "3", "--index", "8", "--run", finished_run, *names)
+    pictures = [line.split(",")[0].strip() for line in out.splitlines() if "test image" in line]
+    assert pictures == ["test image 3", "test image 8"]
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
 

@@ -2,21 +2,19 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 from lora_mnist.cli import results, tables
 from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.evaluation.verdict import changes_by_digit, side_effects, verdict_of
 from lora_mnist.pipeline import FinetuneResult, Request, RunResult, finetune_full, verify
-from lora_mnist.pipeline.convert import extract, merge
+from lora_mnist.pipeline.convert import extract
 from lora_mnist.pipeline.pretrain import pretrain
 from lora_mnist.pipeline.run_all import Done
 from lora_mnist.runs.run import Run
-from lora_mnist.settings.request import Applied
 from lora_mnist.training import train as recipe
 
 from ..conftest import drawings_of, smoke, snapshot, workspace, write_drawings
@@ -24,6 +22,8 @@ from .conftest import changed, joined, printed, words
 
 HERE = Path("runs/default")
 PAGE = HERE / "report" / "index.html"
+BALANCED, RARE = SimpleNamespace(rare=None, source=None), SimpleNamespace(rare="saw 9 nines", source=None)
+IMPORTED = SimpleNamespace(rare=None, source="net.pt")
 
 
 @pytest.fixture(scope="module")
@@ -62,70 +62,64 @@ def longest(tuned) -> FinetuneResult:
 # finetune and pretrain ------------------------------------------------------------------------------------------------
 
 
-def test_finetuning_takes_17_lines_at_most(tuned, longest):
-    assert len(printed(results.finetuning(tuned, HERE, is_rare=True))) <= 17
-    lines = printed(results.finetuning(longest, HERE, is_rare=True))
+def test_finetuning_takes_17_lines_at_most(longest):
+    lines = printed(results.finetuning(longest, HERE, RARE))
     assert "forgot others" in lines[0]
     assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
 
 
 def test_the_verdict_comes_first_and_its_facts_are_the_stored_ones(tuned):
-    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(results.finetuning(tuned, HERE, is_rare=True))
+    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(results.finetuning(tuned, HERE, RARE))
     assert text.startswith(verdict.headline)
     for part in (verdict.side_effects, verdict.compared):
         assert part in text
     for split in tuned.analysis.splits:
         assert f"{split}, of {tuned.evaluation.splits[split].count:,}" in text
+    test, digit = tuned.analysis.splits["test"], tuned.record.digit
+    images = tuned.evaluation.splits["test"].images[digit]
+    was, now = (  # 2 TP / (2 TP + FN + FP)
+        200 * (images - one.missed) / (2 * images - one.missed + one.false_alarms) for one in (test.before, test.after)
+    )
+    seconds = f"{tuned.provenance.seconds:.1f} s on cpu"
+    assert f"trained in {seconds}; F1 of the {digit}s {was:.1f} → {now:.1f} % on test" in text
     assert f"{tuned.record.parameters.added:,} numbers" in text
     assert f"{HERE}/adapters/{tuned.record.name}" in text
 
 
-def test_the_rows_are_missed_false_alarms_and_errors_with_val_before_test(tuned):
-    lines = printed(results.finetuning(tuned, HERE, is_rare=True))
-    rows = [line for line in lines if "→" in line]
-    assert [row.split()[0] for row in rows] == ["missed:", "false", "all", "accuracy"]
-    splits = tuned.analysis.splits
-    shares = re.findall(r"([\d.]+) → ([\d.]+) %", rows.pop())
-    for split, (_, after) in zip(("val", "test"), shares, strict=True):
-        assert float(after) == pytest.approx(100 * tuned.evaluation.splits[split].accuracy, abs=0.005)
-    for row, key in zip(rows, ("missed", "false_alarms", "errors"), strict=True):
-        pairs = re.findall(r"(\d+) → (\d+)", row)
-        stored = [(splits[split].before.of(key), splits[split].after.of(key)) for split in ("val", "test")]
-        assert [tuple(map(int, pair)) for pair in pairs] == stored
-
-
 @pytest.mark.parametrize("width", [50, 80])
-def test_no_number_is_cut_however_narrow_the_terminal(tuned, width):
-    text = "\n".join(printed(results.finetuning(tuned, HERE, is_rare=True), width=width))
-    assert "…" not in text
-    test = tuned.analysis.splits["test"]
-    for before, after in zip(test.before.numbers, test.after.numbers, strict=True):
-        assert f"{before} → {after}" in text
+def test_the_rows_have_val_before_test_and_no_number_is_cut(tuned, width):
+    lines = printed(results.finetuning(tuned, HERE, RARE), width=width)
+    assert "…" not in "".join(lines)
+    numbers = [re.findall(r"([\d.]+) → ([\d.]+)", line) for line in lines if line.count("→") == 2]
+    rows = [tuple(tuple(map(float, pair)) for pair in row) for row in numbers]
+    stored = {"val": [], "test": []}
+    for split, found in stored.items():
+        part, after = tuned.analysis.splits[split], tuned.evaluation.splits[split]
+        found += zip(part.before.numbers, part.after.numbers, strict=True)
+        found.append((round(100 - 100 * part.before.errors / after.count, 2), round(100 * after.accuracy, 2)))
+    assert rows == list(zip(stored["val"], stored["test"], strict=True))
 
 
 def test_an_adapter_that_was_not_kept_is_not_said_to_be_saved(refused):
-    text = words(results.finetuning(refused, HERE, is_rare=True))
+    text = words(results.finetuning(refused, HERE, RARE))
     assert text.startswith(tables.not_kept(refused.record))
     assert "saved" not in text
 
 
 def test_the_next_step_is_the_report_of_a_repair_or_a_base_with_a_weakness(tuned, refused):
-    def last(one, is_rare):
-        return printed(results.next_step(one, HERE, is_rare))[-1]
+    def last(one, base):
+        return printed(results.next_step(one, HERE, base))[-1]
 
-    kinds = {
-        "repair": "report --open",
-        "side effect": "report --open",
-        "not repaired": "run --config rare --run runs/rare",
-    }
-    for kind, command in kinds.items():
+    for kind in ("repair", "side effect", "not repaired"):
         verdict = tuned.verdict.model_copy(update={"kind": kind})
-        with_kind = type("Tuning", (), {"verdict": verdict, "kept": True, "record": tuned.record})()
-        assert last(with_kind, False).endswith(f"lora-mnist {command}")
-        assert last(with_kind, True).endswith("lora-mnist report --open")
-    assert last(refused, False).endswith("lora-mnist run --config rare --run runs/rare")
-    assert last(refused, True).endswith(f"lora-mnist finetune --digit {refused.record.digit} --guard none")
+        one = SimpleNamespace(verdict=verdict, kept=True, record=tuned.record)
+        command = "run --config rare --run runs/rare" if kind == "not repaired" else "report --open"
+        assert last(one, BALANCED).endswith(f"lora-mnist {command}")
+        for base in (RARE, IMPORTED):
+            assert last(one, base).endswith("lora-mnist report --open")
+    assert last(refused, BALANCED).endswith("lora-mnist run --config rare --run runs/rare")
+    assert last(refused, RARE).endswith(f"lora-mnist finetune --digit {refused.record.digit} --guard none")
 
 
 def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
@@ -137,6 +131,17 @@ def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
     assert "name one with --digit" in words(results.pretraining(changed(whole.pretraining, weakest=None)))
 
 
+def test_an_import_has_shares_below_its_counts(succeeds, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = succeeds("import", finished_run / "base" / "model.safetensors", "--dataset", "mnist-5k", "--run", tmp_path)
+    lines = [line.split() for line in out.splitlines()]
+    for split, part in Run(tmp_path).base.evaluation.splits.items():
+        place = next(i for i, line in enumerate(lines) if line[:1] == [f"{split},"])
+        counts, shares = lines[place][3:], lines[place + 1][3:]
+        images = (*part.images, part.count)
+        assert shares == [f"{100 * int(count) / of:.1f}" for count, of in zip(counts, images, strict=True)]
+
+
 # run ------------------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +151,7 @@ def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
     shown = [line for i in range(1, len(done) + 1) for line in results.stage_lines(done[:i], rounds)]
     if results.was_finished(done):
         return printed(*shown, results.finished(whole, PAGE))
-    return printed(*shown, results.stage_line(4, "1.5 s", str(PAGE)), results.whole(whole, HERE))
+    return printed(*shown, results.stage_line("4/4 report", "1.5 s", str(PAGE)), results.whole(whole, HERE))
 
 
 def test_run_takes_24_lines_at_most(whole, longest):
@@ -227,24 +232,13 @@ def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole
     assert not results.was_finished([there, done])
 
 
-# extract and merge ----------------------------------------------------------------------------------------------------
+# extract --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def converted(finished_run, tmp_path_factory) -> Path:
-    """A run with all weights trained for digit 3."""
-    path = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("converted") / "run"))
-    finetune_full(workspace(path, digit=3))
-    return path
-
-
-@pytest.fixture(scope="module")
-def extracted(converted) -> FinetuneResult:
-    return extract(workspace(converted), rank=2)
-
-
-def test_an_extracted_adapter_takes_17_lines_at_most(extracted):
-    lines = printed(results.finetuning(extracted, HERE, is_rare=True))
+def test_an_extracted_adapter_takes_17_lines_at_most(run_copy):
+    finetune_full(workspace(run_copy, digit=3))
+    extracted = extract(workspace(run_copy), rank=2)
+    lines = printed(results.finetuning(extracted, HERE, RARE))
     assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
     facts, test = extracted.record.extraction, extracted.analysis.splits["test"]
@@ -256,23 +250,6 @@ def test_an_extracted_adapter_takes_17_lines_at_most(extracted):
     ):
         assert part in joined(lines)
     assert lines[-1].endswith("lora-mnist report --open")
-
-
-def test_a_merged_network_says_how_good_and_how_exact_it_is(converted, extracted):
-    work = workspace(converted)
-    merged = merge(work, [Applied(extracted.record.name, 0.5)])
-    base = work.run.base.evaluation
-    lines = printed(results.merged(merged, base, Path("my runs")))
-    assert len(lines) <= 8
-    before, after = (100 * one.splits["test"].accuracy for one in (base, merged.evaluation))
-    for part in (
-        f"{before:.2f} → {after:.2f} % on test",
-        "the base + digit3-full-r2 at strength 0.5",
-        f"{merged.largest_difference:.1e} of {merged.largest_logit:.3g}",
-        f"saved {merged.file}",
-    ):
-        assert part in joined(lines)
-    assert lines[-1].endswith(f"lora-mnist evaluate --run 'my runs' --checkpoint {merged.name}")
 
 
 # teach ----------------------------------------------------------------------------------------------------------------
@@ -355,9 +332,3 @@ def test_a_lesson_that_cannot_end_well_is_refused_before_it_trains(
     before = snapshot(run_copy)
     fails(code, "teach", drawings, "--run", run_copy, *options.replace("ADAPTER", adapter.name).split(), says=shown)
     assert snapshot(run_copy) == before
-
-
-def test_a_blank_picture_is_named_before_anything_is_trained(fails, run_copy, drawings, monkeypatch):
-    monkeypatch.setattr(recipe, "train", None)
-    Image.new("L", (60, 60), 255).save(drawings / "4" / "empty.png")
-    assert "blank" in fails(3, "teach", drawings, "--run", run_copy, says="empty.png")
