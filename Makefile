@@ -88,7 +88,7 @@ docs: .venv/installed
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers auto
+	MYPY_NUM_WORKERS=auto $(BIN)/mypy
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
