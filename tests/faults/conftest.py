@@ -18,8 +18,8 @@ from ..conftest import snapshot
 from .processes import Ended, command
 
 SMALL = ("--threads", "1", "--quiet")
-TINY = ("--config", "smoke", "--dataset", "mnist-5k", *SMALL)
-ADAPTER = "digit8-r2"  # what `finetune` makes of the tiny base, whose weakest digit is the eight
+TINY = ("--config", "smoke", "--dataset", "mnist-5k", "--epochs", "1", *SMALL)
+ADAPTER, CHECKPOINT = "digit2-r2", "digit2-full"  # made of the tiny base, whose weakest digit is the two
 VERIFY = ("verify", "--json", "--threads", "1")
 VARYING = {"seconds", "date", "digest", "run_digest", "replaced_fingerprint", "notes"}  # from one run to the next
 
