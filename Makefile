@@ -1,6 +1,8 @@
 # `make demo` and `make test` need Python 3.11+ and a package index, nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# where images of Python forbid it, as Docker's often do, each of a hundred processes would compile the same modules again
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo demo-page test test-slow faults mutants test-oldest coverage audit lint bench tables docs clean
 
@@ -18,15 +20,16 @@ demo-page: .venv/installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
   --no-loadscope-reorder
 
+# with SLOW=yes, those of `make test-slow` too: in one session, so that no process waits twice for the last test
 test: .venv/installed-test lint
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) $(if $(SLOW),,-m 'not slow')
 
 # what trains networks of the full size: the README and the commands page as they stand, the README's claims on MNIST
 test-slow: .venv/installed-test
 	$(PYTEST) -m slow
 
 # every attack of docs/trust.md, of which `make test` tries a few; writes its table; 14 minutes on two cores, with
-# FAULTS=30 for no more than about 30 of each
+# FAULTS=30 for no more than about 30 of each, as LORA_MNIST_FAULTS=30 makes it for `make test`
 faults: .venv/installed-test
 	LORA_MNIST_FAULTS=$(or $(FAULTS),all) $(BIN)/python -m pytest tests/faults
 
@@ -85,7 +88,7 @@ docs: .venv/installed
 lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	MYPY_NUM_WORKERS=auto $(BIN)/mypy
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -34,10 +34,9 @@ from .faults.tally import ALL, Tally
 prepare_device("cpu")  # as a command does before it computes: some of it only takes effect then
 
 LONG = (  # files that take longest, in that order
-    *("test_commands_page", "test_claims", "test_readme", "test_cli", "test_browser", "test_page", "test_engines"),
-    *("test_lock", "test_interruptions"),
+    *("test_claims", "test_readme", "test_engines", "test_interruptions", "test_cli", "test_browser", "test_page"),
+    *("test_damage", "test_server", "test_download", "test_verify", "test_teach", "test_one_file", "test_notebook"),
 )
-SMOKE = {"data": {"dataset": "mnist-5k"}}
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +66,7 @@ def workspace(path: Path, **asked: object) -> Workspace:
 
 def smoke(path: Path, **options: object) -> Request:
     """A run of seconds on the embedded digits."""
-    return Request(run=path, config="smoke", options={**SMOKE, **options})
+    return Request(run=path, config="smoke", options={"data": {"dataset": "mnist-5k"}, **options})
 
 
 def resume(request: Request) -> FinetuneResult:

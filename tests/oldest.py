@@ -11,14 +11,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def tried() -> dict[str, str]:
+    """By package, its line in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {line.partition("==")[0]: line for line in lines if "==" in line}
+
+
 def oldest(*but: str) -> list[str]:
     """A line for each package that the suite needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    tried = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.partition("==")[0] in but]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(line for extra in ("onnx", "ray", "test") for line in extras[extra])]
-    bounds = [re.match(r"(?P<name>[\w-]+)>=(?P<version>[\w.]+)", line) for line in wanted]
-    return [f"{bound['name']}=={bound['version']}" for bound in bounds if bound and bound["name"] not in but] + tried
+    own, *tests = extras["test"]  # lora-mnist[onnx,ray]: the extras that the suite needs too
+    wanted = [*project["dependencies"], *tests]
+    wanted += [line for extra in re.findall(r"\w+", own.partition("[")[2]) for line in extras[extra]]
+    bounds = dict(line.split(">=") for line in wanted)
+    return [tried()[name] if name in but else f"{name}=={version}" for name, version in bounds.items()]
 
 
 if __name__ == "__main__":

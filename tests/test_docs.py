@@ -1,4 +1,4 @@
-"""What the pages of docs/ show runs, and the library's manual has all of its names."""
+"""What README and docs/ show runs or was printed by a program, and the library's manual has all of its names."""
 
 import inspect
 import re
@@ -10,7 +10,8 @@ from lora_mnist import lora
 from lora_mnist.datasets.mnist import import_torchvision
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+README, PAGES = DOCS.parent / "README.md", sorted(DOCS.glob("*.md"))
+PRINTED = [file.read_text() for file in sorted((DOCS.parent / "benchmarks" / "results").iterdir())]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -25,10 +26,25 @@ def test_the_python_runs(page, tmp_path, monkeypatch):
         exec(compile("\n" * line + block[1], str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_every_file_it_links_to_is_there(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).is_file(), target
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "measured.md"], ids=lambda page: page.name)
+def test_every_row_with_an_interval_was_printed(page):
+    printed = {line for text in PRINTED for line in text.splitlines()}
+    rows = [line for line in page.read_text().splitlines() if re.match(r"\|.*\d ± \d", line)]
+    assert len(rows) >= 5
+    assert [row for row in rows if row not in printed] == []
+
+
+def test_what_the_readme_shows_of_a_terminal_was_printed():
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    shown = [block for language, block in fenced if not language]
+    assert shown
+    assert [block for block in shown if not any(block in text for text in PRINTED)] == []
 
 
 def test_the_index_names_every_page():

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there, copied in its order into one shell."""
+"""What README and docs/commands.md show runs as it stands there, each copied in its order into one shell."""
 
 import os
 import re
@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 README, COMMANDS = ROOT / "README.md", ROOT / "docs" / "commands.md"
 BIN = Path(sys.executable).parent
 BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
+LARGE = ("lora-mnist run --config rare --dataset mnist-5k", "lora-mnist run --config classic --dataset mnist-5k")
 
 
 def script_of(page: Path) -> str:
@@ -28,7 +29,7 @@ def run_all(script: str, folder: Path, **env: str) -> None:
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=folder,
-        env=inherited | {"BROWSER": "true"} | env,
+        env=inherited | {"BROWSER": "true", "PYTHONDONTWRITEBYTECODE": ""} | env,
         capture_output=True,
         text=True,
     )
@@ -50,11 +51,22 @@ def clone(tmp_path):
 
 @pytest.mark.slow
 def test_the_readme_runs_in_its_order_on_a_fresh_clone(clone):
-    """On the images that come with the package, which take a fraction of the time that MNIST does; and without
-    compiling every module of torch, which pip would: for its options that say no, 0 is yes."""
+    """On the images that come with the package, which take a fraction of the time that MNIST does; and with pip
+    compiling no module, as the first command that needs one does: for its options that say no, 0 is yes."""
     run_all(script_of(README), clone, LORA_MNIST_DATA="", LORA_MNIST_OFFLINE="1", PIP_NO_COMPILE="0")
     assert (clone / "runs" / "mine" / "report" / "index.html").is_file()
     assert (clone / "runs" / "library" / "mine" / "adapter_config.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_page_runs_in_its_order(tmp_path):
+    """The two commands that train a base of the full size get `--hidden 40,20`: it is trained in seconds, and so is
+    all that later commands make of it. Nothing else is changed."""
+    script = script_of(COMMANDS)
+    for command in LARGE:
+        assert script.count(command) == 1
+        script = script.replace(command, f"{command} --hidden 40,20")
+    run_all(script, tmp_path, LORA_MNIST_DATA=str(tmp_path), PATH=f"{BIN}:{os.environ['PATH']}")
 
 
 def test_every_option_in_a_command_exists():

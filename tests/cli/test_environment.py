@@ -25,19 +25,20 @@ def test_ascii_has_likenesses_of_what_sweeps_print_too(succeeds):
     assert "12.5 ± 0.4 (−3 %), – × 2".encode("ascii", "plain") == b"12.5 +- 0.4 (-3 %), - x 2"
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "Foo"])
-def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_path, monkeypatch, backend):
+def test_plots_ask_for_no_backend_and_for_no_style_of_the_users(run_copy, tmp_path, monkeypatch):
     """As Jupyter sets one for every command; and a matplotlibrc for other plots, with LaTeX that is not there."""
-    monkeypatch.setenv("MPLBACKEND", backend)
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
     pictures = []
     rc = b"text.usetex: True\nfont.size: 30\nimage.origin: lower\nsavefig.bbox: tight\naxes.prop_cycle: foo\n\xff"
-    for content in (b"", rc):
+    for backend, content in ((None, b""), ("module://matplotlib_inline.backend_inline", rc), ("Foo", rc)):
+        if backend:
+            monkeypatch.setenv("MPLBACKEND", backend)
         (tmp_path / "matplotlibrc").write_bytes(content)
         done = lora_mnist("report", "--run", run_copy)
         assert (done.returncode, done.stderr) == (0, "")
         pictures.append({file.name: file.read_bytes() for file in (run_copy / "report").glob("*.[ps][nv]g")})
-    assert pictures[0] == pictures[1]
+    assert pictures[0] == pictures[1] == pictures[2]
     assert pictures[0]
 
 

@@ -33,7 +33,7 @@ def mirrors(monkeypatch):
             methods = {"do_GET": answer, "over": over, "log_message": lambda *_: None}
             server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (BaseHTTPRequestHandler,), methods))
             server.daemon_threads = False  # closing it waits for its answers
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # seconds to its end
             servers.append(server)
             urls.append(f"http://127.0.0.1:{server.server_port}/")
         import_torchvision()
@@ -51,17 +51,23 @@ def mirrors(monkeypatch):
         gc.collect()
 
 
-@pytest.fixture
-def good(mnist, monkeypatch):
-    """A mirror that has the four files. Packed here, so torchvision has to be told their md5."""
-    import_torchvision()
-    from torchvision.datasets import MNIST
-
-    packed = {}
+@pytest.fixture(scope="module")
+def packed(mnist) -> dict[str, bytes]:
+    """The four files, packed."""
+    found = {}
     for name in MNIST_FILES:
         path = mnist / "MNIST" / "raw" / name
         content = path.read_bytes() if path.is_file() else gzip.decompress(Path(f"{path}.gz").read_bytes())
-        packed[f"{name}.gz"] = gzip.compress(content, 1)
+        found[f"{name}.gz"] = gzip.compress(content, 1)
+    return found
+
+
+@pytest.fixture
+def good(packed, monkeypatch):
+    """A mirror that has them. They are packed here, so torchvision has to be told their md5."""
+    import_torchvision()
+    from torchvision.datasets import MNIST
+
     monkeypatch.setattr(MNIST, "resources", [(name, hashlib.md5(part).hexdigest()) for name, part in packed.items()])
     return lambda handler: send(handler, packed[handler.path[1:]])
 

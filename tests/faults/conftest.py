@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from ..conftest import snapshot
 from .processes import Ended, command
 
 SMALL = ("--threads", "1", "--quiet")
-TINY = ("--config", "smoke", "--dataset", "mnist-5k", *SMALL)
-ADAPTER = "digit8-r2"  # what `finetune` makes of the tiny base, whose weakest digit is the eight
+TINY = ("--config", "smoke", "--dataset", "mnist-5k", "--epochs", "1", *SMALL)
+ADAPTER, CHECKPOINT = "digit2-r2", "digit2-full"  # made of the tiny base, whose weakest digit is the two
 VERIFY = ("verify", "--json", "--threads", "1")
 VARYING = {"seconds", "date", "digest", "run_digest", "replaced_fingerprint", "notes"}  # from one run to the next
 
@@ -31,11 +32,6 @@ class Stage:
     start: str  # the state that it starts from
     words: tuple[str, ...]
     through: tuple[str, ...] = ()  # further states, in which it may leave the run when it is ended on its way
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it may be called once more when it is done."""
-        return self.words[0] in ("run", "report") or "--force" in self.words
 
 
 STAGES = (
@@ -104,8 +100,17 @@ def result_of(ended: Ended) -> tuple[int, object]:
 
 def facts(folder: Path) -> dict[str, object]:
     """By file, what is to be the same in two runs of the same settings; without what is on its way."""
-    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    return {name: _of(file) for name, file in files.items() if not name.startswith(".") and "/." not in name}
+    found = {}
+    for name, content in snapshot(folder).items():
+        if name.startswith(".") or "/." in name:
+            continue
+        if name.endswith("manifest.json"):
+            found[name] = sorted(json.loads(content)["files"])
+        elif name.endswith(".json"):
+            found[name] = timeless(json.loads(content))
+        else:
+            found[name] = None if name.endswith((".html", ".svg", ".png")) else content  # drawn from the numbers
+    return found
 
 
 @functools.cache
@@ -137,11 +142,3 @@ def timeless(document: object) -> object:
     if isinstance(document, dict):
         return {key: timeless(value) for key, value in document.items() if key not in VARYING}
     return [timeless(value) for value in document] if isinstance(document, list) else document
-
-
-def _of(file: Path) -> object:
-    if file.name == "manifest.json":
-        return sorted(json.loads(file.read_text())["files"])
-    if file.suffix == ".json":
-        return timeless(json.loads(file.read_text()))
-    return None if file.suffix in (".html", ".svg", ".png") else file.read_bytes()  # drawn from the numbers

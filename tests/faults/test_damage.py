@@ -11,13 +11,12 @@ import pytest
 from safetensors.numpy import save
 
 from ..conftest import rehash
-from .conftest import ADAPTER, SMALL, VERIFY, States, timeless
+from .conftest import ADAPTER, CHECKPOINT, SMALL, VERIFY, States, timeless
 from .processes import Ended, commands
 from .tally import BEGIN, END, PAGE, RESULTS, Tally, some, table
 
 DAMAGED = "a file damaged, gone, or of another kind, and then every command that reads"
 TENSORS = "tensors that mislead: lengths, offsets, types, names, values"
-CHECKPOINT = "digit8-full"
 
 
 def flipped(content: bytes, eighth: int) -> bytes:

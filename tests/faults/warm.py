@@ -1,7 +1,8 @@
 """Everything that a command imports, so that a process forked from here starts at once.
 
 What touches no file of a run and takes long is done once: the digits are drawn here, the commands and the page's
-templates compiled. Plots are written as a white picture. Nothing is synced, which no process can see.
+templates compiled. Plots are written as a white picture, and those that take longest are not even drawn. Nothing is
+synced, which no process can see.
 """
 
 import encodings.utf_8_sig  # noqa: F401 - imported to be there, as all below
@@ -15,6 +16,7 @@ import pkgutil
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads of torch's cannot be forked
 
 import filelock  # noqa: F401
+import matplotlib
 import safetensors.numpy  # noqa: F401
 import torch
 import torch.fx.experimental.symbolic_shapes
@@ -25,7 +27,7 @@ from matplotlib.figure import Figure
 import lora_mnist
 from lora_mnist.cli.main import app
 from lora_mnist.datasets import dataset
-from lora_mnist.report import page
+from lora_mnist.report import page, plots
 
 for module in pkgutil.walk_packages(lora_mnist.__path__, "lora_mnist."):
     importlib.import_module(module.name)
@@ -42,6 +44,8 @@ white = {kind: io.BytesIO() for kind in ("png", "svg")}
 for kind, file in white.items():
     Figure((1, 1)).savefig(file, format=kind)
 Figure.savefig = lambda self, file, format, **options: file.write(white[format].getvalue())
+plots.confusion = lambda *numbers, **options: Figure((1, 1))
+matplotlib.rcdefaults()  # imports what it needs when it is called
 gc.collect()
 gc.freeze()  # what is here is shared, and stays so
 gc.disable()

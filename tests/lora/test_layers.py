@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
@@ -115,6 +114,8 @@ def chain(layers):
 @pytest.fixture
 def graphs():
     """A compiler that counts what it is given."""
+    from torch._dynamo.testing import CompileCounter  # two seconds of every process that collects tests
+
     torch._dynamo.reset()
     yield CompileCounter()
     torch._dynamo.reset()
