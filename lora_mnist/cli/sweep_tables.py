@@ -12,7 +12,7 @@ from lora_mnist.settings.layers import DATASETS
 from lora_mnist.sweep.summary import CONTROLS, METRIC_NAMES, RoundsSummary, Summary, capital
 
 if TYPE_CHECKING:  # they import torch
-    from lora_mnist.sweep.run import Plan, SweepReport
+    from lora_mnist.sweep.sweep import Plan, SweepReport
 
 MOST_FAILURES = 5  # that are shown one by one
 

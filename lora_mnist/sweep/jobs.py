@@ -70,8 +70,7 @@ class SweepContext:
     def flatten(self) -> dict[str, Any]:
         """The same as tensors, numbers and text by name, which other processes can map without a copy."""
         flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
-        bases = self.bases.items()
-        flat["bases"] = {key: (one.fingerprint, one.network.architecture, [*one.logits]) for key, one in bases}
+        flat["bases"] = {key: (base.fingerprint, base.network.architecture) for key, base in self.bases.items()}
         for split in SPLITS:
             part: Split = getattr(self.dataset, split)
             flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
@@ -85,15 +84,15 @@ class SweepContext:
 def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
     """The context that was flattened, made of these very tensors if they are on `device` already."""
     splits = [Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device)) for split in SPLITS]
-    bases = {}
-    for key, (fingerprint, architecture, known) in flat["bases"].items():
+    dataset, bases = Dataset(flat["dataset"], flat["sha256"], *splits), {}
+    for key, (fingerprint, architecture) in flat["bases"].items():
         with torch.device("meta"):  # takes no memory
             network = MLP(**architecture).requires_grad_(False).eval()
         weights = {name: flat[f"{key}/weights/{name}"].to(device) for name in network.state_dict()}
         network.load_state_dict(weights, assign=True)
-        logits = {split: flat[f"{key}/logits/{split}"] for split in known}
+        logits = {split: flat[f"{key}/logits/{split}"] for split in dataset.held_out}
         bases[key] = Base(fingerprint, network, logits, flat[f"{key}/uncertainty"])
-    return SweepContext(Dataset(flat["dataset"], flat["sha256"], *splits), bases, flat["held_out"])
+    return SweepContext(dataset, bases, flat["held_out"])
 
 
 def run_jobs(
@@ -139,11 +138,7 @@ def failure_of(context: SweepContext, job: Job, cause: str) -> Failure:
 
 
 def _run(context: SweepContext, job: Job, stacked: MLP | None = None, seconds: float = 0.0) -> Outcome:
-    """What the logits of a job say: counts before and after, the base with a shifted threshold, the verdict.
-
-    Args:
-        stacked: what a stack has made of the job, in `seconds`; None trains it here.
-    """
+    """Args: stacked: what a stack has made of the job, in `seconds`; None trains it here."""
     started = time.perf_counter()
     base, dataset, settings, digit = context.bases[job.base], context.dataset, job.settings, job.digit
     try:
@@ -189,17 +184,13 @@ def settings_of(job: Job, dataset: Dataset) -> Settings:
     """What an adapter or a control is trained with: a control sees the digit as often as it is among the images."""
     if job.method not in CONTROLS:
         return job.settings
-    control: dict[str, float] = {"focus": float((dataset.train.labels == job.digit).float().mean())}
-    if job.method == "control":
-        control["hard_examples"] = 0.0
-    return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=control)})
+    uniform = {"hard_examples": 0.0} if job.method == "control" else {}
+    share = float((dataset.train.labels == job.digit).float().mean())
+    return job.with_finetune(focus=share, **uniform).settings
 
 
 def _train(job: Job, base: Base, dataset: Dataset, network: MLP | None) -> Trained:
-    """Train what a job asks for, unless a stack has made a `network` of it, and select its scale as `finetune` does.
-
-    Raises UsageError if a weight or a logit is not finite, or there is a guard but no `val`.
-    """
+    """Train a job, unless a stack has made a `network` of it, and select its scale as `finetune` does."""
     if job.method == "rounds":
         return _train_rounds(job, base, dataset)
     if job.method == "full":  # on the batches that an adapter would see, without a guard: what one could reach

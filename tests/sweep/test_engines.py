@@ -20,7 +20,7 @@ from lora_mnist.sweep.engines import engine_of
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.jobs import run_jobs
 from lora_mnist.sweep.rows import Failure, Row, Store
-from lora_mnist.sweep.run import sweep
+from lora_mnist.sweep.sweep import sweep
 from tests.conftest import printed_by
 from tests.sweep.conftest import opened, request_of, same
 from tests.test_architecture import ROOT

@@ -2,7 +2,7 @@ import pytest
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.sweep.grid import MOST_JOBS, Comparisons, combinations, make_jobs, parse_axes, parse_values
+from lora_mnist.sweep.grid import MOST_JOBS, combinations, make_jobs, parse_axes, parse_values
 
 
 def resolved(tables):
@@ -38,7 +38,7 @@ def test_what_cannot_be_set(entry):
 
 
 def test_all_weights_are_a_job_for_everything_but_the_rank():
-    jobs = make_jobs(parse_axes("3,8", "1,4,8", "0-2"), resolved, comparisons=Comparisons(full=True))
+    jobs = make_jobs(parse_axes("3,8", "1,4,8", "0-2"), resolved, full=True)
     assert [job.method for job in jobs].count("full") == 2 * 3
 
 
@@ -77,9 +77,7 @@ def test_the_key_is_of_base_data_and_settings_alone():
         for grid in (("4", "1", "0"), ("3", "1", "1"))
     ]
     assert len({key, *other}) == len(other) + 1
-    named = job.settings.finetune.model_copy(update={"name": "mine"})
-    renamed = job.model_copy(update={"settings": job.settings.model_copy(update={"finetune": named})})
-    assert renamed.key("fingerprint", "data") == key
+    assert job.with_finetune(name="mine").key("fingerprint", "data") == key
     assert job.model_copy(update={"base": "elsewhere"}).key("fingerprint", "data") == key
 
 
@@ -92,7 +90,7 @@ def test_bases_differ_by_what_they_are_trained_with():
 
 
 def test_controls_and_rounds_are_jobs_of_their_own_beside_each_adapter():
-    jobs = make_jobs(parse_axes("weakest", "4", "0-1"), resolved, comparisons=Comparisons(control=True, rounds=3))
+    jobs = make_jobs(parse_axes("weakest", "4", "0-1"), resolved, control=True, rounds=3)
     assert [job.method for job in jobs] == ["lora", "control", "hard control", "rounds"] * 2
-    assert len({job.with_digit(3).key("fingerprint", "data") for job in jobs}) == len(jobs)
+    assert len({job.with_finetune(digit=3).key("fingerprint", "data") for job in jobs}) == len(jobs)
     assert [job.rounds for job in jobs] == [1, 1, 1, 3] * 2
