@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.errors import LoraMnistError, UsageError
 from lora_mnist.evaluation.baselines import find_shift, shifted_on_test, shifted_to_miss
-from lora_mnist.evaluation.guard import Guard, require_val, select_scale
+from lora_mnist.evaluation.guard import Guard, select_scale
 from lora_mnist.evaluation.metrics import compare, counts_of, held_out_logits, require_finite, summarise, weakest_digit
 from lora_mnist.evaluation.results import Analysis, Threshold
 from lora_mnist.evaluation.verdict import verdict_of
@@ -206,7 +205,6 @@ def _train(job: Job, base: Base, dataset: Dataset, network: MLP | None) -> Train
 
 def _train_rounds(job: Job, base: Base, dataset: Dataset) -> Trained:
     """Repair the digit that is weakest, then on top the one that is weakest then, and so on, as `run --rounds` does."""
-    require_val("errors", dataset.val)  # the weakest digit is found there, whatever the guard
     network, logits, rounds = base.network, base.logits, list[Round]()
     scale, parameters = None, 0
     for number in range(job.rounds):
@@ -254,9 +252,9 @@ def split_counts(
 def adapter_size(context: SweepContext, job: Job) -> int:
     """How many numbers a job's adapter has, at most: every layer at its highest rank."""
     recipe = job.settings.finetune
-    rank = max(recipe.rank, *(recipe.rank_pattern or {}).values(), 1)
-    sizes = [784, *context.bases[job.base].network.hidden, 10]
-    return sum(rank * (fan_in + fan_out) for fan_in, fan_out in pairwise(sizes))
+    rank = max([recipe.rank, *(recipe.rank_pattern or {}).values()])
+    weights = (weight for weight in context.bases[job.base].network.parameters() if weight.dim() == 2)  # (out, in)
+    return sum(rank * sum(weight.shape) for weight in weights)
 
 
 def stacks_of(context: SweepContext, jobs: Iterable[Job], processes: int = 1, on_gpu: bool = False) -> list[list[Job]]:

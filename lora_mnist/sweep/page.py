@@ -116,10 +116,10 @@ def plot_by_setting(summary: Summary) -> Plot:
     """The count that was asked for, by the setting it is ordered by, with intervals; all weights are a line."""
     metric, series = summary.metric, dict[str, list[Variant]]()  # by what else was varied
     whole = [one for one in summary.variants if one.by is None]
-    places = list(dict.fromkeys(one.by for one in summary.variants if one.by is not None))
-    for one in summary.variants:
-        if one.by is not None:
-            series.setdefault(one.series, []).append(one)
+    adapters = [one for one in summary.variants if one.by is not None]
+    places = list(dict.fromkeys(str(one.by) for one in adapters))
+    for one in adapters:
+        series.setdefault(one.series, []).append(one)
     shown = f"{METRIC_NAMES[metric]} ({summary.images})"
     figure, axes = framed(spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
     marks: list[Mark] = []

@@ -29,7 +29,7 @@ BASE = "the base"
 ON_TEST = "shifted threshold, as many missed (chosen on `test`)"
 ON_VAL = "shifted threshold (chosen on `val`)"
 HARD = "hard examples at the natural share"
-CONTROLS = {  # by method: its name, and with a shifted threshold of its own
+CONTROL_NAMES = {  # by method: its name, and with a shifted threshold of its own
     "control": ("control: uniform sampling", "control + shifted threshold (chosen on `val`)"),
     "hard control": (HARD, f"{HARD} + shifted threshold (chosen on `val`)"),
 }
@@ -290,7 +290,7 @@ def _references(adapters: Sequence[Row], others: Sequence[Row], split: str) -> I
         found[ON_TEST] = [row.threshold_on_test for row in adapters]
     if "val" in adapters[0].after:
         found[ON_VAL] = [row.threshold[split] for row in adapters]
-    for method, (name, shifted_name) in CONTROLS.items():
+    for method, (name, shifted_name) in CONTROL_NAMES.items():
         controls = _partners(adapters, others, method)
         found[name] = [control.after[split] for control in controls]
         if split == "test":  # with the threshold with which it misses no more images on `val` than the adapter
