@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,22 +107,19 @@ def run_jobs(
         show: called with how many jobs' work is done by now.
     """
     base, dataset, first = context.bases[jobs[0].base], context.dataset, jobs[0].settings.finetune
-    if len(jobs) == 1:
-        return [_run(context, jobs[0])]
-
     # the share of training in a job's work, by images that pass through the network; a step costs three passes
     in_training = 3 * first.steps * first.batch_size
     in_evaluation = len(dataset.test) + len(dataset.val) * (1 if first.guard == "none" else GUARDED_PASSES)
     share = in_training / (in_training + in_evaluation)
-    progress = CallbackProgress(tell=lambda now: show(len(jobs) * share * now.step / now.steps), steps=first.steps)
 
-    started = time.perf_counter()
-    try:
-        given = [(job.digit, settings_of(job, dataset)) for job in jobs]
-        networks = train_stack(base.network, given, dataset, progress, base.uncertainty)
-    except FAILURES:
-        return [_run(context, job) for job in jobs]
-    seconds = (time.perf_counter() - started) / len(jobs)
+    networks: list[MLP | None] = [None] * len(jobs)
+    started, seconds = time.perf_counter(), 0.0
+    if len(jobs) > 1:
+        progress = CallbackProgress(tell=lambda now: show(len(jobs) * share * now.step / now.steps), steps=first.steps)
+        with suppress(*FAILURES):
+            given = [(job.digit, settings_of(job, dataset)) for job in jobs]
+            networks = [*train_stack(base.network, given, dataset, progress, base.uncertainty)]
+            seconds = (time.perf_counter() - started) / len(jobs)
 
     outcomes: list[Outcome] = []
     for job, network in zip(jobs, networks, strict=True):
