@@ -361,25 +361,26 @@ def _recommendations(
     found = {digit: _compare(groups, digit, metric, split) for digit in (*digits, None)}
     for name in (BASE, *groups):
         asked = {digit: p for digit in digits if (p := found[digit].ps.get(name)) is not None}
-        for digit, corrected in zip(asked, holm(list(asked.values())), strict=True):
-            found[digit].ps[name] = corrected
-    for one_digit, one in found.items():
+        for one_digit, corrected in zip(asked, holm(list(asked.values())), strict=True):
+            found[one_digit].ps[name] = corrected
+    for digit, one in found.items():
         enough = None
         if any(one.ps[name] is not None for name in one.order if name != one.best):
             enough = next(name for name in one.order if (p := one.ps[name]) is not None and p > LEVEL)
         chosen, p_of_base = enough or one.best, one.ps[BASE]
         others = [groups[name][0].parameters for name in one.order if name != chosen]
-        smaller = one.order[: one.order.index(enough)][-1:] if enough else []  # the next smaller, if there is one
+        smaller = one.order[: one.order.index(enough)] if enough else []
+        next_smaller = smaller[-1] if smaller else None
         yield Recommendation(
-            digit=one_digit,
+            digit=digit,
             among=len(one.order),
             best=one.best,
             enough=enough,
             smallest=all(parameters > groups[chosen][0].parameters for parameters in others),
             helps=None if p_of_base is None else p_of_base <= LEVEL,
-            next_smaller=smaller[0] if smaller else None,
-            worse=one.worse[smaller[0]] if smaller else None,
-            p=one.ps[smaller[0]] if smaller else None,
+            next_smaller=next_smaller,
+            worse=one.worse[next_smaller] if next_smaller else None,
+            p=one.ps[next_smaller] if next_smaller else None,
         )
 
 
