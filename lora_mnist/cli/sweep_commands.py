@@ -65,12 +65,12 @@ def sweep(
     """
     from lora_mnist.cli import sweep_tables
     from lora_mnist.pipeline.run_all import require_rounds
-    from lora_mnist.sweep import run as sweeps
+    from lora_mnist.sweep import sweep as sweeps
     from lora_mnist.sweep.engines import engine_of
-    from lora_mnist.sweep.grid import Comparisons, parse_axes
+    from lora_mnist.sweep.grid import parse_axes
     from lora_mnist.sweep.page import write_page
     from lora_mnist.sweep.rows import Store
-    from lora_mnist.sweep.summary import check_view
+    from lora_mnist.sweep.summary import check_view, summarise
 
     if keep is not None and hold_out:
         raise UsageError("`--keep` would look at test, which --hold-out leaves alone.", "Leave one of them out.")
@@ -78,28 +78,26 @@ def sweep(
     axes = parse_axes(digit, rank, seed, set or ())
     if rounds:
         require_rounds(rounds)
-    asked = sweeps.SweepRequest(request, axes, out, run, Comparisons(full, control, rounds), hold_out)
-    shown = check_view(by, metric, split, axes)
+    asked = sweeps.SweepRequest(request, axes, out, run, full, control, rounds, hold_out)
+    view = check_view(by, metric, split, axes)
     trains = engine_of(engine, session.threads, session.device, address, gpus)
     if plan:
         planned = sweeps.plan(asked)
         print_result(planned, session, sweep_tables.planned(planned), file=out)
         return 0
-    done = sweeps.sweep(asked, trains)
-    answered, refused = done.report(*shown), None
-    if answered.answer is not None:
-        page = write_page(answered.answer, done.rows, out)
-        answered = answered.model_copy(update={"page": str(page)})
+    done, kept, refused = sweeps.sweep(asked, trains), None, None
+    answer = summarise(done.rows, *view, done.label)
+    page = write_page(answer, done.rows, out) if answer else None
     try:
         if keep is not None:
             kept = sweeps.keep(asked, sweeps.choose_row(keep, done.rows, Store(out)))
-            answered = answered.model_copy(update={"kept": kept})
     except LoraMnistError as error:
         refused = error
     if not (refused and session.json):  # which is one object, the error's
-        print_result(answered, session, sweep_tables.answered(answered), file=out)
+        report = sweeps.SweepReport(sweep=done, answer=answer, page=str(page) if page else None, kept=kept)
+        print_result(report, session, sweep_tables.answered(report), file=out)
     if refused:
         raise refused
-    if open and answered.page:
-        open_in_browser(Path(answered.page).resolve().as_uri())
+    if open and page:
+        open_in_browser(page.resolve().as_uri())
     return 1 if done.failures else 0

@@ -9,10 +9,10 @@ from rich.text import Text
 
 from lora_mnist.cli.output import Line, table
 from lora_mnist.settings.layers import DATASETS
-from lora_mnist.sweep.summary import CONTROLS, METRIC_NAMES, RoundsSummary, Summary, capital
+from lora_mnist.sweep.summary import CONTROL_NAMES, METRIC_NAMES, RoundsSummary, Summary, capital
 
 if TYPE_CHECKING:  # they import torch
-    from lora_mnist.sweep.run import Plan, SweepReport
+    from lora_mnist.sweep.sweep import Plan, SweepReport
 
 MOST_FAILURES = 5  # that are shown one by one
 
@@ -63,7 +63,7 @@ def _errors(answer: Summary) -> RenderableType:
         rows.add_row(one.name, f"{one.parameters:,}", *counts, f"{one.kept} of {one.jobs}")
         rows.add_row("threshold", "", *map(str, one.threshold.values()), "", style="dim")
         for of in one.references:
-            if any(of.name in names for names in CONTROLS.values()):
+            if any(of.name in names for names in CONTROL_NAMES.values()):
                 rows.add_row(of.name.replace("`", ""), "", *map(str, of.counts.values()), "", style="dim")
     note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
     return Group(Line(title, style="bold"), rows, Line(note, style="dim"))

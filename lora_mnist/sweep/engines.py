@@ -186,8 +186,7 @@ def _run_ray(context: SweepContext, jobs: Sequence[Job], processes: int, address
         if not any(one.get("CPU", 0) >= 1 and one.get("GPU", 0) >= gpus for one in machines):  # Ray would wait for ever
             share = f" and `gpus` (={gpus}) of a GPU" if gpus else ""
             raise UsageError(f"No machine of the Ray cluster has a CPU{share} for a task.", "Choose another cluster.")
-        settings = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RAY_RETRIES, "name": "lora_mnist_stack"}
-        task: Any = ray.remote(_run_ray_task).options(**settings)
+        task: Any = ray.remote(_run_ray_task).options(num_cpus=1, num_gpus=gpus, max_retries=RAY_RETRIES)
         shared = ray.put(arrays)
         most = max(1, int(RAY_AHEAD * ray.cluster_resources().get("CPU", 1)))
         waiting = {task.remote(shared, stack, gpus > 0): stack for stack in itertools.islice(stacks, most)}

@@ -7,40 +7,27 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_mnist.errors import UsageError, shown
-from lora_mnist.settings.config import DataSettings, Document, ModelSettings, PretrainSettings, Settings
+from lora_mnist.settings.config import Document, Settings
 from lora_mnist.settings.layers import setting_name
 
 MOST_JOBS = 200_000  # of one folder, whose rows are in memory at once
 LONGEST = 1_000  # characters of one value
+OF_BASE = ("data", "model", "pretrain")  # how a base is made, beside its seed
 FORBIDDEN = {"finetune.name", "data.dataset"}  # a name is not part of what an adapter does; one data set a sweep
-CONFIG_RANK = "config"  # in place of ranks: the one of the config
 
 Axes = Mapping[str, Sequence[Any]]  # values by the dotted name of the setting, as in a config file
 Method = Literal["lora", "full", "control", "hard control", "rounds"]
 CONTROLS: tuple[Method, ...] = ("control", "hard control")
 
 
-@dataclass(frozen=True)
-class Comparisons:
-    """What is trained from the same base to compare the adapters with."""
-
-    full: bool = False  # all weights, once for every combination of the values other than the rank
-    control: bool = False  # every adapter with uniform sampling, and with hard examples at the natural share
-    rounds: int = 0  # at most so many repairs on top of each other, each of the digit that is weakest then
-
-
-ADAPTERS_ONLY = Comparisons()
-
-
 class Job(Document):
     """One fine-tuning."""
 
     base: str  # key of the base that it starts from, among those of the sweep
-    method: Method  # an adapter, or what it is compared with (see `Comparisons`)
+    method: Method  # an adapter, or what it is compared with (see `make_jobs`)
     settings: Settings  # of which `seed` and `finetune` count; those of a control are its adapter's
     rounds: int = 1
 
@@ -55,8 +42,9 @@ class Job(Document):
         """Of its adapters; all weights have none."""
         return None if self.method == "full" else self.settings.finetune.rank
 
-    def with_digit(self, digit: int) -> "Job":
-        finetune = self.settings.finetune.model_copy(update={"digit": digit})
+    def with_finetune(self, **changes: Any) -> "Job":
+        """The same with other settings of the fine-tuning."""
+        finetune = self.settings.finetune.model_copy(update=changes)
         return self.model_copy(update={"settings": self.settings.model_copy(update={"finetune": finetune})})
 
     def key(self, base_fingerprint: str, dataset_sha256: str) -> str:
@@ -67,7 +55,12 @@ class Job(Document):
         identity = {"base": base_fingerprint, "data": dataset_sha256, "method": self.method, "settings": settings}
         if self.method == "rounds":
             identity["rounds"] = str(self.rounds)
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        return sha256_of_json(identity)[:16]
+
+
+def sha256_of_json(document: object) -> str:
+    """The same for equal documents, in whatever order their keys are."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def parse_axes(digits: str, ranks: str, seeds: str, settings: Iterable[str] = ()) -> dict[str, tuple[Any, ...]]:
@@ -80,7 +73,7 @@ def parse_axes(digits: str, ranks: str, seeds: str, settings: Iterable[str] = ()
         UsageError: a value or a name is not one, or a setting is given twice, or the images are split in several ways.
     """
     axes = {"seed": parse_values("seed", seeds), "finetune.digit": parse_values("digit", digits)}
-    if ranks != CONFIG_RANK:
+    if ranks != "config":
         axes["finetune.rank"] = parse_values("rank", ranks)
     for entry in settings:
         name, equals, text = entry.partition("=")
@@ -142,34 +135,31 @@ def combinations(axes: Axes) -> list[dict[str, Any]]:
     return found
 
 
-def base_key(seed: int, data: DataSettings, model: ModelSettings, pretrain: PretrainSettings) -> str:
-    """What tells a base from others of the same sweep: its seed, and a hash of how it is trained."""
-    tables = {"data": data, "model": model, "pretrain": pretrain}
-    made_by = {name: settings.model_dump(mode="json") for name, settings in tables.items()}
-    return f"seed{seed}-{hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]}"
-
-
 def make_jobs(
     axes: Axes,
     resolve: Callable[[Mapping[str, Any]], Settings],
     base: str | None = None,
-    comparisons: Comparisons = ADAPTERS_ONLY,
+    full: bool = False,
+    control: bool = False,
+    rounds: int = 0,
 ) -> list[Job]:
-    """The jobs of a grid, seed by seed.
+    """The jobs of a grid, seed by seed: its adapters, and what is trained from the same bases to compare them with.
 
     Args:
         resolve: lays tables over the defaults and checks them.
-        base: the key of the one base that all start from; None is one for every seed (see `base_key`).
+        base: the key of the one base that all start from; None is one for every seed and way to train it.
+        full: all weights, once for every combination of the values other than the rank.
+        control: every adapter with uniform sampling, and with hard examples at the natural share.
+        rounds: at most so many repairs on top of each other, each of the digit that is weakest then.
 
     Raises UsageError if a value is out of its range, or rounds are asked for with a digit, or with several values.
     """
-    rounds = comparisons.rounds
     if rounds and (varied := [name for name, values in axes.items() if name != "seed" and len(values) > 1]):
         cause = f"`rounds` (={rounds}) are of one setting, and {varied[0]} has {len(axes[varied[0]])} values."
         raise UsageError(cause, "Give it one, as --digit weakest --rank 1.")
-    methods: list[Method] = ["lora", *(CONTROLS if comparisons.control else ())]
-    grids: list[tuple[Axes, Sequence[Method]]] = [(axes, [*methods, "rounds"] if rounds else methods)]
-    if comparisons.full:
+    methods: list[Method] = ["lora", *(CONTROLS if control else ())]
+    grids: list[tuple[Axes, list[Method]]] = [(axes, [*methods, "rounds"] if rounds else methods)]
+    if full:
         grids.append(({name: values for name, values in axes.items() if name != "finetune.rank"}, ["full"]))
     jobs = []
     for own, chosen in grids:
@@ -177,7 +167,8 @@ def make_jobs(
             settings = resolve(tables)
             if rounds and settings.finetune.digit != "weakest":
                 raise UsageError(f"`rounds` (={rounds}) looks for the weakest digit.", "Use --digit weakest.")
-            key = base or base_key(settings.seed, settings.data, settings.model, settings.pretrain)
+            made_by = settings.model_dump(mode="json", include=set(OF_BASE))
+            key = base or f"seed{settings.seed}-{sha256_of_json(made_by)[:8]}"
             for method in chosen:
                 most = rounds if method == "rounds" else 1
                 jobs.append(Job(base=key, method=method, settings=settings, rounds=most))

@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from lora_mnist import SCHEMA
 from lora_mnist.datasets.dataset import Dataset, Split
 from lora_mnist.errors import LoraMnistError, UsageError
 from lora_mnist.evaluation.baselines import find_shift, shifted_on_test, shifted_to_miss
-from lora_mnist.evaluation.guard import Guard, require_val, select_scale
+from lora_mnist.evaluation.guard import Guard, select_scale
 from lora_mnist.evaluation.metrics import compare, counts_of, held_out_logits, require_finite, summarise, weakest_digit
 from lora_mnist.evaluation.results import Analysis, Threshold
 from lora_mnist.evaluation.verdict import verdict_of
@@ -70,8 +70,7 @@ class SweepContext:
     def flatten(self) -> dict[str, Any]:
         """The same as tensors, numbers and text by name, which other processes can map without a copy."""
         flat: dict[str, Any] = {"dataset": self.dataset.name, "sha256": self.dataset.sha256, "held_out": self.held_out}
-        bases = self.bases.items()
-        flat["bases"] = {key: (one.fingerprint, one.network.architecture, [*one.logits]) for key, one in bases}
+        flat["bases"] = {key: (base.fingerprint, base.network.architecture) for key, base in self.bases.items()}
         for split in SPLITS:
             part: Split = getattr(self.dataset, split)
             flat |= {f"{split}/images": part.images, f"{split}/labels": part.labels}
@@ -85,15 +84,15 @@ class SweepContext:
 def restore(flat: Mapping[str, Any], device: str = "cpu") -> SweepContext:
     """The context that was flattened, made of these very tensors if they are on `device` already."""
     splits = [Split(flat[f"{split}/images"].to(device), flat[f"{split}/labels"].to(device)) for split in SPLITS]
-    bases = {}
-    for key, (fingerprint, architecture, known) in flat["bases"].items():
+    dataset, bases = Dataset(flat["dataset"], flat["sha256"], *splits), {}
+    for key, (fingerprint, architecture) in flat["bases"].items():
         with torch.device("meta"):  # takes no memory
             network = MLP(**architecture).requires_grad_(False).eval()
         weights = {name: flat[f"{key}/weights/{name}"].to(device) for name in network.state_dict()}
         network.load_state_dict(weights, assign=True)
-        logits = {split: flat[f"{key}/logits/{split}"] for split in known}
+        logits = {split: flat[f"{key}/logits/{split}"] for split in dataset.held_out}
         bases[key] = Base(fingerprint, network, logits, flat[f"{key}/uncertainty"])
-    return SweepContext(Dataset(flat["dataset"], flat["sha256"], *splits), bases, flat["held_out"])
+    return SweepContext(dataset, bases, flat["held_out"])
 
 
 def run_jobs(
@@ -108,22 +107,19 @@ def run_jobs(
         show: called with how many jobs' work is done by now.
     """
     base, dataset, first = context.bases[jobs[0].base], context.dataset, jobs[0].settings.finetune
-    if len(jobs) == 1:
-        return [_run(context, jobs[0])]
-
     # the share of training in a job's work, by images that pass through the network; a step costs three passes
     in_training = 3 * first.steps * first.batch_size
     in_evaluation = len(dataset.test) + len(dataset.val) * (1 if first.guard == "none" else GUARDED_PASSES)
     share = in_training / (in_training + in_evaluation)
-    progress = CallbackProgress(tell=lambda now: show(len(jobs) * share * now.step / now.steps), steps=first.steps)
 
-    started = time.perf_counter()
-    try:
-        given = [(job.digit, settings_of(job, dataset)) for job in jobs]
-        networks = train_stack(base.network, given, dataset, progress, base.uncertainty)
-    except FAILURES:
-        return [_run(context, job) for job in jobs]
-    seconds = (time.perf_counter() - started) / len(jobs)
+    networks: list[MLP | None] = [None] * len(jobs)
+    started, seconds = time.perf_counter(), 0.0
+    if len(jobs) > 1:
+        progress = CallbackProgress(tell=lambda now: show(len(jobs) * share * now.step / now.steps), steps=first.steps)
+        with suppress(*FAILURES):
+            given = [(job.digit, settings_of(job, dataset)) for job in jobs]
+            networks = [*train_stack(base.network, given, dataset, progress, base.uncertainty)]
+            seconds = (time.perf_counter() - started) / len(jobs)
 
     outcomes: list[Outcome] = []
     for job, network in zip(jobs, networks, strict=True):
@@ -139,11 +135,7 @@ def failure_of(context: SweepContext, job: Job, cause: str) -> Failure:
 
 
 def _run(context: SweepContext, job: Job, stacked: MLP | None = None, seconds: float = 0.0) -> Outcome:
-    """What the logits of a job say: counts before and after, the base with a shifted threshold, the verdict.
-
-    Args:
-        stacked: what a stack has made of the job, in `seconds`; None trains it here.
-    """
+    """Args: stacked: what a stack has made of the job, in `seconds`; None trains it here."""
     started = time.perf_counter()
     base, dataset, settings, digit = context.bases[job.base], context.dataset, job.settings, job.digit
     try:
@@ -189,17 +181,13 @@ def settings_of(job: Job, dataset: Dataset) -> Settings:
     """What an adapter or a control is trained with: a control sees the digit as often as it is among the images."""
     if job.method not in CONTROLS:
         return job.settings
-    control: dict[str, float] = {"focus": float((dataset.train.labels == job.digit).float().mean())}
-    if job.method == "control":
-        control["hard_examples"] = 0.0
-    return job.settings.model_copy(update={"finetune": job.settings.finetune.model_copy(update=control)})
+    uniform = {"hard_examples": 0.0} if job.method == "control" else {}
+    share = float((dataset.train.labels == job.digit).float().mean())
+    return job.with_finetune(focus=share, **uniform).settings
 
 
 def _train(job: Job, base: Base, dataset: Dataset, network: MLP | None) -> Trained:
-    """Train what a job asks for, unless a stack has made a `network` of it, and select its scale as `finetune` does.
-
-    Raises UsageError if a weight or a logit is not finite, or there is a guard but no `val`.
-    """
+    """Train a job, unless a stack has made a `network` of it, and select its scale as `finetune` does."""
     if job.method == "rounds":
         return _train_rounds(job, base, dataset)
     if job.method == "full":  # on the batches that an adapter would see, without a guard: what one could reach
@@ -215,7 +203,6 @@ def _train(job: Job, base: Base, dataset: Dataset, network: MLP | None) -> Train
 
 def _train_rounds(job: Job, base: Base, dataset: Dataset) -> Trained:
     """Repair the digit that is weakest, then on top the one that is weakest then, and so on, as `run --rounds` does."""
-    require_val("errors", dataset.val)  # the weakest digit is found there, whatever the guard
     network, logits, rounds = base.network, base.logits, list[Round]()
     scale, parameters = None, 0
     for number in range(job.rounds):
@@ -263,9 +250,9 @@ def split_counts(
 def adapter_size(context: SweepContext, job: Job) -> int:
     """How many numbers a job's adapter has, at most: every layer at its highest rank."""
     recipe = job.settings.finetune
-    rank = max(recipe.rank, *(recipe.rank_pattern or {}).values(), 1)
-    sizes = [784, *context.bases[job.base].network.hidden, 10]
-    return sum(rank * (fan_in + fan_out) for fan_in, fan_out in pairwise(sizes))
+    rank = max([recipe.rank, *(recipe.rank_pattern or {}).values()])
+    weights = (weight for weight in context.bases[job.base].network.parameters() if weight.dim() == 2)  # (out, in)
+    return sum(rank * sum(weight.shape) for weight in weights)
 
 
 def stacks_of(context: SweepContext, jobs: Iterable[Job], processes: int = 1, on_gpu: bool = False) -> list[list[Job]]:

@@ -116,27 +116,25 @@ def plot_by_setting(summary: Summary) -> Plot:
     """The count that was asked for, by the setting it is ordered by, with intervals; all weights are a line."""
     metric, series = summary.metric, dict[str, list[Variant]]()  # by what else was varied
     whole = [one for one in summary.variants if one.by is None]
-    places: dict[str, int] = {}
-    for one in summary.variants:
-        if one.by is not None:
-            series.setdefault(one.series, []).append(one)
-            places.setdefault(one.by, len(places))
+    adapters = [one for one in summary.variants if one.by is not None]
+    places = list(dict.fromkeys(str(one.by) for one in adapters))
+    for one in adapters:
+        series.setdefault(one.series, []).append(one)
     shown = f"{METRIC_NAMES[metric]} ({summary.images})"
     figure, axes = framed(spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
     marks: list[Mark] = []
     axes.axhline(summary.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
     for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
-        x, found = [places[str(one.by)] for one in variants], [one.after[metric] for one in variants]
+        x, found = [places.index(str(one.by)) for one in variants], [one.after[metric] for one in variants]
         mean, half = [one.mean for one in found], [one.half or 0.0 for one in found]
         axes.errorbar(x, mean, half, color=colour, marker=marker, linewidth=1.6, capsize=3, label=name or "adapter")
         thresholds = [one.threshold[metric].mean for one in variants]
         label = f"threshold{f' ({name})' if name else ''}"
         axes.plot(x, thresholds, "--", color=ORANGE, marker=".", linewidth=1.2, label=label)
-        for at, one in zip(x, variants, strict=True):
-            marks.append(Mark(at, one.after[metric].mean, f"{one.name}: {one.after[metric]}"))
+        marks += [Mark(x[i], mean[i], f"{one.name}: {found[i]}") for i, one in enumerate(variants)]
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
-    axes.set_xticks(range(len(places)), list(places))
+    axes.set_xticks(range(len(places)), places)
     legend_above(axes)
     values = "; ".join(f"{one.name}: {one.after[metric]}" for one in summary.variants)
     alt = f"{METRIC_NAMES[metric]} by {summary.by}, base {summary.base[metric]}; {values}."

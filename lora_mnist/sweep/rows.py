@@ -5,7 +5,6 @@ When a sweep ends, they are merged into results.json and results.csv, and the pa
 stands in both, which its key makes harmless; of the two, results.csv follows from results.json.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,7 +31,7 @@ from lora_mnist.settings.config import (
     PretrainSettings,
     first_fault,
 )
-from lora_mnist.sweep.grid import MOST_JOBS, Method
+from lora_mnist.sweep.grid import MOST_JOBS, Method, sha256_of_json
 
 JSON, CSV, PARTS = "results.json", "results.csv", "parts"
 SCHEMA = 5  # of results.json; raised when it changes
@@ -153,7 +152,7 @@ class Store:
         """Keep rows that were finished together. Raises DiskError."""
         if not rows:
             return
-        name = hashlib.sha256(" ".join(row.key for row in rows).encode()).hexdigest()[:16]
+        name = sha256_of_json([row.key for row in rows])[:16]
         atomic.write_file(self.folder / PARTS / f"{name}.json", _document_of(rows))
         self.rows |= {row.key: row for row in rows}
 
@@ -190,15 +189,11 @@ def _read_all(folder: Path) -> dict[str, Row]:
         except ValidationError as error:
             key, _, _, rule = first_fault(error)
             raise AlteredError(f"{path}: `{key}` {rule}.", WAY_OUT) from error
-        atomic.require_same(path, _sha256_of(document["rows"]), found.sha256)
+        atomic.require_same(path, sha256_of_json(document["rows"]), found.sha256)
         rows = {row.key: row for row in found.rows} | rows
     return rows
 
 
 def _document_of(rows: Sequence[Row]) -> bytes:
     dumped = [row.model_dump(mode="json") for row in rows]
-    return atomic.to_json({"schema_version": SCHEMA, "sha256": _sha256_of(dumped), "rows": dumped})
-
-
-def _sha256_of(rows: object) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    return atomic.to_json({"schema_version": SCHEMA, "sha256": sha256_of_json(dumped), "rows": dumped})

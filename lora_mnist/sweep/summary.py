@@ -7,7 +7,8 @@ varied. Every mean is over cases, and its interval comes from the seeds alone: d
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -28,7 +29,7 @@ BASE = "the base"
 ON_TEST = "shifted threshold, as many missed (chosen on `test`)"
 ON_VAL = "shifted threshold (chosen on `val`)"
 HARD = "hard examples at the natural share"
-CONTROLS = {  # by method: its name, and with a shifted threshold of its own
+CONTROL_NAMES = {  # by method: its name, and with a shifted threshold of its own
     "control": ("control: uniform sampling", "control + shifted threshold (chosen on `val`)"),
     "hard control": (HARD, f"{HARD} + shifted threshold (chosen on `val`)"),
 }
@@ -266,7 +267,6 @@ def _text(value: object) -> str:
 
 def _variant(name: str, rows: Sequence[Row], settings: Sequence[str], split: str, others: Sequence[Row]) -> Variant:
     """Args: settings: the one to order by, and all that are varied."""
-    verdicts = [row.verdict or "not kept" for row in rows]
     is_adapter = rows[0].method == "lora"
     return Variant(
         name=name,
@@ -275,7 +275,7 @@ def _variant(name: str, rows: Sequence[Row], settings: Sequence[str], split: str
         parameters=max(row.parameters for row in rows),
         jobs=len(rows),
         kept=sum(row.scale is not None for row in rows),
-        verdicts={str(verdict): verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        verdicts=dict(Counter(row.verdict or "not kept" for row in rows)),
         after=_means(rows, [row.after[split] for row in rows]),
         threshold=_means(rows, [row.threshold[split] for row in rows]),
         worst=estimate_of((row.seed, max(_point_changes(row, split, but=row.digit))) for row in rows),
@@ -290,7 +290,7 @@ def _references(adapters: Sequence[Row], others: Sequence[Row], split: str) -> I
         found[ON_TEST] = [row.threshold_on_test for row in adapters]
     if "val" in adapters[0].after:
         found[ON_VAL] = [row.threshold[split] for row in adapters]
-    for method, (name, shifted_name) in CONTROLS.items():
+    for method, (name, shifted_name) in CONTROL_NAMES.items():
         controls = _partners(adapters, others, method)
         found[name] = [control.after[split] for control in controls]
         if split == "test":  # with the threshold with which it misses no more images on `val` than the adapter
@@ -299,18 +299,20 @@ def _references(adapters: Sequence[Row], others: Sequence[Row], split: str) -> I
                 for row, control in zip(adapters, controls, strict=False)
                 if control.shifted
             ]
-    found[FULL] = [row.after[split] for row in _partners(adapters, others, "full", {"rank"})]
+    found[FULL] = [row.after[split] for row in _partners(adapters, others, "full")]
     for name, counts in found.items():
         if counts:
             more = [(row.seed, one.errors - row.after[split].errors) for row, one in zip(adapters, counts, strict=True)]
             yield BaselineMean(name=name, jobs=len(adapters), counts=_means(adapters, counts), more=estimate_of(more))
 
 
-def _partners(adapters: Sequence[Row], others: Sequence[Row], method: str, but: Set[str] = frozenset()) -> list[Row]:
-    """For each adapter the row by `method` of its base, seed and settings (`but` for some); none if one is missing."""
+def _partners(adapters: Sequence[Row], others: Sequence[Row], method: str) -> list[Row]:
+    """For each adapter the row by `method` of its base, seed and settings; none if one is missing."""
+
+    free = {"name", "rank"} if method == "full" else {"name"}  # all weights belong to every rank
 
     def case(row: Row) -> tuple[str, int, str]:
-        return row.base, row.seed, row.settings.model_dump_json(exclude={"name", *but})
+        return row.base, row.seed, row.settings.model_dump_json(exclude=free)
 
     there = {case(row): row for row in others if row.method == method}
     found = [there[case(row)] for row in adapters if case(row) in there]
@@ -322,8 +324,8 @@ def _rounds(rows: Sequence[Row], split: str) -> RoundsSummary | None:
         return None
     rounds = []
     for number in range(max(len(row.rounds) for row in rows)):
-        began = [row for row in rows if number < len(row.rounds)]
-        kept = [(row.seed, row.rounds[number]) for row in began if row.rounds[number].scale is not None]
+        began = [(row.seed, row.rounds[number]) for row in rows if number < len(row.rounds)]
+        kept = [(seed, one) for seed, one in began if one.scale is not None]
         if not kept:
             break
         before, after = [one.before for _, one in kept], [one.after for _, one in kept]
@@ -357,29 +359,28 @@ def _recommendations(
 ) -> Iterator[Recommendation]:
     """For every digit, whose p are corrected for being asked together (Holm), then for all together."""
     found = {digit: _compare(groups, digit, metric, split) for digit in (*digits, None)}
-    corrected: dict[tuple[int | None, str], float | None] = {}
     for name in (BASE, *groups):
-        known = {digit: p for digit in digits if (p := found[digit].ps.get(name)) is not None}
-        corrected |= {(digit, name): p for digit, p in zip(known, holm(list(known.values())), strict=True)}
-        corrected[None, name] = found[None].ps.get(name)
+        asked = {digit: p for digit in digits if (p := found[digit].ps.get(name)) is not None}
+        for one_digit, corrected in zip(asked, holm(list(asked.values())), strict=True):
+            found[one_digit].ps[name] = corrected
     for digit, one in found.items():
-        order, parameters = one.order, {name: groups[name][0].parameters for name in one.order}
-        ps = {name: corrected.get((digit, name)) for name in (BASE, *order)}
         enough = None
-        if any(ps[name] is not None for name in order if name != one.best):
-            enough = next(name for name in order if (p := ps[name]) is not None and p > LEVEL)
-        smaller, chosen = order[: order.index(enough)] if enough else [], enough or one.best
-        p_of_base = ps[BASE]
+        if any(one.ps[name] is not None for name in one.order if name != one.best):
+            enough = next(name for name in one.order if (p := one.ps[name]) is not None and p > LEVEL)
+        chosen, p_of_base = enough or one.best, one.ps[BASE]
+        others = [groups[name][0].parameters for name in one.order if name != chosen]
+        smaller = one.order[: one.order.index(enough)] if enough else []
+        next_smaller = smaller[-1] if smaller else None
         yield Recommendation(
             digit=digit,
-            among=len(order),
+            among=len(one.order),
             best=one.best,
             enough=enough,
-            smallest=all(parameters[name] > parameters[chosen] for name in order if name != chosen),
+            smallest=all(parameters > groups[chosen][0].parameters for parameters in others),
             helps=None if p_of_base is None else p_of_base <= LEVEL,
-            next_smaller=smaller[-1] if smaller else None,
-            worse=one.worse[smaller[-1]] if smaller else None,
-            p=ps[smaller[-1]] if smaller else None,
+            next_smaller=next_smaller,
+            worse=one.worse[next_smaller] if next_smaller else None,
+            p=one.ps[next_smaller] if next_smaller else None,
         )
 
 
@@ -401,9 +402,8 @@ def _compare(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Met
     order = sorted(mean, key=lambda name: (groups[name][0].parameters, mean[name]))  # of as many numbers, the better
     seeds[BASE] = _by_seed((row.seed, row.before[split].of(metric)) for row in rows[best])
     tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in (BASE, *order)}  # p of the best itself is 1
-    return _Comparison(
-        best, order, {name: one for name, (one, _) in tests.items()}, {name: p for name, (_, p) in tests.items()}
-    )
+    worse, ps = ({name: test[i] for name, test in tests.items()} for i in (0, 1))
+    return _Comparison(best, order, worse, ps)
 
 
 def estimate_of(values: Iterable[tuple[int, float]]) -> Estimate:

@@ -20,6 +20,8 @@ from lora_mnist.lora import (
     LoRAConfig,
     adapt,
     base_tensors,
+    combine_cat,
+    combine_svd,
     compute_fingerprint,
     copies_of,
     inject,
@@ -32,6 +34,7 @@ from lora_mnist.lora import (
 )
 
 from ..conftest import relative
+from ..models import add
 
 import_torchvision()  # transformers imports it
 with warnings.catch_warnings():
@@ -80,6 +83,14 @@ CASES = {
 }
 
 
+def copy_to_peft(updates, theirs, name="default"):
+    """Give PEFT's adapter our A and B."""
+    for path, update in updates.items():
+        layer = theirs.base_model.model.get_submodule(path)
+        layer.lora_A[name].weight.data.copy_(update.lora_A.detach())
+        layer.lora_B[name].weight.data.copy_(update.lora_B.detach())
+
+
 def fill(theirs):
     """Make PEFT's adapter do something."""
     with torch.no_grad():
@@ -96,10 +107,7 @@ def both(base, targets, alpha, std, whole=()):
         nn.init.normal_(update.lora_B.data, std=std)
     config = peft.LoraConfig(r=3, lora_alpha=alpha, target_modules=targets, modules_to_save=list(whole) or None)
     theirs = peft.get_peft_model(copy.deepcopy(base), config)
-    for path, update in updates.items():
-        layer = theirs.base_model.model.get_submodule(path)
-        layer.lora_A.default.weight.data.copy_(update.lora_A.detach())
-        layer.lora_B.default.weight.data.copy_(update.lora_B.detach())
+    copy_to_peft(updates, theirs)
     return model, theirs
 
 
@@ -158,6 +166,15 @@ def test_beside_bf16_weights_it_learns_as_much_as_pefts():
         learnt.append(losses[0] - losses[-1])
     assert learnt[0] > 0.01
     assert learnt[0] == pytest.approx(learnt[1], rel=0.1)
+
+
+def test_our_folder_in_peft(pair, tmp_path):
+    model, _, base, batch = pair
+    for part in copies_of(model, "a").values():
+        nn.init.normal_(part.weight, std=0.1)
+    save_adapter(tmp_path, model, "a")
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    assert relative(loaded(**batch).logits, model.eval()(**batch).logits) < 1e-5
 
 
 def here_and_back(folder, base, theirs, batch):
@@ -261,7 +278,19 @@ def test_a_tied_output_layer_is_adapted_and_the_whole_saved(tmp_path):
     assert torch.equal(loaded(**batch).logits, model(**batch).logits)  # B is 0 still
 
 
-# Single layers -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("named", ["Conv1D", "MixtralExperts"])
+def test_what_of_a_model_cannot_be_adapted_is_named(named):
+    if named == "Conv1D":
+        config = transformers.GPT2Config(vocab_size=97, n_embd=8, n_layer=1, n_head=2)
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.MixtralConfig(vocab_size=97, num_key_value_heads=2, num_local_experts=2, **SMALL)
+        model = transformers.MixtralForCausalLM(config)
+    with pytest.warns(UserWarning, match=named):
+        inject(model, "a", LoRAConfig((".*",), rank=2))
+
+
+# Single layers, merging and combining ---------------------------------------------------------------------------------
 
 
 RANK, ALPHA = 3, 5.0
@@ -316,6 +345,16 @@ def theirs_loralib(linear, a, b, x, upstream, rslora):
     return outcome(layer, layer.lora_A, layer.lora_B, x, upstream)
 
 
+def theirs_peft(linear, a, b, x, upstream, rslora):
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"], use_rslora=rslora)
+    model = peft.get_peft_model(nn.Sequential(copy.deepcopy(linear)), config)
+    layer = model.base_model.model[0]
+    a_theirs, b_theirs = layer.lora_A.default.weight, layer.lora_B.default.weight
+    a_theirs.data.copy_(a)
+    b_theirs.data.copy_(b)
+    return outcome(model, a_theirs, b_theirs, x, upstream)
+
+
 def assert_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
@@ -324,7 +363,7 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize(
     ("reference", "rslora"),
-    [(by_hand, False), (by_hand, True), (theirs_loralib, False)],
+    [(by_hand, False), (by_hand, True), (theirs_loralib, False), (theirs_peft, False), (theirs_peft, True)],
 )
 def test_outputs_and_gradients_are_those_of(reference, rslora, layer):
     *weights, inputs = layer
@@ -336,3 +375,56 @@ def test_the_comparison_would_notice_an_alpha_left_out(layer):
     *weights, inputs = layer
     with pytest.raises(AssertionError):
         assert_same(ours(*weights, *inputs[0], False), by_hand(*weights, *inputs[0], False, alpha=RANK))
+
+
+@pytest.mark.parametrize("library", ["ours", "loralib", "peft"])
+def test_who_gives_the_bytes_of_the_base_back(library):
+    """Large updates, one cycle; `test_merging` has a thousand of ours."""
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48)
+    before = linear.weight.detach().clone()
+    if library == "ours":
+        model = nn.Sequential(linear)
+        add(model, "a", LoRAConfig(rank=RANK, alpha=ALPHA), std=10)
+        merge(model)
+        unmerge(model)
+        after = model[0].weight
+    elif library == "loralib":
+        layer = loralib.Linear(64, 48, r=RANK, lora_alpha=ALPHA)
+        layer.weight.data.copy_(linear.weight)
+        nn.init.normal_(layer.lora_B, std=10)
+        layer.eval()  # merges
+        layer.train()  # unmerges
+        after = layer.weight
+    else:
+        config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["0"])
+        model = peft.get_peft_model(nn.Sequential(linear), config)
+        nn.init.normal_(model.base_model.model[0].lora_B.default.weight, std=10)
+        model.merge_adapter()
+        model.unmerge_adapter()
+        after = model.base_model.model[0].base_layer.weight
+    assert torch.equal(before, after) == (library == "ours")
+
+
+@pytest.mark.parametrize("kind", ["cat", "svd"])
+def test_combinations_are_pefts(kind):
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 6))
+    model, theirs = copy.deepcopy(base), copy.deepcopy(base)
+    for name, rank, alpha in (("a", RANK, ALPHA), ("b", 2, 7.0)):
+        updates = add(model, name, LoRAConfig(("0", "2"), rank=rank, alpha=alpha), ord(name), std=1)
+        config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=["0", "2"])
+        if name == "a":
+            theirs = peft.get_peft_model(theirs, config, adapter_name=name)
+        else:
+            theirs.add_adapter(name, config)
+        copy_to_peft(updates, theirs, name)
+    weights = {"a": 0.7, "b": 1.5}
+    if kind == "cat":
+        combine_cat(model, "c", weights)
+    else:
+        combine_svd(model, "c", weights, 4)
+    theirs.base_model.add_weighted_adapter(list(weights), list(weights.values()), "c", kind, svd_rank=4)
+    for path, update in updates_of(model, "c").items():
+        expected = theirs.base_model.model.get_submodule(path).get_delta_weight("c")
+        assert relative(update.weight(), expected) < 1e-5

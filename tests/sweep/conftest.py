@@ -9,7 +9,7 @@ from lora_mnist.settings.request import Request
 from lora_mnist.sweep.grid import Job, parse_axes
 from lora_mnist.sweep.jobs import SweepContext
 from lora_mnist.sweep.rows import Row
-from lora_mnist.sweep.run import SweepRequest, open_context
+from lora_mnist.sweep.sweep import SweepRequest, open_context
 
 SMALL = {
     "data": {"dataset": "mnist-5k"},

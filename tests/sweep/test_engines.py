@@ -5,7 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from importlib.util import find_spec
 from multiprocessing import active_children
 from pathlib import Path
@@ -20,9 +20,8 @@ from lora_mnist.sweep.engines import engine_of
 from lora_mnist.sweep.grid import Job
 from lora_mnist.sweep.jobs import run_jobs
 from lora_mnist.sweep.rows import Failure, Row, Store
-from lora_mnist.sweep.run import sweep
-from tests.conftest import printed_by
-from tests.sweep.conftest import opened, request_of, same
+from lora_mnist.sweep.sweep import sweep
+from tests.sweep.conftest import request_of, same
 from tests.test_architecture import ROOT
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
@@ -51,33 +50,44 @@ def test_the_engines_come_to_the_same_rows(small, folder, alone, engine, monkeyp
     assert active_children() == []
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_loses_nothing(small, alone):
-    _, context, jobs = small
-    outcomes = local(context, jobs, 1)
-    found = [*next(outcomes)]
-    (child,) = active_children()
-    os.kill(child.pid, signal.SIGKILL)
-    found += [row for rows in outcomes for row in rows]
-    assert len(found) == len(jobs)
-    assert all(same(row, alone[row.key]) for row in found)
-
-
 class Deadly(Job):
-    """A job that ends the process which is to do it."""
+    """A job that ends the process to which it is sent, so many times."""
+
+    folder: Path  # has a file for each time
+    times: int
 
     def __reduce__(self):
-        return os._exit, (9,)
+        fields = {name: value for name, value in self if name in Job.model_fields}
+        return arrive, (Job(**fields), self.folder, self.times)
+
+
+def arrive(job, folder, times):
+    if len(deaths := list(folder.iterdir())) < times:
+        (folder / str(len(deaths))).touch()
+        os._exit(9)
+    return job
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_dies_each_time_fails_and_takes_none_with_it(small, alone):
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")  # of Ray
+@pytest.mark.parametrize(
+    ("engine", "times", "failures"), [("local", 1, 0), ("local", 9, 1), pytest.param("ray", 1, 0, marks=needs_ray)]
+)
+def test_a_process_that_dies_loses_nothing_but_what_kills_it(
+    small, alone, tmp_path, monkeypatch, engine, times, failures
+):
+    # Ray's workers import what these tests do, and get their share of a busy machine, as Ray's own rank does not
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     _, context, jobs = small
-    found = [one for rows in local(context, [jobs[0], Deadly(**dict(jobs[1])), *jobs[2:]]) for one in rows]
-    (failed,) = [one for one in found if isinstance(one, Failure)]
-    assert failed.cause.startswith("Its process died twice")
-    done = [row.key for row in found if isinstance(row, Row)]
-    assert sorted([failed.key, *done]) == sorted(alone)
+    deadly = Deadly(**dict(jobs[1]), folder=tmp_path, times=times)
+    outcomes = engine_of(engine, 2)(context, [jobs[0], deadly, *jobs[2:]], lambda done: None)
+    found = {one.key: one for some in outcomes for one in some}
+    assert found.keys() == alone.keys()
+    assert len(list(tmp_path.iterdir())) == min(times, 2)
+    failed = [one for one in found.values() if isinstance(one, Failure)]
+    assert [one.cause.startswith("Its process died twice") for one in failed] == [True] * failures
+    assert all(same(row, alone[key]) for key, row in found.items() if isinstance(row, Row))
 
 
 def test_leaving_early_leaves_no_process(small):
@@ -95,18 +105,16 @@ def test_leaving_early_leaves_no_process(small):
         (("stacked", None, "cpu", "auto"), "Ray cluster"),
         (("local", None, "cpu", None, 0.5), "Ray cluster"),
         (("ray", 2, "cuda"), "--engine ray"),
+        (("ray", 2, "auto", None, 2.0), r"`gpus` \(=2.0\) must be from 0 to 1"),
+        (("ray", 2, "auto", None, 0.5), r"`gpus` \(=0.5\) is more than this machine has"),
     ],
 )
-def test_what_an_engine_cannot_do(arguments, said):
+def test_what_an_engine_cannot_do(arguments, said, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=said):
         engine_of(*arguments)
-
-
-def test_what_takes_time_is_imported_where_it_is_used():
-    program = (
-        "import sys; from lora_mnist.sweep import engines; engines.engine_of('local'); print('ray' in sys.modules)"
-    )
-    assert printed_by(program) == "False\n"
 
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch):
@@ -153,12 +161,6 @@ def first_of_ray(small, monkeypatch):
     return ask
 
 
-def test_gpus_that_are_not_there_are_refused_before_anything_is_started(first_of_ray, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"`gpus` \(=0.5\) is more than this machine has"):
-        engine_of("ray", 2, gpus=0.5)
-
-
 @pytest.mark.parametrize(
     ("gpus", "machines"),
     [
@@ -179,6 +181,7 @@ def test_a_cluster_where_a_task_would_wait_for_ever_is_refused(first_of_ray, gpu
         (ValueError("the object store is too\nsmall."), None, UsageError, "start on this machine: the object store is"),
         (RuntimeError("Timed out."), None, UsageError, r"start on this machine: Timed out\."),
         (OSError(28, "No space left on device"), None, DiskError, "start on this machine: .*No space left"),
+        (None, "127.0.0.1:1", UsageError, r"no Ray cluster at '127\.0\.0\.1:1'"),
         (ConnectionError("nobody answers"), "auto", UsageError, "no Ray cluster at 'auto': nobody answers"),
         (RuntimeError("Version mismatch"), "auto", UsageError, "not connect to 'auto': Version mismatch"),
     ],
@@ -236,47 +239,3 @@ def test_a_command_that_ends_early_leaves_no_process_and_goes_on_where_it_was(tm
     rows = Store(tmp_path / "out").rows
     assert len(rows) == 10
     assert all(rows[key] == row for key, row in there.items())
-
-
-@needs_ray
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
-class TestRay:
-    @pytest.fixture(autouse=True)
-    def _ours(self, monkeypatch):
-        """The workers import what these tests do, and get their share of a busy machine, as Ray's own rank does not."""
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.setenv("RAY_worker_niceness", "0")
-
-    @pytest.mark.slow
-    def test_a_worker_that_is_killed_loses_nothing_and_changes_nothing(self, folder):
-        settings = ["finetune.steps=300", "finetune.learning_rate=0.001,0.002", "finetune.dropout=0.0,0.1"]
-        context, jobs = opened(folder, "3,8", "1", "0", settings)  # stacks, and jobs alone
-        alone = {row.key: row for job in jobs for row in run_jobs(context, [job])}
-        found, killed = [], []
-        for outcomes in engine_of("ray", 2)(context, jobs, lambda done: None):
-            found += outcomes
-            if not killed and (killed := at_work()):
-                os.kill(killed[0], signal.SIGKILL)
-        assert killed
-        assert len(found) == len(jobs) == len(alone)
-        assert all(same(row, alone[row.key]) for row in found)
-
-    def test_where_there_is_no_cluster_it_says_so(self, small):
-        _, context, jobs = small
-        with pytest.raises(UsageError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
-            next(engine_of("ray", 2, address="127.0.0.1:1")(context, jobs, lambda done: None))
-        with pytest.raises(UsageError, match="`gpus`"):
-            engine_of("ray", 2, gpus=2.0)
-
-
-def at_work() -> list[int]:
-    """The processes that do a task of Ray's now, which calls them so; those of this test's cluster alone."""
-    import ray
-
-    session, found = ray._private.worker.global_worker.node.session_name, []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            writes_to = " ".join(os.readlink(link) for link in (entry / "fd").glob("*"))
-            if (entry / "cmdline").read_bytes().startswith(b"ray::lora_mnist_stack") and session in writes_to:
-                found.append(int(entry.name))
-    return found

@@ -2,7 +2,7 @@ import pytest
 
 from lora_mnist.errors import UsageError
 from lora_mnist.settings.config import load_config, resolve
-from lora_mnist.sweep.grid import MOST_JOBS, Comparisons, combinations, make_jobs, parse_axes, parse_values
+from lora_mnist.sweep.grid import MOST_JOBS, combinations, make_jobs, parse_axes, parse_values
 
 
 def resolved(tables):
@@ -37,11 +37,6 @@ def test_what_cannot_be_set(entry):
         parse_axes("0-9", "1", "0", [entry])
 
 
-def test_all_weights_are_a_job_for_everything_but_the_rank():
-    jobs = make_jobs(parse_axes("3,8", "1,4,8", "0-2"), resolved, comparisons=Comparisons(full=True))
-    assert [job.method for job in jobs].count("full") == 2 * 3
-
-
 def test_every_combination_is_a_job_with_its_settings():
     axes = parse_axes("3,8", "1,4", "0-2", ["finetune.focus=0.2,0.4"])
     assert parse_axes("3", "1", "0", ["finetune.learning-rate=1"]) == parse_axes("3", "1", "0", ["finetune.lr=1"])
@@ -51,6 +46,8 @@ def test_every_combination_is_a_job_with_its_settings():
     assert len(found) == len(jobs)
     assert len({job.base for job in jobs}) == 3
     assert {job.base for job in make_jobs(axes, resolved, "run")} == {"run"}
+    full = [job for job in make_jobs(axes, resolved, full=True) if job.method == "full"]
+    assert len(full) == 2 * 3 * 2  # for everything but the rank
 
 
 def test_a_grid_too_large_is_refused_before_it_is_made():
@@ -60,27 +57,17 @@ def test_a_grid_too_large_is_refused_before_it_is_made():
 
 
 def test_the_key_is_of_base_data_and_settings_alone():
+    def key(digit="3", rank="1", seed="0", *settings, base="fingerprint", data="data", **changes):
+        (job,) = make_jobs(parse_axes(digit, rank, seed, settings), resolved)
+        return job.model_copy(update=changes).with_finetune(name="mine").key(base, data)
+
     (job,) = make_jobs(parse_axes("3", "1", "0"), resolved)
-    key = job.key("fingerprint", "data")
-    assert key == job.key("fingerprint", "data")
-    assert len(key) == 16
-    other = [
-        job.key("other", "data"),
-        job.key("fingerprint", "other"),
-        job.model_copy(update={"method": "full"}).key("fingerprint", "data"),
-    ]
-    for setting in ("finetune.focus=0.9", "finetune.guard=none", "finetune.steps=3", "data.val_share=0.1"):
-        (changed,) = make_jobs(parse_axes("3", "1", "0", [setting]), resolved)
-        other.append(changed.key("fingerprint", "data"))
-    other += [
-        make_jobs(parse_axes(*grid), resolved)[0].key("fingerprint", "data")
-        for grid in (("4", "1", "0"), ("3", "1", "1"))
-    ]
-    assert len({key, *other}) == len(other) + 1
-    named = job.settings.finetune.model_copy(update={"name": "mine"})
-    renamed = job.model_copy(update={"settings": job.settings.model_copy(update={"finetune": named})})
-    assert renamed.key("fingerprint", "data") == key
-    assert job.model_copy(update={"base": "elsewhere"}).key("fingerprint", "data") == key
+    elsewhere = job.model_copy(update={"base": "elsewhere"})
+    assert key() == job.key("fingerprint", "data") == elsewhere.key("fingerprint", "data")
+    settings = ("finetune.focus=0.9", "finetune.guard=none", "finetune.steps=3", "data.val_share=0.1")
+    others = [key("3", "1", "0", setting) for setting in settings]
+    others += [key(base="other"), key(data="other"), key(method="full"), key("4"), key(rank="2"), key(seed="1")]
+    assert len({key(), *others}) == len(others) + 1
 
 
 def test_bases_differ_by_what_they_are_trained_with():
@@ -92,7 +79,7 @@ def test_bases_differ_by_what_they_are_trained_with():
 
 
 def test_controls_and_rounds_are_jobs_of_their_own_beside_each_adapter():
-    jobs = make_jobs(parse_axes("weakest", "4", "0-1"), resolved, comparisons=Comparisons(control=True, rounds=3))
+    jobs = make_jobs(parse_axes("weakest", "4", "0-1"), resolved, control=True, rounds=3)
     assert [job.method for job in jobs] == ["lora", "control", "hard control", "rounds"] * 2
-    assert len({job.with_digit(3).key("fingerprint", "data") for job in jobs}) == len(jobs)
+    assert len({job.with_finetune(digit=3).key("fingerprint", "data") for job in jobs}) == len(jobs)
     assert [job.rounds for job in jobs] == [1, 1, 1, 3] * 2

@@ -9,17 +9,11 @@ from lora_mnist.lora import fingerprint_model
 from lora_mnist.pipeline import Request, finetune, open_workspace
 from lora_mnist.pipeline.run_all import repair
 from lora_mnist.sweep.engines import engine_of
-from lora_mnist.sweep.grid import Comparisons
 from lora_mnist.sweep.jobs import COPIES, STACK_BYTES, STACK_IMAGES, adapter_size, restore, run_jobs, stacks_of
 from lora_mnist.sweep.rows import Failure, Row
-from lora_mnist.sweep.run import sweep
+from lora_mnist.sweep.sweep import sweep
 from lora_mnist.training.train import shape_of
 from tests.sweep.conftest import SMALL, request_of, same
-
-
-def changed(job, **tuning):
-    recipe = job.settings.finetune.model_copy(update=tuning)
-    return job.model_copy(update={"settings": job.settings.model_copy(update={"finetune": recipe})})
 
 
 def rows_of(out, *settings, **more):
@@ -54,7 +48,7 @@ def test_a_row_says_what_finetune_says(folder, guard, targets):
 
 
 def test_a_control_is_that_of_finetune(tmp_path):
-    rows = rows_of(tmp_path, "finetune.guard=none", comparisons=Comparisons(control=True))
+    rows = rows_of(tmp_path, "finetune.guard=none", control=True)
     control, found = finetune(workspace(tmp_path, guard="none"), control=True).analysis.control, rows["control"]
     assert found.scale == control.scale
     for split, counts in found.after.items():
@@ -72,7 +66,7 @@ def test_a_control_is_that_of_finetune(tmp_path):
 
 
 def test_rounds_are_those_of_run(tmp_path):
-    found = rows_of(tmp_path, comparisons=Comparisons(rounds=3))["rounds"]
+    found = rows_of(tmp_path, rounds=3)["rounds"]
     tunings = repair(workspace(tmp_path), 3)
     assert [one.digit for one in found.rounds] == [tuning.record.digit for tuning in tunings]
     assert [one.scale for one in found.rounds] == [tuning.record.guard.scale for tuning in tunings]
@@ -94,7 +88,7 @@ def test_a_stack_comes_to_the_same_rows_as_its_jobs_alone(small):
 def test_one_that_fails_says_why_and_stops_no_other(small, wild):
     _, context, jobs = small
     good, other = stacks_of(context, jobs)[0]
-    outcomes = run_jobs(context, [good, changed(other, **wild)])
+    outcomes = run_jobs(context, [good, other.with_finetune(**wild)])
     assert isinstance(outcomes[1], Failure)
     assert "--learning-rate" in outcomes[1].cause or "`focus`" in outcomes[1].cause
     assert same(outcomes[0], run_jobs(context, [good])[0])
@@ -111,7 +105,7 @@ def test_the_work_that_is_done_grows_to_all_of_it(small):
 
 def test_stacks_hold_every_job_once_with_one_base_and_shape(small):
     _, context, jobs = small
-    odd = [changed(jobs[0], dropout=0.1), jobs[0].model_copy(update={"method": "full"})]
+    odd = [jobs[0].with_finetune(dropout=0.1), jobs[0].model_copy(update={"method": "full"})]
     stacks = stacks_of(context, [*jobs, *odd])
     assert sorted(id(job) for stack in stacks for job in stack) == sorted(map(id, [*jobs, *odd]))
     assert [[one] for one in odd] == stacks[-2:]

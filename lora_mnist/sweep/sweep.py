@@ -22,16 +22,15 @@ from lora_mnist.settings.config import Count, Document, Many, Maybe, Settings, r
 from lora_mnist.settings.layers import overlay
 from lora_mnist.settings.request import Request
 from lora_mnist.sweep.engines import Engine
-from lora_mnist.sweep.grid import ADAPTERS_ONLY, MOST_JOBS, Axes, Comparisons, Job, base_key, make_jobs
+from lora_mnist.sweep.grid import MOST_JOBS, OF_BASE, Axes, Job, make_jobs
 from lora_mnist.sweep.jobs import Base, SweepContext
 from lora_mnist.sweep.rows import Failure, Row, Store
-from lora_mnist.sweep.summary import Metric, SplitName, Summary, summarise
+from lora_mnist.sweep.summary import Summary
 from lora_mnist.training.progress import Progress
 from lora_mnist.training.train import least_confidence
 
 BASES = "bases"  # in the folder of a sweep: the runs of the bases that it made
 HELD_OUT = " held out"  # after the hash of images that were halved
-OF_BASE = ("data", "model", "pretrain")  # a value there means another base
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,9 @@ class SweepRequest:
     axes: Axes  # the settings that are varied
     out: Path  # the folder of the sweep
     base: Path | None = None  # the run from whose base all jobs start; None makes one base for every seed
-    comparisons: Comparisons = ADAPTERS_ONLY
+    full: bool = False  # what is compared with the adapters (see `make_jobs`)
+    control: bool = False
+    rounds: int = 0
     hold_out: bool = False  # count on half of the held-out training images in place of `test`
 
     @property
@@ -75,7 +76,8 @@ class SweepRequest:
                 replace(request, config=None, options=own).refuse_contradictions(known, OF_BASE, name, folder)
             return resolve([below, inherited, own, {"data": {"dataset": name}}], name)
 
-        jobs = make_jobs(self.axes, resolved, "run" if self.base else None, self.comparisons)
+        key = None if self.base is None else "run"
+        jobs = make_jobs(self.axes, resolved, key, self.full, self.control, self.rounds)
         if self.hold_out and not jobs[0].settings.data.val_share:
             raise UsageError("There are no images to hold out: val_share is 0.", "Use --set data.val_share=0.1667.")
         return jobs
@@ -104,10 +106,6 @@ class SweepResult(Document):
     trained: Count  # jobs that were done just now; the others were there before
     seconds: float  # that these took, bases apart
 
-    def report(self, by: str = "rank", metric: Metric = "errors", split: SplitName = "test") -> "SweepReport":
-        """Itself with what its rows say, if one is an adapter's. Raises UsageError as `summarise` does."""
-        return SweepReport(sweep=self, answer=summarise(self.rows, by, metric, split, self.label))
-
 
 class KeptAdapter(Document):
     """A row whose adapter was kept: its name and run, and its counts on `test`, as the row has them (`in_sweep`) and as
@@ -125,8 +123,8 @@ class SweepReport(Document):
 
     sweep: SweepResult
     answer: Summary | None
-    page: Maybe[str] = None
-    kept: Maybe[KeptAdapter] = None
+    page: Maybe[str]
+    kept: Maybe[KeptAdapter]
 
 
 def plan(request: SweepRequest) -> Plan:
@@ -137,18 +135,19 @@ def plan(request: SweepRequest) -> Plan:
     jobs, rows = request.jobs(), Store(request.out).rows
     runs = {job.base: Run(request.run_of(job.base)) for job in jobs}
     there = {key: run for key, run in runs.items() if run.base.is_finished}
+    weakest: dict[str, list[int]] = {}
+    for key, run in there.items():
+        val = None if request.hold_out else run.base.evaluation.splits.get("val")
+        counts = zip(val.wrong, val.images, strict=True) if val else ()
+        rates = [wrong / max(1, images) for wrong, images in counts]
+        # of several with the highest rate, the loss decides, which counts do not tell
+        weakest[key] = [digit for digit, rate in enumerate(rates) if rate == max(rates)]
     finished = 0
     for job in (job for job in jobs if job.base in there):
         run, digit = there[job.base], job.settings.finetune.digit
-        digits = [] if digit == "weakest" else [digit]
-        val = None if request.hold_out else run.base.evaluation.splits.get("val")
-        if digit == "weakest" and val is not None:
-            # where several digits have the highest error rate, the loss decides, which counts do not tell
-            rates = [wrong / max(1, images) for wrong, images in zip(val.wrong, val.images, strict=True)]
-            digits = [one for one, rate in enumerate(rates) if rate == max(rates)]
-        images = run.record.dataset.sha256 + (HELD_OUT if request.hold_out else "")
-        identity = run.base.evaluation.base_fingerprint, images
-        finished += any(job.with_digit(one).key(*identity) in rows for one in digits)
+        identity = run.base.evaluation.base_fingerprint, run.record.dataset.sha256 + HELD_OUT * request.hold_out
+        digits = weakest[job.base] if digit == "weakest" else [digit]
+        finished += any(job.with_finetune(digit=one).key(*identity) in rows for one in digits)
     return Plan(folder=str(request.out), jobs=len(jobs), finished=finished, bases=len(runs) - len(there))
 
 
@@ -219,7 +218,9 @@ def open_context(request: SweepRequest, jobs: Sequence[Job]) -> tuple[SweepConte
     weakest = {key: weakest_digit(base.logits["val"], val) for key, base in bases.items() if len(val)}
     if not weakest and any(job.settings.finetune.digit == "weakest" for job in jobs):
         raise UsageError("The weakest digit is found on `val`, and there is none.", "Name the digits with --digit.")
-    settled = [job.with_digit(weakest[job.base]) if job.settings.finetune.digit == "weakest" else job for job in jobs]
+    settled = [
+        job.with_finetune(digit=weakest[job.base]) if job.settings.finetune.digit == "weakest" else job for job in jobs
+    ]
     return SweepContext(dataset, bases, request.hold_out), settled
 
 
@@ -266,12 +267,12 @@ def keep(request: SweepRequest, row: Row) -> KeptAdapter:
         RunError: the base is not there any more, or an adapter of that name is.
         ProofError: the proof failed, before it was saved or after.
     """
-    made = request.out / BASES / base_key(row.seed, row.data, row.model, row.pretrain)
-    bases = [Run(folder).base for folder in (made, request.base) if folder]
-    there = [base for base in bases if base.is_finished and base.evaluation.base_fingerprint == row.base]
-    if not there:
+    for run in (*(request.out / BASES).glob(f"seed{row.seed}-*"), *([request.base] if request.base else [])):
+        base = Run(run).base
+        if base.is_finished and base.evaluation.base_fingerprint == row.base:
+            break
+    else:
         raise RunError(f"The base of row {row.key} is not in {request.out} any more.", "Run the sweep again.")
-    run = there[0].folder.parent
     name = f"digit{row.digit}-r{row.rank}-{row.key[:6]}"
     options = {"seed": row.seed, "finetune": row.settings.model_dump(mode="json", exclude_none=True) | {"name": name}}
     alone = replace(request.request, run=run, config=None, options=options, stage="keeping ")
