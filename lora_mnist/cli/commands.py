@@ -159,9 +159,9 @@ def finetune(
 
     options = {**vars(repair), **vars(other), **vars(loop)}
     if full:
-        given = {**options, "control": control, "on_top_of": on_top_of}
+        of_adapters = {**options, "control": control, "on_top_of": on_top_of}
         for name in (*LORA_SETTINGS, "guard", "control", "on_top_of"):
-            if given[name] not in (None, [], False):
+            if of_adapters[name] not in (None, [], False):
                 cause = f"--{name.replace('_', '-')} means nothing with --full, which trains no adapter."
                 raise UsageError(cause, "Leave one of them out.")
         options["full_learning_rate"] = options.pop("learning_rate")  # the rate of all weights is a setting of its own

@@ -17,7 +17,7 @@ from lora_mnist import __version__
 from lora_mnist.cli import commands as c
 from lora_mnist.cli import errors
 from lora_mnist.cli.errors import handle_signals, report_error, returns_exit_code, silence_stdout
-from lora_mnist.cli.options import PANELS, folder, in_home
+from lora_mnist.cli.options import PANELS, expand_home, folder
 from lora_mnist.cli.sweep_commands import sweep
 from lora_mnist.settings.layers import overlay, read_config
 
@@ -97,7 +97,7 @@ def flattened(function: Callable[..., int | None]) -> Callable[..., int | None]:
         if one.default is None and read.show_default is True:
             read.show_default = default_in_config(function.__name__, name) or True
         if read.parser is None and str(read.metavar).endswith(("DIR", "FILE", "FOLDER", "IMAGE", "RUN")):
-            read.parser = folder if "Path" in str(kind) else in_home
+            read.parser = folder if "Path" in str(kind) else expand_home
         keyword, annotation = inspect.Parameter.KEYWORD_ONLY, Annotated[kind, read]
         options.append(inspect.Parameter(name, keyword, default=one.default, annotation=annotation))
     # Typer shows the panels in the order in which it meets them

@@ -58,10 +58,10 @@ def folder(name: str | Path) -> Path:
     """A path that was typed; an empty one would be the working directory."""
     if not name:
         raise typer.BadParameter("'' names no folder. The one you are in is '.'.")
-    return Path(in_home(name))
+    return Path(expand_home(name))
 
 
-def in_home(path: str | Path) -> str:
+def expand_home(path: str | Path) -> str:
     """A path or a name, with the home folder for `~`, which a shell leaves in --run=~/x and in a quoted variable."""
     found = os.path.expanduser(str(path))
     if found.startswith("~"):

@@ -59,9 +59,9 @@ def select_scale(
     for scale in SCALES:
         if allowed and (guard.strongest or scale < 0.5):
             break  # below a half hardly anything is left of the repair: tried only if nothing above will do
-        after = logits_at(adapted, name, scale, val.images)
+        after = logits_at(adapted, name, scale, val.images)  # not stored yet, so its strength is its scale
         found = compare_split(before, after, val.labels, digit)
-        worse = tuple(digit for digit, change in enumerate(changes_by_digit(found)) if change.is_more)
+        worse = tuple(other for other, change in enumerate(changes_by_digit(found)) if change.is_more)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
         hurts = guard.rule == "every-digit" and worse
         if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:

@@ -21,7 +21,6 @@ from lora_mnist.lora.model import (
     ParameterTable,
     adapter_names,
     base_tensors,
-    copies_of,
     disabled,
     inject,
     linear_layers,
@@ -33,11 +32,12 @@ from lora_mnist.lora.model import (
     switch,
     train_only,
     updates_of,
+    whole_modules_of,
 )
 from lora_mnist.lora.peft import load_adapter, load_fingerprint, save_adapter
 
 __all__ = ["LoRAConfig", "LoRALinear", "LoRAUpdate", "adapt", "inject", "remove"]
-__all__ += ["adapter_names", "base_tensors", "copies_of", "linear_layers", "updates_of"]
+__all__ += ["adapter_names", "base_tensors", "linear_layers", "updates_of", "whole_modules_of"]
 __all__ += ["LayerParameters", "ParameterTable", "parameter_table"]
 __all__ += ["disabled", "scale_alpha", "set_strength", "strengths", "switch", "train_only"]
 __all__ += ["is_merged", "merge", "merged_copy", "unmerge"]

@@ -15,7 +15,15 @@ from torch import nn
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
 from lora_mnist.lora.layer import LoRAUpdate, gathered, require_matrix, require_unsharded
-from lora_mnist.lora.model import adapter_names, attach, base_tensors, copies_of, linear_layers, switch, updates_of
+from lora_mnist.lora.model import (
+    adapter_names,
+    attach,
+    base_tensors,
+    linear_layers,
+    switch,
+    updates_of,
+    whole_modules_of,
+)
 
 Factors = tuple[torch.Tensor, torch.Tensor, torch.dtype]  # A (rank, in), B (out, rank), both fp64; their dtype at last
 
@@ -141,7 +149,7 @@ def _side_by_side(model: nn.Module, weights: Mapping[str, float]) -> dict[str, F
     for name, weight in weights.items():
         if not isinstance(weight, Real) or not math.isfinite(weight):
             raise LoRAError(f"The weight of {name!r} (={weight!r}) must be a finite number.", "Correct that value.")
-        if whole := copies_of(model, name):
+        if whole := whole_modules_of(model, name):
             raise LoRAError(f"{name!r} trains {next(iter(whole))} whole, which has no sum.", "Combine other adapters.")
         for path, update in updates_of(model, name).items():
             a = update.lora_A.detach().double()

@@ -46,10 +46,10 @@ def wrappers(model: nn.Module, every_name: bool = False) -> dict[str, LoRALinear
     """Everything that carries a part of an adapter, by name; what occurs twice under both if `every_name`."""
     modules = model.named_modules(remove_duplicate=not every_name)
     found = {path: module for path, module in modules if isinstance(module, LoRALinear | TrainedWhole)}
-    return {base_name(model, path): module for path, module in found.items()}
+    return {name_in_base(model, path): module for path, module in found.items()}
 
 
-def base_name(model: nn.Module, name: str) -> str:
+def name_in_base(model: nn.Module, name: str) -> str:
     """`name`, of a module or a tensor in `model`, without the parts that stand for a handle, as torch.compile's."""
     parts: list[str] = []
     module: Any = model
@@ -76,7 +76,7 @@ def own_modules(model: nn.Module, every_name: bool = False) -> dict[str, nn.Modu
     inside = {part for wrapper in wrappers(model).values() for part in wrapper.modules() if part is not wrapper}
     modules = model.named_modules(remove_duplicate=not every_name)
     # a handle and what it stands around have one name, and the latter comes later
-    return {base_name(model, path): module for path, module in modules if module not in inside}
+    return {name_in_base(model, path): module for path, module in modules if module not in inside}
 
 
 def linear_layers(model: nn.Module, every_name: bool = False) -> dict[str, nn.Linear]:
@@ -99,7 +99,7 @@ def base_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def base_state(model: nn.Module) -> dict[str, Any]:
     """The state of the base, parameters as such, and what is no tensor, as packed weights."""
     parts = tuple(f"{path}.updates.".lstrip(".") for path in wrappers(model, every_name=True))
-    state = {base_name(model, name): value for name, value in model.state_dict(keep_vars=True).items()}
+    state = {name_in_base(model, name): value for name, value in model.state_dict(keep_vars=True).items()}
     return {name: value for name, value in state.items() if not name.startswith(parts)}
 
 
@@ -107,7 +107,7 @@ def unsaved_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """The buffers of the base that no state dict has. Not copies."""
     carriers, saved = wrappers(model, every_name=True), base_state(model)
     ours = tuple(f"{path}.{part}".lstrip(".") for path in carriers for part in ("updates.", "merged"))
-    buffers = {base_name(model, name): buffer for name, buffer in model.named_buffers()}
+    buffers = {name_in_base(model, name): buffer for name, buffer in model.named_buffers()}
     return {name: buffer for name, buffer in buffers.items() if name not in saved and not name.startswith(ours)}
 
 
@@ -117,7 +117,7 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 
 def parts_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
-    """All that belongs to adapter `name`: what `updates_of` and `copies_of` give, and they raise as this does."""
+    """What belongs to adapter `name`: what `updates_of` and `whole_modules_of` give, raising as this does."""
     if name not in (names := adapter_names(model)):
         raise LoRAError(f"The model has no adapter {name!r}.", f"It has {', '.join(names) or 'no adapters'}.")
     return {path: wrapper.updates[name] for path, wrapper in wrappers(model).items() if name in wrapper.updates}
@@ -128,7 +128,7 @@ def updates_of(model: nn.Module, name: str) -> dict[str, LoRAUpdate]:
     return {path: part for path, part in parts_of(model, name).items() if isinstance(part, LoRAUpdate)}
 
 
-def copies_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
+def whole_modules_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
     """The modules that adapter `name` trains whole, by their name. Raises LoRAError if there is no such adapter."""
     return {path: part for path, part in parts_of(model, name).items() if not isinstance(part, LoRAUpdate)}
 

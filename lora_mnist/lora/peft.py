@@ -32,7 +32,7 @@ from lora_mnist.lora.model import (
     unsaved_buffers,
 )
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, FACTORS = "base_model.model.", (".lora_A.weight", ".lora_B.weight")  # of the keys in the weights file
 # Ours → PEFT's `init_lora_weights`; only for the record once trained. Others (pissa, olora, …) keep a part of W in the
 # adapter, so they are refused; True, False and None all leave W as it is.
@@ -74,7 +74,7 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerpri
         # a copy, because safetensors refuses two tensors that share their memory
         tensors[key] = tensor.to("cpu", dtype, copy=True).contiguous()
     weights = _with_metadata(save(tensors), base_fingerprint or fingerprint_model(model))
-    contents = {CONFIG: (json.dumps(document, indent=1) + "\n").encode(), WEIGHTS: weights}
+    contents = {CONFIG: (json.dumps(document, indent=1) + "\n").encode(), ADAPTER_WEIGHTS: weights}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as fresh:
@@ -83,7 +83,7 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerpri
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            (folder / WEIGHTS).unlink(missing_ok=True)  # or old weights might be read beside a new config
+            (folder / ADAPTER_WEIGHTS).unlink(missing_ok=True)  # or old weights might be read beside a new config
             for file_name in contents:
                 Path(fresh, file_name).replace(folder / file_name)
     except OSError as error:
@@ -120,7 +120,7 @@ def load_adapter(
         raise LoRAError(f"`base` (={shown(base)}) must be 'same' or 'any'.", "Correct that value.")
     require_unsharded(model, "add an adapter")
     folder = Path(folder)
-    (stored, tensors), document = _read_weights(folder / WEIGHTS), _read_document(folder / CONFIG)
+    (stored, tensors), document = _read_weights(folder / ADAPTER_WEIGHTS), _read_document(folder / CONFIG)
     own = base_tensors(model)
     whole = modules_to_train(model, [module for module in own_modules(model) if _is_saved_whole(document, module)])
     if base == "any":
@@ -137,7 +137,7 @@ def load_adapter(
             text = f"The adapter in {folder} was trained on these weights, but other buffers: {moved} differs."
             warnings.warn(text, UserWarning, stacklevel=2)
     elif not allow_unverified:
-        cause = f"{folder / WEIGHTS} does not say which base it was trained on."
+        cause = f"{folder / ADAPTER_WEIGHTS} does not say which base it was trained on."
         raise AdapterError(cause, "Pass allow_unverified=True if you know that it was this one.")
     layers = {path: layer for path, layer in linear_layers(model).items() if not is_in(path, whole)}
     configs = _layer_configs(folder, document, tensors, layers, whole)
@@ -146,7 +146,7 @@ def load_adapter(
         if twice := [path for path in configs if places.count(id(layers[path])) > 1]:
             cause = f"{folder}: {twice[0]} occurs twice in the model, and PEFT adapts only its first place."
             raise AdapterError(cause, "Give the model two layers there.")
-    _take_out_the_base(folder / WEIGHTS, tensors, own, whole, any_base=base == "any")
+    _take_out_the_base(folder / ADAPTER_WEIGHTS, tensors, own, whole, any_base=base == "any")
 
     # Before memory is taken or anything in the model changes: every tensor has a place, and fits there
     wanted = {f"{PREFIX}{name}": tensor for name, tensor in own.items() if is_in(name, whole)}
@@ -155,7 +155,7 @@ def load_adapter(
         a, b = _factor_keys(path)
         wanted[a] = torch.empty(config.rank, layer.in_features, dtype=dtype, device="meta")
         wanted[b] = torch.empty(layer.out_features, config.rank, dtype=dtype, device="meta")
-    _require_fit(folder / WEIGHTS, tensors, wanted)
+    _require_fit(folder / ADAPTER_WEIGHTS, tensors, wanted)
 
     # a generator of its own: what it draws is overwritten
     updates = attach(model, name, configs, torch.Generator(), whole)
@@ -169,7 +169,7 @@ def load_fingerprint(folder: Path | str) -> Fingerprint | None:
 
     Raises AdapterError if the weights file is missing or damaged.
     """
-    return _read_weights(Path(folder) / WEIGHTS)[0]
+    return _read_weights(Path(folder) / ADAPTER_WEIGHTS)[0]
 
 
 # The config -----------------------------------------------------------------------------------------------------------
@@ -245,12 +245,12 @@ def _layer_configs(
     """What `document` means for each of `layers` of which the weights file has A and B. The two must agree."""
     path, ranks = folder / CONFIG, {}
     if tensors and not any(key.startswith(PREFIX) for key in tensors):
-        cause = f"{folder / WEIGHTS} is not of PEFT's format: it has {shown(next(iter(tensors)))}."
+        cause = f"{folder / ADAPTER_WEIGHTS} is not of PEFT's format: it has {shown(next(iter(tensors)))}."
         raise AdapterError(cause, f"Convert it: there, names begin with {PREFIX!r}.")
     for layer in layers:
         a, b = _factor_keys(layer)
         if (a in tensors) != (b in tensors):
-            raise AdapterError(f"{folder / WEIGHTS} lacks {b if a in tensors else a}.", "Restore the adapter.")
+            raise AdapterError(f"{folder / ADAPTER_WEIGHTS} lacks {b if a in tensors else a}.", "Restore the adapter.")
         if a in tensors and tensors[a].dim() == 2:  # (rank, in)
             ranks[layer] = len(tensors[a])
     wide = any(tensor.dtype == torch.float64 for key, tensor in tensors.items() if key.endswith(FACTORS))

@@ -53,7 +53,7 @@ def merge(work: Workspace, adapters: Sequence[Applied], allow_unverified: bool =
         model, used = work.adapted(adapters, allow_unverified)
         name = work.settings.finetune.name or "-".join([*(adapter.name for adapter in used), "merged"])
         place = work.run.checkpoint(name)
-        work.claim(place)
+        work.check_can_save(place)
         started = time.perf_counter()
         merged = merged_copy(model)
         assert isinstance(merged, MLP)
@@ -100,7 +100,7 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
         tuned, source = work.checkpoint(checkpoint)
         made_from = name_from(source.name)
         name = work.settings.finetune.name or f"{made_from}-r{rank}"
-        work.claim(work.run.adapter(name))
+        work.check_can_save(work.run.adapter(name))
         if source.is_finetuned and "digit" not in work.request.options.get("finetune", {}):
             digit, weakest = source.finetune.digit, source.finetune.weakest_on_val  # the one it was tuned on
         else:

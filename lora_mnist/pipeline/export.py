@@ -19,7 +19,7 @@ from lora_mnist.evaluation.proof import largest_of
 from lora_mnist.lora import linear_layers, merged_copy, switch
 from lora_mnist.pipeline.state_dict import original_content, tensors_in
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.atomic import require_unused, write_file
+from lora_mnist.runs.atomic import require_no_file, write_file
 from lora_mnist.runs.schemas import AppliedAdapter, DatasetName
 from lora_mnist.settings.config import Count, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
@@ -38,7 +38,7 @@ KINDS = ("int8", "fp16", "fp32")  # of stored weights: the smallest that keeps `
 SAME = 0.9995
 
 
-class FileProvenance(Document):
+class ExportMetadata(Document):
     """What stands in the file itself, as JSON under the name lora_mnist; an original has no place for it."""
 
     lora_mnist: str
@@ -60,7 +60,7 @@ class ExportResult(Document):
     images: Count
     largest_difference: float
     largest_logit: float
-    provenance: FileProvenance
+    provenance: ExportMetadata
 
 
 class PlainNetwork(nn.Module):
@@ -108,10 +108,10 @@ def export(
         original = source if format == "original" else None
         suffix = Path(original.file).suffix if original else SUFFIXES[format]
         file = out or work.run.exports / f"{name}{suffix}"
-        require_unused(file, work.request.force)
+        require_no_file(file, work.request.force)
         ours = held_out_logits(model, work.dataset)
         require_finite(ours, "Choose a smaller --strength.")
-        about = FileProvenance(
+        about = ExportMetadata(
             lora_mnist=__version__,
             run=work.run.path.resolve().name,
             dataset=DatasetName(name=work.dataset.name, sha256=work.dataset.sha256),

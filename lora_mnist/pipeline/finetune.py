@@ -109,14 +109,14 @@ def finetune(
             return _finished(work, name, digit, below, control)
 
         # refuse what cannot end well before any time is spent
-        work.claim(work.run.adapter(name))
+        work.check_can_save(work.run.adapter(name))
         require_val(recipe.guard, work.dataset.val)
         others = [other for other in work.run.adapter_names() if other not in (name, *below)]
         if resume and others:  # a second `run` with another rank or digit
             log.info("Note: %s is added to this run, beside %s.", name, ", ".join(others))
         work.warn_of_no_miss(digit, below)
 
-        # train, and select the scale on `val`
+        # train, and select the scale on `val`; the time that is recorded is that of both
         started, before = time.perf_counter(), work.logits_with(below)
         start, _ = work.adapted([Applied(one) for one in below])
         adapted, history = train_on_digit(start, name, digit, work.settings, work.dataset, work.progress)
@@ -174,7 +174,7 @@ def prove_and_save(
     for update in updates_of(adapted, name).values():  # what PEFT's config says of the base
         about = {"base_model_name_or_path": base_name(work.fingerprint)}
         update.config = replace(update.config, about=about)
-    with work.run.new(work.run.adapter(name)) as writer:
+    with work.run.new(work.run.adapter(name)) as writer:  # the run's lock is held already, and may be taken again
         save_adapter(writer.folder, adapted, name, work.fingerprint)
         writer.documents({FINETUNE: record, PROVENANCE: provenance, ANALYSIS: analysis})
         writer.history(history)
@@ -196,7 +196,7 @@ def finetune_full(work: Workspace) -> FinetuneResult:
         recipe, digit = work.settings.finetune, work.target_digit()
         name = recipe.name or f"digit{digit}-full"
         checkpoint = work.run.checkpoint(name)
-        work.claim(checkpoint)
+        work.check_can_save(checkpoint)
         work.warn_of_no_miss(digit)
 
         started = time.perf_counter()

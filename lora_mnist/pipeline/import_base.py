@@ -12,7 +12,7 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.pipeline.pretrain import PretrainResult, result_of, save_base
 from lora_mnist.pipeline.state_dict import LIBRARY, read_layers
-from lora_mnist.pipeline.workspace import Workspace, opened
+from lora_mnist.pipeline.workspace import Workspace, workspace_of
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import record_provenance
 from lora_mnist.settings.config import Maybe, ModelSettings, resolve
@@ -113,7 +113,7 @@ def import_base(
         shares, better = _measure_fit(file, model, dataset.val, asked)
         provenance = record_provenance(device, started, data if name == "mnist" else None)
         save_base(run, model, settings, dataset, provenance, source=source)
-    work = opened(request, run, settings, device, dataset)
+    work = workspace_of(request, run, settings, device, dataset)
     return work, ImportResult(**dict(result_of(work)), pixels=shares, architecture=settings.model, better=better)
 
 

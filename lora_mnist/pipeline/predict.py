@@ -12,7 +12,7 @@ from PIL import Image
 from lora_mnist.errors import DataError, UsageError
 from lora_mnist.evaluation.metrics import require_finite
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.runs.atomic import require_unused, write_file
+from lora_mnist.runs.atomic import require_no_file, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Count, Digit, Document, Many, Maybe
 from lora_mnist.settings.request import Applied
@@ -88,13 +88,13 @@ def pictures_of(work: Workspace, indices: Sequence[int]) -> list[Picture]:
 def require_one_picture(count: int, file: Path, force: bool) -> None:
     """Check that `write_picture` can do what it is asked, before any work is spent.
 
-    Raises UsageError if there are several pictures or `file` is no PNG, and what `require_unused` raises.
+    Raises UsageError if there are several pictures or `file` is no PNG, and what `require_no_file` raises.
     """
     if count != 1:
         raise UsageError(f"{file} can show one picture, and there are {count}.", "Name one, or leave --show out.")
     if file.suffix.lower() != ".png":
         raise UsageError(f"{file} does not end in .png, which is what it would be.", "Choose another name.")
-    require_unused(file, force)
+    require_no_file(file, force)
 
 
 def write_picture(picture: Picture, file: Path) -> None:

@@ -10,15 +10,15 @@ from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weake
 from lora_mnist.evaluation.results import WeakestDigit
 from lora_mnist.evaluation.significance import wilson
 from lora_mnist.lora import compute_fingerprint
-from lora_mnist.pipeline.workspace import Workspace, open_workspace, opened
+from lora_mnist.pipeline.workspace import Workspace, open_workspace, workspace_of
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import (
     Evaluation,
+    ImportedFile,
     Provenance,
     RareDigit,
     RunRecord,
-    Source,
     evaluation_of,
     facts_of,
     rare_digit,
@@ -42,7 +42,7 @@ class PretrainResult(Evaluation):
     seconds: float
     weakest: WeakestDigit | None
     rare: Maybe[RareDigit] = None  # the digit of which it saw only a share
-    source: Maybe[Source] = None  # the file that it was imported from
+    source: Maybe[ImportedFile] = None  # the file that it was imported from
 
 
 def pretrain(request: Request, resume: bool = False, run: Run | None = None) -> tuple[Workspace, PretrainResult]:
@@ -133,7 +133,7 @@ def _train(request: Request, run: Run) -> Workspace:
     model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
     provenance = record_provenance(device, started, data if name == "mnist" else None)
     save_base(run, model, settings, dataset, provenance, history)
-    return opened(request, run, settings, device, dataset)
+    return workspace_of(request, run, settings, device, dataset)
 
 
 def save_base(
@@ -143,7 +143,7 @@ def save_base(
     dataset: Dataset,
     provenance: Provenance,
     history: History | None = None,
-    source: Source | None = None,
+    source: ImportedFile | None = None,
 ) -> None:
     """Make `model` the base of `run`; what was made from an old one is removed, and a warning names it.
 

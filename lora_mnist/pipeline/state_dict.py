@@ -15,7 +15,7 @@ import torch
 
 from lora_mnist.errors import RunError, UsageError, shown
 from lora_mnist.files import read_regular
-from lora_mnist.runs.schemas import Format, Source, SourceTensor
+from lora_mnist.runs.schemas import Format, ImportedFile, ImportedTensor
 from lora_mnist.training.model import MLP
 
 LARGEST = 1 << 30  # bytes, of the file and of what it holds: a network of 268 million numbers
@@ -49,7 +49,7 @@ class Linear:
         return f"`{self.names['weight']}` ({_shape(self.tensors['weight'])})"
 
 
-def read_layers(path: Path) -> tuple[list[Linear], Source]:
+def read_layers(path: Path) -> tuple[list[Linear], ImportedFile]:
     """The linear layers, in their order, in what torch.save or safetensors wrote; and how that file is laid out.
 
     Nothing in the file is run. Raises RunError if it cannot be read, or holds anything but the layers of one network
@@ -76,9 +76,9 @@ def read_layers(path: Path) -> tuple[list[Linear], Source]:
         raise RunError(f"{path} holds no state dict, but {what}.", SAVE)
     layers = _layers_in(path, tensors)
     ours = {layer.names[kind]: f"linear{i}.{kind}" for i, layer in enumerate(layers, 1) for kind in layer.names}
-    laid_out = tuple(SourceTensor(name=one, tensor=ours[one], dtype=_dtype(tensors[one])) for one in tensors)
+    laid_out = tuple(ImportedTensor(name=one, tensor=ours[one], dtype=_dtype(tensors[one])) for one in tensors)
     sha256 = hashlib.sha256(content).hexdigest()
-    return layers, Source(file=path.name, sha256=sha256, format=format, key=key, tensors=laid_out)
+    return layers, ImportedFile(file=path.name, sha256=sha256, format=format, key=key, tensors=laid_out)
 
 
 def _load(path: Path, content: bytes, format: Format) -> Any:
@@ -204,7 +204,7 @@ def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def original_content(source: Source, network: MLP) -> bytes:
+def original_content(source: ImportedFile, network: MLP) -> bytes:
     """A file of `network`, laid out as the one that its base was imported from: names, order, dtypes, key, format.
 
     Raises UsageError if a weight is too large for its dtype there.
@@ -223,7 +223,7 @@ def original_content(source: Source, network: MLP) -> bytes:
     return content.getvalue()
 
 
-def tensors_in(source: Source, content: bytes) -> dict[str, torch.Tensor]:
+def tensors_in(source: ImportedFile, content: bytes) -> dict[str, torch.Tensor]:
     """What `original_content` made, read again: tensors by our names."""
     found = _load(Path(source.file), content, source.format)
     tensors = found if source.key is None else found[source.key]

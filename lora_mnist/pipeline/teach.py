@@ -198,5 +198,5 @@ def _claim_name(work: Workspace, name: str | None) -> str:
     """`name`, or else one that no adapter has; it can be saved there."""
     if name is None:
         name = free_name(NAME, [] if work.request.force else work.run.adapter_names())
-    work.claim(work.run.adapter(require_name(name)))
+    work.check_can_save(work.run.adapter(require_name(name)))
     return name

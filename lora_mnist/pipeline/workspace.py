@@ -74,7 +74,7 @@ class Workspace:
                 raise RunError(f"{self.run.base.folder} changed while it was read.", "Run it again.")
             yield
 
-    def claim(self, saved: Artifact) -> None:
+    def check_can_save(self, saved: Artifact) -> None:
         """Make sure that an adapter or checkpoint can be saved there, before any work is spent on it.
 
         Raises RunError if it is finished already and not to be replaced, DiskError if the disk refuses.
@@ -221,10 +221,10 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     if (run.record.dataset, run.record.rare) != (facts_of(dataset), rare_digit(stored.pretrain, dataset)):
         cause = f"{base.folder / RECORD} counts other images in a split, or of the rare digit, than its settings give."
         raise AlteredError(cause, RESTORE)
-    return opened(request, run, settings, device, dataset)
+    return workspace_of(request, run, settings, device, dataset)
 
 
-def opened(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
+def workspace_of(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
     """The workspace of a run whose data and settings are known already: its base is read from the file."""
     network, fingerprint = load_network(run.base.file(WEIGHTS), device)
     return Workspace(request, run, settings, device, dataset, network, fingerprint)

@@ -19,12 +19,12 @@ from lora_mnist import __version__
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import sample_by_outcome
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import base_tensors, copies_of, linear_layers, updates_of
+from lora_mnist.lora import base_tensors, linear_layers, updates_of, whole_modules_of
 from lora_mnist.pipeline.export import smallest_weights, store_weight
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.report.page import policy_hash, source
 from lora_mnist.runs.artifact import Artifact
-from lora_mnist.runs.atomic import require_unused, write_file
+from lora_mnist.runs.atomic import require_no_file, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
 from lora_mnist.settings.config import Count, Document, Many
 from lora_mnist.settings.layers import DATASETS
@@ -72,10 +72,10 @@ def export_page(
     with work.writing() if out is None else nullcontext():
         model, used = work.adapted(adapters, allow_unverified)
         names = [one.name for one in used]
-        if whole := [name for name in names if copies_of(model, name)]:
+        if whole := [name for name in names if whole_modules_of(model, name)]:
             raise UsageError(f"{whole[0]} trains modules whole, and the page holds A and B only.", "Leave it out.")
         file = out or work.run.exports / f"{'-'.join(names) or 'base'}.html"
-        require_unused(file, work.request.force)
+        require_no_file(file, work.request.force)
         checked: list[dict[str, float]] = [{}]  # what is on: nothing, then each adapter with those below it
         for name in names:
             on = {name, *work.run.on_top_of(name)} & set(names)

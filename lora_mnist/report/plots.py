@@ -106,7 +106,7 @@ def plots_of(
     for one in adapters:
         yield from _confusions(one, normalised)
         yield change_per_digit(one)
-        yield trade(one)
+        yield trade_off(one)
         yield strength_curve(one)
         if len(pictures := one.images.pictures["directions"]):
             figure = directions(pictures, next(iter(one.layers.values())).singular_values)
@@ -226,7 +226,7 @@ def change_per_digit(one: AdapterResults) -> Plot:
     return Plot(f"{name}-errors", figure, alt, f"{name}-digits.csv", tuple(marks))
 
 
-def trade(one: AdapterResults) -> Plot:
+def trade_off(one: AdapterResults) -> Plot:
     """Missed images of the digit against all errors: what each way of missing fewer of them costs."""
     name, digit, recommended = one.name, one.digit, one.curve.recommended
     points = [("before", one.comparison.before), (name, one.comparison.after)]

@@ -94,7 +94,7 @@ def require_writable(folder: Path) -> None:
             probe.write(b"probe")
 
 
-def require_unused(path: Path, force: bool) -> None:
+def require_no_file(path: Path, force: bool) -> None:
     """Check that a file of the user's choice can be written, before any work is spent.
 
     Raises UsageError if something is there and must not be replaced, or is no file, DiskError if the disk refuses.

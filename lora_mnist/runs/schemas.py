@@ -94,7 +94,7 @@ class Provenance(Document):
 Format = Literal["torch", "safetensors"]  # of a file of weights: what torch.save writes, or safetensors
 
 
-class SourceTensor(Document):
+class ImportedTensor(Document):
     """A tensor's name and dtype in the file that it was read from, and its name in the base."""
 
     name: str
@@ -102,14 +102,14 @@ class SourceTensor(Document):
     dtype: str
 
 
-class Source(Document):
+class ImportedFile(Document):
     """The file that a base was imported from."""
 
     file: str  # its name
     sha256: str
     format: Format
     key: Maybe[str] = None  # under which its tensors are, in a checkpoint that holds more
-    tensors: Many[SourceTensor]  # in the file's order
+    tensors: Many[ImportedTensor]  # in the file's order
 
     @property
     def rounds(self) -> bool:
@@ -128,7 +128,7 @@ class RunRecord(Document):
     dataset: DatasetFacts
     base_fingerprint: str
     rare: Maybe[RareDigit] = None
-    source: Maybe[Source] = None  # of an imported base; then `settings.pretrain` means nothing
+    source: Maybe[ImportedFile] = None  # of an imported base; then `settings.pretrain` means nothing
     replaced_fingerprint: Maybe[str] = None  # of the base whose place it took
 
 

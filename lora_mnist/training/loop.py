@@ -84,7 +84,7 @@ def train(
     warps = None if data.warps is None else data.warps.to(device).movedim(-3, 0).flatten(1, -2)
     offsets = torch.zeros(10, device=device) if data.offsets is None else data.offsets.to(device)
     offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)  # -> (jobs * batch, 10)
-    gradient = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
+    job_count = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
     rates = learning_rates(settings, len(batches))
     losses, curve = torch.zeros(len(rates), device=device), list[ValPoint]()
     tenths = {len(rates) * tenth // 10 for tenth in range(1, 11)} if val is not None and len(val) else set()
@@ -96,13 +96,13 @@ def train(
                 x = warp(x, warps[step])
             logits = model(x)  # (B, 28, 28) -> (B, 10)
             loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
-            loss.backward(gradient)
+            loss.backward(job_count)
             optimizer.step(rates[step])
             losses[step] = loss.detach()
             # a GPU is waited for when its losses are looked at, so that is not done in every step
             look = job_rates is None and (step % WINDOW == WINDOW - 1 or step == len(rates) - 1)
-            if look and len(wrong := (~losses[: step + 1].isfinite()).nonzero().flatten()):
-                cause = f"The loss became {float(losses[wrong[0]])} in step {int(wrong[0]) + 1}."
+            if look and len(diverged := (~losses[: step + 1].isfinite()).nonzero().flatten()):
+                cause = f"The loss became {float(losses[diverged[0]])} in step {int(diverged[0]) + 1}."
                 raise UsageError(cause, "Choose a lower --learning-rate.")
             if val is not None and step + 1 in tenths:
                 curve.append(_measured(model, val, step + 1))

@@ -61,7 +61,7 @@ def train_on_digit(
     else:
         model = with_adapter(start, name, recipe, settings.seed)
     if recipe.hard_examples and uncertainty is None:
-        uncertainty = least_confidence(model, dataset.train.images)
+        uncertainty = least_confidence(model, dataset.train.images)  # still `start`: lora_B is 0
     data = finetuning_data(digit, settings, dataset, uncertainty)
     return model, train(model, data, recipe, f"fine-tuning {digit}", progress, val=watched(dataset.val, data.batches))
 

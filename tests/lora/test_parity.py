@@ -23,7 +23,6 @@ from lora_mnist.lora import (
     combine_cat,
     combine_svd,
     compute_fingerprint,
-    copies_of,
     inject,
     load_adapter,
     merge,
@@ -31,6 +30,7 @@ from lora_mnist.lora import (
     save_adapter,
     unmerge,
     updates_of,
+    whole_modules_of,
 )
 
 from ..conftest import relative
@@ -128,7 +128,7 @@ def test_forward_gradients_and_five_steps_of_an_optimiser(pair):
     for path, update in updates_of(model, "a").items():
         layer = inside.get_submodule(path)
         pairs += [(update.lora_A, layer.lora_A.default.weight), (update.lora_B, layer.lora_B.default.weight)]
-    for path, part in copies_of(model, "a").items():
+    for path, part in whole_modules_of(model, "a").items():
         copied = inside.get_submodule(path).modules_to_save.default
         pairs += zip(part.parameters(), copied.parameters(), strict=True)
     assert {len(pairs)} == {len(parameters) for parameters in trained}
@@ -170,7 +170,7 @@ def test_beside_bf16_weights_it_learns_as_much_as_pefts():
 
 def test_our_folder_in_peft(pair, tmp_path):
     model, _, base, batch = pair
-    for part in copies_of(model, "a").values():
+    for part in whole_modules_of(model, "a").values():
         nn.init.normal_(part.weight, std=0.1)
     save_adapter(tmp_path, model, "a")
     loaded = peft.PeftModel.from_pretrained(base, tmp_path).eval()
@@ -265,7 +265,7 @@ def test_a_classifier_of_a_task_is_trained_whole_as_pefts_is(tmp_path):
     config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"])  # adds modules_to_save by itself
     theirs = peft.get_peft_model(copy.deepcopy(base), config)
     fill(theirs)
-    assert list(copies_of(here_and_back(tmp_path, base, theirs, batch), "b")) == ["classifier"]
+    assert list(whole_modules_of(here_and_back(tmp_path, base, theirs, batch), "b")) == ["classifier"]
 
 
 def test_a_tied_output_layer_is_adapted_and_the_whole_saved(tmp_path):

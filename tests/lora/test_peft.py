@@ -22,7 +22,7 @@ from lora_mnist.lora import (
     updates_of,
 )
 from lora_mnist.lora.fingerprint import compute_fingerprint, fingerprint_model
-from lora_mnist.lora.peft import CONFIG, WEIGHTS, load_adapter, load_fingerprint, save_adapter
+from lora_mnist.lora.peft import ADAPTER_WEIGHTS, CONFIG, load_adapter, load_fingerprint, save_adapter
 from lora_mnist.training.model import MLP
 
 from ..conftest import relative
@@ -99,7 +99,7 @@ def test_what_peft_saved_gives_pefts_logits_here_and_there_again(peft, base, tmp
             nn.init.normal_(parameter.data)
             parameter.data = parameter.data.to(dtype).float()
     theirs.save_pretrained(tmp_path)
-    weights = tmp_path / WEIGHTS
+    weights = tmp_path / ADAPTER_WEIGHTS
     save_file({key: tensor.to(dtype) for key, tensor in load_file(weights).items()}, weights)
     model = copy.deepcopy(base)
     assert load_fingerprint(tmp_path) is None
@@ -187,7 +187,7 @@ def test_targets_that_somebody_wrote_by_hand_are_those_of_the_weights_file(saved
 
 def test_an_adapter_without_a_fingerprint_is_refused_unless_that_is_allowed(saved):
     base, model, folder = saved
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     save_file(load_file(path), path)
     with pytest.raises(AdapterError, match="allow_unverified=True"):
         load_adapter(folder, base, "a")
@@ -284,8 +284,8 @@ def tensors(spoil):
     """Rewrite the weights file, without its metadata."""
 
     def rewrite(folder):
-        spoil(found := load_file(folder / WEIGHTS))
-        save_file(found, folder / WEIGHTS)
+        spoil(found := load_file(folder / ADAPTER_WEIGHTS))
+        save_file(found, folder / ADAPTER_WEIGHTS)
 
     return rewrite
 
@@ -296,18 +296,24 @@ def content(name, spoil):
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 SPOILT = {  # what is done to a folder, and what is said of it
-    "a tensor dropped": (tensors(lambda found: found.pop(KEY)), WEIGHTS),
-    "another tensor": (tensors(lambda found: found.update({KEY.replace("1", "2"): found[KEY].clone()})), WEIGHTS),
-    "a base weight": (tensors(lambda found: found.update({"linear1.weight": torch.ones(12, 784)})), WEIGHTS),
-    "another shape": (tensors(lambda found: found.update({KEY: found[KEY].T.contiguous()})), WEIGHTS),
-    "another dtype": (tensors(lambda found: found.update({KEY: found[KEY].int()})), WEIGHTS),
-    "NaN": (tensors(lambda found: found[KEY].fill_(torch.nan)), WEIGHTS),
-    "another format": (lambda folder: save_file({"linear1.lora_A": torch.ones(2)}, folder / WEIGHTS), "Convert it"),
-    "truncated": (content(WEIGHTS, lambda found: found[:-8]), WEIGHTS),
-    "empty": (content(WEIGHTS, lambda _: b""), f"{WEIGHTS} cannot be read"),
-    "an unknown dtype": (content(WEIGHTS, lambda found: found.replace(b'"F32"', b'"F4" ', 1)), WEIGHTS),
-    "a pointer": (content(WEIGHTS, lambda _: POINTER), "pointer of Git LFS.*git lfs pull"),
-    "pickled": (lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"), "bin is pickled"),
+    "a tensor dropped": (tensors(lambda found: found.pop(KEY)), ADAPTER_WEIGHTS),
+    "another tensor": (
+        tensors(lambda found: found.update({KEY.replace("1", "2"): found[KEY].clone()})),
+        ADAPTER_WEIGHTS,
+    ),
+    "a base weight": (tensors(lambda found: found.update({"linear1.weight": torch.ones(12, 784)})), ADAPTER_WEIGHTS),
+    "another shape": (tensors(lambda found: found.update({KEY: found[KEY].T.contiguous()})), ADAPTER_WEIGHTS),
+    "another dtype": (tensors(lambda found: found.update({KEY: found[KEY].int()})), ADAPTER_WEIGHTS),
+    "NaN": (tensors(lambda found: found[KEY].fill_(torch.nan)), ADAPTER_WEIGHTS),
+    "another format": (
+        lambda folder: save_file({"linear1.lora_A": torch.ones(2)}, folder / ADAPTER_WEIGHTS),
+        "Convert it",
+    ),
+    "truncated": (content(ADAPTER_WEIGHTS, lambda found: found[:-8]), ADAPTER_WEIGHTS),
+    "empty": (content(ADAPTER_WEIGHTS, lambda _: b""), f"{ADAPTER_WEIGHTS} cannot be read"),
+    "an unknown dtype": (content(ADAPTER_WEIGHTS, lambda found: found.replace(b'"F32"', b'"F4" ', 1)), ADAPTER_WEIGHTS),
+    "a pointer": (content(ADAPTER_WEIGHTS, lambda _: POINTER), "pointer of Git LFS.*git lfs pull"),
+    "pickled": (lambda folder: (folder / ADAPTER_WEIGHTS).rename(folder / "adapter_model.bin"), "bin is pickled"),
     "moved": (lambda folder: folder.rename(folder.with_name("moved")), "There is no folder"),
     "no config": (lambda folder: (folder / CONFIG).unlink(), f"{CONFIG}.*estore"),
     "an empty config": (content(CONFIG, lambda _: b""), f"{CONFIG} is not JSON.*estore"),
@@ -334,7 +340,7 @@ def test_a_spoilt_folder_is_called_what_it_is_and_the_model_stays_as_it_was(save
 @pytest.mark.parametrize("text", ["", "{}", "[" * 100_000])
 def test_a_damaged_fingerprint_does_not_pass_for_a_missing_one(saved, text):
     base, _, folder = saved
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     save_file(load_file(path), path, {"base_fingerprint": text})
     with pytest.raises(AdapterError, match="fingerprint is damaged"):
         load_adapter(folder, base, "a", allow_unverified=True)
@@ -345,7 +351,7 @@ def test_a_layer_that_occurs_twice_is_not_taken_from_peft(tmp_path):
     model = nn.Sequential(shared, nn.Sequential(shared))
     add(model, "a", LoRAConfig(rank=1))
     save_adapter(tmp_path, model, "a")
-    path = tmp_path / WEIGHTS
+    path = tmp_path / ADAPTER_WEIGHTS
     remove(model, "a")
     load_adapter(tmp_path, model, "a")  # ours, which says so by its fingerprint
     remove(model, "a")
@@ -391,7 +397,7 @@ def test_moved_running_statistics_are_a_warning_and_other_weights_an_error(tmp_p
 
 def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(base, tmp_path):
     model, folder = _save(tmp_path, base, LoRAConfig(("linear1",), rank=3, alpha=5.0, dtype=torch.float64))
-    assert {tensor.dtype for tensor in load_file(folder / WEIGHTS).values()} == {torch.float64}
+    assert {tensor.dtype for tensor in load_file(folder / ADAPTER_WEIGHTS).values()} == {torch.float64}
     assert load_adapter(folder, base, "a")["linear1"].lora_A.dtype == torch.float64
     assert torch.equal(base(IMAGES), model(IMAGES))
 
@@ -400,7 +406,7 @@ def test_an_adapter_in_fp64_is_stored_and_comes_back_in_fp64(base, tmp_path):
 def test_a_file_that_lost_a_layer_does_not_load_as_a_part(saved, targets):
     base, _, folder = saved
     change(folder, target_modules=targets)
-    path = folder / WEIGHTS
+    path = folder / ADAPTER_WEIGHTS
     save_file({key: tensor for key, tensor in load_file(path).items() if "linear3" not in key}, path)
     with pytest.raises(AdapterError, match="linear3"):
         load_adapter(folder, base, "a", allow_unverified=True)

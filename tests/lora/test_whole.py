@@ -13,7 +13,6 @@ from lora_mnist.lora import (
     base_tensors,
     combine_cat,
     compute_fingerprint,
-    copies_of,
     disabled,
     inject,
     linear_layers,
@@ -27,6 +26,7 @@ from lora_mnist.lora import (
     train_only,
     unmerge,
     updates_of,
+    whole_modules_of,
 )
 
 from ..models import by_hand, generator
@@ -69,7 +69,7 @@ def test_it_trains_and_the_base_keeps_its_own():
         *("body.updates.a.lora_A", "body.updates.a.lora_B"),
         *("classifier.updates.a.weight", "classifier.updates.a.bias"),
     }
-    assert not torch.equal(copies_of(model, "a")["classifier"].weight, base.classifier.weight)
+    assert not torch.equal(whole_modules_of(model, "a")["classifier"].weight, base.classifier.weight)
     assert compute_fingerprint(base_tensors(model)) == compute_fingerprint(base.state_dict())
     with disabled(model):
         assert torch.equal(model(X), base(X))
@@ -86,7 +86,7 @@ def test_it_is_one_of_two_linear_layers_that_is_not_adapted():
 def test_the_result_is_that_of_a_plain_network_trained_so():
     model, base = trained()
     expected = by_hand(base, updates_of(model, "a"), 3 / 2)
-    expected.classifier = copy.deepcopy(copies_of(model, "a")["classifier"])
+    expected.classifier = copy.deepcopy(whole_modules_of(model, "a")["classifier"])
     torch.testing.assert_close(model(X), expected(X))
     plain = merged_copy(model)
     assert type(plain.classifier) is nn.Linear
@@ -157,7 +157,7 @@ def test_what_is_no_more_than_a_container_is_refused_and_a_sequence_is_gone_thro
     assert model.part is part
     model.part = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
     inject(model, "a", CONFIG, also_train="part")
-    copied = list(copies_of(model, "a")["part"])
+    copied = list(whole_modules_of(model, "a")["part"])
     assert [*model.part] == [model.part[i] for i in range(len(model.part))] == copied
 
 
@@ -195,7 +195,7 @@ def test_a_state_dict_has_the_copy_beside_the_base():
     assert set(state) >= {name for name, _ in model.named_parameters()}
     assert torch.equal(state["classifier.base.weight"], base.classifier.weight)
     assert base_tensors(model).keys() == base.state_dict().keys()
-    assert torch.equal(state["classifier.updates.a.weight"], copies_of(model, "a")["classifier"].weight)
+    assert torch.equal(state["classifier.updates.a.weight"], whole_modules_of(model, "a")["classifier"].weight)
     other, _ = trained()
     nn.init.zeros_(other.classifier.updates["a"].weight)
     for plain_or_not in (base.state_dict(), state):

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError, UsageError
-from lora_mnist.lora import copies_of, switch
+from lora_mnist.lora import switch, whole_modules_of
 from lora_mnist.pipeline import Request, open_workspace
 from lora_mnist.pipeline import export as export_file
 from lora_mnist.play import one_file
@@ -267,6 +267,6 @@ def test_the_smallest_weights_that_keep_the_decisions_are_taken(work, tmp_path, 
 
 
 def test_an_adapter_that_trains_whole_modules_is_refused(work, monkeypatch):
-    monkeypatch.setattr(one_file, "copies_of", lambda model, name: {"linear3": copies_of(model, name)})
+    monkeypatch.setattr(one_file, "whole_modules_of", lambda model, name: {"linear3": whole_modules_of(model, name)})
     with pytest.raises(UsageError, match="trains modules whole"):
         export_page(work, [Applied(work.run.adapter_names()[0])])

@@ -97,7 +97,7 @@ def test_the_trade_shows_every_curve_and_every_point():
         comparison=SimpleNamespace(before=counts(9, 50), after=counts(2, 40)),
         alternatives=[Alternative("control", "a control", counts(6, 30))],
     )
-    plot = plots.trade(adapter)
+    plot = plots.trade_off(adapter)
     axes = plot.figure.axes[0]
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["a number added to the logit of 9"] == [[9, 50], [5, 60], [1, 400]]
