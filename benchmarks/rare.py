@@ -36,13 +36,13 @@ def main() -> None:
 def lines_of(rows: Sequence[Row]) -> Iterator[list[str]]:
     """The cells of every line below the heading."""
     saw_all = {row.seed: row.before[SPLIT] for row in rows if row.pretrain.rare_digit == "none"}
-    groups = defaultdict[tuple[float, str], list[Row]](list)
+    groups = defaultdict[tuple[float, int, str], list[Row]](list)
     for row in rows:
         if row.method in ("lora", "full"):
             share = 1.0 if row.pretrain.rare_digit == "none" else row.pretrain.rare_share
-            groups[share, setting_of(row)].append(row)
+            groups[share, row.rank or 0, setting_of(row)].append(row)
     shown = set[float]()
-    for (share, setting), group in sorted(groups.items()):
+    for (share, _, setting), group in sorted(groups.items()):
         before = {row.seed: row.before[SPLIT] for row in group}
         after = {row.seed: row.after[SPLIT] for row in group}
         digit, seen = group[0].digit, f"{100 * share:g} %"
