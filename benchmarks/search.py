@@ -34,9 +34,9 @@ def main() -> None:
     print_line(*len(HEAD) * ["---"])
     for base, recipes in bases.items():
         everyone = [row for rows in recipes.values() for row in rows]
-        print_line(base, *counts_of({row.seed: row.before[SPLIT] for row in everyone}, {})[:3], "", "")
+        print_line(base, *counts_of({row.seed: row.before[SPLIT] for row in everyone}), "", "")
         for name, rows in sorted(recipes.items(), key=lambda one: sum(row.after[SPLIT].errors for row in one[1])):
-            after = counts_of({row.seed: row.after[SPLIT] for row in rows}, {})[:3]
+            after = counts_of({row.seed: row.after[SPLIT] for row in rows})
             worst = estimate_of((row.seed, worst_other(row)) for row in rows)
             verdicts = Counter(row.verdict or "nothing kept" for row in rows)
             said = ", ".join(f"{count} {kind}" for kind, count in verdicts.most_common())

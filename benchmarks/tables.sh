@@ -32,10 +32,10 @@ for share in 0.02 0.1; do
   rare=("${ten[@]}" --digit 9 --set pretrain.rare_digit=9 --set "pretrain.rare_share=$share")
   sweep "rare-$share-default" "rare-$share" "${rare[@]}" --full --control
   sweep "rare-$share-thorough" "rare-$share" "${rare[@]}" --config thorough
-  sweep "rare-$share-rank1" "rare-$share" "${rare[@]}" --config rare
+  sweep "rare-$share-rank1" "rare-$share" "${rare[@]}" --config rare --control
 done
 sweep rare-ranks rare-0.02 "${ten[@]}" --digit 9 --config rare --rank 1,2,4,8,16,32
-sweep rare-none rare-none "${ten[@]}" --digit 9 --config rare --set 'pretrain.rare_digit="none"'
+sweep rare-none rare-none "${ten[@]}" --digit 9 --config rare --rank 1,2,4,8,16,32 --set 'pretrain.rare_digit="none"'
 for share in 0.005 0.01 0.05 0.2 0.5; do
   sweep "rare-$share-rank1" rare-shares "${five[@]}" --digit 9 --config rare --set "pretrain.rare_share=$share"
 done
