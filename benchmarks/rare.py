@@ -12,7 +12,7 @@ all. Held-out images had said before that the fours suffer most (benchmarks/sear
 
 import argparse
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lora_mnist.sweep.rows import Row, SplitCounts, Store
@@ -32,8 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="+", type=Path)
     rows = [row for sweep in parser.parse_args().sweeps for row in Store(sweep).rows.values()]
-    for cells in (HEAD, len(HEAD) * ["---"], *lines_of(rows)):
-        print(f"| {' | '.join(cells)} |")
+    print_table(HEAD, lines_of(rows))
 
 
 def lines_of(rows: Sequence[Row]) -> Iterator[list[str]]:
@@ -53,11 +52,9 @@ def lines_of(rows: Sequence[Row]) -> Iterator[list[str]]:
         if share not in shown:
             shown.add(share)
             yield [seen, "", *counts_of(before), "", more(before, saw_all), "", "", fours(before, saw_all), ""]
-        verdicts = Counter(row.verdict or "nothing kept" for row in group)
-        said = ", ".join(f"{count} {kind}" for kind, count in verdicts.most_common())
         threshold = str(estimate_of((row.seed, row.threshold_on_test.errors) for row in group))
         differences = (more(after, saw_all), more(after, alike), fours(after, before), fours(after, saw_all))
-        yield [seen, setting, *counts_of(after), threshold, *differences, said]
+        yield [seen, setting, *counts_of(after), threshold, *differences, verdicts_of(group)]
 
 
 def setting_of(row: Row) -> str:
@@ -71,6 +68,18 @@ def counts_of(networks: Networks) -> list[str]:
     """Missed, false alarms and all errors."""
     metrics = ("missed", "false_alarms", "errors")
     return [str(estimate_of((seed, one.of(metric)) for seed, one in networks.items())) for metric in metrics]
+
+
+def verdicts_of(rows: Sequence[Row]) -> str:
+    """How many of each there are."""
+    verdicts = Counter(row.verdict or "nothing kept" for row in rows)
+    return ", ".join(f"{count} {kind}" for kind, count in verdicts.most_common())
+
+
+def print_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+    """In Markdown."""
+    for cells in (head, len(head) * ["---"], *lines):
+        print(f"| {' | '.join(cells)} |")
 
 
 def more(networks: Networks, others: Networks) -> str:

@@ -7,10 +7,11 @@ Means over the bases of the sweep with 95 % intervals (Student's t), on the imag
 """
 
 import argparse
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rare import SPLIT, counts_of
+from rare import SPLIT, counts_of, print_table, verdicts_of
 
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.rows import Row, Store
@@ -20,27 +21,27 @@ HEAD = ("recipe", "missed", "false alarms", "all errors", "worst other digit", "
 
 
 def main() -> None:
-    """Print the table: of each share of a rare digit the base, then the recipes, those with the fewest errors first."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("sweep", type=Path)
     arguments = parser.parse_args()
+    print_table(HEAD, lines_of(list(Store(arguments.sweep).rows.values()), arguments.config))
+
+
+def lines_of(rows: Sequence[Row], config: str) -> Iterator[list[str]]:
+    """The cells of every line: of each share of a rare digit the base, then the recipes, the fewest errors first."""
     bases = defaultdict[str, dict[str, list[Row]]](lambda: defaultdict(list))
-    for row in Store(arguments.sweep).rows.values():
+    for row in rows:
         pretrain = row.pretrain
         base = "the base" if pretrain.rare_digit == "none" else f"a base that saw {100 * pretrain.rare_share:g} %"
-        bases[base][name_of(row, arguments.config)].append(row)
-    print_line(*HEAD)
-    print_line(*len(HEAD) * ["---"])
+        bases[base][name_of(row, config)].append(row)
     for base, recipes in bases.items():
-        everyone = [row for rows in recipes.values() for row in rows]
-        print_line(base, *counts_of({row.seed: row.before[SPLIT] for row in everyone}), "", "")
-        for name, rows in sorted(recipes.items(), key=lambda one: sum(row.after[SPLIT].errors for row in one[1])):
-            after = counts_of({row.seed: row.after[SPLIT] for row in rows})
-            worst = estimate_of((row.seed, worst_other(row)) for row in rows)
-            verdicts = Counter(row.verdict or "nothing kept" for row in rows)
-            said = ", ".join(f"{count} {kind}" for kind, count in verdicts.most_common())
-            print_line(name, *after, worst.points, said)
+        yield [base, *counts_of({row.seed: row.before[SPLIT] for tried in recipes.values() for row in tried}), "", ""]
+        for name, tried in sorted(recipes.items(), key=lambda one: sum(row.after[SPLIT].errors for row in one[1])):
+            worst = estimate_of((row.seed, worst_other(row)) for row in tried)
+            after = counts_of({row.seed: row.after[SPLIT] for row in tried})
+            yield [name, *after, worst.points, verdicts_of(tried)]
 
 
 def name_of(row: Row, config: str) -> str:
@@ -56,11 +57,6 @@ def worst_other(row: Row) -> float:
     before, after = row.before[SPLIT], row.after[SPLIT]
     others = [digit for digit in range(10) if digit != row.digit]
     return max(100 * (after.wrong[digit] - before.wrong[digit]) / after.images[digit] for digit in others)
-
-
-def print_line(*cells: str) -> None:
-    """As a line of a table in Markdown."""
-    print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plain(error: UnicodeError) -> tuple[str, int]:
     """What stands for characters that the terminal's encoding, as cp1252, does not have."""
     assert isinstance(error, UnicodeEncodeError)
-    likenesses = {"→": "->", "·": ".", "×": "x", "−": "-", "±": "+-", "…": "...", "–": "-", "─": "-", "│": "|"}
-    return "".join(likenesses.get(one, "?") for one in error.object[error.start : error.end]), error.end
+    ascii_for = {"→": "->", "·": ".", "×": "x", "−": "-", "±": "+-", "…": "...", "–": "-", "─": "-", "│": "|"}
+    return "".join(ascii_for.get(one, "?") for one in error.object[error.start : error.end]), error.end
 
 
 def _join_options() -> None:

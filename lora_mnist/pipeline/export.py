@@ -1,10 +1,10 @@
 """The base with adapters in its weights as one file for elsewhere: ONNX for phones and browsers, torch.export's, or,
-of an imported base, one like the file that it came from. And how small its weights can be stored (the HTML page)."""
+of an imported base, one like the file that it came from."""
 
 import copy
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from lora_mnist import __version__
 from lora_mnist.errors import ProofError, UsageError, shown
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite
 from lora_mnist.evaluation.proof import largest_of
-from lora_mnist.lora import linear_layers, merged_copy, switch
+from lora_mnist.lora import merged_copy
 from lora_mnist.pipeline.state_dict import original_content, tensors_in
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.runs.atomic import require_no_file, write_file
@@ -34,8 +34,6 @@ ABOUT = "lora_mnist"  # under which the provenance stands in the file
 Network = Callable[[torch.Tensor], torch.Tensor]  # images as below -> logits
 TOLERANCE = 1e-4  # of the largest logit: other libraries sum in another order
 ROUNDED = 0.05  # likewise, where a file's own dtype has only 8 or 11 bits of a merged weight
-KINDS = ("int8", "fp16", "fp32")  # of stored weights: the smallest that keeps `SAME` of the decisions
-SAME = 0.9995
 
 
 class ExportMetadata(Document):
@@ -216,46 +214,3 @@ def _through_onnx(program: torch.export.ExportedProgram, about: str) -> tuple[by
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return content, lambda images: torch.from_numpy(session.run([LOGITS], {IMAGES: images.numpy()})[0])
-
-
-def smallest_weights(
-    work: Workspace, model: MLP, switched: Sequence[Mapping[str, float]]
-) -> tuple[str, float, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """The first of `KINDS` in which the base's weights, A and B apart, can be stored and decide as they do in fp32.
-
-    Args:
-        switched: strengths of the adapters of `model`; it has to hold for each of them.
-
-    Returns:
-        the kind, the smallest share of decisions that are the same, and for each of `switched` the logits (N, 10) of
-        all held-out images: with the weights as they are, and as stored.
-
-    Raises UsageError if logits are not finite.
-    """
-
-    def logits(network: MLP, on: Mapping[str, float]) -> torch.Tensor:
-        switch(network, on)
-        found = held_out_logits(network, work.dataset)
-        require_finite(found, "Leave that adapter out.")
-        return torch.cat(list(found.values()))
-
-    ours = [logits(model, on) for on in switched]
-    for kind in KINDS:
-        read = copy.deepcopy(model)
-        for layer in linear_layers(read).values():
-            layer.weight.data = store_weight(layer.weight.data, kind)[2]
-        pairs = [(one, logits(read, on)) for one, on in zip(ours, switched, strict=True)]
-        same = min(int((one.argmax(1) == other.argmax(1)).sum()) / len(one) for one, other in pairs)
-        if same >= SAME:  # fp32 always does
-            break
-    return kind, same, pairs
-
-
-def store_weight(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A weight (out, in) as stored, the scale of its rows (out, 1), and the fp32 that a reader makes of both."""
-    if kind != "int8":
-        stored = weight.to({"fp16": torch.float16, "fp32": torch.float32}[kind])
-        return stored, torch.ones(len(weight), 1), stored.float()
-    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
-    stored = (weight / scale).round().to(torch.int8)
-    return stored, scale, stored * scale

@@ -5,6 +5,7 @@ browser, by `static/network.js`. The playground serves the same page, with what 
 """
 
 import base64
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,10 +18,9 @@ from markupsafe import Markup
 
 from lora_mnist import __version__
 from lora_mnist.errors import UsageError
-from lora_mnist.evaluation.metrics import sample_by_outcome
+from lora_mnist.evaluation.metrics import held_out_logits, require_finite, sample_by_outcome
 from lora_mnist.evaluation.verdict import verdict_of
-from lora_mnist.lora import base_tensors, linear_layers, updates_of, whole_modules_of
-from lora_mnist.pipeline.export import smallest_weights, store_weight
+from lora_mnist.lora import base_tensors, linear_layers, switch, updates_of, whole_modules_of
 from lora_mnist.pipeline.workspace import Workspace
 from lora_mnist.report.page import policy_hash, source
 from lora_mnist.runs.artifact import Artifact
@@ -37,6 +37,8 @@ SCRIPTS = (  # in this order they make one script
     *("gallery", "facts", "main"),
 )
 TEACHING = ("api", "tray", "lesson", "teach")  # what only the playground has; they follow the others
+KINDS = ("int8", "fp16", "fp32")  # of stored weights: the smallest that keeps `SAME` of the decisions
+SAME = 0.9995
 STRENGTHS = (0.5, 1.0)  # at which every adapter is checked, beside the base
 
 
@@ -87,7 +89,7 @@ def export_page(
         decisions = [ours[-test:].argmax(1) for ours, _ in logits[:: len(STRENGTHS)]]  # test is last
         words = f"{kind}; {100 * same:.2f} % of {images:,} held-out images are decided as in fp32"
         strength = adapters[0].strength if adapters else 1.0
-        page, _ = render(work, hold(work, kind, packed, decisions), words, strength)
+        page, _ = render(work, page_data(work, kind, packed, decisions), words, strength)
         write_file(file, page)
     return PageExport(
         file=str(file),
@@ -102,7 +104,50 @@ def export_page(
     )
 
 
-def hold(
+def smallest_weights(
+    work: Workspace, model: MLP, switched: Sequence[Mapping[str, float]]
+) -> tuple[str, float, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The first of `KINDS` in which the base's weights, A and B apart, can be stored and decide as they do in fp32.
+
+    Args:
+        switched: strengths of the adapters of `model`; it has to hold for each of them.
+
+    Returns:
+        the kind, the smallest share of decisions that are the same, and for each of `switched` the logits (N, 10) of
+        all held-out images: with the weights as they are, and as stored.
+
+    Raises UsageError if logits are not finite.
+    """
+
+    def logits(network: MLP, on: Mapping[str, float]) -> torch.Tensor:
+        switch(network, on)
+        found = held_out_logits(network, work.dataset)
+        require_finite(found, "Leave that adapter out.")
+        return torch.cat(list(found.values()))
+
+    ours = [logits(model, on) for on in switched]
+    for kind in KINDS:
+        read = copy.deepcopy(model)
+        for layer in linear_layers(read).values():
+            layer.weight.data = store_weight(layer.weight.data, kind)[2]
+        pairs = [(one, logits(read, on)) for one, on in zip(ours, switched, strict=True)]
+        same = min(int((one.argmax(1) == other.argmax(1)).sum()) / len(one) for one, other in pairs)
+        if same >= SAME:  # fp32 always does
+            break
+    return kind, same, pairs
+
+
+def store_weight(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A weight (out, in) as stored, the scale of its rows (out, 1), and the fp32 that a reader makes of both."""
+    if kind != "int8":
+        stored = weight.to({"fp16": torch.float16, "fp32": torch.float32}[kind])
+        return stored, torch.ones(len(weight), 1), stored.float()
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
+    stored = (weight / scale).round().to(torch.int8)
+    return stored, scale, stored * scale
+
+
+def page_data(
     work: Workspace, kind: str, adapters: Sequence[Mapping[str, Any]], decisions: Sequence[torch.Tensor]
 ) -> dict[str, Any]:
     """What the page's script reads: the base of `work`, adapters and test images.
@@ -160,11 +205,12 @@ def pack_adapter(model: MLP, name: str, saved: Artifact | None = None) -> dict[s
 
 
 def render(
-    work: Workspace, held: Mapping[str, Any], weights: str, strength: float = 1.0, teach: bool = False
+    work: Workspace, data: Mapping[str, Any], weights: str, strength: float = 1.0, teach: bool = False
 ) -> tuple[bytes, str]:
-    """The page that holds `held`, and its content security policy, which allows its own script and style only.
+    """The page with `data`, and its content security policy, which allows its own script and style only.
 
     Args:
+        data: what `page_data` makes.
         weights: how they are stored, in words.
         strength: at which the slider begins.
         teach: with what the playground adds, which asks the server.
@@ -177,14 +223,14 @@ def render(
     style = joined("style.css", *(["teach.css"] if teach else []))
     policy = f"default-src 'none'; script-src '{policy_hash(script)}'; style-src '{policy_hash(style)}'; img-src data:"
     policy += "; base-uri 'none'; form-action 'none'" + ("; connect-src 'self'" if teach else "")
-    mended = {one["digit"] for one in held["adapters"] if one.get("summary", "").startswith("digit")}
+    repaired = {one["digit"] for one in data["adapters"] if one.get("summary", "").startswith("digit")}
     template = Template(joined("page.html.j2"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = template.render(
         work=work,
-        held=held,
+        data=data,
         weights=weights,
         strength=strength,
-        mended=" and ".join(f"{digit}s" for digit in sorted(mended)),
+        repaired=" and ".join(f"{digit}s" for digit in sorted(repaired)),
         teach=teach,
         version=__version__,
         dataset=DATASETS[work.dataset.name],
@@ -193,7 +239,7 @@ def render(
         policy=Markup(policy),
         style=Markup(style),
         script=Markup(script),
-        json=Markup(json.dumps(held, separators=(",", ":")).replace("<", "\\u003c")),  # a name could hold </script>
+        json=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),  # a name could hold </script>
     )
     return page.encode(), policy
 

@@ -26,7 +26,7 @@ from lora_mnist.lora import load_adapter
 from lora_mnist.pipeline.teach import NAME as TAUGHT
 from lora_mnist.pipeline.teach import TaughtAdapter
 from lora_mnist.pipeline.workspace import Workspace, free_name, open_workspace
-from lora_mnist.play.one_file import hold, pack_adapter, render
+from lora_mnist.play.one_file import pack_adapter, page_data, render
 from lora_mnist.play.teaching import KeepRequest, Teacher, TeachRequest
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import first_fault
@@ -218,5 +218,5 @@ def page_now(work: Workspace) -> tuple[bytes, str]:
     run, adapters = Run(work.run.path), run_now(work)["adapters"]
     usable = [run.adapter(one["name"]) for one in adapters if "problem" not in one]
     logits = [work.logits_with(())["test"], *(saved.logits()["test"] for saved in usable)]
-    held = hold(work, "fp32", adapters, [one.argmax(1) for one in logits])
-    return render(work, held, "fp32, as the run has them", teach=True)
+    data = page_data(work, "fp32", adapters, [one.argmax(1) for one in logits])
+    return render(work, data, "fp32, as the run has them", teach=True)

@@ -17,9 +17,8 @@ from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError, UsageError
 from lora_mnist.lora import switch, whole_modules_of
 from lora_mnist.pipeline import Request, open_workspace
-from lora_mnist.pipeline import export as export_file
 from lora_mnist.play import one_file
-from lora_mnist.play.one_file import export_page, hold, render
+from lora_mnist.play.one_file import export_page, page_data, render
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
@@ -84,8 +83,8 @@ def text_of(array: np.ndarray) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "fp16", "fp32"])
 def test_the_page_computes_what_torch_computes(opened, work, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(export_file, "KINDS", (kind,))
-    monkeypatch.setattr(export_file, "SAME", 0.99)  # in int8 so small a network decides 0.35 % otherwise
+    monkeypatch.setattr(one_file, "KINDS", (kind,))
+    monkeypatch.setattr(one_file, "SAME", 0.99)  # in int8 so small a network decides 0.35 % otherwise
     names, file = work.run.adapter_names(), tmp_path / "page.html"
     export_page(work, [Applied(name) for name in names], file)
     page, images = opened(file), work.dataset.test.images
@@ -105,7 +104,9 @@ def test_a_base_that_wants_its_pixels_otherwise(opened, work, tmp_path):
     base = copy.deepcopy(work.base)
     base.mean, base.std, base.linear1.bias = 0.3, -0.5, None  # as an imported one may
     page = replace(work, base=base)
-    (tmp_path / "page.html").write_bytes(render(page, hold(page, "fp32", [], [torch.zeros(1000).long()]), "fp32")[0])
+    (tmp_path / "page.html").write_bytes(
+        render(page, page_data(page, "fp32", [], [torch.zeros(1000).long()]), "fp32")[0]
+    )
     images = work.dataset.test.images
     theirs = through(opened(tmp_path / "page.html"), images, [], 0)
     assert (logits_of(base, images) - theirs).abs().max() < 1e-4
@@ -240,7 +241,7 @@ def test_it_holds_weights_and_no_results(exported):
     held = json.loads(re.search(r'id="held">(.*?)</script>', page)[1])
     assert held.keys() == {"kind", "mean", "std", "layers", "adapters", "on", "test", "images"}
     assert held["images"].keys() == {"pixels", "labels", "indices"}
-    assert exported.same_decisions >= export_file.SAME
+    assert exported.same_decisions >= one_file.SAME
     assert exported.base_fingerprint in page
     assert exported.run_digest in page
 
@@ -262,7 +263,7 @@ def test_the_command_writes_it_once_and_says_what_was_checked(succeeds, fails, r
 def test_the_smallest_weights_that_keep_the_decisions_are_taken(work, tmp_path, monkeypatch, right):
     kinds = ("int8", "fp16", "fp32")
     keeps = dict(zip(kinds, [kinds.index(kind) >= kinds.index(right) for kind in kinds], strict=True))
-    monkeypatch.setattr(export_file, "store_weight", lambda weight, kind: (weight, weight, weight * keeps[kind]))
+    monkeypatch.setattr(one_file, "store_weight", lambda weight, kind: (weight, weight, weight * keeps[kind]))
     assert export_page(work, out=tmp_path / "page.html").weights == right
 
 
