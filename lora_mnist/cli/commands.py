@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_mnist.cli import options as o
-from lora_mnist.cli import results, tables
+from lora_mnist.cli import answers, tables
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair, in_run
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
 from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
@@ -48,7 +48,7 @@ def run(
     def show(stage: "Done") -> None:
         done.append(stage)
         if not (session.json or session.quiet):
-            print_all(*results.stage_lines(done, rounds))
+            print_all(*answers.stage_lines(done, rounds))
 
     with Run(run).writing():  # from the first stage to the last, not only during each of them
         work, whole = run_stages(request, rounds, control, show)
@@ -57,11 +57,11 @@ def run(
         with replace(work.progress, stage="4/4 ").waiting("writing the report"):
             file = write_report(work.run)
     document = {"pretrain": whole.pretraining, "finetune": whole.rounds[0], "rounds": whole.rounds, "report": str(file)}
-    if results.was_finished(done):
-        parts = [results.finished(whole, file)]
+    if answers.was_finished(done):
+        parts = [answers.finished(whole, file)]
     else:
-        report_line = results.stage_line("4/4 report", f"{time.perf_counter() - started:.1f} s", str(file))
-        parts = [report_line, results.whole(whole, run)]
+        report_line = answers.stage_line("4/4 report", f"{time.perf_counter() - started:.1f} s", str(file))
+        parts = [report_line, answers.whole(whole, run)]
     if verbose:
         parts += [tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds)]
         parts.append(tables.path(whole.rounds))
@@ -87,7 +87,7 @@ def pretrain(
 
     work, pretraining = pretrain(o.request_of(run, session, common, **base.settings(**vars(loop))))
     more = verbose and tables.evaluation(pretraining)
-    print_result(pretraining, session, results.pretraining(pretraining), more, file=work.run.base.folder)
+    print_result(pretraining, session, answers.pretraining(pretraining), more, file=work.run.base.folder)
 
 
 def import_base(
@@ -113,7 +113,7 @@ def import_base(
     request = o.request_of(run, session, common)
     work, imported = import_base(request, file, mean, std, pixels)
     more = verbose and tables.evaluation(imported)
-    print_result(imported, session, results.imported(imported), more, file=work.run.base.folder)
+    print_result(imported, session, answers.imported(imported), more, file=work.run.base.folder)
 
 
 def evaluate(
@@ -211,7 +211,7 @@ def merge(
     work = _open(run, session, o.ConfigOptions(force=force), **o.given("finetune", name=name))
     merged, base = merge(work, adapters.applied(), adapters.allow_unverified), work.run.base.evaluation
     more = verbose and tables.evaluation(merged.evaluation, base)
-    print_result(merged, session, results.merged(merged, base, run), more, file=merged.file)
+    print_result(merged, session, answers.merged(merged, base, run), more, file=merged.file)
 
 
 def extract(
@@ -408,10 +408,10 @@ def export(
         from lora_mnist.play.one_file import export_page
 
         page = export_page(work, adapters.applied(), out, adapters.allow_unverified)
-        print_result(page, session, results.page_exported(page), file=page.file)
+        print_result(page, session, answers.page_exported(page), file=page.file)
     else:
         exported = export(work, adapters.applied(), format, out, adapters.allow_unverified)
-        print_result(exported, session, results.exported(exported), file=exported.file)
+        print_result(exported, session, answers.exported(exported), file=exported.file)
 
 
 def teach(
@@ -438,7 +438,7 @@ def teach(
     settings = o.given("teach", rank=rank, steps=steps, share=share, guard=guard, name=name)
     work = _open(run, session, common, **settings)
     taught = teach_and_keep(work, read_drawings(folder), dry_run)
-    print_result(taught, session, results.taught(taught, run, work.dataset.name), file=taught.folder)
+    print_result(taught, session, answers.taught(taught, run, work.dataset.name), file=taught.folder)
     return NOTHING_KEPT if taught.lesson.scale is None else 0
 
 
@@ -475,7 +475,7 @@ def _open(run: Path, session: o.Session, common: o.ConfigOptions = o.ConfigOptio
 def _print_tuning(tuning: "FinetuneResult", work: "Workspace", verbose: bool, output: o.Output) -> int:
     run = work.request.run
     place = tuning.file or (run / "adapters" / tuning.record.name if tuning.kept else None)
-    answer, more = results.finetuning(tuning, run, work.run.record), verbose and tables.finetuning(tuning)
+    answer, more = answers.finetuning(tuning, run, work.run.record), verbose and tables.finetuning(tuning)
     print_result(tuning, output, answer, more, file=place)
     return 0 if tuning.kept else NOTHING_KEPT
 

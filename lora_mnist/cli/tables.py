@@ -1,4 +1,4 @@
-"""Results → tables for a terminal of 80 columns: all there is to see. `results` has the short answers."""
+"""Results → tables for a terminal of 80 columns: all there is to see. `answers` has the short ones."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_mnist.cli import results, tables
+from lora_mnist.cli import answers, tables
 from lora_mnist.evaluation.results import Counts, GuardDecision
 from lora_mnist.evaluation.verdict import changes_by_digit, side_effects, verdict_of
 from lora_mnist.pipeline import FinetuneResult, Request, RunResult, finetune_full, verify
@@ -63,14 +63,14 @@ def longest(tuned) -> FinetuneResult:
 
 
 def test_finetuning_takes_17_lines_at_most(longest):
-    lines = printed(results.finetuning(longest, HERE, RARE))
+    lines = printed(answers.finetuning(longest, HERE, RARE))
     assert "forgot others" in lines[0]
     assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
 
 
 def test_the_verdict_comes_first_and_its_facts_are_the_stored_ones(tuned):
-    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(results.finetuning(tuned, HERE, RARE))
+    verdict, text = verdict_of(tuned.analysis, tuned.record.digit), words(answers.finetuning(tuned, HERE, RARE))
     assert text.startswith(verdict.headline)
     for part in (verdict.side_effects, verdict.compared):
         assert part in text
@@ -89,7 +89,7 @@ def test_the_verdict_comes_first_and_its_facts_are_the_stored_ones(tuned):
 
 @pytest.mark.parametrize("width", [50, 80])
 def test_the_rows_have_val_before_test_and_no_number_is_cut(tuned, width):
-    lines = printed(results.finetuning(tuned, HERE, RARE), width=width)
+    lines = printed(answers.finetuning(tuned, HERE, RARE), width=width)
     assert "…" not in "".join(lines)
     numbers = [re.findall(r"([\d.]+) → ([\d.]+)", line) for line in lines if line.count("→") == 2]
     rows = [tuple(tuple(map(float, pair)) for pair in row) for row in numbers]
@@ -102,14 +102,14 @@ def test_the_rows_have_val_before_test_and_no_number_is_cut(tuned, width):
 
 
 def test_an_adapter_that_was_not_kept_is_not_said_to_be_saved(refused):
-    text = words(results.finetuning(refused, HERE, RARE))
+    text = words(answers.finetuning(refused, HERE, RARE))
     assert text.startswith(tables.not_kept(refused.record))
     assert "saved" not in text
 
 
 def test_the_next_step_is_the_report_of_a_repair_or_a_base_with_a_weakness(tuned, refused):
     def last(one, base):
-        return printed(results.next_step(one, HERE, base))[-1]
+        return printed(answers.next_step(one, HERE, base))[-1]
 
     for kind in ("repair", "side effect", "not repaired"):
         verdict = tuned.verdict.model_copy(update={"kind": kind})
@@ -123,12 +123,12 @@ def test_the_next_step_is_the_report_of_a_repair_or_a_base_with_a_weakness(tuned
 
 
 def test_pretraining_says_how_sure_it_is_of_the_weakest_digit(whole):
-    found, text = whole.pretraining.weakest, words(results.pretraining(whole.pretraining))
+    found, text = whole.pretraining.weakest, words(answers.pretraining(whole.pretraining))
     assert f"Weakest on val: {found.digit}, {found.wrong} of {found.images} wrong" in text
     assert f"95 % interval {100 * found.low:.1f} to {100 * found.high:.1f} %" in text
     for split, part in whole.pretraining.splits.items():
         assert f"{split}, of {part.count:,} " + " ".join(map(str, (*part.wrong, part.errors))) in text
-    assert "name one with --digit" in words(results.pretraining(changed(whole.pretraining, weakest=None)))
+    assert "name one with --digit" in words(answers.pretraining(changed(whole.pretraining, weakest=None)))
 
 
 def test_an_import_has_shares_below_its_counts(succeeds, finished_run, tmp_path, monkeypatch):
@@ -148,10 +148,10 @@ def test_an_import_has_shares_below_its_counts(succeeds, finished_run, tmp_path,
 def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
     stages = [whole.pretraining, *whole.rounds, whole.verification]
     done = [Done(one, 1.5, skipped and one is not whole.verification) for one in stages]
-    shown = [line for i in range(1, len(done) + 1) for line in results.stage_lines(done[:i], rounds)]
-    if results.was_finished(done):
-        return printed(*shown, results.finished(whole, PAGE))
-    return printed(*shown, results.stage_line("4/4 report", "1.5 s", str(PAGE)), results.whole(whole, HERE))
+    shown = [line for i in range(1, len(done) + 1) for line in answers.stage_lines(done[:i], rounds)]
+    if answers.was_finished(done):
+        return printed(*shown, answers.finished(whole, PAGE))
+    return printed(*shown, answers.stage_line("4/4 report", "1.5 s", str(PAGE)), answers.whole(whole, HERE))
 
 
 def test_run_takes_24_lines_at_most(whole, longest):
@@ -225,11 +225,11 @@ def test_a_finished_run_that_ended_with_a_refusal_says_so(whole, refused):
 
 def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole, tuned):
     there, done = Done(whole.pretraining, 0.1, True), Done(tuned, 2.5, False)
-    assert results.stage_lines([there], 1) == []
-    lines = printed(*results.stage_lines([there, done], 1))
+    assert answers.stage_lines([there], 1) == []
+    lines = printed(*answers.stage_lines([there, done], 1))
     assert lines[0].startswith("1/4 pretrain  before")
     assert any(line.startswith("2/4 finetune   2.5 s") for line in lines)
-    assert not results.was_finished([there, done])
+    assert not answers.was_finished([there, done])
 
 
 # extract --------------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole
 def test_an_extracted_adapter_takes_17_lines_at_most(run_copy):
     finetune_full(workspace(run_copy, digit=3))
     extracted = extract(workspace(run_copy), rank=2)
-    lines = printed(results.finetuning(extracted, HERE, RARE))
+    lines = printed(answers.finetuning(extracted, HERE, RARE))
     assert len(lines) <= 17
     assert max(map(len, lines)) <= 80
     facts, test = extracted.record.extraction, extracted.analysis.splits["test"]
