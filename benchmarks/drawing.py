@@ -22,9 +22,9 @@ from PIL import Image
 from lora_mnist.datasets import dataset as data
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
-from lora_mnist.settings.config import load_config, resolve
+from lora_mnist.settings.config import KnownDataset, load_config, resolve
 from lora_mnist.training.device import prepare_device
-from lora_mnist.training.model import logits_of
+from lora_mnist.training.model import MLP, logits_of
 from lora_mnist.training.train import train_base
 
 CANVAS = 320  # pixels
@@ -81,7 +81,8 @@ def pairs(images: np.ndarray, gap: float, count: int = 1000) -> Iterator[np.ndar
     """Any two of `images`, and so on."""
     for i in range(count):
         random = np.random.default_rng([8, i])
-        yield two(*images[random.integers(0, len(images), 2)], gap, random)
+        first, second = images[random.integers(0, len(images), 2)]
+        yield two(first, second, gap, random)
 
 
 def _cropped(image: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ def prepared(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
     return np.array(images), refused
 
 
-def bases(name: str, config: str, count: int, folder: Path) -> tuple[list[torch.nn.Module], data.Dataset]:
+def bases(name: KnownDataset, config: str, count: int, folder: Path) -> tuple[list[MLP], data.Dataset]:
     """Trained bases of seeds 0, 1, …, and the images."""
     device = torch.device("cpu")
     networks = []

@@ -30,7 +30,7 @@ from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.pipeline import Request, Workspace, pretrain
 from lora_mnist.pipeline.teach import TaughtAdapter, teach
-from lora_mnist.training.model import logits_of
+from lora_mnist.training.model import MLP, logits_of
 
 DEGREES, SHEAR, OF_EACH = 30.0, -0.5, 3
 MIDDLE = np.array([13.5, 13.5])  # of 28 pixels, row and column
@@ -121,7 +121,7 @@ def measure(hand: str, base: int, draw: int, arguments: argparse.Namespace) -> d
     }  # fmt: skip
 
 
-def _errors(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> int:
+def _errors(model: MLP, images: torch.Tensor, labels: torch.Tensor) -> int:
     return int((logits_of(model, images).argmax(1) != labels).sum())
 
 

@@ -6,10 +6,10 @@ python benchmarks/inference.py [--device cuda] [--rounds 15] [--out DIR]
 import copy
 
 import torch
-from steps import HIDDEN, LAYERS, ours
+from steps import HIDDEN, ours
 from timing import finish, interleaved, machine, median_ms, options, ratio
 
-from lora_mnist.lora import merge
+from lora_mnist.lora import merge, updates_of
 from lora_mnist.training.device import prepare_device
 from lora_mnist.training.model import MLP
 
@@ -25,8 +25,8 @@ def main() -> None:
         x = torch.randn(batch, 28, 28, device=device)
         for rank in (1, 16):
             adapted = ours(base, rank).eval()
-            for name in LAYERS:
-                adapted.get_submodule(name).updates["a"].lora_B.normal_()
+            for update in updates_of(adapted, "a").values():
+                update.lora_B.normal_()
             merged = copy.deepcopy(adapted)
             merge(merged)
             models = {"base": base, "adapter": adapted, "merged": merged}

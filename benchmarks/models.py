@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from timing import Times, finish, in_processes, interleaved, machine, median_ms, options
@@ -33,7 +34,12 @@ def llama(width: int) -> tuple[nn.Module, Batch, list[str]]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     inner = width * 43 // 16
-    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     ids = torch.randint(1000, (4, 64))
     return LlamaForCausalLM(LlamaConfig(vocab_size=1000, **sizes)), {"input_ids": ids, "labels": ids}, LLAMA_TARGETS
 
@@ -42,9 +48,10 @@ def t5() -> tuple[nn.Module, Batch, list[str]]:
     """Three blocks each way of width 256; 4 sequences of 64 tokens."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    sizes = {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 3, "num_heads": 4}
+    sizes: dict[str, Any] = {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_layers": 3, "num_heads": 4}
+    sizes["decoder_start_token_id"] = 0
     ids = torch.randint(1000, (4, 64))
-    model = T5ForConditionalGeneration(T5Config(vocab_size=1000, decoder_start_token_id=0, **sizes))
+    model = T5ForConditionalGeneration(T5Config(vocab_size=1000, **sizes))
     return model, {"input_ids": ids, "labels": ids}, ["wo"]
 
 
@@ -62,7 +69,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Batch, list[str]]]] = {
 }
 
 
-def trained(model: nn.Module, batch: Batch) -> Callable[[], None]:
+def trained(model: nn.Module, batch: Batch) -> Callable[[], object]:
     """A training step."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=1e-4, fused=True)

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from timing import finish, machine, options
 
@@ -51,7 +52,7 @@ def main() -> None:
     arguments = options(__doc__, rounds=3, data=True)
     threads = ["--threads", str(arguments.threads)] if arguments.threads else []
     about = machine(arguments.threads)
-    results = {"plain script": [], "lora-mnist run": []}
+    results: dict[str, list[dict[str, Any]]] = {"plain script": [], "lora-mnist run": []}
     for _ in range(arguments.rounds):
         results["plain script"].append(plain(arguments.data, threads))
         results["lora-mnist run"].append(ours(arguments.data, threads))

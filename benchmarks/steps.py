@@ -133,7 +133,7 @@ def stepper(model: nn.Module, x: torch.Tensor, y: torch.Tensor, own: bool) -> Ca
 
 def floor(base: MLP, batch: int, everything: bool) -> Callable[[], None]:
     """The matrix products of a step into preallocated outputs; with `everything`, weight gradients and Adam too."""
-    weights = [layer.weight.detach().clone() for layer in base.children()]
+    weights = [base.get_parameter(f"{name}.weight").detach().clone() for name in LAYERS]
     device = weights[0].device
     inputs = [torch.randn(batch, weight.shape[1], device=device) for weight in weights]
     outputs = [torch.randn(batch, weight.shape[0], device=device) for weight in weights]
@@ -165,7 +165,7 @@ def measure(device: str, threads: int | None, rounds: int) -> dict[tuple[int, in
     base, clock = MLP(HIDDEN).to(place), time.process_time if place.type == "cpu" else time.perf_counter
     peers = {"ours": ours, "hand-written": hand_written, "peft": peft, "loralib": loralib}
     peers |= {"parametrize": parametrized, "full": full}
-    found = {}
+    found: dict[tuple[int, int | None], Times] = {}
     for batch in (10, 64, 128, 256):
         x, y = torch.randn(batch, 28, 28, device=place), torch.randint(10, (batch,), device=place)
         repeats = max(5, 400 // batch)

@@ -31,7 +31,7 @@ import torch
 from timing import finish, machine
 from torch.nn import functional as F
 
-from lora_mnist.datasets.dataset import load
+from lora_mnist.datasets.dataset import Dataset, load
 from lora_mnist.lora import LoRAConfig, inject
 from lora_mnist.lora.model import updates_of
 from lora_mnist.lora.stacked import stack
@@ -50,7 +50,7 @@ CASES = {  # name: settings, adapters, how many of them are trained one after th
     "rank 16, 100 batches of 10": ({"rank": 16, "steps": 100, "batch_size": 10}, 100, 6),
     "default (rank 32), 20 batches of 128": ({"rank": 32, "steps": 20, "batch_size": 128}, 32, 4),
 }
-_there: tuple | None = None  # base, images, uncertainty, of a process
+_there: tuple[MLP, Dataset, torch.Tensor]  # of a process: base, images, uncertainty
 
 
 def recipe(seed: int, **tuning: object) -> Settings:
@@ -98,7 +98,7 @@ def step(arguments: argparse.Namespace) -> None:
         sizes = (10, 25, 50, 100, 200) if batch == 10 else (2, 4, 8, 16)
         steppers = {1: _stepper(_adapted(base, rank), batch)}
         steppers |= {n: _stepper(stack([_adapted(base, rank) for _ in range(n)], NAME), n * batch) for n in sizes}
-        times = {n: [] for n in steppers}
+        times: dict[int, list[float]] = {n: [] for n in steppers}
         for _ in range(arguments.rounds):
             for n, call in steppers.items():
                 repeats = max(2, (100 if batch == 10 else 16) // n)

@@ -7,7 +7,9 @@ in Adam's moments after a few hundred of them, so the more steps, the more they 
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from plain import unpacked
@@ -83,7 +85,7 @@ def main() -> None:
     """Measure and print the table."""
     arguments = options(__doc__, rounds=5, data=True)
     about = machine(arguments.threads)
-    works = {
+    works: dict[str, tuple[Callable[..., float], tuple[Any, ...], tuple[str, ...]]] = {
         "pretraining": (
             pretraining,
             (arguments.data,),

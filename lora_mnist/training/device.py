@@ -33,12 +33,7 @@ def prepare_device(device: str = "auto", threads: int | None = None) -> torch.de
     # Without it MKL may divide a product among threads in another way each time, with other last bits. MKL reads it
     # once, at its first product.
     os.environ.setdefault("MKL_CBWR", "AUTO")
-    # The next step gets the memory of the last one. glibc would hand it back to the system and fetch it again, page by
-    # page, which can take longer than what is computed in it.
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "mallopt"):  # glibc has it, musl has not
-        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -54,6 +49,16 @@ def prepare_device(device: str = "auto", threads: int | None = None) -> torch.de
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
     torch.use_deterministic_algorithms(True)
     return torch.device("cuda", number)
+
+
+def keep_freed_memory() -> None:
+    """Give the next step the memory of the last one. glibc would hand it back to the system and fetch it again, page by
+    page, which can take longer than what is computed in it.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "mallopt"):  # glibc has it, musl has not
+        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
 
 
 def require_threads(threads: int | None) -> None:
