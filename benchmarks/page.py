@@ -23,11 +23,11 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 from timing import finish, machine
 
+from lora_mnist.browser.one_file import pack_adapter, page_data, render
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError
 from lora_mnist.lora import switch
 from lora_mnist.pipeline import Request, open_workspace
-from lora_mnist.play.one_file import hold, pack_adapter, render
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
@@ -152,7 +152,7 @@ def measured(page: Page, arguments: Namespace) -> Iterator[tuple[str, float | in
     yield "from a stroke to its bars, 90th percentile, ms", float(sorted(times)[180])
 
     adapters = [pack_adapter(model, arguments.adapter)]
-    exact, _ = render(work, hold(work, "fp32", adapters, [work.logits_with(())["test"].argmax(1)]), "fp32")
+    exact, _ = render(work, page_data(work, "fp32", adapters, [work.logits_with(())["test"].argmax(1)]), "fp32")
     file = arguments.page.with_suffix(".fp32.html")
     file.write_bytes(exact)
     page.goto(file.resolve().as_uri())

@@ -34,8 +34,9 @@ from .faults.tally import ALL, Tally
 prepare_device("cpu")  # as a command does before it computes: some of it only takes effect then
 
 LONG = (  # files that take longest, in that order
-    *("test_claims", "test_readme", "test_engines", "test_interruptions", "test_cli", "test_browser", "test_page"),
-    *("test_damage", "test_server", "test_download", "test_verify", "test_teach", "test_one_file", "test_notebook"),
+    *("test_claims", "test_readme", "test_engines", "test_interruptions", "test_cli", "test_browser"),
+    *("test_playground", "test_page", "test_damage", "test_server", "test_download", "test_verify", "test_teach"),
+    *("test_one_file", "test_notebook"),
 )
 
 

@@ -13,6 +13,7 @@ ROOMS = (  # from the top down; those of one line do not know each other
     ("__main__",),
     ("cli",),
     ("play", "sweep"),
+    ("browser",),
     ("report",),
     ("pipeline",),
     ("runs",),

@@ -16,6 +16,7 @@ from lora_mnist.errors import listed
 from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # what --help does without, as with all that is imported further down
+    from lora_mnist.browser.one_file import PageExport
     from lora_mnist.pipeline.convert import MergeResult
     from lora_mnist.pipeline.export import ExportResult
     from lora_mnist.pipeline.finetune import FinetuneResult
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.pretrain import PretrainResult
     from lora_mnist.pipeline.run_all import Done, RunResult
     from lora_mnist.pipeline.teach import TeachResult
-    from lora_mnist.play.one_file import PageExport
     from lora_mnist.runs.schemas import Evaluation, RunRecord
 
 PROVED = "passed: no byte of the base changed; adapter off, it is the base"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_mnist.cli import options as o
 from lora_mnist.cli import answers, tables
+from lora_mnist.cli import options as o
 from lora_mnist.cli.options import argument, in_data, in_lora, in_output, in_repair, in_run
 from lora_mnist.cli.output import open_in_browser, print_all, print_json, print_result, write
 from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
@@ -405,7 +405,7 @@ def export(
         require_format(format)  # before the run is read
     work = _open(run, session, o.ConfigOptions(force=force))
     if format == "html":
-        from lora_mnist.play.one_file import export_page
+        from lora_mnist.browser.one_file import export_page
 
         page = export_page(work, adapters.applied(), out, adapters.allow_unverified)
         print_result(page, session, answers.page_exported(page), file=page.file)

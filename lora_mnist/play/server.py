@@ -21,12 +21,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lora_mnist.browser.one_file import pack_adapter, page_data, render
 from lora_mnist.errors import AlteredError, BusyError, LoraMnistError, RunError, UsageError, shown
 from lora_mnist.lora import load_adapter
 from lora_mnist.pipeline.teach import NAME as TAUGHT
 from lora_mnist.pipeline.teach import TaughtAdapter
 from lora_mnist.pipeline.workspace import Workspace, free_name, open_workspace
-from lora_mnist.play.one_file import pack_adapter, page_data, render
 from lora_mnist.play.teaching import KeepRequest, Teacher, TeachRequest
 from lora_mnist.runs.run import Run
 from lora_mnist.settings.config import first_fault

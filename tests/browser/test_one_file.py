@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 
+from lora_mnist.browser import one_file
+from lora_mnist.browser.one_file import export_page, page_data, render
 from lora_mnist.datasets.preprocess import prepare
 from lora_mnist.errors import DataError, UsageError
 from lora_mnist.lora import switch, whole_modules_of
 from lora_mnist.pipeline import Request, open_workspace
-from lora_mnist.play import one_file
-from lora_mnist.play.one_file import export_page, page_data, render
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
@@ -183,7 +183,7 @@ def test_pictures_are_prepared_as_python_does(opened, exported, work):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1920])  # test_browser.py has those between
+@pytest.mark.parametrize("width", [390, 1920])  # test_playground.py has those between
 def test_nothing_is_wrong_on_any_screen(opened, exported, width):
     page = opened(Path(exported.file), viewport={"width": width, "height": 844})
     draw(page)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Group
 
-from lora_mnist.cli.output import LABEL, Line, labelled, print_all, to_copy
 from lora_mnist.cli.answers import command_line
+from lora_mnist.cli.output import LABEL, Line, labelled, print_all, to_copy
 
 from .conftest import printed
 

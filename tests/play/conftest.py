@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_mnist.pipeline import Request, finetune
+from lora_mnist.pipeline import Request
 from lora_mnist.play.server import Server
 from lora_mnist.play.teaching import Teacher
 
-from ..conftest import workspace
-
-NINE = [[[620, 380], [500, 280], [380, 360], [380, 480], [500, 520], [600, 460], [630, 360]], [[630, 360], [580, 820]]]
+from ..browser.conftest import run as run  # a fixture
 
 
 class Client:
@@ -55,19 +53,6 @@ class Client:
         return state
 
 
-def draw(page, strokes=NINE) -> None:
-    """With the mouse."""
-    page.evaluate("scrollTo(0, 0)")
-    box = page.locator("#sheet").bounding_box()
-    at = [[(box["x"] + x / 1000 * box["width"], box["y"] + y / 1000 * box["height"]) for x, y in s] for s in strokes]
-    for first, *others in at:
-        page.mouse.move(*first)
-        page.mouse.down()
-        for place in others:
-            page.mouse.move(*place, steps=4)
-        page.mouse.up()
-
-
 @contextmanager
 def serving(run: Path, **teach: object) -> Iterator[Client]:
     """A playground in a thread of this process; `teach` are settings of its lessons."""
@@ -79,14 +64,6 @@ def serving(run: Path, **teach: object) -> Iterator[Client]:
         finally:
             server.shutdown()
             thread.join()
-
-
-@pytest.fixture(scope="module")
-def run(finished_run, tmp_path_factory) -> Path:
-    """A run with two adapters."""
-    run = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("play") / "run"))
-    finetune(workspace(run, digit=3, rank=3))
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from lora_mnist.pipeline import Request, open_workspace, verify
 from lora_mnist.settings.request import Applied
 from lora_mnist.training.model import logits_of
 
+from ..browser.conftest import NINE, draw
 from ..conftest import serious, snapshot
-from .conftest import NINE, Client, draw, serving
+from .conftest import Client, serving
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,9 @@ from dataclasses import replace
 
 import pytest
 
+from lora_mnist.browser.one_file import STATIC
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.pipeline import Request, open_workspace, pretrain
-from lora_mnist.play.one_file import STATIC
 from lora_mnist.play.server import MAX_BODY_BYTES, Server, page_now, refusal_reason, run_now
 from lora_mnist.play.teaching import MAX_DRAWINGS, SIDE
 
