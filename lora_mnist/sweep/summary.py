@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 from lora_mnist.errors import UsageError, shown
 from lora_mnist.evaluation.results import Counts
-from lora_mnist.evaluation.significance import LEVEL, format_p, holm
+from lora_mnist.evaluation.significance import LEVEL, format_p, holm, mean_interval, paired_t_test
 from lora_mnist.settings.config import Count, Digit, Document, KnownDataset, Many, Maybe
 from lora_mnist.sweep.grid import Axes
 from lora_mnist.sweep.rows import Row
@@ -401,7 +401,7 @@ def _compare(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Met
     best = min(mean, key=lambda name: mean[name])
     order = sorted(mean, key=lambda name: (groups[name][0].parameters, mean[name]))  # of as many numbers, the better
     seeds[BASE] = _by_seed((row.seed, row.before[split].of(metric)) for row in rows[best])
-    tests = {name: _paired_t_test(seeds[name], seeds[best]) for name in (BASE, *order)}  # p of the best itself is 1
+    tests = {name: _by_how_much(seeds[name], seeds[best]) for name in (BASE, *order)}  # p of the best itself is 1
     worse, ps = ({name: test[i] for name, test in tests.items()} for i in (0, 1))
     return _Comparison(best, order, worse, ps)
 
@@ -409,12 +409,7 @@ def _compare(groups: Mapping[str, Sequence[Row]], digit: int | None, metric: Met
 def estimate_of(values: Iterable[tuple[int, float]]) -> Estimate:
     """Of values with their seeds; each seed counts as one mean."""
     means = list(_by_seed(values).values())
-    half = None
-    if len(means) > 1:
-        from scipy.special import stdtrit  # takes a while to import, and scipy.stats much longer
-
-        half = float(stdtrit(len(means) - 1, 0.975)) * statistics.stdev(means) / math.sqrt(len(means))
-    return Estimate(mean=statistics.mean(means), half=half, seeds=len(means))
+    return Estimate(mean=statistics.mean(means), half=mean_interval(means), seeds=len(means))
 
 
 def _means(rows: Sequence[Row], counts: Sequence[Counts]) -> dict[Metric, Estimate]:
@@ -430,18 +425,10 @@ def _by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
     return {seed: statistics.mean(own) for seed, own in found.items()}
 
 
-def _paired_t_test(one: Mapping[int, float], best: Mapping[int, float]) -> tuple[float | None, float | None]:
+def _by_how_much(one: Mapping[int, float], best: Mapping[int, float]) -> tuple[float | None, float | None]:
     """By how much it is worse, on the seeds that both have, and one-sided p of that; None where there is no telling."""
     differences = [one[seed] - best[seed] for seed in one if seed in best]
-    if len(differences) < 2:
-        return None, None
-    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    if not deviation:  # the test cannot tell, but from itself it is no different
-        return mean, None if mean else 1.0
-    from scipy.special import stdtr
-
-    t = mean / (deviation / math.sqrt(len(differences)))
-    return mean, float(stdtr(len(differences) - 1, -t))
+    return (statistics.mean(differences), paired_t_test(differences)) if len(differences) > 1 else (None, None)
 
 
 def capital(text: str) -> str:
