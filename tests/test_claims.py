@@ -9,7 +9,7 @@ from PIL import Image
 
 from lora_mnist.cli import tables as terminal
 from lora_mnist.datasets.preprocess import prepare
-from lora_mnist.evaluation.results import Off
+from lora_mnist.evaluation.results import OffClaim
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.pipeline import Applied, Request, finetune_full, open_workspace, verify
 from lora_mnist.pipeline.convert import extract, merge
@@ -64,7 +64,7 @@ def test_classic_fixes_the_nines_and_the_forgetting_is_plain_to_see(classic):
 def test_classic_with_lora_off_is_the_base_bit_for_bit(classic):
     proof = classic[0].record.proof
     assert proof.passed
-    assert proof.off == Off(passed=True, images=10_000, images_that_differ=0)
+    assert proof.off == OffClaim(passed=True, images=10_000, images_that_differ=0)
     assert proof.frozen.bytes == 4 * 2_807_010
 
 

@@ -98,7 +98,7 @@ def _weakest(document: PretrainResult) -> str:
 def finetuning(tuning: FinetuneResult, run: Path, base: RunRecord) -> RenderableType:
     """The verdict, the counts, side effects, the proof, where it is and what to do next: at most 17 lines."""
     record, analysis, evaluation, made = tuning.record, tuning.analysis, tuning.evaluation, tuning.provenance
-    parts, extraction = [answer(tuning)], record.extraction
+    parts, extraction = [verdict_and_counts(tuning)], record.extraction
     if extraction and analysis:  # how much of the change the adapter holds, and what all of the change does
         held = sorted(100 * layer.energy for layer in extraction.layers.values())
         missed, alarms, errors = extraction.of_checkpoint.numbers
@@ -130,7 +130,7 @@ def next_step(tuning: FinetuneResult, run: Path, base: RunRecord | PretrainResul
     return to_copy("next", command_line("finetune", run, f"--digit {tuning.record.digit} --guard none"))
 
 
-def answer(tuning: FinetuneResult) -> RenderableType:
+def verdict_and_counts(tuning: FinetuneResult) -> RenderableType:
     """The verdict, three counts, side effects, the proof; or why nothing was kept."""
     record, analysis, verdict, evaluation = tuning.record, tuning.analysis, tuning.verdict, tuning.evaluation
     if analysis is None or verdict is None or evaluation is None:
@@ -259,14 +259,14 @@ def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
     return lines
 
 
-def whole(document: RunResult, run: Path) -> RenderableType:
+def run_done(document: RunResult, run: Path) -> RenderableType:
     """What all stages come to, how to use it, and what to do next."""
     from lora_mnist.evaluation.verdict import changes_by_digit, side_effects
 
     *_, last = document.rounds
     kept = [tuning for tuning in document.rounds if tuning.kept]
     names = [tuning.record.name for tuning in kept]
-    lines = [answer(last)]
+    lines = [verdict_and_counts(last)]
     if len(document.rounds) > 1:
         verdicts: dict[str, list[int]] = {}
         for tuning in kept:
@@ -288,7 +288,7 @@ def whole(document: RunResult, run: Path) -> RenderableType:
     return Group("", *lines, next_step(kept[-1] if kept else last, run, document.pretraining))
 
 
-def finished(document: RunResult, page: Path) -> RenderableType:
+def nothing_to_do(document: RunResult, page: Path) -> RenderableType:
     """Three lines on a run of which nothing was left to do."""
     rounds, before, after = document.rounds, document.overall["test"].before, document.overall["test"].after
     last = rounds[-1]

@@ -58,10 +58,10 @@ def run(
             file = write_report(work.run)
     document = {"pretrain": whole.pretraining, "finetune": whole.rounds[0], "rounds": whole.rounds, "report": str(file)}
     if answers.was_finished(done):
-        parts = [answers.finished(whole, file)]
+        parts = [answers.nothing_to_do(whole, file)]
     else:
         report_line = answers.stage_line("4/4 report", f"{time.perf_counter() - started:.1f} s", str(file))
-        parts = [report_line, answers.whole(whole, run)]
+        parts = [report_line, answers.run_done(whole, run)]
     if verbose:
         parts += [tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds)]
         parts.append(tables.path(whole.rounds))
@@ -290,7 +290,7 @@ def runs(output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN)
     print_result(listing, output, tables.runs(listing))
 
 
-def doctor(machine: o.Here, output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN) -> int:
+def doctor(machine: o.Machine, output: o.Output, folder: Path = o.BELOW, run: Path | None = o.ONE_RUN) -> int:
     """Look at what is installed, the machine, the data and every run, and say what to do where one is not good.
 
     Example: lora-mnist doctor

@@ -136,7 +136,7 @@ NAME = a_name(show_default="made of digit and rank")
 
 
 @dataclass(frozen=True)
-class Here:
+class Machine:
     """What there is on this machine."""
 
     data: Path = DATA
@@ -154,7 +154,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Session(Here, Output):
+class Session(Machine, Output):
     """What there is to compute with, on which images, whether they may be fetched, and what is printed."""
 
     offline: bool = in_data(

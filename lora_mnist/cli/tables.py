@@ -160,7 +160,7 @@ def three_counts(analysis: Analysis, evaluation: Evaluation, digit: int) -> Tabl
 
 def _alternatives(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
     """What else would have lowered the missed images: a shifted threshold, and the control where it was trained."""
-    from lora_mnist.evaluation.verdict import paired
+    from lora_mnist.evaluation.verdict import control_sentence
 
     test, digit, threshold = analysis.splits["test"], record.digit, analysis.threshold
     rows: dict[str, Counts] = {"before": test.before, record.name: test.after}
@@ -172,7 +172,10 @@ def _alternatives(record: FinetuneRecord, analysis: Analysis) -> RenderableType:
         beside, number = control.splits["test"], control.threshold
         rows[f"control: uniform sampling{', not kept' * (control.scale is None)}"] = beside
         rows[f"control {number.shift:+.2f} on its logit, by {number.chosen_on}"] = number.splits["test"]
-        lines = [Line(paired(beside.all, "all images")), Line(paired(beside.digit, f"the {digit}s"))]
+        lines = [
+            Line(control_sentence(beside.all, "all images")),
+            Line(control_sentence(beside.digit, f"the {digit}s")),
+        ]
     counts = table("on test", f"missed {digit}s", "false alarms", "all errors")
     for name, found in rows.items():
         counts.add_row(name, *map(str, found.numbers))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lora_mnist.datasets.embedded import MNIST_5K_SHA256, read_mnist_5k
-from lora_mnist.datasets.mnist import MNIST_SHA256, download_mnist, is_there, raw_folder, read_mnist, what_lies_in
+from lora_mnist.datasets.mnist import MNIST_SHA256, describe_folder, download_mnist, is_there, raw_folder, read_mnist
 from lora_mnist.errors import DataError, DiskError
 from lora_mnist.settings.config import KnownDataset
 
@@ -67,7 +67,7 @@ def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False
     if is_there(folder):
         return "mnist"
     raw = raw_folder(folder)
-    missing = f"MNIST is not in {raw}{what_lies_in(folder)}"
+    missing = f"MNIST is not in {raw}{describe_folder(folder)}"
     try:
         if offline:
             cause = f"{missing}; --offline, or LORA_MNIST_OFFLINE, forbids a download."

@@ -51,7 +51,7 @@ def read_drawings(folder: Path) -> Drawings:
 
     Raises DataError if there is none, there is something else, or a picture, named, cannot be read or holds no digit.
     """
-    from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
+    from lora_mnist.datasets.preprocess import prepare_file  # with scipy's ndimage, which most commands do not need
 
     files: list[tuple[int, Path]] = []
     for part in _visible(folder):
@@ -62,7 +62,7 @@ def read_drawings(folder: Path) -> Drawings:
         raise DataError(f"There are no drawings in {folder}.", LAYOUT)
     if len(files) > MOST:
         raise DataError(f"{folder} holds {len(files):,} drawings; it takes at most {MOST:,}.", "Take fewer of them.")
-    images = [prepared(path) for _, path in files]
+    images = [prepare_file(path) for _, path in files]
     labels = torch.tensor([digit for digit, _ in files], dtype=torch.int64)
     return Drawings(torch.from_numpy(np.stack(images)), labels)
 

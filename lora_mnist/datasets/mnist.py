@@ -65,7 +65,7 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     for name in MNIST_FILES:
         path = _find(folder, name)
         if path is None:
-            cause = f"{raw_folder(folder) / name} is missing{what_lies_in(folder)}."
+            cause = f"{raw_folder(folder) / name} is missing{describe_folder(folder)}."
             raise DataError(cause, "Lay it there, plain or as .gz.")
         content = _read(path, name)
         # idx format: two zero bytes, a type byte, the number of dimensions, each dimension as a big-endian uint32
@@ -75,7 +75,7 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     return images, labels, test_images, test_labels
 
 
-def what_lies_in(folder: Path) -> str:
+def describe_folder(folder: Path) -> str:
     """What lies there, for whoever looks for files that should be there."""
     for place in (raw_folder(folder), folder):
         if place.is_dir() and (names := sorted(path.name for path in place.iterdir() if not path.name.startswith("."))):

@@ -61,7 +61,7 @@ def read_image(path: Path) -> np.ndarray:
         raise DataError(f"{path} is no picture that can be read: {why}.", SAVE_AS) from error
 
 
-def prepared(path: Path) -> np.ndarray:
+def prepare_file(path: Path) -> np.ndarray:
     """`prepare` of the picture in a file. Raises DataError as `read_image` and `prepare` do; it names the file."""
     grey = read_image(path)
     try:
@@ -84,7 +84,7 @@ def prepare(grey: np.ndarray) -> np.ndarray:
     Raises DataError if it is blank, too unevenly lit, holds several digits or a pattern, or is no picture.
     """
     # a photograph's paper first; on a clean canvas these two change nothing
-    ink, noise, uneven = paper.ink_of(paper.without_table(_averaged(levels(grey))))
+    ink, noise, uneven = paper.ink_of(paper.without_table(_averaged(grey_levels(grey))))
     ink = paper.without_lines(ink, noise)
     ink, pieces = _pieces(ink, noise, uneven)
     around = paper.surroundings(ink, pieces) if pieces.max() > 1 else ()
@@ -98,7 +98,7 @@ def prepare(grey: np.ndarray) -> np.ndarray:
     return _centred(digit, ndimage.center_of_mass(digit))
 
 
-def levels(picture: np.ndarray) -> np.ndarray:
+def grey_levels(picture: np.ndarray) -> np.ndarray:
     """Grey levels float32 (H, W) from 0 to 255 of numbers as `prepare` takes them. Raises DataError for others."""
     while picture.ndim > 2 and 1 in (picture.shape[0], picture.shape[-1]):  # a channel of grey, or a batch of one
         picture = picture[0] if picture.shape[0] == 1 else picture[..., 0]
@@ -121,14 +121,14 @@ def _array_in(content: bytes) -> np.ndarray:
         raise Image.DecompressionBombError
     if array.ndim == 3 and array.shape[2] in (2, 3, 4) and array.dtype == np.uint8:  # with or without transparency
         return _grey(Image.fromarray(array))
-    return np.rint(levels(array)).astype(np.uint8)
+    return np.rint(grey_levels(array)).astype(np.uint8)
 
 
 def _picture_in(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            return np.rint(levels(np.asarray(upright).clip(0, 65535).astype(np.uint16))).astype(np.uint8)
+            return np.rint(grey_levels(np.asarray(upright).clip(0, 65535).astype(np.uint16))).astype(np.uint8)
         return _grey(upright)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from lora_mnist.evaluation.results import Frozen, Off, On, Proof
+from lora_mnist.evaluation.results import FrozenClaim, OffClaim, OnClaim, Proof
 from lora_mnist.lora.fingerprint import Fingerprint, changed_bytes, compute_fingerprint, first_difference
 from lora_mnist.lora.model import adapted_layers, adapter_names, base_tensors, disabled, updates_of
 from lora_mnist.training.model import MLP, logits_of
@@ -46,13 +46,13 @@ def prove(
     as_stored = all(split in stored and torch.equal(_bits(stored[split]), _bits(off[split])) for split in off)
     plain = off if as_stored else {split: logits_of(base, batch) for split, batch in images.items()}
     unequal = sum(int((_bits(plain[split]) != _bits(off[split])).any(1).sum()) for split in off)
-    is_off = Off(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
+    is_off = OffClaim(passed=unequal == 0, images=sum(map(len, off.values())), images_that_differ=unequal)
 
     on = {split: logits_of(adapted, batch) for split, batch in images.items()}
     merged, wrong_layers = _by_formula(base, adapted)
     difference = largest_of(on[split] - logits_of(merged, batch) for split, batch in images.items())
     largest = largest_of(on.values())
-    is_on = On(
+    is_on = OnClaim(
         passed=not wrong_layers and difference <= TOLERANCE * largest,  # nor if it is NaN
         layers_off_the_formula=tuple(wrong_layers),
         largest_difference=difference,
@@ -61,7 +61,7 @@ def prove(
 
     before, after = dict(base.state_dict()), base_tensors(adapted)
     changed, now = changed_bytes(before, after), compute_fingerprint(after)
-    frozen = Frozen(
+    frozen = FrozenClaim(
         passed=not changed and now == fingerprint,
         tensors=len(before),
         bytes=sum(tensor.nbytes for tensor in before.values()),

@@ -245,7 +245,7 @@ class Analysis(Document):
     layers: Maybe[dict[str, LayerEffect]] = None
 
 
-class Frozen(Document):
+class FrozenClaim(Document):
     """Whether every byte of every base tensor is as before, and has the recorded fingerprint."""
 
     passed: bool
@@ -256,7 +256,7 @@ class Frozen(Document):
     fingerprint: str
 
 
-class Off(Document):
+class OffClaim(Document):
     """Whether, with the adapter off, the logits are the base's, bit for bit."""
 
     passed: bool
@@ -264,7 +264,7 @@ class Off(Document):
     images_that_differ: Count
 
 
-class On(Document):
+class OnClaim(Document):
     """Whether, with the adapter on, the weights are W + scaling · B A; both numbers are NaN where its logits are."""
 
     passed: bool
@@ -277,6 +277,6 @@ class Proof(Document):
     """The three claims about an adapter."""
 
     passed: bool
-    frozen: Frozen
-    off: Off
-    on: On
+    frozen: FrozenClaim
+    off: OffClaim
+    on: OnClaim

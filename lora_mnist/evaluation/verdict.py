@@ -39,7 +39,7 @@ TITLES: dict[Kind, str] = {
 }
 
 
-class Tested(Pair):
+class PairedTest(Pair):
     """Images fixed and broken, and McNemar's exact p of that."""
 
     p: float  # of one digit of ten, corrected
@@ -64,7 +64,7 @@ class Baseline(Document):
     """A network with one number added to its logit of the digit, which misses no more images than the adapter."""
 
     counts: Counts
-    pair: Tested  # of all images; fixed: only the adapter gets them right, broken: only this network
+    pair: PairedTest  # of all images; fixed: only the adapter gets them right, broken: only this network
 
 
 class Facts(Document):
@@ -73,11 +73,11 @@ class Facts(Document):
     digit: Digit
     before: Counts
     after: Counts
-    missed: Tested  # one of `digits`
-    false_alarms: Tested
-    both: Tested  # missed and false alarms together
-    errors: Tested
-    digits: Many[Tested]  # all ten
+    missed: PairedTest  # one of `digits`
+    false_alarms: PairedTest
+    both: PairedTest  # missed and false alarms together
+    errors: PairedTest
+    digits: Many[PairedTest]  # all ten
     threshold: Baseline  # the network before, shifted
     control: Baseline | None  # the control, shifted
 
@@ -169,7 +169,7 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     compared, control = analysis.splits["test"], analysis.control and analysis.control.threshold_on_test
 
     def baseline(shifted: ShiftedLogit) -> Baseline:
-        return Baseline(counts=shifted.splits["test"], pair=tested(shifted.pairs["test"]))
+        return Baseline(counts=shifted.splits["test"], pair=paired_test(shifted.pairs["test"]))
 
     digits = changes_by_digit(compared)
     facts = Facts(
@@ -177,9 +177,9 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
         before=compared.before,
         after=compared.after,
         missed=digits[digit],
-        false_alarms=tested(compared.pairs.false_alarms),
-        both=tested(compared.pairs.missed, compared.pairs.false_alarms),
-        errors=tested(compared.pairs.errors),
+        false_alarms=paired_test(compared.pairs.false_alarms),
+        both=paired_test(compared.pairs.missed, compared.pairs.false_alarms),
+        errors=paired_test(compared.pairs.errors),
         digits=digits,
         threshold=baseline(analysis.threshold_on_test),
         control=baseline(control) if control else None,
@@ -189,20 +189,22 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     return verdict.model_copy(update={"words": " ".join(filter(None, sentences))})
 
 
-def tested(*pairs: Pair) -> Tested:
+def paired_test(*pairs: Pair) -> PairedTest:
     """The pairs together, with their p."""
     fixed, broken = sum(pair.fixed for pair in pairs), sum(pair.broken for pair in pairs)
-    return Tested(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
+    return PairedTest(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
-def changes_by_digit(compared: "Comparison | OnVal") -> tuple[Tested, ...]:
+def changes_by_digit(compared: "Comparison | ErrorsOnVal") -> tuple[PairedTest, ...]:
     """What changed of each of the ten digits, with their p corrected for being asked together."""
     pairs = list(zip(compared.fixed, compared.broken, strict=True))
     corrected = holm([mcnemar(fixed, broken) for fixed, broken in pairs])
-    return tuple(Tested(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True))
+    return tuple(
+        PairedTest(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True)
+    )
 
 
-def worse_digits(digits: Sequence[Tested], among: Sequence[int]) -> list[int]:
+def worse_digits(digits: Sequence[PairedTest], among: Sequence[int]) -> list[int]:
     """Those of `among` with more errors than chance allows, the largest rise first."""
     return sorted((digit for digit in among if digits[digit].is_more), key=lambda digit: -digits[digit].change)
 
@@ -223,7 +225,7 @@ def _kind(facts: Facts) -> Kind:
     return "side effect" if facts.worse else "repair"
 
 
-def side_effects(digits: Sequence[Tested], among: Sequence[int] = range(10)) -> str:
+def side_effects(digits: Sequence[PairedTest], among: Sequence[int] = range(10)) -> str:
     """One sentence on how the errors of some of the ten digits changed; of all of them, as after several repairs."""
     other = "other " if len(among) < 10 else ""
     if worse := worse_digits(digits, among):
@@ -248,7 +250,7 @@ def _beside(facts: Facts, other: Baseline, shifting: str) -> str:
     return f"{shifting} until {until} {makes} ({format_p(other.pair.p)})."
 
 
-def _more_errors_of(worse: Sequence[int], digits: Sequence[Tested]) -> str:
+def _more_errors_of(worse: Sequence[int], digits: Sequence[PairedTest]) -> str:
     """`4 has 23 more errors`, `4 has 23 and 7 has 12 more errors`."""
     changes = [f"{digits[one].change:,}" for one in worse[:-1]] + [_more(digits[worse[-1]].change, "error")]
     return listed([f"{digit} has {change}" for digit, change in zip(worse, changes, strict=True)])
@@ -260,7 +262,7 @@ def _more(change: int, noun: str) -> str:
     return f"{abs(change):,} {'more' if change > 0 else 'fewer'} {noun}{'' if abs(change) == 1 else 's'}"
 
 
-def paired(pair: PairedControl, images: str) -> str:
+def control_sentence(pair: PairedControl, images: str) -> str:
     """One sentence on an adapter and its control: who alone is right about how many of the same images."""
     return (
         f"Of {images}, {pair.only_adapter_right} are right with the adapter only, {pair.only_control_right}"
@@ -280,7 +282,7 @@ LESSON_TITLES: dict[LessonKind, str] = {
 }
 
 
-class Unseen(Pair):
+class UnseenDrawings(Pair):
     """Drawings that are right before and after; each after with an adapter that has not seen it (cross-validation)."""
 
     images: Count
@@ -290,7 +292,7 @@ class Unseen(Pair):
     steps: Count  # of the training of each of those
 
 
-class OnVal(Document):
+class ErrorsOnVal(Document):
     """Wrong images of `val` before and after; `fixed` and `broken` of every digit."""
 
     images: Count
@@ -329,8 +331,8 @@ class LessonResult(Document):
     drawings: PerDigit
     before: Count  # drawings that are right with the base
     after: Count  # and with the adapter, which has seen them
-    unseen: Unseen | None  # None if there are too few drawings to set some aside
-    val: OnVal | None
+    unseen: UnseenDrawings | None  # None if there are too few drawings to set some aside
+    val: ErrorsOnVal | None
     scale: float | None  # None if the guard allows none; then all numbers are of the adapter as trained
 
     @model_validator(mode="after")
@@ -353,11 +355,11 @@ class LessonResult(Document):
         """Whether it learnt them, and at what side effects."""
         one, digits = self.unseen, changes_by_digit(self.val) if self.val else ()
         worse = tuple(digit for digit, change in enumerate(digits) if change.is_more)
-        kind = self._kind(bool(worse) or tested(*digits).is_more)
+        kind = self._kind(bool(worse) or paired_test(*digits).is_more)
         if one is None:
             counted = f"{self.before} → {self.after} of {self.count} drawings right, all seen in training"
         else:
-            p = f" ({format_p(tested(one).p)})" if one.fixed or one.broken else ""
+            p = f" ({format_p(paired_test(one).p)})" if one.fixed or one.broken else ""
             counted = f"{one.before} → {one.after} of {one.images} drawings right, each tested unseen{p}"
         return LessonVerdict(
             kind=kind,
@@ -374,7 +376,7 @@ class LessonResult(Document):
             return "known already"
         if one is None:
             return "too few drawings"
-        found = tested(one)
+        found = paired_test(one)
         if found.is_fewer:
             return "side effect" if has_side_effect else "learnt"
         could_be_told = mcnemar(one.images - one.before, 0) <= LEVEL  # had every wrong one become right

@@ -11,7 +11,7 @@ from torch import nn
 
 from lora_mnist.errors import DamagedError
 from lora_mnist.lora.config import DTYPES
-from lora_mnist.lora.layer import gathered, require_numbers
+from lora_mnist.lora.layer import gather_shards, require_numbers
 from lora_mnist.lora.model import base_state, unsaved_buffers
 
 
@@ -73,7 +73,7 @@ def fingerprint_model(model: nn.Module) -> Fingerprint:
     digests: dict[str, str] = {}
     casts: dict[str, dict[str, str]] = {str(dtype).removeprefix("torch."): {} for dtype in DTYPES}
     for name, part in tensors.items():
-        tensor = gathered(part)  # one after another, so that a sharded model is never whole
+        tensor = gather_shards(part)  # one after another, so that a sharded model is never whole
         digests[name] = _digest(name, tensor)
         # the dtype of a quantised tensor is only what it stands for
         if tensor.is_floating_point() and not hasattr(tensor, "__tensor_flatten__"):
@@ -124,7 +124,7 @@ def _digest(name: str, tensor: torch.Tensor) -> str:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = gathered(tensor.detach())
+    tensor = gather_shards(tensor.detach())
     if hasattr(tensor, "__tensor_flatten__"):  # a quantised one: what it consists of
         return torch.cat([_bytes(getattr(tensor, part)) for part in tensor.__tensor_flatten__()[0]])
     tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()

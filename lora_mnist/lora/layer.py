@@ -228,7 +228,7 @@ def require_unsharded(
         raise LoRAError(cause, "Do that before it is sharded, or in one process with a model that is not.")
 
 
-def gathered(tensor: torch.Tensor) -> torch.Tensor:
+def gather_shards(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor that is sharded over processes (FSDP2), every one of which has to ask; others as they are."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 

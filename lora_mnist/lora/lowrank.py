@@ -14,7 +14,7 @@ from torch import nn
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.config import LoRAConfig
-from lora_mnist.lora.layer import LoRAUpdate, gathered, require_matrix, require_unsharded
+from lora_mnist.lora.layer import LoRAUpdate, gather_shards, require_matrix, require_unsharded
 from lora_mnist.lora.model import (
     adapter_names,
     attach,
@@ -107,7 +107,7 @@ def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
     inside = {f"{path}.weight" for path in linear_layers(tuned, every_name=True)}
     moved = {}
     for name in sorted(after.keys() - inside):
-        one, other = gathered(before[name]).double(), gathered(after[name]).double()
+        one, other = gather_shards(before[name]).double(), gather_shards(after[name]).double()
         norm, way = float(one.norm()), float((other - one).norm())
         share = way / norm if norm else 0.0 if way == 0 else math.inf
         moved[name] = share if math.isfinite(share) else math.inf  # a caller's `max` would skip NaN

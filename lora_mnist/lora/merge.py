@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.layer import LoRALinear, require_matrix, require_restorable, require_unsharded, restore
-from lora_mnist.lora.model import adapted_layers, exchange, whole_modules
+from lora_mnist.lora.model import adapted_layers, replace_module, whole_modules
 
 
 def merge(model: nn.Module) -> None:
@@ -96,5 +96,5 @@ def merged_copy(model: nn.Module) -> nn.Module:
         for name, value in values.items():
             setattr(base, name, nn.Parameter(value, requires_grad=False))
     for whole in whole_modules(plain).values():
-        exchange(plain, whole, whole.module().requires_grad_(False))
+        replace_module(plain, whole, whole.module().requires_grad_(False))
     return plain

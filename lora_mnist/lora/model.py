@@ -291,7 +291,7 @@ def attach(
     for path, part in copies.items():
         module = modules[path]
         wrapper = module if isinstance(module, TrainedWhole) else TrainedWhole(module)
-        exchange(model, module, wrapper)
+        replace_module(model, module, wrapper)
         wrapper.updates[name], wrapper.active = part.train(wrapper.training), name
     train_only(model, name)
     return updates
@@ -312,12 +312,12 @@ def remove(model: nn.Module, name: str) -> None:
         if isinstance(wrapper, TrainedWhole):
             wrapper.active = None if wrapper.active == name else wrapper.active
             if not wrapper.updates:
-                exchange(model, wrapper, wrapper.base)
+                replace_module(model, wrapper, wrapper.base)
         elif not wrapper.updates:
             restore(wrapper)
 
 
-def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` is a child in `model`."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):

@@ -20,7 +20,7 @@ from torch import nn
 from lora_mnist.errors import AdapterError, DamagedError, DiskError, LoRAError, shown
 from lora_mnist.lora.config import ALL_LINEAR, DTYPES, LoRAConfig
 from lora_mnist.lora.fingerprint import Fingerprint, compute_fingerprint, differences, fingerprint_model
-from lora_mnist.lora.layer import LoRAUpdate, gathered, require_numbers, require_unsharded
+from lora_mnist.lora.layer import LoRAUpdate, gather_shards, require_numbers, require_unsharded
 from lora_mnist.lora.model import (
     attach,
     base_tensors,
@@ -64,7 +64,7 @@ def save_adapter(folder: Path | str, model: nn.Module, name: str, base_fingerpri
     document = _document_of(parts, list(own_modules(model, every_name=True)))
     if "base_model_name_or_path" not in document and getattr(model, "name_or_path", None):  # of transformers
         document["base_model_name_or_path"] = model.name_or_path
-    tensors = {key: gathered(tensor) for key, tensor in _by_key(parts).items()}
+    tensors = {key: gather_shards(tensor) for key, tensor in _by_key(parts).items()}
     for key, tensor in tensors.items():
         require_numbers(key, tensor)
     if not all(tensor.isfinite().all() for tensor in tensors.values()):

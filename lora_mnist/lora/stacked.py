@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lora_mnist.errors import LoRAError
 from lora_mnist.lora.layer import LoRAUpdate, restore
-from lora_mnist.lora.model import adapted_layers, adapter_names, exchange, updates_of, whole_modules
+from lora_mnist.lora.model import adapted_layers, adapter_names, replace_module, updates_of, whole_modules
 
 
 class StackedLinear(nn.Module):
@@ -97,7 +97,7 @@ def stack(models: Sequence[nn.Module], name: str) -> nn.Module:
     stacked = copy.deepcopy(first, shared).requires_grad_(False)  # what is in the memo, `shared`, is not copied
     for path, layer in adapted_layers(stacked).items():
         updates = [updates_of(model, name)[path] for model in models]
-        exchange(stacked, layer, StackedLinear(restore(layer), updates))
+        replace_module(stacked, layer, StackedLinear(restore(layer), updates))
     return stacked
 
 

@@ -61,12 +61,12 @@ def pictures_in(files: Sequence[Path]) -> tuple[list[Picture], dict[str, str]]:
     Also the files that cannot be read, are blank or hold several digits, each with the reason. Raises DataError if that
     is the only one.
     """
-    from lora_mnist.datasets.preprocess import prepared  # with scipy's ndimage, which most commands do not need
+    from lora_mnist.datasets.preprocess import prepare_file  # with scipy's ndimage, which most commands do not need
 
     pictures, refused = list[Picture](), dict[str, str]()
     for file in files:
         try:
-            pictures.append(Picture(prepared(file), str(file)))
+            pictures.append(Picture(prepare_file(file), str(file)))
         except DataError as error:
             if len(files) == 1:
                 raise

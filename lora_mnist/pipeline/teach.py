@@ -13,7 +13,7 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare_split
 from lora_mnist.evaluation.results import GuardDecision
-from lora_mnist.evaluation.verdict import LessonResult, LessonVerdict, OnVal, Unseen
+from lora_mnist.evaluation.verdict import ErrorsOnVal, LessonResult, LessonVerdict, UnseenDrawings
 from lora_mnist.lora import scale_alpha, updates_of
 from lora_mnist.pipeline.finetune import prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, free_name
@@ -74,7 +74,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
     """
     recipe, drawings, val = work.settings.teach, drawings.by_digit(), work.dataset.val
     require_val(recipe.guard, val)
-    parts = parts_of(drawings, recipe.folds)
+    parts = folds_of(drawings, recipe.folds)
     # half as long, since somebody is waiting: on handwriting made of val, 45 % fewer errors in place of 52 %
     brief = recipe.model_copy(update={"steps": -(-recipe.steps // 2)})
     reported = CallbackProgress(tell=report, steps=recipe.steps + len(parts) * brief.steps) if report else None
@@ -104,7 +104,7 @@ def teach(work: Workspace, drawings: Drawings, report: Callable[[Step], None] | 
                 tester, _ = train(others, brief, recipe.steps + number * brief.steps)
                 scale_alpha(tester, NAME, decision.scale or 1.0)
                 now_right[part] = is_right(tester, drawings)[part]
-        unseen = Unseen(
+        unseen = UnseenDrawings(
             images=len(was_right),
             before=int(was_right.sum()),
             after=int(now_right.sum()),
@@ -174,7 +174,7 @@ def is_right(model: MLP, drawings: Drawings) -> torch.Tensor:
     return logits_of(model, images).argmax(1) == drawings.labels.cpu()
 
 
-def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
+def folds_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     """bool (K,) masks of as many parts, with about as many drawings of each digit; none for fewer than two a part.
 
     Equal drawings are in one part, so that no adapter is tested on what it was trained on.
@@ -186,12 +186,12 @@ def parts_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     return [which % folds == part for part in range(folds)]
 
 
-def _on_val(work: Workspace, adapted: MLP, digit: int) -> OnVal:
+def _on_val(work: Workspace, adapted: MLP, digit: int) -> ErrorsOnVal:
     val = work.dataset.val
     before, after = work.logits_with(())["val"], logits_of(adapted, val.images)
     found = compare_split(before, after, val.labels, digit)
     errors = {"before": found.before.errors, "after": found.after.errors}
-    return OnVal(images=len(val), **errors, fixed=found.fixed, broken=found.broken)
+    return ErrorsOnVal(images=len(val), **errors, fixed=found.fixed, broken=found.broken)
 
 
 def _claim_name(work: Workspace, name: str | None) -> str:

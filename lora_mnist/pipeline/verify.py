@@ -12,7 +12,7 @@ from lora_mnist.evaluation.analysis import analyse
 from lora_mnist.evaluation.baselines import Control, Logits
 from lora_mnist.evaluation.metrics import held_out_logits
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
-from lora_mnist.evaluation.results import Frozen, Off, On, Proof
+from lora_mnist.evaluation.results import FrozenClaim, OffClaim, OnClaim, Proof
 from lora_mnist.pipeline.workspace import Workspace, open_workspace
 from lora_mnist.runs.artifact import ANALYSIS, EVALUATION, FINETUNE, WEIGHTS, Artifact, load_network
 from lora_mnist.runs.atomic import to_json
@@ -38,9 +38,9 @@ class AdapterCheck(Document):
 
     name: str
     passed: bool
-    frozen: Maybe[Frozen] = None
-    off: Maybe[Off] = None
-    on: Maybe[On] = None
+    frozen: Maybe[FrozenClaim] = None
+    off: Maybe[OffClaim] = None
+    on: Maybe[OnClaim] = None
     failures: Many[str]
 
     @property

@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from lora_mnist.evaluation.results import Matrix
 from lora_mnist.evaluation.significance import LEVEL, format_p, wilson
-from lora_mnist.evaluation.verdict import paired
+from lora_mnist.evaluation.verdict import control_sentence
 from lora_mnist.report import tables
 from lora_mnist.report.images import COLUMNS, picture_source, sheet_of
 from lora_mnist.report.plots import BLUE, GREY, INK, ORANGE, SERIES, Plot, default_style, plots_of
@@ -98,8 +98,9 @@ def environment() -> Environment:
     filters = (percent, signed, unbroken, policy_hash, date, setting_rows, inline, picture_source)
     made.filters |= {one.__name__: one for one in filters} | {"p": format_p, "sure": rounded_probability}
     rows = (tables.base_digit_rows, tables.digit_rows, tables.score_rows, tables.strength_rows)
-    others = (tables.confusion_changes, matrix_cells, interval, paired, tables.settings_of, tables.base_settings)
-    made.globals |= {one.__name__: one for one in (*rows, *others)}
+    settings = (tables.settings_of, tables.base_settings)
+    others = (tables.confusion_changes, matrix_cells, interval, control_sentence)
+    made.globals |= {one.__name__: one for one in (*rows, *settings, *others)}
     made.globals |= {"LEVEL": LEVEL, "DATASETS": DATASETS}
     return made
 

@@ -36,7 +36,7 @@ def train_base(
         seen = thin_out(seen, recipe.rare_digit, recipe.rare_share, settings.data.split_seed)
     batches = epoch_batches(len(seen), recipe.batch_size, recipe.epochs, torch.default_generator)
     data = TrainingData(seen.images, seen.labels, batches)
-    return model, train(model, data, recipe, "pretraining", progress, val=watched(dataset.val, batches))
+    return model, train(model, data, recipe, "pretraining", progress, val=val_sample(dataset.val, batches))
 
 
 def train_on_digit(
@@ -63,10 +63,12 @@ def train_on_digit(
     if recipe.hard_examples and uncertainty is None:
         uncertainty = least_confidence(model, dataset.train.images)  # still `start`: lora_B is 0
     data = finetuning_data(digit, settings, dataset, uncertainty)
-    return model, train(model, data, recipe, f"fine-tuning {digit}", progress, val=watched(dataset.val, data.batches))
+    return model, train(
+        model, data, recipe, f"fine-tuning {digit}", progress, val=val_sample(dataset.val, data.batches)
+    )
 
 
-def watched(val: Split, batches: torch.Tensor) -> Split:
+def val_sample(val: Split, batches: torch.Tensor) -> Split:
     """Images of `val` to measure on ten times while `batches` are trained on: 1,000 of them at most, and no more than
     take about 3 % of that time, but 100.
     """

@@ -150,8 +150,8 @@ def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
     done = [Done(one, 1.5, skipped and one is not whole.verification) for one in stages]
     shown = [line for i in range(1, len(done) + 1) for line in answers.stage_lines(done[:i], rounds)]
     if answers.was_finished(done):
-        return printed(*shown, answers.finished(whole, PAGE))
-    return printed(*shown, answers.stage_line("4/4 report", "1.5 s", str(PAGE)), answers.whole(whole, HERE))
+        return printed(*shown, answers.nothing_to_do(whole, PAGE))
+    return printed(*shown, answers.stage_line("4/4 report", "1.5 s", str(PAGE)), answers.run_done(whole, HERE))
 
 
 def test_run_takes_24_lines_at_most(whole, longest):

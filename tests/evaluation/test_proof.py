@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lora_mnist.evaluation.proof import TOLERANCE, failures, prove
-from lora_mnist.evaluation.results import Off
+from lora_mnist.evaluation.results import OffClaim
 from lora_mnist.lora import LoRAConfig, LoRALinear, LoRAUpdate, inject, updates_of
 from lora_mnist.lora.fingerprint import compute_fingerprint
 from lora_mnist.training.model import MLP, logits_of
@@ -125,7 +125,7 @@ def test_the_base_decides_where_stored_logits_are_missing_or_others(pair, damage
     base, adapted = pair
     honest = logits_of(base, IMAGES["test"])
     found, _ = prove(base, IMAGES, damage(honest), compute_fingerprint(base.state_dict()), adapted)
-    assert found.off == Off(passed=True, images=50, images_that_differ=0)
+    assert found.off == OffClaim(passed=True, images=50, images_that_differ=0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -18,7 +18,7 @@ from lora_mnist.evaluation.results import (
     ShiftedLogit,
     Threshold,
 )
-from lora_mnist.evaluation.verdict import LessonResult, OnVal, Unseen, listed, verdict_of
+from lora_mnist.evaluation.verdict import ErrorsOnVal, LessonResult, UnseenDrawings, listed, verdict_of
 
 DIGIT = 9
 NOTHING = ((0,) * 10,) * 10  # no verdict looks at who was taken for whom
@@ -186,14 +186,14 @@ NONE = (0,) * 10
 
 
 def unseen(before, fixed, broken, images=30):
-    return Unseen(
+    return UnseenDrawings(
         images=images, before=before, after=before + fixed - broken, fixed=fixed, broken=broken, folds=3, steps=200
     )
 
 
 def on_val(fixed=NONE, broken=NONE, before=140):
     after = before + sum(broken) - sum(fixed)
-    return OnVal(images=5000, before=before, after=after, fixed=fixed, broken=broken)
+    return ErrorsOnVal(images=5000, before=before, after=after, fixed=fixed, broken=broken)
 
 
 def lesson(one, val=None, scale=1.0, before=20, after=30):

@@ -11,7 +11,7 @@ from lora_mnist.datasets.drawings import Drawings
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.pipeline import Applied, Request, evaluate, finetune, open_workspace, pretrain, verify
 from lora_mnist.pipeline.convert import merge
-from lora_mnist.pipeline.teach import keep, parts_of, teach, teach_and_keep
+from lora_mnist.pipeline.teach import folds_of, keep, teach, teach_and_keep
 from lora_mnist.report.page import write_report
 from lora_mnist.runs.listing import list_adapters
 from lora_mnist.runs.run import Run
@@ -92,7 +92,7 @@ def test_no_drawing_is_judged_by_an_adapter_that_has_seen_it(run_copy, monkeypat
 def test_every_part_has_as_many_of_each_digit_and_the_same_drawing_twice_is_in_one_part():
     drawings = turned()
     twice = Drawings(drawings.images.repeat(2, 1, 1), drawings.labels.repeat(2))
-    for part in parts_of(twice, 3):
+    for part in folds_of(twice, 3):
         assert torch.equal(part[:30], part[30:])
         assert torch.bincount(twice.labels[part], minlength=10).tolist() == [2] * 10
 
