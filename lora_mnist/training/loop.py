@@ -79,11 +79,8 @@ def train(
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = Adam(weights, settings.weight_decay, settings.optimizer == "adamw", job_rates)
     images, labels, device = data.images, data.labels, data.images.device
-    jobs = data.batches.shape[:-2].numel()  # 1 if there is no such dimension
-    batches = data.batches.to(device).movedim(-2, 0).flatten(1)  # (jobs, steps, batch) -> (steps, jobs * batch)
-    warps = None if data.warps is None else data.warps.to(device).movedim(-3, 0).flatten(1, -2)
-    offsets = torch.zeros(10, device=device) if data.offsets is None else data.offsets.to(device)
-    offsets = offsets.view(-1, 1, 10).expand(jobs, data.batches.shape[-1], 10).flatten(0, 1)  # -> (jobs * batch, 10)
+    batches, warps, offsets = _by_step(data)
+    jobs = batches.shape[1] // data.batches.shape[-1]
     job_count = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
     rates = learning_rates(settings, len(batches))
     losses, curve = torch.zeros(len(rates), device=device), list[ValPoint]()
@@ -112,6 +109,15 @@ def train(
     if job_rates is None and not all(bool(weight.isfinite().all()) for weight in weights):
         raise UsageError("The last step made a weight NaN or infinite.", "Choose a lower --learning-rate.")
     return History(tuple(losses.tolist()), rates, tuple(curve))
+
+
+def _by_step(data: TrainingData) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Batches (steps, B), warps (steps, B, 4) and offsets (B, 10) of all jobs together, on the device of the images."""
+    device, jobs, batch = data.images.device, data.batches.shape[:-2].numel(), data.batches.shape[-1]
+    batches = data.batches.to(device).movedim(-2, 0).flatten(1)  # (jobs, steps, batch) -> (steps, jobs * batch)
+    warps = None if data.warps is None else data.warps.to(device).movedim(-3, 0).flatten(1, -2)
+    offsets = torch.zeros(10, device=device) if data.offsets is None else data.offsets.to(device)
+    return batches, warps, offsets.view(-1, 1, 10).expand(jobs, batch, 10).flatten(0, 1)
 
 
 def _measured(model: MLP, val: Split, step: int) -> ValPoint:
