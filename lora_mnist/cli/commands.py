@@ -141,7 +141,7 @@ def finetune(
     repair: o.Repair,
     loop: o.Loop,
     session: o.Session,
-    other: o.Finetuning,
+    more: o.FinetuneOptions,
     run: Path = o.RUN,
     full: bool = in_repair("Train all weights of a copy instead of an adapter, to compare."),
     control: bool = o.CONTROL,
@@ -157,7 +157,7 @@ def finetune(
     from lora_mnist.pipeline.finetune import finetune, finetune_full
     from lora_mnist.settings.config import LORA_SETTINGS
 
-    options = {**vars(repair), **vars(other), **vars(loop)}
+    options = {**vars(repair), **vars(more), **vars(loop)}
     if full:
         of_adapters = {**options, "control": control, "on_top_of": on_top_of}
         for name in (*LORA_SETTINGS, "guard", "control", "on_top_of"):

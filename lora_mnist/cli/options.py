@@ -261,7 +261,7 @@ class Repair:
 
 
 @dataclass(frozen=True)
-class Finetuning:
+class FinetuneOptions:
     """What else an adapter is made of, how its images are changed and chosen, and what its loss is."""
 
     rslora: bool | None = in_lora(

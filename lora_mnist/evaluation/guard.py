@@ -32,7 +32,7 @@ class Guard:
     """
 
     rule: GuardRule
-    gain: int = 0  # by how many images, at the least, what the rule counts has to fall
+    gain: int = 0  # the adapter has to save at least so many of the images that the rule counts
     strongest: bool = False  # take the largest scale that is allowed: for an adapter made for other images than val's
 
 
@@ -40,7 +40,8 @@ class Guard:
 def select_scale(
     adapted: MLP, name: str, guard: Guard, before: torch.Tensor | None, val: Split, digit: int
 ) -> GuardDecision:
-    """Try adapter `name` at scales from 1 downwards on `val`, and select the best that meets `guard`, if one does.
+    """Try adapter `name` on `val` at scales from 1 to 0.5, below only if none of these will do; select the best that
+    meets `guard`, if one does.
 
     The adapter stays as it was; `lora.scale_alpha` applies the scale.
 
@@ -54,7 +55,7 @@ def select_scale(
         return GuardDecision(rule="none", counted=None, gain=0, before=None, tried=(), scale=1.0)
     assert before is not None  # a rule goes with a `val`
     counted: Literal["errors", "missed"] = "missed" if guard.rule == "digit" else "errors"  # what must not rise
-    start = counts_of(before, val.labels, digit)
+    counts_before = counts_of(before, val.labels, digit)
     tried, allowed = list[TriedScale](), list[TriedScale]()
     for scale in SCALES:
         if allowed and (guard.strongest or scale < 0.5):
@@ -64,14 +65,14 @@ def select_scale(
         worse = tuple(other for other, change in enumerate(changes_by_digit(found)) if change.is_more)
         tried.append(TriedScale(scale=scale, **dict(found.after), worse=worse))
         hurts = guard.rule == "every-digit" and worse
-        if not hurts and found.after.of(counted) <= start.of(counted) - guard.gain:
+        if not hurts and found.after.of(counted) <= counts_before.of(counted) - guard.gain:
             allowed.append(tried[-1])
     best = min(allowed, key=lambda one: one.errors, default=None)  # the first of equals, which is the largest
     return GuardDecision(
         rule=guard.rule,
         counted=counted,
         gain=guard.gain,
-        before=start,
+        before=counts_before,
         tried=tuple(tried),
         scale=best.scale if best else None,
     )

@@ -195,7 +195,7 @@ def paired_test(*pairs: Pair) -> PairedTest:
     return PairedTest(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
-def changes_by_digit(compared: "Comparison | ErrorsOnVal") -> tuple[PairedTest, ...]:
+def changes_by_digit(compared: "Comparison | LessonErrors") -> tuple[PairedTest, ...]:
     """What changed of each of the ten digits, with their p corrected for being asked together."""
     pairs = list(zip(compared.fixed, compared.broken, strict=True))
     corrected = holm([mcnemar(fixed, broken) for fixed, broken in pairs])
@@ -292,8 +292,8 @@ class UnseenDrawings(Pair):
     steps: Count  # of the training of each of those
 
 
-class ErrorsOnVal(Document):
-    """Wrong images of `val` before and after; `fixed` and `broken` of every digit."""
+class LessonErrors(Document):
+    """Wrong images of `val` before and after a lesson; `fixed` and `broken` of every digit."""
 
     images: Count
     before: Count
@@ -332,7 +332,7 @@ class LessonResult(Document):
     before: Count  # drawings that are right with the base
     after: Count  # and with the adapter, which has seen them
     unseen: UnseenDrawings | None  # None if there are too few drawings to set some aside
-    val: ErrorsOnVal | None
+    val: LessonErrors | None
     scale: float | None  # None if the guard allows none; then all numbers are of the adapter as trained
 
     @model_validator(mode="after")

@@ -102,7 +102,7 @@ def finetune(
     with work.writing():
         # which digit, on top of what, under what name
         recipe, below = work.settings.finetune, tuple(dict.fromkeys(on_top_of))
-        work.require_below(below)
+        work.require_on_top(below)
         digit = work.target_digit(below)
         name = recipe.name or _name_of_round(work, f"digit{digit}-r{recipe.rank}", digit, below)
         if resume and work.run.adapter(name).is_finished and not work.request.force:
@@ -117,7 +117,8 @@ def finetune(
         work.warn_of_no_miss(digit, below)
 
         # train, and select the scale on `val`; the time that is recorded is that of both
-        started, before = time.perf_counter(), work.logits_with(below)
+        started = time.perf_counter()
+        before = work.logits_with(below)  # logits by split
         start, _ = work.adapted([Applied(one) for one in below])
         adapted, history = train_on_digit(start, name, digit, work.settings, work.dataset, work.progress)
         guard = Guard(recipe.guard, gain=1 if below else 0)  # one more adapter has to save at least one image

@@ -12,7 +12,7 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.pipeline.pretrain import PretrainResult, result_of, save_base
 from lora_mnist.pipeline.state_dict import LIBRARY, read_layers
-from lora_mnist.pipeline.workspace import Workspace, workspace_of
+from lora_mnist.pipeline.workspace import Workspace, workspace_with
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import record_provenance
 from lora_mnist.settings.config import Maybe, ModelSettings, resolve
@@ -101,7 +101,7 @@ def import_base(
             "finetune": {"targets": names},
             "teach": {"targets": names},
         }
-        settings = resolve([*request.layers(None, name), given], name)
+        settings = resolve([*request.config_layers(None, name), given], name)
         dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, "test")
 
         # the network, and whether it is one that these images and ReLU suit
@@ -113,7 +113,7 @@ def import_base(
         shares, better = _measure_fit(file, model, dataset.val, asked)
         provenance = record_provenance(device, started, data if name == "mnist" else None)
         save_base(run, model, settings, dataset, provenance, source=source)
-    work = workspace_of(request, run, settings, device, dataset)
+    work = workspace_with(request, run, settings, device, dataset)
     return work, ImportResult(**dict(result_of(work)), pixels=shares, architecture=settings.model, better=better)
 
 

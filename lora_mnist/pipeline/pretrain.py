@@ -10,7 +10,7 @@ from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weake
 from lora_mnist.evaluation.results import WeakestDigit
 from lora_mnist.evaluation.significance import wilson
 from lora_mnist.lora import compute_fingerprint
-from lora_mnist.pipeline.workspace import Workspace, open_workspace, workspace_of
+from lora_mnist.pipeline.workspace import Workspace, open_workspace, workspace_with
 from lora_mnist.runs.artifact import PROVENANCE, RECORD
 from lora_mnist.runs.run import Run
 from lora_mnist.runs.schemas import (
@@ -133,7 +133,7 @@ def _train(request: Request, run: Run) -> Workspace:
     model, history = train_base(settings, dataset, device, Progress(request.quiet, request.stage))
     provenance = record_provenance(device, started, data if name == "mnist" else None)
     save_base(run, model, settings, dataset, provenance, history)
-    return workspace_of(request, run, settings, device, dataset)
+    return workspace_with(request, run, settings, device, dataset)
 
 
 def save_base(

@@ -13,7 +13,7 @@ from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.guard import Guard, require_val, select_scale
 from lora_mnist.evaluation.metrics import compare_split
 from lora_mnist.evaluation.results import GuardDecision
-from lora_mnist.evaluation.verdict import ErrorsOnVal, LessonResult, LessonVerdict, UnseenDrawings
+from lora_mnist.evaluation.verdict import LessonErrors, LessonResult, LessonVerdict, UnseenDrawings
 from lora_mnist.lora import scale_alpha, updates_of
 from lora_mnist.pipeline.finetune import prove_and_save, record_of
 from lora_mnist.pipeline.workspace import Workspace, free_name
@@ -186,12 +186,12 @@ def folds_of(drawings: Drawings, folds: int) -> list[torch.Tensor]:
     return [which % folds == part for part in range(folds)]
 
 
-def _on_val(work: Workspace, adapted: MLP, digit: int) -> ErrorsOnVal:
+def _on_val(work: Workspace, adapted: MLP, digit: int) -> LessonErrors:
     val = work.dataset.val
     before, after = work.logits_with(())["val"], logits_of(adapted, val.images)
     found = compare_split(before, after, val.labels, digit)
     errors = {"before": found.before.errors, "after": found.after.errors}
-    return ErrorsOnVal(images=len(val), **errors, fixed=found.fixed, broken=found.broken)
+    return LessonErrors(images=len(val), **errors, fixed=found.fixed, broken=found.broken)
 
 
 def _claim_name(work: Workspace, name: str | None) -> str:

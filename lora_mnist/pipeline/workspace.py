@@ -83,7 +83,7 @@ class Workspace:
         self.run.require_unused(saved, self.request.force)
         self.run.require_writable()
 
-    def require_below(self, names: Sequence[str]) -> None:
+    def require_on_top(self, names: Sequence[str]) -> None:
         """Raises RunError unless each of `names` is an adapter of the run, trained on top of those before it."""
         for i, name in enumerate(names):
             below = self.run.require_adapter(name).finetune.on_top_of
@@ -221,11 +221,11 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     if (run.record.dataset, run.record.rare) != (facts_of(dataset), rare_digit(stored.pretrain, dataset)):
         cause = f"{base.folder / RECORD} counts other images in a split, or of the rare digit, than its settings give."
         raise AlteredError(cause, RESTORE)
-    return workspace_of(request, run, settings, device, dataset)
+    return workspace_with(request, run, settings, device, dataset)
 
 
-def workspace_of(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
-    """The workspace of a run whose data and settings are known already: its base is read from the file."""
+def workspace_with(request: Request, run: Run, settings: Settings, device: torch.device, dataset: Dataset) -> Workspace:
+    """The last step of `open_workspace`, for who has settings and images already: read the base from its file."""
     network, fingerprint = load_network(run.base.file(WEIGHTS), device)
     return Workspace(request, run, settings, device, dataset, network, fingerprint)
 

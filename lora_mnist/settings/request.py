@@ -51,14 +51,14 @@ class Request:
 
         Raises UsageError for an unknown setting, or a value out of its range.
         """
-        return resolve([*self.layers(stored, dataset), {"data": {"dataset": dataset}}], dataset)
+        return resolve([*self.config_layers(stored, dataset), {"data": {"dataset": dataset}}], dataset)
 
     def wanted_dataset(self, stored: Settings | None) -> str:
         """`auto`, `mnist` or `mnist-5k`. Every other setting is checked on the way, before anything is downloaded.
 
         Raises UsageError as `settings` does.
         """
-        return resolve(self.layers(stored, "mnist"), "mnist").data.dataset
+        return resolve(self.config_layers(stored, "mnist"), "mnist").data.dataset
 
     def refuse_contradictions(self, stored: ConfigTables, sections: Sequence[str], dataset: str, what: Path) -> None:
         """Raises UsageError if a setting asked for within `sections` is not the one that `what` was made with."""
@@ -68,7 +68,7 @@ class Request:
                 cause = f"`{key}` (={shown(wanted)}) contradicts {what}, which was made with {shown(known.get(key))}."
                 raise UsageError(cause, "Leave it out, choose another --run, or make it again with --force.")
 
-    def layers(self, stored: Settings | None, dataset: str) -> list[ConfigTables]:
+    def config_layers(self, stored: Settings | None, dataset: str) -> list[ConfigTables]:
         """What `settings` lays over each other, the lowest first; from the third on, what is asked for here."""
         tables = stored.model_dump(mode="json") if stored else {}
         inherited = overlay([tables, {"finetune": NAMELESS, "teach": NAMELESS}], dataset)

@@ -68,7 +68,7 @@ class SweepRequest:
             run = Run(self.base)
             folder, stored, name = run.require_base().folder, run.record.settings, run.record.dataset.name
             known = stored.model_dump(mode="json")
-        below, inherited, *asked = request.layers(stored, name)
+        below, inherited, *asked = request.config_layers(stored, name)
 
         def resolved(tables: Mapping[str, Any]) -> Settings:
             own = overlay([*asked, tables], name)

@@ -18,7 +18,7 @@ from lora_mnist.evaluation.results import (
     ShiftedLogit,
     Threshold,
 )
-from lora_mnist.evaluation.verdict import ErrorsOnVal, LessonResult, UnseenDrawings, listed, verdict_of
+from lora_mnist.evaluation.verdict import LessonErrors, LessonResult, UnseenDrawings, listed, verdict_of
 
 DIGIT = 9
 NOTHING = ((0,) * 10,) * 10  # no verdict looks at who was taken for whom
@@ -193,7 +193,7 @@ def unseen(before, fixed, broken, images=30):
 
 def on_val(fixed=NONE, broken=NONE, before=140):
     after = before + sum(broken) - sum(fixed)
-    return ErrorsOnVal(images=5000, before=before, after=after, fixed=fixed, broken=broken)
+    return LessonErrors(images=5000, before=before, after=after, fixed=fixed, broken=broken)
 
 
 def lesson(one, val=None, scale=1.0, before=20, after=30):
