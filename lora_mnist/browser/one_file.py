@@ -22,7 +22,7 @@ from lora_mnist.evaluation.metrics import held_out_logits, require_finite, sampl
 from lora_mnist.evaluation.verdict import verdict_of
 from lora_mnist.lora import base_tensors, linear_layers, switch, updates_of, whole_modules_of
 from lora_mnist.pipeline.workspace import Workspace
-from lora_mnist.report.page import policy_hash, source
+from lora_mnist.report.page import policy_hash, template_file
 from lora_mnist.runs.artifact import Artifact
 from lora_mnist.runs.atomic import require_no_file, write_file
 from lora_mnist.runs.schemas import AppliedAdapter
@@ -235,7 +235,7 @@ def render(
         version=__version__,
         dataset=DATASETS[work.dataset.name],
         icon=base64.b64encode(joined("icon.svg").encode()).decode(),
-        lora=base64.b64encode(source("lora.svg").encode()).decode(),
+        lora=base64.b64encode(template_file("lora.svg").encode()).decode(),
         policy=Markup(policy),
         style=Markup(style),
         script=Markup(script),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what --help does without, as with all that is imported furt
     from lora_mnist.pipeline.finetune import FinetuneResult
     from lora_mnist.pipeline.import_base import ImportResult
     from lora_mnist.pipeline.pretrain import PretrainResult
-    from lora_mnist.pipeline.run_all import Done, RunResult
+    from lora_mnist.pipeline.run_all import RunResult, StageDone
     from lora_mnist.pipeline.teach import TeachResult
     from lora_mnist.runs.schemas import Evaluation, RunRecord
 
@@ -221,14 +221,14 @@ def page_exported(document: PageExport) -> RenderableType:
     )
 
 
-def was_finished(done: Sequence[Done]) -> bool:
+def was_finished(done: Sequence[StageDone]) -> bool:
     """Whether none of these stages had anything to do; a run is verified each time."""
     from lora_mnist.pipeline.verify import VerifyResult
 
     return all(one.skipped or isinstance(one.result, VerifyResult) for one in done)
 
 
-def stage_lines(done: Sequence[Done], rounds: int) -> list[RenderableType]:
+def stage_lines(done: Sequence[StageDone], rounds: int) -> list[RenderableType]:
     """What there is to print after the last of the stages `done`.
 
     Stages that were finished before are held back until one had something to do, so a finished run has no lines.

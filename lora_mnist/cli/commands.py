@@ -16,7 +16,7 @@ from lora_mnist.errors import NOTHING_KEPT, DataError, ProofError, UsageError
 
 if TYPE_CHECKING:
     from lora_mnist.pipeline.finetune import FinetuneResult
-    from lora_mnist.pipeline.run_all import Done
+    from lora_mnist.pipeline.run_all import StageDone
     from lora_mnist.pipeline.verify import VerifyResult
     from lora_mnist.pipeline.workspace import Workspace
 
@@ -43,9 +43,9 @@ def run(
     from lora_mnist.runs.run import Run
 
     request = o.request_of(run, session, common, **base.settings(), **o.given("finetune", **vars(repair)))
-    done: list[Done] = []
+    done: list[StageDone] = []
 
-    def show(stage: "Done") -> None:
+    def show(stage: "StageDone") -> None:
         done.append(stage)
         if not (session.json or session.quiet):
             print_all(*answers.stage_lines(done, rounds))
@@ -64,7 +64,7 @@ def run(
         parts = [report_line, answers.run_done(whole, run)]
     if verbose:
         parts += [tables.evaluation(whole.pretraining), *map(tables.finetuning, whole.rounds)]
-        parts.append(tables.path(whole.rounds))
+        parts.append(tables.rounds(whole.rounds))
     print_result(document, session, *parts, file=file)
     if open:
         open_in_browser(file.resolve().as_uri())

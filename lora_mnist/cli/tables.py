@@ -199,12 +199,12 @@ def not_kept(record: FinetuneRecord) -> str:
     return f"Nothing kept: {why} --guard none keeps it as trained. What was kept before is still there."
 
 
-def path(rounds: Sequence[FinetuneResult]) -> RenderableType:
+def rounds(results: Sequence[FinetuneResult]) -> RenderableType:
     """What each round of a repair did, if there were several."""
-    if len(rounds) == 1:
+    if len(results) == 1:
         return Group()
     steps = table("round", "digit", "missed", "false alarms", "all errors", "adapter", words=("adapter",))
-    for i, tuning in enumerate(rounds, 1):
+    for i, tuning in enumerate(results, 1):
         record, analysis = tuning.record, tuning.analysis
         done = [*before_after(analysis.splits["test"]), record.name] if analysis else ["-", "-", "-", "not kept"]
         steps.add_row(str(i), str(record.digit), *done)

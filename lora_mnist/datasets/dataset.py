@@ -53,7 +53,7 @@ def data_folder(given: Path | None, remembered: str | None = None) -> Path:
     return Path(remembered) if remembered and is_there(Path(remembered)) else DATA
 
 
-def choose(wanted: str, folder: Path, quiet: bool = False, offline: bool = False) -> KnownDataset:
+def choose_dataset(wanted: str, folder: Path, quiet: bool = False, offline: bool = False) -> KnownDataset:
     """Decide between `mnist` and `mnist-5k`, downloading MNIST into `folder` if it is not there.
 
     Args:

@@ -14,7 +14,7 @@ from lora_mnist.lora.fingerprint import (
     first_difference,
 )
 from lora_mnist.lora.layer import LoRALinear, LoRAUpdate, adapt
-from lora_mnist.lora.lowrank import Approximation, combine_cat, combine_svd, extract, factorise, left_out
+from lora_mnist.lora.lowrank import Approximation, changes_left_out, combine_cat, combine_svd, extract, factorise
 from lora_mnist.lora.merge import is_merged, merge, merged_copy, unmerge
 from lora_mnist.lora.model import (
     LayerParameters,
@@ -41,7 +41,7 @@ __all__ += ["adapter_names", "base_tensors", "linear_layers", "updates_of", "who
 __all__ += ["LayerParameters", "ParameterTable", "parameter_table"]
 __all__ += ["disabled", "scale_alpha", "set_strength", "strengths", "switch", "train_only"]
 __all__ += ["is_merged", "merge", "merged_copy", "unmerge"]
-__all__ += ["Approximation", "combine_cat", "combine_svd", "extract", "factorise", "left_out"]
+__all__ += ["Approximation", "changes_left_out", "combine_cat", "combine_svd", "extract", "factorise"]
 __all__ += ["load_adapter", "load_fingerprint", "save_adapter"]
 __all__ += ["Fingerprint", "changed_bytes", "compute_fingerprint", "differences", "fingerprint_model"]
 __all__ += ["first_difference"]

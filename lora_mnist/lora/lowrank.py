@@ -75,8 +75,8 @@ def factorise_product(b: torch.Tensor, a: torch.Tensor, rank: int) -> tuple[torc
 def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[str, Approximation]:
     """Turn the difference between two networks into adapter `name` of `model`: what full fine-tuning did, at low rank.
 
-    Only the weights of linear layers are in it; `left_out` measures what else differs. The new adapter is on alone;
-    others stay, switched off.
+    Only the weights of linear layers are in it; `changes_left_out` measures what else differs. The new adapter is on
+    alone; others stay, switched off.
 
     Returns what each layer's difference, `tuned` less the base of `model`, became, by the layer's name. Raises
     LoRAError if the two are not of one architecture, a weight is not finite or only a part of what its layer computes
@@ -96,7 +96,7 @@ def extract(model: nn.Module, name: str, tuned: nn.Module, rank: int) -> dict[st
     return kept
 
 
-def left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
+def changes_left_out(model: nn.Module, tuned: nn.Module) -> dict[str, float]:
     """How far each tensor moved that `extract` leaves out, from `model` to `tuned`: ‖after − before‖ / ‖before‖.
 
     It is inf where that is no number: from 0, or from or to NaN or infinity. Raises LoRAError if the two are not of one

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, find, matching
+from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, matching, names_found
 from lora_mnist.lora.layer import (
     LoRALinear,
     LoRAUpdate,
@@ -133,7 +133,7 @@ def whole_modules_of(model: nn.Module, name: str) -> dict[str, nn.Module]:
     return {path: part for path, part in parts_of(model, name).items() if not isinstance(part, LoRAUpdate)}
 
 
-def is_in(path: str, modules: Iterable[str]) -> bool:
+def is_inside(path: str, modules: Iterable[str]) -> bool:
     """Whether `path` is one of `modules`, or lies in one; everything lies in "", the model itself."""
     return any(module in ("", path) or path.startswith(f"{module}.") for module in modules)
 
@@ -144,11 +144,11 @@ def is_in(path: str, modules: Iterable[str]) -> bool:
 def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> dict[str, LoRAConfig]:
     """The config of each layer that `config` targets, by name. What lies in the modules `whole` is no target."""
     outputs, linear = _output_layers(model), linear_layers(model)
-    layers = [path for path in linear if not is_in(path, whole)]
+    layers = [path for path in linear if not is_inside(path, whole)]
     others = {  # matrices, or stacks of them, that are no linear layer's, by name: their module's class
         f"{path}.{name}".lstrip("."): type(module).__name__
         for path, module in own_modules(model).items()
-        if not (isinstance(module, NOT_LINEAR) or is_in(path, linear))
+        if not (isinstance(module, NOT_LINEAR) or is_inside(path, linear))
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.dim() >= 2 and 1 not in parameter.shape
     }
@@ -156,21 +156,21 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
     left_out: dict[str, str] = {}
     for pattern in config.targets:
         if pattern == ALL_LINEAR:
-            targets |= {path for path in layers if not is_in(path, outputs)}
+            targets |= {path for path in layers if not is_inside(path, outputs)}
             left_out |= others
             continue
         unfit = {name: kind for name, kind in others.items() if matching(pattern, [name.rpartition(".")[0]])}
         if unfit and not matching(pattern, layers):
             cause = f"Target {pattern!r} finds no nn.Linear, but {_listed(unfit)}."
             raise LoRAError(cause, "Only nn.Linear is adapted.")
-        targets |= find(pattern, layers)
+        targets |= names_found(pattern, layers)
         left_out |= unfit
     if not targets:
         rest = f"; left out are {_listed(others)}" if others else ""
         raise LoRAError(f"There is none to adapt: no linear layer but the output's{rest}.", "Name a target.")
     if left_out:
         warnings.warn(f"Only nn.Linear is adapted, so these matrices are left out: {_listed(left_out)}.", stacklevel=3)
-    heads = [path for path in outputs if path in HEADS and not is_in(path, whole)]
+    heads = [path for path in outputs if path in HEADS and not is_inside(path, whole)]
     if ALL_LINEAR in config.targets and heads:
         advice = f"To train it whole, pass also_train=({heads[0]!r},)."
         warnings.warn(f"The output layer {heads[0]} stays as it is. {advice}", stacklevel=3)
@@ -201,8 +201,8 @@ def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[st
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
     patterns = [patterns] if isinstance(patterns, str) else patterns or ()
-    found = {path for pattern in patterns for path in find(pattern, names, "module")}
-    whole = [path for path in names if path in found and not is_in(path, found - {path})]
+    found = {path for pattern in patterns for path in names_found(pattern, names, "module")}
+    whole = [path for path in names if path in found and not is_inside(path, found - {path})]
     for path in whole:
         module = modules[path]
         if isinstance(module, CONTAINERS):  # a copy would stand where nobody calls it
@@ -261,7 +261,7 @@ def inject(
             owners.setdefault(id(parameter), []).append(path)
     for path in (*configs, *whole):
         sharing = [owner for parameter in modules[path].parameters() for owner in owners.get(id(parameter), [])]
-        if others := [owner for owner in sharing if not is_in(owner, [path])]:  # that one keeps W
+        if others := [owner for owner in sharing if not is_inside(owner, [path])]:  # that one keeps W
             warnings.warn(f"{path} shares its weight with {others[0]}, which stays as it is.", stacklevel=2)
     return attach(model, name, configs, generator, whole)
 

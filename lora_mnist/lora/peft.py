@@ -24,7 +24,7 @@ from lora_mnist.lora.layer import LoRAUpdate, gather_shards, require_numbers, re
 from lora_mnist.lora.model import (
     attach,
     base_tensors,
-    is_in,
+    is_inside,
     linear_layers,
     modules_to_train,
     own_modules,
@@ -127,19 +127,19 @@ def load_adapter(
         warnings.warn(f"Whether {folder} was trained on this base is not checked.", UserWarning, stacklevel=2)
     elif stored is not None:
         different = differences(stored, base_fingerprint or compute_fingerprint(own))
-        first = {kind: name for name, kind in reversed(different.items()) if not is_in(name, whole)}
+        first = {kind: name for name, kind in reversed(different.items()) if not is_inside(name, whole)}
         if changed := first.get("other"):
             cause = f"The adapter in {folder} was trained on another base: tensor {changed} differs."
             raise AdapterError(cause, "Use it with the base it came from, or train it again on this one.")
         unsaved = compute_fingerprint(unsaved_buffers(model)).tensors if stored.unsaved else {}
         others = (name for name, digest in stored.unsaved.items() if unsaved.get(name) != digest)
-        if moved := first.get("buffer") or next((name for name in others if not is_in(name, whole)), None):
+        if moved := first.get("buffer") or next((name for name in others if not is_inside(name, whole)), None):
             text = f"The adapter in {folder} was trained on these weights, but other buffers: {moved} differs."
             warnings.warn(text, UserWarning, stacklevel=2)
     elif not allow_unverified:
         cause = f"{folder / ADAPTER_WEIGHTS} does not say which base it was trained on."
         raise AdapterError(cause, "Pass allow_unverified=True if you know that it was this one.")
-    layers = {path: layer for path, layer in linear_layers(model).items() if not is_in(path, whole)}
+    layers = {path: layer for path, layer in linear_layers(model).items() if not is_inside(path, whole)}
     configs = _layer_configs(folder, document, tensors, layers, whole)
     if stored is None:  # from PEFT, which adapts a layer that occurs twice at its first place only
         places = [id(layer) for layer in linear_layers(model, every_name=True).values()]
@@ -149,7 +149,7 @@ def load_adapter(
     _take_out_the_base(folder / ADAPTER_WEIGHTS, tensors, own, whole, any_base=base == "any")
 
     # Before memory is taken or anything in the model changes: every tensor has a place, and fits there
-    wanted = {f"{PREFIX}{name}": tensor for name, tensor in own.items() if is_in(name, whole)}
+    wanted = {f"{PREFIX}{name}": tensor for name, tensor in own.items() if is_inside(name, whole)}
     for path, config in configs.items():
         layer, dtype = layers[path], config.dtype_beside(layers[path].weight.dtype)
         a, b = _factor_keys(path)
@@ -382,7 +382,7 @@ def _take_out_the_base(
     keys = set(tensors)
     for key in sorted(keys):
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-        if key.startswith(PREFIX) and name in own and not is_in(name, whole):
+        if key.startswith(PREFIX) and name in own and not is_inside(name, whole):
             stored, ours = tensors.pop(key), own[name]
             # PEFT's copy of a layer that it adapts, of another base; a bias alone was trained
             if any_base and ".base_layer." in key and f"{key.rpartition('.')[0]}.weight" in keys:

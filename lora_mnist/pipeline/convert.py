@@ -9,7 +9,7 @@ from lora_mnist import SCHEMA
 from lora_mnist.errors import UsageError
 from lora_mnist.evaluation.metrics import counts_in, held_out_logits, require_finite, summarise
 from lora_mnist.evaluation.proof import largest_of
-from lora_mnist.lora import compute_fingerprint, left_out, merged_copy
+from lora_mnist.lora import changes_left_out, compute_fingerprint, merged_copy
 from lora_mnist.lora import extract as extract_update
 from lora_mnist.pipeline.finetune import FinetuneResult, prove_and_save, record_of
 from lora_mnist.pipeline.state_dict import original_content
@@ -114,7 +114,7 @@ def extract(work: Workspace, rank: int, checkpoint: str | None = None) -> Finetu
             checkpoint=made_from,
             fingerprint=compute_fingerprint(tuned.state_dict()).sha256,
             layers={path: LayerApproximation.model_validate(one, from_attributes=True) for path, one in kept.items()},
-            left_out=left_out(work.base, tuned),
+            left_out=changes_left_out(work.base, tuned),
             of_checkpoint=CheckpointCounts(accuracy=theirs.accuracy, **dict(counts_in(theirs.confusion, digit))),
         )
         largest = max(approximation.rank for approximation in kept.values())

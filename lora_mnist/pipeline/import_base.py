@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from lora_mnist.datasets.dataset import Split, choose, data_folder, load
+from lora_mnist.datasets.dataset import Split, choose_dataset, data_folder, load
 from lora_mnist.errors import RunError, UsageError
 from lora_mnist.evaluation.significance import mcnemar
 from lora_mnist.pipeline.pretrain import PretrainResult, result_of, save_base
@@ -93,7 +93,7 @@ def import_base(
 
         # the images, half of `test` as `val`
         data, device = data_folder(request.data), prepare_device(request.device, request.threads)
-        name = choose(request.wanted_dataset(None), data, request.quiet, request.offline)
+        name = choose_dataset(request.wanted_dataset(None), data, request.quiet, request.offline)
         given = {
             "data": {"dataset": name, **HALF},
             "model": {**shape, "mean": asked[0], "std": asked[1]},

@@ -29,7 +29,7 @@ class Picture:
     label: int | None = None
 
 
-class Guess(Document):
+class NetworkGuess(Document):
     """What one network takes a picture for."""
 
     adapter: AppliedAdapter | None  # None for the base
@@ -44,7 +44,7 @@ class Prediction(Document):
     file: Maybe[str] = None
     index: Maybe[Count] = None
     label: Maybe[Digit] = None
-    guesses: Many[Guess]
+    guesses: Many[NetworkGuess]
 
 
 class Predictions(Document):
@@ -117,7 +117,7 @@ def predict(
     if not pictures:
         return Predictions(dataset=work.dataset.name, predictions=())
     images = torch.from_numpy(np.stack([picture.image for picture in pictures])).to(work.device)  # (N, 28, 28)
-    guesses: list[list[Guess]] = []  # by network, then by picture
+    guesses: list[list[NetworkGuess]] = []  # by network, then by picture
     for one in (None, *adapters):
         below = work.run.on_top_of(one.reference) if one else ()
         model, used = work.adapted([*map(Applied, below), one] if one else [], allow_unverified)
@@ -125,7 +125,10 @@ def predict(
         require_finite({"": logits}, "Choose a smaller --strength.")
         on, rows = used[-1] if one else None, logits.double().softmax(1).tolist()
         guesses.append(
-            [Guess(adapter=on, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row)) for row in rows]
+            [
+                NetworkGuess(adapter=on, on_top_of=below, digit=row.index(max(row)), probabilities=tuple(row))
+                for row in rows
+            ]
         )
     predictions = tuple(
         Prediction(file=picture.file, index=picture.index, label=picture.label, guesses=of_networks)

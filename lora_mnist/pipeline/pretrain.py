@@ -4,7 +4,7 @@ import logging
 import time
 
 from lora_mnist import SCHEMA
-from lora_mnist.datasets.dataset import Dataset, choose, data_folder, load
+from lora_mnist.datasets.dataset import Dataset, choose_dataset, data_folder, load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import held_out_logits, require_finite, weakest_digit
 from lora_mnist.evaluation.results import WeakestDigit
@@ -123,7 +123,7 @@ def _train(request: Request, run: Run) -> Workspace:
     run.require_writable()
     device = prepare_device(request.device, request.threads)
     data = data_folder(request.data)
-    name = choose(wanted, data, request.quiet, request.offline)
+    name = choose_dataset(wanted, data, request.quiet, request.offline)
     if stored and stored.data.dataset != name:
         stored = None  # made for another data set, which has its own epochs and steps
     settings = request.settings(stored, name)

@@ -20,7 +20,7 @@ MOST_ROUNDS = 100  # far beyond use; without a guard each round is kept, and eac
 
 
 @dataclass(frozen=True)
-class Done:
+class StageDone:
     """A stage, or one round of `finetune`, and how long it took; `skipped` if it was finished before."""
 
     result: PretrainResult | FinetuneResult | VerifyResult
@@ -38,7 +38,7 @@ class RunResult(Document):
 
 
 def run(
-    request: Request, rounds: int = 1, control: bool = False, show: Callable[[Done], None] = lambda done: None
+    request: Request, rounds: int = 1, control: bool = False, show: Callable[[StageDone], None] = lambda done: None
 ) -> tuple[Workspace, RunResult]:
     """Pretrain, repair, verify. What is finished is not done again. Returns the run too, for a report.
 
@@ -67,19 +67,19 @@ def run(
     with opened.writing():  # from the first stage to the last
         there, started = opened.base.is_finished and not request.force, time.perf_counter()
         work, pretraining = pretrain(replace(request, stage=f"1/{len(STAGES)} "), resume=True, run=opened)
-        show(Done(pretraining, time.perf_counter() - started, there))
+        show(StageDone(pretraining, time.perf_counter() - started, there))
         repairs = repair(work, rounds, control, show)
         started = time.perf_counter()
         with replace(work.progress, stage=f"3/{len(STAGES)} ").waiting("verifying"):
             verification = verify_workspace(work)
-        show(Done(verification, time.perf_counter() - started))
+        show(StageDone(verification, time.perf_counter() - started))
     kept = [one.record.name for one in repairs if one.kept]
     overall = compare(work.logits_with(()), work.logits_with(kept), work.labels, repairs[0].record.digit)
     return work, RunResult(pretraining=pretraining, rounds=repairs, overall=overall, verification=verification)
 
 
 def repair(
-    work: Workspace, rounds: int, control: bool = False, show: Callable[[Done], None] = lambda done: None
+    work: Workspace, rounds: int, control: bool = False, show: Callable[[StageDone], None] = lambda done: None
 ) -> tuple[FinetuneResult, ...]:
     """The rounds of `run`; those whose adapter is there already are not done again."""
     repairs: list[FinetuneResult] = []
@@ -90,7 +90,7 @@ def repair(
         staged = replace(work, request=replace(work.request, stage=stage))
         last = finetune(staged, below, control, resume=True)
         repairs.append(last)
-        show(Done(last, time.perf_counter() - started, last.kept and last.record.name in there))
+        show(StageDone(last, time.perf_counter() - started, last.kept and last.record.name in there))
     return tuple(repairs)
 
 

@@ -33,7 +33,7 @@ LIBRARY = "What comes in is a chain of linear layers from 784 to 10; docs/librar
 
 
 @dataclass(frozen=True)
-class Linear:
+class LayerTensors:
     """A layer: fp32 tensors by `weight` (out, in) and, if it has one, `bias` (out,), and their names in the file."""
 
     tensors: dict[str, torch.Tensor]
@@ -49,7 +49,7 @@ class Linear:
         return f"`{self.names['weight']}` ({_shape(self.tensors['weight'])})"
 
 
-def read_layers(path: Path) -> tuple[list[Linear], ImportedFile]:
+def read_layers(path: Path) -> tuple[list[LayerTensors], ImportedFile]:
     """The linear layers, in their order, in what torch.save or safetensors wrote; and how that file is laid out.
 
     Nothing in the file is run. Raises RunError if it cannot be read, or holds anything but the layers of one network
@@ -119,7 +119,7 @@ def _from_torch(path: Path, content: bytes) -> Any:
         raise RunError(f"{path} is no file of torch.save, or a damaged one.", SAVE) from error
 
 
-def _layers_in(path: Path, tensors: Mapping[str, torch.Tensor]) -> list[Linear]:
+def _layers_in(path: Path, tensors: Mapping[str, torch.Tensor]) -> list[LayerTensors]:
     """The order of the file is taken for that of the layers if they fit so, else the one order in which they do."""
 
     def refuse(what: str, way_out: str = LIBRARY) -> NoReturn:
@@ -135,7 +135,7 @@ def _layers_in(path: Path, tensors: Mapping[str, torch.Tensor]) -> list[Linear]:
 
     shapes = [one.shape for one in tensors.values() if one.dim() == 2]
     inputs, outputs = {shape[1] for shape in shapes}, {shape[0] for shape in shapes}
-    parts: dict[str, Linear] = {}
+    parts: dict[str, LayerTensors] = {}
     for name, tensor in tensors.items():
         what = f"`{name}` ({_shape(tensor)})"
         if "lora_" in name:
@@ -159,7 +159,7 @@ def _layers_in(path: Path, tensors: Mapping[str, torch.Tensor]) -> list[Linear]:
             refuse(
                 f"{what} holds NaN, infinity, or more than float32 can", "Train it again with a lower learning rate."
             )
-        layer = parts.setdefault(match[1] or "", Linear({}, {}))
+        layer = parts.setdefault(match[1] or "", LayerTensors({}, {}))
         layer.tensors[match[2]], layer.names[match[2]] = values, name
     for layer in parts.values():
         if "weight" not in layer.tensors:
@@ -179,12 +179,12 @@ def _layers_in(path: Path, tensors: Mapping[str, torch.Tensor]) -> list[Linear]:
     return list(orders[0])
 
 
-def _is_chain(layers: Sequence[Linear]) -> bool:
+def _is_chain(layers: Sequence[LayerTensors]) -> bool:
     ends = (layers[0].sizes[0], layers[-1].sizes[1])
     return ends == (784, 10) and all(one.sizes[1] == other.sizes[0] for one, other in pairwise(layers))
 
 
-def _misfit(layers: Sequence[Linear], inputs: set[int], outputs: set[int]) -> str:
+def _misfit(layers: Sequence[LayerTensors], inputs: set[int], outputs: set[int]) -> str:
     """Why they do not chain, in the order of the file."""
     if 784 not in inputs:
         return f"{layers[0]} takes {layers[0].sizes[0]:,} numbers, not the 784 pixels of an image"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset, choose, data_folder, load
+from lora_mnist.datasets.dataset import Dataset, choose_dataset, data_folder, load
 from lora_mnist.errors import AlteredError, RunError, UsageError
 from lora_mnist.evaluation.metrics import weakest_digit
 from lora_mnist.lora import Fingerprint, load_adapter, load_fingerprint, set_strength
@@ -213,7 +213,7 @@ def open_workspace(request: Request, run: Run | None = None) -> Workspace:
     settings = request.settings(stored, name)
     device = prepare_device(request.device, request.threads)
     data = data_folder(request.data, base.provenance.data)
-    choose(name, data, request.quiet, request.offline)
+    choose_dataset(name, data, request.quiet, request.offline)
     dataset = load(name, data, settings.data.val_share, settings.data.split_seed, device, settings.data.val_from)
     if dataset.sha256 != run.record.dataset.sha256:
         raise RunError(f"{run.path} was trained on other images of the same name.", "Choose another --run.")

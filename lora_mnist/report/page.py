@@ -73,9 +73,9 @@ def write_report(run: Run, normalised: bool = False) -> Path:
             plots=plots,
             sheet=sheet,
             data=_data_for_script(adapters, places),
-            script=source("report.js"),
-            style=source("report.css"),
-            lora_picture=base64.b64encode(source("lora.svg").encode()).decode(),
+            script=template_file("report.js"),
+            style=template_file("report.css"),
+            lora_picture=base64.b64encode(template_file("lora.svg").encode()).decode(),
             commands=tables.commands(documents),
         )
         files = {"index.html": page.encode(), "report.json": to_json(documents.model_dump(mode="json"))}
@@ -95,7 +95,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    filters = (percent, signed, unbroken, policy_hash, date, setting_rows, inline, picture_source)
+    filters = (percent, signed, keep_together, policy_hash, date, setting_rows, inline_svg, picture_source)
     made.filters |= {one.__name__: one for one in filters} | {"p": format_p, "sure": rounded_probability}
     rows = (tables.base_digit_rows, tables.digit_rows, tables.score_rows, tables.strength_rows)
     settings = (tables.settings_of, tables.base_settings)
@@ -105,7 +105,7 @@ def environment() -> Environment:
     return made
 
 
-def source(name: str) -> str:
+def template_file(name: str) -> str:
     """A file beside the templates, which is none itself."""
     return resources.files(__package__).joinpath("templates", name).read_text("utf-8")
 
@@ -190,7 +190,7 @@ def rounded_probability(probability: float) -> str:
     return {"0": f"<{NBSP}1{NBSP}%", "100": f">{NBSP}99{NBSP}%"}.get(text, f"{text}{NBSP}%")
 
 
-def unbroken(words: str) -> str:
+def keep_together(words: str) -> str:
     """With no line break between a number and its unit, or a p and its value."""
     return re.sub(r" (?=%)|(?<=\bp) (?=[=<])|(?<=\bp [=<]) ", NBSP, words)
 
@@ -215,7 +215,7 @@ def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def inline(plot: Plot) -> Markup:
+def inline_svg(plot: Plot) -> Markup:
     """The <svg> element of `plot` in the page's colours, with its marks.
 
     The drawing is matplotlib's; what a page has no use for goes. Styles become attributes, so that the page's content

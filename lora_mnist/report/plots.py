@@ -39,7 +39,7 @@ default_style = partial(matplotlib.style.context, "default")
 
 
 @dataclass(frozen=True)
-class Mark:
+class PointLabel:
     """What a point of a plot says when the pointer is on it; `strength` is that of the adapter there, if any."""
 
     x: float
@@ -56,7 +56,7 @@ class Plot:
     figure: Figure = field(repr=False)
     alt: str  # its text alternative
     table: str  # the CSV file with its numbers
-    marks: tuple[Mark, ...] = ()  # in the coordinates of its first axes
+    marks: tuple[PointLabel, ...] = ()  # in the coordinates of its first axes
 
     @property
     def svg(self) -> bytes:
@@ -181,14 +181,14 @@ def confusion(
 
 def errors_per_digit(base: SplitResult) -> Plot:
     """Wrong images of every digit."""
-    figure, axes = framed("digit", "wrong images (test)")
+    figure, axes = new_axes("digit", "wrong images (test)")
     bars = axes.bar(DIGITS, base.wrong, 0.8, color=GREY)
     axes.bar_label(bars, fontsize=8, color=INK)
     axes.set_xticks(DIGITS, list(map(str, DIGITS)))
     axes.margins(y=0.12)
     axes.locator_params("y", **WHOLE)
     pairs = enumerate(zip(base.wrong, base.images, strict=True))
-    marks = tuple(Mark(digit, wrong, f"{digit}: {wrong} of {images} wrong") for digit, (wrong, images) in pairs)
+    marks = tuple(PointLabel(digit, wrong, f"{digit}: {wrong} of {images} wrong") for digit, (wrong, images) in pairs)
     alt = f"Wrong test images per digit: {list(base.wrong)}."
     return Plot("base-errors", figure, alt, "base-digits.csv", marks)
 
@@ -199,7 +199,7 @@ def change_per_digit(one: AdapterResults) -> Plot:
     A change that is more than chance is blue where it fell and orange where it rose, and the dot is filled.
     """
     name, target, rows = one.name, one.digit, digit_rows(one)
-    figure, axes = framed("change of the error rate on test, in points (left: fewer wrong)")
+    figure, axes = new_axes("change of the error rate on test, in points (left: fewer wrong)")
     marks, chance = [], {row["digit"]: row["p"] > LEVEL for row in rows}
     from_below = sorted(rows, key=lambda row: (row["digit"] == target, -row["digit"]))
     for height, row in enumerate(from_below):
@@ -208,7 +208,7 @@ def change_per_digit(one: AdapterResults) -> Plot:
         points = row["net"] * (100 / max(1, row["images"]))
         axes.plot([100 * row["low"], 100 * row["high"]], [height] * 2, color=colour, linewidth=1.6)
         axes.plot(points, height, "o", color=colour, markerfacecolor="white" if is_chance else colour)
-        marks.append(Mark(points, height, f"{row['digit']}: {row['fixed']} fixed, {row['broken']} broken"))
+        marks.append(PointLabel(points, height, f"{row['digit']}: {row['fixed']} fixed, {row['broken']} broken"))
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.axhline(8.5, color=GREY, linewidth=0.6, linestyle=":")
     axes.set_yticks(DIGITS, [f"{row['digit']}{' (target)' if row['digit'] == target else ''}" for row in from_below])
@@ -239,7 +239,7 @@ def trade_off(one: AdapterResults) -> Plot:
     lowest, highest = min(everything), max(counts.errors for _, counts in points)
     top = max(errors for errors in everything if errors <= 2 * highest - lowest)
     margin = 0.2 * (top - lowest) + 4
-    figure, axes = framed(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
+    figure, axes = new_axes(f"missed {digit}s (test)", "all errors (test)", 2 + len(points))
     axes.set_ylim(max(0, lowest - margin), top + margin)
     for label, curve, colour, style in (
         (f"a number added to the logit of {digit}", shifts, ORANGE, "--"),
@@ -255,8 +255,8 @@ def trade_off(one: AdapterResults) -> Plot:
     _write_strengths(axes, strengths)
     legend_above(axes)
 
-    def mark(label: str, counts: Counts, strength: float | None = None) -> Mark:
-        return Mark(counts.missed, counts.errors, f"{label}: {_in_words(counts)}", strength)
+    def mark(label: str, counts: Counts, strength: float | None = None) -> PointLabel:
+        return PointLabel(counts.missed, counts.errors, f"{label}: {_in_words(counts)}", strength)
 
     marks = [mark(f"{counts.shift:+.2f} on the logit of {digit}".replace("-", "−"), counts) for counts in shifts]
     marks += [mark(*point) for point in points]
@@ -282,7 +282,7 @@ def _write_strengths(axes: Axes, strengths: Sequence[StrengthPoint]) -> None:
 def strength_curve(one: AdapterResults) -> Plot:
     """Accuracy and recalls by strength, in per cent; the recommended strength is marked."""
     name, digit, curve, rows = one.name, one.digit, one.curve, strength_rows(one)
-    figure, axes = framed("strength of the adapter (0: the base, 1: as kept)", f"% of {curve.measured_on}", 4)
+    figure, axes = new_axes("strength of the adapter (0: the base, 1: as kept)", f"% of {curve.measured_on}", 4)
     lines = (
         ("accuracy", "accuracy, all digits", INK, "-"),
         ("recall", f"recall of {digit}", BLUE, "-"),
@@ -300,7 +300,7 @@ def strength_curve(one: AdapterResults) -> Plot:
         for key, label, *_ in lines:
             percent = 100 * row[key]
             words = f"strength {row['strength']:g}: {percent:.2f} % {label}"
-            marks.append(Mark(row["strength"], percent, words, row["strength"]))
+            marks.append(PointLabel(row["strength"], percent, words, row["strength"]))
     alt = f"Accuracy, recall of {digit} and of the others by strength; recommended is {curve.recommended:g}."
     return Plot(f"{name}-strength_curve", figure, alt, f"{name}-strength_curve.csv", tuple(marks))
 
@@ -308,7 +308,7 @@ def strength_curve(one: AdapterResults) -> Plot:
 def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
     """From before to after, for every adapter: wrong images of its digit against wrong images of all others."""
     ours, others = "missed images of the repaired digit (test)", "wrong images of the other digits (test)"
-    figure, axes = framed(ours, others, len(lines))
+    figure, axes = new_axes(ours, others, len(lines))
     marks, words = [], []
     for line, marker, colour in zip(lines, itertools.cycle(MARKERS), itertools.cycle(SERIES), strict=False):
         label = f"{line.name} (all weights)" if line.method == "full" else line.name  # an adapter may have that name
@@ -316,7 +316,7 @@ def side_by_side(lines: Sequence[AdapterLine]) -> Plot:
         for when, counts in (("before", line.before), ("after", line.after)):
             x.append(counts.missed)
             y.append(counts.errors - counts.missed)
-            marks.append(Mark(x[-1], y[-1], f"{label}, {when}: {_in_words(counts)}"))
+            marks.append(PointLabel(x[-1], y[-1], f"{label}, {when}: {_in_words(counts)}"))
         axes.plot(x, y, "-", color=colour, linewidth=1.2, alpha=0.6)
         axes.plot(x[1], y[1], marker, color=colour, markersize=8, label=label, linestyle="none")
         axes.plot(x[0], y[0], "o", color=GREY, markersize=5, markerfacecolor="white")
@@ -337,14 +337,14 @@ def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple
     Args:
         val: step, loss and accuracy where they were measured on `val`; accuracy has an axis of its own, on the right.
     """
-    figure, axes = framed("step", "cross-entropy", 4 if val else 2)
+    figure, axes = new_axes("step", "cross-entropy", 4 if val else 2)
     window = max(1, len(losses) // 50)
     mean = np.convolve(losses, np.ones(window) / window, mode="valid")
     steps = np.arange(1, len(losses) + 1)
     axes.plot(steps, losses, color=GREY, alpha=0.35, linewidth=0.8, label="each step")
     axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=1.8, label=f"mean of the last {window}")
     marked = range(0, len(mean), max(1, len(mean) // 50))
-    marks = [Mark(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked]
+    marks = [PointLabel(i + window, mean[i], f"step {i + window}: {mean[i]:.3g}") for i in marked]
     if val:
         at, val_losses, accuracies = zip(*val, strict=True)
         percent = [100 * one for one in accuracies]
@@ -361,7 +361,7 @@ def loss_curve(name: str, losses: Sequence[float], alt: str, val: Sequence[tuple
             one.set_position((left, bottom, width - 0.115, height))  # room for the second axis
         alt = f"{alt} On val at the end: loss {val_losses[-1]:.3g}, accuracy {percent[-1]:.2f} %."
         marks += [
-            Mark(step, loss, f"step {step}, on val: {loss:.3g}, {100 * accuracy:.2f} % right")
+            PointLabel(step, loss, f"step {step}, on val: {loss:.3g}, {100 * accuracy:.2f} % right")
             for step, loss, accuracy in val
         ]
     axes.locator_params("x", **WHOLE)
@@ -393,7 +393,7 @@ def directions(pictures: np.ndarray, singular_values: Sequence[float]) -> Figure
     return figure
 
 
-def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes]:
+def new_axes(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes]:
     """Named axes with room for a legend of so many labels above them, where it cannot hide anything."""
     legend = 0.18 * -(-labels // 2)  # inches
     height = 3.4 + legend
@@ -405,5 +405,5 @@ def framed(xlabel: str, ylabel: str = "", labels: int = 0) -> tuple[Figure, Axes
 
 
 def legend_above(axes: Axes) -> None:
-    """A legend in the room that `framed` left for it."""
+    """A legend in the room that `new_axes` left for it."""
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, labelspacing=0.2)

@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from lora_mnist.report.page import LEVELS, environment, source
+from lora_mnist.report.page import LEVELS, environment, template_file
 from lora_mnist.report.plots import (
     GREY,
     INK,
@@ -19,11 +19,11 @@ from lora_mnist.report.plots import (
     ORANGE,
     SERIES,
     WIDTH,
-    Mark,
     Plot,
+    PointLabel,
     default_style,
-    framed,
     legend_above,
+    new_axes,
 )
 from lora_mnist.report.tables import to_csv
 from lora_mnist.runs.atomic import new_folder, to_json, write_file
@@ -59,11 +59,11 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
         "names": [one.name for one in summary.variants],
         "on_val": ON_VAL,
         "plots": plots,
-        "relative": relative,
+        "relative_change": relative_change,
         "seed_lines": _seed_lines(rows, summary.split) if len(adapters) == 1 else [],
         "setting": spelled(summary.by),
         "shade": shade,
-        "style": source("report.css"),
+        "style": template_file("report.css"),
         "table": TABLE,
     }
     files = {
@@ -80,7 +80,7 @@ def write_page(summary: Summary, rows: Sequence[Row], folder: Path) -> Path:
     return folder / PAGE / "index.html"
 
 
-def relative(value: float, to: float) -> str:
+def relative_change(value: float, to: float) -> str:
     """By how many per cent it is more or less, with its sign; of a handful, or many times as much, that says little."""
     share = 100 * (value / to - 1) if to >= 5 else math.inf
     return f" ({share:+.0f} %)".replace("-", "−") if abs(share) < 1000 else ""
@@ -121,8 +121,8 @@ def plot_by_setting(summary: Summary) -> Plot:
     for one in adapters:
         series.setdefault(one.series, []).append(one)
     shown = f"{METRIC_NAMES[metric]} ({summary.images})"
-    figure, axes = framed(spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
-    marks: list[Mark] = []
+    figure, axes = new_axes(spelled(summary.by), shown, 2 * len(series) + len(whole) + 1)
+    marks: list[PointLabel] = []
     axes.axhline(summary.base[metric].mean, color=GREY, linestyle=":", linewidth=1.5, label="base")
     for (name, variants), colour, marker in zip(series.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
         x, found = [places.index(str(one.by)) for one in variants], [one.after[metric] for one in variants]
@@ -131,7 +131,7 @@ def plot_by_setting(summary: Summary) -> Plot:
         thresholds = [one.threshold[metric].mean for one in variants]
         label = f"threshold{f' ({name})' if name else ''}"
         axes.plot(x, thresholds, "--", color=ORANGE, marker=".", linewidth=1.2, label=label)
-        marks += [Mark(x[i], mean[i], f"{one.name}: {found[i]}") for i, one in enumerate(variants)]
+        marks += [PointLabel(x[i], mean[i], f"{one.name}: {found[i]}") for i, one in enumerate(variants)]
     for one in whole:
         axes.axhline(one.after[metric].mean, color=INK, linewidth=1.2, label=one.name)
     axes.set_xticks(range(len(places)), places)
@@ -144,7 +144,7 @@ def plot_by_setting(summary: Summary) -> Plot:
 def plot_trade(summary: Summary) -> Plot:
     """Missed images against all errors: a threshold buys the one with the other."""
     missed, errors = f"missed images of the repaired digit ({summary.images})", f"all errors ({summary.images})"
-    figure, axes = framed(missed, errors, len(summary.variants) + 2)
+    figure, axes = new_axes(missed, errors, len(summary.variants) + 2)
     before = summary.base["missed"].mean, summary.base["errors"].mean
     axes.plot(*before, "o", color=GREY, markersize=8, linestyle="none", label="base")
     thresholds = [(one.threshold["missed"].mean, one.threshold["errors"].mean) for one in summary.variants]
@@ -155,7 +155,7 @@ def plot_trade(summary: Summary) -> Plot:
         at = one.after["missed"].mean, one.after["errors"].mean
         ink = INK if one.by is None else colour
         axes.plot(*at, marker, color=ink, markersize=8, linestyle="none", label=one.name)
-        marks.append(Mark(*at, f"{one.name}: {at[0]:.1f} missed, {at[1]:.1f} errors"))
+        marks.append(PointLabel(*at, f"{one.name}: {at[0]:.1f} missed, {at[1]:.1f} errors"))
     legend_above(axes)
     alt = f"Missed images against all errors. {'; '.join(mark.words for mark in marks)}."
     return Plot("trade", figure, alt, TABLE, tuple(marks))

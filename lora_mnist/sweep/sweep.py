@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lora_mnist.datasets.dataset import Dataset, Split, choose, data_folder
+from lora_mnist.datasets.dataset import Dataset, Split, choose_dataset, data_folder
 from lora_mnist.errors import ProofError, RunError, UsageError, shown
 from lora_mnist.evaluation.metrics import held_out_logits, weakest_digit
 from lora_mnist.evaluation.results import COUNTS, Counts
@@ -63,7 +63,9 @@ class SweepRequest:
         """
         request, stored = self.request, None
         if self.base is None:
-            name = choose(request.wanted_dataset(None), data_folder(request.data), request.quiet, request.offline)
+            name = choose_dataset(
+                request.wanted_dataset(None), data_folder(request.data), request.quiet, request.offline
+            )
         else:
             run = Run(self.base)
             folder, stored, name = run.require_base().folder, run.record.settings, run.record.dataset.name

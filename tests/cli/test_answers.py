@@ -13,7 +13,7 @@ from lora_mnist.evaluation.verdict import changes_by_digit, side_effects, verdic
 from lora_mnist.pipeline import FinetuneResult, Request, RunResult, finetune_full, verify
 from lora_mnist.pipeline.convert import extract
 from lora_mnist.pipeline.pretrain import pretrain
-from lora_mnist.pipeline.run_all import Done
+from lora_mnist.pipeline.run_all import StageDone
 from lora_mnist.runs.run import Run
 from lora_mnist.training import train as recipe
 
@@ -147,7 +147,7 @@ def test_an_import_has_shares_below_its_counts(succeeds, finished_run, tmp_path,
 
 def lines_of_run(whole, rounds=1, skipped=False) -> list[str]:
     stages = [whole.pretraining, *whole.rounds, whole.verification]
-    done = [Done(one, 1.5, skipped and one is not whole.verification) for one in stages]
+    done = [StageDone(one, 1.5, skipped and one is not whole.verification) for one in stages]
     shown = [line for i in range(1, len(done) + 1) for line in answers.stage_lines(done[:i], rounds)]
     if answers.was_finished(done):
         return printed(*shown, answers.nothing_to_do(whole, PAGE))
@@ -224,7 +224,7 @@ def test_a_finished_run_that_ended_with_a_refusal_says_so(whole, refused):
 
 
 def test_stages_that_were_finished_before_are_shown_once_something_is_done(whole, tuned):
-    there, done = Done(whole.pretraining, 0.1, True), Done(tuned, 2.5, False)
+    there, done = StageDone(whole.pretraining, 0.1, True), StageDone(tuned, 2.5, False)
     assert answers.stage_lines([there], 1) == []
     lines = printed(*answers.stage_lines([there, done], 1))
     assert lines[0].startswith("1/4 pretrain  before")

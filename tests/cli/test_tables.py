@@ -117,10 +117,10 @@ def test_an_adapter_that_was_not_kept_has_its_reason(refused):
 
 
 def test_several_rounds_have_a_line_each(tuned, refused):
-    text = words(tables.path([tuned, refused]))
+    text = words(tables.rounds([tuned, refused]))
     assert tuned.record.name in text
     assert "not kept" in text
-    assert words(tables.path([tuned])) == ""
+    assert words(tables.rounds([tuned])) == ""
 
 
 def test_a_rank_that_a_layer_cannot_use_is_named(tuned):

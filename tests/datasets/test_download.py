@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lora_mnist.datasets import mnist as files
-from lora_mnist.datasets.dataset import choose, load
+from lora_mnist.datasets.dataset import choose_dataset, load
 from lora_mnist.datasets.mnist import MNIST_FILES, import_torchvision
 from lora_mnist.errors import DataError, DiskError
 
@@ -101,7 +101,7 @@ def breaks_off(handler):
 
 def test_a_good_mirror_brings_the_published_files(mirrors, good, tmp_path, capfd):
     mirrors(good)
-    assert choose("mnist", tmp_path) == "mnist"
+    assert choose_dataset("mnist", tmp_path) == "mnist"
     assert sorted(os.listdir(tmp_path / "MNIST" / "raw")) == sorted(MNIST_FILES)
     assert os.listdir(tmp_path) == ["MNIST"]
     assert len(load("mnist", tmp_path, 0.0, 0).train) == 60_000
@@ -113,7 +113,7 @@ def test_the_next_mirror_is_tried_after_one_that_fails_or_stalls(mirrors, good, 
     monkeypatch.setattr(files, "SILENCE", 0.5)
     mirrors(first, good)
     before, started = socket.getdefaulttimeout(), time.monotonic()
-    assert choose("mnist", tmp_path) == "mnist"
+    assert choose_dataset("mnist", tmp_path) == "mnist"
     assert time.monotonic() - started < 30
     assert len(load("mnist", tmp_path, 0.0, 0).test) == 10_000
     assert socket.getdefaulttimeout() == before
@@ -124,7 +124,7 @@ def test_without_a_good_mirror_the_reason_is_given_and_nothing_is_left(mirrors, 
     monkeypatch.setattr(files, "SILENCE", 0.5)
     mirrors(answer, answer)
     with pytest.raises(DataError, match=why):
-        choose("mnist", tmp_path)
+        choose_dataset("mnist", tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -140,7 +140,7 @@ def test_what_torchvision_takes_for_mnist_is_checked_by_sha256(mirrors, tmp_path
     monkeypatch.setattr(MNIST, "resources", resources)
     mirrors(lambda handler: send(handler, packed[handler.path[1:-3]]))
     with pytest.raises(DataError, match="SHA-256 differs"):
-        choose("mnist", tmp_path)
+        choose_dataset("mnist", tmp_path)
     assert os.listdir(tmp_path) == []
 
 
@@ -152,7 +152,7 @@ def test_files_that_are_there_stay_and_old_leftovers_go(mirrors, good, mnist, tm
         (tmp_path / left).mkdir()
         os.utime(tmp_path / left, (time.time() - age,) * 2)
     mirrors(good)
-    assert choose("mnist", tmp_path) == "mnist"
+    assert choose_dataset("mnist", tmp_path) == "mnist"
     assert (raw / name).read_bytes() == b"the user's own"
     assert sorted(os.listdir(tmp_path)) == [".download-running", "MNIST"]
 
@@ -165,26 +165,26 @@ def test_a_full_disk_is_the_disks_fault(mirrors, good, tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(DiskError, match="No space left"):
-        choose("mnist", tmp_path)
+        choose_dataset("mnist", tmp_path)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made_is_the_disks_fault(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError):
-        choose("mnist", tmp_path / "file" / "data")
-    assert choose("auto", tmp_path / "file" / "data") == "mnist-5k"
+        choose_dataset("mnist", tmp_path / "file" / "data")
+    assert choose_dataset("auto", tmp_path / "file" / "data") == "mnist-5k"
 
 
 def test_what_auto_says_is_one_line_without_addresses(mirrors, tmp_path, caplog):
     mirrors(absent)
-    assert choose("auto", tmp_path) == "mnist-5k"
+    assert choose_dataset("auto", tmp_path) == "mnist-5k"
     (line,) = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert line.endswith("Using mnist-5k, 5,000 of its images.")
     assert "404" in line
     assert "http" not in line
     with pytest.raises(DataError) as caught:
-        choose("mnist", tmp_path)
+        choose_dataset("mnist", tmp_path)
     assert "http" in caught.value.way_out
 
 
@@ -213,7 +213,7 @@ def test_offline_nothing_is_downloaded(cli, tmp_path, monkeypatch, by_variable):
 
 @pytest.mark.usefixtures("no_network")
 def test_the_embedded_digits_need_neither_disk_nor_network(cli, run_copy, tmp_path):
-    assert choose("mnist-5k", tmp_path / "absent") == "mnist-5k"
+    assert choose_dataset("mnist-5k", tmp_path / "absent") == "mnist-5k"
     assert not (tmp_path / "absent").exists()
     code, _, err = cli("evaluate", "--run", run_copy)
     assert (code, err) == (0, "")

@@ -13,11 +13,11 @@ from lora_mnist.lora import (
     Approximation,
     LoRAConfig,
     LoRALinear,
+    changes_left_out,
     combine_cat,
     combine_svd,
     extract,
     factorise,
-    left_out,
     remove,
     strengths,
     switch,
@@ -91,7 +91,7 @@ def test_extracting_a_change_of_that_rank_is_exact():
     images = torch.randn(5, 28, 28)
     assert relative(model(images), tuned(images)) < 1e-5
     assert all(layer.energy == pytest.approx(1, abs=1e-9) for layer in kept.values())
-    assert all(value == 0 for value in left_out(base, tuned).values())
+    assert all(value == 0 for value in changes_left_out(base, tuned).values())
 
 
 def test_extracting_less_is_worse_and_reports_by_how_much():
@@ -118,7 +118,7 @@ def test_what_an_adapter_cannot_hold_is_measured():
         tuned[0].bias.mul_(1.5)
         tuned[0].weight.mul_(9)
         tuned[1].bias.add_(1)  # from 0
-    assert left_out(base, tuned) == {"0.bias": pytest.approx(0.5), "1.bias": math.inf, "1.weight": 0.0}
+    assert changes_left_out(base, tuned) == {"0.bias": pytest.approx(0.5), "1.bias": math.inf, "1.weight": 0.0}
 
 
 @pytest.mark.parametrize("other", [nn.Linear(4, 2), nn.Linear(4, 3, bias=False)])
@@ -127,7 +127,7 @@ def test_networks_of_other_shapes_or_tensors_are_refused(other):
     with pytest.raises(LoRAError, match="different tensors"):
         extract(model, "x", nn.Sequential(other), 2)
     with pytest.raises(LoRAError, match="different tensors"):
-        left_out(model, nn.Sequential(other))
+        changes_left_out(model, nn.Sequential(other))
     assert not isinstance(model[0], LoRALinear)
 
 
@@ -202,4 +202,4 @@ def test_a_shared_layer_is_left_out_under_neither_name():
     base = nn.Sequential(shared, nn.Sequential(shared))
     tuned = copy.deepcopy(base)
     tuned[0].weight.data.add_(1)
-    assert set(left_out(base, tuned)) == {"0.bias", "1.0.bias"}
+    assert set(changes_left_out(base, tuned)) == {"0.bias", "1.0.bias"}

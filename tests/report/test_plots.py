@@ -113,10 +113,10 @@ def test_the_trade_shows_every_curve_and_every_point():
 def test_a_loss_curve_of_any_length_is_in_the_page_with_its_words_escaped(losses):
     plot = plots.loss_curve('<b>"&', losses, 'A "loss" of <b> & more.')
     assert plot.figure.axes[0].lines[0].get_ydata().tolist() == losses
-    drawing = page.inline(plot)
+    drawing = page.inline_svg(plot)
     assert 'aria-label="A &quot;loss&quot; of &lt;b&gt; &amp; more."' in drawing
     assert drawing.count('<circle class="mark"') == len(plot.marks) <= len(losses)
-    assert page.inline(plot) == drawing  # the same numbers, the same bytes
+    assert page.inline_svg(plot) == drawing  # the same numbers, the same bytes
 
 
 def test_what_was_measured_on_val_is_in_the_loss_plot_with_an_axis_for_accuracy():
