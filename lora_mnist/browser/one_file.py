@@ -42,7 +42,7 @@ SAME = 0.9995
 STRENGTHS = (0.5, 1.0)  # at which every adapter is checked, beside the base
 
 
-class PageExport(Document):
+class PageExportResult(Document):
     """What was written, and how the network in it, as stored, differs from ours on held-out images."""
 
     file: str
@@ -59,7 +59,7 @@ class PageExport(Document):
 
 def export_page(
     work: Workspace, adapters: Sequence[Applied] = (), out: Path | None = None, allow_unverified: bool = False
-) -> PageExport:
+) -> PageExportResult:
     """Write the page with the base and `adapters`, once the weights as stored are seen to decide as ours do.
 
     Args:
@@ -91,7 +91,7 @@ def export_page(
         strength = adapters[0].strength if adapters else 1.0
         page, _ = render(work, page_data(work, kind, packed, decisions), words, strength)
         write_file(file, page)
-    return PageExport(
+    return PageExportResult(
         file=str(file),
         bytes=len(page),
         weights=kind,

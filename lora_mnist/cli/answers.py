@@ -16,7 +16,7 @@ from lora_mnist.errors import listed
 from lora_mnist.settings.layers import DATASETS
 
 if TYPE_CHECKING:  # what --help does without, as with all that is imported further down
-    from lora_mnist.browser.one_file import PageExport
+    from lora_mnist.browser.one_file import PageExportResult
     from lora_mnist.pipeline.convert import MergeResult
     from lora_mnist.pipeline.export import ExportResult
     from lora_mnist.pipeline.finetune import FinetuneResult
@@ -210,7 +210,7 @@ def exported(document: ExportResult) -> RenderableType:
     )
 
 
-def page_exported(document: PageExport) -> RenderableType:
+def page_exported(document: PageExportResult) -> RenderableType:
     """Where it lies, what is in it, and how far what it computes is from ours."""
     same, images = f"{100 * document.same_decisions:.2f} %", f"{document.images:,} held-out images"
     return Group(
