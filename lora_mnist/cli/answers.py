@@ -216,7 +216,7 @@ def page_exported(document: PageExportResult) -> RenderableType:
     return Group(
         labelled("network", tables.with_adapters(document.adapters)),
         labelled("weights", f"{document.weights}; A and B fp32"),
-        labelled("checked", f"{same} of {images} decided as by ours, base and adapters at half and full strength"),
+        labelled("checked", f"{same} of {images} decided as in fp32, base and adapters at half and full strength"),
         labelled("saved", f"{document.file}: one page, {document.bytes / 1e6:.1f} MB, to open in any browser"),
     )
 

@@ -28,7 +28,7 @@ def run(
     session: o.Session,
     run: Path = o.RUN,
     rounds: int = in_repair(
-        "Repair the weakest digit, then the next one on top of that, so many times at most.", "N", 1
+        "Repair the weakest digit, then on top of that the one that is now weakest, and so on, up to N times.", "N", 1
     ),
     control: bool = o.CONTROL,
     open: bool = o.OPEN,
@@ -95,12 +95,12 @@ def import_base(
     session: o.Session,
     file: Path = argument("Data", "State dict or checkpoint: .pt, .pth, .bin, .ckpt or .safetensors.", "FILE", ...),
     run: Path = o.RUN,
-    mean: float | None = in_data("What it subtracts from its pixels.", "X", show_default="0.1307"),
+    mean: float | None = in_data("What the network subtracts from its pixels.", "X", show_default="0.1307"),
     std: float | None = in_data(
-        "What it divides them by then; a negative one is for dark digits on light.", "X", show_default="0.3081"
+        "What the network then divides by; negative if it expects dark digits on light.", "X", show_default="0.3081"
     ),
     pixels: str | None = in_data(
-        "The pixels that --mean and --std are of; without these two it takes them as they are.", "0-1|0-255"
+        "Pixel range that --mean and --std are for; without them, the network takes such pixels unchanged.", "0-1|0-255"
     ),
     verbose: bool = o.VERBOSE,
 ) -> None:
@@ -327,7 +327,7 @@ def report(
     normalise: bool = in_output("Confusion in per cent of each true digit instead of counts."),
     open: bool = o.OPEN,
     threads: int | None = in_run(
-        "For scripts that give it to every command: a report is drawn by one thread.", "N", min=1
+        "Has no effect, since one thread draws a report; for scripts that give it to every command.", "N", min=1
     ),
 ) -> None:
     """One HTML page on what the repair did and cost, its plots as PNG and SVG, its numbers as CSV and JSON.
@@ -357,7 +357,7 @@ def predict(
     show: Path | None = in_output("Write the 28×28 picture that the networks see, of one picture, as PNG.", "FILE"),
     force: bool = in_output("Let --show replace a file that is there."),
 ) -> int:
-    """Say what the base takes a picture for, and what each adapter does, or those that are named.
+    """Say which digit the base sees in a picture, and which one it sees with each adapter, or with those you name.
 
     Example: lora-mnist predict three.png
     """
@@ -386,7 +386,7 @@ def export(
     force: bool = o.FORCE,
     run: Path = o.RUN,
     format: str = in_output(
-        "ONNX, which needs the extra onnx; what torch.export.load reads; of an imported base, as its file was; or a"
+        "ONNX, which needs the extra onnx; a file for torch.export.load; the original format of an imported base; or a"
         " page to draw on, for any browser.",
         "onnx|torch|original|html",
         "onnx",
@@ -395,7 +395,7 @@ def export(
         "File to write.", "FILE", show_default="in the run's exports/, named after the adapters"
     ),
 ) -> None:
-    """Write the base with adapters as one file: ONNX, which phones run, another, or a page that shows what they do.
+    """Write the base with adapters to one file: ONNX (runs on phones), another format, or a page showing what they do.
 
     Example: lora-mnist export --adapter digit9-r1 --format html
     """

@@ -100,16 +100,16 @@ def _found(search: Callable[[Path], Iterable[Path]], folder: Path) -> list[Path]
 
 
 FORCE = in_run("Replace what is finished; replacing a base also removes its adapters.")
-CONTROL = in_repair("Train a second adapter as long on every image alike, to see how much is further training.")
+CONTROL = in_repair("Also train an adapter as long on all images alike, to see how much mere further training does.")
 GUARD = in_repair(
-    "What may not get worse on val: any digit, all errors together, or the digit's own. Of the scales with which that"
-    " holds, the one with the fewest errors is kept; if there is none, nothing is.",
+    "What may not get worse on val: any digit, all errors together, or the target digit. Of the scales that pass,"
+    " the one with the fewest errors is kept; if none passes, nothing is kept.",
     "every-digit|errors|digit|none",
 )
 STEPS = in_training("Batches that the repair trains on.", "N")
 RARE = in_data(
-    "Digit of which the base sees only a share of the training images: a real weakness, as networks have that need a"
-    " repair. Without :SHARE, as many as the config says.",
+    "Digit of which the base sees only a share of the training images. That gives it a real weakness, as in networks"
+    " that need a repair. Without :SHARE, the share is the config's.",
     "DIGIT[:SHARE]|none",
 )
 DATASET = in_data(
@@ -158,7 +158,7 @@ class Session(Machine, Output):
     """What there is to compute with, on which images, whether they may be fetched, and what is printed."""
 
     offline: bool = in_data(
-        "Never use the network, not even to fetch MNIST; so does LORA_MNIST_OFFLINE=1.", envvar="LORA_MNIST_OFFLINE"
+        "Never go online, not even to fetch MNIST; LORA_MNIST_OFFLINE=1 does the same.", envvar="LORA_MNIST_OFFLINE"
     )
     dataset: str | None = DATASET
 
@@ -290,7 +290,7 @@ class FinetuneOptions:
         "Draw images more often the less sure the base is of them: 0 (all alike) to 4.", "X"
     )
     logit_adjustment: float | None = in_training(
-        "Allow for the digit being more frequent in the batches than in the data: 0 (not), 1 (just so), up to 2.", "X"
+        "Correct for the digit being more frequent in batches than in the data: 0 (off), 1 (exactly), up to 2.", "X"
     )
     label_smoothing: float | None = in_training("Share of each label that is spread evenly over all digits.", "SHARE")
 

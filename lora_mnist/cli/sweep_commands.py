@@ -28,17 +28,17 @@ def sweep(
         parser=o.folder,
     ),
     rare: str | None = o.RARE,
-    full: bool = in_repair("Train all weights too, for every combination but of ranks."),
+    full: bool = in_repair("Also train all weights, once for every combination of settings other than rank."),
     control: bool = in_repair(
         "Train two controls of every adapter: on all images alike, and on hard ones of all digits alike."
     ),
     rounds: int = in_repair(
-        "Also repair in rounds, each of the digit that is weakest then, on top of the last: at most so many.",
+        "Also repair in up to N rounds, each of the digit that is weakest by then, on top of the round before.",
         "N",
         0,
         show_default="none",
     ),
-    hold_out: bool = in_data("Count on half of the held-out training images: a search is not to look at test."),
+    hold_out: bool = in_data("Count errors on half the held-out training images, so that a search never sees test."),
     # how the jobs are run
     engine: str = in_run(
         "Many adapters at once, one at a time in each process, or tasks of a Ray cluster.",

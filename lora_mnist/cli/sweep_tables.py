@@ -65,7 +65,7 @@ def _errors(answer: Summary) -> RenderableType:
         for of in one.references:
             if any(of.name in names for names in CONTROL_NAMES.values()):
                 rows.add_row(of.name.replace("`", ""), "", *map(str, of.counts.values()), "", style="dim")
-    note = "threshold: the base with one number added to the digit's logit, with which it misses no more of them."
+    note = "threshold: the base with one number added to the digit's logit, to miss no more than the row above."
     return Group(Line(title, style="bold"), rows, Line(note, style="dim"))
 
 

@@ -132,7 +132,7 @@ def _download_into(root: str, quiet: bool) -> None:
         socket.setdefaulttimeout(before)
     raise DataError(
         f"MNIST could not be downloaded ({'; '.join(dict.fromkeys(reasons))}).",
-        f"It was asked of {' and '.join(MNIST.mirrors)}. Lay the four files into MNIST/raw below the folder of --data, "
+        f"Tried: {' and '.join(MNIST.mirrors)}. Put the four files into MNIST/raw in the folder of --data, "
         "or point --data to them.",
     )
 

@@ -98,7 +98,7 @@ def export(
     require_format(format)
     source = work.run.record.source
     if format == "original" and source is None:
-        cause = f"The base of {work.run.path} was trained here, so there is no original to write it like."
+        cause = f"The base of {work.run.path} was trained here, so it has no original file format."
         raise UsageError(cause, "Take another --format; only the base of `lora-mnist import` has one.")
     with work.writing() if out is None else nullcontext():
         model, used = work.adapted(adapters, allow_unverified)

@@ -110,7 +110,7 @@ def _stored_settings(request: Request, run: Run) -> Settings | None:
         log.warning("Note: %s Only --config says with what settings to train again.", error.cause)
         return None
     if record.source:  # and nobody else may have the network any more
-        cause = f"{run.base.folder} {record.source}, and is not replaced by one that is trained here."
+        cause = f"{run.base.folder} {record.source}, so training does not replace it."
         raise RunError(cause, "Choose another --run, or replace it with `lora-mnist import --force`.")
     return record.settings
 

@@ -114,7 +114,7 @@ def _from_torch(path: Path, content: bytes) -> Any:
         raise
     except Exception as error:  # damaged files make zipfile and torch raise errors of many kinds
         if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            cause = f"{path} holds {foreign[1]} beside or in place of tensors, and reading that could run anything."
+            cause = f"{path} holds {foreign[1]}, which is not a tensor, and loading that could run any code."
             raise RunError(cause, SAVE) from error
         raise RunError(f"{path} is no file of torch.save, or a damaged one.", SAVE) from error
 

@@ -155,7 +155,7 @@ def make_jobs(
     Raises UsageError if a value is out of its range, or rounds are asked for with a digit, or with several values.
     """
     if rounds and (varied := [name for name, values in axes.items() if name != "seed" and len(values) > 1]):
-        cause = f"`rounds` (={rounds}) are of one setting, and {varied[0]} has {len(axes[varied[0]])} values."
+        cause = f"`rounds` (={rounds}) need one value per setting, but {varied[0]} has {len(axes[varied[0]])} values."
         raise UsageError(cause, "Give it one, as --digit weakest --rank 1.")
     methods: list[Method] = ["lora", *(CONTROLS if control else ())]
     grids: list[tuple[Axes, list[Method]]] = [(axes, [*methods, "rounds"] if rounds else methods)]

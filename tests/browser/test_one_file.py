@@ -249,7 +249,7 @@ def test_it_holds_weights_and_no_results(exported):
 def test_the_command_writes_it_once_and_says_what_was_checked(succeeds, fails, run_copy, adapter, tmp_path):
     where = ["export", "--format", "html", "--run", run_copy, "--adapter", adapter.name]
     printed = succeeds(*where)
-    assert re.search(r"of [\d,]+ held-out images decided as by ours", printed.replace("\n          ", " "))
+    assert re.search(r"of [\d,]+ held-out images decided as in fp32", printed.replace("\n          ", " "))
     assert (run_copy / "exports" / f"{adapter.name}.html").is_file()
     fails(2, *where, says="exists already")
     document = json.loads(succeeds(*where, "--out", tmp_path / "a.html", "--json"))

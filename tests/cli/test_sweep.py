@@ -99,7 +99,7 @@ def test_a_failed_job_is_said_and_is_no_success(cli, out):
         (("--set", "finetune.rank.x=1"), "names finetune.rank.x"),
         (("--set", "finetune.focus=" + 900 * "["), "`finetune.focus`"),
         (("--set", f"finetune.focus={10**5000:x}"), "more than 1,000 characters"),
-        (("--rounds", "2"), "are of one setting, and finetune.digit has 2 values"),
+        (("--rounds", "2"), "need one value per setting, but finetune.digit has 2 values"),
         (("--metric", "all"), "none of missed, false_alarms, errors"),
         (("--rank", "1,x"), "`finetune.rank` (='x')"),
         (("--set", "focus"), "`set` (='focus')"),

@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from lora_mnist.datasets.dataset import choose, load
+from lora_mnist.datasets.dataset import choose_dataset, load
 from lora_mnist.datasets.mnist import MNIST_FILES
 from lora_mnist.errors import DataError
 
@@ -49,14 +49,14 @@ def test_files_are_found_as_others_lay_and_name_them(mnist_copy, tmp_path, layou
         path.parent.mkdir(parents=True, exist_ok=True)
         content = (mnist_copy / "MNIST" / "raw" / name).read_bytes()
         path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
-    assert choose("mnist", folder, offline=True) == "mnist"
+    assert choose_dataset("mnist", folder, offline=True) == "mnist"
     assert len(load("mnist", folder, 0.0, 0).test) == 10_000
 
 
 def test_what_lies_there_instead_is_named(tmp_path):
     (tmp_path / "mnist_train.csv").write_text("")
     with pytest.raises(DataError, match=r"; .* has mnist_train\.csv"):
-        choose("mnist", tmp_path, offline=True)
+        choose_dataset("mnist", tmp_path, offline=True)
 
 
 @pytest.mark.parametrize("damage", ["flipped label", "truncated", "empty", "longer", "swapped"])
@@ -70,7 +70,7 @@ def test_damaged_mnist_is_refused_by_name(mnist_copy, damage):
         path.write_bytes(
             {"truncated": content[:-1], "empty": b"", "longer": content + b"\0", "swapped": train_labels}[damage]
         )
-    assert choose("auto", mnist_copy) == "mnist"  # never silently the digits instead
+    assert choose_dataset("auto", mnist_copy) == "mnist"  # never silently the digits instead
     with pytest.raises(DataError, match="t10k-labels-idx1-ubyte"):
         load("mnist", mnist_copy, 0.0, 0)
 
