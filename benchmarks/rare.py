@@ -94,10 +94,12 @@ def fours(networks: Networks, others: Networks) -> str:
     """By how many points more of the fours are wrong than with `others`."""
     if networks == others or not networks.keys() <= others.keys():
         return ""
-    return estimate_of(
-        (seed, 100 * (one.wrong[SUFFERS] - others[seed].wrong[SUFFERS]) / one.images[SUFFERS])
-        for seed, one in networks.items()
-    ).points
+    return estimate_of((seed, point_change(others[seed], one, SUFFERS)) for seed, one in networks.items()).points
+
+
+def point_change(before: SplitCounts, after: SplitCounts, digit: int) -> float:
+    """By how many points the digit's error rate rises."""
+    return 100 * (after.wrong[digit] - before.wrong[digit]) / before.images[digit]
 
 
 if __name__ == "__main__":

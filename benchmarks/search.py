@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rare import SPLIT, counts_of, print_table, verdicts_of
+from rare import SPLIT, counts_of, point_change, print_table, verdicts_of
 
 from lora_mnist.settings.config import load_config, resolve
 from lora_mnist.sweep.rows import Row, Store
@@ -55,9 +55,8 @@ def loses_most(rows: Sequence[Row]) -> str:
     """The digit and the rise of its error rate, in points."""
     changes = {}
     for digit in range(10):
-        pairs = [(row.seed, row.before[SPLIT], row.after[SPLIT]) for row in rows if row.digit != digit]
-        points = [(seed, 100 * (new.wrong[digit] - old.wrong[digit]) / old.images[digit]) for seed, old, new in pairs]
-        if points:
+        if others := [row for row in rows if row.digit != digit]:
+            points = ((row.seed, point_change(row.before[SPLIT], row.after[SPLIT], digit)) for row in others)
             changes[digit] = estimate_of(points)
     worst = max(changes, key=lambda digit: changes[digit].mean)
     return f"{worst}: {changes[worst].points}"

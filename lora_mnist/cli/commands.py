@@ -424,7 +424,7 @@ def teach(
     rank: int | None = o.a_rank(),
     steps: int | None = o.STEPS,
     share: float | None = in_data("Share of every batch that is drawings.", "SHARE"),
-    guard: str | None = o.GUARD,
+    guard: str | None = o.TEACH_GUARD,
     name: str | None = o.a_name(show_default="taught"),
     dry_run: bool = in_output("Test what it would learn, and keep nothing."),
 ) -> int:

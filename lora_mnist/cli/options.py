@@ -101,10 +101,13 @@ def _found(search: Callable[[Path], Iterable[Path]], folder: Path) -> list[Path]
 
 FORCE = in_run("Replace what is finished; replacing a base also removes its adapters.")
 CONTROL = in_repair("Also train an adapter as long on all images alike, to see how much mere further training does.")
-GUARD = in_repair(
-    "What may not get worse on val: any digit, all errors together, or the target digit. Of the scales that pass,"
-    " the one with the fewest errors is kept; if none passes, nothing is kept.",
-    "every-digit|errors|digit|none",
+GUARD, TEACH_GUARD = (
+    in_repair(
+        "What may not get worse on val: any digit, all errors together, or the target digit; none keeps the adapter as"
+        f" trained. Of the scales that pass, {which} is kept; if no scale passes, nothing is kept.",
+        "every-digit|errors|digit|none",
+    )
+    for which in ("the one with the fewest errors", "the largest")
 )
 STEPS = in_training("Batches that the repair trains on.", "N")
 RARE = in_data(

@@ -39,7 +39,7 @@ TITLES: dict[Kind, str] = {
 }
 
 
-class PairedTest(Pair):
+class McNemarResult(Pair):
     """Images fixed and broken, and McNemar's exact p of that."""
 
     p: float  # of one digit of ten, corrected
@@ -64,7 +64,7 @@ class Baseline(Document):
     """A network with one number added to its logit of the digit, which misses no more images than the adapter."""
 
     counts: Counts
-    pair: PairedTest  # of all images; fixed: only the adapter gets them right, broken: only this network
+    pair: McNemarResult  # of all images; fixed: only the adapter gets them right, broken: only this network
 
 
 class Facts(Document):
@@ -73,11 +73,11 @@ class Facts(Document):
     digit: Digit
     before: Counts
     after: Counts
-    missed: PairedTest  # one of `digits`
-    false_alarms: PairedTest
-    both: PairedTest  # missed and false alarms together
-    errors: PairedTest
-    digits: Many[PairedTest]  # all ten
+    missed: McNemarResult  # one of `digits`
+    false_alarms: McNemarResult
+    both: McNemarResult  # missed and false alarms together
+    errors: McNemarResult
+    digits: Many[McNemarResult]  # all ten
     threshold: Baseline  # the network before, shifted
     control: Baseline | None  # the control, shifted
 
@@ -169,7 +169,7 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     compared, control = analysis.splits["test"], analysis.control and analysis.control.threshold_on_test
 
     def baseline(shifted: ShiftedLogit) -> Baseline:
-        return Baseline(counts=shifted.splits["test"], pair=paired_test(shifted.pairs["test"]))
+        return Baseline(counts=shifted.splits["test"], pair=mcnemar_test(shifted.pairs["test"]))
 
     digits = changes_by_digit(compared)
     facts = Facts(
@@ -177,9 +177,9 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
         before=compared.before,
         after=compared.after,
         missed=digits[digit],
-        false_alarms=paired_test(compared.pairs.false_alarms),
-        both=paired_test(compared.pairs.missed, compared.pairs.false_alarms),
-        errors=paired_test(compared.pairs.errors),
+        false_alarms=mcnemar_test(compared.pairs.false_alarms),
+        both=mcnemar_test(compared.pairs.missed, compared.pairs.false_alarms),
+        errors=mcnemar_test(compared.pairs.errors),
         digits=digits,
         threshold=baseline(analysis.threshold_on_test),
         control=baseline(control) if control else None,
@@ -189,22 +189,22 @@ def verdict_of(analysis: Analysis, digit: int) -> Verdict:
     return verdict.model_copy(update={"words": " ".join(filter(None, sentences))})
 
 
-def paired_test(*pairs: Pair) -> PairedTest:
+def mcnemar_test(*pairs: Pair) -> McNemarResult:
     """The pairs together, with their p."""
     fixed, broken = sum(pair.fixed for pair in pairs), sum(pair.broken for pair in pairs)
-    return PairedTest(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
+    return McNemarResult(fixed=fixed, broken=broken, p=mcnemar(fixed, broken))
 
 
-def changes_by_digit(compared: "Comparison | LessonErrors") -> tuple[PairedTest, ...]:
+def changes_by_digit(compared: "Comparison | LessonErrors") -> tuple[McNemarResult, ...]:
     """What changed of each of the ten digits, with their p corrected for being asked together."""
     pairs = list(zip(compared.fixed, compared.broken, strict=True))
     corrected = holm([mcnemar(fixed, broken) for fixed, broken in pairs])
     return tuple(
-        PairedTest(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True)
+        McNemarResult(fixed=fixed, broken=broken, p=p) for (fixed, broken), p in zip(pairs, corrected, strict=True)
     )
 
 
-def worse_digits(digits: Sequence[PairedTest], among: Sequence[int]) -> list[int]:
+def worse_digits(digits: Sequence[McNemarResult], among: Sequence[int]) -> list[int]:
     """Those of `among` with more errors than chance allows, the largest rise first."""
     return sorted((digit for digit in among if digits[digit].is_more), key=lambda digit: -digits[digit].change)
 
@@ -225,7 +225,7 @@ def _kind(facts: Facts) -> Kind:
     return "side effect" if facts.worse else "repair"
 
 
-def side_effects(digits: Sequence[PairedTest], among: Sequence[int] = range(10)) -> str:
+def side_effects(digits: Sequence[McNemarResult], among: Sequence[int] = range(10)) -> str:
     """One sentence on how the errors of some of the ten digits changed; of all of them, as after several repairs."""
     other = "other " if len(among) < 10 else ""
     if worse := worse_digits(digits, among):
@@ -250,7 +250,7 @@ def _beside(facts: Facts, other: Baseline, shifting: str) -> str:
     return f"{shifting} until {until} {makes} ({format_p(other.pair.p)})."
 
 
-def _more_errors_of(worse: Sequence[int], digits: Sequence[PairedTest]) -> str:
+def _more_errors_of(worse: Sequence[int], digits: Sequence[McNemarResult]) -> str:
     """`4 has 23 more errors`, `4 has 23 and 7 has 12 more errors`."""
     changes = [f"{digits[one].change:,}" for one in worse[:-1]] + [_more(digits[worse[-1]].change, "error")]
     return listed([f"{digit} has {change}" for digit, change in zip(worse, changes, strict=True)])
@@ -355,11 +355,11 @@ class LessonResult(Document):
         """Whether it learnt them, and at what side effects."""
         one, digits = self.unseen, changes_by_digit(self.val) if self.val else ()
         worse = tuple(digit for digit, change in enumerate(digits) if change.is_more)
-        kind = self._kind(bool(worse) or paired_test(*digits).is_more)
+        kind = self._kind(bool(worse) or mcnemar_test(*digits).is_more)
         if one is None:
             counted = f"{self.before} → {self.after} of {self.count} drawings right, all seen in training"
         else:
-            p = f" ({format_p(paired_test(one).p)})" if one.fixed or one.broken else ""
+            p = f" ({format_p(mcnemar_test(one).p)})" if one.fixed or one.broken else ""
             counted = f"{one.before} → {one.after} of {one.images} drawings right, each tested unseen{p}"
         return LessonVerdict(
             kind=kind,
@@ -376,7 +376,7 @@ class LessonResult(Document):
             return "known already"
         if one is None:
             return "too few drawings"
-        found = paired_test(one)
+        found = mcnemar_test(one)
         if found.is_fewer:
             return "side effect" if has_side_effect else "learnt"
         could_be_told = mcnemar(one.images - one.before, 0) <= LEVEL  # had every wrong one become right

@@ -90,13 +90,13 @@ class LoRAConfig:
         Raises LoRAError if a pattern finds no layer; those of rank and alpha look among the target layers only.
         """
         layers = list(layers)
-        found = {layer for pattern in self.targets for layer in names_found(pattern, layers)}
+        found = {layer for pattern in self.targets for layer in require_matching(pattern, layers)}
         plain = replace(self, rank_pattern={}, alpha_pattern={})
         own = {layer: replace(plain, targets=(layer,)) for layer in layers if layer in found}
         for setting, patterns in (("rank", self.rank_pattern), ("alpha", self.alpha_pattern)):
             for pattern in reversed(list(patterns)):  # so that the first one has the last word
                 value: dict[str, Any] = {setting: patterns[pattern]}
-                for layer in names_found(pattern, list(own), "target layer", of_end=True):
+                for layer in require_matching(pattern, list(own), "target layer", of_end=True):
                     own[layer] = replace(own[layer], **value)
         return own
 
@@ -110,7 +110,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def names_found(pattern: str, names: Sequence[str], kind: str = "linear layer", of_end: bool = False) -> set[str]:
+def require_matching(pattern: str, names: Sequence[str], kind: str = "linear layer", of_end: bool = False) -> set[str]:
     """As `matching`; LoRAError also if it finds none, with `kind` for what `names` are names of."""
     if found := matching(pattern, names, of_end):
         return found

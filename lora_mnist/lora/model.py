@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lora_mnist.errors import LoRAError
-from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, matching, names_found
+from lora_mnist.lora.config import ALL_LINEAR, LoRAConfig, matching, require_matching
 from lora_mnist.lora.layer import (
     LoRALinear,
     LoRAUpdate,
@@ -163,7 +163,7 @@ def _resolve_targets(model: nn.Module, config: LoRAConfig, whole: list[str]) -> 
         if unfit and not matching(pattern, layers):
             cause = f"Target {pattern!r} finds no nn.Linear, but {_listed(unfit)}."
             raise LoRAError(cause, "Only nn.Linear is adapted.")
-        targets |= names_found(pattern, layers)
+        targets |= require_matching(pattern, layers)
         left_out |= unfit
     if not targets:
         rest = f"; left out are {_listed(others)}" if others else ""
@@ -201,7 +201,7 @@ def modules_to_train(model: nn.Module, patterns: str | Iterable[str]) -> list[st
     modules = own_modules(model)
     names = [path for path, module in modules.items() if path and any(True for _ in module.parameters())]
     patterns = [patterns] if isinstance(patterns, str) else patterns or ()
-    found = {path for pattern in patterns for path in names_found(pattern, names, "module")}
+    found = {path for pattern in patterns for path in require_matching(pattern, names, "module")}
     whole = [path for path in names if path in found and not is_inside(path, found - {path})]
     for path in whole:
         module = modules[path]

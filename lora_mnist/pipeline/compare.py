@@ -14,7 +14,7 @@ from pydantic import Field
 from lora_mnist.datasets.dataset import load
 from lora_mnist.errors import RunError
 from lora_mnist.evaluation.metrics import compare_split
-from lora_mnist.evaluation.verdict import PairedTest, paired_test
+from lora_mnist.evaluation.verdict import McNemarResult, mcnemar_test
 from lora_mnist.runs.atomic import RESTORE
 from lora_mnist.runs.listing import AdapterLine, adapter_lines
 from lora_mnist.runs.run import Run
@@ -48,9 +48,9 @@ class PairOfNetworks(Document):
 
     first: Count  # its number
     second: Count
-    errors: PairedTest  # of all images
+    errors: McNemarResult  # of all images
     digit: Maybe[Digit] = None  # that both repair, or that one repairs and the other, a base, might have
-    missed: Maybe[PairedTest] = None  # of the images of that digit
+    missed: Maybe[McNemarResult] = None  # of the images of that digit
 
 
 class SideBySide(Document):
@@ -128,5 +128,5 @@ def _pairs(networks: Mapping[Network, _Stored], data: Path) -> Iterator[PairOfNe
         digits = {network.adapter.digit for network in (first, second) if network.adapter}
         digit = digits.pop() if len(digits) == 1 else None  # None too where drawings were taught
         found = compare_split(before["test"], after["test"], labels, digit or 0).pairs
-        errors, missed = paired_test(found.errors), None if digit is None else paired_test(found.missed)
+        errors, missed = mcnemar_test(found.errors), None if digit is None else mcnemar_test(found.missed)
         yield PairOfNetworks(first=first.number, second=second.number, errors=errors, digit=digit, missed=missed)

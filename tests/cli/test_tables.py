@@ -191,7 +191,7 @@ def test_a_run_without_adapters_has_a_line_too(cli, succeeds, run_copy, adapter,
 
 def pair(first: int = 1, second: int = 2, fixed: int = 0, broken: int = 0, p: float = 1.0, **more) -> PairOfNetworks:
     return PairOfNetworks(
-        first=first, second=second, errors=verdict.PairedTest(fixed=fixed, broken=broken, p=p), **more
+        first=first, second=second, errors=verdict.McNemarResult(fixed=fixed, broken=broken, p=p), **more
     )
 
 
@@ -278,7 +278,7 @@ def test_comparisons_fit_80_columns(compared):
     name = "digit9-r16"
     line = changed(compared.networks[1].adapter, before=LARGEST, after=LARGEST, parameters=28_070_010, name=name)
     largest = changed(compared.networks[1], number=88, name=name, adapter=line, run="/a" * 20)
-    tested = verdict.PairedTest(fixed=9999, broken=9999, p=0.00015)
+    tested = verdict.McNemarResult(fixed=9999, broken=9999, p=0.00015)
     pairs = (pair(88, 99, 9999, 9999, 0.00015, digit=9, missed=tested),)
     view = tables.side_by_side(SideBySide(networks=(largest, changed(largest, number=99)), pairs=pairs))
     assert fits(view)
