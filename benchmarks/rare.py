@@ -86,15 +86,14 @@ def more(networks: Networks, others: Networks) -> str:
     """How many more errors than `others`, if these are of the same seeds."""
     if networks == others or not networks.keys() <= others.keys():
         return ""
-    more = estimate_of((seed, one.errors - others[seed].errors) for seed, one in networks.items())
-    return f"{more.mean:+.1f} ± {more.half:.1f}".replace("-", "−")
+    return estimate_of((seed, one.errors - others[seed].errors) for seed, one in networks.items()).signed(1)
 
 
 def fours(networks: Networks, others: Networks) -> str:
     """By how many points more of the fours are wrong than with `others`."""
     if networks == others or not networks.keys() <= others.keys():
         return ""
-    return estimate_of((seed, point_change(others[seed], one, SUFFERS)) for seed, one in networks.items()).points
+    return estimate_of((seed, point_change(others[seed], one, SUFFERS)) for seed, one in networks.items()).signed(2)
 
 
 def point_change(before: SplitCounts, after: SplitCounts, digit: int) -> float:

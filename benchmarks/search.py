@@ -62,7 +62,7 @@ def loses_most(rows: Sequence[Row]) -> str:
             points = ((row.seed, point_change(row.before[SPLIT], row.after[SPLIT], digit)) for row in others)
             changes[digit] = estimate_of(points)
     worst = max(changes, key=lambda digit: changes[digit].mean)
-    return f"{worst}: {changes[worst].points}"
+    return f"{worst}: {changes[worst].signed(2)}"
 
 
 if __name__ == "__main__":

@@ -45,10 +45,9 @@ class Estimate(Document):
     def __str__(self) -> str:
         return f"{self.mean:.1f}" + ("" if self.half is None else f" ± {self.half:.1f}")
 
-    @property
-    def points(self) -> str:
-        """As a change of an error rate, with its sign."""
-        text = f"{self.mean:+.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
+    def signed(self, decimals: int) -> str:
+        """As a change, with its sign."""
+        text = f"{self.mean:+.{decimals}f}" + ("" if self.half is None else f" ± {self.half:.{decimals}f}")
         return text.replace("-", "−")
 
 
