@@ -11,6 +11,7 @@ from lora_mnist.datasets.mnist import import_torchvision
 
 DOCS = Path(__file__).parent.parent / "docs"
 README, PAGES = DOCS.parent / "README.md", sorted(DOCS.glob("*.md"))
+SEARCH = DOCS.parent / "benchmarks" / "search.md"
 PRINTED = [file.read_text() for file in sorted((DOCS.parent / "benchmarks" / "results").iterdir())]
 
 
@@ -32,7 +33,7 @@ def test_every_file_it_links_to_is_there(page):
         assert (page.parent / target).is_file(), target
 
 
-@pytest.mark.parametrize("page", [README, *DOCS.glob("measured*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *DOCS.glob("measured*.md"), SEARCH], ids=lambda page: page.name)
 def test_every_row_with_an_interval_was_printed(page):
     printed = {line for text in PRINTED for line in text.splitlines()}
     rows = [line for line in page.read_text().splitlines() if re.match(r"\|.*\d ± \d", line)]
