@@ -81,7 +81,6 @@ def train(
     images, labels, device = data.images, data.labels, data.images.device
     batches, warps, offsets = _by_step(data)
     jobs = batches.shape[1] // data.batches.shape[-1]
-    job_count = torch.tensor(float(jobs), device=device)  # the mean over all jobs, times their number, is the sum
     rates = learning_rates(settings, len(batches))
     losses, curve = torch.zeros(len(rates), device=device), list[ValPoint]()
     tenths = {len(rates) * tenth // 10 for tenth in range(1, 11)} if val is not None and len(val) else set()
@@ -93,7 +92,8 @@ def train(
                 x = warp(x, warps[step])
             logits = model(x)  # (B, 28, 28) -> (B, 10)
             loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
-            loss.backward(job_count)
+            # the mean over all jobs, times their number, is the sum; a gradient for backward() imports sympy
+            (loss * jobs).backward()
             optimizer.step(rates[step])
             losses[step] = loss.detach()
             # a GPU is waited for when its losses are looked at, so that is not done in every step
