@@ -6,6 +6,7 @@ them take hours; a sample is drawn at random from all. What was tried already is
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -28,7 +29,8 @@ def codes() -> dict[str, int | None]:
 def mutmut(at_once: int | None, *names: str) -> None:
     """Run the tests on these mutants, which it makes first where they are not there."""
     limit = ["--max-children", str(at_once)] if at_once else []
-    subprocess.run([Path(sys.executable).with_name("mutmut"), "run", *limit, *names], check=False)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork has none of torch's threads, and would wait for them
+    subprocess.run([Path(sys.executable).with_name("mutmut"), "run", *limit, *names], check=False, env=one_thread)
 
 
 def module_of(mutant: str) -> str:
