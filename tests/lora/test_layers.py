@@ -13,6 +13,7 @@ from lora_mnist.lora import (
     LoRAConfig,
     adapt,
     base_tensors,
+    disabled,
     inject,
     merge,
     merged_copy,
@@ -37,6 +38,19 @@ def test_the_factored_forward_is_w_plus_scaling_ba(rslora, scaling):
     images = torch.randn(7, 28, 28)
     assert relative(model(images), by_hand(base, updates, scaling)(images)) < 1e-5
     assert not torch.allclose(model(images), base(images), rtol=1e-2)
+
+
+def test_the_weight_of_a_layer_that_is_off_is_its_own_and_the_printed_layer_says_so():
+    layer, update = adapted_layer()
+    assert not torch.equal(layer.merged_weight(), layer.weight)
+    assert "rank=3, alpha=5, strength=1," in repr(update)
+    assert "off" not in repr(layer)
+    with disabled(layer):
+        assert torch.equal(layer.merged_weight(), layer.weight)
+        assert "in_features=6, out_features=4, bias=True, off" in repr(layer)
+    update.strength = 0.0
+    assert torch.equal(layer.merged_weight(), layer.weight)
+    assert "rank=3, alpha=5, off," in repr(update)
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6)], ids=str)
