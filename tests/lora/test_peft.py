@@ -381,6 +381,15 @@ def test_an_adapter_is_served_on_its_base_in_another_dtype(saved, dtype):
         load_adapter(folder, base.to(dtype), "a")
 
 
+def test_a_rounded_adapter_is_stored_in_fp32(saved, tmp_path):
+    _, model, _ = saved
+    model.to(torch.bfloat16)
+    save_adapter(tmp_path / "rounded", model, "a")
+    stored, A = load_file(tmp_path / "rounded" / ADAPTER_WEIGHTS)[KEY], updates_of(model, "a")["linear1"].lora_A
+    assert (A.dtype, stored.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(stored, A.float())
+
+
 def test_moved_running_statistics_are_a_warning_and_other_weights_an_error(tmp_path):
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
