@@ -40,18 +40,18 @@ def lines_of(rows: Sequence[Row], config: str) -> Iterator[list[str]]:
     for base, recipes in bases.items():
         before = {row.seed: row.before[SPLIT] for tried in recipes.values() for row in tried}
         yield [base, *counts_of(before), "", "", ""]
-        usual = {row.seed: row.after[SPLIT] for row in recipes[f"**`{config}.toml`**"]}
+        usual = {row.seed: row.after[SPLIT] for row in recipes.get("", ())}
         for name, tried in sorted(recipes.items(), key=lambda one: sum(row.after[SPLIT].errors for row in one[1])):
-            after = {row.seed: row.after[SPLIT] for row in tried}
-            yield [name, *counts_of(after), more(after, usual), loses_most(tried), verdicts_of(tried)]
+            after, shown = {row.seed: row.after[SPLIT] for row in tried}, name or f"**`{config}.toml`**"
+            yield [shown, *counts_of(after), more(after, usual), loses_most(tried), verdicts_of(tried)]
 
 
 def name_of(row: Row, config: str) -> str:
-    """Every setting of its recipe that `config` has otherwise, the digit apart."""
+    """Every setting of its recipe that `config` has otherwise, the digit apart; empty for the config itself."""
     usual = resolve([load_config("default"), load_config(config)], row.dataset).finetune.model_dump(mode="json")
     tried = row.settings.model_dump(mode="json")
     differs = [f"{name} {tried[name]}" for name in tried if tried[name] != usual[name] and name != "digit"]
-    return ", ".join(differs).replace("_", " ") or f"**`{config}.toml`**"
+    return ", ".join(differs).replace("_", " ")
 
 
 def loses_most(rows: Sequence[Row]) -> str:

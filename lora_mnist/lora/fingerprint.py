@@ -110,8 +110,10 @@ def changed_bytes(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.
         one, other = before.get(name), after.get(name)
         if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
             changed[name] = -1
-        elif not torch.equal(_bytes(one), _bytes(other)):  # needs no memory, where all is as it should be
-            changed[name] = int(torch.count_nonzero(_bytes(one) != _bytes(other)))
+            continue
+        one, other = _bytes(one), _bytes(other)
+        if not torch.equal(one, other):  # unlike `!=`, it allocates nothing
+            changed[name] = int(torch.count_nonzero(one != other))
     return changed
 
 

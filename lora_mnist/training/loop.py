@@ -92,7 +92,7 @@ def train(
                 x = warp(x, warps[step])
             logits = model(x)  # (B, 28, 28) -> (B, 10)
             loss = F.cross_entropy(logits + offsets, labels[batch], label_smoothing=data.smoothing)
-            # the mean over all jobs, times their number, is the sum; a gradient for backward() imports sympy
+            # the mean over all jobs, times their number, is the sum; backward(gradient) would import sympy, 34 MB
             (loss * jobs).backward()
             optimizer.step(rates[step])
             losses[step] = loss.detach()

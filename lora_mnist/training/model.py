@@ -65,7 +65,7 @@ class MLP(nn.Module):
 def logits_of(model: MLP, images: torch.Tensor) -> torch.Tensor:
     """uint8 images (N, 28, 28) → logits (N, 10) fp32 on the CPU. The model is left in eval mode."""
     model.eval()
-    logits = torch.empty(len(images), 10)  # once: small results kept between large ones cost up to 300 MB of heap
+    logits = torch.empty(len(images), 10)  # at once: a small tensor kept after each batch fragments the heap
     for rows, part in zip(logits.split(BATCH), images.split(BATCH), strict=True):
         rows.copy_(model(model.normalise(part)))
     return logits
